@@ -1,0 +1,1 @@
+"""The stages of smile-pipe (render, train, evaluate) and what they need: layouts, meshes, renderers, prompts, Ray jobs."""

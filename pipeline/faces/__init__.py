@@ -1,0 +1,1 @@
+"""Parametric faces for demonstrations and tests: shapes, expressions, textures."""

@@ -1,0 +1,1 @@
+"""Prompt banks, and which prompt stands beside a sample."""

@@ -1,0 +1,1 @@
+"""What the training stage is made of: its data, its step and its checkpoints."""

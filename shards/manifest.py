@@ -1,0 +1,111 @@
+"""Manifests: the typed, frozen records by which one stage tells the next what it made.
+
+Goes in: values. Comes out: canonical JSON (sorted keys, UTF-8, no timestamps), and fingerprints of it.
+Promised: equal content gives equal bytes, on every machine, so that equal fingerprints mean "nothing to do".
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shards.errors import UsageError
+
+TextSource = Literal["label", "none"]
+
+
+class Frozen(BaseModel):
+    """Base of every record on disk: immutable, and strict about fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Manifest(Frozen):
+    """What a stage says of its output; written last, so that its presence means the stage is complete."""
+
+    schema_version: Literal[1] = 1
+    stage: str
+    fingerprint: str
+
+    def write(self, path: Path) -> None:
+        """Write canonical JSON to `path` by way of a temporary name."""
+        write_atomically(path, canonical_json(self).encode())
+
+    @classmethod
+    def parse(cls, text: str | bytes, origin: str) -> Self:
+        """Parse a manifest; `origin` names it in the error.
+
+        Raises:
+            UsageError: it is not this kind of manifest, or of a schema version that this release does not know.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "document"
+            raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and parse the manifest at `path`; see `parse`."""
+        return cls.parse(path.read_bytes(), str(path))
+
+
+class ShardEntry(Frozen):
+    """One shard as the manifest knows it."""
+
+    name: str
+    num_samples: int
+    bytes: int
+    sha256: str
+    fingerprint: str
+
+
+class ShardManifest(Manifest):
+    """The whole truth about a render: what was rendered, how, and which shards hold it."""
+
+    stage: Literal["render"] = "render"
+    data_version: int
+    layout: str
+    renderer: str
+    renderer_version: str
+    config: Mapping[str, Any]
+    views: tuple[str, ...]
+    channels: tuple[str, ...]
+    image_size: int
+    text_source: TextSource
+    prompts: Mapping[str, tuple[str, ...]]
+    expressions: tuple[str, ...]
+    num_samples: int
+    num_subjects: int
+    num_failures: int
+    shards: tuple[ShardEntry, ...]
+
+
+def canonical_json(value: BaseModel | Any, *, indent: int | None = 2) -> str:
+    """JSON with sorted keys and a final newline; `indent=None` gives the compact form that is hashed."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    separators = None if indent else (",", ":")
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False, indent=indent, separators=separators) + "\n"
+
+
+def fingerprint(*parts: BaseModel | Any) -> str:
+    """128-bit hex digest (BLAKE3) of the canonical JSON of `parts`."""
+    digest = blake3()
+    for part in parts:
+        digest.update(canonical_json(part, indent=None).encode())
+    return digest.hexdigest(length=16)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either its old content or all of the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
