@@ -1,0 +1,142 @@
+"""The renderer for GPUs: PyTorch3D's rasteriser finds the nearest faces, `torch_shading` draws them.
+
+Goes in: meshes in the canonical frame and a rig. Comes out: the images of all views. Promised: meshes of any sizes
+share a call, within a bound on memory; no bin of the rasteriser overflows; nothing depends on the order in which a
+device happens to compute.
+
+The projection is ours rather than PyTorch3D's cameras: those pad all meshes to the largest and build their transforms
+in Python for each call, and K, R and T are at hand in the same convention. On a CPU PyTorch3D compares every pixel with
+every face: right for tests, far too slow for scans (see README.md).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytorch3d
+import torch
+from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+from pytorch3d.structures import Meshes
+from torch import Tensor
+
+from pipeline.meshes.mesh import Mesh
+from pipeline.rendering.renderer import ViewImages
+from pipeline.rendering.rig import Rig
+from pipeline.rendering.torch_shading import Cameras, Surface, shade
+
+# Raise it when the pixels change, so that finished shards are known to be stale.
+REVISION = 1
+# PyTorch3D counts a pixel centre that lies on an edge, or within rounding of it, as outside both faces: a hole in the
+# surface. A margin of 1e-6 of half the image (squared here, as PyTorch3D wants it) closes it and moves no outline.
+EDGE_MARGIN = 1e-12
+# Two faces that meet under a pixel centre tie in depth. With one candidate a pixel, a GPU would keep the one that came
+# first, which differs between runs; two candidates come sorted by depth and then by index.
+CANDIDATES = 2
+# What one call may allocate on the device. More is not faster: the coarse pass visits every face of the batch for
+# every image in it.
+MEMORY = 1 << 30
+# The coarse pass computes offsets into its table of faces by bin with 32-bit integers.
+MAX_TABLE = 2**31 - 1
+
+# Some views of one mesh: the mesh's index, and which views.
+Job = tuple[int, slice]
+
+
+class PyTorch3DRenderer:
+    """Draws many meshes and views in each call, on the GPU where there is one."""
+
+    name = "pytorch3d"
+    version = f"{pytorch3d.__version__}-{REVISION}"
+
+    def __init__(self, device: str = "auto", memory: int = MEMORY) -> None:
+        """Render on `device` ("auto", "cuda", "cuda:1", "cpu"), in batches of about `memory` bytes at most."""
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.memory = memory
+
+    @torch.inference_mode()
+    def render(self, meshes: Sequence[Mesh], rig: Rig) -> list[ViewImages]:
+        """Images of each mesh from every view of `rig`; see `pipeline.rendering.renderer.Renderer`.
+
+        A mesh that does not fit `memory` even with one view is drawn alone, beyond the bound.
+        """
+        shape = (len(rig.cameras), rig.size, rig.size)
+        images = [
+            ViewImages(
+                rgb=np.empty((*shape, 3), np.uint8),
+                depth=np.empty(shape, np.float32),
+                normal=np.empty((*shape, 3), np.float32),
+            )
+            for _ in meshes
+        ]
+        for batch in batches([len(mesh.faces) for mesh in meshes], len(rig.cameras), rig.size, self.memory):
+            surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
+            cameras = [Cameras.build(rig, views, self.device) for _, views in batch]
+            fragments = _rasterise(surfaces, cameras)
+            for (m, views), surface, camera, fragment in zip(batch, surfaces, cameras, fragments, strict=True):
+                rgb, depth, normal = shade(surface, camera, *fragment)
+                images[m].rgb[views] = rgb.cpu().numpy()
+                images[m].depth[views] = depth.cpu().numpy()
+                images[m].normal[views] = normal.cpu().numpy()
+        return images
+
+
+def batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) -> Iterator[list[Job]]:
+    """Divide the views of all meshes, in order, into calls of about `memory` bytes at most."""
+    batch: list[Job] = []
+    num_images = largest = 0
+    for m, count in enumerate(num_faces):
+        step = min(max(memory // _image_bytes(count, size), 1), num_views)
+        for start in range(0, num_views, step):
+            views = slice(start, min(start + step, num_views))
+            num_images, largest = num_images + views.stop - views.start, max(largest, count)
+            if batch and num_images * _image_bytes(largest, size) > memory:
+                yield batch
+                batch, num_images, largest = [], views.stop - views.start, count
+            batch.append((m, views))
+    if batch:
+        yield batch
+
+
+def _rasterise(surfaces: list[Surface], cameras: list[Cameras]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each surface and its views: the face, barycentric weights and depth at each pixel, as `shade` takes them."""
+    screens = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
+    packed = Meshes(
+        verts=[view for views in screens for view in views],
+        faces=[surface.faces for surface, views in zip(surfaces, screens, strict=True) for _ in views],
+    )
+    size, most_faces = cameras[0].size, max(len(surface.faces) for surface in surfaces)
+    has_bins = packed.device.type == "cuda" and len(packed) * _num_bins(size) * most_faces <= MAX_TABLE
+    face, depth, weights, _ = rasterize_meshes(
+        packed,
+        image_size=size,
+        blur_radius=EDGE_MARGIN,
+        clip_barycentric_coords=True,
+        faces_per_pixel=CANDIDATES,
+        bin_size=_bin_size(size) if has_bins else 0,
+        # A fuller bin would lose faces without an error, and none can be fuller than the largest mesh.
+        max_faces_per_bin=most_faces,
+        perspective_correct=cameras[0].is_perspective,
+        cull_backfaces=False,
+    )
+    image = first_face = 0
+    for surface, views in zip(surfaces, screens, strict=True):
+        here, count = slice(image, image + len(views)), len(surface.faces)
+        # Faces are numbered through the whole batch; each view has its own copy of the mesh.
+        local = torch.where(face[here, ..., 0] < 0, -1, (face[here, ..., 0] - first_face) % count)
+        yield local, weights[here, ..., 0, :], depth[here, ..., 0]
+        image, first_face = here.stop, first_face + len(views) * count
+
+
+def _bin_size(size: int) -> int:
+    """Side of a bin in pixels: at most 16 bins across, of which PyTorch3D's coarse pass can handle 21."""
+    return max(8, 2 ** math.ceil(math.log2(size) - 4))
+
+
+def _num_bins(size: int) -> int:
+    return math.ceil(size / _bin_size(size)) ** 2
+
+
+def _image_bytes(num_faces: int, size: int) -> int:
+    """Device memory for one image, about: its row of the table of bins, its copy of the mesh, its pixels."""
+    table, mesh, pixel = 4 * _num_bins(size), 120, 28 * CANDIDATES + 120
+    return num_faces * (table + mesh) + size * size * pixel

@@ -1,0 +1,147 @@
+"""The torch half of the `pytorch3d` renderer: projection before its rasteriser, normals and colours after it.
+
+Goes in: a mesh, cameras, and for each pixel the face that is seen there. Comes out: the images of its views. Promised:
+the light, the texture lookup and the normals of the `zbuffer` renderer, on any device, the same bytes on every run.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pipeline.meshes.mesh import Mesh
+from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE
+from pipeline.rendering.rig import Rig
+
+# Nearer than this (frame units) counts as behind the camera, as in the `zbuffer` renderer.
+NEAR = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A mesh on the device, with what its faces look like."""
+
+    vertices: Tensor  # float32 [V, 3]
+    faces: Tensor  # int64 [F, 3]
+    normals: Tensor  # float32 [V, 3]
+    colors: Tensor  # float32 [V, 3], 0-255
+    uvs: Tensor | None  # float32 [U, 2]
+    face_uvs: Tensor | None  # int64 [F, 3]
+    texture: Tensor | None  # uint8 [H, W, 3]
+
+    @classmethod
+    def build(cls, mesh: Mesh, device: torch.device) -> "Surface":
+        """Copy `mesh` to `device` and compute its normals there."""
+
+        def put(array: NDArray, dtype: torch.dtype) -> Tensor:
+            return torch.as_tensor(array, device=device).to(dtype)
+
+        vertices, faces = put(mesh.vertices, torch.float32), put(mesh.faces, torch.int64)
+        colors = np.array([SKIN_TONE], np.uint8) if mesh.colors is None else mesh.colors
+        uvs = face_uvs = texture = None
+        if mesh.texture is not None and mesh.uvs is not None and mesh.face_uvs is not None:
+            uvs, face_uvs = put(mesh.uvs, torch.float32), put(mesh.face_uvs, torch.int64)
+            texture = put(mesh.texture, torch.uint8)
+        colors_v3 = put(colors, torch.float32).expand(len(vertices), 3)
+        return cls(vertices, faces, vertex_normals(vertices, faces), colors_v3, uvs, face_uvs, texture)
+
+    def albedo(self, face: Tensor, weights: Tensor) -> Tensor:
+        """Colours float32 [P, 3], 0-255, of points given by `face` [P] and barycentric `weights` [P, 3]."""
+        if self.texture is None or self.uvs is None or self.face_uvs is None:
+            return _interpolate(self.colors[self.faces[face]], weights)
+        return sample_texture(self.texture, _interpolate(self.uvs[self.face_uvs[face]], weights))
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """Some views of a rig on the device, in float64 like the rig."""
+
+    R: Tensor  # [V, 3, 3]
+    T: Tensor  # [V, 3]
+    focal: Tensor  # [V, 2], pixels
+    center: Tensor  # [V, 2], pixels
+    size: int
+    is_perspective: bool
+
+    @classmethod
+    def build(cls, rig: Rig, views: slice, device: torch.device) -> "Cameras":
+        """The cameras `views` of `rig`."""
+        R, T, K = (torch.as_tensor(a[views], device=device) for a in (rig.rotations, rig.translations, rig.intrinsics))
+        return cls(R, T, K[:, [0, 1], [0, 1]], K[:, :2, 2], rig.size, rig.is_perspective)
+
+    def project(self, vertices: Tensor) -> Tensor:
+        """PyTorch3D's screen space float32 [V, N, 3]: x left and y up from -1 to 1 over the image, z the depth."""
+        camera = vertices.double() @ self.R + self.T[:, None]
+        z = camera[..., 2:]
+        plane = camera[..., :2] / z if self.is_perspective else camera[..., :2]
+        ndc = 1 - 2 * (self.center[:, None] - self.focal[:, None] * plane) / self.size
+        # The rasteriser leaves out a face with a depth of 0: its image has no finite outline.
+        return torch.cat([ndc, torch.where(z > NEAR, z, 0)], dim=-1).float()
+
+    def towards_camera(self, view: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Unit directions float32 [P, 3] to the camera from what is seen at pixels; x right, y up, z to the viewer."""
+        ones = torch.ones_like(row, dtype=torch.float32)
+        if not self.is_perspective:
+            return torch.stack([0 * ones, 0 * ones, ones], dim=-1)
+        left, up = (
+            ((self.center[view] - torch.stack([column, row], dim=-1) - 0.5) / self.focal[view]).float().unbind(-1)
+        )
+        return normalize(torch.stack([left, -up, ones], dim=-1), dim=-1)
+
+
+def shade(
+    surface: Surface, cameras: Cameras, face: Tensor, weights: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images rgb uint8 [V, H, W, 3], depth float32 [V, H, W] and normal float32 [V, H, W, 3] of one mesh.
+
+    `face` int64 [V, H, W] is negative where there is none; `weights` [V, H, W, 3] are perspective-correct.
+    """
+    view, row, column = pixels = (face >= 0).nonzero(as_tuple=True)
+    seen, at = face[pixels], weights[pixels]
+    world = _interpolate(surface.normals[surface.faces[seen]], at)
+    # Camera axes are +x left, +y up, +z into the scene; the image's are +x right, +y up, +z to the viewer.
+    to_image = (cameras.R * torch.tensor([-1, 1, -1], device=face.device)).float()
+    normals = normalize(torch.einsum("pi,pij->pj", world, to_image[view]), dim=-1)
+    facing = (normals * cameras.towards_camera(view, row, column)).sum(dim=-1, keepdim=True)
+    normals = torch.where(facing < 0, -normals, normals)
+    light = AMBIENT + (1 - AMBIENT) * facing.abs()
+
+    rgb = torch.tensor(BACKGROUND, dtype=torch.uint8, device=face.device).repeat(*face.shape, 1)
+    rgb[pixels] = (surface.albedo(seen, at) * light + 0.5).clamp(max=255).to(torch.uint8)
+    normal = torch.zeros_like(weights)
+    normal[pixels] = normals
+    return rgb, torch.where(face >= 0, depth, 0), normal
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit normals float32 [V, 3]: the mean of the adjacent faces' normals, weighted by area; 0 where no face is."""
+    a, b, c = vertices[faces].double().unbind(dim=1)
+    weighted = torch.linalg.cross(b - a, c - a)
+    # Summed as integers: a GPU adds in any order, and only integers come to the same sum in every order.
+    scale = 2.0**40 / weighted.abs().max().clamp(min=1e-300)
+    fixed = (weighted * scale).round().long().repeat_interleave(3, dim=0)
+    sums = torch.zeros(vertices.shape, dtype=torch.int64, device=vertices.device).index_add_(0, faces.flatten(), fixed)
+    return normalize(sums.double(), dim=-1).float()
+
+
+def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
+    """Bilinear lookup float32 [P, 3] in uint8 [H, W, 3] at `uv` [P, 2].
+
+    (0, 0) is the lower left corner, texel centres lie at halves, and outside clamps to the edge.
+    """
+    height, width = texture.shape[:2]
+    x = (uv[:, 0] * width - 0.5).clamp(0, width - 1)
+    y = ((1 - uv[:, 1]) * height - 0.5).clamp(0, height - 1)
+    x0, y0 = x.long(), y.long()
+    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
+    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+    upper = torch.lerp(texture[y0, x0].float(), texture[y0, x1].float(), fx)
+    lower = torch.lerp(texture[y1, x0].float(), texture[y1, x1].float(), fx)
+    return torch.lerp(upper, lower, fy)
+
+
+def _interpolate(corners: Tensor, weights: Tensor) -> Tensor:
+    return (corners * weights[..., None]).sum(dim=1)
