@@ -1,0 +1,105 @@
+"""Expressions as people show them: which action units make an emotion, how strongly, and how each person differs.
+
+Goes in: an expression, a level, a subject's manner and a random generator. Comes out: action units for a face model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.faces.model import ActionUnits
+
+# Strength of an expression at the levels 1 to 4.
+LEVELS = {1: 0.38, 2: 0.6, 3: 0.8, 4: 1.0}
+
+Units = Mapping[str, float]
+
+# For each expression, the ways to show it: action units and their strengths at level 4. After the combinations that
+# Ekman and Friesen list for the basic emotions (Unmasking the Face, 1975; EMFACS); strengths and choice are ours.
+PROTOTYPES: dict[str, tuple[Units, ...]] = {
+    "AN": (
+        {"AU4": 1.0, "AU5": 0.4, "AU7": 0.8, "AU23": 0.9, "AU24": 0.6, "AU17": 0.3},
+        {"AU4": 1.0, "AU7": 1.0, "AU24": 1.0, "AU17": 0.5, "AU15": 0.25, "AU9": 0.2},
+        {"AU4": 1.0, "AU5": 0.5, "AU7": 0.7, "AU10": 0.5, "AU16": 0.8, "AU25": 0.6, "AU26": 0.15},
+    ),
+    "DI": (
+        {"AU9": 1.0, "AU10": 0.7, "AU4": 0.2, "AU7": 0.5, "AU17": 0.5, "AU15": 0.3},
+        {"AU9": 1.0, "AU10": 1.0, "AU7": 0.5, "AU25": 0.5, "AU16": 0.3, "AU6": 0.3},
+        {"AU9": 1.0, "AU10": 0.9, "AU6": 0.4, "AU15": 0.5, "AU17": 0.8},
+    ),
+    "FE": (
+        {"AU1": 1.0, "AU2": 0.6, "AU4": 0.6, "AU5": 1.0, "AU20": 1.0, "AU25": 0.7, "AU26": 0.25},
+        {"AU1": 1.0, "AU2": 0.4, "AU4": 0.7, "AU5": 1.0, "AU20": 0.9, "AU25": 0.9},
+        {"AU1": 0.9, "AU2": 0.5, "AU4": 0.5, "AU5": 0.9, "AU7": 0.2, "AU20": 0.9, "AU16": 0.4, "AU26": 0.4},
+    ),
+    "HA": (
+        {"AU6": 0.8, "AU12": 1.0},
+        {"AU6": 0.9, "AU12": 1.0, "AU25": 0.9, "AU10": 0.2},
+        {"AU6": 1.0, "AU12": 1.0, "AU25": 1.0, "AU26": 0.4, "AU7": 0.2},
+    ),
+    "SA": (
+        {"AU1": 1.0, "AU4": 0.5, "AU15": 1.0, "AU17": 0.4, "AU64": 0.3},
+        {"AU1": 1.0, "AU15": 0.9, "AU17": 0.8, "AU43": 0.2},
+        {"AU1": 0.9, "AU4": 0.6, "AU15": 1.0, "AU64": 0.6, "AU43": 0.15},
+    ),
+    "SU": (
+        {"AU1": 1.0, "AU2": 1.0, "AU5": 0.9, "AU25": 0.4, "AU26": 0.8},
+        {"AU1": 0.9, "AU2": 1.0, "AU5": 0.7, "AU18": 0.5, "AU25": 0.5, "AU26": 0.7},
+        {"AU1": 1.0, "AU2": 0.9, "AU5": 1.0, "AU25": 0.3, "AU26": 1.0},
+    ),
+    "NE": ({},),
+}
+
+# Action units that may stir a little in any expression.
+RESTLESS = ("AU1", "AU2", "AU4", "AU5", "AU7", "AU10", "AU12", "AU14", "AU15", "AU17", "AU18", "AU24")
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How one subject acts: habits that all of the subject's scans share.
+
+    Attributes:
+        gain: strength of each action unit relative to the average.
+        left: how much stronger the left side of the face is than the right, as a share.
+        prototype: which prototype of each expression the subject shows.
+    """
+
+    gain: Mapping[str, float]
+    left: float
+    prototype: Mapping[str, int]
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> "Manner":
+        """The manner of a subject at random."""
+        units = sorted({unit for ways in PROTOTYPES.values() for way in ways for unit in way} | set(RESTLESS))
+        return cls(
+            gain={unit: float(np.clip(rng.normal(1, 0.1), 0.75, 1.25)) for unit in units},
+            left=float(np.clip(rng.normal(0, 0.05), -0.12, 0.12)),
+            prototype={code: int(rng.integers(len(ways))) for code, ways in PROTOTYPES.items()},
+        )
+
+
+def act(expression: str, level: int, manner: Manner, rng: np.random.Generator) -> ActionUnits:
+    """The action units of one scan.
+
+    Args:
+        expression: a key of `pipeline.expressions.EXPRESSIONS`.
+        level: 1 to 4; of no effect on a neutral face.
+        manner: the subject's.
+        rng: what tells this scan from the next.
+    """
+    units: dict[str, tuple[float, float]] = {}
+    for name, strength in PROTOTYPES[expression][manner.prototype[expression]].items():
+        # The wobble stays below the step between levels, so that a higher level is a stronger expression.
+        amount = strength * LEVELS.get(level, 0.0) * manner.gain[name] * float(np.clip(rng.normal(1, 0.04), 0.9, 1.1))
+        units[name] = _sides(amount, manner.left + rng.normal(0, 0.03))
+    for name in rng.choice(RESTLESS, size=3, replace=False).tolist():
+        left, right = units.get(name, (0.0, 0.0))
+        stir = _sides(float(rng.uniform(0, 0.06)), rng.normal(0, 0.3))
+        units[name] = (left + stir[0], right + stir[1])
+    return units
+
+
+def _sides(amount: float, left: float) -> tuple[float, float]:
+    return max(amount * (1 + left), 0.0), max(amount * (1 - left), 0.0)
