@@ -18,8 +18,9 @@ ROWS = ((-97, 7), (-86, 12), (-60, 9), (-48, 10), (-37, 17), (-10, 9), (9, 8), (
 # Columns on each side of the middle, between the corners of eyes and mouth and the edge of the face.
 COLUMNS = (12, 8, 11, 12)
 EDGE = np.deg2rad(76.0)
-# How far the rim lies from the slit (away from the middle of the opening) and behind it, ring by ring.
-MOUTH_RIM = ((0.6, -2.5), (3.0, -6.0), (8.0, -21.0))
+# How far the rim lies from the slit (away from the middle of the opening) and behind it, ring by ring. The lips first
+# reach past each other, so that no tooth gleams between closed ones.
+MOUTH_RIM = ((-0.6, -1.5), (3.0, -6.0), (8.0, -21.0))
 EYE_RIM = ((0.0, -1.5), (0.5, -4.5))
 
 
