@@ -24,8 +24,6 @@ from pipeline.rendering.renderer import ViewImages
 from pipeline.rendering.rig import Rig
 from pipeline.rendering.torch_shading import Cameras, Surface, shade
 
-# Raise it when the pixels change, so that finished shards are known to be stale.
-REVISION = 1
 # PyTorch3D counts a pixel centre that lies on an edge, or within rounding of it, as outside both faces: a hole in the
 # surface. A margin of 1e-6 of half the image (squared here, as PyTorch3D wants it) closes it and moves no outline.
 EDGE_MARGIN = 1e-12
@@ -46,7 +44,7 @@ class PyTorch3DRenderer:
     """Draws many meshes and views in each call, on the GPU where there is one."""
 
     name = "pytorch3d"
-    version = f"{pytorch3d.__version__}-{REVISION}"
+    version: str = pytorch3d.__version__
 
     def __init__(self, device: str = "auto", memory: int = MEMORY) -> None:
         """Render on `device` ("auto", "cuda", "cuda:1", "cpu"), in batches of about `memory` bytes at most."""
