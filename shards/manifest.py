@@ -69,11 +69,10 @@ class ShardManifest(Manifest):
     """The whole truth about a render: what was rendered, how, and which shards hold it."""
 
     stage: Literal["render"] = "render"
-    data_version: int
     layout: str
+    settings: Mapping[str, Any]
+    settings_fingerprint: str
     renderer: str
-    renderer_version: str
-    config: Mapping[str, Any]
     views: tuple[str, ...]
     channels: tuple[str, ...]
     image_size: int

@@ -4,6 +4,7 @@ Promised by every renderer: the camera convention of `shards.sample.CAMERA_CONVE
 interpolation, both sides of a face drawn (normals turned to the camera), nothing dropped silently, nothing random.
 """
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,15 @@ def choose_renderer(name: RendererName) -> RendererName:
     if name != "auto":
         return name
     return "pytorch3d" if has_pytorch3d and _has_gpu() else "zbuffer"
+
+
+def renderer_version(name: RendererName) -> str:
+    """The version of a resolved renderer; shards made by another are stale."""
+    if name == "pytorch3d":
+        return importlib.metadata.version("pytorch3d")
+    from pipeline.rendering.zbuffer import ZBufferRenderer
+
+    return ZBufferRenderer.version
 
 
 def build_renderer(name: RendererName) -> Renderer:

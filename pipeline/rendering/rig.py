@@ -21,7 +21,7 @@ from shards.sample import VIEW, Camera
 # The camera stands 5 frame units away; a unit is 90 mm (pipeline/rendering/frame.py), so 45 cm: portrait distance.
 DISTANCE = 5.0
 # Half of what the image spans at the origin, in frame units: the whole face with a margin.
-HALF_SPAN = 1.15
+HALF_SPAN = 1.2
 
 Projection = Literal["perspective", "orthographic"]
 
@@ -107,7 +107,9 @@ def _views_from_file(path: Path) -> tuple[View, ...]:
         rows = yaml.safe_load(path.read_text())
         views = tuple(View.model_validate(row) for row in rows)
     except (yaml.YAMLError, ValidationError, TypeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--rig {path}: not a YAML list of {{name, yaw, pitch}} ({str(error).splitlines()[0]})") from None
+        raise UsageError(
+            f"--rig {path}: not a YAML list of {{name, yaw, pitch}} ({str(error).splitlines()[0]})"
+        ) from None
     if not views or len({view.name for view in views}) != len(views):
         raise UsageError(f"--rig {path}: needs at least one view, each with a name of its own")
     return views

@@ -1,0 +1,40 @@
+"""`smile-pipe evaluate`: a run in, scores and a report out."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import Result, command
+from cli.progress import StageProgress
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.manifest import EvaluationManifest
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "evaluate", EvaluateConfig, arguments=("run",))
+    def evaluate(config: EvaluateConfig, console: Console) -> Result:
+        """Score a trained RUN on subjects that it has not seen, and write a report into RUN/evaluation."""
+        from pipeline.evaluate import run
+
+        with StageProgress(console, "evaluate") as progress:
+            manifest = run(config, progress.update)
+        console.print(_table(manifest))
+        console.print(f"{config.run / 'evaluation' / 'report.html'}", highlight=False)
+        return manifest
+
+
+def _table(manifest: EvaluationManifest) -> Table:
+    samples = next(iter(manifest.protocols.values())).num_samples
+    title = (
+        f"{samples} samples of {manifest.num_subjects} subjects, split {manifest.split}, text: {manifest.text_source}"
+    )
+    table = Table(title=title)
+    for column in ("protocol", "accuracy", "macro F1", *manifest.classes):
+        table.add_column(column, justify="left" if column == "protocol" else "right")
+    for name, score in manifest.protocols.items():
+        recalls = [score.per_class.get(expression) for expression in manifest.classes]
+        cells = ["-" if recall is None else f"{recall:.1%}" for recall in recalls]
+        table.add_row(name, f"{score.accuracy:.1%}", f"{score.macro_f1:.1%}", *cells)
+    return table

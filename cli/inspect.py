@@ -1,0 +1,96 @@
+"""`smile-pipe inspect`: what shards or a run hold, as tables and as a picture."""
+
+from collections import Counter
+from pathlib import Path
+
+import typer
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import Result, command
+from pipeline.training.manifest import RunManifest
+from shards.errors import UsageError
+from shards.manifest import Frozen
+from shards.reader import ShardSet
+
+
+class InspectOptions(Frozen):
+    """Options of `smile-pipe inspect`."""
+
+    target: str = Field(description="Shards (as for --shards of train), or the directory of a run.")
+    preview: Path | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "inspect", InspectOptions, arguments=("target",))
+    def inspect(config: InspectOptions, console: Console) -> Result:
+        """Show what TARGET, shards or a run, holds."""
+        if Path(config.target, "config.json").exists():
+            if config.preview:
+                raise UsageError("--preview: shows shards; a run has a report, see `smile-pipe evaluate`")
+            return _inspect_run(Path(config.target), console)
+        shards = ShardSet.open(config.target)
+        _print_shards(shards, console)
+        if config.preview:
+            _write_preview(shards, config.preview, console)
+        return shards.manifest
+
+
+def _print_shards(shards: ShardSet, console: Console) -> None:
+    manifest = shards.manifest
+    facts = Table(show_header=False, box=None)
+    facts.add_row("samples", f"{len(shards.rows)} of {len(shards.subjects)} subjects, {manifest.num_failures} failures")
+    facts.add_row("layout", manifest.layout)
+    facts.add_row("views", ", ".join(manifest.views))
+    facts.add_row("channels", f"{', '.join(manifest.channels)} at {manifest.image_size} px by {manifest.renderer}")
+    facts.add_row("prompts", f"from {manifest.text_source}")
+    facts.add_row("shards", f"{len(manifest.shards)}, {sum(entry.bytes for entry in manifest.shards) / 1e6:.1f} MB")
+    for what, values in (
+        ("surface", [r.surface for r in shards.rows]),
+        ("framed by", [r.framed_by for r in shards.rows]),
+    ):
+        facts.add_row(what, ", ".join(f"{name}: {count}" for name, count in sorted(Counter(values).items())))
+    console.print(facts)
+    levels = sorted({row.level or 0 for row in shards.rows})
+    counts = Counter((row.expression, row.level or 0) for row in shards.rows)
+    table = Table(
+        "expression", *(f"level {level}" if level else "no level" for level in levels), "all", title="samples"
+    )
+    for expression in manifest.expressions:
+        cells = [counts[expression, level] for level in levels]
+        table.add_row(expression, *(str(cell or "") for cell in cells), str(sum(cells)))
+    console.print(table)
+
+
+def _write_preview(shards: ShardSet, path: Path, console: Console) -> None:
+    from pipeline.preview import preview_png
+
+    try:
+        path.write_bytes(preview_png(shards))
+    except OSError as error:
+        raise UsageError(f"--preview {path}: cannot be written ({error.strerror})") from None
+    console.print(f"contact sheet: {path}", highlight=False)
+
+
+def _inspect_run(root: Path, console: Console) -> RunManifest:
+    from pipeline.training.run_directory import RunDirectory, open_run
+
+    manifest, checkpoint = open_run(root)
+    facts = Table(show_header=False, box=None)
+    facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
+    facts.add_row("trained on", f"{manifest.num_train_samples} samples of {len(manifest.train_subjects)} subjects")
+    facts.add_row("tested on", f"{len(manifest.test_subjects)} subjects (split {manifest.split})")
+    facts.add_row("prompts", f"from {manifest.text_source}")
+    facts.add_row("steps", f"{manifest.num_steps}, {manifest.world_size} worker(s)")
+    facts.add_row("checkpoint", str(checkpoint.path))
+    console.print(facts)
+    rows = RunDirectory(root).metrics()
+    names = [name for name in rows[-1] if name.startswith("loss/")] if rows else []
+    table = Table("step", "epoch", *(name.removeprefix("loss/") for name in names), title="losses")
+    for row in rows[:: max(len(rows) // 8, 1)]:
+        table.add_row(str(row["step"]), str(row["epoch"] + 1), *(f"{row[name]:.4f}" for name in names))
+    console.print(table)
+    return manifest

@@ -1,0 +1,38 @@
+"""`smile-pipe`: the commands, gathered."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli import evaluate, inspect, render, synth, train
+
+app = typer.Typer(
+    name="smile-pipe",
+    help="Render 3D face scans to multiview shards, train SMILE-VLM on them, and score it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (synth, render, train, evaluate, inspect):
+    module.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"smile-pipe {version('smile-pipe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

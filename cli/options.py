@@ -1,0 +1,137 @@
+"""Commands from configs: every field of a stage's config becomes an option, with its type, default and help.
+
+What is given on the command line stands over what a `--config` file says, and that over the defaults. Errors become one
+line and an exit code: 1 where the job failed, 2 where it was asked for wrongly; `--debug` shows the traceback.
+"""
+
+import inspect
+import tomllib
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+import yaml
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+
+from shards.errors import UsageError
+from shards.manifest import canonical_json
+
+C = TypeVar("C", bound=BaseModel)
+Result = BaseModel | dict[str, Any]
+
+_COMMON = {
+    "config": (Path | None, "File (YAML or TOML) with any of these options by name."),
+    "json": (bool, "Print the result as JSON on stdout, and everything else on stderr."),
+    "debug": (bool, "Show the traceback of an error."),
+}
+
+
+def command(
+    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = ()
+) -> Callable[[Callable[[C, Console], Result]], Callable[..., None]]:
+    """Register a function of (config, console) as a command; fields in `arguments` are positional."""
+
+    def register(function: Callable[[C, Console], Result]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            file, as_json, debug = (given.pop(option) for option in _COMMON)
+            console = Console(stderr=as_json)
+            try:
+                result = function(_resolve(config, given, file, arguments), console)
+            except Exception as error:
+                raise typer.Exit(_report(error, debug)) from None
+            if as_json:
+                print(canonical_json(result), end="")
+
+        parameters = [_parameter(n, field, n in arguments) for n, field in config.model_fields.items()]
+        parameters += [_flag(option, *about) for option, about in _COMMON.items()]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__doc__ = function.__doc__
+        return app.command(name)(run)
+
+    return register
+
+
+def _resolve(config: type[C], given: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:
+    values = _from_file(file, config) if file else {}
+    values |= {name: value for name, value in given.items() if value is not None}
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        shown = name.upper() if name in arguments else f"--{name.replace('_', '-')}"
+        problem = "is required" if first["type"] == "missing" else f"{values.get(name)}: {first['msg']}"
+        raise UsageError(f"{shown} {problem}".removesuffix(".")) from None
+
+
+def _from_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
+    try:
+        text = file.read_text()
+        loaded = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {file}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config {file}: needs options by name, such as `size: 224`")
+    values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
+    if unknown := sorted(values.keys() - config.model_fields.keys()):
+        raise UsageError(f"--config {file}: no such option: {', '.join(unknown)}")
+    return values
+
+
+def _parameter(name: str, field: Any, positional: bool) -> inspect.Parameter:
+    kind = _cli_type(field.annotation)
+    required = field.is_required()
+    default = False if required or field.default is None else _show(field.default)
+    help_text = f"{field.description} [required]" if required and not positional else field.description
+    if positional:
+        info = typer.Argument(help=field.description, show_default=False)
+    else:
+        flag = f"--{name.replace('_', '-')}"
+        info = typer.Option(flag, help=help_text, show_default=default)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def _cli_type(annotation: Any) -> Any:
+    """The type that typer parses: plain types and choices by itself, everything else as a string for pydantic."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if annotation in (int, float, bool, Path) or typing.get_origin(annotation) is Literal:
+        return annotation
+    return str
+
+
+def _flag(name: str, kind: Any, help_text: str) -> inspect.Parameter:
+    info = typer.Option(f"--{name}", help=help_text, show_default=False, rich_help_panel="Common options")
+    default = False if kind is bool else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _show(default: Any) -> str:
+    return (
+        ",".join(map(str, default))
+        if isinstance(default, tuple)
+        else str(default).lower()
+        if isinstance(default, bool)
+        else str(default)
+    )
+
+
+def _report(error: Exception, debug: bool) -> int:
+    """Print the error; returns the exit code."""
+    console = Console(stderr=True)
+    if debug:
+        console.print_exception()
+    usage = isinstance(error, UsageError)
+    text = str(error).strip() or type(error).__name__
+    if not usage and isinstance(error, (OSError, KeyError)):
+        text = f"{type(error).__name__}: {text}"
+    hint = "" if usage or debug else "  (--debug shows where)"
+    console.print(f"[bold red]{'error' if usage else 'failed'}:[/] ", end="")
+    console.print(" ".join(text.split()) + hint, markup=False, highlight=False, soft_wrap=True)
+    return 2 if usage else 1

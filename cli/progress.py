@@ -1,0 +1,38 @@
+"""Progress bars of one look: what is done, of how much, how fast, how long to go, and a note."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class StageProgress:
+    """A bar for one stage, used as a context; on a stream that is no terminal it prints a line now and then."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(title, total=None, note="")
+        self.printed = -1
+
+    def __enter__(self) -> "StageProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total`; without a terminal, a line for each tenth."""
+        self.bar.update(self.task, completed=done, total=total, note=note)
+        tenth = 10 * done // max(total, 1)
+        if not self.console.is_terminal and tenth > self.printed:
+            self.printed = tenth
+            self.console.print(f"{self.title}: {done} of {total} {note}".rstrip(), highlight=False)

@@ -1,0 +1,85 @@
+"""`smile-pipe render`: face scans in, shards out."""
+
+import time
+
+import typer
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import Result, command
+from cli.progress import StageProgress
+from pipeline.render_config import RenderConfig
+from pipeline.render_plan import RenderPlan
+from shards.manifest import ShardManifest
+
+
+class RenderOptions(RenderConfig):
+    """The options of the stage, and one of the command."""
+
+    dry_run: bool = Field(False, description="Say what would be done, and do nothing.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "render", RenderOptions, arguments=("data_dir",))
+    def render(config: RenderOptions, console: Console) -> Result:
+        """Render multiview images of all scans under DATA_DIR and write them as WebDataset shards.
+
+        A second run does only what has changed since; an interrupted one goes on where it was.
+        """
+        from pipeline import render as stage
+
+        started = time.monotonic()
+        plan = stage.plan(config)
+        _print_plan(plan, console)
+        if config.dry_run:
+            return _as_dict(plan)
+        with StageProgress(console, "render") as progress:
+            manifest = stage.run(
+                config, lambda p: progress.update(p.num_done, p.num_total, f"{p.num_failed} failed"), plan
+            )
+        _print_summary(config, plan, manifest, time.monotonic() - started, console)
+        return manifest
+
+
+def _print_plan(plan: RenderPlan, console: Console) -> None:
+    subjects = len({sample.subject for sample in plan.samples})
+    console.print(
+        f"{len(plan.samples)} samples of {subjects} subjects (layout {plan.layout}): "
+        f"{plan.num_to_render} to render in {len(plan.tasks)} shards, {len(plan.kept)} shards kept, "
+        f"{len(plan.removed)} removed",
+        highlight=False,
+    )
+    for reason, count in plan.reasons.items():
+        console.print(f"  {count} samples: {reason}", highlight=False)
+
+
+def _print_summary(
+    config: RenderOptions, plan: RenderPlan, manifest: ShardManifest, seconds: float, console: Console
+) -> None:
+    if not plan.tasks and not plan.removed:
+        console.print(f"Nothing to do: {config.out} is up to date", highlight=False)
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered now)")
+    table.add_row("failures", f"{manifest.num_failures}" + (" (see failures.parquet)" if manifest.num_failures else ""))
+    table.add_row("views x channels", f"{len(manifest.views)} x {len(manifest.channels)}, {manifest.image_size} px")
+    table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
+    table.add_row("renderer", manifest.renderer)
+    table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} scans/s)")
+    table.add_row("written to", str(config.out))
+    console.print(table)
+
+
+def _as_dict(plan: RenderPlan) -> dict:
+    return {
+        "layout": plan.layout,
+        "num_samples": len(plan.samples),
+        "num_to_render": plan.num_to_render,
+        "render": [task.name for task in plan.tasks],
+        "kept": [receipt.name for receipt in plan.kept],
+        "removed": list(plan.removed),
+        "reasons": dict(plan.reasons),
+    }

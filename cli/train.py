@@ -1,0 +1,36 @@
+"""`smile-pipe train`: shards in, a trained model out."""
+
+import time
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from cli.options import Result, command
+from cli.progress import StageProgress
+from pipeline.training.config import TrainConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "train", TrainConfig)
+    def train(config: TrainConfig, console: Console) -> Result:
+        """Train a recipe on shards, with Ray Train; the test side of the split is never read."""
+        from pipeline.train import run
+
+        started = time.monotonic()
+        with StageProgress(console, "train") as progress:
+            manifest = run(config, lambda row: progress.update(row["step"], row["num_steps"], _note(row)))
+        losses = ", ".join(f"{n.removeprefix('loss/')} {v:.3f}" for n, v in manifest.final_losses.items())
+        console.print(
+            f"{manifest.num_steps} steps on {manifest.num_train_samples} samples of "
+            f"{len(manifest.train_subjects)} subjects in {time.monotonic() - started:.0f} s; losses: {losses}\n"
+            f"{config.out / 'checkpoints' / manifest.checkpoint}",
+            highlight=False,
+        )
+        return manifest
+
+
+def _note(row: dict[str, Any]) -> str:
+    return f"epoch {row['epoch'] + 1}, loss {row['loss/total']:.3f}, {row['samples_per_second']:.0f} samples/s"

@@ -1,0 +1,109 @@
+"""A recipe is a named system: a config that builds a model with its losses.
+
+Goes in: `RecipeConfig`. Comes out: a module that maps view images and prompts to embeddings, and embeddings to a dict
+of named loss terms whose sum under `total` is what is minimised.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.config import RecipeConfig
+from model.distributed import gather_rows
+from model.fusion import ViewFusion
+from model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
+from model.towers import Towers
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a batch looks like in the joint space.
+
+    Attributes:
+        views: [B, V, D], one embedding a view, not normalised.
+        fused: [B, D], their view-aware mean.
+        attention: [B, V], the weights of that mean.
+        text: [B, D], or None where there is no text.
+    """
+
+    views: Tensor
+    fused: Tensor
+    attention: Tensor
+    text: Tensor | None
+
+
+class SmileVLM(nn.Module):
+    """Shared image tower, view-aware fusion, text tower, and the three losses (arXiv 2506.01203)."""
+
+    def __init__(self, config: RecipeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.towers = Towers(config.arch, config.pretrained)
+        self.project_image = _projector(self.towers.embed_dim, config.joint_dim)
+        self.project_text = _projector(self.towers.embed_dim, config.joint_dim)
+        self.fusion = ViewFusion(config.joint_dim)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+
+    def forward(self, views_bvchw: Tensor, directions_v3: Tensor, tokens_bt: Tensor | None) -> Embeddings:
+        """Embed a batch of faces, and their prompts where there are any; images in [0, 1]."""
+        views, fused, attention = self.embed_faces(views_bvchw, directions_v3)
+        return Embeddings(views, fused, attention, None if tokens_bt is None else self.embed_text(tokens_bt))
+
+    def embed_faces(self, views_bvchw: Tensor, directions_v3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views [B, V, 3, H, W] -> embeddings of the views [B, V, D], fused [B, D], attention [B, V]."""
+        views_bvd = self.project_image(self.towers.encode_images(views_bvchw.flatten(0, 1)))
+        views_bvd = views_bvd.unflatten(0, views_bvchw.shape[:2])
+        return views_bvd, *self.fusion(views_bvd, directions_v3)
+
+    def embed_text(self, tokens_nt: Tensor) -> Tensor:
+        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once."""
+        unique, inverse = torch.unique(tokens_nt, dim=0, return_inverse=True)
+        return self.project_text(self.towers.encode_text(unique))[inverse]
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature of the contrast."""
+        return self.log_scale.clamp(max=-math.log(self.config.min_temperature)).exp()
+
+    def losses(self, embeddings: Embeddings, concepts_b: Tensor) -> dict[str, Tensor]:
+        """Loss terms by name, over the batch of all ranks, unweighted, and their weighted sum `total`.
+
+        `concepts_b` int64 [B] tells which prompts mean the same.
+        """
+        config, views = self.config, gather_rows(embeddings.views.float())
+        terms = {"mv": multiview_decorrelation(views, config.off_diagonal_weight)}
+        total = config.weight_mv * terms["mv"]
+        if embeddings.text is not None:
+            fused, text = gather_rows(embeddings.fused.float()), gather_rows(embeddings.text.float())
+            terms["vl"] = vision_language_contrast(fused, views, text, gather_rows(concepts_b), self.scale)
+            terms["cm"] = cross_modal_redundancy(fused, text)
+            total = total + config.weight_vl * terms["vl"] + config.weight_cm * terms["cm"]
+        return {**terms, "total": total}
+
+
+RECIPES = {"smile-vlm": SmileVLM}
+
+
+def check_recipe(name: str) -> None:
+    """Raise ValueError where there is no recipe `name`."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(RECIPES)}"
+        raise ValueError(f"unknown recipe {name!r}; {hint}")
+
+
+def build_model(config: RecipeConfig) -> SmileVLM:
+    """The model of a recipe, with the weights that its config asks for.
+
+    Raises:
+        ValueError: unknown recipe, architecture or pretrained weights.
+    """
+    check_recipe(config.name)
+    return RECIPES[config.name](config)
+
+
+def _projector(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width_in, width_in), nn.GELU(), nn.Linear(width_in, width_out))

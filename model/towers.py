@@ -1,0 +1,77 @@
+"""Image and text encoders: any architecture that open_clip knows, and the small one that CPUs train in minutes.
+
+Goes in: an architecture's name and the tag or file of its pretrained weights. Comes out: one module with both towers,
+and the tokenizer that belongs to it.
+"""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+class Towers(nn.Module):
+    """An open_clip model as two encoders that share an embedding size.
+
+    Attributes:
+        image_size: height and width in pixels of the images that it takes.
+        embed_dim: size of both embeddings.
+    """
+
+    def __init__(self, arch: str, pretrained: str | None = None) -> None:
+        """Build `arch`, with the weights of `pretrained` (an open_clip tag or a local file), or random ones.
+
+        Raises:
+            ValueError: open_clip knows no such architecture, or has no such weights for it.
+        """
+        super().__init__()
+        config = check_arch(arch, pretrained)
+        self.clip = open_clip.create_model(arch, pretrained=pretrained, weights_only=True)
+        self.embed_dim: int = config["embed_dim"]
+        size = self.clip.visual.image_size
+        self.image_size: int = size if isinstance(size, int) else size[0]
+        preprocess = self.clip.visual.preprocess_cfg
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+
+    def encode_images(self, images_nchw: Tensor) -> Tensor:
+        """Images in [0, 1], [N, 3, H, W] -> embeddings [N, D]."""
+        return self.clip.encode_image((images_nchw - self.mean) / self.std)
+
+    def encode_text(self, tokens_nt: Tensor) -> Tensor:
+        """Token ids [N, T] -> embeddings [N, D]."""
+        return self.clip.encode_text(tokens_nt)
+
+
+def check_arch(arch: str, pretrained: str | None = None) -> dict:
+    """The configuration of `arch`; see `Towers` for the errors."""
+    _register()
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`open_clip.list_models()` lists them"
+        raise ValueError(f"unknown architecture {arch!r}; {hint}")
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
+        raise ValueError(
+            f"{arch} has no pretrained weights {pretrained!r}; give a file or one of: {', '.join(tags) or 'none'}"
+        )
+    return config
+
+
+def build_tokenizer(arch: str) -> Tokenizer:
+    """The tokenizer of `arch`: a list of strings -> token ids [N, T]."""
+    _register()
+    return open_clip.get_tokenizer(arch)
+
+
+def _register() -> None:
+    if "smile-tiny" not in open_clip.list_models():
+        open_clip.add_model_config(CONFIGS)

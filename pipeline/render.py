@@ -1,0 +1,119 @@
+"""The render stage: a directory of face scans in, WebDataset shards with a manifest out.
+
+    find samples -> plan (keep | make | remove shards) -> Ray Data: read, render, encode -> write shards -> manifest
+
+Safe to stop and to run again: finished shards are kept, and when nothing is to be done Ray is not even started.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.expressions import order_expressions
+from pipeline.layouts import find_samples
+from pipeline.ray_session import ray_session
+from pipeline.render_config import RenderConfig
+from pipeline.render_output import RenderOutput, ShardReceipt
+from pipeline.render_plan import RenderPlan, plan_shards
+from pipeline.rendering.settings import RenderSettings
+from shards.errors import UsageError
+from shards.manifest import ShardManifest, fingerprint
+
+
+@dataclass(frozen=True)
+class RenderProgress:
+    """How far a render is: samples that passed the renderer, of how many, and failures known so far."""
+
+    num_done: int
+    num_total: int
+    num_failed: int
+
+
+def plan(config: RenderConfig) -> RenderPlan:
+    """What `run` would do.
+
+    Raises:
+        UsageError: the input, the output or an option cannot be used; nothing has been written.
+    """
+    settings, output = config.resolve(), RenderOutput(config.out)
+    layout, samples = find_samples(config.data_dir, config.layout)
+    if not samples:
+        raise UsageError(f"{config.data_dir}: the layout {layout} finds no sample in it")
+    output.check_writable()
+    samples = samples[: config.limit]
+    for expression in {sample.expression for sample in samples}:
+        settings.prompts.prompt_for("any", expression)
+    return plan_shards(config.data_dir, layout, samples, settings.fingerprint, output, config.samples_per_shard)
+
+
+def run(
+    config: RenderConfig,
+    on_progress: Callable[[RenderProgress], None] = lambda progress: None,
+    work: RenderPlan | None = None,
+) -> ShardManifest:
+    """Bring the shards up to date with the scans; `work` is the plan where the caller has made it already.
+
+    Raises:
+        UsageError: see `plan`.
+    """
+    work = work or plan(config)
+    settings, output = config.resolve(), RenderOutput(config.out)
+    finished = output.manifest()
+    if finished is not None and not work.tasks and not work.removed:
+        return finished
+    output.begin(work.removed)
+    receipts = list(work.kept)
+    if work.tasks:
+        with ray_session(config.address):
+            receipts += _render(work, config, settings, output, on_progress)
+    receipts.sort(key=lambda receipt: receipt.name)
+    manifest = _manifest(work, settings, receipts)
+    output.finish(manifest, receipts)
+    return manifest
+
+
+def _render(
+    work: RenderPlan,
+    config: RenderConfig,
+    settings: RenderSettings,
+    output: RenderOutput,
+    on_progress: Callable[[RenderProgress], None],
+) -> list[ShardReceipt]:
+    # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
+    from pipeline.render_job import render_shards
+
+    receipts: list[ShardReceipt] = []
+    num_done = 0
+    on_progress(RenderProgress(0, work.num_to_render, 0))
+    root = config.data_dir.absolute()
+    output = RenderOutput(output.root.absolute())
+    for event in render_shards(work.tasks, root, work.layout, settings, output):
+        if isinstance(event, ShardReceipt):
+            receipts.append(event)
+        else:
+            num_done += event
+        num_failed = sum(len(receipt.failures) for receipt in receipts)
+        on_progress(RenderProgress(num_done, work.num_to_render, num_failed))
+    return receipts
+
+
+def _manifest(work: RenderPlan, settings: RenderSettings, receipts: list[ShardReceipt]) -> ShardManifest:
+    rows = [row for receipt in receipts for row in receipt.rows]
+    entries = tuple(receipt.entry for receipt in receipts if receipt.entry is not None)
+    expressions = order_expressions({row.expression for row in rows})
+    return ShardManifest(
+        fingerprint=fingerprint(settings.fingerprint, [entry.fingerprint for entry in entries]),
+        layout=work.layout,
+        settings=settings.model_dump(mode="json", exclude={"prompts"}),
+        settings_fingerprint=settings.fingerprint,
+        renderer=settings.renderer,
+        views=tuple(view.name for view in settings.views),
+        channels=settings.channels,
+        image_size=settings.size,
+        text_source=settings.text_source,
+        prompts={expression: settings.prompts.templates[expression] for expression in expressions},
+        expressions=expressions,
+        num_samples=len(rows),
+        num_subjects=len({row.subject for row in rows}),
+        num_failures=sum(len(receipt.failures) for receipt in receipts),
+        shards=entries,
+    )

@@ -1,0 +1,131 @@
+"""The output directory of a render: the final tables, and the receipts of a run that is under way.
+
+    SHARDS/manifest.json, index.parquet, failures.parquet, shards/000000.tar ...
+    SHARDS/.progress/000000.tar.json      one receipt a finished shard; gone once the manifest is written
+
+A shard counts as made when its receipt (or the manifest) says so; an interrupted run therefore loses only the shards
+that it was working on.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from shards.errors import UsageError
+from shards.failures import FailureRow, read_failures, write_failures
+from shards.index import IndexRow, read_index, write_index
+from shards.manifest import Frozen, ShardEntry, ShardManifest, canonical_json, write_atomically
+
+
+class ShardReceipt(Frozen):
+    """What the making of one shard gave; `entry` is None where all of its samples failed and there is no shard."""
+
+    name: str
+    settings: str
+    entry: ShardEntry | None
+    rows: tuple[IndexRow, ...]
+    failures: tuple[FailureRow, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all samples, rendered or failed, in order."""
+        return tuple(sorted([row.key for row in self.rows] + [failure.key for failure in self.failures]))
+
+
+class RenderOutput:
+    """One output directory, read and written by the render stage alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.shards = root / "shards"
+        self.progress = root / ".progress"
+        self.manifest_path = root / "manifest.json"
+        self.index_path = root / "index.parquet"
+        self.failures_path = root / "failures.parquet"
+
+    def check_writable(self) -> None:
+        """Raise UsageError where the directory cannot be made or written, before any work is done."""
+        existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"--out {self.root}: {existing} is a file; name a directory")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"--out {self.root}: {existing} cannot be written; check its permissions")
+        if (
+            self.root.is_dir()
+            and not self.manifest_path.exists()
+            and not self.progress.exists()
+            and any(self.root.iterdir())
+        ):
+            raise UsageError(f"--out {self.root}: holds files that are not of a render; name a new or empty directory")
+
+    def manifest(self) -> ShardManifest | None:
+        """The manifest of a finished run, if there is one."""
+        return ShardManifest.read(self.manifest_path) if self.manifest_path.exists() else None
+
+    def receipts(self) -> list[ShardReceipt]:
+        """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
+        found = {receipt.name: receipt for receipt in self._finished()}
+        for path in self.progress.glob("*.json"):
+            receipt = ShardReceipt.model_validate_json(path.read_bytes())
+            found[receipt.name] = receipt
+        return [found[name] for name in sorted(found)]
+
+    def shard_names(self) -> list[str]:
+        """Names of the shards that lie in the directory."""
+        return sorted(path.name for path in self.shards.glob("[0-9]*.tar"))
+
+    def holds(self, receipt: ShardReceipt) -> bool:
+        """Whether the shard of `receipt` lies there with the size that it was written with."""
+        if receipt.entry is None:
+            return True
+        path = self.shards / receipt.name
+        return path.is_file() and path.stat().st_size == receipt.entry.bytes
+
+    def begin(self, removed: Iterable[str]) -> None:
+        """Make the directories, keep what is known of finished shards as receipts, and withdraw the manifest."""
+        self.shards.mkdir(parents=True, exist_ok=True)
+        self.progress.mkdir(exist_ok=True)
+        if self.manifest_path.exists():
+            for receipt in self.receipts():
+                self.write_receipt(receipt)
+            self.manifest_path.unlink()
+        for name in removed:
+            (self.shards / name).unlink(missing_ok=True)
+            self._receipt_path(name).unlink(missing_ok=True)
+
+    def write_receipt(self, receipt: ShardReceipt) -> None:
+        """Record that a shard is made."""
+        write_atomically(self._receipt_path(receipt.name), canonical_json(receipt, indent=None).encode())
+
+    def finish(self, manifest: ShardManifest, receipts: Sequence[ShardReceipt]) -> None:
+        """Write the tables and, last, the manifest; then forget the receipts."""
+        write_index(self.index_path, (row for receipt in receipts for row in receipt.rows))
+        write_failures(self.failures_path, [failure for receipt in receipts for failure in receipt.failures])
+        manifest.write(self.manifest_path)
+        shutil.rmtree(self.progress)
+
+    def _receipt_path(self, name: str) -> Path:
+        return self.progress / f"{name}.json"
+
+    def _finished(self) -> list[ShardReceipt]:
+        manifest = self.manifest()
+        if manifest is None:
+            return []
+        entries = {entry.name: entry for entry in manifest.shards}
+        rows, failures = read_index(self.index_path), read_failures(self.failures_path)
+        by_shard: dict[str, tuple[list[IndexRow], list[FailureRow]]] = {name: ([], []) for name in entries}
+        for row in rows:
+            by_shard.setdefault(row.shard, ([], []))[0].append(row)
+        for failure in failures:
+            by_shard.setdefault(failure.shard, ([], []))[1].append(failure)
+        return [
+            ShardReceipt(
+                name=name,
+                settings=manifest.settings_fingerprint,
+                entry=entries.get(name),
+                rows=tuple(r),
+                failures=tuple(f),
+            )
+            for name, (r, f) in by_shard.items()
+        ]

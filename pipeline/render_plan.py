@@ -1,0 +1,124 @@
+"""What a render has to do: which shards are kept as they are, which are (re)made, which go.
+
+Goes in: the samples found, the settings, and what an earlier run left. Comes out: a `RenderPlan`. It looks at names,
+sizes and times of files, never into them, and does not need Ray.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.layouts.layout import ScanSource
+from pipeline.render_output import RenderOutput, ShardReceipt
+from shards.index import SourceFile
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to make: the unit of work, safe to do twice."""
+
+    name: str
+    samples: tuple[ScanSource, ...]
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """The work of one run.
+
+    Attributes:
+        layout: the layout that found the samples.
+        samples: all samples that the output shall hold.
+        tasks: shards to make.
+        kept: receipts of the shards that stay untouched.
+        removed: names of shards that no sample belongs to any more.
+        reasons: why tasks are there, as reason -> number of samples.
+    """
+
+    layout: str
+    samples: tuple[ScanSource, ...]
+    tasks: tuple[ShardTask, ...]
+    kept: tuple[ShardReceipt, ...]
+    removed: tuple[str, ...]
+    reasons: Mapping[str, int]
+
+    @property
+    def num_to_render(self) -> int:
+        """Samples that the tasks hold."""
+        return sum(len(task.samples) for task in self.tasks)
+
+
+def plan_shards(
+    root: Path,
+    layout: str,
+    samples: Sequence[ScanSource],
+    settings_fingerprint: str,
+    output: RenderOutput,
+    samples_per_shard: int,
+) -> RenderPlan:
+    """Compare what is wanted with what an earlier run left.
+
+    A sample stays in the shard where it is; new samples go to new shards, so that existing ones keep their bytes.
+    """
+    wanted = {sample.key: sample for sample in samples}
+    kept, tasks, removed, reasons = [], [], [], dict[str, int]()
+    placed: set[str] = set()
+    receipts = {r.name: r for r in output.receipts() if r.settings == settings_fingerprint}
+    outdated = [name for name in output.shard_names() if name not in receipts]
+    for name, receipt in receipts.items():
+        members = tuple(wanted[key] for key in receipt.keys if key in wanted)
+        placed.update(sample.key for sample in members)
+        if not members:
+            removed.append(name)
+        elif reason := _why_stale(root, receipt, members, output):
+            tasks.append(ShardTask(name, members))
+            reasons[reason] = reasons.get(reason, 0) + len(members)
+        else:
+            kept.append(receipt)
+    new = [sample for sample in samples if sample.key not in placed]
+    if new:
+        reasons["the settings changed" if outdated else "new"] = len(new)
+    first = 1 + max((int(name.removesuffix(".tar")) for name in receipts), default=-1)
+    for number, start in enumerate(range(0, len(new), samples_per_shard), start=first):
+        tasks.append(ShardTask(f"{number:06d}.tar", tuple(new[start : start + samples_per_shard])))
+    taken = {task.name for task in tasks}
+    removed += [name for name in outdated if name not in taken]
+    tasks.sort(key=lambda task: task.name)
+    return RenderPlan(layout, tuple(samples), tuple(tasks), tuple(kept), tuple(removed), reasons)
+
+
+def stat_source(root: Path, path: str) -> tuple[int, int]:
+    """Size and modification time of a source; (-1, -1) where it cannot be had."""
+    try:
+        status = os.stat(root / path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _why_stale(root: Path, receipt: ShardReceipt, members: Sequence[ScanSource], output: RenderOutput) -> str | None:
+    if not output.holds(receipt):
+        return "their shard is missing or of another size"
+    if len(members) < len(receipt.keys):
+        return "samples left their shard"
+    rows = {row.key: row for row in receipt.rows}
+    failures = {failure.key: failure for failure in receipt.failures}
+    for sample in members:
+        row = rows.get(sample.key)
+        if row is not None and (row.subject, row.expression, row.level, dict(row.labels)) != (
+            sample.subject,
+            sample.expression,
+            sample.level,
+            dict(sample.labels),
+        ):
+            return "labels changed"
+        sources = row.sources if row is not None else failures[sample.key].sources
+        if _changed(root, sample, sources):
+            return "source files changed"
+    return None
+
+
+def _changed(root: Path, sample: ScanSource, sources: Sequence[SourceFile]) -> bool:
+    if [source.path for source in sources] != list(sample.files):
+        return True
+    return any((source.size, source.mtime_ns) != stat_source(root, source.path) for source in sources)

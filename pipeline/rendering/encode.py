@@ -1,0 +1,37 @@
+"""From the pixels of a renderer to the encoded images of a sample."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.rendering.renderer import ViewImages
+from pipeline.rendering.rig import DISTANCE, Rig
+from shards.images import encode_image
+from shards.sample import DepthScale
+
+# What 16-bit depth spans about the origin, in frame units: heads are within 1.5, so nothing is clipped.
+_REACH = 2.0
+DEPTH_SCALE = DepthScale(near=DISTANCE - _REACH, step=2 * _REACH / 65534)
+
+
+def encode_views(images: ViewImages, rig: Rig, channels: Sequence[str]) -> dict[tuple[str, str], bytes]:
+    """Encode the asked channels of all views, by (view name, channel)."""
+    pixels = {"rgb": images.rgb, "depth": images.depth, "normal": images.normal}
+    quantise = {"rgb": lambda rgb: rgb, "depth": quantise_depth, "normal": quantise_normal}
+    return {
+        (camera.name, channel): encode_image(channel, quantise[channel](pixels[channel][v]))
+        for v, camera in enumerate(rig.cameras)
+        for channel in channels
+    }
+
+
+def quantise_depth(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Depth in frame units, 0 for background -> uint16 by `DEPTH_SCALE`."""
+    steps = np.round((depth.astype(np.float64) - DEPTH_SCALE.near) / DEPTH_SCALE.step) + 1
+    return np.where(depth > 0, np.clip(steps, 1, 65535), 0).astype(np.uint16)
+
+
+def quantise_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Unit normals -> uint8, round(127.5 (n + 1)); background, the null vector, gives 128."""
+    return (normal * np.float32(127.5) + np.float32(128.0)).astype(np.uint8)

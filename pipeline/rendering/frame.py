@@ -1,0 +1,115 @@
+"""The canonical frame: every face is put there before it is rendered, so that views show the same part of every face.
+
+Units of 90 mm; +x the subject's left, +y up, +z out of the face; the origin lies 38 mm below and 22 mm behind the middle
+between the eyes, which centres a face in its views and lets it turn about its own middle.
+
+Goes in: a mesh in its file's units. Comes out: the similarity that takes it to the frame, by landmarks where the mesh
+has a set that is known here, else by the robust bounds of its vertices (which presumes an upright scan facing +z).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.mesh import Mesh, MeshError
+from shards.sample import Frame
+
+UNIT_MM = 90.0
+# Where the anchors lie on a mean adult face, millimetres from the middle between the eyes: our own choice, near the
+# means that anthropometry gives. They need to be the same for all faces, not exact.
+EYE_RIGHT, EYE_LEFT = (-33.0, 0.0, 0.0), (33.0, 0.0, 0.0)
+NASION, NOSE_BASE, NOSE_OUTLINE = (0.0, 3.0, 13.0), (0.0, -45.0, 22.0), (0.0, -31.0, 16.0)
+ORIGIN = (0.0, -38.0, -22.0)
+# Landmarks that fit the mean face worse than this (frame units, root mean square) are taken for mislabelled.
+MAX_RESIDUAL = 0.25
+# Without landmarks: this height, in frame units, for the middle 96 % of the vertices.
+BOUNDS_HEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A group of landmarks whose mean moves little with the expression, and where that mean belongs (mm)."""
+
+    landmarks: slice
+    position: tuple[float, float, float]
+
+
+# The mouth and the brows are left out of every scheme: they move with the expression, and the frame must not.
+SCHEMES = {
+    68: (
+        Anchor(slice(36, 42), EYE_RIGHT),
+        Anchor(slice(42, 48), EYE_LEFT),
+        Anchor(slice(27, 28), NASION),
+        Anchor(slice(31, 36), NOSE_BASE),
+    ),
+    83: (Anchor(slice(0, 8), EYE_RIGHT), Anchor(slice(8, 16), EYE_LEFT), Anchor(slice(36, 48), NOSE_OUTLINE)),
+}
+
+
+def canonical_frame(mesh: Mesh) -> Frame:
+    """The similarity that takes `mesh` to the canonical frame.
+
+    Raises:
+        MeshError: the mesh has no extent, so that no scale can be told.
+    """
+    return _frame_by_landmarks(mesh.landmarks) or _frame_by_bounds(mesh.vertices)
+
+
+def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
+    """`mesh` with vertices and landmarks in the canonical frame."""
+
+    def move(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (frame.scale * points @ np.array(frame.R) + np.array(frame.T)).astype(np.float32)
+
+    landmarks = None if mesh.landmarks is None else move(mesh.landmarks)
+    return replace(mesh, vertices=move(mesh.vertices), landmarks=landmarks)
+
+
+def fit_similarity(
+    source: NDArray[np.float64], target: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Scale s, rotation R [3, 3] and shift T [3] that minimise |s source R + T - target|; never a reflection.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 13(4), 1991,
+    equations 40-42, in row-vector form.
+    """
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    X, Y = source - source_mean, target - target_mean
+    U, singular, Vt = np.linalg.svd(X.T @ Y)
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))])
+    R = (U * signs) @ Vt
+    scale = float((singular * signs).sum() / (X**2).sum())
+    return scale, R, target_mean - scale * source_mean @ R
+
+
+def _frame_by_landmarks(landmarks: NDArray[np.float32] | None) -> Frame | None:
+    anchors = SCHEMES.get(0 if landmarks is None else len(landmarks))
+    if landmarks is None or anchors is None:
+        return None
+    source = np.array([landmarks[a.landmarks].mean(axis=0) for a in anchors], np.float64)
+    target = (np.array([a.position for a in anchors]) - ORIGIN) / UNIT_MM
+    if not np.isfinite(source).all() or np.ptp(source, axis=0).max() == 0:
+        return None
+    scale, R, T = fit_similarity(source, target)
+    residual = np.sqrt(((scale * source @ R + T - target) ** 2).sum(axis=1).mean())
+    if not residual <= MAX_RESIDUAL or scale <= 0:
+        return None
+    return _record("landmarks", scale, R, T)
+
+
+def _frame_by_bounds(vertices: NDArray[np.float32]) -> Frame:
+    low, high = np.percentile(vertices.astype(np.float64), [2, 98], axis=0)
+    extent = float((high - low).max())
+    if extent <= 0:
+        raise MeshError("all vertices lie in one point, so the face has no size")
+    # The height is the largest extent of a face, so an extent of another axis only enlarges the margin.
+    scale = BOUNDS_HEIGHT / extent
+    return _record("bounds", scale, np.eye(3), -scale * (low + high) / 2)
+
+
+def _record(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
+    # Rounded so that the last bits of a platform's linear algebra do not reach the shards.
+    return Frame.model_validate(
+        {"method": method, "scale": float(f"{scale:.10g}"), "R": np.round(R, 9).tolist(), "T": np.round(T, 9).tolist()}
+    )

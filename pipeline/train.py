@@ -1,0 +1,200 @@
+"""The training stage: shards in, a run with checkpoints and a manifest out.
+
+    open shards -> split by subject -> Ray Train: one loop a worker -> manifest
+
+Safe to stop: `resume` goes on from the last checkpoint. The test side of the split is never read.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from model.recipes import check_recipe
+from model.towers import check_arch
+from pipeline.ray_session import ray_session
+from pipeline.training.config import TrainConfig
+from pipeline.training.loop import Job
+from pipeline.training.manifest import RunManifest
+from pipeline.training.run_directory import RunDirectory
+from shards.errors import UsageError
+from shards.manifest import ShardManifest, canonical_json, fingerprint, write_atomically
+from shards.reader import ShardSet
+from shards.splits import Split, split_subjects
+
+MAX_RESTARTS = 3
+POLL_SECONDS = 0.5
+
+
+class TrainingError(RuntimeError):
+    """The training job failed; the message is the worker's."""
+
+
+def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None) -> RunManifest:
+    """Train, and call `on_metrics` with each row of `metrics.jsonl` as it is written.
+
+    Raises:
+        UsageError: shards, split, recipe, architecture or output cannot be used; nothing has been written.
+        TrainingError: the job failed.
+    """
+    shards, split, channel = _check(config)
+    directory = RunDirectory(config.out)
+    mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint)
+    if finished := _check_output(config, directory, mark):
+        return finished
+    directory.root.mkdir(parents=True, exist_ok=True)
+    about = {"fingerprint": mark, "train": config.for_fingerprint(), "recipe": config.recipe_config().model_dump()}
+    write_atomically(directory.config_path, canonical_json(about).encode())
+    if not config.resume:
+        directory.metrics_path.unlink(missing_ok=True)
+    absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards)}
+    job = Job(config.model_copy(update=absolute), channel, split.train, shards.manifest.expressions)
+    with ray_session(config.address), _following(directory, on_metrics):
+        _fit(job)
+    manifest = _manifest(config, mark, shards, split, channel, directory)
+    manifest.write(directory.manifest_path)
+    return manifest
+
+
+def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
+    """The channel that the image tower sees.
+
+    `auto` is `rgb` for pretrained towers, which know photographs, and else `normal`, which shows shape without skin
+    tone: from scratch it learns several times faster (model/README.md).
+    """
+    if config.channel == "auto":
+        preferred = ("rgb", "normal", "depth") if config.pretrained else ("normal", "rgb", "depth")
+        return next(channel for channel in preferred if channel in manifest.channels)
+    if config.channel not in manifest.channels:
+        raise UsageError(f"--channel {config.channel}: the shards have {', '.join(manifest.channels)}")
+    return config.channel
+
+
+def _check(config: TrainConfig) -> tuple[ShardSet, Split, str]:
+    try:
+        check_recipe(config.recipe)
+        check_arch(config.arch, config.pretrained)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    shards = ShardSet.open(config.shards)
+    if config.text != "none" and shards.manifest.text_source == "none":
+        raise UsageError(f"--text {config.text}: the shards carry no prompts; use --text none")
+    split = split_subjects(config.split, shards.subjects)
+    num_samples = len(shards.of_subjects(split.train))
+    if num_samples < 2 * config.num_workers:
+        raise UsageError(f"{num_samples} training samples are too few for {config.num_workers} workers")
+    return shards, split, input_channel(config, shards.manifest)
+
+
+def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> RunManifest | None:
+    """The manifest of a run that is finished and asked for again; None where there is something to do."""
+    if directory.root.is_dir() and any(directory.root.iterdir()) and not directory.config_path.exists():
+        raise UsageError(f"--out {config.out}: holds files that are not of a run; name a new or empty directory")
+    existing = next(path for path in (config.out, *config.out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--out {config.out}: {existing} is a file; name a directory")
+    if not directory.config_path.exists():
+        if config.resume:
+            raise UsageError(f"--resume: {config.out} holds no run to go on with")
+        return None
+    if not config.resume:
+        raise UsageError(f"--out {config.out}: holds a run; --resume goes on with it, or name another directory")
+    if json.loads(directory.config_path.read_text())["fingerprint"] != mark:
+        raise UsageError(f"--resume: {config.out} was begun with other options or shards (see its config.json)")
+    return directory.manifest()
+
+
+def _fit(job: Job) -> None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from pipeline.train_worker import train_worker
+
+    config = job.config
+    cores = max(int(ray.cluster_resources().get("CPU", 1)) // config.num_workers, 1)
+    resources = {"CPU": 1 if config.use_gpu else cores} | ({"GPU": 1} if config.use_gpu else {})
+    if config.use_gpu and ray.cluster_resources().get("GPU", 0) < config.num_workers:
+        raise UsageError(f"--use-gpu: {config.num_workers} workers need as many GPUs, and Ray has fewer")
+    scratch = config.out / ".ray"
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="train", storage_path=str(scratch), failure_config=FailureConfig(max_failures=MAX_RESTARTS)
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise TrainingError(_root_cause(error)) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _root_cause(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Pass on the rows of the metrics file while the workers write it; they may run on another machine."""
+    stop = threading.Event()
+    seen = len(directory.metrics())
+
+    def follow() -> None:
+        nonlocal seen
+        while True:
+            last = stop.is_set()
+            rows = directory.metrics()
+            for row in rows[min(seen, len(rows)) :]:
+                on_metrics(row)
+            seen = len(rows)
+            if last:
+                return
+            time.sleep(POLL_SECONDS)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _manifest(
+    config: TrainConfig, mark: str, shards: ShardSet, split: Split, channel: str, directory: RunDirectory
+) -> RunManifest:
+    last = directory.metrics()[-1]
+    checkpoint = directory.checkpoints()[-1]
+    return RunManifest(
+        fingerprint=mark,
+        shards_fingerprint=shards.manifest.fingerprint,
+        config=config.for_fingerprint(),
+        recipe=config.recipe_config().model_dump(mode="json"),
+        channel=channel,
+        views=shards.manifest.views,
+        text_source=config.text,
+        split=split.spec,
+        train_subjects=split.train,
+        test_subjects=split.test if split.spec != "all" else (),
+        num_train_samples=len(shards.of_subjects(split.train)),
+        num_steps=last["num_steps"],
+        world_size=config.num_workers,
+        final_losses={name: value for name, value in last.items() if name.startswith("loss/")},
+        checkpoint=checkpoint.path.name,
+    )
+
+
+def _absolute(spec: str) -> str:
+    """Workers have another working directory than the user."""
+    return spec if "://" in spec else str(Path(spec).absolute())

@@ -1,0 +1,49 @@
+"""The options of the training stage."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from model.config import RecipeConfig
+from pipeline.options import ADDRESS_HELP
+from shards.manifest import Frozen, TextSource
+from shards.splits import HELP as SPLIT_HELP
+
+InputChannel = Literal["auto", "rgb", "depth", "normal"]
+
+
+class TrainConfig(Frozen):
+    """Options of `smile-pipe train`."""
+
+    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    out: Path = Field(description="Directory of the run: checkpoints, metrics, manifest.")
+    recipe: str = Field("smile-vlm", description="System to train.")
+    arch: str = Field("smile-tiny", description="Towers, by open_clip's name; smile-tiny is made for CPUs.")
+    pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
+    channel: InputChannel = Field(
+        "auto",
+        description="What the image tower sees; auto takes rgb with --pretrained, else normal where there is one.",
+    )
+    text: TextSource = Field("label", description="label: the prompts of the shards (weak supervision); none: no text.")
+    split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
+    epochs: int = Field(30, ge=1, description="Times that every sample is seen.")
+    batch_size: int = Field(32, ge=2, description="Samples of one worker in a step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak of the schedule: linear warm-up, then half a cosine.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Part of all steps in which the learning rate rises.")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's, on matrices only.")
+    num_workers: int = Field(1, ge=1, description="Training processes; over one they train data-parallel.")
+    use_gpu: bool = Field(False, description="Give each worker a GPU and compute in bfloat16.")
+    seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
+    cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, per worker.")
+    keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
+    resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
+    address: str = Field("local", description=ADDRESS_HELP)
+
+    def recipe_config(self) -> RecipeConfig:
+        """The part that decides the model."""
+        return RecipeConfig(name=self.recipe, arch=self.arch, pretrained=self.pretrained)
+
+    def for_fingerprint(self) -> dict:
+        """The options that decide the result; where it is written and on what it runs do not."""
+        return self.model_dump(mode="json", exclude={"out", "shards", "address", "resume", "keep", "cache_mb"})

@@ -1,0 +1,195 @@
+"""The training loop: what each worker of the training job runs, from the first step to the last.
+
+The whole story in order: build the model, take up the last checkpoint if asked, then for each epoch read batches,
+augment, embed, compute the losses over all ranks, step; after each epoch, a checkpoint. Order and augmentation are
+functions of (seed, epoch, step), so a run that was stopped goes on as if it had not been.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+
+from model.recipes import SmileVLM, build_model
+from model.towers import build_tokenizer
+from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
+from pipeline.training.config import TrainConfig
+from pipeline.training.faces import Batch, FaceReader
+from pipeline.training.run_directory import RunDirectory
+from shards.reader import ShardSet
+from shards.sampler import Sampler
+
+LOG_EVERY = 5
+MAX_GRADIENT_NORM = 5.0
+BETAS = (0.9, 0.98)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver tells each worker."""
+
+    config: TrainConfig
+    channel: str
+    subjects: tuple[str, ...]
+    concepts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this worker stands among all."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def train(job: Job, place: Place) -> None:
+    """Train to the end, leaving checkpoints and metrics in the run's directory."""
+    config, run = job.config, RunDirectory(job.config.out)
+    torch.manual_seed(config.seed)
+    model = build_model(config.recipe_config())
+    if config.text == "none":
+        _freeze_text(model)
+    model.to(place.device)
+    reader, sampler = _data(job, place, model)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS)
+    step = _take_up(run, model, optimizer)
+    if step and place.rank == 0:
+        run.rewind_metrics(step)
+    trained = DistributedDataParallel(model) if dist.is_initialized() and place.world_size > 1 else model
+    stepper = _Stepper(job, place, model, trained, optimizer, reader.directions().to(place.device))
+    num_steps = config.epochs * sampler.num_steps
+    log = _Log(run, place, num_steps, config.batch_size * place.world_size)
+    rows = reader.shards.of_subjects(job.subjects)
+    for epoch in range(step // sampler.num_steps, config.epochs):
+        groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
+        for batch in reader.batches(groups):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
+            losses = stepper.step(batch, epoch, step)
+            step += 1
+            log.step(step, epoch, losses, optimizer.param_groups[0]["lr"], model)
+        if place.rank == 0:
+            run.save(step, model.state_dict(), {"optimizer": optimizer.state_dict(), "step": step}, config.keep)
+    log.close()
+
+
+class _Stepper:
+    """One optimisation step."""
+
+    def __init__(
+        self,
+        job: Job,
+        place: Place,
+        model: SmileVLM,
+        trained: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        directions: Tensor,
+    ) -> None:
+        self.job, self.place, self.model, self.trained, self.optimizer = job, place, model, trained, optimizer
+        self.directions = directions
+        self.order = mirror_order(directions.cpu())
+        self.tokenizer = build_tokenizer(job.config.arch)
+        self.concept_numbers = {concept: number for number, concept in enumerate(job.concepts)}
+
+    def step(self, batch: Batch, epoch: int, step: int) -> dict[str, Tensor]:
+        """Loss terms of the batch, after the weights have moved."""
+        device, config = self.place.device, self.job.config
+        generator = generator_for(config.seed, epoch, step, self.place.rank)
+        views = batch.views.to(device, non_blocking=True).float() / 255
+        views = augment(views, self.job.channel, self.order, generator)
+        tokens = concepts = None
+        if config.text != "none":
+            tokens = self.tokenizer(batch.texts).to(device)
+            concepts = torch.tensor([self.concept_numbers[c] for c in batch.concepts], device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            embeddings = self.trained(views, self.directions, tokens)
+        losses = self.model.losses(embeddings, concepts)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        return losses
+
+
+class _Log:
+    """Writes metrics; only rank 0 does."""
+
+    def __init__(self, run: RunDirectory, place: Place, num_steps: int, batch_size: int) -> None:
+        self.active = place.rank == 0
+        self.num_steps, self.batch_size = num_steps, batch_size
+        self.started, self.first_step = time.monotonic(), -1
+        if self.active:
+            self.file = open(run.metrics_path, "a")  # noqa: SIM115 - held for the whole run
+            self.board = SummaryWriter(str(run.tensorboard_path))
+
+    def step(self, step: int, epoch: int, losses: dict[str, Tensor], lr: float, model: SmileVLM) -> None:
+        """Note a step; a row is written every few."""
+        if not self.active:
+            return
+        if self.first_step < 0:
+            self.first_step = step
+        if step % LOG_EVERY and step != self.num_steps:
+            return
+        rate = (step - self.first_step) * self.batch_size / max(time.monotonic() - self.started, 1e-9)
+        row: dict[str, Any] = {"step": step, "epoch": epoch, "num_steps": self.num_steps}
+        row |= {f"loss/{name}": round(float(value), 6) for name, value in losses.items()}
+        row |= {
+            "learning_rate": lr,
+            "temperature": round(1 / float(model.scale), 6),
+            "samples_per_second": round(rate, 1),
+        }
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        for name, value in row.items():
+            if name not in ("step", "num_steps"):
+                self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.active:
+            self.file.close()
+            self.board.close()
+
+
+def _data(job: Job, place: Place, model: SmileVLM) -> tuple[FaceReader, Sampler]:
+    config = job.config
+    shards = ShardSet.open(config.shards)
+    reader = FaceReader(shards, job.channel, model.towers.image_size, config.cache_mb << 20)
+    names = [row.shard for row in shards.of_subjects(job.subjects)]
+    sampler = Sampler(names, config.batch_size, config.seed, place.world_size, place.rank)
+    return reader, sampler
+
+
+def _freeze_text(model: SmileVLM) -> None:
+    """Keep what no loss reaches out of the optimiser and of the gradient exchange."""
+    for name, parameter in model.named_parameters():
+        if (
+            name.startswith("project_text")
+            or name == "log_scale"
+            or (name.startswith("towers.clip.") and not name.startswith("towers.clip.visual."))
+        ):
+            parameter.requires_grad_(False)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    yield {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay}
+    yield {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}
+
+
+def _take_up(run: RunDirectory, model: SmileVLM, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint, if there is one; returns its step."""
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        return 0
+    model.load_state_dict(checkpoints[-1].load_model())
+    state = checkpoints[-1].load_state()
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

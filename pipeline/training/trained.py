@@ -1,0 +1,50 @@
+"""A trained model, taken from its run: what evaluation and prediction start from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.config import RecipeConfig
+from model.recipes import SmileVLM, build_model
+from model.towers import Tokenizer, build_tokenizer
+from pipeline.training.faces import FaceReader
+from pipeline.training.manifest import RunManifest
+from pipeline.training.run_directory import Checkpoint
+from shards.index import IndexRow
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with the weights of a checkpoint, ready to embed."""
+
+    model: SmileVLM
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @classmethod
+    def load(cls, manifest: RunManifest, checkpoint: Checkpoint, device: str = "cpu") -> "TrainedModel":
+        """Build the run's model and give it the checkpoint's weights."""
+        # The checkpoint holds all weights, so those that training began with need not be had again.
+        config = RecipeConfig.model_validate({**manifest.recipe, "pretrained": None})
+        model = build_model(config)
+        model.load_state_dict(checkpoint.load_model())
+        return cls(model.eval().to(device), build_tokenizer(config.arch), torch.device(device))
+
+    @torch.inference_mode()
+    def embed_faces(self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int) -> NDArray[np.float32]:
+        """Fused embeddings of samples, [N, D]."""
+        directions = reader.directions().to(self.device)
+        groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        parts = [
+            self.model.embed_faces(batch.views.to(self.device).float() / 255, directions)[1].float().cpu().numpy()
+            for batch in reader.batches(groups)
+        ]
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings of texts, [N, D]."""
+        return self.model.embed_text(self.tokenizer(list(prompts)).to(self.device)).float().cpu().numpy()

@@ -1,0 +1,39 @@
+"""The table of failures: one row a sample that could not be rendered, `failures.parquet`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.index import SOURCE, SourceFile, write_table
+from shards.manifest import Frozen
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("key", "source", "stage", "reason", "shard")] + [("sources", pa.list_(SOURCE))]
+)
+
+
+class FailureRow(Frozen):
+    """Which sample failed, at what stage (`read`, `frame`, `render` or `encode`), and why; the columns of the table.
+
+    `shard` is where the sample would have stood, and `sources` are its files as they were, so that a mended file is
+    noticed.
+    """
+
+    key: str
+    source: str
+    stage: str
+    reason: str
+    shard: str
+    sources: tuple[SourceFile, ...]
+
+
+def write_failures(path: Path, failures: Sequence[FailureRow]) -> None:
+    """Write the table; equal rows give equal bytes."""
+    write_table(path, [failure.model_dump() for failure in failures], SCHEMA)
+
+
+def read_failures(path: Path) -> list[FailureRow]:
+    """Read the table."""
+    return [FailureRow.model_validate(row) for row in pq.read_table(path).to_pylist()]

@@ -1,0 +1,93 @@
+"""The index: one row a sample, so that stages know what lies where without opening a shard.
+
+On disk it is `index.parquet`; in memory, a list of `IndexRow` in the order of shards and offsets.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import UsageError
+
+SOURCE = pa.struct(
+    [("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("blake3", pa.string())],
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("subject", pa.string()),
+        ("expression", pa.string()),
+        ("level", pa.int32()),
+        ("layout", pa.string()),
+        ("labels", pa.map_(pa.string(), pa.string())),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("bytes", pa.int64()),
+        ("fingerprint", pa.string()),
+        ("framed_by", pa.string()),
+        ("surface", pa.string()),
+        ("sources", pa.list_(SOURCE)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file that a sample was made from, as it was when it was read; `path` is relative to the data directory."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    blake3: str
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One sample of a shard set; the columns of `index.parquet`."""
+
+    key: str
+    subject: str
+    expression: str
+    level: int | None
+    layout: str
+    labels: Mapping[str, str]
+    shard: str
+    offset: int
+    bytes: int
+    fingerprint: str
+    framed_by: str
+    surface: str
+    sources: tuple[SourceFile, ...]
+
+
+def write_index(path: Path, rows: Iterable[IndexRow]) -> None:
+    """Write the index by way of a temporary name; equal rows give equal bytes."""
+    write_table(path, [asdict(row) | {"labels": list(row.labels.items())} for row in rows], SCHEMA)
+
+
+def read_index(source: Path | pa.BufferReader, origin: str = "") -> list[IndexRow]:
+    """Read `index.parquet`.
+
+    Raises:
+        UsageError: it is missing, damaged, or lacks a column.
+    """
+    origin = origin or str(source)
+    try:
+        rows = pq.read_table(source, schema=SCHEMA).to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UsageError(f"{origin}: not a readable index ({str(error).splitlines()[0]})") from None
+    return [
+        IndexRow(**row | {"labels": dict(row["labels"]), "sources": tuple(SourceFile(**s) for s in row["sources"])})
+        for row in rows
+    ]
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as parquet by way of a temporary name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
+    temporary.replace(path)

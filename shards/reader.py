@@ -1,0 +1,157 @@
+"""Reading shards: a directory, a manifest, a glob, a brace pattern or a URL -> the samples that it names.
+
+Goes in: a spec as a user gives it. Comes out: a `ShardSet`, which knows all samples from the index and reads any of
+them, one range of bytes each. Promised: nothing is unpickled, and no more of a shard is read than what is asked for.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from glob import has_magic
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+from braceexpand import braceexpand
+from fsspec.core import url_to_fs
+
+from shards.errors import UsageError
+from shards.index import IndexRow, read_index
+from shards.manifest import ShardManifest
+from shards.sample import Sample, from_members
+
+# Larger than any sample that the render stage writes; an index that promises more is not believed.
+MAX_SAMPLE_BYTES = 1 << 30
+
+
+class ShardError(ValueError):
+    """A shard whose bytes are not what the index says."""
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """An open shard set.
+
+    Attributes:
+        root: the directory of the manifest, as a path of `filesystem`.
+        rows: the index of the samples that the spec covers.
+    """
+
+    spec: str
+    filesystem: fsspec.AbstractFileSystem
+    root: str
+    manifest: ShardManifest
+    rows: tuple[IndexRow, ...]
+
+    @classmethod
+    def open(cls, spec: str) -> "ShardSet":
+        """Open what `spec` names.
+
+        Raises:
+            UsageError: nothing there, no manifest beside the shards, or a manifest or an index that cannot be read.
+        """
+        filesystem, root, names = _locate(spec)
+        manifest = ShardManifest.parse(_read(filesystem, f"{root}/manifest.json", spec), f"{root}/manifest.json")
+        content = _read(filesystem, f"{root}/index.parquet", spec)
+        rows = read_index(pa.BufferReader(content), f"{root}/index.parquet")
+        known = {entry.name for entry in manifest.shards}
+        if names is not None and not names <= known:
+            raise UsageError(f"--shards {spec}: {min(names - known)} is not in the manifest of {root}")
+        rows = [row for row in rows if names is None or row.shard in names]
+        if not rows:
+            raise UsageError(f"--shards {spec}: holds no sample")
+        return cls(spec, filesystem, root, manifest, tuple(rows))
+
+    def read(self, row: IndexRow) -> Sample:
+        """Read one sample.
+
+        Raises:
+            ShardError: the range does not hold the members that it should.
+            SampleError: the members are not a sample.
+        """
+        if not 0 < row.bytes <= MAX_SAMPLE_BYTES:
+            raise ShardError(f"{row.shard}: {row.key} claims {row.bytes} bytes")
+        path = f"{self.root}/shards/{row.shard}"
+        try:
+            content = self.filesystem.cat_file(path, start=row.offset, end=row.offset + row.bytes)
+        except FileNotFoundError:
+            raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
+        sample = from_members(read_members(content, f"{row.shard} at {row.offset}"))
+        if sample.record.key != row.key:
+            raise ShardError(f"{row.shard} at {row.offset}: holds {sample.record.key}, not {row.key}; render again")
+        return sample
+
+    def of_subjects(self, subjects: Sequence[str]) -> list[IndexRow]:
+        """Rows of the samples of `subjects`."""
+        wanted = set(subjects)
+        return [row for row in self.rows if row.subject in wanted]
+
+    @cached_property
+    def subjects(self) -> tuple[str, ...]:
+        """All subjects, sorted."""
+        return tuple(sorted({row.subject for row in self.rows}))
+
+
+def read_members(content: bytes, origin: str) -> dict[str, bytes]:
+    """The members of a piece of a tar, by name.
+
+    Raises:
+        ShardError: not a whole piece of a tar, or a member that is no plain file.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            return dict(_plain_members(tar))
+    except tarfile.TarError as error:
+        raise ShardError(f"{origin}: {error}") from None
+
+
+def _plain_members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for info in tar:
+        file = tar.extractfile(info) if info.isreg() else None
+        content = file.read() if file else b""
+        if file is None or len(content) != info.size:
+            raise tarfile.ReadError(f"member {info.name!r} is cut off or no plain file")
+        yield info.name, content
+
+
+def _locate(spec: str) -> tuple[Any, str, set[str] | None]:
+    """The filesystem, the directory of the manifest, and the names of the shards asked for (None for all)."""
+    parts = list(braceexpand(spec))
+    filesystem, first = _filesystem(parts[0])
+    if len(parts) == 1 and not has_magic(spec):
+        if filesystem.isdir(first):
+            return filesystem, first.rstrip("/"), None
+        if first.endswith(".json"):
+            return filesystem, first.rpartition("/")[0] or ".", None
+    paths = [path for part in parts for path in _matches(filesystem, _filesystem(part)[1])]
+    if not paths:
+        raise UsageError(f"--shards {spec}: matches nothing; name a directory, a manifest.json, or tar files")
+    folders = {path.rpartition("/")[0] for path in paths}
+    if len(folders) > 1:
+        raise UsageError(f"--shards {spec}: covers several shard sets ({', '.join(sorted(folders)[:3])}); name one")
+    return filesystem, folders.pop().rpartition("/")[0] or ".", {path.rpartition("/")[2] for path in paths}
+
+
+def _filesystem(spec: str) -> tuple[Any, str]:
+    try:
+        return url_to_fs(spec)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"--shards {spec}: {error}") from None
+
+
+def _matches(filesystem: Any, path: str) -> list[str]:
+    return sorted(filesystem.glob(path)) if has_magic(path) else [path] * filesystem.exists(path)
+
+
+def _read(filesystem: Any, path: str, spec: str) -> bytes:
+    try:
+        return filesystem.cat_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        name = path.rpartition("/")[2]
+        raise UsageError(
+            f"--shards {spec}: no {name} at {path}; `smile-pipe render` writes one when it is done"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"--shards {spec}: {path} cannot be read ({error})") from None
