@@ -1,11 +1,32 @@
-"""VRML 2.0 face scans (`.wrl`), the form of BU-3DFE and BU-4DFE: a Mesh out of one, or a Mesh into one."""
+"""VRML 2.0 face scans (`.wrl`), the form of BU-3DFE and BU-4DFE: a Mesh out of one, or a Mesh into one.
+
+All shapes of the file become one mesh, in the places that the Transform nodes around them say. Prototypes, inlined
+files, scripts and repeated shapes (`USE`) have no place in a scan and are not followed.
+"""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.mesh import Mesh
+from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.source import Source
+from pipeline.meshes.vrml_nodes import read_scene
+from pipeline.meshes.vrml_shapes import join
+
+
+def parse_wrl(source: Source) -> Mesh:
+    """Read a VRML 2.0 file.
+
+    Raises:
+        MeshError: the text is malformed (with its line), or the mesh is empty or inconsistent.
+    """
+    magic = source.line(0, 16)
+    if not magic.startswith(b"#VRML V2.0"):
+        old = magic.startswith((b"#VRML V1.0", b"#Inventor"))
+        raise MeshError(f"is {'VRML 1.0' if old else 'not VRML'}; its first line must begin with #VRML V2.0")
+    shapes, texture_name = read_scene(source)
+    return join(shapes, texture_name)
 
 
 def write_wrl(path: Path, mesh: Mesh, texture_name: str) -> None:

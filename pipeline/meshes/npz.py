@@ -1,0 +1,73 @@
+"""Meshes as NumPy archives: arrays named as the fields of Mesh (`vertices` and `faces`, the others if there are any).
+
+Objects are never unpickled, and no array is allocated beyond what the archive holds.
+"""
+
+import io
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.colors import bytes_of_colors
+from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.source import MAX_BYTES, Source
+
+# name -> kind of the numbers and columns; a texture is [H, W, 3]
+_ARRAYS = {"vertices": ("f", 3), "faces": ("iu", 3), "uvs": ("f", 2), "face_uvs": ("iu", 3), "landmarks": ("f", 3)}
+_ARRAYS |= {"colors": ("u", 3), "texture": ("u", 3)}
+
+
+def parse_npz(source: Source) -> Mesh:
+    """Read an `.npz` file.
+
+    Raises:
+        MeshError: it is not an archive of arrays, one has the wrong type or shape, or the mesh is inconsistent.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
+            arrays = {name: array for name in _ARRAYS if (array := _read(archive, name)) is not None}
+    except (MeshError, MemoryError):
+        raise
+    except Exception as error:  # zipfile and NumPy raise whatever a damaged archive makes them stumble over
+        raise MeshError(f"is not a readable npz file: {type(error).__name__}: {error}") from error
+    if "vertices" not in arrays or "faces" not in arrays:
+        raise MeshError("needs arrays named vertices and faces")
+    colors = arrays.get("colors")
+    mesh = Mesh.build(
+        arrays["vertices"],
+        arrays["faces"],
+        arrays.get("uvs"),
+        arrays.get("face_uvs"),
+        None if colors is None else bytes_of_colors(colors),
+    )
+    landmarks, texture = arrays.get("landmarks"), arrays.get("texture")
+    return replace(
+        mesh,
+        landmarks=None if landmarks is None else np.ascontiguousarray(landmarks, np.float32),
+        texture=None if texture is None else np.ascontiguousarray(texture, np.uint8),
+    )
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> NDArray | None:
+    """Read one array; None if the archive lacks it."""
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        return None
+    size = archive.getinfo(member).file_size
+    if size > MAX_BYTES:
+        raise MeshError(f"has {size} bytes of {name}; at most {MAX_BYTES} are read")
+    with archive.open(member) as file:
+        content = io.BytesIO(file.read(size))
+    version = np.lib.format.read_magic(content)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(content)
+    kinds, columns = _ARRAYS[name]
+    dimensions = 3 if name == "texture" else 2
+    if dtype.kind not in kinds or len(shape) != dimensions or shape[-1] != columns:
+        raise MeshError(f"has {name} of type {dtype} and shape {shape}")
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
+        raise MeshError(f"promises {name} of shape {shape} in {size} bytes")
+    content.seek(0)
+    return np.lib.format.read_array(content, allow_pickle=False)

@@ -1,0 +1,100 @@
+"""The header of a PLY file: which elements follow, of which properties, in which encoding."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.source import Source
+
+_MAX_BYTES = 65536
+_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_TYPES = {
+    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
+    **{"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"},
+    **{"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
+}
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property: its type, and the type of the count before its values if it is a list."""
+
+    name: str
+    dtype: np.dtype
+    count_dtype: np.dtype | None
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element: how many rows the header promises, and the properties of each."""
+
+    name: str
+    count: int
+    properties: list[Property]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a PLY header says.
+
+    Attributes:
+        order: "<" or ">" for binary data, "" for text.
+        elements: in the order of the file.
+        texture_name: from the comment `TextureFile`, or "".
+        size: bytes of the header; the data follow.
+    """
+
+    order: str
+    elements: list[Element] = field(default_factory=list)
+    texture_name: str = ""
+    size: int = 0
+
+
+def read_header(source: Source) -> Header:
+    """Read the header.
+
+    Raises:
+        MeshError: it is malformed (with its line), is not one, or does not end within 64 KiB.
+    """
+    text = source.cut(0, _MAX_BYTES)
+    if not text.startswith((b"ply\n", b"ply\r\n")):
+        raise MeshError("is not a PLY file; its first line must be `ply`")
+    order, texture_name = None, ""
+    elements: list[Element] = []
+    at = 0
+    for raw in text.splitlines(keepends=True):
+        words = raw.decode("latin-1").split()
+        try:
+            if words[:1] == ["end_header"]:
+                if order is None:
+                    raise MeshError("the header has no format line")
+                return Header(order, elements, texture_name, at + len(raw))
+            if words[:1] == ["format"]:
+                order = _ORDERS[words[1]]
+            elif words[:1] == ["element"]:
+                elements.append(Element(words[1], _count(words[2]), []))
+            elif words[:1] == ["property"]:
+                elements[-1].properties.append(_property(words, order or "<"))
+            elif words[:2] == ["comment", "TextureFile"] and not texture_name:
+                texture_name = raw.decode("utf-8", "replace").split("TextureFile", 1)[1].strip()
+        except (IndexError, KeyError, ValueError) as error:
+            problem = str(error) if isinstance(error, MeshError) else f"{' '.join(words)[:80]!r} is not understood"
+            raise source.error(at, problem) from error
+        at += len(raw)
+    raise MeshError(f"has no end_header within {_MAX_BYTES} bytes")
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or len(word) > 18:
+        raise MeshError(f"{word[:40]!r} is not a count of elements")
+    return int(word)
+
+
+def _property(words: list[str], order: str) -> Property:
+    if words[1] == "list":
+        count_dtype = np.dtype(order + _TYPES[words[2]])
+        if count_dtype.kind == "f":
+            raise MeshError("a list has a count that is not an integer")
+        return Property(words[4], np.dtype(order + _TYPES[words[3]]), count_dtype)
+    return Property(words[2], np.dtype(order + _TYPES[words[1]]), None)

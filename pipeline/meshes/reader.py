@@ -1,0 +1,41 @@
+"""`read_mesh`: a Mesh from a file, by the file's suffix."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.meshes import trimesh_formats
+from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.npz import parse_npz
+from pipeline.meshes.obj import parse_obj
+from pipeline.meshes.ply import parse_ply
+from pipeline.meshes.source import Source
+from pipeline.meshes.wrl import parse_wrl
+
+_PARSERS: dict[str, Callable[[Source], Mesh]] = {
+    ".wrl": parse_wrl,
+    ".obj": parse_obj,
+    ".ply": parse_ply,
+    ".npz": parse_npz,
+    **dict.fromkeys(trimesh_formats.SUFFIXES, trimesh_formats.parse_with_trimesh),
+}
+
+SUFFIXES = tuple(_PARSERS)
+"""The suffixes that `read_mesh` knows, in lower case and with their dot."""
+
+
+def read_mesh(path: Path) -> Mesh:
+    """Read a mesh file; the suffix decides how, whatever its case.
+
+    Raises:
+        MeshError: the suffix is unknown, or the file cannot be read or is malformed; the message begins with the
+            path and says what is wrong and, for text, in which line.
+    """
+    try:
+        parse = _PARSERS.get(path.suffix.lower())
+        if parse is None:
+            raise MeshError(f"has no suffix of a mesh; those are {', '.join(SUFFIXES)}")
+        return parse(Source.read(path))
+    except MemoryError as error:
+        raise MeshError(f"{path}: takes more memory than there is") from error
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from error

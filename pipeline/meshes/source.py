@@ -1,0 +1,88 @@
+"""A mesh file in memory, ready for the byte scanners, and able to say where in it something is wrong."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.mesh import MeshError
+
+MAX_BYTES = 1 << 30
+"""The largest file that is read; a face scan is a few megabytes."""
+
+# Two line ends and NULs after the last byte: a scanner inside a token, a line or a line continuation always meets a
+# byte that stops it, and can load eight bytes from anywhere, so its inner loops need no bounds check.
+_SENTINEL = np.frombuffer(b"\n\n" + bytes(9), np.uint8)
+PADDING = len(_SENTINEL)
+"""How many bytes follow the file's own in `Source.text`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One file's bytes.
+
+    Attributes:
+        path: the file they came from; what it names (a material file) is looked for beside it.
+        text: uint8 [size + PADDING], the bytes, then two line ends, then NULs.
+        size: the number of bytes in the file.
+    """
+
+    path: Path
+    text: NDArray[np.uint8]
+    size: int
+
+    @classmethod
+    def of(cls, data: bytes, path: Path) -> Self:
+        """Wrap bytes that are in memory already as if they had been read from `path`."""
+        return cls(path, np.concatenate([np.frombuffer(data, np.uint8), _SENTINEL]), len(data))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a whole file.
+
+        Raises:
+            MeshError: it is missing, unreadable, not a regular file, empty, or larger than `MAX_BYTES`.
+        """
+        try:
+            with open(path, "rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                if status.st_size > MAX_BYTES:
+                    raise MeshError(f"is {status.st_size} bytes; at most {MAX_BYTES} are read")
+                text = np.empty(status.st_size + PADDING, np.uint8)
+                size = _fill(file.fileno(), text[: status.st_size])
+        except OSError as error:
+            raise MeshError(f"cannot be read: {error.strerror}") from error
+        if size == 0:
+            raise MeshError("is empty or not a regular file")
+        text = text[: size + PADDING]
+        text[size:] = _SENTINEL
+        return cls(path, text, size)
+
+    @property
+    def data(self) -> memoryview:
+        """The file's bytes, not copied."""
+        return self.text[: self.size].data
+
+    def error(self, at: int, problem: str) -> MeshError:
+        """Build the error for the line that byte `at` is on; lines count from 1."""
+        line = 1 + int(np.count_nonzero(self.text[: min(at, self.size)] == 10))
+        return MeshError(f"line {line}: {problem}")
+
+    def cut(self, start: int, stop: int) -> bytes:
+        """Copy the bytes from `start` to `stop`, or to the end of the file if that comes first."""
+        return self.text[start : min(stop, self.size)].tobytes()
+
+    def line(self, at: int, limit: int = 4096) -> bytes:
+        """Copy from byte `at` to the end of its line, but at most `limit` bytes."""
+        return self.cut(at, at + limit).split(b"\n", 1)[0]
+
+
+def _fill(descriptor: int, target: NDArray[np.uint8]) -> int:
+    """Read into `target` until it is full or the file ends; the number of bytes read."""
+    filled = 0
+    while filled < len(target) and (count := os.readv(descriptor, [target[filled:].data])):
+        filled += count
+    return filled

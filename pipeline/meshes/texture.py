@@ -1,0 +1,41 @@
+"""Texture images: JPEG, PNG, BMP or TIFF into RGB bytes."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.meshes.mesh import MeshError
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+MAX_PIXELS = 64 * 1024 * 1024
+
+
+def read_texture(path: Path) -> NDArray[np.uint8]:
+    """Read a texture as uint8 [H, W, 3], row 0 at the top; grey and palette images become RGB, alpha is dropped.
+
+    Raises:
+        MeshError: the file is missing, not one of `FORMATS` (by content; the suffix does not count), damaged or cut
+            off, or has more than `MAX_PIXELS` pixels, which is found out before any is decoded.
+    """
+    try:
+        if not path.is_file():
+            raise MeshError("is missing or not a regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+            return _decode(path)
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
+        raise MeshError(f"{path}: is not a readable {', '.join(FORMATS)} image: {error}") from error
+
+
+def _decode(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise MeshError(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS} are read")
+        if image.mode.startswith("I;16"):
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        return np.array(image.convert("RGB"))

@@ -1,0 +1,102 @@
+"""The shapes of a VRML scene: from the fields of an IndexedFaceSet to one mesh of all of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.colors import bytes_of_colors
+from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.polygons import triangulate
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One IndexedFaceSet.
+
+    Attributes:
+        points: float32 [V, 3].
+        faces: int32 [F, 3].
+        uvs: float32 [U, 2]; with U = 0 the shape has none and `face_uvs` is 0.
+        face_uvs: int32 [F, 3].
+        colors: float32 [V, 3], or [0, 3].
+    """
+
+    points: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    uvs: NDArray[np.float32]
+    face_uvs: NDArray[np.int32]
+    colors: NDArray[np.float32]
+
+
+def shape_of(
+    points: NDArray[np.float32],
+    uvs: NDArray[np.float32],
+    colors: NDArray[np.float32],
+    corners: NDArray[np.int32],
+    uv_corners: NDArray[np.int32] | None,
+) -> Shape:
+    """Build a shape from its arrays, polygons as fans.
+
+    Args:
+        points: [V, 3].
+        uvs: [U, 2]; U may be 0.
+        colors: [C, 3]; they count as one a vertex if C = V and are dropped otherwise.
+        corners: [N], `coordIndex`.
+        uv_corners: [N], `texCoordIndex`, or None where it is as `coordIndex`.
+
+    Raises:
+        MeshError: the two index lists do not describe the same polygons, or an index is out of range.
+    """
+    if not len(uvs):
+        faces = triangulate(corners)[0]
+        face_uvs = np.zeros_like(faces)
+    elif uv_corners is None:
+        faces = face_uvs = triangulate(corners)[0]
+    else:
+        corners, uv_corners = _ended(corners), _ended(uv_corners)
+        if not np.array_equal(corners == -1, uv_corners == -1):
+            raise MeshError("has a texCoordIndex that does not describe the polygons of coordIndex")
+        faces, face_uvs = triangulate(corners, uv_corners)
+    for what, indices, count in (("coordIndex", faces, len(points)), ("texCoordIndex", face_uvs, len(uvs) or 1)):
+        if indices.size and not 0 <= indices.min() <= indices.max() < count:
+            raise MeshError(f"has a {what} from {indices.min()} to {indices.max()} for {count} elements")
+    return Shape(points, faces, uvs, face_uvs, colors if len(colors) == len(points) else colors[:0])
+
+
+def _ended(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Add the -1 after the last polygon where a file leaves it out."""
+    return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
+
+
+def join(shapes: list[Shape], texture_name: str) -> Mesh:
+    """Make one mesh of all shapes.
+
+    Texture coordinates are kept if any shape has them; corners of the others get one at (0, 0). Colours are kept if
+    every shape has them.
+
+    Raises:
+        MeshError: there is nothing to join, or the mesh is not one (see `Mesh.build`).
+    """
+    if not shapes:
+        raise MeshError("has no IndexedFaceSet with points and coordIndex")
+    uv_lists = [shape.uvs if len(shape.uvs) else np.zeros((1, 2), np.float32) for shape in shapes]
+    textured = any(len(shape.uvs) for shape in shapes)
+    points = np.concatenate([shape.points for shape in shapes])
+    colors = np.concatenate([shape.colors for shape in shapes])
+    return Mesh.build(
+        points,
+        _joined([shape.faces for shape in shapes], [len(shape.points) for shape in shapes]),
+        np.concatenate(uv_lists) if textured else None,
+        _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
+        bytes_of_colors(colors) if 0 < len(colors) == len(points) else None,
+        texture_name,
+    )
+
+
+def _joined(indices: list[NDArray[np.int32]], counts: list[int]) -> NDArray[np.int32]:
+    """Concatenate index arrays of elements that are themselves concatenated, `counts` of each."""
+    if len(indices) == 1:
+        return indices[0]
+    firsts = np.cumsum([0, *counts[:-1]])
+    return np.concatenate([part + np.int32(first) for part, first in zip(indices, firsts, strict=True)])
