@@ -1,0 +1,50 @@
+"""What an evaluation says of itself: which run, on which shards, how it was scored, and the scores."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from shards.manifest import Frozen, Manifest, TextSource
+
+PROTOCOL_TITLES = {"zero-shot": "zero-shot", "knn": "nearest neighbours", "probe": "linear probe"}
+
+
+class ProtocolScore(Frozen):
+    """How well one protocol named the expressions; every figure is a share between 0 and 1.
+
+    Attributes:
+        accuracy: samples named rightly.
+        macro_f1: mean of the classes' F1 scores, over the classes that occur in the truth.
+        per_class: recall of each class that occurs in the truth.
+        per_level: accuracy at each intensity level ("1".."4"); samples without a level are in none.
+        confusion: counts; rows are the truth, columns the prediction, both in the order of the manifest's `classes`.
+    """
+
+    accuracy: float
+    macro_f1: float
+    per_class: Mapping[str, float]
+    per_level: Mapping[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+    num_samples: int
+
+
+class EvaluationManifest(Manifest):
+    """The result of `smile-pipe evaluate`: its scores by protocol ("zero-shot", "knn", "probe").
+
+    Attributes:
+        run_fingerprint: the training run that was evaluated.
+        shards_fingerprint: the shards that it was evaluated on.
+        split: which part of them: "test" holds subjects that training never saw, "all" is every sample.
+        text_source: where the prompts that the run was trained with came from.
+        classes: expression codes, in the order of the confusion matrices.
+        num_subjects: subjects among the scored samples.
+    """
+
+    stage: Literal["evaluate"] = "evaluate"
+    run_fingerprint: str
+    shards_fingerprint: str
+    split: str
+    text_source: TextSource
+    recipe: str
+    classes: tuple[str, ...]
+    num_subjects: int
+    protocols: Mapping[str, ProtocolScore]

@@ -1,0 +1,93 @@
+"""A prompt bank: for each expression, the wordings of which one stands beside a sample.
+
+Goes in: YAML, a mapping from an expression to a list of prompts. Comes out: `PromptBank`. Promised: the same key and
+expression draw the same prompt on every machine and in every process; no prompt speaks for two expressions.
+"""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from blake3 import blake3
+
+from pipeline.expressions import expression_code
+from shards.errors import UsageError
+from shards.manifest import Frozen
+
+_SHIPPED = "bank.yaml"
+
+
+class PromptBank(Frozen):
+    """Prompts by expression code; the order of the templates is part of which one a key draws."""
+
+    templates: Mapping[str, tuple[str, ...]]
+
+    def prompt_for(self, key: str, expression: str) -> str:
+        """The prompt of sample `key`: drawn from its expression's templates by a hash of the key.
+
+        Raises:
+            UsageError: the bank has no templates for `expression`.
+        """
+        if expression not in self.templates:
+            raise UsageError(
+                f"the prompt bank has no templates for the expression {expression!r} (sample {key}); "
+                f"it knows {', '.join(self.templates)}: add a list {expression!r} to a bank file of your own"
+            )
+        choices = self.templates[expression]
+        # Python's own hash differs from process to process.
+        draw = int.from_bytes(blake3(key.encode()).digest(length=8), "little")
+        return choices[draw % len(choices)]
+
+
+def load(path: Path | None = None) -> PromptBank:
+    """The bank in the YAML file at `path`, or the shipped one.
+
+    Expressions may be codes or words ("SU", "surprise"); a word outside the seven basic ones is kept, in lower case.
+
+    Raises:
+        UsageError: the file cannot be read, or is not a bank; the message names the file and what is wrong with it.
+    """
+    source = files("pipeline.prompts") / _SHIPPED if path is None else path
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{source}: the prompt bank cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{source}: the prompt bank is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{source}: the prompt bank is not valid YAML ({reason})") from None
+    try:
+        return PromptBank(templates=_templates(content))
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
+
+
+def _templates(content: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(content, dict) or not content:
+        raise UsageError("a prompt bank is a mapping from expressions to lists of prompts, e.g. 'HA: [a happy face]'")
+    templates: dict[str, tuple[str, ...]] = {}
+    speaker: dict[str, str] = {}
+    for word, prompts in content.items():
+        if not isinstance(word, str):
+            raise UsageError(f"the expression {word!r} is not text; put it in quotes")
+        code = expression_code(word)
+        if code in templates:
+            raise UsageError(f"{word!r} gives the expression {code!r} a second list; merge the two")
+        templates[code] = _prompts(word, prompts)
+        for prompt in templates[code]:
+            # One text for two expressions would teach that they are the same, and no text could tell them apart.
+            if speaker.setdefault(prompt, code) != code:
+                raise UsageError(f"the prompt {prompt!r} stands under {speaker[prompt]!r} and under {code!r}")
+    return templates
+
+
+def _prompts(word: str, prompts: Any) -> tuple[str, ...]:
+    if not isinstance(prompts, list) or not prompts:
+        raise UsageError(f"{word!r} needs a list of at least one prompt")
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"{word!r} holds {prompt!r}, which is not a prompt; write text, in quotes if need be")
+    return tuple(prompt.strip() for prompt in prompts)

@@ -1,0 +1,210 @@
+"""The figures and the report: that they say what was measured, and hold everything they show."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.evaluation import plots
+from pipeline.evaluation.manifest import EvaluationManifest
+from pipeline.evaluation.protocols import score
+from pipeline.evaluation.report import render_report
+
+CLASSES = ("AN", "HA", "smirk")
+HOSTILE = '<script>alert("x")</script>&'
+
+
+def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, len(classes), 120)
+    levels = [int(i % 4 + 1) if truth[i] else None for i in range(120)]
+    guesses = {
+        name: np.where(rng.random(120) < share, truth, rng.integers(0, len(classes), 120))
+        for name, share in (("zero-shot", 0.5), ("knn", 0.6), ("probe", 0.8))
+    }
+    facts = {
+        "fingerprint": "e" * 32,
+        "run_fingerprint": "a" * 32,
+        "shards_fingerprint": "5" * 32,
+        "recipe": "smile-vlm",
+        "num_subjects": 7,
+        "protocols": {name: score(truth, guess, classes, levels) for name, guess in guesses.items()},
+        **changes,
+    }
+    return EvaluationManifest(split=split, text_source=text_source, classes=classes, **facts)
+
+
+class Page(HTMLParser):
+    """What a browser would see: text, tags, and what it would fetch."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags, self.fetched = "", [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_the_page_holds_all_scores_in_numbers():
+    manifest = made_up()
+    text = Page(render_report(manifest, {}, None, {})).text
+    for protocol in manifest.protocols.values():
+        shares = [protocol.accuracy, protocol.macro_f1, *protocol.per_class.values(), *protocol.per_level.values()]
+        assert all(f"{share:.1%}" in text for share in shares)
+
+
+def test_a_level_or_class_that_was_not_scored_is_a_dash():
+    none_of_one = made_up(("AN", "HA", "smirk", "DI"))
+    partial = none_of_one.protocols["knn"].model_copy(update={"per_class": {"AN": 0.25}})
+    text = Page(render_report(made_up(protocols={"knn": partial}), {}, None, {})).text
+    assert "smirk, recall–" in text and "anger, recall25.0%" in text
+
+
+def test_the_headline_says_what_was_measured_on_whom():
+    headline = re.search(r"<h1>(.*?)</h1>", render_report(made_up(), {}, None, {}))[1]
+    for part in ("smile-vlm", "3 expressions", "120 faces", "7 subjects", "never saw", "zero-shot", "linear probe"):
+        assert part in headline
+
+
+def test_a_page_of_all_samples_does_not_claim_unseen_subjects():
+    text = Page(render_report(made_up(split="all"), {}, None, {})).text
+    assert "never saw" not in text and "has seen any of them" not in text
+    assert "whether or not the model was trained on" in text
+    assert "kfold:10:0: neither the model" in Page(render_report(made_up(), {}, None, {})).text
+
+
+def test_label_derived_prompts_are_called_supervision():
+    assert "These prompts are supervision." in Page(render_report(made_up(), {}, None, {})).text
+    without = Page(render_report(made_up(text_source="none"), {}, None, {})).text
+    assert "supervision" not in without and "No text took part in training" in without
+
+
+def test_the_page_asks_for_nothing_outside_itself_and_runs_no_script():
+    manifest = made_up()
+    figures = {"Recall": plots.class_recall(manifest.protocols, CLASSES), "Photograph": png()}
+    html = render_report(manifest, figures, png(), {"views": "front"})
+    page = Page(html)
+    assert page.fetched and all(link.startswith("data:image/") for link in page.fetched)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    assert "url(" not in html and "@import" not in html and "http:" not in html and "https:" not in html
+
+
+def test_images_travel_whole_and_with_their_kind():
+    figure, sheet = plots.class_recall(made_up().protocols, CLASSES), png()
+    page = Page(render_report(made_up(), {"Recall": figure}, sheet, {}))
+    assert [link.partition(";")[0] for link in page.fetched] == ["data:image/svg+xml", "data:image/png"]
+    assert [base64.b64decode(link.partition(",")[2]) for link in page.fetched] == [figure, sheet]
+
+
+def test_hostile_names_are_shown_and_not_obeyed():
+    manifest = made_up(("AN", HOSTILE, "HA"), recipe=HOSTILE, split=HOSTILE)
+    manifest = manifest.model_copy(update={"protocols": {**manifest.protocols, HOSTILE: manifest.protocols["knn"]}})
+    figure = plots.class_recall(manifest.protocols, manifest.classes)
+    html = render_report(manifest, {HOSTILE: figure}, None, {HOSTILE: HOSTILE})
+    page = Page(html)
+    assert "script" not in page.tags and "<script" not in html
+    assert page.text.count(HOSTILE) >= 8
+
+
+def test_the_facts_of_the_run_and_its_fingerprints_are_listed():
+    text = Page(render_report(made_up(), {}, None, {"towers": "smile-tiny"})).text
+    assert render_report(made_up(), {}, None, {"scored split": "mine"}).count("mine") == 0
+    for fact in ("towerssmile-tiny", "a" * 32, "5" * 32, "e" * 32, "anger, happiness, smirk"):
+        assert fact in text
+
+
+def test_the_manifest_survives_the_disk(tmp_path):
+    manifest = made_up()
+    manifest.write(tmp_path / "manifest.json")
+    assert EvaluationManifest.read(tmp_path / "manifest.json") == manifest
+
+
+def all_figures(manifest):
+    rng = np.random.default_rng(0)
+    rows = [{"step": i, "epoch": 0, "loss_total": 3 - i, "loss_mv": 1.0, "learning_rate": 1e-3} for i in range(3)]
+    return {
+        "confusion": plots.confusion_matrix(manifest.protocols["probe"], manifest.classes),
+        "levels": plots.level_accuracy(manifest.protocols),
+        "recall": plots.class_recall(manifest.protocols, manifest.classes),
+        "map": plots.embedding_map(rng.normal(size=(40, 16)), rng.integers(0, 3, 40), manifest.classes),
+        "curves": plots.training_curves(rows),
+    }
+
+
+def test_figures_are_svg_and_the_same_twice_and_leave_matplotlib_as_it_was():
+    before = dict(matplotlib.rcParams)
+    first, again = all_figures(made_up()), all_figures(made_up())
+    assert first == again
+    assert dict(matplotlib.rcParams) == before
+    assert all(ElementTree.fromstring(svg).tag.endswith("svg") for svg in first.values())
+
+
+def test_figures_change_with_what_they_show():
+    manifest = made_up()
+    other = manifest.protocols["probe"].model_copy(
+        update={"confusion": ((1, 0, 0), (0, 1, 0), (0, 0, 1)), "per_class": {"AN": 0.1}, "per_level": {"1": 0.2}}
+    )
+    changed = manifest.model_copy(update={"protocols": {**manifest.protocols, "probe": other}})
+    first, second = all_figures(manifest), all_figures(changed)
+    assert all(first[name] != second[name] for name in ("confusion", "levels", "recall"))
+
+
+def test_the_confusion_matrix_shows_shares_of_the_row_and_counts_in_their_cells(monkeypatch):
+    monkeypatch.setattr(plots, "_svg", lambda figure: figure)
+    result = score(np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 1]), ("AN", "HA"), [None] * 5)
+    figure = plots.confusion_matrix(result, ("AN", "HA"))
+    shown = {
+        (text.get_text(), round(text.get_position()[0]), round(text.get_position()[1])) for text in figure.axes[0].texts
+    }
+    assert shown == {("75%", 0, 0), ("3", 0, 0), ("25%", 1, 0), ("1", 1, 0), ("100%", 1, 1), ("1", 1, 1)}
+
+
+def test_training_curves_follow_the_loss_terms_only(monkeypatch):
+    monkeypatch.setattr(plots, "_svg", lambda figure: figure)
+    rows = [{"step": s, "loss_mv": 2.0 * s, "loss_total": s + 1.0, "temperature": 0.07} for s in (10, 20)]
+    rows.append({"step": 30, "loss_total": float("nan"), "loss_mv": 1.0})
+    panels = plots.training_curves(rows).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["total loss", "multiview decorrelation"]
+    assert panels[0].lines[0].get_xydata().tolist() == [[10, 11], [20, 21]]
+    assert panels[1].lines[0].get_xydata().tolist() == [[10, 20], [20, 40], [30, 1]]
+
+
+def test_there_is_no_figure_of_what_there_is_not():
+    assert plots.training_curves([]) is None
+    assert plots.training_curves([{"step": 1, "learning_rate": 0.1}]) is None
+    bare = score(np.array([0, 1]), np.array([0, 1]), ("AN", "HA"), [None, None])
+    assert plots.level_accuracy({"knn": bare}) is None
+
+
+@pytest.mark.parametrize(("count", "dim", "method"), [(1, 4, "PCA"), (9, 4, "PCA"), (30, 1, "PCA"), (30, 4, "t-SNE")])
+def test_embeddings_of_any_number_and_size_can_be_flattened(count, dim, method):
+    points, used = plots.flatten(np.random.default_rng(0).normal(size=(count, dim)), seed=0)
+    assert points.shape == (count, 2) and used == method and np.isfinite(points).all()
+
+
+def test_many_embeddings_are_flattened_by_pca_and_few_keep_their_neighbourhoods(monkeypatch):
+    monkeypatch.setattr(plots, "_MAX_TSNE", 50)
+    x = np.random.default_rng(0).normal(size=(51, 4))
+    assert plots.flatten(x, 0)[1] == "PCA"
+    two = np.concatenate([np.eye(8)[0] + 0.01 * x[:25, :1], np.eye(8)[1] + 0.01 * x[25:50, :1]])
+    points = plots.flatten(two, 0)[0]
+    centres = points[:25].mean(axis=0), points[25:].mean(axis=0)
+    spread = max(points[:25].std(), points[25:].std())
+    assert np.linalg.norm(centres[0] - centres[1]) > spread
