@@ -27,14 +27,12 @@ def register(app: typer.Typer) -> None:
 
 def _table(manifest: EvaluationManifest) -> Table:
     samples = next(iter(manifest.protocols.values())).num_samples
-    title = (
-        f"{samples} samples of {manifest.num_subjects} subjects, split {manifest.split}, text: {manifest.text_source}"
-    )
-    table = Table(title=title)
-    for column in ("protocol", "accuracy", "macro F1", *manifest.classes):
-        table.add_column(column, justify="left" if column == "protocol" else "right")
+    subjects = f"{samples} samples of {manifest.num_subjects} subjects"
+    table = Table(title=f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}")
+    for column in ("protocol", "accuracy", "F1", *manifest.classes):
+        table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
     for name, score in manifest.protocols.items():
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
-        cells = ["-" if recall is None else f"{recall:.1%}" for recall in recalls]
-        table.add_row(name, f"{score.accuracy:.1%}", f"{score.macro_f1:.1%}", *cells)
+        cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
+        table.add_row(name, f"{100 * score.accuracy:.1f}", f"{100 * score.macro_f1:.1f}", *cells)
     return table

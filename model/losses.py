@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cross_correlation(a_nd: Tensor, b_nd: Tensor, eps: float = 1e-5) -> Tensor:
+def cross_correlation(a_nd: Tensor, b_nd: Tensor, eps: float = 1e-8) -> Tensor:
     """C = BN(a)^T BN(b) / N, [D, D]: each feature normalised over the batch, without affine parameters.
 
     Zbontar et al., "Barlow Twins", ICML 2021, equation 2 (its code divides by the batch's biased deviation, as here).

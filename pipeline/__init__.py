@@ -1,1 +1,1 @@
-"""The stages of smile-pipe (render, train, evaluate) and what they need: layouts, meshes, renderers, prompts, Ray jobs."""
+"""The stages of smile-pipe (render, train, evaluate) and what they need: layouts, meshes, renderers, prompts, jobs."""

@@ -165,7 +165,8 @@ def _write(
     figures = _figures(manifest.protocols, manifest.classes, RunDirectory(config.run).metrics(), x, y)
     facts = {
         "recipe": manifest.recipe,
-        "image tower": f"{run_manifest.recipe['arch']} on {run_manifest.channel} images, views {', '.join(run_manifest.views)}",
+        "image tower": f"{run_manifest.recipe['arch']} on {run_manifest.channel} images",
+        "views": ", ".join(run_manifest.views),
         "trained on": f"{run_manifest.num_train_samples} samples of {len(run_manifest.train_subjects)} subjects",
         "steps": f"{run_manifest.num_steps} on {run_manifest.world_size} worker(s)",
         "split": run_manifest.split,
@@ -186,7 +187,9 @@ def _figures(
     x: NDArray[np.float32],
     y: NDArray[np.int64],
 ) -> dict[str, bytes]:
-    drawn = {f"Confusion, {name}": plots.confusion_matrix(value, classes) for name, value in scores.items()}
+    drawn: dict[str, bytes | None] = {
+        f"Confusion, {name}": plots.confusion_matrix(value, classes) for name, value in scores.items()
+    }
     drawn |= {
         "Recall of each expression": plots.class_recall(scores, classes),
         "Accuracy by intensity": plots.level_accuracy(scores),

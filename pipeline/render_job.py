@@ -45,7 +45,7 @@ class RenderOnGpu:
 def render_shards(
     tasks: Sequence[ShardTask], root: Path, layout: str, settings: RenderSettings, output: RenderOutput
 ) -> Iterator[int | ShardReceipt]:
-    """Make the shards of `tasks`: yields the number of samples whenever some are rendered, and the receipt of each shard.
+    """Make the shards of `tasks`: yields a number of samples whenever some are rendered, and each shard's receipt.
 
     Ray must be connected. A worker that dies has its parcels done again.
     """

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,34 +38,13 @@ SOURCES = TypeAdapter(tuple[SourceFile, ...])
 _SCAN_SOURCE = TypeAdapter(ScanSource)
 Row = dict[str, Any]
 
-READ = pa.schema(
-    [
-        ("source", pa.string()),
-        ("sources", pa.string()),
-        ("frame", pa.string()),
-        ("mesh", pa.large_binary()),
-        ("failure", pa.string()),
-    ]
-)
+_SOURCE = [("source", pa.string()), ("sources", pa.string()), ("failure", pa.string())]
+READ = pa.schema([*_SOURCE, ("frame", pa.string()), ("mesh", pa.large_binary())])
 RENDERED = pa.schema(
-    [
-        ("source", pa.string()),
-        ("sources", pa.string()),
-        ("frame", pa.string()),
-        ("statistics", pa.string()),
-        ("images", pa.large_binary()),
-        ("failure", pa.string()),
-    ]
+    [*_SOURCE, ("frame", pa.string()), ("statistics", pa.string()), ("images", pa.large_binary())],
 )
 ENCODED = pa.schema(
-    [
-        ("source", pa.string()),
-        ("sources", pa.string()),
-        ("record", pa.string()),
-        ("text", pa.string()),
-        ("members", pa.list_(pa.large_binary())),
-        ("failure", pa.string()),
-    ]
+    [*_SOURCE, ("record", pa.string()), ("text", pa.string()), ("members", pa.list_(pa.large_binary()))],
 )
 
 
@@ -80,9 +59,8 @@ def read_scans(table: pa.Table, root: str) -> pa.Table:
     def read(row: Row) -> Row:
         sample = _SCAN_SOURCE.validate_json(row["source"])
         row["sources"] = SOURCES.dump_json(tuple(_digest(Path(root), path) for path in sample.files)).decode()
-        mesh = read_scan(
-            *(None if p is None else Path(root, p) for p in (sample.mesh, sample.texture, sample.landmarks))
-        )
+        texture, landmarks = (Path(root, path) if path else None for path in (sample.texture, sample.landmarks))
+        mesh = read_scan(Path(root, sample.mesh), texture, landmarks)
         frame = canonical_frame(mesh)
         arrays = asdict_arrays(apply_frame(mesh, frame))
         return {"frame": frame.model_dump_json(), "mesh": pack_arrays(arrays)}
@@ -95,7 +73,7 @@ def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
     renderer, rig = cached_renderer(settings.renderer), settings.rig
     rows = table.to_pylist()
     good = [row for row in rows if row["failure"] is None]
-    meshes = [Mesh(**unpack_arrays(row["mesh"])) for row in good]
+    meshes = [_mesh(row["mesh"]) for row in good]
     try:
         images: list[ViewImages | None] = [*renderer.render(meshes, rig)] if meshes else []
     except Exception:
@@ -150,6 +128,11 @@ def asdict_arrays(mesh: Mesh) -> dict[str, np.ndarray]:
     return {f.name: value for f in fields(mesh) if isinstance(value := getattr(mesh, f.name), np.ndarray)}
 
 
+def _mesh(block: bytes) -> Mesh:
+    arrays: dict[str, Any] = unpack_arrays(block)
+    return Mesh(**arrays)
+
+
 def _map_rows(table: pa.Table, stage: str, function: Callable[[Row], Row], schema: pa.Schema) -> pa.Table:
     rows = []
     for row in table.to_pylist():
@@ -162,11 +145,12 @@ def _map_rows(table: pa.Table, stage: str, function: Callable[[Row], Row], schem
     return pa.Table.from_pylist(rows, schema)
 
 
-def _failure(stage: str, error: Exception) -> str:
+def _failure(stage: str, error: Exception, root: str = "") -> str:
     # A MeshError is written for people; anything else is our own mistake, and its place in the code helps to mend it.
     place = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
     reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{place}"
-    return json.dumps({"stage": stage, "reason": reason[:1000]})
+    # Reasons begin with the file; where the dataset lay on this machine says nothing to whoever reads the table.
+    return json.dumps({"stage": stage, "reason": reason.replace(f"{root}/", "")[:1000]})
 
 
 def _place(error: Exception) -> str:
@@ -182,7 +166,9 @@ def _digest(root: Path, path: str) -> SourceFile:
 
 
 def _statistics(mesh: Mesh) -> MeshStatistics:
-    surface = "texture" if mesh.texture is not None else "plain" if mesh.colors is None else "vertex-colors"
+    surface: Literal["texture", "vertex-colors", "plain"] = (
+        "texture" if mesh.texture is not None else "plain" if mesh.colors is None else "vertex-colors"
+    )
     num_landmarks = 0 if mesh.landmarks is None else len(mesh.landmarks)
     return MeshStatistics(
         num_vertices=len(mesh.vertices), num_faces=len(mesh.faces), surface=surface, num_landmarks=num_landmarks

@@ -18,8 +18,9 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 VIEW = re.compile(r"[a-z0-9_-]{1,40}")
 
 CAMERA_CONVENTION = (
-    "camera axes +x left, +y up, +z into the scene; x_camera = x_world R + T (row vectors); pixel u = K[0][2] - K[0][0] x/z, "
-    "v = K[1][2] - K[1][1] y/z (orthographic: without / z); pixel centres at .5; normals x right, y up, z to the viewer"
+    "camera axes +x left, +y up, +z into the scene; x_camera = x_world R + T (row vectors); "
+    "pixel u = K[0][2] - K[0][0] x/z, v = K[1][2] - K[1][1] y/z (orthographic: without / z); pixel centres at .5; "
+    "normals x right, y up, z to the viewer"
 )
 
 
@@ -38,7 +39,7 @@ class Camera(Frozen):
 
 
 class Frame(Frozen):
-    """The similarity from the scan's own coordinates to the canonical frame: x_frame = scale * x R + T (row vectors)."""
+    """The similarity from the scan's coordinates to the canonical frame: x_frame = scale * x R + T (row vectors)."""
 
     method: Literal["landmarks", "bounds"]
     scale: float

@@ -32,11 +32,11 @@ class Sampler:
 
     @property
     def num_steps(self) -> int:
-        """Steps an epoch, the same on all ranks; the last batches are smaller where the samples do not divide evenly."""
+        """Steps an epoch, the same on all ranks."""
         return -(-len(self.shards) // (self.batch_size * self.world_size))
 
     def order(self, epoch: int) -> list[int]:
-        """All sample numbers in the order of `epoch`: shards shuffled, then samples shuffled within windows of shards."""
+        """All sample numbers in the order of `epoch`: shards shuffled, then samples within windows of shards."""
         rng = np.random.default_rng([self.seed, epoch])
         members: dict[str, list[int]] = {}
         for number, shard in enumerate(self.shards):

@@ -1,7 +1,7 @@
 """Writing one shard: deterministic tar, temporary name, rename.
 
-Goes in: a path and samples in the order that they shall have. Comes out: the shard, its entry for the manifest, and where
-each sample lies in it. Promised: the same samples give the same bytes; under its final name a shard is whole.
+Goes in: a path and samples in the order that they shall have. Comes out: the shard, its entry for the manifest, and
+where each sample lies in it. Promised: the same samples give the same bytes; under its final name a shard is whole.
 """
 
 import hashlib

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.meshes.mesh import Mesh
 from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE, Renderer, ViewImages, build_renderer
-from pipeline.rendering.rig import Rig, View, project, views_of
+from pipeline.rendering.rig import HALF_SPAN, Rig, View, project, views_of
 from tests.rays import Rays, hit_card, hit_cube, hit_sphere
 from tests.shapes import card, cube, inside_out, join, painted, sphere, with_texture
 
@@ -198,7 +198,7 @@ def test_texels_lie_at_halves_and_the_edge_goes_on_outside(renderer):
     texture = np.random.default_rng(2).integers(0, 256, (4, 4, 3), np.uint8)
     # The card fills the image: nine pixels a texel, and around the texture a margin whose uv lie outside 0..1.
     size, margin = 90, 27
-    plain = card((-1.15, -1.15, 0), (2.3, 0, 0), (0, 2.3, 0))
+    plain = card((-HALF_SPAN, -HALF_SPAN, 0), (2 * HALF_SPAN, 0, 0), (0, 2 * HALF_SPAN, 0))
     mesh = Mesh.build(plain.vertices, plain.faces, plain.uvs * 2.5 - 0.75, plain.face_uvs)
     (rgb,) = render_one(renderer, with_texture(mesh, texture), Rig.build(FRONT, size, "orthographic")).rgb
     texel = np.clip((np.arange(size) + 0.5 - margin) / 9 - 0.5, 0, 3)

@@ -1,7 +1,7 @@
 """What a layout is: it looks at the files under a data directory and says which samples they are.
 
-Goes in: a `Listing` of the directory. Comes out: one `ScanSource` a sample, in the order of their keys. Promised: unique
-keys, and no path that leaves the directory.
+Goes in: a `Listing` of the directory. Comes out: one `ScanSource` a sample, in the order of their keys. Promised:
+unique keys, and no path that leaves the directory.
 """
 
 import os

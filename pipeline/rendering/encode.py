@@ -17,10 +17,13 @@ DEPTH_SCALE = DepthScale(near=DISTANCE - _REACH, step=2 * _REACH / 65534)
 
 def encode_views(images: ViewImages, rig: Rig, channels: Sequence[str]) -> dict[tuple[str, str], bytes]:
     """Encode the asked channels of all views, by (view name, channel)."""
-    pixels = {"rgb": images.rgb, "depth": images.depth, "normal": images.normal}
-    quantise = {"rgb": lambda rgb: rgb, "depth": quantise_depth, "normal": quantise_normal}
+    pixels: dict[str, NDArray] = {"rgb": images.rgb}
+    if "depth" in channels:
+        pixels["depth"] = quantise_depth(images.depth)
+    if "normal" in channels:
+        pixels["normal"] = quantise_normal(images.normal)
     return {
-        (camera.name, channel): encode_image(channel, quantise[channel](pixels[channel][v]))
+        (camera.name, channel): encode_image(channel, pixels[channel][v])
         for v, camera in enumerate(rig.cameras)
         for channel in channels
     }

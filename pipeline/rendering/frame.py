@@ -1,7 +1,7 @@
 """The canonical frame: every face is put there before it is rendered, so that views show the same part of every face.
 
-Units of 90 mm; +x the subject's left, +y up, +z out of the face; the origin lies 38 mm below and 22 mm behind the middle
-between the eyes, which centres a face in its views and lets it turn about its own middle.
+Units of 90 mm; +x the subject's left, +y up, +z out of the face; the origin lies 38 mm below and 22 mm behind the
+middle between the eyes, which centres a face in its views and lets it turn about its own middle.
 
 Goes in: a mesh in its file's units. Comes out: the similarity that takes it to the frame, by landmarks where the mesh
 has a set that is known here, else by the robust bounds of its vertices (which presumes an upright scan facing +z).

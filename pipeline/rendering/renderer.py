@@ -21,6 +21,8 @@ RendererName = Literal["auto", "pytorch3d", "zbuffer"]
 
 # Shading, shared by the renderers so that their images agree: a soft light at the camera.
 #   colour = albedo * (AMBIENT + (1 - AMBIENT) * max(0, n . towards_camera))
+# Raise the version when the images of all renderers change, so that finished shards are known to be stale.
+SHADING_VERSION = 1
 AMBIENT = 0.35
 SKIN_TONE = (214, 178, 156)
 BACKGROUND = (240, 240, 240)
@@ -67,12 +69,14 @@ def choose_renderer(name: RendererName) -> RendererName:
 
 
 def renderer_version(name: RendererName) -> str:
-    """The version of a resolved renderer; shards made by another are stale."""
+    """The version of a resolved renderer and of the shading; shards made by another are stale."""
     if name == "pytorch3d":
-        return importlib.metadata.version("pytorch3d")
-    from pipeline.rendering.zbuffer import ZBufferRenderer
+        version = importlib.metadata.version("pytorch3d")
+    else:
+        from pipeline.rendering.zbuffer import ZBufferRenderer
 
-    return ZBufferRenderer.version
+        version = ZBufferRenderer.version
+    return f"{version}+shading.{SHADING_VERSION}"
 
 
 def build_renderer(name: RendererName) -> Renderer:

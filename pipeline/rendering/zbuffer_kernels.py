@@ -1,8 +1,8 @@
 """The compiled loops of the `zbuffer` renderer: normals, projection, rasterisation, shading.
 
-Rasterisation finds, for each pixel, the nearest face; shading then visits each covered pixel once, so that a face hidden
-by another costs no shading. Nearness is what the z-buffer compares: 1 / z for perspective views and -z for orthographic
-ones, because both are linear in screen space.
+Rasterisation finds, for each pixel, the nearest face; shading then visits each covered pixel once, so that a face
+hidden by another costs no shading. Nearness is what the z-buffer compares: 1 / z for perspective views and -z for
+orthographic ones, because both are linear in screen space.
 """
 
 import numpy as np
@@ -47,7 +47,7 @@ def project(
     perspective: bool,
     screen: NDArray[np.float64],
 ) -> None:
-    """Fill `screen` [V, 3] with pixel u, v and nearness; nearness is NaN behind the camera or outside the guard band."""
+    """Fill `screen` [V, 3] with pixel u, v and nearness, NaN behind the camera and outside the guard band."""
     for i in range(len(vertices)):
         x, y, z = np.float64(vertices[i, 0]), np.float64(vertices[i, 1]), np.float64(vertices[i, 2])
         cx = x * R[0, 0] + y * R[1, 0] + z * R[2, 0] + T[0]
@@ -79,9 +79,9 @@ def rasterise(
         q0, q1, q2 = screen[i, 2], screen[j, 2], screen[k, 2]
         if np.isnan(q0 + q1 + q2):
             continue
-        x0, y0 = np.int64(round(screen[i, 0] * SUBPIXEL)), np.int64(round(screen[i, 1] * SUBPIXEL))
-        x1, y1 = np.int64(round(screen[j, 0] * SUBPIXEL)), np.int64(round(screen[j, 1] * SUBPIXEL))
-        x2, y2 = np.int64(round(screen[k, 0] * SUBPIXEL)), np.int64(round(screen[k, 1] * SUBPIXEL))
+        x0, y0 = round(screen[i, 0] * SUBPIXEL), round(screen[i, 1] * SUBPIXEL)
+        x1, y1 = round(screen[j, 0] * SUBPIXEL), round(screen[j, 1] * SUBPIXEL)
+        x2, y2 = round(screen[k, 0] * SUBPIXEL), round(screen[k, 1] * SUBPIXEL)
         area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
         if area == 0:
             continue

@@ -68,7 +68,7 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 
 def cosine_schedule(step: int, num_steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear up to 1 over the first `warmup` part of the steps, then half a cosine to 0."""
+    """Factor of the learning rate: linear up to 1 over the first `warmup` part of the steps, then half a cosine."""
     num_warmup = warmup * num_steps
     if step < num_warmup:
         return (step + 1) / (num_warmup + 1)

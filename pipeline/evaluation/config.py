@@ -1,0 +1,28 @@
+"""The options of the evaluation stage."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.options import CommaSeparated
+from shards.manifest import Frozen
+from shards.splits import HELP as SPLIT_HELP
+
+Protocol = Literal["zero-shot", "knn", "probe"]
+
+
+class EvaluateConfig(Frozen):
+    """Options of `smile-pipe evaluate`."""
+
+    run: Path = Field(description="Directory of a finished training run.")
+    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
+        ("zero-shot", "knn", "probe"), min_length=1, description="How to score: any of zero-shot, knn and probe."
+    )
+    split: str | None = Field(
+        None, description=f"{SPLIT_HELP}; all scores every sample; without it, the subjects that the run left out."
+    )
+    batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
+    seed: int = Field(0, ge=0, description="Of the probe's inner split.")
+    use_gpu: bool = Field(False, description="Embed on the GPU.")
