@@ -88,6 +88,14 @@ def test_a_sheet_is_never_larger_than_the_bound(rows, columns):
     assert min(sheet.size) > 20
 
 
+def test_cells_are_drawn_smaller_rather_than_shrunk_with_their_labels():
+    sheet = contact_sheet([[plain(RED, 8, 8)] * 20], ["a row with a long name"], cell_size=300)
+    left, top, right, bottom = where(sheet, RED)
+    # Shrinking the finished sheet would blur the edges of the cells.
+    colours = np.unique(np.asarray(sheet.crop((left, top, right, bottom))).reshape(-1, 3), axis=0)
+    assert colours.tolist() == [[*RED], [255, 255, 255]]
+
+
 def test_what_cannot_be_laid_out_is_refused():
     with pytest.raises(ValueError, match="at least one cell"):
         contact_sheet([])
