@@ -39,6 +39,7 @@ def parse_obj(source: Source) -> Mesh:
     """
     points, uvs, colors, corners, materials = _scan(source)
     faces, face_uvs = triangulate(corners[0], corners[1])
+    colored = 0 < len(colors) == len(points) and not np.isnan(colors[:, 2]).any()
     textured = len(uvs) > 0 or bool((face_uvs >= 0).any())
     if textured and (bare := face_uvs == NO_UV).any():
         face_uvs[bare] = len(uvs)
@@ -48,7 +49,7 @@ def parse_obj(source: Source) -> Mesh:
         faces,
         uvs if textured else None,
         face_uvs if textured else None,
-        bytes_of_colors(colors) if 0 < len(colors) == len(points) else None,
+        bytes_of_colors(colors) if colored else None,
         texture_of(source.path, [source.line(at) for at in materials.tolist()]),
     )
 

@@ -39,8 +39,8 @@ def parse_ply(source: Source) -> Mesh:
     if corner_uvs is not None and np.array_equal(corner_uvs.counts, 2 * polygons.counts):
         numbers = _ended(np.arange(len(polygons.values), dtype=np.int32), polygons.counts)
         faces, face_uvs = triangulate(corners, numbers)
-        uvs: NDArray = corner_uvs.values.reshape(-1, 2)
-        return Mesh.build(points, faces, uvs, face_uvs, _colors(vertex), header.texture_name)
+        flat: NDArray = corner_uvs.values.reshape(-1, 2)
+        return Mesh.build(points, faces, flat, face_uvs, _colors(vertex), header.texture_name)
     faces = triangulate(corners)[0]
     return Mesh.build(points, faces, vertex_uvs, faces, _colors(vertex), header.texture_name)
 

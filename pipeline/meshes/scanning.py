@@ -357,7 +357,7 @@ def scan_obj(
             and materials (bytes where a `mtllib` or `usemtl` line may start; what does not fit is left out).
         points: array 0 of the notes, flat x y z.
         uvs: array 1, flat u v.
-        colors: array 2, flat r g b, as long as `points`.
+        colors: array 2, flat r g b, as long as `points`; b is NaN where a line has only one or two of them.
         corners: [2, N] as `_polygon` writes them.
         notes: int64 [N, 3], the undecided tokens.
         materials: int64 [M].
@@ -378,7 +378,9 @@ def scan_obj(
             status = DONE if found == 3 else SHORT
             num_points += 3
             at, found, noted = _line_numbers(text, at, 3, 2, colors, num_colors, notes, noted)
-            num_colors += found
+            if 0 < found < 3:
+                colors[num_colors + 2] = np.nan
+            num_colors += 3 if found else 0
         elif c == _V and byte_at(text, at + 1) == _T:
             uvs[num_uvs + 1] = 0.0
             at, found, noted = _line_numbers(text, at + 2, 2, 1, uvs, num_uvs, notes, noted)

@@ -24,7 +24,7 @@ def read_texture(path: Path) -> NDArray[np.uint8]:
         if not path.is_file():
             raise MeshError("is missing or not a regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+            warnings.simplefilter("ignore")  # of what a damaged file decodes to; MAX_PIXELS is stricter than Pillow's
             return _decode(path)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error

@@ -79,4 +79,5 @@ def settle(source: Source, notes: NDArray[np.int64], arrays: tuple[NDArray[np.fl
         token = _TOKEN_END.split(source.cut(start, start + _MAX_TOKEN), maxsplit=1)[0]
         if len(token) == _MAX_TOKEN or not _TOKEN.fullmatch(token):
             raise source.error(start, f"{token[:40].decode('latin-1')!r} is not a number")
-        arrays[array][element] = float(token)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused when the mesh is built
+            arrays[array][element] = float(token)

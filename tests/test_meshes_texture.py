@@ -1,0 +1,82 @@
+"""Textures: four formats, by content, with a limit that holds before any pixel is decoded."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.texture import read_texture
+
+_PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_lossless_formats_give_their_pixels(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(_PIXELS).save(tmp_path / f"t.{suffix}")
+    texture = read_texture(tmp_path / f"t.{suffix}")
+    assert texture.dtype == np.uint8 and np.array_equal(texture, _PIXELS)
+
+
+def test_jpeg_and_a_suffix_that_lies(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 16, 3), 90, np.uint8)).save(tmp_path / "t.bmp", format="JPEG")
+    assert abs(read_texture(tmp_path / "t.bmp").astype(int) - 90).max() <= 2
+    assert read_texture(tmp_path / "t.bmp").shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(_PIXELS).convert(mode)
+    image.save(tmp_path / "t.tif")
+    assert np.array_equal(read_texture(tmp_path / "t.tif"), np.asarray(image.convert("RGB")))
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "t.png")
+    assert read_texture(tmp_path / "t.png").tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+
+
+def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8193, 8192, 8, 2, 0, 0, 0)
+    pixels_and_end = chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    (tmp_path / "t.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels_and_end)
+    with pytest.raises(MeshError, match="has 8193 x 8192 pixels; at most 67108864"):
+        read_texture(tmp_path / "t.png")
+    header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    (tmp_path / "t.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels_and_end)
+    with pytest.raises(MeshError, match=r"t\.png: "):
+        read_texture(tmp_path / "t.png")
+
+
+def test_damaged_missing_and_foreign_files_are_mesh_errors(tmp_path: Path) -> None:
+    Image.fromarray(_PIXELS).save(tmp_path / "good.png")
+    Image.fromarray(_PIXELS).save(tmp_path / "foreign.gif")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-40])
+    (tmp_path / "empty.png").touch()
+    for name in ("cut.png", "empty.png", "foreign.gif", "missing.png", "."):
+        with pytest.raises(MeshError) as caught:
+            read_texture(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])
+def test_any_damage_gives_pixels_or_a_mesh_error(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(_PIXELS.repeat(4, 0)).save(tmp_path / f"t.{suffix}")
+    good = (tmp_path / f"t.{suffix}").read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        bad = bytearray(good[: rng.integers(1, len(good) + 1)])
+        for _ in range(rng.integers(0, 4)):
+            bad[rng.integers(len(bad))] = rng.integers(256)
+        (tmp_path / f"bad.{suffix}").write_bytes(bad)
+        try:
+            texture = read_texture(tmp_path / f"bad.{suffix}")
+        except MeshError:
+            continue
+        assert texture.dtype == np.uint8 and texture.shape[2:] == (3,)
