@@ -14,6 +14,7 @@ from pipeline.meshes.materials import texture_of
 from pipeline.meshes.mesh import Mesh
 from pipeline.meshes.polygons import triangulate
 from pipeline.meshes.scanning import CORNER, DONE, FEW, FULL, INDEX, NO_UV, SHORT, scan_obj
+from pipeline.meshes.scratch import scratch
 from pipeline.meshes.source import Source
 from pipeline.meshes.tokens import NUM_NOTES, enlarged, settle
 
@@ -57,8 +58,8 @@ def parse_obj(source: Source) -> Mesh:
 def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
     """Run the compiled scanner; points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], material lines [M]."""
     room = source.size // _BYTES_PER_ELEMENT + 64
-    points, uvs, colors = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, np.float32)
-    corners, materials = np.empty((2, room), np.int32), np.empty(_NUM_MATERIALS, np.int64)
+    points, uvs, colors = scratch(room, np.float32), scratch(room, np.float32), scratch(room, np.float32)
+    corners, materials = scratch(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
     state, notes = np.zeros(6, np.int64), np.empty((NUM_NOTES, 3), np.int64)
     if source.cut(0, 3) == b"\xef\xbb\xbf":
         state[0] = 3

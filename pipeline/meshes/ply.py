@@ -33,15 +33,14 @@ def parse_ply(source: Source) -> Mesh:
     polygons = next((face[name] for name in _POLYGONS if name in face), None)
     if polygons is None:
         raise MeshError("has no element face with a list vertex_indices")
-    corners = _corners(polygons, len(points))
+    indices = _checked(polygons.values, len(points))
     corner_uvs = face.get("texcoord")
     vertex_uvs = next((uvs for names in _UVS if (uvs := _stacked(vertex, names)) is not None), None)
     if corner_uvs is not None and np.array_equal(corner_uvs.counts, 2 * polygons.counts):
-        numbers = _ended(np.arange(len(polygons.values), dtype=np.int32), polygons.counts)
-        faces, face_uvs = triangulate(corners, numbers)
+        faces, face_uvs = _triangles(polygons.counts, indices, np.arange(len(indices), dtype=np.int32))
         flat: NDArray = corner_uvs.values.reshape(-1, 2)
         return Mesh.build(points, faces, flat, face_uvs, _colors(vertex), header.texture_name)
-    faces = triangulate(corners)[0]
+    faces = _triangles(polygons.counts, indices)[0]
     return Mesh.build(points, faces, vertex_uvs, faces, _colors(vertex), header.texture_name)
 
 
@@ -60,18 +59,18 @@ def _colors(vertex: dict[str, Column]) -> NDArray[np.uint8] | None:
     return None
 
 
-def _corners(polygons: Column, num_vertices: int) -> NDArray[np.int32]:
-    """All polygons' indices, each ended by -1."""
-    values: NDArray = polygons.values
-    if values.dtype.kind == "f" and not (values % 1 == 0).all():
+def _checked(indices: NDArray, num_vertices: int) -> NDArray[np.int32]:
+    """Vertex indices as int32, once they are known to be integers and in range."""
+    if indices.dtype.kind == "f" and not (indices % 1 == 0).all():
         raise MeshError("has a vertex index that is not an integer")
-    if len(values) and not 0 <= values.min() <= values.max() < num_vertices:
-        raise MeshError(f"faces use indices {values.min()} to {values.max()}, but there are {num_vertices} vertices")
-    return _ended(values.astype(np.int32), polygons.counts)
+    if len(indices) and not 0 <= indices.min() <= indices.max() < num_vertices:
+        raise MeshError(f"faces use indices {indices.min()} to {indices.max()}, but there are {num_vertices} vertices")
+    return indices.astype(np.int32)
 
 
-def _ended(values: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Put a -1 after each of the runs of `counts` values."""
-    if len(counts) and (counts == 3).all():
-        return np.pad(values.reshape(-1, 3), ((0, 0), (0, 1)), constant_values=-1).reshape(-1)
-    return np.insert(values, np.cumsum(counts), -1)
+def _triangles(counts: NDArray[np.int64], *values: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """Split polygons of `counts` corners into triangles; [F, 3] of each of `values`, which are one a corner."""
+    if (counts == 3).all():
+        return [v.reshape(-1, 3) for v in values]
+    ends = np.cumsum(counts)
+    return triangulate(*(np.insert(v, ends, -1) for v in values))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.scratch import scratch
 
 MAX_BYTES = 1 << 30
 """The largest file that is read; a face scan is a few megabytes."""
@@ -51,7 +52,7 @@ class Source:
                 status = os.fstat(file.fileno())
                 if status.st_size > MAX_BYTES:
                     raise MeshError(f"is {status.st_size} bytes; at most {MAX_BYTES} are read")
-                text = np.empty(status.st_size + PADDING, np.uint8)
+                text = scratch(status.st_size + PADDING, np.uint8)
                 size = _fill(file.fileno(), text[: status.st_size])
         except OSError as error:
             raise MeshError(f"cannot be read: {error.strerror}") from error

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.meshes.scanning import scan_integers, scan_numbers
+from pipeline.meshes.scratch import scratch
 from pipeline.meshes.source import Source
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -34,7 +35,7 @@ def read_numbers(source: Source, at: int, dtype: DTypeLike) -> tuple[NDArray[np.
     Raises:
         MeshError: something is not a number (with its line).
     """
-    out = np.empty((source.size - at) // _BYTES_PER_NUMBER + 64, dtype)
+    out = scratch((source.size - at) // _BYTES_PER_NUMBER + 64, dtype)
     notes = np.empty((NUM_NOTES, 3), np.int64)
     count = 0
     while True:
@@ -48,7 +49,7 @@ def read_numbers(source: Source, at: int, dtype: DTypeLike) -> tuple[NDArray[np.
 
 def read_integers(source: Source, at: int) -> tuple[NDArray[np.int32], int]:
     """Read integers from byte `at` until something else comes; the integers, [N], and that byte."""
-    out = np.empty((source.size - at) // _BYTES_PER_NUMBER + 64, np.int32)
+    out = scratch((source.size - at) // _BYTES_PER_NUMBER + 64, np.int32)
     count = 0
     while True:
         at, count = scan_integers(source.text, at, count, out)
