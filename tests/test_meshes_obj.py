@@ -153,6 +153,7 @@ def test_more_undecided_numbers_than_fit_in_the_notes() -> None:
         (_POINTS + "f 0 1 2", "line 5: a face index is 0"),
         (_POINTS + "f 1 2 -5", "line 5: a face index is 0 or reaches back before"),
         (_POINTS + "f 1/-1 2/1 3/1", "line 5: a face index is 0"),
+        (_POINTS + "vt 0 0\nf 1/-3 2/1 3/1", "line 6: a face index is 0"),
         (_POINTS + "f 1 2 5", "faces use index 4, but there are 4 vertices"),
         (_POINTS + "f 1/1 2/1 3/1", "texture indices use index 0, but there are 0 texture"),
         (_POINTS + "v nan 0 0\nf 1 2 3", "vertex 4 is not finite"),

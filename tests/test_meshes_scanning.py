@@ -51,16 +51,20 @@ def _assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
 @example(["-0", "0.0", "-0.0000", "1.", "0e999", "1e-400", "-1e400", "3.4028236e38", "1.17549435e-38", "1e-45"])
 @example(["16777217", "16777217.000000000000000000001", "16777216.9999999999999999999", "9007199254740993"])
 @example(["99999999", "9999999.99999999", "12345678.12345678", "0.123456789", "123456789012345678901234567890"])
+@example(["123456789012.12345678", "999999999999.99999999", "9999999999999999.9", "0000000000000001.00000001"])
 @example([".5", "-.5", "+.5", "00000000000000000000000001.5", "0.00000000000000000000000000000000001234"])
 def test_every_decimal_becomes_what_float_gives(tokens: list[str]) -> None:
     values, _ = read_numbers(_source(" ".join(tokens)), 0, np.float32)
     _assert_same_bits(values, _expected(tokens))
 
 
-def test_halfway_cases_between_two_float32_are_decided_by_all_digits() -> None:
-    # The fast path may not guess here: the digit that decides is the thirtieth.
-    middle = "1.000000059604644775390625"  # halfway between 1 and the next float32
-    tokens = [middle, middle + "0000000001", middle[:-1] + "4999999999", f"-{middle}", "0.5000000298023223876953125"]
+def test_numbers_whose_float64_lies_halfway_between_two_float32() -> None:
+    # Here an error of one unit in the last place of the float64 changes the float32, so no shortcut may guess.
+    rng = np.random.default_rng(0)
+    lower = (rng.uniform(1, 10, 4000) * 10.0 ** rng.integers(-30, 30, 4000)).astype(np.float32)
+    middle = (lower.astype(np.float64) + np.nextafter(lower, np.float32(np.inf)).astype(np.float64)) / 2
+    tokens = [repr(value) for value in middle.tolist()]
+    tokens += [f"{value:.18e}" for value in middle.tolist()] + [f"{value:.40f}" for value in middle.tolist()]
     _assert_same_bits(read_numbers(_source("\n".join(tokens)), 0, np.float32)[0], _expected(tokens))
 
 

@@ -73,6 +73,12 @@ def test_polygons_become_fans_together_with_their_texture_coordinates() -> None:
     assert mesh.face_uvs is not None and mesh.face_uvs.tolist() == [[3, 2, 1], [3, 1, 0], [4, 4, 4]]
 
 
+@pytest.mark.parametrize("stub", ["-1 0 1 -1", "0 -1 1 -1", "0 1 -1 -1", "0 1 -1 -1 -1 -1", "-1", "2", "-1 1"])
+def test_polygons_of_fewer_than_three_corners_give_nothing(stub: str) -> None:
+    mesh = _parse(_shape(f"{_SQUARE} coordIndex [0 1 2 -1 {stub}]"))
+    assert mesh.faces.tolist() == [[0, 1, 2]]
+
+
 def test_without_tex_coord_index_the_coordinates_follow_coord_index() -> None:
     mesh = _parse(_shape(_SQUARE + "coordIndex [0 1 2 -1] texCoord TextureCoordinate { point [0 0 1 0 1 1 0 1] }"))
     assert mesh.face_uvs is not None and mesh.face_uvs.tolist() == [[0, 1, 2]]

@@ -1,7 +1,7 @@
 """Numbers out of text, exactly and in one pass: the compiled core of the OBJ, VRML and ASCII PLY readers.
 
-Every number comes out as `float32(float(token))` would give it. A token that the compiled code cannot prove right
-is noted as `(where it starts, which array, which element)`, for Python's own `float` to decide.
+Every number comes out as `float32(float(token))` would give it. A token that cannot be proved right here is noted
+as `(where it starts, which array, which element)`, for Python's own `float` to decide.
 
 `text` is always a `Source.text`. Its padding is why loads need no bounds check: what lies before the padding is
 followed by a byte that ends every token, line and continued line, and by eight bytes more.
@@ -115,8 +115,7 @@ def _careful_number(text: NDArray[np.uint8], at: int) -> tuple[float, int, bool]
     if negative or byte_at(text, at) == _PLUS:
         at += 1
     mantissa = exponent = digits = 0
-    dropped = False
-    point = False
+    dropped = point = False
     while True:
         c = byte_at(text, at)
         if 48 <= c <= 57:
@@ -186,8 +185,7 @@ def scan_numbers(
     noted = 0
     while noted < len(notes) and count < len(out):
         at = _separators(text, at)
-        c = byte_at(text, at)
-        if c in (0, _CLOSE, _CLOSE_BRACE):
+        if byte_at(text, at) in (0, _CLOSE, _CLOSE_BRACE):
             break
         start = at
         out[count], at, certain = number(text, at)
@@ -352,7 +350,7 @@ def scan_obj(
     """Read OBJ lines from byte `state[0]` on.
 
     Args:
-        text: the file.
+        text: see above.
         state: int64 [6], updated: next byte, then how much is in points, uvs, colors (numbers), corners (columns)
             and materials (bytes where a `mtllib` or `usemtl` line may start; what does not fit is left out).
         points: array 0 of the notes, flat x y z.
