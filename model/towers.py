@@ -34,12 +34,17 @@ class Towers(nn.Module):
         super().__init__()
         config = check_arch(arch, pretrained)
         self.clip = open_clip.create_model(arch, pretrained=pretrained, weights_only=True)
+        # Temperature and bias of the contrast are the recipe's: others, that nothing uses, would have no gradient.
+        for name in ("logit_scale", "logit_bias"):
+            if isinstance(unused := getattr(self.clip, name, None), nn.Parameter):
+                unused.requires_grad_(False)
         self.embed_dim: int = config["embed_dim"]
         size = self.clip.visual.image_size
         self.image_size: int = size if isinstance(size, int) else size[0]
+        # Part of the state: pretrained weights bring their own, and a checkpoint is loaded without asking for those.
         preprocess = self.clip.visual.preprocess_cfg
-        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1))
 
     def encode_images(self, images_nchw: Tensor) -> Tensor:
         """Images in [0, 1], [N, 3, H, W] -> embeddings [N, D]."""
