@@ -46,6 +46,7 @@ class SmileVLM(nn.Module):
         self.project_text = _projector(self.towers.embed_dim, config.joint_dim)
         self.fusion = ViewFusion(config.joint_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        self.max_log_scale = -math.log(config.min_temperature)
 
     def forward(self, views_bvchw: Tensor, directions_v3: Tensor, tokens_bt: Tensor | None) -> Embeddings:
         """Embed a batch of faces, and their prompts where there are any; images in [0, 1]."""
@@ -65,20 +66,24 @@ class SmileVLM(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature of the contrast."""
-        return self.log_scale.clamp(max=-math.log(self.config.min_temperature)).exp()
+        """Inverse temperature of the contrast, as the losses take it."""
+        return self.log_scale.clamp(max=self.max_log_scale).exp()
 
     def losses(self, embeddings: Embeddings, concepts_b: Tensor) -> dict[str, Tensor]:
         """Loss terms by name, over the batch of all ranks, unweighted, and their weighted sum `total`.
 
         `concepts_b` int64 [B] tells which prompts mean the same.
         """
+        # In place, not in the graph: there a clamp lets no gradient through, and the temperature could not come back.
+        with torch.no_grad():
+            self.log_scale.clamp_(max=self.max_log_scale)
         config, views = self.config, gather_rows(embeddings.views.float())
         terms = {"mv": multiview_decorrelation(views, config.off_diagonal_weight)}
         total = config.weight_mv * terms["mv"]
         if embeddings.text is not None:
             fused, text = gather_rows(embeddings.fused.float()), gather_rows(embeddings.text.float())
-            terms["vl"] = vision_language_contrast(fused, views, text, gather_rows(concepts_b), self.scale)
+            scale, concepts = self.log_scale.exp(), gather_rows(concepts_b)
+            terms["vl"] = vision_language_contrast(fused, views, text, concepts, scale)
             terms["cm"] = cross_modal_redundancy(fused, text)
             total = total + config.weight_vl * terms["vl"] + config.weight_cm * terms["cm"]
         return {**terms, "total": total}
