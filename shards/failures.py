@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shards.index import SOURCE, SourceFile, write_table
+from shards.index import SOURCE, SourceFile, read_table, write_table
 from shards.manifest import Frozen
 
 SCHEMA = pa.schema(
@@ -35,5 +34,5 @@ def write_failures(path: Path, failures: Sequence[FailureRow]) -> None:
 
 
 def read_failures(path: Path) -> list[FailureRow]:
-    """Read the table."""
-    return [FailureRow.model_validate(row) for row in pq.read_table(path).to_pylist()]
+    """Read the table; see `shards.index.read_table` for the errors."""
+    return [FailureRow.model_validate(row) for row in read_table(path, SCHEMA, str(path))]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import UsageError
+from shards.manifest import replacing
 
 SOURCE = pa.struct(
     [("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("blake3", pa.string())],
@@ -75,19 +76,30 @@ def read_index(source: Path | pa.BufferReader, origin: str = "") -> list[IndexRo
     Raises:
         UsageError: it is missing, damaged, or lacks a column.
     """
-    origin = origin or str(source)
-    try:
-        rows = pq.read_table(source, schema=SCHEMA).to_pylist()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise UsageError(f"{origin}: not a readable index ({str(error).splitlines()[0]})") from None
     return [
         IndexRow(**row | {"labels": dict(row["labels"]), "sources": tuple(SourceFile(**s) for s in row["sources"])})
-        for row in rows
+        for row in read_table(source, SCHEMA, origin or str(source))
     ]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows as parquet by way of a temporary name."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
+
+
+def read_table(source: Path | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
+    """Read rows that `write_table` wrote.
+
+    Raises:
+        UsageError: it is missing, damaged, or has other columns; `origin` names it in the message.
+    """
+    try:
+        table = pq.read_table(source)
+        # Asked for by schema, Arrow would fill a column that is not there with nulls.
+        if table.column_names != schema.names:
+            odd = sorted(set(table.column_names) ^ set(schema.names)) or ["their order"]
+            raise UsageError(f"{origin}: has not the columns of this release ({', '.join(odd)}); render again")
+        return table.cast(schema).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{origin}: not a readable table ({str(error).splitlines()[0]}); render again") from None

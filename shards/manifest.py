@@ -6,7 +6,8 @@ Promised: equal content gives equal bytes, on every machine, so that equal finge
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -46,6 +47,11 @@ class Manifest(Frozen):
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
+            if first["loc"] == ("schema_version",):
+                raise UsageError(
+                    f"{origin}: written in schema version {first['input']}, and this release of smile-pipe reads "
+                    f"{cls.model_fields['schema_version'].default}; make it again, or use the release that wrote it"
+                ) from None
             where = ".".join(map(str, first["loc"])) or "document"
             raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
 
@@ -102,9 +108,20 @@ def fingerprint(*parts: BaseModel | Any) -> str:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either its old content or all of the new."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: it takes the place of `path` at the end, or is removed after an error."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        yield temporary
+        # Without this a power cut could leave the new name on a file whose content never reached the disk.
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -6,14 +6,13 @@ where each sample lies in it. Promised: the same samples give the same bytes; un
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.manifest import ShardEntry, fingerprint
+from shards.manifest import ShardEntry, fingerprint, replacing
 from shards.sample import Sample, to_members
 
 
@@ -32,25 +31,17 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> tuple[ShardEntry, list
         SampleError: a sample whose key cannot name members.
         OSError: the disk is full, or the folder cannot be written; the temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     locations: list[Location] = []
     fingerprints: list[str] = []
-    try:
-        with open(temporary, "wb") as file:
-            stream = _HashingStream(file)
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
-                for sample in samples:
-                    start = tar.offset
-                    for name, content in to_members(sample):
-                        tar.addfile(_header(name, len(content)), io.BytesIO(content))
-                    locations.append(Location(start, tar.offset - start))
-                    fingerprints.append(sample.record.fingerprint)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        stream = _HashingStream(file)
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
+            for sample in samples:
+                start = tar.offset
+                for name, content in to_members(sample):
+                    tar.addfile(_header(name, len(content)), io.BytesIO(content))
+                locations.append(Location(start, tar.offset - start))
+                fingerprints.append(sample.record.fingerprint)
     entry = ShardEntry(
         name=path.name,
         num_samples=len(locations),
