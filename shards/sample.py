@@ -95,15 +95,22 @@ class Sample:
 
 
 def to_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """Member names and contents of a sample, in the order of the format."""
+    """Member names and contents of a sample, in the order of the format.
+
+    Raises:
+        SampleError: a key that cannot name members, or images that are not those of the record.
+    """
     key = sample.record.key
     if not KEY.fullmatch(key):
         raise SampleError(f"{key!r} cannot name a sample: use 1-80 letters, digits, '_' and '-'")
+    suffixes = _image_suffixes(sample.record)
+    if suffixes.keys() != sample.images.keys():
+        odd = sorted(".".join(name) for name in suffixes.keys() ^ sample.images.keys())
+        raise SampleError(f"{key}: images on one side only of the record and the sample: {', '.join(odd)}")
     yield f"{key}.json", canonical_json(sample.record, indent=None).encode()
     yield f"{key}.txt", sample.text.encode()
-    for camera in sample.record.cameras:
-        for channel in sample.record.channels:
-            yield f"{key}.{camera.name}.{channel}.{EXTENSION[channel]}", sample.images[camera.name, channel]
+    for name, suffix in suffixes.items():
+        yield f"{key}.{suffix}", sample.images[name]
 
 
 def from_members(members: Mapping[str, bytes]) -> Sample:
@@ -123,9 +130,19 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
         raise SampleError(f"{key}.json: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
     if record.key != key:
         raise SampleError(f"{key}.json names the key {record.key!r}")
-    text = by_suffix.pop("txt").decode()
-    expected = {f"{c.name}.{ch}.{EXTENSION[ch]}": (c.name, ch) for c in record.cameras for ch in record.channels}
-    if expected.keys() != by_suffix.keys():
-        odd = sorted(expected.keys() ^ by_suffix.keys())
+    try:
+        text = by_suffix.pop("txt").decode()
+    except UnicodeDecodeError as error:
+        raise SampleError(f"{key}.txt is not UTF-8 text ({error})") from None
+    suffixes = _image_suffixes(record)
+    if odd := sorted(set(suffixes.values()) ^ by_suffix.keys()):
         raise SampleError(f"{key}: images on one side only of the record and the shard: {', '.join(odd)}")
-    return Sample(record, text, {name: by_suffix[suffix] for suffix, name in expected.items()})
+    return Sample(record, text, {name: by_suffix[suffix] for name, suffix in suffixes.items()})
+
+
+def _image_suffixes(record: SampleRecord) -> dict[tuple[str, str], str]:
+    """What follows the key in the name of each image, by (view, channel), in the order of the format."""
+    if unknown := set(record.channels) - EXTENSION.keys():
+        raise SampleError(f"{record.key}.json: unknown channel {min(unknown)!r}")
+    names = [(camera.name, channel) for camera in record.cameras for channel in record.channels]
+    return {(view, channel): f"{view}.{channel}.{EXTENSION[channel]}" for view, channel in names}
