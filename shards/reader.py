@@ -57,6 +57,8 @@ class ShardSet:
         content = _read(filesystem, f"{root}/index.parquet", spec)
         rows = read_index(pa.BufferReader(content), f"{root}/index.parquet")
         known = {entry.name for entry in manifest.shards}
+        if len(rows) != manifest.num_samples or not {row.shard for row in rows} <= known:
+            raise UsageError(f"--shards {spec}: manifest and index of {root} are not of one render; render again")
         if names is not None and not names <= known:
             raise UsageError(f"--shards {spec}: {min(names - known)} is not in the manifest of {root}")
         rows = [row for row in rows if names is None or row.shard in names]
@@ -71,13 +73,15 @@ class ShardSet:
             ShardError: the range does not hold the members that it should.
             SampleError: the members are not a sample.
         """
-        if not 0 < row.bytes <= MAX_SAMPLE_BYTES:
-            raise ShardError(f"{row.shard}: {row.key} claims {row.bytes} bytes")
+        if not 0 < row.bytes <= MAX_SAMPLE_BYTES or row.offset < 0:
+            raise ShardError(f"{row.shard}: {row.key} claims {row.bytes} bytes at {row.offset}; render again")
         path = f"{self.root}/shards/{row.shard}"
         try:
             content = self.filesystem.cat_file(path, start=row.offset, end=row.offset + row.bytes)
         except FileNotFoundError:
             raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
+        if len(content) != row.bytes:
+            raise ShardError(f"{row.shard}: ends before {row.key} does; copy it again or render again")
         sample = from_members(read_members(content, f"{row.shard} at {row.offset}"))
         if sample.record.key != row.key:
             raise ShardError(f"{row.shard} at {row.offset}: holds {sample.record.key}, not {row.key}; render again")
@@ -118,20 +122,17 @@ def _plain_members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 def _locate(spec: str) -> tuple[Any, str, set[str] | None]:
     """The filesystem, the directory of the manifest, and the names of the shards asked for (None for all)."""
-    parts = list(braceexpand(spec))
-    filesystem, first = _filesystem(parts[0])
-    if len(parts) == 1 and not has_magic(spec):
-        if filesystem.isdir(first):
-            return filesystem, first.rstrip("/"), None
-        if first.endswith(".json"):
-            return filesystem, first.rpartition("/")[0] or ".", None
-    paths = [path for part in parts for path in _matches(filesystem, _filesystem(part)[1])]
-    if not paths:
-        raise UsageError(f"--shards {spec}: matches nothing; name a directory, a manifest.json, or tar files")
+    # What is there under this very name is meant, even if its name has the characters of a pattern.
+    filesystem, path = _filesystem(spec)
+    if filesystem.isdir(path):
+        return filesystem, path.rstrip("/"), None
+    if path.endswith("manifest.json"):
+        return filesystem, path.rpartition("/")[0], None
+    paths = [path] if filesystem.isfile(path) else _matches(filesystem, spec)
     folders = {path.rpartition("/")[0] for path in paths}
     if len(folders) > 1:
         raise UsageError(f"--shards {spec}: covers several shard sets ({', '.join(sorted(folders)[:3])}); name one")
-    return filesystem, folders.pop().rpartition("/")[0] or ".", {path.rpartition("/")[2] for path in paths}
+    return filesystem, folders.pop().rpartition("/")[0], {path.rpartition("/")[2] for path in paths}
 
 
 def _filesystem(spec: str) -> tuple[Any, str]:
@@ -141,8 +142,20 @@ def _filesystem(spec: str) -> tuple[Any, str]:
         raise UsageError(f"--shards {spec}: {error}") from None
 
 
-def _matches(filesystem: Any, path: str) -> list[str]:
-    return sorted(filesystem.glob(path)) if has_magic(path) else [path] * filesystem.exists(path)
+def _matches(filesystem: Any, spec: str) -> list[str]:
+    """The files that a pattern of braces and wildcards names; each alternative of the braces must name some."""
+    try:
+        patterns = list(braceexpand(spec))
+    except ValueError as error:
+        raise UsageError(f"--shards {spec}: {error}") from None
+    found: list[str] = []
+    for pattern in patterns:
+        path = _filesystem(pattern)[1]
+        paths = sorted(filesystem.glob(path)) if has_magic(path) else [path] * filesystem.isfile(path)
+        if not paths:
+            raise UsageError(f"--shards {pattern}: matches nothing; name a directory, a manifest.json, or tar files")
+        found += paths
+    return found
 
 
 def _read(filesystem: Any, path: str, spec: str) -> bytes:
