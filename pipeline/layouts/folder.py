@@ -30,13 +30,13 @@ class Folder:
         table = listing.root / TABLE
         try:
             with open(table, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
+                reader = csv.DictReader(file)
+                rows = [(reader.line_num, row) for row in reader]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UsageError(f"{table}: cannot be read as a CSV table ({error})") from None
-        missing = [column for column in _REQUIRED if rows and column not in rows[0]]
-        if missing or not rows:
+        if not rows or not set(_REQUIRED) <= rows[0][1].keys():
             raise UsageError(f"{table}: needs rows with the columns {', '.join(_REQUIRED)}")
-        return [_source(row, f"{table}, row {number}") for number, row in enumerate(rows, start=2)]
+        return [_source(row, f"{table}, line {line}") for line, row in rows]
 
 
 def _source(row: dict[str, str], where: str) -> ScanSource:
@@ -52,10 +52,15 @@ def _source(row: dict[str, str], where: str) -> ScanSource:
         expression=expression_code(row["expression"]),
         level=int(level) or None if level else None,
         mesh=path,
-        texture=_inside(row["texture"], where) if row.get("texture") else None,
-        landmarks=_inside(row["landmarks"], where) if row.get("landmarks") else None,
+        texture=_optional(row, "texture", where),
+        landmarks=_optional(row, "landmarks", where),
         labels={name: value for name, value in row.items() if name and name not in _KNOWN and isinstance(value, str)},
     )
+
+
+def _optional(row: dict[str, str], column: str, where: str) -> str | None:
+    path = (row.get(column) or "").strip()
+    return _inside(path, where) if path else None
 
 
 def _inside(path: str, where: str) -> str:
