@@ -10,7 +10,10 @@ that it was working on.
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
@@ -67,13 +70,15 @@ class RenderOutput:
         """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
         found = {receipt.name: receipt for receipt in self._finished()}
         for path in self.progress.glob("*.json"):
-            receipt = ShardReceipt.model_validate_json(path.read_bytes())
-            found[receipt.name] = receipt
+            # A receipt that this release cannot read is no receipt: its shard is made again.
+            with suppress(ValidationError):
+                receipt = ShardReceipt.model_validate_json(path.read_bytes())
+                found[receipt.name] = receipt
         return [found[name] for name in sorted(found)]
 
     def shard_names(self) -> list[str]:
         """Names of the shards that lie in the directory."""
-        return sorted(path.name for path in self.shards.glob("[0-9]*.tar"))
+        return sorted(path.name for path in self.shards.glob("*.tar") if path.stem.isdecimal())
 
     def holds(self, receipt: ShardReceipt) -> bool:
         """Whether the shard of `receipt` lies there with the size that it was written with."""
@@ -83,9 +88,15 @@ class RenderOutput:
         return path.is_file() and path.stat().st_size == receipt.entry.bytes
 
     def begin(self, removed: Iterable[str]) -> None:
-        """Make the directories, keep what is known of finished shards as receipts, and withdraw the manifest."""
-        self.shards.mkdir(parents=True, exist_ok=True)
-        self.progress.mkdir(exist_ok=True)
+        """Make the directories, clear what a killed run was writing, and withdraw the manifest.
+
+        What it said of finished shards is kept as receipts.
+        """
+        # First what tells a next run that the directory is a render's.
+        self.progress.mkdir(parents=True, exist_ok=True)
+        self.shards.mkdir(exist_ok=True)
+        for leftover in self.shards.glob(".*.tar.tmp"):
+            leftover.unlink()
         if self.manifest_path.exists():
             for receipt in self.receipts():
                 self.write_receipt(receipt)

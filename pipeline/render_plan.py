@@ -7,6 +7,7 @@ sizes and times of files, never into them, and does not need Ray.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from pipeline.layouts.layout import ScanSource
@@ -63,24 +64,27 @@ def plan_shards(
     wanted = {sample.key: sample for sample in samples}
     kept, tasks, removed, reasons = [], [], [], dict[str, int]()
     placed: set[str] = set()
-    receipts = {r.name: r for r in output.receipts() if r.settings == settings_fingerprint}
+    known = output.receipts()
+    receipts = {r.name: r for r in known if r.settings == settings_fingerprint}
     outdated = [name for name in output.shard_names() if name not in receipts]
     for name, receipt in receipts.items():
         members = tuple(wanted[key] for key in receipt.keys if key in wanted)
         placed.update(sample.key for sample in members)
         if not members:
             removed.append(name)
-        elif reason := _why_stale(root, receipt, members, output):
+        elif reason := _why_stale(root, layout, receipt, members, output):
             tasks.append(ShardTask(name, members))
             reasons[reason] = reasons.get(reason, 0) + len(members)
         else:
             kept.append(receipt)
     new = [sample for sample in samples if sample.key not in placed]
     if new:
-        reasons["the settings changed" if outdated else "new"] = len(new)
-    first = 1 + max((int(name.removesuffix(".tar")) for name in receipts), default=-1)
-    for number, start in enumerate(range(0, len(new), samples_per_shard), start=first):
-        tasks.append(ShardTask(f"{number:06d}.tar", tuple(new[start : start + samples_per_shard])))
+        reasons["the settings changed" if len(known) > len(receipts) else "new"] = len(new)
+    # Gaps are filled first: several shards are written at a time, so an interrupted run may have left out one between
+    # others, and whoever goes on shall arrive at the same files as who was never interrupted.
+    free = (name for number in count() if (name := f"{number:06d}.tar") not in receipts)
+    for start in range(0, len(new), samples_per_shard):
+        tasks.append(ShardTask(next(free), tuple(new[start : start + samples_per_shard])))
     taken = {task.name for task in tasks}
     removed += [name for name in outdated if name not in taken]
     tasks.sort(key=lambda task: task.name)
@@ -96,7 +100,9 @@ def stat_source(root: Path, path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _why_stale(root: Path, receipt: ShardReceipt, members: Sequence[ScanSource], output: RenderOutput) -> str | None:
+def _why_stale(
+    root: Path, layout: str, receipt: ShardReceipt, members: Sequence[ScanSource], output: RenderOutput
+) -> str | None:
     if not output.holds(receipt):
         return "their shard is missing or of another size"
     if len(members) < len(receipt.keys):
@@ -105,7 +111,8 @@ def _why_stale(root: Path, receipt: ShardReceipt, members: Sequence[ScanSource],
     failures = {failure.key: failure for failure in receipt.failures}
     for sample in members:
         row = rows.get(sample.key)
-        if row is not None and (row.subject, row.expression, row.level, dict(row.labels)) != (
+        if row is not None and (row.layout, row.subject, row.expression, row.level, dict(row.labels)) != (
+            layout,
             sample.subject,
             sample.expression,
             sample.level,
