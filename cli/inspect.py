@@ -88,8 +88,8 @@ def _inspect_run(root: Path, console: Console) -> RunManifest:
     facts.add_row("checkpoint", str(checkpoint.path))
     console.print(facts)
     rows = RunDirectory(root).metrics()
-    names = [name for name in rows[-1] if name.startswith("loss/")] if rows else []
-    table = Table("step", "epoch", *(name.removeprefix("loss/") for name in names), title="losses")
+    names = [name for name in rows[-1] if name.startswith("loss_")] if rows else []
+    table = Table("step", "epoch", *(name.removeprefix("loss_") for name in names), title="losses")
     for row in rows[:: max(len(rows) // 8, 1)]:
         table.add_row(str(row["step"]), str(row["epoch"] + 1), *(f"{row[name]:.4f}" for name in names))
     console.print(table)

@@ -1,9 +1,14 @@
 """`smile-pipe`: the commands, gathered."""
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from typer import Abort
+from typer.exceptions import TyperException
 
 from cli import evaluate, inspect, render, synth, train
 
@@ -34,5 +39,12 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a wrong option gets one line and exit code 2, as every other wrong request does."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, Abort):
+        Console(stderr=True).print("stopped; the same command goes on from here")
+        sys.exit(130)

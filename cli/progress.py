@@ -21,6 +21,7 @@ class StageProgress:
         )
         self.task = self.bar.add_task(title, total=None, note="")
         self.printed = -1
+        self.began = False
 
     def __enter__(self) -> "StageProgress":
         self.bar.start()
@@ -31,6 +32,7 @@ class StageProgress:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show `done` of `total`; without a terminal, a line for each tenth."""
+        self.began = True
         self.bar.update(self.task, completed=done, total=total, note=note)
         tenth = 10 * done // max(total, 1)
         if not self.console.is_terminal and tenth > self.printed:

@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
         started = time.monotonic()
         with StageProgress(console, "train") as progress:
             manifest = run(config, lambda row: progress.update(row["step"], row["num_steps"], _note(row)))
-        losses = ", ".join(f"{n.removeprefix('loss/')} {v:.3f}" for n, v in manifest.final_losses.items())
+        if not progress.began:
+            console.print(f"Nothing to do: {config.out} is finished", highlight=False)
+            return manifest
+        losses = ", ".join(f"{n.removeprefix('loss_')} {v:.3f}" for n, v in manifest.final_losses.items())
         console.print(
             f"{manifest.num_steps} steps on {manifest.num_train_samples} samples of "
             f"{len(manifest.train_subjects)} subjects in {time.monotonic() - started:.0f} s; losses: {losses}\n"
@@ -33,4 +36,4 @@ def register(app: typer.Typer) -> None:
 
 
 def _note(row: dict[str, Any]) -> str:
-    return f"epoch {row['epoch'] + 1}, loss {row['loss/total']:.3f}, {row['samples_per_second']:.0f} samples/s"
+    return f"epoch {row['epoch'] + 1}, loss {row['loss_total']:.3f}, {row['samples_per_second']:.0f} samples/s"

@@ -22,7 +22,7 @@ class RecipeConfig(BaseModel):
     joint_dim: int = 128
     weight_mv: float = 0.1
     weight_vl: float = 1.0
-    weight_cm: float = 0.1
+    weight_cm: float = 0.01
     off_diagonal_weight: float = 0.0051
     temperature: float = 0.07
     min_temperature: float = 0.01

@@ -68,11 +68,14 @@ def run(
     levels = [row.level for row in test_rows]
     truth = everything.y[len(train_rows) :]
     scores = {name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()}
+    split = config.split or run_manifest.split
     manifest = EvaluationManifest(
-        fingerprint=fingerprint(run_manifest.fingerprint, shards.manifest.fingerprint, config.split, list(scores)),
+        fingerprint=fingerprint(
+            run_manifest.fingerprint, shards.manifest.fingerprint, split, list(scores), config.seed
+        ),
         run_fingerprint=run_manifest.fingerprint,
         shards_fingerprint=shards.manifest.fingerprint,
-        split=config.split or run_manifest.split,
+        split=split,
         text_source=run_manifest.text_source,
         recipe=str(run_manifest.recipe["name"]),
         classes=classes,
@@ -87,16 +90,22 @@ def _sides(
     config: EvaluateConfig, run_manifest: RunManifest, shards: ShardSet
 ) -> tuple[list[IndexRow], list[IndexRow]]:
     """Rows to fit protocols on, none for `all`, and rows to score."""
-    if config.split == "all":
+    spec = config.split or run_manifest.split
+    if spec == "all":
         return [], list(shards.rows)
-    if config.split is None or config.split == run_manifest.split:
+    if config.split is None and shards.manifest.fingerprint != run_manifest.shards_fingerprint:
+        raise UsageError(
+            f"--shards {config.shards}: not the shards that the run was trained on; say whom to score with --split "
+            f"({run_manifest.split} as in training, or all for another dataset)"
+        )
+    if spec == run_manifest.split:
         train, test = run_manifest.train_subjects, run_manifest.test_subjects
     else:
-        split = split_subjects(config.split, shards.subjects)
+        split = split_subjects(spec, shards.subjects)
         train, test = split.train, split.test
         if seen := sorted(set(test) & set(run_manifest.train_subjects)):
             raise UsageError(
-                f"--split {config.split}: would test on {len(seen)} subjects that the run has learned from "
+                f"--split {spec}: would test on {len(seen)} subjects that the run has learned from "
                 f"({', '.join(seen[:3])}, ...); leave --split out, or train on that split"
             )
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)

@@ -7,10 +7,12 @@ whose folder holds a `model.py` or a package `shards` must not lend those to the
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shards.errors import UsageError
 
@@ -19,46 +21,64 @@ _OBJECT_STORE_BYTES = 1 << 30
 
 
 @contextmanager
-def ray_session(address: str, *, verbose: bool = False) -> Iterator[None]:
+def ray_session(address: str) -> Iterator[None]:
     """Connect to Ray, or start it here (`local`), and let go of it at the end; a connection that exists is used.
 
     Raises:
         UsageError: there is no Ray at `address`.
     """
-    # These are read when Ray is imported: no telemetry, no bars and banners of its own.
+    # Read when Ray is imported: no telemetry, and no taking over of `print`.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
-        yield
+        with _quiet():
+            yield
         return
     folder = Path(tempfile.mkdtemp(prefix="smile-pipe-"))
     working_dir = folder / "workers"
     working_dir.mkdir()
-    quiet = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not verbose:
-        _silence()
     local = {"include_dashboard": False, "_temp_dir": str(folder / "ray"), "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        ray.init(
-            address=address,
-            runtime_env={"working_dir": str(working_dir)},
-            configure_logging=verbose,
-            **quiet,
-            **(local if address == "local" else {}),
-        )
-        yield
-    except ConnectionError as error:
-        raise UsageError(f"--address {address}: no Ray there; `ray start --head` starts one ({error})") from None
+        with _quiet():
+            _connect(address, working_dir, local if address == "local" else {})
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _silence() -> None:
-    """Ray's own notes on starting, progress and finishing; errors still show."""
+def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
+    import ray
 
-    for name in ("ray", "ray.data", "ray.train", "ray._private"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        if ":" in address and "://" not in address:
+            # Ray itself goes on trying for minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(
+            address=address,
+            runtime_env={"working_dir": str(working_dir)},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--address {address}: no Ray there; `ray start --head` starts one ({reason})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the notes of Ray and others below an error: progress is shown by the stages themselves.
+
+    A level on Ray's loggers would not last, since it sets them anew for each dataset.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -6,6 +6,7 @@ Safe to stop and to run again: finished shards are kept, and when nothing is to 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from pipeline.expressions import order_expressions
@@ -60,11 +61,9 @@ def run(
     finished = output.manifest()
     if finished is not None and not work.tasks and not work.removed:
         return finished
-    output.begin(work.removed)
-    receipts = list(work.kept)
-    if work.tasks:
-        with ray_session(config.address):
-            receipts += _render(work, config, settings, output, on_progress)
+    with ray_session(config.address) if work.tasks else nullcontext():
+        output.begin(work.removed)
+        receipts = [*work.kept, *_render(work, config, settings, output, on_progress)]
     receipts.sort(key=lambda receipt: receipt.name)
     manifest = _manifest(work, settings, receipts)
     output.finish(manifest, receipts)
@@ -78,6 +77,8 @@ def _render(
     output: RenderOutput,
     on_progress: Callable[[RenderProgress], None],
 ) -> list[ShardReceipt]:
+    if not work.tasks:
+        return []
     # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
     from pipeline.render_job import render_shards
 

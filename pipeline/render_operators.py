@@ -4,8 +4,8 @@ A row that fails anywhere becomes a row that says so (`failure`), and the later 
 row of `failures.parquet`, never the end of the job.
 
     read    source                     -> + sources, frame, mesh (packed arrays)
-    render  mesh                       -> + images (packed arrays)
-    encode  images, source, frame, ... -> record, text, members (encoded images), failure
+    render  mesh                       -> + statistics, images (packed arrays, quantised)
+    encode  images, source, frame, ... -> record, text, members (encoded images)
 """
 
 import functools
@@ -26,7 +26,7 @@ from pipeline.layouts.layout import ScanSource
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.scan import read_scan
 from pipeline.render_plan import stat_source
-from pipeline.rendering.encode import DEPTH_SCALE, encode_views
+from pipeline.rendering.encode import DEPTH_SCALE, encode_views, quantise_views
 from pipeline.rendering.frame import apply_frame, canonical_frame
 from pipeline.rendering.renderer import Renderer, RendererName, ViewImages, build_renderer
 from pipeline.rendering.settings import RenderSettings
@@ -65,7 +65,7 @@ def read_scans(table: pa.Table, root: str) -> pa.Table:
         arrays = asdict_arrays(apply_frame(mesh, frame))
         return {"frame": frame.model_dump_json(), "mesh": pack_arrays(arrays)}
 
-    return _map_rows(table, "read", read, READ)
+    return _map_rows(table, "read", read, READ, root)
 
 
 def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
@@ -83,7 +83,7 @@ def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
             image = image or renderer.render([mesh], rig)[0]
             if not image.depth.any():
                 raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
-            row["images"] = pack_arrays(vars(image))
+            row["images"] = pack_arrays(quantise_views(image, settings.channels))
             row["statistics"] = _statistics(mesh).model_dump_json()
         except Exception as error:
             row["failure"] = _failure("render", error)
@@ -96,7 +96,7 @@ def encode_samples(table: pa.Table, settings: RenderSettings, layout: str) -> pa
 
     def encode(row: Row) -> Row:
         sample = _SCAN_SOURCE.validate_json(row["source"])
-        images = encode_views(ViewImages(**unpack_arrays(row["images"])), rig, settings.channels)
+        images = encode_views(unpack_arrays(row["images"]), rig)
         digests = [source.blake3 for source in SOURCES.validate_json(row["sources"])]
         record = SampleRecord(
             **{name: getattr(sample, name) for name in ("key", "subject", "expression", "level", "labels")},
@@ -133,14 +133,16 @@ def _mesh(block: bytes) -> Mesh:
     return Mesh(**arrays)
 
 
-def _map_rows(table: pa.Table, stage: str, function: Callable[[Row], Row], schema: pa.Schema) -> pa.Table:
+def _map_rows(
+    table: pa.Table, stage: str, function: Callable[[Row], Row], schema: pa.Schema, root: str = ""
+) -> pa.Table:
     rows = []
     for row in table.to_pylist():
         if row.get("failure") is None:
             try:
                 row |= function(row)
             except Exception as error:
-                row["failure"] = _failure(stage, error)
+                row["failure"] = _failure(stage, error, root)
         rows.append({name: row.get(name) for name in schema.names})
     return pa.Table.from_pylist(rows, schema)
 
@@ -150,7 +152,7 @@ def _failure(stage: str, error: Exception, root: str = "") -> str:
     place = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
     reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{place}"
     # Reasons begin with the file; where the dataset lay on this machine says nothing to whoever reads the table.
-    return json.dumps({"stage": stage, "reason": reason.replace(f"{root}/", "")[:1000]})
+    return json.dumps({"stage": stage, "reason": (reason.replace(f"{root}/", "") if root else reason)[:1000]})
 
 
 def _place(error: Exception) -> str:

@@ -46,15 +46,14 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint)
     if finished := _check_output(config, directory, mark):
         return finished
-    directory.root.mkdir(parents=True, exist_ok=True)
     about = {"fingerprint": mark, "train": config.for_fingerprint(), "recipe": config.recipe_config().model_dump()}
-    write_atomically(directory.config_path, canonical_json(about).encode())
-    if not config.resume:
-        directory.metrics_path.unlink(missing_ok=True)
     absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards)}
     job = Job(config.model_copy(update=absolute), channel, split.train, shards.manifest.expressions)
-    with ray_session(config.address), _following(directory, on_metrics):
-        _fit(job)
+    with ray_session(config.address):
+        directory.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory.config_path, canonical_json(about).encode())
+        with _following(directory, on_metrics):
+            _fit(job)
     manifest = _manifest(config, mark, shards, split, channel, directory)
     manifest.write(directory.manifest_path)
     return manifest
@@ -101,11 +100,13 @@ def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> Ru
         if config.resume:
             raise UsageError(f"--resume: {config.out} holds no run to go on with")
         return None
-    if not config.resume:
-        raise UsageError(f"--out {config.out}: holds a run; --resume goes on with it, or name another directory")
-    if json.loads(directory.config_path.read_text())["fingerprint"] != mark:
-        raise UsageError(f"--resume: {config.out} was begun with other options or shards (see its config.json)")
-    return directory.manifest()
+    same = json.loads(directory.config_path.read_text())["fingerprint"] == mark
+    finished = directory.manifest()
+    if same and (finished or config.resume):
+        return finished
+    if same:
+        raise UsageError(f"--out {config.out}: holds a run that is not finished; --resume goes on with it")
+    raise UsageError(f"--out {config.out}: holds a run with other options or shards (see config.json); name another")
 
 
 def _fit(job: Job) -> None:
@@ -190,7 +191,7 @@ def _manifest(
         num_train_samples=len(shards.of_subjects(split.train)),
         num_steps=last["num_steps"],
         world_size=config.num_workers,
-        final_losses={name: value for name, value in last.items() if name.startswith("loss/")},
+        final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )
 

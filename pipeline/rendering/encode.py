@@ -1,6 +1,6 @@
-"""From the pixels of a renderer to the encoded images of a sample."""
+"""From the pixels of a renderer to the encoded images of a sample: quantise, then compress."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,22 @@ _REACH = 2.0
 DEPTH_SCALE = DepthScale(near=DISTANCE - _REACH, step=2 * _REACH / 65534)
 
 
-def encode_views(images: ViewImages, rig: Rig, channels: Sequence[str]) -> dict[tuple[str, str], bytes]:
-    """Encode the asked channels of all views, by (view name, channel)."""
-    pixels: dict[str, NDArray] = {"rgb": images.rgb}
-    if "depth" in channels:
-        pixels["depth"] = quantise_depth(images.depth)
-    if "normal" in channels:
-        pixels["normal"] = quantise_normal(images.normal)
+def quantise_views(images: ViewImages, channels: Sequence[str]) -> dict[str, NDArray]:
+    """The asked channels as the integers that are stored: [V, H, W] or [V, H, W, 3] each."""
+    quantise: dict[str, Callable[[], NDArray]] = {
+        "rgb": lambda: images.rgb,
+        "depth": lambda: quantise_depth(images.depth),
+        "normal": lambda: quantise_normal(images.normal),
+    }
+    return {channel: quantise[channel]() for channel in channels}
+
+
+def encode_views(pixels: Mapping[str, NDArray], rig: Rig) -> dict[tuple[str, str], bytes]:
+    """Encode quantised channels of all views, by (view name, channel), in the order of the format."""
     return {
         (camera.name, channel): encode_image(channel, pixels[channel][v])
         for v, camera in enumerate(rig.cameras)
-        for channel in channels
+        for channel in pixels
     }
 
 

@@ -72,9 +72,9 @@ class FaceReader:
             while ahead:
                 yield _collate(ahead.pop(0))
 
-    def directions(self) -> Tensor:
-        """Unit vectors from the face towards each view's camera, [V, 3], as the first sample's cameras tell."""
-        cameras = self.shards.read(self.shards.rows[0]).record.cameras
+    def directions(self, row: IndexRow) -> Tensor:
+        """Unit vectors from the face towards each view's camera, [V, 3]; all samples of a set share their rig."""
+        cameras = self.shards.read(row).record.cameras
         return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
 
     def _decode(self, sample: Sample) -> NDArray[np.uint8]:

@@ -64,10 +64,10 @@ def train(job: Job, place: Place) -> None:
     if step and place.rank == 0:
         run.rewind_metrics(step)
     trained = DistributedDataParallel(model) if dist.is_initialized() and place.world_size > 1 else model
-    stepper = _Stepper(job, place, model, trained, optimizer, reader.directions().to(place.device))
+    rows = reader.shards.of_subjects(job.subjects)
+    stepper = _Stepper(job, place, model, trained, optimizer, reader.directions(rows[0]).to(place.device))
     num_steps = config.epochs * sampler.num_steps
     log = _Log(run, place, num_steps, config.batch_size * place.world_size)
-    rows = reader.shards.of_subjects(job.subjects)
     for epoch in range(step // sampler.num_steps, config.epochs):
         groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
         for batch in reader.batches(groups):
@@ -140,7 +140,7 @@ class _Log:
             return
         rate = (step - self.first_step) * self.batch_size / max(time.monotonic() - self.started, 1e-9)
         row: dict[str, Any] = {"step": step, "epoch": epoch, "num_steps": self.num_steps}
-        row |= {f"loss/{name}": round(float(value), 6) for name, value in losses.items()}
+        row |= {f"loss_{name}": round(float(value), 6) for name, value in losses.items()}
         row |= {
             "learning_rate": lr,
             "temperature": round(1 / float(model.scale), 6),

@@ -36,7 +36,7 @@ class TrainedModel:
     @torch.inference_mode()
     def embed_faces(self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int) -> NDArray[np.float32]:
         """Fused embeddings of samples, [N, D]."""
-        directions = reader.directions().to(self.device)
+        directions = reader.directions(rows[0]).to(self.device)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         parts = [
             self.model.embed_faces(batch.views.to(self.device).float() / 255, directions)[1].float().cpu().numpy()

@@ -1,0 +1,45 @@
+# `make demo` shows everything; `make test` proves it. Both make .venv if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+SUBJECTS ?= 16
+
+.PHONY: help demo test test-fast lint clean
+
+help:
+	@echo "make demo   faces -> views -> trained model -> report, in a few minutes, into $(DEMO)/"
+	@echo "make test   the whole test suite"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove .venv, $(DEMO)/ and caches"
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (several GB with PyTorch; a few minutes)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/smile-pipe synth $(DEMO)/faces --subjects $(SUBJECTS)
+	$(BIN)/smile-pipe render $(DEMO)/faces --out $(DEMO)/shards
+	$(BIN)/smile-pipe inspect $(DEMO)/shards --preview $(DEMO)/views.png
+	$(BIN)/smile-pipe train --shards $(DEMO)/shards --out $(DEMO)/run --split kfold:4:0 $(if $(wildcard $(DEMO)/run/config.json),--resume)
+	$(BIN)/smile-pipe evaluate $(DEMO)/run --shards $(DEMO)/shards
+	@echo
+	@echo "Look at:"
+	@echo "  $(DEMO)/views.png                      the views of some faces"
+	@echo "  $(DEMO)/run/evaluation/report.html     how well unseen faces were read"
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

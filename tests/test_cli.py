@@ -1,0 +1,169 @@
+"""The command line as a user types it: help, exit codes, one-line errors, config files, JSON."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def complaint(*arguments: object) -> str:
+    """The one line that a wrong request gets; nothing else is printed, and the code is 2."""
+    code, _, stderr = invoke(*arguments)
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert code == 2, stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", ["synth", "render", "train", "evaluate", "inspect"])
+def test_every_option_is_explained(command):
+    code, out, _ = invoke(command, "--help")
+    assert code == 0 and "--json" in out and "--config" in out
+
+
+def test_the_version_is_told():
+    code, out, _ = invoke("--version")
+    assert code == 0 and out.startswith("smile-pipe ")
+
+
+class TestBadInput:
+    """What the user got wrong is said in one line, with code 2, and nothing is written."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_written(self, tmp_path: Path):
+        self.out = tmp_path / "out"
+        yield
+        assert not self.out.exists()
+
+    def test_a_missing_directory(self, tmp_path):
+        assert "no such directory" in complaint("render", tmp_path / "nowhere", "--out", self.out)
+
+    def test_an_empty_directory(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        assert "is empty" in complaint("render", tmp_path / "empty", "--out", self.out)
+
+    def test_an_unknown_layout(self, faces_dir):
+        line = complaint("render", faces_dir, "--out", self.out, "--layout", "bu5dfe")
+        assert "bu5dfe" in line and "bu3dfe" in line
+
+    def test_a_directory_of_no_known_layout(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "face.obj").write_text("v 0 0 0")
+        assert "labels.csv" in complaint("render", tmp_path / "data", "--out", self.out)
+
+    def test_an_output_that_is_below_a_file(self, faces_dir, tmp_path):
+        (tmp_path / "file").write_text("")
+        assert "is a file" in complaint("render", faces_dir, "--out", tmp_path / "file" / "out")
+
+    def test_an_unknown_channel(self, faces_dir):
+        assert "infrared" in complaint("render", faces_dir, "--out", self.out, "--channels", "rgb,infrared")
+
+    def test_a_number_out_of_range(self, faces_dir):
+        assert "--size" in complaint("render", faces_dir, "--out", self.out, "--size", "3")
+
+    def test_a_rig_that_is_not_there(self, faces_dir):
+        assert "--rig" in complaint("render", faces_dir, "--out", self.out, "--rig", "7")
+
+    def test_a_prompt_bank_that_is_not_there(self, faces_dir, tmp_path):
+        assert "bank.yaml" in complaint("render", faces_dir, "--out", self.out, "--prompts", tmp_path / "bank.yaml")
+
+    def test_a_required_option_that_is_missing(self, faces_dir):
+        assert "--out is required" in complaint("render", faces_dir)
+
+    def test_shards_that_match_nothing(self, tmp_path):
+        line = complaint("train", "--shards", tmp_path / "{000000..000003}.tar", "--out", self.out)
+        assert "matches nothing" in line
+
+    def test_a_directory_without_a_manifest(self, tmp_path):
+        assert "manifest.json" in complaint("train", "--shards", tmp_path, "--out", self.out)
+
+    def test_too_few_subjects_for_the_split(self, shards_dir):
+        line = complaint("train", "--shards", shards_dir, "--out", self.out, "--split", "kfold:10:0")
+        assert "10 subjects" in line and "there are 5" in line
+
+    def test_a_split_that_is_not_understood(self, shards_dir):
+        assert "kfold:K:I" in complaint("train", "--shards", shards_dir, "--out", self.out, "--split", "half")
+
+    @pytest.mark.parametrize(("option", "value"), [("--recipe", "smile-vlmm"), ("--arch", "smile-tyni")])
+    def test_an_unknown_recipe_or_arch_gets_a_suggestion(self, shards_dir, option, value):
+        line = complaint("train", "--shards", shards_dir, "--out", self.out, "--split", "kfold:5:0", option, value)
+        assert "did you mean smile-" in line
+
+    def test_weights_that_cannot_be_had(self, shards_dir):
+        options = ("--split", "kfold:5:0", "--arch", "ViT-B-32", "--pretrained", "nobody")
+        assert "nobody" in complaint("train", "--shards", shards_dir, "--out", self.out, *options)
+
+    def test_resuming_where_nothing_was_begun(self, shards_dir):
+        options = ("--split", "kfold:5:0", "--resume")
+        assert "no run" in complaint("train", "--shards", shards_dir, "--out", self.out, *options)
+
+    def test_no_ray_at_the_address(self, faces_dir):
+        import ray
+
+        if ray.is_initialized():
+            pytest.skip("this session is connected already, and a connection that exists is used")
+        complaint("render", faces_dir, "--out", self.out, "--address", "127.0.0.1:1")
+
+    def test_a_run_that_is_not_one(self, shards_dir, tmp_path):
+        assert "no such run" in complaint("evaluate", self.out, "--shards", shards_dir)
+
+    def test_a_config_file_with_an_option_that_is_not_known(self, faces_dir, tmp_path):
+        (tmp_path / "options.yaml").write_text("sise: 64\n")
+        assert "sise" in complaint("render", faces_dir, "--out", self.out, "--config", tmp_path / "options.yaml")
+
+
+def test_an_unwritable_output_is_refused(faces_dir, tmp_path, monkeypatch):
+    # Tests may run as root, whom no permission stops.
+    monkeypatch.setattr("pipeline.render_output.os.access", lambda path, mode: not mode & os.W_OK)
+    assert "cannot be written" in complaint("render", faces_dir, "--out", tmp_path / "out")
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(faces_dir, tmp_path):
+    code, out, _ = invoke("render", faces_dir, "--out", tmp_path / "out", "--dry-run", "--json")
+    plan = json.loads(out)
+    assert code == 0 and plan["num_to_render"] == 35 and plan["render"] == ["000000.tar"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["size: 40\nchannels: [rgb]\n", 'size = 40\nchannels = "rgb"\n'])
+def test_options_come_from_a_file_and_the_command_line_stands_over_it(faces_dir, ray_cluster, tmp_path, text):
+    file = tmp_path / ("options.yaml" if ":" in text else "options.toml")
+    file.write_text(text)
+    options = ("--config", file, "--limit", 2, "--json")
+    code, out, _ = invoke("render", faces_dir, "--out", tmp_path / "out", *options)
+    manifest = json.loads(out)
+    assert code == 0 and (manifest["image_size"], manifest["channels"]) == (40, ["rgb"])
+    code, out, _ = invoke("render", faces_dir, "--out", tmp_path / "other", *options, "--size", 24)
+    assert json.loads(out)["image_size"] == 24
+
+
+def test_inspect_tells_what_is_there_and_draws_it(shards_dir, run_dir, tmp_path):
+    code, out, _ = invoke("inspect", shards_dir, "--preview", tmp_path / "sheet.png")
+    assert code == 0 and "35 of 5 subjects" in out
+    from PIL import Image
+
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 9 * 100 and sheet.height > 10 * 100
+    code, out, _ = invoke("inspect", run_dir, "--json")
+    assert code == 0 and json.loads(out)["stage"] == "train"
+
+
+def test_a_job_that_fails_exits_with_1_and_one_line(shards_dir, run_dir, tmp_path):
+    shutil.copytree(shards_dir, tmp_path / "shards")
+    for tar in (tmp_path / "shards" / "shards").glob("*.tar"):
+        tar.write_bytes(b"\1" * tar.stat().st_size)
+    code, _, stderr = invoke("evaluate", run_dir, "--shards", tmp_path / "shards")
+    assert code == 1 and stderr.startswith("failed: ") and "Traceback" not in stderr
+    code, _, stderr = invoke("evaluate", run_dir, "--shards", tmp_path / "shards", "--debug")
+    assert code == 1 and "Traceback" in stderr

@@ -1,0 +1,186 @@
+"""The render stage on a real Ray: what lies on disk afterwards, and what a second run does."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.layouts import find_samples
+from pipeline.meshes.scan import read_scan
+from pipeline.prompts.bank import load
+from pipeline.render import RenderProgress, plan, run
+from pipeline.render_config import RenderConfig
+from pipeline.rendering.frame import apply_frame, canonical_frame
+from pipeline.rendering.rig import project
+from shards.errors import UsageError
+from shards.failures import read_failures
+from shards.images import decode_image
+from shards.manifest import ShardManifest
+from shards.reader import ShardSet
+
+
+def render(data_dir: Path, out: Path, **options) -> ShardManifest:
+    return run(RenderConfig(data_dir=data_dir, out=out, **{"size": 32, "samples_per_shard": 8, **options}))
+
+
+def files(root: Path) -> dict[str, str]:
+    found = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+@pytest.fixture
+def some_faces(faces_dir: Path, tmp_path: Path) -> Path:
+    """Two subjects of the shared faces, in a folder that a test may change."""
+    for subject in sorted(path for path in faces_dir.iterdir() if path.is_dir())[:2]:
+        shutil.copytree(subject, tmp_path / "faces" / subject.name)
+    return tmp_path / "faces"
+
+
+def first_mesh(folder: Path) -> Path:
+    return min(folder.rglob("*.wrl"))
+
+
+def test_the_directory_holds_exactly_what_the_contract_says(shards_dir):
+    tars = {f"shards/{number:06d}.tar" for number in range(5)}
+    assert files(shards_dir).keys() == {"manifest.json", "index.parquet", "failures.parquet", *tars}
+
+
+def test_the_manifest_counts_what_was_rendered(shards_dir):
+    manifest = ShardManifest.read(shards_dir / "manifest.json")
+    assert (manifest.num_samples, manifest.num_subjects, manifest.num_failures) == (35, 5, 0)
+    assert manifest.expressions == ("AN", "DI", "FE", "HA", "SA", "SU", "NE")
+    assert manifest.text_source == "label" and all(len(manifest.prompts[e]) >= 12 for e in manifest.expressions)
+    assert [entry.num_samples for entry in manifest.shards] == [8, 8, 8, 8, 3]
+    for entry in manifest.shards:
+        content = (shards_dir / "shards" / entry.name).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.bytes, entry.sha256)
+
+
+def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, faces_dir):
+    shards = ShardSet.open(str(shards_dir))
+    sources = {source.key: source for source in find_samples(faces_dir, "auto")[1]}
+    assert {row.key for row in shards.rows} == sources.keys()
+    for row in shards.rows[::5]:
+        sample, source = shards.read(row), sources[row.key]
+        record = sample.record
+        assert (record.subject, record.expression, record.level) == (source.subject, source.expression, source.level)
+        assert sample.text == load(None).prompt_for(row.key, source.expression)
+        assert record.frame.method == "landmarks" and record.mesh.surface == "texture"
+        assert [source.path for source in row.sources] == list(sources[row.key].files)
+        assert len(sample.images) == 9
+        rgb = decode_image("rgb", sample.images["front", "rgb"])
+        depth = decode_image("depth", sample.images["front", "depth"])
+        normal = decode_image("normal", sample.images["front", "normal"])
+        assert rgb.shape == normal.shape == (48, 48, 3) and depth.shape == (48, 48)
+        face = depth > 0
+        assert 0.2 < face.mean() < 0.9 and (normal[~face] == 128).all()
+
+
+def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir, faces_dir):
+    shards = ShardSet.open(str(shards_dir))
+    source = find_samples(faces_dir, "auto")[1][0]
+    record = shards.read(next(row for row in shards.rows if row.key == source.key)).record
+    scan = read_scan(faces_dir / source.mesh, None, faces_dir / source.landmarks)
+    landmarks = apply_frame(scan, record.frame).landmarks
+    # The landmark that stands out most, on the nose, is hidden by nothing in any view.
+    nose = landmarks[landmarks[:, 2].argmax()][None]
+    assert canonical_frame(scan) == record.frame
+    sample = shards.read(next(row for row in shards.rows if row.key == source.key))
+    for camera in record.cameras:
+        u, v, z = project(camera, nose)[0]
+        value = int(decode_image("depth", sample.images[camera.name, "depth"])[int(v), int(u)])
+        assert value > 0
+        # A pixel is a twentieth of a unit here, and the flanks of the nose are steep.
+        assert record.depth.near + (value - 1) * record.depth.step == pytest.approx(z, abs=0.1)
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_parallelism(faces_dir, ray_cluster, tmp_path, monkeypatch):
+    render(faces_dir, tmp_path / "a")
+    monkeypatch.setattr("pipeline.render_job.PARCEL", 3)
+    monkeypatch.setattr("pipeline.render_job.MAX_WRITES", 1)
+    render(faces_dir, tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_second_run_does_nothing_and_does_not_start_ray(shards_dir, faces_dir, monkeypatch):
+    before = files(shards_dir)
+    monkeypatch.setattr("pipeline.render.ray_session", lambda address: pytest.fail("started Ray"))
+    config = RenderConfig(data_dir=faces_dir, out=shards_dir, size=48, samples_per_shard=8)
+    assert run(config) == ShardManifest.read(shards_dir / "manifest.json")
+    assert files(shards_dir) == before
+
+
+def test_a_scan_that_cannot_be_read_is_a_row_of_failures_and_the_rest_is_rendered(some_faces, ray_cluster, tmp_path):
+    broken = first_mesh(some_faces)
+    broken.write_text("#VRML V2.0 utf8\nShape { geometry IndexedFaceSet { coord Coordinate { point [ 1 2")
+    manifest = render(some_faces, tmp_path / "out")
+    assert (manifest.num_samples, manifest.num_failures) == (13, 1)
+    (failure,) = read_failures(tmp_path / "out" / "failures.parquet")
+    assert failure.key == broken.stem.removesuffix("_F3D") and failure.stage == "read"
+    assert failure.source == broken.relative_to(some_faces).as_posix()
+    assert str(tmp_path) not in failure.reason and broken.name in failure.reason
+    assert failure.key not in {row.key for row in ShardSet.open(str(tmp_path / "out")).rows}
+
+
+def test_a_mended_scan_is_rendered_by_the_next_run(some_faces, ray_cluster, tmp_path):
+    mesh = first_mesh(some_faces)
+    whole = mesh.read_text()
+    mesh.write_text("no mesh at all")
+    assert render(some_faces, tmp_path / "out").num_failures == 1
+    mesh.write_text(whole)
+    assert render(some_faces, tmp_path / "out").num_failures == 0
+    render(some_faces, tmp_path / "fresh")
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_a_changed_texture_rerenders_only_its_own_shard(some_faces, ray_cluster, tmp_path):
+    render(some_faces, tmp_path / "out")
+    before = files(tmp_path / "out")
+    texture = min(some_faces.rglob("*.png"))
+    from PIL import Image
+
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(texture)
+    render(some_faces, tmp_path / "out")
+    after = files(tmp_path / "out")
+    assert {name for name in before if before[name] != after[name]} == {
+        "shards/000000.tar",
+        "manifest.json",
+        "index.parquet",
+    }
+
+
+def test_an_interrupted_run_keeps_its_finished_shards(some_faces, ray_cluster, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop_late(progress: RenderProgress) -> None:
+        if list((tmp_path / "out" / ".progress").glob("*.json")):
+            raise StopError
+
+    config = RenderConfig(data_dir=some_faces, out=tmp_path / "out", size=32, samples_per_shard=2)
+    with pytest.raises(StopError):
+        run(config, stop_late)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    kept = plan(config).kept
+    assert kept
+    times = {r.name: (tmp_path / "out" / "shards" / r.name).stat().st_mtime_ns for r in kept}
+    run(config)
+    assert all((tmp_path / "out" / "shards" / n).stat().st_mtime_ns == t for n, t in times.items())
+    render(some_faces, tmp_path / "fresh", samples_per_shard=2)
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
+
+
+def test_progress_reaches_the_end_and_never_goes_back(some_faces, ray_cluster, tmp_path):
+    seen: list[RenderProgress] = []
+    run(RenderConfig(data_dir=some_faces, out=tmp_path / "out", size=32, limit=9, channels=("rgb",)), seen.append)
+    done = [progress.num_done for progress in seen]
+    assert done[0] == 0 and done[-1] == seen[-1].num_total == 9 and done == sorted(done)
+
+
+def test_an_output_that_is_not_a_render_is_refused_and_left_alone(faces_dir, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UsageError, match="not of a render"):
+        render(faces_dir, tmp_path)
+    assert files(tmp_path).keys() == {"thesis.tex"}

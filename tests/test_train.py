@@ -1,0 +1,122 @@
+"""The training stage on a real Ray: what a run leaves, that it resumes, and what it never reads."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from pipeline.train import input_channel, run
+from pipeline.training.config import TrainConfig
+from pipeline.training.manifest import RunManifest
+from pipeline.training.run_directory import RunDirectory
+from shards.errors import UsageError
+from shards.manifest import ShardManifest
+from shards.reader import ShardSet
+from shards.splits import split_subjects
+
+
+def config(shards_dir, out, **options) -> TrainConfig:
+    return TrainConfig(
+        **{"shards": str(shards_dir), "out": out, "epochs": 2, "batch_size": 8, "split": "kfold:5:0"} | options
+    )
+
+
+def test_a_run_holds_exactly_what_the_contract_says(run_dir):
+    found = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
+    board = {name for name in found if name.startswith("tensorboard/")}
+    assert board
+    states = {f"checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("model.safetensors", "state.pt")}
+    assert found - board - {"evaluation/manifest.json", "evaluation/report.html"} == {
+        "manifest.json",
+        "config.json",
+        "metrics.jsonl",
+        *states,
+    }
+
+
+def test_the_manifest_says_on_whom_it_was_trained(run_dir, shards_dir):
+    manifest, shards = RunManifest.read(run_dir / "manifest.json"), ShardSet.open(str(shards_dir))
+    assert set(manifest.train_subjects) | set(manifest.test_subjects) == set(shards.subjects)
+    assert not set(manifest.train_subjects) & set(manifest.test_subjects)
+    assert manifest.shards_fingerprint == shards.manifest.fingerprint
+    assert (manifest.num_train_samples, manifest.num_steps, manifest.text_source) == (28, 8, "label")
+    assert manifest.channel == "normal"
+
+
+def test_metrics_name_every_loss(run_dir):
+    last = RunDirectory(run_dir).metrics()[-1]
+    assert last["step"] == 8
+    assert {"loss_mv", "loss_vl", "loss_cm", "loss_total", "learning_rate", "temperature"} <= last.keys()
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run_dir, shards_dir, ray_cluster, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    (tmp_path / "run" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
+    with pytest.raises(UsageError, match="--resume"):
+        run(config(shards_dir, tmp_path / "run"))
+    run(config(shards_dir, tmp_path / "run", resume=True))
+    whole, resumed = RunDirectory(run_dir).checkpoints()[-1], RunDirectory(tmp_path / "run").checkpoints()[-1]
+    expected, found = whole.load_model(), resumed.load_model()
+    assert resumed.step == 8
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    steps = [row["step"] for row in RunDirectory(tmp_path / "run").metrics()]
+    assert steps == sorted(set(steps))
+
+
+def test_a_finished_run_is_not_trained_again(run_dir, shards_dir, monkeypatch):
+    monkeypatch.setattr("pipeline.train.ray_session", lambda address: pytest.fail("started Ray"))
+    assert run(config(shards_dir, run_dir)) == RunManifest.read(run_dir / "manifest.json")
+
+
+def test_other_options_do_not_overwrite_a_run(run_dir, shards_dir):
+    before = (run_dir / "config.json").read_text()
+    with pytest.raises(UsageError, match="other options"):
+        run(config(shards_dir, run_dir, seed=1, resume=True))
+    assert (run_dir / "config.json").read_text() == before
+
+
+def test_two_workers_train_and_no_test_subject_is_read(shards_dir, ray_cluster, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(shards_dir, shards)
+    opened = ShardSet.open(str(shards))
+    # Blank out the bytes of every test sample: whoever reads one now fails.
+    for row in opened.of_subjects(split_subjects("kfold:5:0", opened.subjects).test):
+        with open(shards / "shards" / row.shard, "r+b") as file:
+            file.seek(row.offset)
+            file.write(bytes(row.bytes))
+    trained = run(config(shards, tmp_path / "run", epochs=1, num_workers=2, batch_size=4))
+    assert trained.world_size == 2 and trained.num_steps == 4
+
+
+def test_without_text_only_the_views_are_compared(shards_dir, ray_cluster, tmp_path):
+    manifest = run(config(shards_dir, tmp_path / "run", epochs=1, text="none"))
+    assert manifest.text_source == "none" and set(manifest.final_losses) == {"loss_mv", "loss_total"}
+
+
+def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_path):
+    manifest = ShardManifest.read(shards_dir / "manifest.json")
+    assert input_channel(config(shards_dir, tmp_path), manifest) == "normal"
+    assert input_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
+    without = manifest.model_copy(update={"channels": ("rgb",)})
+    assert input_channel(config(shards_dir, tmp_path), without) == "rgb"
+    with pytest.raises(UsageError, match="--channel depth"):
+        input_channel(config(shards_dir, tmp_path, channel="depth"), without)
+
+
+def test_a_state_that_would_run_code_is_refused(run_dir, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    shutil.copytree(run_dir / "checkpoints", tmp_path / "checkpoints")
+    checkpoint = RunDirectory(tmp_path).checkpoints()[-1]
+    torch.save({"optimizer": Evil(), "step": 1}, checkpoint.path / "state.pt")
+    with pytest.raises(Exception, match=r"weights_only|Unsupported|unpickl"):
+        checkpoint.load_state()
+
+
+def test_a_metrics_line_that_is_being_written_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 5}) + "\n" + '{"step": 1')
+    assert RunDirectory(tmp_path).metrics() == [{"step": 5}]
