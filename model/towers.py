@@ -5,6 +5,7 @@ and the tokenizer that belongs to it.
 """
 
 import difflib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Towers(nn.Module):
         """
         super().__init__()
         config = check_arch(arch, pretrained)
-        self.clip = open_clip.create_model(arch, pretrained=pretrained, weights_only=True)
+        self.clip = _create(arch, pretrained)
         # Temperature and bias of the contrast are the recipe's: others, that nothing uses, would have no gradient.
         for name in ("logit_scale", "logit_bias"):
             if isinstance(unused := getattr(self.clip, name, None), nn.Parameter):
@@ -53,6 +54,16 @@ class Towers(nn.Module):
     def encode_text(self, tokens_nt: Tensor) -> Tensor:
         """Token ids [N, T] -> embeddings [N, D]."""
         return self.clip.encode_text(tokens_nt)
+
+
+def _create(arch: str, pretrained: str | None) -> nn.Module:
+    # open_clip warns of random weights, which are what is meant where none were asked for.
+    log, level = logging.getLogger(), logging.getLogger().level
+    log.setLevel(level if pretrained else logging.ERROR)
+    try:
+        return open_clip.create_model(arch, pretrained=pretrained, weights_only=True)
+    finally:
+        log.setLevel(level)
 
 
 def check_arch(arch: str, pretrained: str | None = None) -> dict:

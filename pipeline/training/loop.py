@@ -59,7 +59,9 @@ def train(job: Job, place: Place) -> None:
         _freeze_text(model)
     model.to(place.device)
     reader, sampler = _data(job, place, model)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS, fused=True
+    )
     step = _take_up(run, model, optimizer)
     if step and place.rank == 0:
         run.rewind_metrics(step)
@@ -140,7 +142,7 @@ class _Log:
             return
         rate = (step - self.first_step) * self.batch_size / max(time.monotonic() - self.started, 1e-9)
         row: dict[str, Any] = {"step": step, "epoch": epoch, "num_steps": self.num_steps}
-        row |= {f"loss_{name}": round(float(value), 6) for name, value in losses.items()}
+        row |= {f"loss_{name}": round(value.item(), 6) for name, value in losses.items()}
         row |= {
             "learning_rate": lr,
             "temperature": round(1 / float(model.scale), 6),
