@@ -6,17 +6,16 @@ The subjects that are scored are, unless `all` is asked for, ones that training 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import plots
-from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.manifest import EvaluationManifest, ProtocolScore
+from pipeline.evaluation.config import EvaluateConfig, Protocol
+from pipeline.evaluation.manifest import EvaluationManifest
+from pipeline.evaluation.page import evaluation_page
 from pipeline.evaluation.protocols import cross_predict, knn, linear_probe, score, zero_shot
-from pipeline.evaluation.report import render_report
 from pipeline.preview import preview_png
 from pipeline.training.faces import FaceReader
 from pipeline.training.manifest import RunManifest
@@ -28,16 +27,22 @@ from shards.manifest import ShardManifest, fingerprint, write_atomically
 from shards.reader import ShardSet
 from shards.splits import split_subjects
 
-CACHE_BYTES = 0  # Each sample is read once.
-
 
 @dataclass(frozen=True)
 class Embedded:
-    """Samples as the protocols take them: embeddings [N, D], class indices [N], and whose they are."""
+    """Samples as the protocols take them, those to fit on first.
+
+    Attributes:
+        x: fused embeddings, [N, D].
+        y: classes, numbered as in the shards' manifest, [N].
+        subjects: whose samples they are, [N].
+        num_train: how many are to fit on; the others are scored.
+    """
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
     subjects: NDArray[np.str_]
+    num_train: int
 
 
 def run(
@@ -49,30 +54,24 @@ def run(
         UsageError: no finished run, unusable shards or split; nothing has been written.
     """
     run_manifest, checkpoint = open_run(config.run)
+    if not os.access(config.run, os.W_OK):
+        raise UsageError(f"{config.run}: cannot be written, so there is nowhere to put the evaluation")
     shards = ShardSet.open(config.shards)
-    train_rows, test_rows = _sides(config, run_manifest, shards)
     if run_manifest.channel not in shards.manifest.channels:
         raise UsageError(
-            f"--shards {config.shards}: have no channel {run_manifest.channel}, which the run was trained on"
+            f"--shards {config.shards}: lack the channel {run_manifest.channel}, which the run learned from"
         )
+    train_rows, test_rows = _sides(config, run_manifest, shards)
+    names = _possible(config, run_manifest)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
-    reader = FaceReader(shards, run_manifest.channel, model.model.towers.image_size, CACHE_BYTES)
-    rows = [*train_rows, *test_rows]
-    embeddings = []
-    for start in range(0, len(rows), config.batch_size):
-        on_progress(start, len(rows))
-        embeddings.append(model.embed_faces(reader, rows[start : start + config.batch_size], config.batch_size))
-    on_progress(len(rows), len(rows))
-    everything, classes = _embedded(np.concatenate(embeddings), rows, shards.manifest)
-    predictions = _predict(config, model, run_manifest, shards.manifest, everything, len(train_rows))
+    data = _embed(config, model, shards, run_manifest.channel, train_rows, test_rows, on_progress)
+    truth = data.y[data.num_train :]
     levels = [row.level for row in test_rows]
-    truth = everything.y[len(train_rows) :]
-    scores = {name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()}
+    classes = shards.manifest.expressions
+    predictions = {name: _predict(name, config.seed, model, shards.manifest, data) for name in names}
     split = config.split or run_manifest.split
     manifest = EvaluationManifest(
-        fingerprint=fingerprint(
-            run_manifest.fingerprint, shards.manifest.fingerprint, split, list(scores), config.seed
-        ),
+        fingerprint=fingerprint(run_manifest.fingerprint, shards.manifest.fingerprint, split, names, config.seed),
         run_fingerprint=run_manifest.fingerprint,
         shards_fingerprint=shards.manifest.fingerprint,
         split=split,
@@ -80,9 +79,14 @@ def run(
         recipe=str(run_manifest.recipe["name"]),
         classes=classes,
         num_subjects=len({row.subject for row in test_rows}),
-        protocols=scores,
+        protocols={name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()},
     )
-    _write(config, manifest, run_manifest, shards, test_rows, everything.x[len(train_rows) :], truth)
+    metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, test_rows)
+    page = evaluation_page(manifest, run_manifest, metrics, data.x[data.num_train :], truth, sheet)
+    folder = config.run / "evaluation"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / "report.html", page.encode())
+    manifest.write(folder / "manifest.json")
     return manifest
 
 
@@ -114,95 +118,48 @@ def _sides(
     return train_rows, test_rows
 
 
-def _embedded(
-    x: NDArray[np.float32], rows: Sequence[IndexRow], manifest: ShardManifest
-) -> tuple[Embedded, tuple[str, ...]]:
-    numbers = {expression: number for number, expression in enumerate(manifest.expressions)}
+def _possible(config: EvaluateConfig, run_manifest: RunManifest) -> list[Protocol]:
+    """The protocols asked for; without text there is no zero-shot."""
+    names = [name for name in config.protocol if name != "zero-shot" or run_manifest.text_source != "none"]
+    if not names:
+        raise UsageError("--protocol zero-shot: the run was trained without text; use knn or probe")
+    return names
+
+
+def _embed(
+    config: EvaluateConfig,
+    model: TrainedModel,
+    shards: ShardSet,
+    channel: str,
+    train_rows: Sequence[IndexRow],
+    test_rows: Sequence[IndexRow],
+    on_progress: Callable[[int, int], None],
+) -> Embedded:
+    # Each sample is read once, so none is worth remembering.
+    reader = FaceReader(shards, channel, model.model.towers.image_size, cache_bytes=0)
+    rows = [*train_rows, *test_rows]
+    parts = []
+    for part in model.embed_faces(reader, rows, config.batch_size):
+        parts.append(part)
+        on_progress(sum(map(len, parts)), len(rows))
+    numbers = {expression: number for number, expression in enumerate(shards.manifest.expressions)}
     y = np.array([numbers[row.expression] for row in rows])
-    return Embedded(x, y, np.array([row.subject for row in rows])), manifest.expressions
+    return Embedded(np.concatenate(parts), y, np.array([row.subject for row in rows]), len(train_rows))
 
 
 def _predict(
-    config: EvaluateConfig,
-    model: TrainedModel,
-    run_manifest: RunManifest,
-    shards: ShardManifest,
-    data: Embedded,
-    num_train: int,
-) -> Mapping[str, NDArray[np.int64]]:
-    """Predicted classes of the scored samples, by protocol; no text, no zero-shot."""
-
-    def fitted(method: Callable[[NDArray, NDArray], NDArray[np.int64]]) -> NDArray[np.int64]:
-        if num_train == 0:
-            return cross_predict(method, data.subjects.tolist())
-        return method(np.arange(num_train), np.arange(num_train, len(data.y)))
-
-    def by_prompts() -> NDArray[np.int64]:
+    protocol: Protocol, seed: int, model: TrainedModel, shards: ShardManifest, data: Embedded
+) -> NDArray[np.int64]:
+    """Predicted classes of the scored samples."""
+    if protocol == "zero-shot":
         prompts = {expression: model.embed_prompts(shards.prompts[expression]) for expression in shards.expressions}
-        return zero_shot(data.x[num_train:], prompts)
+        return zero_shot(data.x[data.num_train :], prompts)
 
-    def by_neighbours(fit: NDArray, predict: NDArray) -> NDArray[np.int64]:
-        return knn(data.x[fit], data.y[fit], data.x[predict])
+    def fit_predict(fit: NDArray[np.int64], predict: NDArray[np.int64]) -> NDArray[np.int64]:
+        if protocol == "knn":
+            return knn(data.x[fit], data.y[fit], data.x[predict])
+        return linear_probe(data.x[fit], data.y[fit], data.x[predict], seed, data.subjects[fit])
 
-    def by_probe(fit: NDArray, predict: NDArray) -> NDArray[np.int64]:
-        return linear_probe(data.x[fit], data.y[fit], data.x[predict], config.seed, data.subjects[fit])
-
-    methods: dict[str, Callable[[], NDArray[np.int64]]] = {
-        "zero-shot": by_prompts,
-        "knn": lambda: fitted(by_neighbours),
-        "probe": lambda: fitted(by_probe),
-    }
-    possible = [name for name in config.protocol if name != "zero-shot" or run_manifest.text_source != "none"]
-    if not possible:
-        raise UsageError("--protocol zero-shot: the run was trained without text; use knn or probe")
-    return {name: methods[name]() for name in possible}
-
-
-def _write(
-    config: EvaluateConfig,
-    manifest: EvaluationManifest,
-    run_manifest: RunManifest,
-    shards: ShardSet,
-    rows: Sequence[IndexRow],
-    x: NDArray[np.float32],
-    y: NDArray[np.int64],
-) -> None:
-    folder = config.run / "evaluation"
-    if not os.access(config.run, os.W_OK):
-        raise UsageError(f"{config.run}: cannot be written, so there is nowhere to put the evaluation")
-    folder.mkdir(exist_ok=True)
-    figures = _figures(manifest.protocols, manifest.classes, RunDirectory(config.run).metrics(), x, y)
-    facts = {
-        "recipe": manifest.recipe,
-        "image tower": f"{run_manifest.recipe['arch']} on {run_manifest.channel} images",
-        "views": ", ".join(run_manifest.views),
-        "trained on": f"{run_manifest.num_train_samples} samples of {len(run_manifest.train_subjects)} subjects",
-        "steps": f"{run_manifest.num_steps} on {run_manifest.world_size} worker(s)",
-        "split": run_manifest.split,
-        "prompts": f"from {run_manifest.text_source}",
-        "checkpoint": run_manifest.checkpoint,
-        "run fingerprint": manifest.run_fingerprint,
-        "shards fingerprint": manifest.shards_fingerprint,
-    }
-    page = render_report(manifest, figures, preview_png(shards, rows), facts)
-    write_atomically(folder / "report.html", page.encode())
-    manifest.write(folder / "manifest.json")
-
-
-def _figures(
-    scores: Mapping[str, ProtocolScore],
-    classes: Sequence[str],
-    metrics: Sequence[Mapping],
-    x: NDArray[np.float32],
-    y: NDArray[np.int64],
-) -> dict[str, bytes]:
-    drawn: dict[str, bytes | None] = {
-        f"Confusion, {name}": plots.confusion_matrix(value, classes) for name, value in scores.items()
-    }
-    drawn |= {
-        "Recall of each expression": plots.class_recall(scores, classes),
-        "Accuracy by intensity": plots.level_accuracy(scores),
-        "Embeddings of the scored samples": plots.embedding_map(x, y, classes),
-        "Training": plots.training_curves(metrics),
-    }
-    return {title: figure for title, figure in drawn.items() if figure is not None}
+    if data.num_train == 0:
+        return cross_predict(fit_predict, data.subjects.tolist())
+    return fit_predict(np.arange(data.num_train), np.arange(data.num_train, len(data.y)))

@@ -3,16 +3,11 @@
 import io
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.contact_sheet import contact_sheet
 from pipeline.expressions import EXPRESSIONS
-from pipeline.training.faces import fit_image
-from shards.images import decode_image
+from shards.images import as_rgb, decode_image
 from shards.index import IndexRow
 from shards.reader import ShardSet
-from shards.sample import Sample
 
 MAX_ROWS = 14
 CELL = 160
@@ -27,7 +22,7 @@ def preview_png(shards: ShardSet, rows: Sequence[IndexRow] = (), max_rows: int =
     samples = [shards.read(row) for row in chosen]
     columns = [(view, channel) for channel in shards.manifest.channels for view in shards.manifest.views]
     sheet = contact_sheet(
-        [[_pixels(sample, view, channel) for view, channel in columns] for sample in samples],
+        [[as_rgb(decode_image(c, sample.images[v, c])) for v, c in columns] for sample in samples],
         row_labels=[_label(row) for row in chosen],
         column_labels=[f"{view} {channel}" for view, channel in columns],
         title=f"{shards.manifest.num_samples} samples, {shards.manifest.renderer}, {shards.manifest.image_size} px",
@@ -51,11 +46,6 @@ def _choose(rows: Sequence[IndexRow], count: int) -> list[IndexRow]:
         return row.subject, known, row.expression
 
     return sorted(strongest.values(), key=rank)[:count]
-
-
-def _pixels(sample: Sample, view: str, channel: str) -> NDArray[np.uint8]:
-    pixels = decode_image(channel, sample.images[view, channel])
-    return fit_image(pixels, pixels.shape[0])
 
 
 def _label(row: IndexRow) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.prompts.bank import load
-from pipeline.rendering.renderer import RendererName, choose_renderer, renderer_version
+from pipeline.rendering.choice import RendererName, choose_renderer, renderer_version
 from pipeline.rendering.rig import Projection, views_of
 from pipeline.rendering.settings import RenderSettings
 from shards.images import CHANNELS

@@ -26,9 +26,10 @@ from pipeline.layouts.layout import ScanSource
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.scan import read_scan
 from pipeline.render_plan import stat_source
+from pipeline.rendering.choice import RendererName, build_renderer
 from pipeline.rendering.encode import DEPTH_SCALE, encode_views, quantise_views
 from pipeline.rendering.frame import apply_frame, canonical_frame
-from pipeline.rendering.renderer import Renderer, RendererName, ViewImages, build_renderer
+from pipeline.rendering.renderer import Renderer, ViewImages
 from pipeline.rendering.settings import RenderSettings
 from shards.index import SourceFile
 from shards.manifest import canonical_json, fingerprint

@@ -7,10 +7,7 @@ Safe to stop: `resume` goes on from the last checkpoint. The test side of the sp
 
 import json
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from model.recipes import check_recipe
 from model.towers import check_arch
 from pipeline.ray_session import ray_session
 from pipeline.training.config import TrainConfig
+from pipeline.training.follow import following
 from pipeline.training.loop import Job
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
@@ -27,7 +25,6 @@ from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
 
 MAX_RESTARTS = 3
-POLL_SECONDS = 0.5
 
 
 class TrainingError(RuntimeError):
@@ -52,7 +49,7 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
     with ray_session(config.address):
         directory.root.mkdir(parents=True, exist_ok=True)
         write_atomically(directory.config_path, canonical_json(about).encode())
-        with _following(directory, on_metrics):
+        with following(directory, on_metrics):
             _fit(job)
     manifest = _manifest(config, mark, shards, split, channel, directory)
     manifest.write(directory.manifest_path)
@@ -143,33 +140,6 @@ def _fit(job: Job) -> None:
 def _root_cause(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-@contextmanager
-def _following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Pass on the rows of the metrics file while the workers write it; they may run on another machine."""
-    stop = threading.Event()
-    seen = len(directory.metrics())
-
-    def follow() -> None:
-        nonlocal seen
-        while True:
-            last = stop.is_set()
-            rows = directory.metrics()
-            for row in rows[min(seen, len(rows)) :]:
-                on_metrics(row)
-            seen = len(rows)
-            if last:
-                return
-            time.sleep(POLL_SECONDS)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _manifest(

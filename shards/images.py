@@ -55,6 +55,15 @@ def decode_image(channel: str, content: bytes) -> NDArray[np.uint8] | NDArray[np
         raise ImageError(f"{channel} image: {error}") from None
 
 
+def as_rgb(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Any channel's decoded pixels as uint8 [H, W, 3]; depth becomes grey, near is bright, background black."""
+    if pixels.ndim == 3:
+        return pixels.astype(np.uint8, copy=False)
+    # 258 steps a grey level put the nearest depth at 255 and the farthest at 1.
+    grey = np.where(pixels > 0, 255 - pixels // 258, 0).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 def _check_side(width: int, height: int) -> None:
     if not 0 < max(width, height) <= MAX_SIDE:
         raise ImageError(f"{width} x {height} pixels is over {MAX_SIDE} a side")

@@ -3,7 +3,7 @@
 from functools import cached_property
 
 from pipeline.prompts.bank import PromptBank
-from pipeline.rendering.renderer import RendererName
+from pipeline.rendering.choice import RendererName
 from pipeline.rendering.rig import Projection, Rig, View
 from shards.manifest import Frozen, TextSource, fingerprint
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from shards.images import decode_image
+from shards.images import as_rgb, decode_image
 from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sample import Sample
@@ -86,11 +86,8 @@ class FaceReader:
 
 
 def fit_image(pixels: NDArray, size: int) -> NDArray[np.uint8]:
-    """Pixels of a view -> uint8 [size, size, 3]; depth becomes grey, near is bright, background black."""
-    if pixels.ndim == 2:
-        # 258 steps a grey level put the nearest depth at 255 and the farthest at 1.
-        grey = np.where(pixels > 0, 255 - pixels // 258, 0).astype(np.uint8)
-        pixels = np.repeat(grey[..., None], 3, axis=2)
+    """Decoded pixels of a view -> uint8 [size, size, 3]."""
+    pixels = as_rgb(pixels)
     if pixels.shape[0] == size:
         return pixels
     # Box filtering when shrinking averages the pixels that fall on one: no aliasing. Growing needs interpolation.

@@ -1,6 +1,6 @@
 """A trained model, taken from its run: what evaluation and prediction start from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,16 +33,17 @@ class TrainedModel:
         model.load_state_dict(checkpoint.load_model())
         return cls(model.eval().to(device), build_tokenizer(config.arch), torch.device(device))
 
-    @torch.inference_mode()
-    def embed_faces(self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int) -> NDArray[np.float32]:
-        """Fused embeddings of samples, [N, D]."""
+    def embed_faces(
+        self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Fused embeddings of samples, [B, D] a batch, in order."""
         directions = reader.directions(rows[0]).to(self.device)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        parts = [
-            self.model.embed_faces(batch.views.to(self.device).float() / 255, directions)[1].float().cpu().numpy()
-            for batch in reader.batches(groups)
-        ]
-        return np.concatenate(parts)
+        for batch in reader.batches(groups):
+            with torch.inference_mode():
+                views = batch.views.to(self.device).float() / 255
+                _, fused, _ = self.model.embed_faces(views, directions)
+            yield fused.float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -1,0 +1,52 @@
+"""Which renderer: by name, or the one that fits the machine. Each is imported only when it is chosen."""
+
+import importlib.metadata
+import importlib.util
+from typing import Literal
+
+from pipeline.rendering.renderer import SHADING_VERSION, Renderer
+from shards.errors import UsageError
+
+RendererName = Literal["auto", "pytorch3d", "zbuffer"]
+
+
+def choose_renderer(name: RendererName) -> RendererName:
+    """Resolve `auto`: `pytorch3d` where it is importable and a GPU is present, else `zbuffer`.
+
+    Raises:
+        UsageError: `pytorch3d` was asked for and is not installed.
+    """
+    has_pytorch3d = importlib.util.find_spec("pytorch3d") is not None
+    if name == "pytorch3d" and not has_pytorch3d:
+        raise UsageError("--renderer pytorch3d: PyTorch3D is not installed; see docker/ or use --renderer zbuffer")
+    if name != "auto":
+        return name
+    return "pytorch3d" if has_pytorch3d and _has_gpu() else "zbuffer"
+
+
+def renderer_version(name: RendererName) -> str:
+    """The version of a resolved renderer and of the shading; shards made by another are stale."""
+    if name == "pytorch3d":
+        version = importlib.metadata.version("pytorch3d")
+    else:
+        from pipeline.rendering.zbuffer import ZBufferRenderer
+
+        version = ZBufferRenderer.version
+    return f"{version}+shading.{SHADING_VERSION}"
+
+
+def build_renderer(name: RendererName) -> Renderer:
+    """The renderer of a resolved name; its library is imported only now."""
+    if name == "pytorch3d":
+        from pipeline.rendering.pytorch3d import PyTorch3DRenderer
+
+        return PyTorch3DRenderer()
+    from pipeline.rendering.zbuffer import ZBufferRenderer
+
+    return ZBufferRenderer()
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
