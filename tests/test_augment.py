@@ -1,0 +1,163 @@
+"""Augmentation: a mirrored face is what a mirrored head would have looked like, and chance is a function of numbers."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from shapes import card, join, painted, sphere
+from torch import Tensor
+
+from pipeline.meshes.mesh import Mesh
+from pipeline.rendering.encode import quantise_normal
+from pipeline.rendering.rig import Rig, View, views_of
+from pipeline.rendering.zbuffer import ZBufferRenderer
+from pipeline.training import augment as augmentation
+from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
+
+SIZE = 48
+
+
+def directions(views: tuple[View, ...]) -> Tensor:
+    """From the face towards each camera, [V, 3]."""
+    return torch.tensor([[-axis[2] for axis in camera.R] for camera in Rig.build(views, SIZE).cameras])
+
+
+def batch(num: int = 8, num_views: int = 3, size: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(num, num_views, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def lopsided() -> Mesh:
+    """A head with a red ear on its left, a blue cheek on its right and a fin: nothing like its mirror image."""
+    return join(
+        painted(sphere(4, 0.7), (200, 170, 150)),
+        painted(sphere(3, 0.3, (0.61, 0.13, 0.07)), (220, 30, 40)),
+        painted(sphere(3, 0.2, (-0.33, -0.31, 0.57)), (30, 60, 220)),
+        painted(card((-0.4, 0.5, 0.3), (0.7, 0.4, -0.1), (0.1, 0.3, 0.4)), (40, 180, 60)),
+    )
+
+
+def mirror_image(mesh: Mesh) -> Mesh:
+    return replace(mesh, vertices=mesh.vertices * np.float32([-1, 1, 1]), faces=mesh.faces[:, [0, 2, 1]].copy())
+
+
+def render(mesh: Mesh, rig: str, channel: str) -> Tensor:
+    """Views as the image tower sees them, [V, 3, H, W] in [0, 1]."""
+    (images,) = ZBufferRenderer().render([mesh], Rig.build(views_of(rig, 30.0), SIZE))
+    pixels = images.rgb if channel == "rgb" else quantise_normal(images.normal)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture
+def only_mirrored(monkeypatch):
+    """Augmentation that moves and recolours nothing."""
+    for name in ("SHIFT", "ZOOM", "TURN", "BRIGHTNESS", "TINT"):
+        monkeypatch.setattr(augmentation, name, 0.0)
+
+
+class TestMirrorOrder:
+    @pytest.mark.parametrize(
+        ("rig", "order"), [("3", [0, 2, 1]), ("5", [0, 2, 1, 4, 3]), ("9", [0, 2, 1, 3, 5, 4, 6, 8, 7])]
+    )
+    def test_left_and_right_change_places_in_a_symmetric_rig(self, rig, order):
+        assert mirror_order(directions(views_of(rig, 30.0))) == order
+
+    def test_views_in_the_middle_stay(self):
+        middle = (View(name="up", pitch=20), View(name="front"), View(name="back", yaw=180))
+        assert mirror_order(directions(middle)) == [0, 1, 2]
+
+    @pytest.mark.parametrize("yaws", [(0, 30), (30, -25), (45,)])
+    def test_a_rig_that_is_not_symmetric_has_none(self, yaws):
+        assert mirror_order(directions(tuple(View(name=f"v{n}", yaw=yaw) for n, yaw in enumerate(yaws)))) is None
+
+
+class TestMirroring:
+    @pytest.mark.parametrize("rig", ["3", "9"])
+    @pytest.mark.parametrize("channel", ["rgb", "normal"])
+    def test_a_mirrored_sample_is_the_rendering_of_the_mirrored_mesh(self, only_mirrored, channel, rig):
+        mesh = lopsided()
+        as_is, mirrored = render(mesh, rig, channel), render(mirror_image(mesh), rig, channel)
+        found = augment(
+            as_is.expand(16, *as_is.shape), channel, mirror_order(directions(views_of(rig, 30.0))), generator_for(0)
+        )
+        is_mirrored = [bool((views - mirrored).abs().max() < (views - as_is).abs().max()) for views in found]
+        assert 3 <= sum(is_mirrored) <= 13
+        for views, chosen in zip(found, is_mirrored, strict=True):
+            levels = ((views - (mirrored if chosen else as_is)) * 255).abs()
+            assert levels.max() < 1.001
+
+    def test_the_test_can_tell_them_apart(self):
+        """Left for right, x for -x, and flipped for not: each is far off."""
+        mesh = lopsided()
+        as_is, mirrored = render(mesh, "3", "normal"), render(mirror_image(mesh), "3", "normal")
+        swapped = as_is[[0, 2, 1]].flip(-1)
+        assert (swapped - mirrored).abs().max() > 0.3
+        assert (as_is[[0, 2, 1]] - mirrored).abs().max() > 0.3
+        assert (as_is.flip(-1) - mirrored).abs().max() > 0.3
+
+    def test_views_of_a_rig_that_is_not_symmetric_are_not_mirrored(self, only_mirrored):
+        views = batch()
+        torch.testing.assert_close(augment(views, "normal", None, generator_for(0)), views, atol=1e-5, rtol=0)
+
+
+class TestMoving:
+    def test_shape_and_range_are_kept(self):
+        for channel in ("rgb", "depth", "normal"):
+            found = augment(batch(), channel, [0, 2, 1], generator_for(1))
+            assert found.shape == (8, 3, 3, 16, 16) and found.min() >= 0 and found.max() <= 1
+
+    def test_each_view_is_moved_on_its_own(self):
+        views = batch(1, 1).expand(2, 3, -1, -1, -1)
+        found = augment(views, "depth", None, generator_for(2)).flatten(0, 1)
+        assert all((found[i] - found[j]).abs().max() > 0.01 for i in range(6) for j in range(i))
+
+    def test_a_point_moves_no_farther_than_the_limits_say(self):
+        size, reach = 64, 20
+        views = torch.zeros(64, 1, 3, size, size)
+        views[..., size // 2 + reach, size // 2 + reach] = 1
+        found = augment(views, "depth", None, generator_for(3))[:, 0, 0]
+        rows, columns = (found.sum(dim=axis) @ torch.arange(float(size)) / found.sum(dim=(1, 2)) for axis in (2, 1))
+        distance = torch.hypot(rows - size / 2 - reach, columns - size / 2 - reach)
+        farthest = 2**0.5 * size / 2 * augmentation.SHIFT + reach * 2**0.5 * 0.15
+        assert 1 < distance.max() < farthest
+
+    def test_only_colour_images_change_their_colours(self):
+        grey = torch.full((8, 3, 3, 16, 16), 0.5)
+        for channel in ("depth", "normal"):
+            torch.testing.assert_close(augment(grey, channel, [0, 2, 1], generator_for(4)), grey)
+        ratio = augment(grey, "rgb", [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.5
+        assert 0.1 < ratio.std() < 0.3 and ratio.std(dim=2).min() > 0
+        assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1
+
+
+class TestChance:
+    def test_equal_generators_give_equal_images_whatever_torch_was_seeded_with(self):
+        found = []
+        for seed in (5, 6):
+            torch.manual_seed(seed)
+            found.append(augment(batch(), "rgb", [0, 2, 1], generator_for(0, 1, 2, 3)))
+        assert torch.equal(*found)
+
+    def test_each_number_makes_another_stream(self):
+        numbers = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0, 0), (0, 0, 0, 0)]
+        streams = [torch.rand(4, generator=generator_for(*given)).tolist() for given in numbers]
+        assert len({tuple(stream) for stream in streams}) == len(numbers)
+        assert torch.rand(4, generator=generator_for(0, 1, 0)).tolist() == streams[2]
+
+    def test_images_given_in_are_left_as_they_are(self):
+        views = batch()
+        before = views.clone()
+        augment(views, "normal", [0, 2, 1], generator_for(7))
+        assert torch.equal(views, before)
+
+
+class TestSchedule:
+    def test_it_rises_in_a_line_to_one_and_falls_along_half_a_cosine_to_nothing(self):
+        factors = [cosine_schedule(step, 100, 0.1) for step in range(101)]
+        assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+        assert factors[10] == 1 and factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0, abs=1e-9)
+        assert all(a > b for a, b in pairwise(factors[10:]))
+
+    def test_a_run_of_one_step_has_a_rate(self):
+        assert cosine_schedule(0, 1, 0.05) > 0 and cosine_schedule(0, 1, 0.0) == 1

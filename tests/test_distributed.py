@@ -1,0 +1,166 @@
+"""Two ranks learn what one rank with the joined batch learns: real processes, real collectives, the real model.
+
+Ranks may hold different numbers of samples. What is equal for ragged ranks too: everything that is computed on
+gathered rows, so all losses and, of towers without BatchNorm, all gradients. What is not: a mean that each rank takes
+over its own samples, which data-parallel averaging then weights by ranks and not by samples, and BatchNorm's statistics
+inside a tower, which are each rank's own, equal numbers or not.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_arch
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from model.config import RecipeConfig
+from model.distributed import gather_rows
+from model.recipes import SmileVLM, build_model
+
+EVEN, RAGGED = (4, 4), (3, 2)
+
+
+def make_model(folder: Path) -> SmileVLM:
+    torch.manual_seed(0)
+    # Weights of one size let an error in any loss show.
+    config = RecipeConfig(
+        arch=tiny_arch.register(folder), joint_dim=4, weight_mv=1.0, weight_vl=1.0, weight_cm=1.0, temperature=0.5
+    )
+    # In double precision a random tower's own rounding does not hide what is compared.
+    return build_model(config).double()
+
+
+def learn(model: SmileVLM, network: torch.nn.Module, samples: slice, total: int) -> dict[str, dict[str, Tensor]]:
+    """Losses, and the gradients of all parameters for each of them, of one batch out of `total` samples."""
+    views, directions, tokens, concepts = tiny_arch.faces(total)
+    found: dict[str, dict[str, Tensor]] = {"losses": {}}
+    # One pass a loss: that a second one is let through shows, too, that no parameter was left without a gradient.
+    for name in ("total", "mv", "vl", "cm"):
+        network.zero_grad()
+        losses = model.losses(network(views[samples].double(), directions.double(), tokens[samples]), concepts[samples])
+        # A term alone does not reach all parameters, which data-parallel training would wait for.
+        reach_all = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0
+        (losses[name] if name == "total" else losses[name] + reach_all).backward()
+        found["losses"][name] = losses[name].detach()
+        found[name] = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    return found
+
+
+def gather_things(rank: int) -> dict[str, Any]:
+    """What `gather_rows` gives and what comes back through it, with 3 rows on rank 0 and 2 on rank 1."""
+    counts = RAGGED
+    rows = (torch.arange(counts[rank] * 4.0).view(counts[rank], 2, 2) + 100 * rank).requires_grad_()
+    joined = gather_rows(rows)
+    # Each rank weights the joined rows in its own way; a row's gradient is the sum over both.
+    weights = torch.arange(5.0)[:, None, None] * (1 + 10 * rank)
+    (joined * weights).sum().backward()
+    nothing = gather_rows(torch.ones(2 * rank, 3))
+    return {
+        "joined": joined.detach(),
+        "grad": rows.grad,
+        "numbers": gather_rows(torch.arange(counts[rank]) + 10 * rank),
+        "empty": nothing,
+    }
+
+
+def mean_of_own(rank: int, counts: tuple[int, int]) -> Tensor:
+    """The gradient, averaged as DDP does, of a mean over each rank's own samples."""
+    start = sum(counts[:rank])
+    values = torch.arange(float(sum(counts)))[start : start + counts[rank]]
+    network = DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+    network(values[:, None]).mean().backward()
+    return network.module.weight.grad.squeeze()
+
+
+def work(rank: int, folder: Path) -> None:
+    """What each of the two processes does."""
+    torch.set_num_threads(1)
+    (folder / str(rank)).mkdir()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    found: dict[str, Any] = {"gathered": gather_things(rank)}
+    for name, counts in (("even", EVEN), ("ragged", RAGGED)):
+        model = make_model(folder / str(rank))
+        start = sum(counts[:rank])
+        own = slice(start, start + counts[rank])
+        found[name] = learn(model, DistributedDataParallel(model), own, sum(counts))
+        found[f"mean_{name}"] = mean_of_own(rank, counts)
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict[str, Any]]:
+    """What two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, args=(folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module", params=["even", "ragged"])
+def case(request, ranks, tmp_path_factory) -> tuple[dict, list[dict]]:
+    """What one rank with the joined batch found, and what each of the two did."""
+    counts = {"even": EVEN, "ragged": RAGGED}[request.param]
+    model = make_model(tmp_path_factory.mktemp("alone"))
+    alone = learn(model, model, slice(None), sum(counts))
+    return alone, [found[request.param] for found in ranks]
+
+
+@pytest.mark.parametrize("name", ["mv", "vl", "cm", "total"])
+def test_a_loss_has_the_value_of_one_rank_with_the_joined_batch(case, name):
+    alone, both = case
+    for found in both:
+        torch.testing.assert_close(found["losses"][name], alone["losses"][name], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["mv", "vl", "cm", "total"])
+def test_a_loss_has_the_gradients_of_one_rank_with_the_joined_batch(case, name):
+    alone, both = case
+    for found in both:
+        assert found[name].keys() == alone[name].keys()
+        largest = max(float(grad.norm()) for grad in alone[name].values())
+        assert largest > 1e-3
+        for key, expected in alone[name].items():
+            # Relative to the parameter; one whose gradient is nothing but rounding is held to the largest.
+            scale = max(float(expected.norm()), 1e-2 * largest)
+            assert float((found[name][key] - expected).norm()) < 1e-5 * scale, key
+
+
+def test_the_total_reaches_every_parameter_that_learns(case):
+    alone, _ = case
+    assert all(grad.abs().sum() > 0 for grad in alone["total"].values())
+    assert {"log_scale", "fusion.score.weight", "project_text.2.weight"} <= alone["total"].keys()
+
+
+class TestGatherRows:
+    def test_rows_stand_in_rank_order_on_every_rank(self, ranks):
+        expected = torch.cat([torch.arange(12.0).view(3, 2, 2), 100 + torch.arange(8.0).view(2, 2, 2)])
+        for rank in ranks:
+            assert torch.equal(rank["gathered"]["joined"], expected)
+
+    def test_a_row_gets_the_sum_of_its_gradients_on_all_ranks(self, ranks):
+        expected = (torch.arange(5.0) * (1 + 11))[:, None, None].expand(5, 2, 2)
+        found = torch.cat([rank["gathered"]["grad"] for rank in ranks])
+        assert torch.equal(found, expected)
+
+    def test_whole_numbers_are_gathered_too(self, ranks):
+        for rank in ranks:
+            assert rank["gathered"]["numbers"].tolist() == [0, 1, 2, 10, 11]
+
+    def test_a_rank_may_have_no_rows(self, ranks):
+        for rank in ranks:
+            assert torch.equal(rank["gathered"]["empty"], torch.ones(2, 3))
+
+    def test_alone_it_is_the_identity(self):
+        rows = torch.ones(3, 2)
+        assert gather_rows(rows) is rows
+
+
+def test_a_mean_over_own_samples_would_be_right_for_equal_ranks_and_wrong_for_ragged_ones(ranks):
+    """Why losses are computed on gathered rows."""
+    for rank in ranks:
+        assert float(rank["mean_even"]) == pytest.approx(sum(range(8)) / 8)
+        assert float(rank["mean_ragged"]) != pytest.approx(sum(range(5)) / 5)
