@@ -1,0 +1,20 @@
+# smile-pipe for machines without a GPU: the zbuffer renderer, and PyTorch without CUDA.
+#   docker build -f docker/cpu.Dockerfile -t smile-pipe:0.1.0-cpu .
+FROM python:3.11.12-slim-bookworm
+
+# The default wheels of PyTorch carry several GB of CUDA.
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.15.0 torchvision==0.29.2
+
+# ray[default] has the job server that `ray job submit` and KubeRay talk to.
+WORKDIR /src
+COPY pyproject.toml README.md docker/constraints.txt ./
+COPY cli cli
+COPY model model
+COPY pipeline pipeline
+COPY shards shards
+RUN pip install --no-cache-dir --constraint constraints.txt . 'ray[default]'
+
+RUN useradd --uid 1000 --create-home smile && install -d -o 1000 -g 1000 /data
+USER 1000
+WORKDIR /data
+CMD ["smile-pipe", "--help"]
