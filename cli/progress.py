@@ -1,5 +1,7 @@
 """Progress bars of one look: what is done, of how much, how fast, how long to go, and a note."""
 
+import time
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -21,7 +23,7 @@ class StageProgress:
         )
         self.task = self.bar.add_task(title, total=None, note="")
         self.printed = -1
-        self.began = False
+        self.began, self.first, self.started = False, 0, 0.0
 
     def __enter__(self) -> "StageProgress":
         self.bar.start()
@@ -32,9 +34,13 @@ class StageProgress:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show `done` of `total`; without a terminal, a line for each tenth."""
-        self.began = True
+        if not self.began:
+            # What an earlier run did is not counted into the rate of this one.
+            self.began, self.first, self.started = True, done, time.monotonic()
+        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        note = f"{rate:.1f}/s  {note}" if done > self.first else note
         self.bar.update(self.task, completed=done, total=total, note=note)
         tenth = 10 * done // max(total, 1)
         if not self.console.is_terminal and tenth > self.printed:
             self.printed = tenth
-            self.console.print(f"{self.title}: {done} of {total} {note}".rstrip(), highlight=False)
+            self.console.print(f"{self.title}: {done} of {total}  {note}".rstrip(), highlight=False)

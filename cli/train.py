@@ -36,4 +36,4 @@ def register(app: typer.Typer) -> None:
 
 
 def _note(row: dict[str, Any]) -> str:
-    return f"epoch {row['epoch'] + 1}, loss {row['loss_total']:.3f}, {row['samples_per_second']:.0f} samples/s"
+    return f"epoch {row['epoch'] + 1}, loss {row['loss_total']:.3f}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,12 @@ from pipeline.faces.model import FaceModel, Identity
 from pipeline.faces.parametric import ParametricFace
 from pipeline.meshes.landmarks import write_bnd
 from pipeline.meshes.wrl import write_wrl
+from pipeline.options import CommaSeparated
 from shards.errors import UsageError
 from shards.manifest import Frozen, Manifest, fingerprint
 
 ANCESTRY = "WH"
-Level = Literal[1, 2, 3, 4]
+Level = Annotated[int, Field(ge=1, le=4)]
 
 
 class SynthConfig(Frozen):
@@ -43,7 +44,9 @@ class SynthConfig(Frozen):
     face_model: Path | None = Field(
         None, description="ICT-FaceKit, packed (.npz) or checked out; without it the built-in parametric face is used."
     )
-    levels: tuple[Level, ...] = Field((1, 2, 3, 4), description="Levels of intensity of each expression, from 1 to 4.")
+    levels: Annotated[tuple[Level, ...], CommaSeparated] = Field(
+        (1, 2, 3, 4), description="Levels of intensity of each expression, from 1 to 4."
+    )
     texture_size: int = Field(512, ge=64, le=4096, description="Height and width of the textures in pixels.")
 
 
