@@ -1,9 +1,9 @@
-# smile-pipe for machines without a GPU: the zbuffer renderer, and PyTorch without CUDA.
+# smile-pipe for machines without a GPU: the zbuffer renderer, and training on CPUs.
 #   docker build -f docker/cpu.Dockerfile -t smile-pipe:0.1.0-cpu .
 FROM python:3.11.12-slim-bookworm
 
-# The default wheels of PyTorch carry several GB of CUDA.
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.15.0 torchvision==0.29.2
+# These wheels carry several GB of CUDA that nothing here uses. Where that matters, point pip at PyTorch's CPU wheels.
+RUN pip install --no-cache-dir torch==2.15.0 torchvision==0.29.2
 
 # ray[default] has the job server that `ray job submit` and KubeRay talk to.
 WORKDIR /src
