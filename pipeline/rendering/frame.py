@@ -28,7 +28,7 @@ ORIGIN = (0.0, -38.0, -22.0)
 MAX_RESIDUAL = 0.15
 # The middle of the line from ear to chin to ear. It moves with the mouth, so it is not fitted; but three or four
 # anchors fit nearly as well from behind the face, and only this tells. It must come out within the distance (mm).
-OUTLINE, MAX_OUTLINE_DISTANCE = (0.0, -68.0, -31.0), 40.0
+OUTLINE, MAX_OUTLINE_DISTANCE = (0.0, -68.0, -31.0), 35.0
 # Without landmarks: this height, in frame units, for the middle 96 % of the vertices.
 BOUNDS_HEIGHT = 2.0
 
