@@ -1,0 +1,137 @@
+"""Image codecs: what is exact, what is close, and what is refused before it is decoded."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageFile
+from samples import make_pixels
+
+from shards.images import CHANNELS, MAX_SIDE, ImageError, decode_image, encode_image
+
+sides = st.integers(1, 20)
+
+
+def png_header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
+    """A PNG that promises an image of this size, and holds next to nothing."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
+    body = (
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data)) for tag, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Fail the test when pixels are decoded."""
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded the pixels"))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda content: pytest.fail("decoded the pixels"))
+
+
+@given(st.tuples(sides, sides).flatmap(lambda shape: hnp.arrays(np.uint16, shape)))
+def test_depth_comes_back_exactly(pixels):
+    decoded = decode_image("depth", encode_image("depth", pixels))
+    assert decoded.dtype == np.uint16 and (decoded == pixels).all()
+
+
+@given(st.tuples(sides, sides).flatmap(lambda shape: hnp.arrays(np.uint8, (*shape, 3))))
+def test_normals_come_back_exactly(pixels):
+    decoded = decode_image("normal", encode_image("normal", pixels))
+    assert decoded.dtype == np.uint8 and (decoded == pixels).all()
+
+
+def test_colours_come_back_within_what_the_quality_loses():
+    u, v = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 48))
+    pixels = np.stack([u, v, 255 - u], axis=-1).astype(np.uint8)
+    decoded = decode_image("rgb", encode_image("rgb", pixels)).astype(int)
+    assert decoded.shape == pixels.shape and np.abs(decoded - pixels).max() <= 6
+
+
+def test_colours_keep_their_sharp_edges_because_colour_is_not_subsampled():
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::2] = (255, 0, 0)
+    pixels[:, 1::2] = (0, 0, 255)
+    assert np.abs(decode_image("rgb", encode_image("rgb", pixels)).astype(int) - pixels).max() <= 40
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_the_same_pixels_give_the_same_bytes_whatever_their_memory_layout(channel):
+    pixels = make_pixels(np.random.default_rng(0), channel, 16)
+    assert encode_image(channel, np.asfortranarray(pixels)) == encode_image(channel, pixels.copy())
+
+
+@pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (100_000, 100_000)])
+@pytest.mark.parametrize("channel", ["depth", "normal"])
+def test_an_oversized_png_is_refused_before_its_pixels_are_decoded(channel, size, no_decoding):
+    with pytest.raises(ImageError):
+        decode_image(channel, png_header(*size, *((16, 0) if channel == "depth" else (8, 2))))
+
+
+def test_an_oversized_jpeg_is_refused_before_its_pixels_are_decoded(no_decoding):
+    content = simplejpeg.encode_jpeg(np.zeros((8, MAX_SIDE + 8, 3), np.uint8))
+    with pytest.raises(ImageError, match="over 4096 a side"):
+        decode_image("rgb", content)
+
+
+def test_the_largest_image_is_read():
+    assert decode_image("depth", encode_image("depth", np.zeros((1, MAX_SIDE), np.uint16))).shape == (1, MAX_SIDE)
+
+
+GREY = np.zeros((4, 4), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("channel", "content"),
+    [
+        ("depth", png(GREY)),
+        ("depth", png(GREY, "RGB")),
+        ("normal", png(GREY)),
+        ("normal", png(GREY, "RGBA")),
+        ("normal", png(GREY, "P")),
+        ("normal", png(GREY.astype(np.uint16))),
+    ],
+)
+def test_a_png_of_another_kind_is_refused_before_its_pixels_are_decoded(channel, content, no_decoding):
+    with pytest.raises(ImageError, match=f"{channel} image: is a PNG of mode"):
+        decode_image(channel, content)
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("kind", ["gif", "tiff", "bmp"])
+def test_any_other_image_format_is_refused(channel, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).save(buffer, kind)
+    with pytest.raises(ImageError):
+        decode_image(channel, buffer.getvalue())
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_the_codec_of_another_channel_is_refused(channel):
+    wrong = "depth" if channel == "rgb" else "rgb"
+    with pytest.raises(ImageError):
+        decode_image(channel, encode_image(wrong, make_pixels(np.random.default_rng(0), wrong, 4)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(CHANNELS), st.data())
+def test_damaged_bytes_give_pixels_or_an_image_error_and_nothing_else(channel, data):
+    content = bytearray(encode_image(channel, make_pixels(np.random.default_rng(0), channel, 8)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decode_image(channel, bytes(content[: data.draw(st.integers(0, len(content)))]))
+    except ImageError as error:
+        assert str(error).startswith(f"{channel} image: ")

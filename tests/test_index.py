@@ -1,0 +1,86 @@
+"""The tables beside the shards: they come back as written, and a table of anything else is refused."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from samples import make_row, make_samples
+
+from shards.errors import UsageError
+from shards.failures import FailureRow, read_failures, write_failures
+from shards.index import SourceFile, read_index, write_index
+
+ROWS = [make_row(sample, offset=1024 * i) for i, sample in enumerate(make_samples(num_subjects=2))]
+SOURCES = (SourceFile("F0001/a.wrl", 12, 1_700_000_000_123_456_789, "0a"), SourceFile("F0001/a.png", -1, -1, ""))
+FAILURE = FailureRow(
+    key="a", source="F0001/a.wrl", stage="read", reason="line 3: é", shard="000000.tar", sources=SOURCES
+)
+
+
+def test_rows_come_back_as_written_in_their_order(tmp_path):
+    rows = [replace(ROWS[0], level=None, labels={}, sources=()), replace(ROWS[1], sources=SOURCES), *ROWS[:1:-1]]
+    write_index(tmp_path / "index.parquet", rows)
+    assert read_index(tmp_path / "index.parquet") == rows
+
+
+def test_labels_keep_their_order_so_that_equal_rows_give_equal_bytes(tmp_path):
+    write_index(tmp_path / "index.parquet", [replace(ROWS[0], labels={"z": "1", "a": "2"})])
+    assert list(read_index(tmp_path / "index.parquet")[0].labels) == ["z", "a"]
+
+
+def test_equal_rows_give_equal_bytes_and_no_other_file(tmp_path):
+    write_index(tmp_path / "a.parquet", ROWS)
+    write_index(tmp_path / "b.parquet", iter(ROWS))
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_an_index_of_no_rows_keeps_its_columns(tmp_path):
+    write_index(tmp_path / "index.parquet", [])
+    assert read_index(tmp_path / "index.parquet") == []
+    assert "offset" in pq.read_schema(tmp_path / "index.parquet").names
+
+
+def test_failures_come_back_as_written(tmp_path):
+    write_failures(tmp_path / "failures.parquet", [FAILURE, FAILURE.model_copy(update={"key": "b", "sources": ()})])
+    first, second = read_failures(tmp_path / "failures.parquet")
+    assert first == FAILURE and (second.key, second.sources) == ("b", ())
+
+
+def test_an_error_while_writing_leaves_the_old_table_and_no_temporary_file(tmp_path):
+    path = tmp_path / "index.parquet"
+    write_index(path, ROWS)
+    before = path.read_bytes()
+    with pytest.raises(pa.ArrowException):
+        write_index(path, [replace(ROWS[0], level="high")])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("read", [read_index, read_failures])
+class TestRefusing:
+    def test_a_table_that_is_missing(self, tmp_path, read):
+        with pytest.raises(UsageError, match=r"index\.parquet: not a readable table"):
+            read(tmp_path / "index.parquet")
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1", b"key,subject\na,b\n"])
+    def test_a_file_that_is_no_table(self, tmp_path, read, content):
+        (tmp_path / "index.parquet").write_bytes(content)
+        with pytest.raises(UsageError, match="not a readable table"):
+            read(tmp_path / "index.parquet")
+
+    def test_a_table_that_lacks_columns_is_refused_by_one_of_them(self, tmp_path, read):
+        pq.write_table(pa.table({"key": ["a"], "shard": ["000000.tar"]}), tmp_path / "index.parquet")
+        with pytest.raises(UsageError, match=r"has not the columns of this release.*sources") as error:
+            read(tmp_path / "index.parquet")
+        assert "\n" not in str(error.value)
+
+    def test_a_column_of_another_type(self, tmp_path, read):
+        write_index(tmp_path / "index.parquet", ROWS)
+        write_failures(tmp_path / "failures.parquet", [FAILURE])
+        path = tmp_path / ("index.parquet" if read is read_index else "failures.parquet")
+        table = pq.read_table(path)
+        column = table.column_names.index("sources")
+        pq.write_table(table.set_column(column, "sources", pa.array(["x"] * len(table))), path)
+        with pytest.raises(UsageError, match="not a readable table"):
+            read(path)
