@@ -67,7 +67,8 @@ class IndexRow:
 
 def write_index(path: Path, rows: Iterable[IndexRow]) -> None:
     """Write the index by way of a temporary name; equal rows give equal bytes."""
-    write_table(path, [asdict(row) | {"labels": list(row.labels.items())} for row in rows], SCHEMA)
+    # Labels that passed through JSON come in another order, and are equal all the same.
+    write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], SCHEMA)
 
 
 def read_index(source: Path | pa.BufferReader, origin: str = "") -> list[IndexRow]:
