@@ -1,0 +1,410 @@
+"""What a render plans to do: what changed decides which shards are kept, made again or removed. Without Ray."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import make_row, make_sample
+
+from pipeline.layouts.layout import ScanSource
+from pipeline.render_output import RenderOutput, ShardReceipt
+from pipeline.render_plan import RenderPlan, ShardTask, plan_shards, stat_source
+from shards.errors import UsageError
+from shards.failures import FailureRow
+from shards.index import SourceFile
+from shards.manifest import ShardManifest, fingerprint
+from shards.writer import write_shard
+
+PER_SHARD = 3
+LABELS = {"sex": "F", "ancestry": "WH"}
+
+
+class World:
+    """A data directory, an output directory, and a render whose images are made up."""
+
+    def __init__(self, root: Path) -> None:
+        self.data, self.out = root / "data", root / "out"
+        self.settings, self.layout = "settings-1", "bu3dfe"
+        self.samples: dict[str, ScanSource] = {}
+
+    @property
+    def output(self) -> RenderOutput:
+        return RenderOutput(self.out)
+
+    def add(self, *keys: str) -> None:
+        for key in keys:
+            subject, expression = key.split("_")
+            source = ScanSource(key, subject, expression, 4, f"{key}.wrl", f"{key}.bmp", None, LABELS)
+            self.samples[key] = source
+            for path in source.files:
+                self.data.mkdir(exist_ok=True)
+                if not (self.data / path).exists():
+                    (self.data / path).write_text(f"{path} as it was")
+
+    def change(self, key: str, **fields) -> None:
+        self.samples[key] = ScanSource(**asdict(self.samples[key]) | fields)
+
+    def plan(self, samples_per_shard: int = PER_SHARD) -> RenderPlan:
+        samples = [self.samples[key] for key in sorted(self.samples)]
+        return plan_shards(self.data, self.layout, samples, self.settings, self.output, samples_per_shard)
+
+    def make(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardReceipt:
+        """Do what a worker does with a task."""
+        good = [source for source in task.samples if source.key not in failing]
+        samples = [make_sample(s.key, s.subject, s.expression, size=4, channels=("rgb",)) for s in good]
+        entry, locations = write_shard(self.out / "shards" / task.name, samples) if samples else (None, [])
+        rows = []
+        for source, sample, at in zip(good, samples, locations, strict=True):
+            row = make_row(sample, task.name, at.offset, at.bytes)
+            about = {"labels": source.labels, "level": source.level, "layout": self.layout}
+            rows.append(type(row)(**vars(row) | about | {"sources": self.digests(source)}))
+        failures = tuple(
+            FailureRow(key=s.key, source=s.mesh, stage="read", reason="bad", shard=task.name, sources=self.digests(s))
+            for s in task.samples
+            if s.key in failing
+        )
+        receipt = ShardReceipt(name=task.name, settings=self.settings, entry=entry, rows=tuple(rows), failures=failures)
+        self.output.write_receipt(receipt)
+        return receipt
+
+    def digests(self, source: ScanSource) -> tuple[SourceFile, ...]:
+        return tuple(SourceFile(path, *stat_source(self.data, path), "digest") for path in source.files)
+
+    def render(self, failing: Sequence[str] = ()) -> RenderPlan:
+        """A whole run."""
+        plan = self.plan()
+        self.output.begin(plan.removed)
+        receipts = [*plan.kept, *(self.make(task, failing) for task in plan.tasks)]
+        self.finish(sorted(receipts, key=lambda receipt: receipt.name))
+        return plan
+
+    def finish(self, receipts: Sequence[ShardReceipt]) -> None:
+        manifest = ShardManifest(
+            fingerprint=fingerprint(self.settings),
+            layout=self.layout,
+            settings={},
+            settings_fingerprint=self.settings,
+            renderer="zbuffer",
+            views=("front",),
+            channels=("rgb",),
+            image_size=4,
+            text_source="label",
+            prompts={},
+            expressions=(),
+            num_samples=sum(len(receipt.rows) for receipt in receipts),
+            num_subjects=1,
+            num_failures=sum(len(receipt.failures) for receipt in receipts),
+            shards=tuple(receipt.entry for receipt in receipts if receipt.entry is not None),
+        )
+        self.output.finish(manifest, receipts)
+
+    def content(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.out)): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
+
+
+KEYS = [f"F000{number}_{expression}" for number in range(1, 5) for expression in ("HA", "SA")]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Eight samples, not rendered: shards of three, three and two."""
+    world = World(tmp_path)
+    world.add(*KEYS)
+    return world
+
+
+@pytest.fixture
+def rendered(world: World) -> World:
+    """The same, rendered; one scan of the second shard failed."""
+    world.render(failing=[KEYS[4]])
+    return world
+
+
+def names(tasks: Sequence[ShardTask]) -> dict[str, list[str]]:
+    return {task.name: [sample.key for sample in task.samples] for task in tasks}
+
+
+def write(world: World, path: str, text: str) -> None:
+    (world.data / path).write_text(text)
+    os.utime(world.data / path, ns=(1, stat_source(world.data, path)[1] + 1_000_000))
+
+
+def same_size_and_time(world: World, path: str) -> None:
+    status = os.stat(world.data / path)
+    (world.data / path).write_text((world.data / path).read_text().upper())
+    os.utime(world.data / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_at_first_all_samples_are_new_in_the_order_of_their_keys(world):
+    plan = world.plan()
+    assert names(plan.tasks) == {"000000.tar": KEYS[:3], "000001.tar": KEYS[3:6], "000002.tar": KEYS[6:]}
+    assert (plan.kept, plan.removed, plan.reasons, plan.num_to_render) == ((), (), {"new": 8}, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "remade", "reason"),
+    [
+        pytest.param(lambda w: None, {}, None, id="nothing"),
+        pytest.param(lambda w: same_size_and_time(w, f"{KEYS[0]}.wrl"), {}, None, id="same size and time"),
+        pytest.param(lambda w: w.add("G0001_HA"), {"000003.tar": ["G0001_HA"]}, "new", id="one scan added"),
+        pytest.param(
+            lambda w: w.add("A0001_HA", "F0002_AN", "G0001_HA", "G0002_HA"),
+            {"000003.tar": ["A0001_HA", "F0002_AN", "G0001_HA"], "000004.tar": ["G0002_HA"]},
+            "new",
+            id="scans added before, between and after",
+        ),
+        pytest.param(
+            lambda w: write(w, f"{KEYS[3]}.wrl", f"{KEYS[3]}.wrl as it was"),
+            {"000001.tar": KEYS[3:6]},
+            "source files changed",
+            id="mesh touched",
+        ),
+        pytest.param(
+            lambda w: write(w, f"{KEYS[7]}.bmp", "longer than it was before, by far"),
+            {"000002.tar": KEYS[6:]},
+            "source files changed",
+            id="texture of another size",
+        ),
+        pytest.param(
+            lambda w: (w.data / f"{KEYS[0]}.bmp").unlink(),
+            {"000000.tar": KEYS[:3]},
+            "source files changed",
+            id="texture gone, still named",
+        ),
+        pytest.param(
+            lambda w: w.change(KEYS[0], texture=None),
+            {"000000.tar": KEYS[:3]},
+            "source files changed",
+            id="texture no longer named",
+        ),
+        pytest.param(
+            lambda w: w.change(KEYS[0], landmarks=f"{KEYS[1]}.bmp"),
+            {"000000.tar": KEYS[:3]},
+            "source files changed",
+            id="landmarks found",
+        ),
+        pytest.param(
+            lambda w: write(w, f"{KEYS[4]}.wrl", "mended by its owner"),
+            {"000001.tar": KEYS[3:6]},
+            "source files changed",
+            id="failed scan mended",
+        ),
+        *(
+            pytest.param(
+                lambda w, field=field, value=value: w.change(KEYS[1], **{field: value}),
+                {"000000.tar": KEYS[:3]},
+                "labels changed",
+                id=f"{field} changed",
+            )
+            for field, value in (
+                ("subject", "F0009"),
+                ("expression", "SU"),
+                ("level", None),
+                ("labels", {**LABELS, "age": "31"}),
+            )
+        ),
+        pytest.param(
+            lambda w: w.samples.pop(KEYS[7]), {"000002.tar": [KEYS[6]]}, "samples left their shard", id="scan removed"
+        ),
+        pytest.param(
+            lambda w: w.samples.pop(KEYS[4]),
+            {"000001.tar": [KEYS[3], KEYS[5]]},
+            "samples left their shard",
+            id="failed scan removed",
+        ),
+        pytest.param(
+            lambda w: (w.out / "shards/000001.tar").unlink(),
+            {"000001.tar": KEYS[3:6]},
+            "their shard is missing or of another size",
+            id="shard missing",
+        ),
+        pytest.param(
+            lambda w: (w.out / "shards/000001.tar").write_bytes(b"cut"),
+            {"000001.tar": KEYS[3:6]},
+            "their shard is missing or of another size",
+            id="shard cut off",
+        ),
+    ],
+)
+def test_what_changed_decides_which_shards_are_made_again(
+    rendered: World, change: Callable[[World], object], remade: dict[str, list[str]], reason: str | None
+):
+    change(rendered)
+    plan = rendered.plan()
+    assert names(plan.tasks) == remade
+    assert plan.reasons == ({reason: plan.num_to_render} if reason else {})
+    assert {receipt.name for receipt in plan.kept} == {f"00000{i}.tar" for i in range(3)} - remade.keys()
+    assert plan.removed == ()
+
+
+def test_all_samples_of_a_shard_gone_removes_it(rendered):
+    for key in KEYS[3:6]:
+        del rendered.samples[key]
+    plan = rendered.plan()
+    assert (plan.tasks, plan.removed, len(plan.kept)) == ((), ("000001.tar",), 2)
+    rendered.render()
+    assert rendered.output.shard_names() == ["000000.tar", "000002.tar"]
+    assert rendered.plan().removed == rendered.plan().tasks == ()
+
+
+def test_changed_settings_make_every_shard_again_and_remove_those_that_are_too_many(rendered):
+    rendered.settings = "settings-2"
+    plan = rendered.plan(samples_per_shard=4)
+    assert names(plan.tasks) == {"000000.tar": KEYS[:4], "000001.tar": KEYS[4:]}
+    assert (plan.kept, plan.removed, plan.reasons) == ((), ("000002.tar",), {"the settings changed": 8})
+
+
+def test_another_layout_makes_every_shard_again_since_it_stands_in_the_records(rendered):
+    rendered.layout = "folder"
+    assert rendered.plan().num_to_render == 8
+
+
+def test_another_shard_size_alone_moves_no_sample(rendered):
+    rendered.add("G0001_HA", "G0002_HA")
+    plan = rendered.plan(samples_per_shard=1)
+    assert names(plan.tasks) == {"000003.tar": ["G0001_HA"], "000004.tar": ["G0002_HA"]}
+
+
+def test_several_reasons_are_counted_apart(rendered):
+    rendered.add("G0001_HA")
+    rendered.change(KEYS[0], subject="F0009")
+    write(rendered, f"{KEYS[7]}.wrl", "changed")
+    assert rendered.plan().reasons == {"labels changed": 3, "source files changed": 2, "new": 1}
+
+
+def test_a_shard_whose_samples_all_failed_has_no_file_and_is_not_tried_again(world):
+    world.render(failing=KEYS[6:])
+    assert world.output.shard_names() == ["000000.tar", "000001.tar"]
+    plan = world.plan()
+    assert plan.tasks == () and len(plan.kept) == 3
+    write(world, f"{KEYS[6]}.wrl", "mended")
+    assert names(world.plan().tasks) == {"000002.tar": KEYS[6:]}
+
+
+class TestAnInterruptedRun:
+    def interrupt(self, world: World, done: Sequence[int]) -> None:
+        """Stop a run after it has made these of its tasks."""
+        plan = world.plan()
+        world.output.begin(plan.removed)
+        for number in done:
+            world.make(plan.tasks[number])
+
+    @pytest.mark.parametrize("done", [[], [0], [0, 1], [1], [0, 2], [2]])
+    def test_keeps_its_finished_shards_and_comes_to_the_same_end(self, world, tmp_path, done):
+        self.interrupt(world, done)
+        plan = world.plan()
+        assert {receipt.name for receipt in plan.kept} == {f"00000{number}.tar" for number in done}
+        assert plan.num_to_render == sum(
+            len(KEYS[number * 3 : number * 3 + 3]) for number in range(3) if number not in done
+        )
+        world.render()
+        resumed = world.content()
+        shutil.rmtree(world.out)
+        world.render()
+        assert resumed == world.content()
+
+    def test_of_changed_settings_never_takes_an_old_shard_for_a_new_one(self, rendered):
+        rendered.settings = "settings-2"
+        self.interrupt(rendered, [1])
+        plan = rendered.plan()
+        assert [receipt.name for receipt in plan.kept] == ["000001.tar"]
+        assert names(plan.tasks) == {"000000.tar": KEYS[:3], "000002.tar": KEYS[6:]}
+
+    def test_of_changed_settings_can_be_taken_back(self, rendered):
+        before = rendered.settings
+        rendered.settings = "settings-2"
+        self.interrupt(rendered, [1])
+        rendered.settings = before
+        assert names(rendered.plan().tasks) == {"000001.tar": KEYS[3:6]}
+
+    def test_has_no_manifest_so_that_nobody_reads_half_of_it(self, rendered):
+        write(rendered, f"{KEYS[0]}.wrl", "changed")
+        self.interrupt(rendered, [])
+        assert not (rendered.out / "manifest.json").exists()
+        assert [receipt.name for receipt in rendered.plan().kept] == ["000001.tar", "000002.tar"]
+
+    def test_a_file_that_was_being_written_when_it_was_killed_is_cleared_away(self, world):
+        self.interrupt(world, [0])
+        (world.out / "shards/.000001.tar.tmp").write_bytes(b"half")
+        world.render()
+        assert not any(".tmp" in name for name in world.content())
+
+    def test_a_shard_without_its_receipt_is_made_again(self, world):
+        self.interrupt(world, [0, 1])
+        (world.out / ".progress/000001.tar.json").unlink()
+        plan = world.plan()
+        assert names(plan.tasks) == {"000001.tar": KEYS[3:6], "000002.tar": KEYS[6:]}
+        assert plan.reasons == {"new": 5}
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b'{"name": "000000.tar", "color": "red"}'])
+    def test_a_receipt_that_cannot_be_read_is_no_receipt(self, world, content):
+        self.interrupt(world, [0])
+        (world.out / ".progress/000000.tar.json").write_bytes(content)
+        assert world.plan().num_to_render == 8
+
+
+class TestTheOutputDirectory:
+    def test_holds_nothing_but_the_contract_after_a_run(self, rendered):
+        shards = {f"shards/00000{number}.tar" for number in range(3)}
+        assert rendered.content().keys() == {"manifest.json", "index.parquet", "failures.parquet", *shards}
+
+    def test_can_be_read_back_as_it_was_made(self, world):
+        plan = world.plan()
+        world.output.begin(plan.removed)
+        made = [world.make(task, failing=[KEYS[4]]) for task in plan.tasks]
+        assert world.output.receipts() == made
+        world.finish(made)
+        assert world.output.receipts() == made
+
+    def test_that_does_not_exist_can_be_made(self, tmp_path):
+        RenderOutput(tmp_path / "a/b/c").check_writable()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_that_a_run_has_only_just_begun_is_a_renders(self, world):
+        world.output.begin(())
+        world.output.check_writable()
+
+    def test_of_something_else_is_refused_and_one_that_is_a_file_too(self, tmp_path):
+        (tmp_path / "thesis.tex").touch()
+        with pytest.raises(UsageError, match="not of a render"):
+            RenderOutput(tmp_path).check_writable()
+        with pytest.raises(UsageError, match="is a file"):
+            RenderOutput(tmp_path / "thesis.tex" / "out").check_writable()
+
+    def test_keeps_files_of_other_names_beside_its_shards(self, rendered):
+        (rendered.out / "shards/2024-backup.tar").touch()
+        rendered.settings = "settings-2"
+        assert rendered.plan().removed == ()
+        rendered.render()
+        assert (rendered.out / "shards/2024-backup.tar").exists()
+
+    @pytest.mark.parametrize("table", ["index.parquet", "failures.parquet"])
+    def test_without_one_of_its_tables_is_refused_by_its_name(self, rendered, table):
+        (rendered.out / table).unlink()
+        with pytest.raises(UsageError, match=table):
+            rendered.plan()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sets(st.sampled_from(KEYS), min_size=1), min_size=1, max_size=4), st.data())
+def test_after_any_history_every_sample_is_in_one_shard_and_nothing_is_left_to_do(tmp_path_factory, history, data):
+    world = World(tmp_path_factory.mktemp("world"))
+    for wanted in history:
+        world.samples.clear()
+        world.add(*wanted)
+        world.settings = data.draw(st.sampled_from(["settings-1", "settings-2"]))
+        plan = world.plan()
+        world.output.begin(plan.removed)
+        for task in plan.tasks:
+            if data.draw(st.booleans(), label=f"{task.name} is made before the run is interrupted"):
+                world.make(task)
+    world.render()
+    plan = world.plan()
+    assert (plan.tasks, plan.removed) == ((), ())
+    assert sorted(key for receipt in plan.kept for key in receipt.keys) == sorted(world.samples)
+    assert world.output.shard_names() == [receipt.name for receipt in plan.kept]
