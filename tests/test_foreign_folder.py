@@ -47,10 +47,10 @@ def smile_pipe(folder: Path, *arguments: object) -> str:
 
 @pytest.mark.skipif(not SMILE_PIPE.exists(), reason="smile-pipe is not installed beside this Python")
 def test_scans_are_made_and_rendered_where_strangers_bear_our_names(folder):
-    smile_pipe(folder, "synth", "faces", "--subjects", 1, "--texture-size", 64)
-    options = ("--size", 32, "--channels", "rgb", "--rig", 3, "--limit", 4, "--json")
+    smile_pipe(folder, "synth", "faces", "--subjects", 1, "--levels", 4, "--texture-size", 64)
+    options = ("--size", 32, "--channels", "rgb", "--rig", 3, "--json")
     manifest = json.loads(smile_pipe(folder, "render", "faces", "--out", "rendered", *options))
-    assert (manifest["num_samples"], manifest["num_failures"]) == (4, 0)
+    assert (manifest["num_samples"], manifest["num_failures"]) == (7, 0)
     found = {path.name for path in folder.iterdir()}
     assert found == {"cli.py", "model.py", "shards", "pipeline", "faces", "rendered"}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.py")} == set(STRANGERS)
