@@ -117,13 +117,13 @@ class TestLosses:
 
 class TestTemperature:
     def test_it_begins_where_the_config_says(self, config):
-        assert 1 / float(make_model(config, temperature=0.2).scale) == pytest.approx(0.2)
+        assert 1 / make_model(config, temperature=0.2).scale.item() == pytest.approx(0.2)
 
     def test_it_never_falls_below_its_bound(self, config):
         model = make_model(config, min_temperature=0.05)
         with torch.no_grad():
             model.log_scale.fill_(99.0)
-        assert 1 / float(model.scale) == pytest.approx(0.05)
+        assert 1 / model.scale.item() == pytest.approx(0.05)
         assert all(loss.isfinite() for loss in losses_of(model).values())
 
     def test_it_can_leave_its_bound_again(self, config):
@@ -135,7 +135,7 @@ class TestTemperature:
         wrong = Embeddings(views, views[:, 0], torch.full((4, 3), 1 / 3), views[:, 0].roll(1, dims=0))
         model.losses(wrong, torch.arange(4))["total"].backward()
         torch.optim.SGD([model.log_scale], lr=1e-2).step()
-        assert 1 / float(model.scale) > 0.0505
+        assert 1 / model.scale.item() > 0.0505
 
 
 def test_an_unknown_recipe_gets_a_suggestion(config):
