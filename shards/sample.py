@@ -7,9 +7,9 @@ never runs code from the data: JSON is validated by pydantic, images are decoded
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from shards.images import EXTENSION
 from shards.manifest import Frozen, TextSource, canonical_json
@@ -54,6 +54,11 @@ class DepthScale(Frozen):
     step: float
 
 
+# On disk no level is 0, as in BU-3DFE's names: readers that infer the types of a column from its first rows (Hugging
+# Face datasets) break when those are null and later ones are not.
+Level = Annotated[int | None, BeforeValidator(lambda level: level or None), PlainSerializer(lambda level: level or 0)]
+
+
 class MeshStatistics(Frozen):
     """What was rendered, in numbers."""
 
@@ -70,7 +75,7 @@ class SampleRecord(Frozen):
     key: str
     subject: str
     expression: str
-    level: int | None
+    level: Level
     labels: Mapping[str, str]
     layout: str
     source: str

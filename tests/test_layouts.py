@@ -159,10 +159,13 @@ class TestFolder:
         table(tmp_path, f"path,subject,expression,texture,landmarks\na.obj,s,HA,{empty},{empty}\n")
         assert only(tmp_path).files == ("a.obj",)
 
-    def test_a_short_row_leaves_out_what_it_does_not_reach_and_a_long_one_is_cut(self, tmp_path):
+    def test_a_short_row_has_empty_labels_and_a_long_one_is_cut(self, tmp_path):
         table(tmp_path, "path,subject,expression,texture,age\na.obj,s,HA\nb.obj,s,HA,b.png,31,more,still more\n")
         a, b = find_samples(tmp_path, "auto")[1]
-        assert (a.texture, dict(a.labels)) == (None, {}) and (b.texture, dict(b.labels)) == ("b.png", {"age": "31"})
+        assert (a.texture, dict(a.labels)) == (None, {"age": ""}) and (b.texture, dict(b.labels)) == (
+            "b.png",
+            {"age": "31"},
+        )
 
     @pytest.mark.parametrize(
         ("written", "path"), [("./a//b.obj", "a/b.obj"), (r"a\b.obj", "a/b.obj"), (" a/b.obj ", "a/b.obj")]

@@ -46,6 +46,13 @@ def test_members_come_in_the_order_of_the_format():
     ]
 
 
+@pytest.mark.parametrize(("level", "written"), [(None, 0), (4, 4)])
+def test_no_level_is_written_as_0_so_that_a_column_of_levels_has_no_nulls(level, written):
+    members = dict(to_members(make_sample("a", level=level)))
+    assert json.loads(members["a.json"])["level"] == written
+    assert from_members(members).record.level == level
+
+
 def test_the_order_of_members_does_not_matter_when_they_are_read(members):
     assert from_members(dict(reversed(members.items()))) == make_sample("a")
 

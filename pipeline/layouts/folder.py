@@ -54,7 +54,9 @@ def _source(row: dict[str, str], where: str) -> ScanSource:
         mesh=path,
         texture=_optional(row, "texture", where),
         landmarks=_optional(row, "landmarks", where),
-        labels={name: value for name, value in row.items() if name and name not in _KNOWN and isinstance(value, str)},
+        # All samples have the same labels, so that a short row has empty ones; what stands beyond the last column has
+        # no name and is left out.
+        labels={name: value or "" for name, value in row.items() if name and name not in _KNOWN},
     )
 
 
