@@ -390,7 +390,7 @@ class TestTheOutputDirectory:
             rendered.plan()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sets(st.sampled_from(KEYS), min_size=1), min_size=1, max_size=4), st.data())
 def test_after_any_history_every_sample_is_in_one_shard_and_nothing_is_left_to_do(tmp_path_factory, history, data):
     world = World(tmp_path_factory.mktemp("world"))
