@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from shards.images import CHANNELS, decode_image
 from shards.sample import Sample, to_members
 from shards.writer import write_shard
 
+SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "shards/README.md").read_text(), re.DOTALL)
 IMAGES = [(view.name, channel) for view in VIEWS for channel in CHANNELS]
 
 
@@ -90,15 +92,14 @@ def hugging_face(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     return datasets
 
 
-def test_hugging_face_datasets_reads_every_sample_with_its_images(written, hugging_face, tmp_path: Path):
+def test_hugging_face_datasets_reads_every_sample_with_its_images(written, hugging_face):
     paths, samples = written
-    dataset = hugging_face.load_dataset(
-        "webdataset", data_files={"train": paths}, split="train", cache_dir=str(tmp_path / "cache")
-    )
+    dataset = hugging_face.load_dataset("webdataset", data_files={"train": paths}, split="train")
     assert dataset["__key__"][:] == list(samples)
     for row in dataset:
         sample = samples[row["__key__"]]
@@ -109,11 +110,9 @@ def test_hugging_face_datasets_reads_every_sample_with_its_images(written, huggi
             assert (pixels == np.asarray(Image.open(io.BytesIO(sample.images[view, channel])))).all()
 
 
-def test_hugging_face_datasets_streams_every_sample(written, hugging_face, tmp_path: Path):
+def test_hugging_face_datasets_streams_every_sample(written, hugging_face):
     paths, samples = written
-    stream = hugging_face.load_dataset(
-        "webdataset", data_files={"train": paths}, split="train", streaming=True, cache_dir=str(tmp_path / "cache")
-    )
+    stream = hugging_face.load_dataset("webdataset", data_files={"train": paths}, split="train", streaming=True)
     assert [(row["__key__"], row["txt"]) for row in stream] == [(k, sample.text) for k, sample in samples.items()]
 
 
@@ -129,7 +128,6 @@ def test_hugging_face_datasets_may_meet_many_neutral_faces_before_one_with_a_lev
         "webdataset",
         data_files={"train": str(tmp_path / "000000.tar")},
         split="train",
-        cache_dir=str(tmp_path / "cache"),
     )
     assert [row["json"]["level"] for row in dataset] == [0, 0, 0, 0, 0, 0, 4]
 
@@ -143,3 +141,13 @@ def test_webdataset_takes_our_decoder_for_depth_because_its_own_has_8_bits(writt
     ):
         depth = row["front.depth.png"]
         assert depth.dtype == np.uint16 and (depth == decode_image("depth", sample.images["front", "depth"])).all()
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["webdataset", "ray", "datasets"])
+def test_the_snippets_of_the_format_s_readme_print_every_sample(snippet, hugging_face, ray_cluster, tmp_path, capfd):
+    samples = write_shard_set(tmp_path / "SHARDS", samples_per_shard=4)
+    exec(snippet.replace("SHARDS/", f"{tmp_path}/SHARDS/"), {"__name__": "snippet"})
+    printed = capfd.readouterr().out
+    for sample in samples:
+        record = sample.record
+        assert f"{record.key} {sample.text} {record.subject} " in printed
