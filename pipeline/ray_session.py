@@ -18,6 +18,7 @@ from shards.errors import UsageError
 
 # Half of this is what a laptop's shared memory grants without spilling to a slower place.
 _OBJECT_STORE_BYTES = 1 << 30
+START_ATTEMPTS = 2
 
 
 @contextmanager
@@ -58,13 +59,23 @@ def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
             # Ray itself goes on trying for minutes.
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(
-            address=address,
-            runtime_env={"working_dir": str(working_dir)},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **options,
-        )
+        for attempts_left in reversed(range(START_ATTEMPTS)):
+            try:
+                ray.init(
+                    address=address,
+                    runtime_env={"working_dir": str(working_dir)},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **options,
+                )
+                return
+            except (OSError, ValueError):
+                raise
+            except Exception:
+                # On a machine with much else to do, a start may take longer than Ray's patience of 30 s.
+                ray.shutdown()
+                if not attempts_left:
+                    raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--address {address}: no Ray there; `ray start --head` starts one ({reason})") from None

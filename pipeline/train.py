@@ -60,7 +60,7 @@ def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
     """The channel that the image tower sees.
 
     `auto` is `rgb` for pretrained towers, which know photographs, and else `normal`, which shows shape without skin
-    tone: from scratch it learns several times faster (model/README.md).
+    tone and light (model/README.md).
     """
     if config.channel == "auto":
         preferred = ("rgb", "normal", "depth") if config.pretrained else ("normal", "rgb", "depth")

@@ -108,13 +108,6 @@ class TestBadInput:
         options = ("--split", "kfold:5:0", "--resume")
         assert "no run" in complaint("train", "--shards", shards_dir, "--out", self.out, *options)
 
-    def test_no_ray_at_the_address(self, faces_dir):
-        import ray
-
-        if ray.is_initialized():
-            pytest.skip("this session is connected already, and a connection that exists is used")
-        complaint("render", faces_dir, "--out", self.out, "--address", "127.0.0.1:1")
-
     def test_a_run_that_is_not_one(self, shards_dir, tmp_path):
         assert "no such run" in complaint("evaluate", self.out, "--shards", shards_dir)
 

@@ -91,7 +91,9 @@ def test_two_workers_train_and_no_test_subject_is_read(shards_dir, ray_cluster, 
 
 
 def test_without_text_only_the_views_are_compared(shards_dir, ray_cluster, tmp_path):
-    manifest = run(config(shards_dir, tmp_path / "run", epochs=1, text="none"))
+    # With two workers, each of which must know which weights no loss reaches.
+    options = {"epochs": 1, "text": "none", "num_workers": 2, "batch_size": 4}
+    manifest = run(config(shards_dir, tmp_path / "run", **options))
     assert manifest.text_source == "none" and set(manifest.final_losses) == {"loss_mv", "loss_total"}
 
 

@@ -173,7 +173,7 @@ def _freeze_text(model: SmileVLM) -> None:
     """Keep what no loss reaches out of the optimiser and of the gradient exchange."""
     for name, parameter in model.named_parameters():
         if (
-            name.startswith("project_text")
+            name.startswith(("project_text", "fusion."))
             or name == "log_scale"
             or (name.startswith("towers.clip.") and not name.startswith("towers.clip.visual."))
         ):

@@ -1,0 +1,60 @@
+"""Ray for the time of one stage."""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline import ray_session as module
+from pipeline.ray_session import ray_session
+from shards.errors import UsageError
+
+
+def test_an_address_where_nobody_answers_is_the_users_mistake_and_takes_no_minutes(tmp_path):
+    with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:1: no Ray there"):
+        module._connect("127.0.0.1:1", tmp_path, {})
+
+
+def test_a_connection_that_exists_is_used_and_left_open(ray_cluster):
+    import ray
+
+    before = ray.get_runtime_context().get_job_id()
+    with ray_session("local"):
+        assert ray.get_runtime_context().get_job_id() == before
+    assert ray.is_initialized()
+
+
+def test_notes_are_held_back_only_while_it_lasts(ray_cluster, caplog):
+    with ray_session("local"):
+        logging.getLogger("ray.data").warning("chatter")
+        logging.getLogger("ray.data").error("trouble")
+    logging.getLogger("smile").warning("after")
+    assert [record.message for record in caplog.records if record.name in ("ray.data", "smile")][-1] == "after"
+    assert "chatter" not in caplog.text
+
+
+def test_workers_do_not_import_from_the_users_folder_and_nothing_is_left_behind(tmp_path):
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "model.py").write_text("raise RuntimeError('not mine')")
+    script = """
+import ray
+from pipeline.ray_session import ray_session
+with ray_session("local"):
+    found = ray.get(ray.remote(lambda: __import__("model.config").__name__).remote())
+print(found)
+"""
+    before = set(Path(tempfile.gettempdir()).glob("smile-pipe-*"))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path / "user",
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["model"], done.stderr
+    assert set(Path(tempfile.gettempdir()).glob("smile-pipe-*")) <= before
