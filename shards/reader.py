@@ -114,10 +114,9 @@ def read_members(content: bytes, origin: str) -> dict[str, bytes]:
 def _plain_members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     for info in tar:
         file = tar.extractfile(info) if info.isreg() else None
-        content = file.read() if file else b""
-        if file is None or len(content) != info.size:
-            raise tarfile.ReadError(f"member {info.name!r} is cut off or no plain file")
-        yield info.name, content
+        if file is None:
+            raise tarfile.ReadError(f"member {info.name!r} is no plain file")
+        yield info.name, file.read()
 
 
 def _locate(spec: str) -> tuple[Any, str, set[str] | None]:
@@ -125,7 +124,7 @@ def _locate(spec: str) -> tuple[Any, str, set[str] | None]:
     # What is there under this very name is meant, even if its name has the characters of a pattern.
     filesystem, path = _filesystem(spec)
     if filesystem.isdir(path):
-        return filesystem, path.rstrip("/"), None
+        return filesystem, path, None
     if path.endswith("manifest.json"):
         return filesystem, path.rpartition("/")[0], None
     paths = [path] if filesystem.isfile(path) else _matches(filesystem, spec)

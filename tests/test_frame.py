@@ -161,6 +161,14 @@ class TestWithoutUsableLandmarks:
         assert canonical_frame(replace(face, landmarks=face.landmarks[::-1].copy())).method == "bounds"
 
     @pytest.mark.parametrize("num", COUNTS)
+    def test_a_nose_that_lies_far_from_noses_falls_back_to_bounds(self, num):
+        face, nose = FACES[num], SCHEMES[num].anchors[-1].landmarks
+        for shift in ((60, 0, 0), (0, 0, 60)):
+            mislabelled = changed(face, nose, face.landmarks[nose] + shift)
+            assert canonical_frame(mislabelled).method == "bounds"
+        assert canonical_frame(changed(face, nose, face.landmarks[nose] + (3, -4, 3))).method == "landmarks"
+
+    @pytest.mark.parametrize("num", COUNTS)
     def test_landmarks_in_one_point_or_on_one_line_fall_back_to_bounds(self, num):
         face = FACES[num]
         assert canonical_frame(replace(face, landmarks=np.ones((num, 3), np.float32))).method == "bounds"

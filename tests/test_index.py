@@ -49,12 +49,18 @@ def test_failures_come_back_as_written(tmp_path):
     assert first == FAILURE and (second.key, second.sources) == ("b", ())
 
 
-def test_an_error_while_writing_leaves_the_old_table_and_no_temporary_file(tmp_path):
+def test_an_error_while_writing_leaves_the_old_table_and_no_temporary_file(tmp_path, monkeypatch):
     path = tmp_path / "index.parquet"
     write_index(path, ROWS)
     before = path.read_bytes()
-    with pytest.raises(pa.ArrowException):
-        write_index(path, [replace(ROWS[0], level="high")])
+
+    def full(table, where, **options):
+        where.write_bytes(b"PAR1")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_index(path, ROWS[:1])
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from samples import make_sample, write_shard_set
 
@@ -193,6 +193,13 @@ class TestReadingDamage:
         with pytest.raises(SampleError, match="not one sample"):
             shards.read(replace(first, bytes=first.bytes + second.bytes))
 
+    @pytest.mark.parametrize("num_bytes", [-1, 0, MAX_SAMPLE_BYTES + 1])
+    def test_a_size_that_no_sample_has_is_refused_before_anything_is_read(self, written, monkeypatch, num_bytes):
+        shards = ShardSet.open(str(written[0]))
+        monkeypatch.setattr(type(shards.filesystem), "cat_file", lambda *args, **options: pytest.fail("read"))
+        with pytest.raises(ShardError, match=f"claims {num_bytes} bytes"):
+            shards.read(replace(shards.rows[0], bytes=num_bytes))
+
     def test_no_more_than_the_sample_is_read(self, written, monkeypatch):
         shards = ShardSet.open(str(written[0]))
         asked = []
@@ -207,7 +214,13 @@ class TestReadingDamage:
         shards.read(row)
         assert asked == [(row.shard, row.offset, row.offset + row.bytes)]
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_a_piece_that_ends_inside_a_member_is_refused(self):
+        piece = self.header_and_content("a.json", b"x" * 600)
+        for end in range(1, 512 + 600):
+            with pytest.raises(ShardError, match="here: "):
+                read_members(piece[:end], "here")
+
+    @settings(max_examples=300, deadline=None)
     @given(st.data())
     def test_damaged_bytes_give_members_or_a_shard_error_and_nothing_else(self, data):
         content = bytearray(b"".join(self.header_and_content(name, b"x" * 10) for name in ("a.json", "a.txt")))

@@ -120,6 +120,13 @@ def test_no_more_shards_than_the_window_are_read_from_at_a_time(counts, window, 
     assert windows == sorted(windows)
 
 
+def test_every_epoch_has_other_shards_in_its_windows():
+    # Were the windows the same, a sample would only ever meet those of its own.
+    (sampler,) = ranks([2] * 12, 4, 0, 1, window=3)
+    first_windows = {frozenset(sampler.shards[number] for number in sampler.order(epoch)[:6]) for epoch in range(20)}
+    assert len(first_windows) > 10
+
+
 @pytest.mark.parametrize(
     ("num_samples", "batch_size", "world_size", "steps"), [(10, 4, 1, 3), (8, 4, 2, 1), (9, 4, 2, 2)]
 )
