@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE, Renderer, ViewImages, build_renderer
+from pipeline.rendering.choice import build_renderer
+from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE, Renderer, ViewImages
 from pipeline.rendering.rig import HALF_SPAN, Rig, View, project, views_of
 from tests.rays import Rays, hit_card, hit_cube, hit_sphere
 from tests.shapes import card, cube, inside_out, join, painted, sphere, with_texture
