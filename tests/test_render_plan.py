@@ -134,9 +134,9 @@ def write(world: World, path: str, text: str) -> None:
     os.utime(world.data / path, ns=(1, stat_source(world.data, path)[1] + 1_000_000))
 
 
-def same_size_and_time(world: World, path: str) -> None:
+def write_in_its_time(world: World, path: str, text: str) -> None:
     status = os.stat(world.data / path)
-    (world.data / path).write_text((world.data / path).read_text().upper())
+    (world.data / path).write_text(text)
     os.utime(world.data / path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
@@ -150,7 +150,18 @@ def test_at_first_all_samples_are_new_in_the_order_of_their_keys(world):
     ("change", "remade", "reason"),
     [
         pytest.param(lambda w: None, {}, None, id="nothing"),
-        pytest.param(lambda w: same_size_and_time(w, f"{KEYS[0]}.wrl"), {}, None, id="same size and time"),
+        pytest.param(
+            lambda w: write_in_its_time(w, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS"),
+            {},
+            None,
+            id="same size and time, for files are not read",
+        ),
+        pytest.param(
+            lambda w: write_in_its_time(w, f"{KEYS[0]}.wrl", "longer than it was before, by far"),
+            {"000000.tar": KEYS[:3]},
+            "source files changed",
+            id="mesh of another size and the same time",
+        ),
         pytest.param(lambda w: w.add("G0001_HA"), {"000003.tar": ["G0001_HA"]}, "new", id="one scan added"),
         pytest.param(
             lambda w: w.add("A0001_HA", "F0002_AN", "G0001_HA", "G0002_HA"),
@@ -308,6 +319,11 @@ class TestAnInterruptedRun:
         world.render()
         assert resumed == world.content()
 
+    def test_is_gone_on_with_in_the_order_of_shards_whatever_the_reasons(self, world):
+        self.interrupt(world, [1])
+        world.change(KEYS[4], subject="F0009")
+        assert [task.name for task in world.plan().tasks] == ["000000.tar", "000001.tar", "000002.tar"]
+
     def test_of_changed_settings_never_takes_an_old_shard_for_a_new_one(self, rendered):
         rendered.settings = "settings-2"
         self.interrupt(rendered, [1])
@@ -330,7 +346,7 @@ class TestAnInterruptedRun:
 
     def test_a_file_that_was_being_written_when_it_was_killed_is_cleared_away(self, world):
         self.interrupt(world, [0])
-        (world.out / "shards/.000001.tar.tmp").write_bytes(b"half")
+        (world.out / "shards/.000007.tar.tmp").write_bytes(b"half")
         world.render()
         assert not any(".tmp" in name for name in world.content())
 
