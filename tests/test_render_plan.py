@@ -3,126 +3,23 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import make_row, make_sample
+from worlds import KEYS, LABELS, World, new_world, rendered_world
 
-from pipeline.layouts.layout import ScanSource
-from pipeline.render_output import RenderOutput, ShardReceipt
-from pipeline.render_plan import RenderPlan, ShardTask, plan_shards, stat_source
-from shards.errors import UsageError
-from shards.failures import FailureRow
-from shards.index import SourceFile
-from shards.manifest import ShardManifest, fingerprint
-from shards.writer import write_shard
-
-PER_SHARD = 3
-LABELS = {"sex": "F", "ancestry": "WH"}
-
-
-class World:
-    """A data directory, an output directory, and a render whose images are made up."""
-
-    def __init__(self, root: Path) -> None:
-        self.data, self.out = root / "data", root / "out"
-        self.settings, self.layout = "settings-1", "bu3dfe"
-        self.samples: dict[str, ScanSource] = {}
-
-    @property
-    def output(self) -> RenderOutput:
-        return RenderOutput(self.out)
-
-    def add(self, *keys: str) -> None:
-        for key in keys:
-            subject, expression = key.split("_")
-            source = ScanSource(key, subject, expression, 4, f"{key}.wrl", f"{key}.bmp", None, LABELS)
-            self.samples[key] = source
-            for path in source.files:
-                self.data.mkdir(exist_ok=True)
-                if not (self.data / path).exists():
-                    (self.data / path).write_text(f"{path} as it was")
-
-    def change(self, key: str, **fields) -> None:
-        self.samples[key] = ScanSource(**asdict(self.samples[key]) | fields)
-
-    def plan(self, samples_per_shard: int = PER_SHARD) -> RenderPlan:
-        samples = [self.samples[key] for key in sorted(self.samples)]
-        return plan_shards(self.data, self.layout, samples, self.settings, self.output, samples_per_shard)
-
-    def make(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardReceipt:
-        """Do what a worker does with a task."""
-        good = [source for source in task.samples if source.key not in failing]
-        samples = [make_sample(s.key, s.subject, s.expression, size=4, channels=("rgb",)) for s in good]
-        entry, locations = write_shard(self.out / "shards" / task.name, samples) if samples else (None, [])
-        rows = []
-        for source, sample, at in zip(good, samples, locations, strict=True):
-            row = make_row(sample, task.name, at.offset, at.bytes)
-            about = {"labels": source.labels, "level": source.level, "layout": self.layout}
-            rows.append(type(row)(**vars(row) | about | {"sources": self.digests(source)}))
-        failures = tuple(
-            FailureRow(key=s.key, source=s.mesh, stage="read", reason="bad", shard=task.name, sources=self.digests(s))
-            for s in task.samples
-            if s.key in failing
-        )
-        receipt = ShardReceipt(name=task.name, settings=self.settings, entry=entry, rows=tuple(rows), failures=failures)
-        self.output.write_receipt(receipt)
-        return receipt
-
-    def digests(self, source: ScanSource) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(path, *stat_source(self.data, path), "digest") for path in source.files)
-
-    def render(self, failing: Sequence[str] = ()) -> RenderPlan:
-        """A whole run."""
-        plan = self.plan()
-        self.output.begin(plan.removed)
-        receipts = [*plan.kept, *(self.make(task, failing) for task in plan.tasks)]
-        self.finish(sorted(receipts, key=lambda receipt: receipt.name))
-        return plan
-
-    def finish(self, receipts: Sequence[ShardReceipt]) -> None:
-        manifest = ShardManifest(
-            fingerprint=fingerprint(self.settings),
-            layout=self.layout,
-            settings={},
-            settings_fingerprint=self.settings,
-            renderer="zbuffer",
-            views=("front",),
-            channels=("rgb",),
-            image_size=4,
-            text_source="label",
-            prompts={},
-            expressions=(),
-            num_samples=sum(len(receipt.rows) for receipt in receipts),
-            num_subjects=1,
-            num_failures=sum(len(receipt.failures) for receipt in receipts),
-            shards=tuple(receipt.entry for receipt in receipts if receipt.entry is not None),
-        )
-        self.output.finish(manifest, receipts)
-
-    def content(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.out)): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
-
-
-KEYS = [f"F000{number}_{expression}" for number in range(1, 5) for expression in ("HA", "SA")]
+from pipeline.render_plan import ShardTask, stat_source
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Eight samples, not rendered: shards of three, three and two."""
-    world = World(tmp_path)
-    world.add(*KEYS)
-    return world
+def world(tmp_path) -> World:
+    return new_world(tmp_path)
 
 
 @pytest.fixture
-def rendered(world: World) -> World:
-    """The same, rendered; one scan of the second shard failed."""
-    world.render(failing=[KEYS[4]])
-    return world
+def rendered(tmp_path) -> World:
+    return rendered_world(tmp_path)
 
 
 def names(tasks: Sequence[ShardTask]) -> dict[str, list[str]]:
@@ -362,48 +259,6 @@ class TestAnInterruptedRun:
         self.interrupt(world, [0])
         (world.out / ".progress/000000.tar.json").write_bytes(content)
         assert world.plan().num_to_render == 8
-
-
-class TestTheOutputDirectory:
-    def test_holds_nothing_but_the_contract_after_a_run(self, rendered):
-        shards = {f"shards/00000{number}.tar" for number in range(3)}
-        assert rendered.content().keys() == {"manifest.json", "index.parquet", "failures.parquet", *shards}
-
-    def test_can_be_read_back_as_it_was_made(self, world):
-        plan = world.plan()
-        world.output.begin(plan.removed)
-        made = [world.make(task, failing=[KEYS[4]]) for task in plan.tasks]
-        assert world.output.receipts() == made
-        world.finish(made)
-        assert world.output.receipts() == made
-
-    def test_that_does_not_exist_can_be_made(self, tmp_path):
-        RenderOutput(tmp_path / "a/b/c").check_writable()
-        assert list(tmp_path.iterdir()) == []
-
-    def test_that_a_run_has_only_just_begun_is_a_renders(self, world):
-        world.output.begin(())
-        world.output.check_writable()
-
-    def test_of_something_else_is_refused_and_one_that_is_a_file_too(self, tmp_path):
-        (tmp_path / "thesis.tex").touch()
-        with pytest.raises(UsageError, match="not of a render"):
-            RenderOutput(tmp_path).check_writable()
-        with pytest.raises(UsageError, match="is a file"):
-            RenderOutput(tmp_path / "thesis.tex" / "out").check_writable()
-
-    def test_keeps_files_of_other_names_beside_its_shards(self, rendered):
-        (rendered.out / "shards/2024-backup.tar").touch()
-        rendered.settings = "settings-2"
-        assert rendered.plan().removed == ()
-        rendered.render()
-        assert (rendered.out / "shards/2024-backup.tar").exists()
-
-    @pytest.mark.parametrize("table", ["index.parquet", "failures.parquet"])
-    def test_without_one_of_its_tables_is_refused_by_its_name(self, rendered, table):
-        (rendered.out / table).unlink()
-        with pytest.raises(UsageError, match=table):
-            rendered.plan()
 
 
 @settings(max_examples=30, deadline=None)
