@@ -95,8 +95,7 @@ def _encoded_blocks(
 @ray.remote(num_cpus=0, max_retries=3)
 def _write_task(name: str, layout: str, settings: RenderSettings, out: Path, *blocks: pa.Table) -> ShardReceipt:
     rows = [row for block in blocks for row in block.to_pylist()]
-    receipt = write_rows(name, layout, settings, RenderOutput(out), rows)
-    return receipt
+    return write_rows(name, layout, settings, RenderOutput(out), rows)
 
 
 def write_rows(
@@ -105,6 +104,8 @@ def write_rows(
     """Write the encoded rows of one shard, and its receipt once the shard has its final name."""
     good = [row for row in rows if row["failure"] is None]
     samples = [_sample(row) for row in good]
+    # An old receipt beside a new shard would vouch for it, should this task be killed between the two.
+    output.forget_receipt(name)
     entry, locations = write_shard(output.shards / name, samples) if samples else (None, [])
     if entry is None:
         (output.shards / name).unlink(missing_ok=True)

@@ -103,11 +103,15 @@ class RenderOutput:
             self.manifest_path.unlink()
         for name in removed:
             (self.shards / name).unlink(missing_ok=True)
-            self._receipt_path(name).unlink(missing_ok=True)
+            self.forget_receipt(name)
 
     def write_receipt(self, receipt: ShardReceipt) -> None:
         """Record that a shard is made."""
         write_atomically(self._receipt_path(receipt.name), canonical_json(receipt, indent=None).encode())
+
+    def forget_receipt(self, name: str) -> None:
+        """Take back that a shard is made."""
+        self._receipt_path(name).unlink(missing_ok=True)
 
     def finish(self, manifest: ShardManifest, receipts: Sequence[ShardReceipt]) -> None:
         """Write the tables and, last, the manifest; then forget the receipts."""
