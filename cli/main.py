@@ -46,5 +46,5 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, Abort):
-        Console(stderr=True).print("stopped; the same command goes on from here")
+        Console(stderr=True).print("stopped; run it again to go on (train: with --resume)")
         sys.exit(130)
