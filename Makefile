@@ -23,7 +23,7 @@ help:
 	@touch $@
 
 demo: .venv/installed
-	$(BIN)/smile-pipe synth $(DEMO)/faces --subjects $(SUBJECTS)
+	test -f $(DEMO)/faces/synth.json || $(BIN)/smile-pipe synth $(DEMO)/faces --subjects $(SUBJECTS)
 	$(BIN)/smile-pipe render $(DEMO)/faces --out $(DEMO)/shards
 	$(BIN)/smile-pipe inspect $(DEMO)/shards --preview $(DEMO)/views.png
 	$(BIN)/smile-pipe train --shards $(DEMO)/shards --out $(DEMO)/run --split kfold:4:0 $(if $(wildcard $(DEMO)/run/config.json),--resume)

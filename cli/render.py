@@ -41,6 +41,8 @@ def register(app: typer.Typer) -> None:
                 config, lambda p: progress.update(p.num_done, p.num_total, f"{p.num_failed} failed"), plan
             )
         _print_summary(config, plan, manifest, time.monotonic() - started, console)
+        if not manifest.num_samples:
+            raise RuntimeError(f"none of {len(plan.samples)} scans could be rendered; failures.parquet has the reasons")
         return manifest
 
 

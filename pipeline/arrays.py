@@ -1,7 +1,6 @@
 """Named arrays as one block of bytes: how meshes and images travel between the operators of a Ray Data job.
 
-A table of Arrow holds the block as it is, so that the operator that receives it looks at the arrays in shared memory
-without a copy.
+A table of Arrow holds the block as it is; the operator that receives it looks at the arrays in it without parsing them.
 """
 
 import json

@@ -38,7 +38,9 @@ def ray_session(address: str) -> Iterator[None]:
         with _quiet():
             yield
         return
-    folder = Path(tempfile.mkdtemp(prefix="smile-pipe-"))
+    # Paths of sockets have a limit of about a hundred letters, of which Ray uses sixty.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 30 else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="smile-pipe-", dir=parent))
     working_dir = folder / "workers"
     working_dir.mkdir()
     local = {"include_dashboard": False, "_temp_dir": str(folder / "ray"), "object_store_memory": _OBJECT_STORE_BYTES}

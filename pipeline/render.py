@@ -43,6 +43,11 @@ def plan(config: RenderConfig) -> RenderPlan:
     samples = samples[: config.limit]
     for expression in {sample.expression for sample in samples}:
         settings.prompts.prompt_for("any", expression)
+    known = {key for receipt in output.receipts() for key in receipt.keys}
+    if known and known.isdisjoint(sample.key for sample in samples):
+        raise UsageError(
+            f"--out {config.out}: holds shards of other scans than {config.data_dir}; name another directory"
+        )
     return plan_shards(config.data_dir, layout, samples, settings.fingerprint, output, config.samples_per_shard)
 
 

@@ -27,6 +27,9 @@ from shards.writer import write_shard
 
 # Enough samples that a task outweighs its overhead, few enough that a 50k-face parcel stays under 50 MB.
 PARCEL = 16
+# What the images of a parcel may take before they are encoded: large images and many views make parcels smaller.
+PARCEL_BYTES = 256 << 20
+BYTES_PER_PIXEL = 19
 # Shards being written while others are rendered; bounds what waits in memory.
 MAX_WRITES = 4
 
@@ -65,6 +68,12 @@ def render_shards(
     yield from ray.get(writing)
 
 
+def parcel_size(settings: RenderSettings) -> int:
+    """Samples in a parcel, so that the renderer's images of one fit in memory."""
+    image_bytes = len(settings.views) * settings.size**2 * BYTES_PER_PIXEL
+    return max(1, min(PARCEL, PARCEL_BYTES // image_bytes))
+
+
 def _encoded_blocks(
     tasks: Sequence[ShardTask], root: Path, layout: str, settings: RenderSettings
 ) -> Iterator[tuple[ray.ObjectRef, int]]:
@@ -72,10 +81,11 @@ def _encoded_blocks(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    size = parcel_size(settings)
     parcels = [
-        sources_table(task.samples[start : start + PARCEL])
+        sources_table(task.samples[start : start + size])
         for task in tasks
-        for start in range(0, len(task.samples), PARCEL)
+        for start in range(0, len(task.samples), size)
     ]
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     dataset = ray.data.from_arrow(parcels).map_batches(read_scans, fn_kwargs={"root": str(root)}, **arrow)

@@ -163,9 +163,12 @@ def _place(error: Exception) -> str:
 
 def _digest(root: Path, path: str) -> SourceFile:
     size, mtime_ns = stat_source(root, path)
-    if size < 0:
-        return SourceFile(path, size, mtime_ns, "")
-    return SourceFile(path, size, mtime_ns, blake3((root / path).read_bytes()).hexdigest(length=16))
+    try:
+        content = blake3((root / path).read_bytes()).hexdigest(length=16)
+    except OSError:
+        # Reading it as a scan says what is wrong; the row needs size and time, to be noticed when it is mended.
+        content = ""
+    return SourceFile(path, size, mtime_ns, content)
 
 
 def _statistics(mesh: Mesh) -> MeshStatistics:

@@ -7,9 +7,11 @@ Safe to stop: `resume` goes on from the last checkpoint. The test side of the sp
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from model.recipes import check_recipe
 from model.towers import check_arch
@@ -40,17 +42,18 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
     """
     shards, split, channel = _check(config)
     directory = RunDirectory(config.out)
-    mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint)
+    mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if finished := _check_output(config, directory, mark):
         return finished
     about = {"fingerprint": mark, "train": config.for_fingerprint(), "recipe": config.recipe_config().model_dump()}
-    absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards)}
+    absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
     job = Job(config.model_copy(update=absolute), channel, split.train, shards.manifest.expressions)
     with ray_session(config.address):
+        resources = _resources(config)
         directory.root.mkdir(parents=True, exist_ok=True)
         write_atomically(directory.config_path, canonical_json(about).encode())
         with following(directory, on_metrics):
-            _fit(job)
+            _fit(job, resources)
     manifest = _manifest(config, mark, shards, split, channel, directory)
     manifest.write(directory.manifest_path)
     return manifest
@@ -83,6 +86,8 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, str]:
     num_samples = len(shards.of_subjects(split.train))
     if num_samples < 2 * config.num_workers:
         raise UsageError(f"{num_samples} training samples are too few for {config.num_workers} workers")
+    if config.text == "none" and len(shards.manifest.views) < 2:
+        raise UsageError("--text none: views are then compared with each other, and the shards have only one")
     return shards, split, input_channel(config, shards.manifest)
 
 
@@ -106,18 +111,13 @@ def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> Ru
     raise UsageError(f"--out {config.out}: holds a run with other options or shards (see config.json); name another")
 
 
-def _fit(job: Job) -> None:
-    import ray
+def _fit(job: Job, resources: dict[str, int]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipeline.train_worker import train_worker
 
     config = job.config
-    cores = max(int(ray.cluster_resources().get("CPU", 1)) // config.num_workers, 1)
-    resources = {"CPU": 1 if config.use_gpu else cores} | ({"GPU": 1} if config.use_gpu else {})
-    if config.use_gpu and ray.cluster_resources().get("GPU", 0) < config.num_workers:
-        raise UsageError(f"--use-gpu: {config.num_workers} workers need as many GPUs, and Ray has fewer")
     scratch = config.out / ".ray"
     trainer = TorchTrainer(
         train_worker,
@@ -135,6 +135,34 @@ def _fit(job: Job) -> None:
         raise TrainingError(_root_cause(error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _resources(config: TrainConfig) -> dict[str, int]:
+    """What each worker gets.
+
+    Raises:
+        UsageError: Ray has not enough; it would wait for more for ever, and say nothing.
+    """
+    import ray
+
+    if config.use_gpu:
+        if ray.cluster_resources().get("GPU", 0) < config.num_workers:
+            raise UsageError(f"--use-gpu: {config.num_workers} workers need as many GPUs, and Ray has fewer")
+        return {"CPU": 1, "GPU": 1}
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return {"CPU": cores_per_worker(nodes, config.num_workers)}
+
+
+def cores_per_worker(nodes: Sequence[int], num_workers: int) -> int:
+    """The most cores that each of `num_workers` can have, when a worker's cores lie on one of `nodes` (cores each).
+
+    Raises:
+        UsageError: not even one core each.
+    """
+    for cores in range(max(nodes, default=0), 0, -1):
+        if sum(node // cores for node in nodes) >= num_workers:
+            return cores
+    raise UsageError(f"--num-workers {num_workers}: Ray has {sum(nodes)} cores, and each worker needs one")
 
 
 def _root_cause(error: BaseException) -> str:
@@ -168,4 +196,16 @@ def _manifest(
 
 def _absolute(spec: str) -> str:
     """Workers have another working directory than the user."""
-    return spec if "://" in spec else str(Path(spec).absolute())
+    return spec if "://" in spec else str(Path(spec).expanduser().absolute())
+
+
+def _weights(config: TrainConfig) -> str | None:
+    """The pretrained weights as a worker finds them: a file by its whole path, a tag as it is."""
+    path = Path(config.pretrained or "")
+    return str(path.absolute()) if path.is_file() else config.pretrained
+
+
+def _weights_digest(config: TrainConfig) -> str:
+    """Of the content of a weights file; other weights under the same name make another run."""
+    path = Path(config.pretrained or "")
+    return blake3(path.read_bytes()).hexdigest(length=16) if path.is_file() else ""

@@ -14,7 +14,7 @@ SCHEMA = pa.schema(
 
 
 class FailureRow(Frozen):
-    """Which sample failed, at what stage (`read`, `frame`, `render` or `encode`), and why; the columns of the table.
+    """Which sample failed, at what stage (`read`, `render` or `encode`), and why; the columns of the table.
 
     `shard` is where the sample would have stood, and `sources` are its files as they were, so that a mended file is
     noticed.

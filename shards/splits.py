@@ -61,5 +61,5 @@ def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
 
 
 def _shuffled(subjects: list[str]) -> list[str]:
-    # By a hash of the name, so that a subject keeps its place among the others when some come or go.
+    # By a hash of the name: drawn, not cut from the sorted names, and the same on every machine.
     return sorted(subjects, key=lambda subject: (blake3(subject.encode()).digest(), subject))

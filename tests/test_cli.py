@@ -160,3 +160,11 @@ def test_a_job_that_fails_exits_with_1_and_one_line(shards_dir, run_dir, tmp_pat
     assert code == 1 and stderr.startswith("failed: ") and "Traceback" not in stderr
     code, _, stderr = invoke("evaluate", run_dir, "--shards", tmp_path / "shards", "--debug")
     assert code == 1 and "Traceback" in stderr
+
+
+def test_a_render_of_which_nothing_comes_has_failed(ray_cluster, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "face.obj").write_text("v 0 0 zero\n")
+    (tmp_path / "data" / "labels.csv").write_text("path,subject,expression\nface.obj,anna,happy\n")
+    code, _, stderr = invoke("render", tmp_path / "data", "--out", tmp_path / "out")
+    assert code == 1 and "none of 1 scans" in stderr and "failures.parquet" in stderr

@@ -12,6 +12,7 @@ from pipeline.meshes.scan import read_scan
 from pipeline.prompts.bank import load
 from pipeline.render import RenderProgress, plan, run
 from pipeline.render_config import RenderConfig
+from pipeline.render_job import parcel_size
 from pipeline.rendering.frame import apply_frame, canonical_frame
 from pipeline.rendering.rig import project
 from shards.errors import UsageError
@@ -183,3 +184,21 @@ def test_an_output_that_is_not_a_render_is_refused_and_left_alone(faces_dir, tmp
     with pytest.raises(UsageError, match="not of a render"):
         render(faces_dir, tmp_path)
     assert files(tmp_path).keys() == {"thesis.tex"}
+
+
+def test_shards_of_another_dataset_are_not_replaced(some_faces, shards_dir, tmp_path):
+    (tmp_path / "other").mkdir()
+    mesh = first_mesh(some_faces)
+    (tmp_path / "other" / "face.wrl").write_bytes(mesh.read_bytes())
+    (tmp_path / "other" / "labels.csv").write_text("path,subject,expression\nface.wrl,anna,happy\n")
+    before = files(shards_dir)
+    with pytest.raises(UsageError, match="other scans"):
+        render(tmp_path / "other", shards_dir)
+    assert files(shards_dir) == before
+
+
+def test_a_parcel_holds_fewer_samples_of_larger_images(faces_dir, tmp_path):
+    def size_of(size: int) -> int:
+        return parcel_size(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size).resolve())
+
+    assert (size_of(224), size_of(2048)) == (16, 1) and 1 < size_of(1024) < 16

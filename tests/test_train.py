@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from pipeline.train import input_channel, run
+from pipeline.train import _weights, _weights_digest, cores_per_worker, input_channel, run
 from pipeline.training.config import TrainConfig
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
@@ -122,3 +122,42 @@ def test_a_state_that_would_run_code_is_refused(run_dir, tmp_path):
 def test_a_metrics_line_that_is_being_written_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 5}) + "\n" + '{"step": 1')
     assert RunDirectory(tmp_path).metrics() == [{"step": 5}]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_workers", "cores"), [([2], 1, 2), ([2], 2, 1), ([8, 8], 1, 8), ([8, 4], 3, 4), ([16, 0, 16], 5, 5)]
+)
+def test_a_worker_gets_as_many_cores_as_one_node_can_give(nodes, num_workers, cores):
+    assert cores_per_worker(nodes, num_workers) == cores
+
+
+def test_more_workers_than_cores_are_refused_and_nothing_is_written(shards_dir, ray_cluster, tmp_path):
+    import ray
+
+    # As many workers as the samples allow: more than the cores of a small machine.
+    if ray.cluster_resources()["CPU"] >= 14:
+        pytest.skip("there are cores for as many workers as there are samples for")
+    with pytest.raises(UsageError, match="--num-workers 14"):
+        run(config(shards_dir, tmp_path / "run", num_workers=14, batch_size=2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_gpus_that_are_not_there_are_refused_and_nothing_is_written(shards_dir, ray_cluster, tmp_path):
+    import ray
+
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("there is a GPU")
+    with pytest.raises(UsageError, match="--use-gpu"):
+        run(config(shards_dir, tmp_path / "run", use_gpu=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_from_a_file_are_found_from_anywhere_and_known_by_content(shards_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pt").write_bytes(b"one")
+    options = config(shards_dir, tmp_path / "run", pretrained="weights.pt")
+    before = _weights_digest(options)
+    assert _weights(options) == str(tmp_path / "weights.pt")
+    (tmp_path / "weights.pt").write_bytes(b"two")
+    assert _weights_digest(options) != before
+    assert _weights(config(shards_dir, tmp_path / "run", pretrained="openai")) == "openai"

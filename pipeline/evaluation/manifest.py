@@ -33,7 +33,7 @@ class EvaluationManifest(Manifest):
     Attributes:
         run_fingerprint: the training run that was evaluated.
         shards_fingerprint: the shards that it was evaluated on.
-        split: which part of them: "test" holds subjects that training never saw, "all" is every sample.
+        split: whom it was scored on: the test side of a split by subject, or "all" for every sample.
         text_source: where the prompts that the run was trained with came from.
         classes: expression codes, in the order of the confusion matrices.
         num_subjects: subjects among the scored samples.

@@ -63,7 +63,7 @@ def train(job: Job, place: Place) -> None:
         _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS, fused=True
     )
     step = _take_up(run, model, optimizer)
-    if step and place.rank == 0:
+    if place.rank == 0:
         run.rewind_metrics(step)
     trained = DistributedDataParallel(model) if dist.is_initialized() and place.world_size > 1 else model
     rows = reader.shards.of_subjects(job.subjects)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
+from shards.manifest import write_atomically
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class RunDirectory:
     def rewind_metrics(self, step: int) -> None:
         """Drop the rows after `step`: a run that goes on from there writes them again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
-        self.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl`; a last line that is still being written is left out."""
