@@ -16,7 +16,7 @@ from typing import Any
 
 from shards.errors import UsageError
 
-# Half of this is what a laptop's shared memory grants without spilling to a slower place.
+# Bounded, so that a laptop keeps its memory: the stages hold a few parcels and shards at a time.
 _OBJECT_STORE_BYTES = 1 << 30
 START_ATTEMPTS = 2
 
@@ -38,7 +38,7 @@ def ray_session(address: str) -> Iterator[None]:
         with _quiet():
             yield
         return
-    # Paths of sockets have a limit of about a hundred letters, of which Ray uses sixty.
+    # The path of a socket may have 107 bytes, and Ray puts names of its own behind ours.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 30 else "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="smile-pipe-", dir=parent))
     working_dir = folder / "workers"

@@ -25,7 +25,7 @@ from shards.index import IndexRow
 from shards.sample import Sample, SampleRecord
 from shards.writer import write_shard
 
-# Enough samples that a task outweighs its overhead, few enough that a 50k-face parcel stays under 50 MB.
+# Enough samples that a task outweighs its overhead, few enough that the meshes of a parcel fit in memory.
 PARCEL = 16
 # What the images of a parcel may take before they are encoded: large images and many views make parcels smaller.
 PARCEL_BYTES = 256 << 20

@@ -16,7 +16,7 @@ EXTENSION = {"rgb": "jpg", "depth": "png", "normal": "png"}
 CHANNELS = tuple(EXTENSION)
 
 JPEG_QUALITY = 92
-# Level 1 costs a fifth of the default level's time and 15 % more bytes on face views.
+# The fastest level: encoding PNG is the largest part of writing a sample, and its size matters less.
 PNG_LEVEL = 1
 MAX_SIDE = 4096
 _PNG_MODE = {"depth": "I;16", "normal": "RGB"}
