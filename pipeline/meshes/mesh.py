@@ -27,6 +27,8 @@ class Mesh:
         colors: uint8 [V, 3], or None.
         texture: uint8 [H, W, 3], row 0 at the top, or None.
         landmarks: float32 [L, 3] in the units of `vertices`, or None; NaN rows are missing points.
+        flow: float32 [V, 3], how far each vertex is from where it was in the reference frame of its sequence, in the
+            units and axes of `vertices`; None where that was not asked for.
         texture_name: the texture that the file names, unresolved and untrusted, or "".
     """
 
@@ -37,6 +39,7 @@ class Mesh:
     colors: NDArray[np.uint8] | None = None
     texture: NDArray[np.uint8] | None = None
     landmarks: NDArray[np.float32] | None = None
+    flow: NDArray[np.float32] | None = None
     texture_name: str = ""
 
     @classmethod

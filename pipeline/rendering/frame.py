@@ -77,13 +77,15 @@ def canonical_frame(mesh: Mesh) -> Frame:
 
 
 def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
-    """`mesh` with vertices and landmarks in the canonical frame."""
+    """`mesh` with vertices, landmarks and flow in the canonical frame."""
+    turn, shift = frame.scale * np.array(frame.R), np.array(frame.T)
 
     def move(points: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (frame.scale * points @ np.array(frame.R) + np.array(frame.T)).astype(np.float32)
+        return (points @ turn + shift).astype(np.float32)
 
     landmarks = None if mesh.landmarks is None else move(mesh.landmarks)
-    return replace(mesh, vertices=move(mesh.vertices), landmarks=landmarks)
+    flow = None if mesh.flow is None else (mesh.flow @ turn).astype(np.float32)
+    return replace(mesh, vertices=move(mesh.vertices), landmarks=landmarks, flow=flow)
 
 
 def fit_similarity(
