@@ -1,6 +1,7 @@
 """Both renderers against images that are known in closed form: spheres, planes and boxes met by the rays of pixels."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pipeline.meshes.mesh import Mesh
 from pipeline.rendering.choice import build_renderer
 from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE, Renderer, ViewImages
 from pipeline.rendering.rig import HALF_SPAN, Rig, View, project, views_of
+from shards.sample import Camera
 from tests.rays import Rays, hit_card, hit_cube, hit_sphere
 from tests.shapes import card, cube, inside_out, join, painted, sphere, with_texture
 
@@ -213,6 +215,71 @@ def test_a_face_that_reaches_behind_the_camera_does_not_cover_the_image(renderer
     stray = Mesh.build(np.array([[0, 0, 9], [0.3, 0.9, 0], [0.9, 0.3, 0.0]]), np.array([[0, 1, 2]]))
     alone, together = render_one(renderer, mesh, rig), render_one(renderer, join(mesh, stray), rig)
     assert np.array_equal(alone.depth, together.depth) and np.array_equal(alone.rgb, together.rgb)
+
+
+def image_axes(vectors: np.ndarray, camera: Camera) -> np.ndarray:
+    """Vectors of the frame as an image has them: x right, y up, z to the viewer."""
+    return vectors @ np.array(camera.R) * [-1, 1, -1]
+
+
+def test_a_mesh_that_moved_as_a_whole_has_one_flow_all_over_and_none_around_it(renderer, projection):
+    shift = np.array([0.11, -0.07, 0.2], np.float32)
+    mesh = sphere(2, 0.7)
+    rig = Rig.build(TILTED, SIZE, projection)
+    images = render_one(renderer, replace(mesh, flow=np.tile(shift, (len(mesh.vertices), 1))), rig)
+    assert images.flow.shape == (4, SIZE, SIZE, 3) and images.flow.dtype == np.float32
+    for v, camera in enumerate(rig.cameras):
+        covered = images.depth[v] > 0
+        assert covered.any() and not images.flow[v][~covered].any()
+        assert np.abs(images.flow[v] - image_axes(shift, camera))[covered].max() < 1e-6
+
+
+def test_flow_is_interpolated_in_space_not_on_the_screen(renderer, projection):
+    # A flow that is linear in position has at each pixel the value of the point that the pixel's ray meets.
+    stretch, shift = np.array([[0.3, -0.1, 0.2], [0.05, 0.4, -0.3], [-0.25, 0.15, 0.1]]), np.array([0.2, -0.3, 0.1])
+    origin, along_u, along_v = np.array([-0.8, -0.9, 1.1]), np.array([1.5, 0.2, -2.2]), np.array([0.1, 1.8, 0.3])
+    mesh = card(tuple(origin), tuple(along_u), tuple(along_v))
+    mesh = replace(mesh, flow=(mesh.vertices @ stretch + shift).astype(np.float32))
+    rig = Rig.build(TILTED, SIZE, projection)
+    images = render_one(renderer, mesh, rig)
+    for v, camera in enumerate(rig.cameras):
+        rays = Rays.of(camera, SIZE)
+        depth, uv, _ = hit_card(rays, origin, along_u, along_v)
+        inside = ((uv > 0.01) & (uv < 0.99)).all(axis=-1)
+        expected = image_axes(rays.points(depth) @ stretch + shift, camera)
+        assert inside.sum() > 200 and np.abs(images.flow[v] - expected)[inside].max() < 1e-5
+
+
+def test_flow_says_how_far_a_thing_went_to_the_right_up_and_towards_the_viewer(renderer):
+    before, after = np.array([0.1, -0.3, 0.0]), np.array([-0.1, 0.2, 0.3])
+    rig = Rig.build(TILTED, SIZE, "orthographic")
+    old, new = sphere(2, 0.4, tuple(before)), sphere(2, 0.4, tuple(after))
+    first = render_one(renderer, old, rig)
+    second = render_one(renderer, replace(new, flow=new.vertices - old.vertices), rig)
+    for v, camera in enumerate(rig.cameras):
+        places = []
+        for images in (first, second):
+            row, column = np.nonzero(images.depth[v])
+            places.append((column.mean(), -row.mean(), -images.depth[v][row, column].min() * camera.K[0][0]))
+        flow = second.flow[v][second.depth[v] > 0].mean(axis=0)
+        assert np.subtract(places[1], places[0]) / camera.K[0][0] == pytest.approx(flow, abs=0.02)
+
+
+def test_a_face_that_is_seen_from_behind_keeps_the_sign_of_its_flow(renderer, projection):
+    mesh = card((-0.7, -0.8, 0.4), (1.5, 0, -0.6), (0, 1.6, 0), 3)
+    flow = np.random.default_rng(6).normal(size=mesh.vertices.shape).astype(np.float32)
+    rig = Rig.build(TILTED, SIZE, projection)
+    a, b = (render_one(renderer, replace(m, flow=flow), rig) for m in (mesh, inside_out(mesh)))
+    both = (a.depth > 0) & (b.depth > 0)
+    assert np.abs(a.flow).max() > 1 and np.quantile(np.abs(a.flow - b.flow)[both], 0.99) < 1e-4
+
+
+def test_flow_is_given_where_a_mesh_has_one_and_changes_no_other_channel(renderer, projection):
+    plain, rig = sphere(2, 0.7), Rig.build(TILTED, SIZE, projection)
+    still, moved = renderer.render([plain, replace(plain, flow=plain.vertices / 9)], rig)
+    assert still.flow is None and moved.flow is not None
+    for channel in ("rgb", "depth", "normal"):
+        assert np.array_equal(getattr(still, channel), getattr(moved, channel))
 
 
 def test_no_meshes_give_no_images(renderer):

@@ -34,7 +34,7 @@ VIEWS = (*views_of("3", 35.0), View(name="above", yaw=-15.0, pitch=20.0))
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two renderers' images of one mesh are apart; over all views, depth in frame units, angles in degrees."""
+    """How far two renderers' images of one mesh are apart; depth and flow in frame units, angles in degrees."""
 
     iou: float
     depth_99: float
@@ -42,6 +42,7 @@ class Parity:
     normal_99: float
     rgb_median: float
     rgb_99: float
+    flow_99: float
 
     @classmethod
     def of(cls, a: ViewImages, b: ViewImages) -> "Parity":
@@ -58,13 +59,20 @@ class Parity:
             normal_99=float(np.quantile(angles, 0.99)),
             rgb_median=float(np.median(levels)),
             rgb_99=float(np.quantile(levels, 0.99)),
+            flow_99=float(np.quantile(np.linalg.norm((a.flow - b.flow)[both], axis=-1), 0.99)),
         )
 
 
 def compare(mesh: Mesh, size: int, projection: Projection) -> Parity:
     rig = Rig.build(VIEWS, size, projection)
+    mesh = replace(mesh, flow=rough_flow(mesh))
     a, b = (build_renderer(name).render([mesh], rig)[0] for name in ("zbuffer", "pytorch3d"))
     return Parity.of(a, b)
+
+
+def rough_flow(mesh: Mesh) -> np.ndarray:
+    """A flow of up to half a frame unit along each axis, that waves across the face."""
+    return (0.5 * np.sin(5 * mesh.vertices[:, [1, 2, 0]] + [0, 1, 2])).astype(np.float32)
 
 
 def scanned_face() -> Mesh:
@@ -91,14 +99,14 @@ def face() -> Mesh:
 def test_both_renderers_draw_the_same_sphere(projection):
     parity = compare(sphere(3, 0.8), 96, projection)
     assert parity.iou >= 0.995 and parity.depth_99 <= 1e-3 * 0.8
-    assert parity.normal_99 <= 1.0 and parity.rgb_99 <= 2
+    assert parity.normal_99 <= 1.0 and parity.rgb_99 <= 2 and parity.flow_99 <= 1e-4
 
 
 @pytest.mark.parametrize("projection", ["perspective", "orthographic"])
 def test_both_renderers_draw_the_same_face(face, projection):
     parity = compare(face, 48, projection)
     assert parity.iou >= 0.995 and parity.depth_99 <= 1e-3
-    assert parity.normal_median <= 1.0 and parity.rgb_median <= 2
+    assert parity.normal_median <= 1.0 and parity.rgb_median <= 2 and parity.flow_99 <= 1e-4
 
 
 @pytest.mark.parametrize("projection", ["perspective", "orthographic"])
@@ -113,6 +121,7 @@ def test_a_batch_of_unequal_meshes_equals_the_meshes_one_by_one(memory, projecti
         sphere(0, 0.9),
         painted(sphere(3, 0.4), (9, 99, 9)),
     ]
+    meshes[1:4:2] = [replace(mesh, flow=rough_flow(mesh)) for mesh in meshes[1:4:2]]
     rig = Rig.build(VIEWS, 32, projection)
     together = pytorch3d.PyTorch3DRenderer(memory=memory).render(meshes, rig)
     for mesh, images in zip(meshes, together, strict=True):
@@ -120,6 +129,8 @@ def test_a_batch_of_unequal_meshes_equals_the_meshes_one_by_one(memory, projecti
         assert (alone.depth > 0).any()
         for channel in ("rgb", "depth", "normal"):
             assert np.array_equal(getattr(images, channel), getattr(alone, channel))
+        assert (images.flow is None) == (mesh.flow is None)
+        assert mesh.flow is None or np.array_equal(images.flow, alone.flow)
 
 
 @given(

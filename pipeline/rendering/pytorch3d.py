@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.meshes.mesh import Mesh
 from pipeline.rendering.renderer import ViewImages
 from pipeline.rendering.rig import Rig
-from pipeline.rendering.torch_shading import Cameras, Surface, shade
+from pipeline.rendering.torch_shading import Cameras, Surface, draw_flow, shade
 
 # PyTorch3D counts a pixel centre that lies on an edge, or within rounding of it, as outside both faces: a hole in the
 # surface. A margin of 1e-6 of half the image (squared here, as PyTorch3D wants it) closes it and moves no outline.
@@ -63,8 +63,9 @@ class PyTorch3DRenderer:
                 rgb=np.empty((*shape, 3), np.uint8),
                 depth=np.empty(shape, np.float32),
                 normal=np.empty((*shape, 3), np.float32),
+                flow=None if mesh.flow is None else np.empty((*shape, 3), np.float32),
             )
-            for _ in meshes
+            for mesh in meshes
         ]
         for batch in batches([len(mesh.faces) for mesh in meshes], len(rig.cameras), rig.size, self.memory):
             surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
@@ -75,6 +76,8 @@ class PyTorch3DRenderer:
                 images[m].rgb[views] = rgb.cpu().numpy()
                 images[m].depth[views] = depth.cpu().numpy()
                 images[m].normal[views] = normal.cpu().numpy()
+                if (flow := images[m].flow) is not None:
+                    flow[views] = draw_flow(surface, camera, *fragment[:2]).cpu().numpy()
         return images
 
 

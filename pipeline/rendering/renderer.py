@@ -31,11 +31,14 @@ class ViewImages:
         rgb: uint8 [V, H, W, 3]; `BACKGROUND` where no face is.
         depth: float32 [V, H, W], camera z in frame units; 0 where no face is.
         normal: float32 [V, H, W, 3], unit, x right, y up, z towards the camera; 0 where no face is.
+        flow: float32 [V, H, W, 3], the mesh's flow at what each pixel shows, in frame units along the axes of
+            `normal`; 0 where no face is. None where the mesh has no flow.
     """
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.float32]
     normal: NDArray[np.float32]
+    flow: NDArray[np.float32] | None = None
 
 
 class Renderer(Protocol):

@@ -31,6 +31,7 @@ class Surface:
     uvs: Tensor | None  # float32 [U, 2]
     face_uvs: Tensor | None  # int64 [F, 3]
     texture: Tensor | None  # uint8 [H, W, 3]
+    flow: Tensor | None  # float32 [V, 3]
 
     @classmethod
     def build(cls, mesh: Mesh, device: torch.device) -> "Surface":
@@ -46,7 +47,8 @@ class Surface:
             uvs, face_uvs = put(mesh.uvs, torch.float32), put(mesh.face_uvs, torch.int64)
             texture = put(mesh.texture, torch.uint8)
         colors_v3 = put(colors, torch.float32).expand(len(vertices), 3)
-        return cls(vertices, faces, vertex_normals(vertices, faces), colors_v3, uvs, face_uvs, texture)
+        flow = None if mesh.flow is None else put(mesh.flow, torch.float32)
+        return cls(vertices, faces, vertex_normals(vertices, faces), colors_v3, uvs, face_uvs, texture, flow)
 
     def albedo(self, face: Tensor, weights: Tensor) -> Tensor:
         """Colours float32 [P, 3], 0-255, of points given by `face` [P] and barycentric `weights` [P, 3]."""
@@ -81,6 +83,12 @@ class Cameras:
         # The rasteriser leaves out a face with a depth of 0: its image has no finite outline.
         return torch.cat([ndc, torch.where(z > NEAR, z, 0)], dim=-1).float()
 
+    def to_image_axes(self, view: Tensor, vectors: Tensor) -> Tensor:
+        """Frame vectors float32 [P, 3], each as its view's image has them: x right, y up, z to the viewer."""
+        # Camera axes are +x left, +y up, +z into the scene.
+        to_image = (self.R * torch.tensor([-1, 1, -1], device=vectors.device)).float()
+        return torch.einsum("pi,pij->pj", vectors, to_image[view])
+
     def towards_camera(self, view: Tensor, row: Tensor, column: Tensor) -> Tensor:
         """Unit directions float32 [P, 3] to the camera from what is seen at pixels; x right, y up, z to the viewer."""
         ones = torch.ones_like(row, dtype=torch.float32)
@@ -102,9 +110,7 @@ def shade(
     view, row, column = pixels = (face >= 0).nonzero(as_tuple=True)
     seen, at = face[pixels], weights[pixels]
     world = _interpolate(surface.normals[surface.faces[seen]], at)
-    # Camera axes are +x left, +y up, +z into the scene; the image's are +x right, +y up, +z to the viewer.
-    to_image = (cameras.R * torch.tensor([-1, 1, -1], device=face.device)).float()
-    normals = normalize(torch.einsum("pi,pij->pj", world, to_image[view]), dim=-1)
+    normals = normalize(cameras.to_image_axes(view, world), dim=-1)
     facing = (normals * cameras.towards_camera(view, row, column)).sum(dim=-1, keepdim=True)
     normals = torch.where(facing < 0, -normals, normals)
     light = AMBIENT + (1 - AMBIENT) * facing.abs()
@@ -114,6 +120,15 @@ def shade(
     normal = torch.zeros_like(weights)
     normal[pixels] = normals
     return rgb, torch.where(face >= 0, depth, 0), normal
+
+
+def draw_flow(surface: Surface, cameras: Cameras, face: Tensor, weights: Tensor) -> Tensor:
+    """Flow float32 [V, H, W, 3] of a mesh that has one, along the image's axes; `face` and `weights` as in `shade`."""
+    assert surface.flow is not None
+    view, _, _ = pixels = (face >= 0).nonzero(as_tuple=True)
+    flow = torch.zeros_like(weights)
+    flow[pixels] = cameras.to_image_axes(view, _interpolate(surface.flow[surface.faces[face[pixels]]], weights[pixels]))
+    return flow
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:

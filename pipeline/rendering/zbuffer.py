@@ -35,6 +35,7 @@ class ZBufferRenderer:
             rgb=np.full((num_views, size, size, 3), BACKGROUND, np.uint8),
             depth=np.zeros((num_views, size, size), np.float32),
             normal=np.zeros((num_views, size, size, 3), np.float32),
+            flow=None if mesh.flow is None else np.zeros((num_views, size, size, 3), np.float32),
         )
         normals = kernels.vertex_normals(mesh.vertices, mesh.faces)
         textured = mesh.texture is not None and mesh.face_uvs is not None
@@ -53,4 +54,6 @@ class ZBufferRenderer:
             kernels.rasterise(screen, mesh.faces, ids, nearness)
             pixels = (images.rgb[v], images.depth[v], images.normal[v])
             kernels.shade(screen, mesh.faces, normals, ids, R, K, rig.is_perspective, AMBIENT, *surface, *pixels)
+            if mesh.flow is not None and images.flow is not None:
+                kernels.draw_flow(screen, mesh.faces, mesh.flow, ids, R, rig.is_perspective, images.flow[v])
         return images

@@ -1,4 +1,4 @@
-"""The compiled loops of the `zbuffer` renderer: normals, projection, rasterisation, shading.
+"""The compiled loops of the `zbuffer` renderer: normals, projection, rasterisation, shading, flow.
 
 Rasterisation finds, for each pixel, the nearest face; shading then visits each covered pixel once, so that a face
 hidden by another costs no shading. Nearness is what the z-buffer compares: 1 / z for perspective views and -z for
@@ -214,3 +214,32 @@ def shade(
                 rgb[y, x, m] = np.uint8(min(albedo[m] * light + 0.5, 255.0))
             depth[y, x] = z
             normal[y, x, 0], normal[y, x, 1], normal[y, x, 2] = nx, ny, nz
+
+
+@njit(cache=True, nogil=True)
+def draw_flow(
+    screen: NDArray[np.float64],
+    faces: NDArray[np.int32],
+    flow: NDArray[np.float32],
+    ids: NDArray[np.int32],
+    R: NDArray[np.float64],
+    perspective: bool,
+    out: NDArray[np.float32],
+) -> None:
+    """Fill `out` [H, W, 3] with the flow [V, 3] of the vertices, along the image's axes, where `ids` names a face.
+
+    Apart from `shade`, so that meshes without a flow cost nothing more.
+    """
+    for y in range(ids.shape[0]):
+        for x in range(ids.shape[1]):
+            f = ids[y, x]
+            if f < 0:
+                continue
+            i, j, k = faces[f]
+            a, b, c, _ = barycentrics(screen, i, j, k, x + 0.5, y + 0.5, perspective)
+            d0 = a * flow[i, 0] + b * flow[j, 0] + c * flow[k, 0]
+            d1 = a * flow[i, 1] + b * flow[j, 1] + c * flow[k, 1]
+            d2 = a * flow[i, 2] + b * flow[j, 2] + c * flow[k, 2]
+            out[y, x, 0] = -(d0 * R[0, 0] + d1 * R[1, 0] + d2 * R[2, 0])
+            out[y, x, 1] = d0 * R[0, 1] + d1 * R[1, 1] + d2 * R[2, 1]
+            out[y, x, 2] = -(d0 * R[0, 2] + d1 * R[1, 2] + d2 * R[2, 2])
