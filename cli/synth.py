@@ -1,4 +1,4 @@
-"""`smile-pipe synth`: a labelled set of parametric faces, laid out as BU-3DFE."""
+"""`smile-pipe synth`: a labelled set of parametric faces, laid out as BU-3DFE or BU-4DFE."""
 
 import typer
 from rich.console import Console
@@ -13,12 +13,13 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "synth", SynthConfig, arguments=("out",))
     def synth(config: SynthConfig, console: Console) -> Result:
-        """Make labelled face scans without a download: subjects x (neutral + six expressions at four levels)."""
+        """Make labelled face scans, or sequences, of neutral and the six basic expressions, without a download."""
         from pipeline.synth import run
 
         with StageProgress(console, "synth") as progress:
             manifest = run(config, progress.update)
-        console.print(
-            f"{manifest.num_scans} scans of {manifest.num_subjects} subjects in {config.out}", highlight=False
-        )
+        made = f"{manifest.num_scans} scans"
+        if manifest.sequences:
+            made = f"{len(manifest.sequences)} sequences of {manifest.frames} frames each,"
+        console.print(f"{made} of {manifest.num_subjects} subjects in {config.out}", highlight=False)
         return manifest

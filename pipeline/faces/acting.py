@@ -63,11 +63,13 @@ class Manner:
         gain: strength of each action unit relative to the average.
         left: how much stronger the left side of the face is than the right, as a share.
         prototype: which prototype of each expression the subject shows.
+        tempo: how fast the subject's expressions come and go, relative to the average.
     """
 
     gain: Mapping[str, float]
     left: float
     prototype: Mapping[str, int]
+    tempo: float
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> "Manner":
@@ -77,6 +79,7 @@ class Manner:
             gain={unit: float(np.clip(rng.normal(1, 0.1), 0.75, 1.25)) for unit in units},
             left=float(np.clip(rng.normal(0, 0.05), -0.12, 0.12)),
             prototype={code: int(rng.integers(len(ways))) for code, ways in PROTOTYPES.items()},
+            tempo=float(np.clip(rng.normal(1, 0.15), 0.7, 1.4)),
         )
 
 
