@@ -14,7 +14,16 @@ from pipeline.meshes.ply import parse_ply
 from pipeline.meshes.source import Source
 
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_TYPES = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "i4": "int", "i2": "short", "u4": "uint32"}
+_TYPES = {
+    "i1": "char",
+    "f4": "float",
+    "f8": "double",
+    "u1": "uchar",
+    "u2": "ushort",
+    "i4": "int",
+    "i2": "short",
+    "u4": "uint32",
+}
 
 
 def _parse(data: bytes) -> Mesh:
@@ -78,7 +87,7 @@ def test_what_is_written_is_read_back_to_the_bit(seed: int, order: str, kind: st
 
 
 @pytest.mark.parametrize("order", _ORDERS)
-@pytest.mark.parametrize("count", ["u1 i4", "i4 u4", "u2 u2", "i2 i2", "u1 u1", "u4 i4"])
+@pytest.mark.parametrize("count", ["u1 i4", "i4 u4", "u2 u2", "i2 i2", "u1 u1", "u4 i4", "i1 i1", "u1 f4"])
 def test_lists_of_equal_and_of_unequal_lengths(order: str, count: str) -> None:
     assert _parse(_square(order, [[0, 1, 2], [0, 2, 3]], count).data()).faces.tolist() == [[0, 1, 2], [0, 2, 3]]
     assert _parse(_square(order, [[0, 1, 2, 3]], count).data()).faces.tolist() == [[0, 1, 2], [0, 2, 3]]
@@ -128,6 +137,23 @@ def test_colors_of_any_type(order: str, kind: str, values: list, expected: list[
     ply = _Ply(order).element("vertex", properties, [[float(i), 0.0, 0.0, *values] for i in range(3)])
     mesh = _parse(ply.element("face", {"vertex_indices": "u1 i4"}, [[[0, 1, 2]]]).data())
     assert mesh.colors is not None and mesh.colors.tolist() == [expected] * 3
+
+
+def test_a_comment_may_speak_of_the_end_of_the_header() -> None:
+    ply = _square("binary_little_endian", [[0, 1, 2]])
+    ply.header.insert(2, "comment what follows end_header is binary " + "x" * 100)
+    assert _parse(ply.data()).faces.tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("order", _ORDERS)
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_many_rows_are_read_as_few_are(order: str, kind: str) -> None:
+    points = np.random.default_rng(0).normal(0, 9, (1500, 3)).astype(np.float32)
+    rows = [[1, *point] for point in points.tolist()]  # a byte in front leaves the numbers unaligned
+    ply = _Ply(order).element("vertex", {"flag": "u1"} | dict.fromkeys("xyz", kind), rows)
+    faces = np.random.default_rng(1).integers(0, 1500, (2000, 3)).tolist()
+    mesh = _parse(ply.element("face", {"vertex_indices": "u1 i4"}, [[face] for face in faces]).data())
+    assert np.array_equal(mesh.vertices, points) and mesh.faces.tolist() == faces
 
 
 def test_header_lines_may_end_as_on_windows() -> None:

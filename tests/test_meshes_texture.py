@@ -1,5 +1,6 @@
 """Textures: four formats, by content, with a limit that holds before any pixel is decoded."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.texture import read_texture
+from pipeline.meshes.texture import named_texture, read_texture
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -80,3 +81,98 @@ def test_any_damage_gives_pixels_or_a_mesh_error(tmp_path: Path, suffix: str) ->
         except MeshError:
             continue
         assert texture.dtype == np.uint8 and texture.shape[2:] == (3,)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """root/ with a mesh at a/b/face.obj; skin.png beside it, one folder up and at the top; secret.png outside."""
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    for path in ("root/a/b/skin.png", "root/a/skin.png", "root/skin.png", "root/a/b/my skin.png", "secret.png"):
+        (tmp_path / path).touch()
+    (tmp_path / "rooted").mkdir()
+    (tmp_path / "rooted" / "secret.png").touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("skin.png", "a/b/skin.png"),
+        ("./skin.png", "a/b/skin.png"),
+        ("my skin.png", "a/b/my skin.png"),
+        ("../skin.png", "a/skin.png"),
+        ("..\\..\\skin.png", "skin.png"),
+        (".//../b\\skin.png", "a/b/skin.png"),
+        ("gone.png", "a/b/gone.png"),
+        ("gone/../skin.png", "a/b/skin.png"),
+        ("tex/gone.png", "a/b/tex/gone.png"),
+        ("..skin.png", "a/b/..skin.png"),
+        ("größe.png", "a/b/größe.png"),
+    ],
+)
+def test_a_named_texture_is_relative_to_the_mesh_whether_or_not_it_is_there(
+    data_dir: Path, name: str, found: str
+) -> None:
+    assert named_texture(data_dir, "a/b/face.obj", name) == found
+
+
+def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
+    assert named_texture(data_dir, "face.obj", "skin.png") == "skin.png"
+    assert named_texture(data_dir, "face.obj", "../root/skin.png") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../",
+        "../../..",
+        "../../../secret.png",
+        "..\\..\\..\\secret.png",
+        "../../../rooted/secret.png",
+        "../../../root/skin.png",
+        "x/../../../../secret.png",
+        "/etc/passwd",
+        "\\\\server\\share\\skin.png",
+        "C:\\skin.png",
+        "c:skin.png",
+        "http://example.org/skin.png",
+        "file:skin.png",
+        "data:image/png;base64,AAAA",
+        "skin.png\0",
+        "\0",
+        "\ud800.png",
+        "x" * 5000,
+    ],
+)
+def test_no_name_leads_out_of_the_data_directory(data_dir: Path, name: str) -> None:
+    assert named_texture(data_dir, "a/b/face.obj", name) is None
+
+
+def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
+    beside = data_dir / "a" / "b"
+    (beside / "in.png").symlink_to(data_dir / "skin.png")
+    (beside / "out.png").symlink_to(data_dir.parent / "secret.png")
+    (beside / "dangling.png").symlink_to(data_dir.parent / "gone.png")
+    (beside / "loop.png").symlink_to("loop.png")
+    (beside / "up").symlink_to(data_dir.parent)
+    names = ("in.png", "out.png", "dangling.png", "loop.png", "up/secret.png", "up/root/skin.png")
+    found = [named_texture(data_dir, "a/b/face.obj", name) for name in names]
+    assert found == ["a/b/in.png", None, None, None, None, "a/b/up/root/skin.png"]
+
+
+def test_the_data_directory_itself_may_be_a_link(data_dir: Path) -> None:
+    link = data_dir.parent / "link"
+    link.symlink_to(data_dir)
+    assert named_texture(link, "a/b/face.obj", "skin.png") == "a/b/skin.png"
+
+
+def test_only_regular_files_are_textures_and_none_is_opened(data_dir: Path) -> None:
+    os.mkfifo(data_dir / "a" / "b" / "pipe.png")
+    (data_dir / "a" / "b" / "skin.png").chmod(0)
+    assert named_texture(data_dir, "a/b/face.obj", "pipe.png") is None
+    assert named_texture(data_dir, "a/b/face.obj", "../b") is None
+    assert named_texture(data_dir, "a/b/face.obj", "skin.png") == "a/b/skin.png"

@@ -1,6 +1,7 @@
 """VRML 2.0: what BU-3DFE's files hold, and what other programs write."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,94 @@ def test_a_malformed_file_says_what_is_wrong_and_where(text: str, problem: str) 
 
 
 @pytest.mark.parametrize(
-    ("magic", "problem"),
-    [(b"#VRML V1.0 ascii\n", "is VRML 1.0"), (b"#Inventor V2.1 ascii\n", "is VRML 1.0"), (b"\x1f\x8b", "is not VRML")],
+    "magic", [b"\x1f\x8b", b"#VRML V3.0 utf8\n", b"#Inventor V2.1 binary\n", b"#Inventor V1.0 ascii\n"]
 )
-def test_other_formats_are_named(magic: bytes, problem: str) -> None:
-    with pytest.raises(MeshError, match=problem):
+def test_other_formats_are_refused(magic: bytes) -> None:
+    with pytest.raises(MeshError, match=r"is not VRML as text; its first line must begin with #VRML V2\.0"):
         parse_wrl(Source.of(magic, Path("face.wrl")))
+
+
+def test_shapes_geometry_and_textures_can_be_used_again() -> None:
+    image = 'appearance Appearance { texture DEF T ImageTexture { url "skin.png" } }'
+    geometry = f"geometry DEF G IndexedFaceSet {{ {_SQUARE} coordIndex [0 1 2 -1] }}"
+    again = "Shape { appearance Appearance { texture USE T } geometry USE G }"
+    mesh = _parse(
+        f"DEF S Shape {{ {image} {geometry} }} Transform {{ translation 0 0 5 children [ USE S, {again} ] }}"
+        "Group { children [ USE nothing ] }"
+    )
+    assert mesh.faces.tolist() == [[0, 1, 2], [4, 5, 6], [8, 9, 10]]
+    assert mesh.vertices[:, 2].tolist() == [0] * 4 + [5] * 8
+    assert mesh.texture_name == "skin.png"
+
+
+def test_of_several_textures_the_first_is_named() -> None:
+    image = 'Shape {{ appearance Appearance {{ texture ImageTexture {{ url "{}.png" }} }} }}'
+    text = image.format("one") + image.format("two") + _shape(_SQUARE + "coordIndex [0 1 2 -1]")
+    assert _parse(text).texture_name == "one.png"
+
+
+def test_a_name_is_what_was_last_given_it_and_never_the_node_it_is_in() -> None:
+    first = "DEF A Group { children [ USE A " + _shape(_SQUARE + "coordIndex [0 1 2 -1]") + " ] }"
+    second = "DEF A " + _shape("coord Coordinate { point [7 0 0 8 0 0 7 1 0] } coordIndex [0 1 2]")
+    assert _parse(f"{first} {second} USE A").vertices[:, 0].tolist() == [0, 1, 1, 0, 7, 8, 7, 7, 8, 7]
+
+
+def test_nodes_that_use_each_other_over_and_over_are_refused() -> None:
+    shape = _shape(_SQUARE + "coordIndex [0 1 2 -1]")
+    doubling = "".join(f"DEF G{i} Group {{ children [ USE G{i - 1} USE G{i - 1} ] }}" for i in range(1, 40))
+    with pytest.raises(MeshError, match="there are more than 65536 nodes"):
+        _parse(f"DEF G0 {shape} {doubling}")
+    chain = "".join(f"DEF G{i} Group {{ children USE G{i - 1} }}" for i in range(1, 400))
+    with pytest.raises(MeshError, match="nested more than 256 deep"):
+        _parse(f"DEF G0 {shape} {chain}")
+    with pytest.raises(MeshError, match="there are more than 65536 nodes"):
+        _parse("A{}" * 70_000)
+
+
+def test_a_small_file_that_uses_a_large_array_often_takes_little_memory() -> None:
+    points = " ".join(["0 0 0 1 0 0 1 1 0"] * 20_000)
+    shapes = _shape("coord USE P coordIndex [0 1 2]") * 1000
+    source = f"{_shape(f'coord DEF P Coordinate {{ point [{points}] }} coordIndex [0 1 2]')} {shapes}"
+    tracemalloc.start()
+    with pytest.raises(MeshError, match="arrays are used too often"):
+        _parse(source)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_of_levels_of_detail_the_first_is_read_and_of_a_switch_what_it_chooses() -> None:
+    shapes = [_shape(f"coord Coordinate {{ point [{x} 0 0 1 1 0 0 1 0] }} coordIndex [0 1 2]") for x in (3, 4, 5)]
+    three = " ".join(shapes)
+    assert _parse(f"LOD {{ range [9 99] level [ {three} ] }}").vertices[:, 0].tolist() == [3, 1, 0]
+    assert _parse(f"Switch {{ whichChoice 1 choice [ {three} ] }}").vertices[:, 0].tolist() == [4, 1, 0]
+    for hidden in ("", "whichChoice -1", "whichChoice 7"):
+        with pytest.raises(MeshError, match="has no IndexedFaceSet"):
+            _parse(f"Switch {{ choice [ {three} ] {hidden} }}")
+
+
+def test_indexed_colors_are_read_if_they_give_every_vertex_one() -> None:
+    fields = _SQUARE + "coordIndex [0 1 2 -1 0 2 3 -1] color Color { color [1 0 0, 0 1 0, 0 0 1] }"
+    mesh = _parse(_shape(fields + "colorIndex [2 1 0 -1 2 0 1 -1]"))
+    assert mesh.colors is not None
+    assert mesh.colors.tolist() == [[0, 0, 255], [0, 255, 0], [255, 0, 0], [0, 255, 0]]
+    for others in ("2 1 0 -1 1 0 1 -1", "2 1 0 -1", "2 1 0 -1 2 0 3 -1", "0 1", "-5 1 0 -1 -5 0 1 -1"):
+        assert _parse(_shape(fields + f"colorIndex [{others}]")).colors is None
+
+
+def test_colors_of_faces_are_not_taken_for_those_of_vertices() -> None:
+    four = "color Color { color [1 0 0, 0 1 0, 0 0 1, 1 1 1] }"
+    fields = _SQUARE + "coordIndex [0 1 2 -1 0 2 3 -1 0 1 3 -1 1 2 3 -1]" + four
+    assert _parse(_shape(fields)).colors is not None
+    assert _parse(_shape(fields + "colorPerVertex TRUE")).colors is not None
+    assert _parse(_shape(fields + "colorPerVertex FALSE")).colors is None
+    assert _parse(_shape(fields + "colorPerVertex FALSE colorIndex [0 1 2 3]")).colors is None
+
+
+def test_the_other_fields_of_a_face_set_change_nothing() -> None:
+    plain = _parse(_shape(_SQUARE + "coordIndex [0 1 2 -1]"))
+    mesh = _parse(_shape(_SQUARE + "ccw FALSE solid TRUE convex FALSE normalPerVertex FALSE coordIndex [0 1 2 -1]"))
+    assert np.array_equal(mesh.faces, plain.faces) and np.array_equal(mesh.vertices, plain.vertices)
 
 
 def test_hostile_nesting_of_comments_and_strings_takes_no_time() -> None:

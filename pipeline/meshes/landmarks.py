@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.meshes.landmark_names import LM3_NAMES, named_points, place_by_name
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.source import Source
 
@@ -31,11 +32,29 @@ def write_bnd(path: Path, indices: Sequence[int] | NDArray[np.integer], points: 
     path.write_text(text, encoding="ascii", newline="\n")
 
 
+def write_lm3(path: Path, points: NDArray[np.floating], names: Sequence[str] = LM3_NAMES) -> None:
+    """Write landmarks as Bosphorus does, a name and then its point; a NaN point is missing and left out with its name.
+
+    Args:
+        path: the file to write, `.lm3`, or `.lm2` for two columns; an existing one is replaced.
+        points: [L, 3], in the units of the scan, or [L, 2], in pixels.
+        names: [L].
+
+    Raises:
+        ValueError: `points` and `names` differ in length.
+        OSError: the file cannot be written.
+    """
+    rows = [row for row in zip(names, np.asarray(points).tolist(), strict=True) if not np.isnan(row[1]).any()]
+    blocks = [f"{name}\n{' '.join(f'{value:.4f}' for value in point)}\n" for name, point in rows]
+    path.write_text(f"{len(rows)} landmarks:\n\n" + "".join(blocks), encoding="utf-8", newline="\n")
+
+
 def read_landmarks(path: Path) -> NDArray[np.float32]:
     """Read landmarks, by suffix.
 
-    `.bnd` (BU-3DFE) has rows `vertexIndex x y z`; `.txt` has rows `x y z`; `.lm3` (Bosphorus) has a line with a name
-    and then a line `x y z` for each point, and lines beginning with `#`. All give the points in the file's order.
+    `.bnd` (BU-3DFE) has rows `vertexIndex x y z` and `.txt` has rows `x y z`; the points come in the file's order.
+    `.lm3` (Bosphorus) has names too (see `named_points`), and its points come in the order of `LM3_NAMES` if all names
+    are among those, with NaN for those that the file lacks; otherwise in the file's order.
 
     Returns:
         float32 [L, 3], in the units of the scan; a point may be NaN, which means that it is missing.
@@ -44,44 +63,57 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
         MeshError: the suffix is unknown, or the file cannot be read, is malformed (with its line) or has no points.
     """
     try:
-        if path.suffix.lower() not in _COLUMNS and path.suffix.lower() != ".lm3":
+        suffix = path.suffix.lower()
+        if suffix == ".lm2":
+            raise MeshError("has points in an image, not on the scan; read_landmarks_2d reads them")
+        if suffix not in _COLUMNS and suffix != ".lm3":
             raise MeshError(f"has no suffix of landmarks; those are {', '.join(_COLUMNS)}, .lm3")
-        source = Source.read(path)
-        if source.size > _MAX_BYTES:
-            raise MeshError(f"is {source.size} bytes; landmarks take at most {_MAX_BYTES}")
-        lines = source.cut(0, source.size).decode("utf-8", "replace").splitlines()
-        rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
-        if path.suffix.lower() == ".lm3":
-            points = _named_points(rows)
-        else:
-            points = [_numbers(number, row, _COLUMNS[path.suffix.lower()])[-3:] for number, row in rows]
-        if not points:
-            raise MeshError("has no landmarks")
-        return np.array(points, np.float32)
+        rows = _rows(path)
+        if suffix == ".lm3":
+            return _by_name(rows, 3)
+        return _array([_numbers(number, row, _COLUMNS[suffix])[-3:] for number, row in rows])
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
 
-def _named_points(rows: list[tuple[int, list[str]]]) -> list[list[float]]:
-    """The points of an `.lm3` file, without the names.
+def read_landmarks_2d(path: Path) -> NDArray[np.float32]:
+    """Read the landmarks of an image, `.lm2` (Bosphorus): names and points `x y`, in the order of `read_landmarks`.
 
-    The file's first line counts its landmarks (`22 landmarks:`), so a name is a line that has a letter in front.
+    Returns:
+        float32 [L, 2], in pixels of the image, as the file has them; NaN for a point that is missing.
+
+    Raises:
+        MeshError: the suffix is another, or the file cannot be read, is malformed (with its line) or has no points.
     """
-    points: list[list[float]] = []
-    name = ""
-    for number, row in rows:
-        if row[0].startswith("#") or (not points and not name and row[0].isdecimal() and len(row) > 1):
-            continue
-        if name:
-            points.append(_numbers(number, row, 3))
-            name = ""
-        elif row[0][0].isalpha():
-            name = " ".join(row)
-        else:
-            raise MeshError(f"line {number}: a point has no name before it")
-    if name:
-        raise MeshError(f"the file ends after the name {name[:40]!r}, without its point")
-    return points
+    try:
+        if path.suffix.lower() != ".lm2":
+            raise MeshError("has no suffix of landmarks in an image; that is .lm2")
+        return _by_name(_rows(path), 2)
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from error
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The words of each line that is not blank, with its number."""
+    source = Source.read(path)
+    if source.size > _MAX_BYTES:
+        raise MeshError(f"is {source.size} bytes; landmarks take at most {_MAX_BYTES}")
+    lines = source.cut(0, source.size).decode("utf-8-sig", "replace").splitlines()
+    return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float32]:
+    names, points = [], []
+    for number, name, row in named_points(rows):
+        names.append((number, name))
+        points.append(_numbers(number, row, columns))
+    return place_by_name(names, _array(points))
+
+
+def _array(points: list[list[float]]) -> NDArray[np.float32]:
+    if not points:
+        raise MeshError("has no landmarks")
+    return np.array(points, np.float32)
 
 
 def _numbers(number: int, row: list[str], count: int) -> list[float]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from pipeline.meshes.colors import bytes_of_colors
 from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.source import MAX_BYTES, Source
+from pipeline.meshes.source import Source
 
 # name -> kind of the numbers and columns; a texture is [H, W, 3]
 _ARRAYS = {"vertices": ("f", 3), "faces": ("iu", 3), "uvs": ("f", 2), "face_uvs": ("iu", 3), "landmarks": ("f", 3)}
 _ARRAYS |= {"colors": ("u", 3), "texture": ("u", 3)}
+_MAX_INFLATED = 256 << 20  # of one array in an archive that is smaller itself
 
 
 def parse_npz(source: Source) -> Mesh:
@@ -25,9 +26,10 @@ def parse_npz(source: Source) -> Mesh:
     Raises:
         MeshError: it is not an archive of arrays, one has the wrong type or shape, or the mesh is inconsistent.
     """
+    limit = max(source.size, _MAX_INFLATED)
     try:
         with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
-            arrays = {name: array for name in _ARRAYS if (array := _read(archive, name)) is not None}
+            arrays = {name: array for name in _ARRAYS if (array := _read(archive, name, limit)) is not None}
     except (MeshError, MemoryError):
         raise
     except Exception as error:  # zipfile and NumPy raise whatever a damaged archive makes them stumble over
@@ -50,14 +52,14 @@ def parse_npz(source: Source) -> Mesh:
     )
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> NDArray | None:
-    """Read one array; None if the archive lacks it."""
+def _read(archive: zipfile.ZipFile, name: str, limit: int) -> NDArray | None:
+    """Read one array of at most `limit` bytes; None if the archive lacks it."""
     member = f"{name}.npy"
     if member not in archive.namelist():
         return None
     size = archive.getinfo(member).file_size
-    if size > MAX_BYTES:
-        raise MeshError(f"has {size} bytes of {name}; at most {MAX_BYTES} are read")
+    if size > limit:
+        raise MeshError(f"has {size} bytes of {name}; at most {limit} are read")
     with archive.open(member) as file:
         content = io.BytesIO(file.read(size))
     version = np.lib.format.read_magic(content)

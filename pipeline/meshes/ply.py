@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from pipeline.meshes.colors import bytes_of_colors
 from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.ply_body import Column, read_body
+from pipeline.meshes.ply_body import Column, read_body, stacked
 from pipeline.meshes.ply_header import read_header
 from pipeline.meshes.polygons import triangulate
 from pipeline.meshes.source import Source
@@ -48,7 +48,7 @@ def _stacked(columns: dict[str, Column], names: tuple[str, ...]) -> NDArray | No
     """Columns of one value a row as one array [R, K]; None unless all are there."""
     if not all(name in columns and len(columns[name].values) == len(columns[name].counts) for name in names):
         return None
-    return np.stack([columns[name].values for name in names], axis=1)
+    return stacked(tuple(columns[name].values for name in names))
 
 
 def _colors(vertex: dict[str, Column]) -> NDArray[np.uint8] | None:
@@ -65,7 +65,7 @@ def _checked(indices: NDArray, num_vertices: int) -> NDArray[np.int32]:
         raise MeshError("has a vertex index that is not an integer")
     if len(indices) and not 0 <= indices.min() <= indices.max() < num_vertices:
         raise MeshError(f"faces use indices {indices.min()} to {indices.max()}, but there are {num_vertices} vertices")
-    return indices.astype(np.int32)
+    return indices.astype(np.int32, copy=False)
 
 
 def _triangles(counts: NDArray[np.int64], *values: NDArray[np.int32]) -> list[NDArray[np.int32]]:

@@ -63,7 +63,8 @@ def read_header(source: Source) -> Header:
     order, texture_name = None, ""
     elements: list[Element] = []
     at = 0
-    for raw in text.splitlines(keepends=True):
+    end = text.find(b"\nend_header")  # the data after it may be megabytes without a line end
+    for raw in (text if end < 0 else text[: end + 80]).splitlines(keepends=True):
         words = raw.decode("latin-1").split()
         try:
             if words[:1] == ["end_header"]:

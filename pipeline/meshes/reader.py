@@ -4,18 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.meshes import trimesh_formats
+from pipeline.meshes.bnt import parse_bnt
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.npz import parse_npz
 from pipeline.meshes.obj import parse_obj
+from pipeline.meshes.off import parse_off
 from pipeline.meshes.ply import parse_ply
 from pipeline.meshes.source import Source
+from pipeline.meshes.stl import parse_stl
 from pipeline.meshes.wrl import parse_wrl
 
 _PARSERS: dict[str, Callable[[Source], Mesh]] = {
     ".wrl": parse_wrl,
     ".obj": parse_obj,
     ".ply": parse_ply,
+    ".bnt": parse_bnt,
     ".npz": parse_npz,
+    ".stl": parse_stl,
+    ".off": parse_off,
     **dict.fromkeys(trimesh_formats.SUFFIXES, trimesh_formats.parse_with_trimesh),
 }
 

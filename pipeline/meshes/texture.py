@@ -1,5 +1,7 @@
-"""Texture images: JPEG, PNG, BMP or TIFF into RGB bytes."""
+"""Texture images: JPEG, PNG, BMP or TIFF into RGB bytes; and where the one that a mesh names lies."""
 
+import posixpath
+import re
 import warnings
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from pipeline.meshes.mesh import MeshError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # of a URL, or the letter of a drive
 
 
 def read_texture(path: Path) -> NDArray[np.uint8]:
@@ -39,3 +43,32 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         if image.mode.startswith("I;16"):
             return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
+
+
+def named_texture(root: Path, mesh: str, name: str) -> str | None:
+    """Find the texture that a mesh names, which may be anything, inside a data directory; nothing is opened.
+
+    Args:
+        root: the data directory.
+        mesh: the mesh file, relative to `root`, with `/` between the parts.
+        name: as the mesh has it (`Mesh.texture_name`), relative to the mesh; backslashes count as `/`.
+
+    Returns:
+        the texture relative to `root`, with `/` between the parts and no `..`: a regular file, or one that is missing.
+        None where the name is empty, absolute, a URL or a drive, leaves `root` (by `..` or by a symbolic link), or is
+        that of something else than a file.
+    """
+    name = name.replace("\\", "/")
+    if not name or _SCHEME.match(name):
+        return None
+    found = posixpath.normpath(posixpath.join(posixpath.dirname(mesh), name))
+    if found == ".." or found.startswith(("../", "/")):
+        return None
+    try:
+        path = root / found
+        if not path.resolve().is_relative_to(root.resolve()):
+            return None
+        exists = path.exists()
+        return found if path.is_file() or not exists else None
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a NUL
+        return None

@@ -1,4 +1,4 @@
-"""STL, OFF, GLB and glTF, by way of trimesh: formats that few scans come in, so speed does not matter.
+"""GLB and glTF, by way of trimesh: formats that few scans come in, so speed does not matter.
 
 A glTF must hold its buffers itself (data URIs); files that it names are never opened.
 """
@@ -16,8 +16,9 @@ from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.source import Source
 from pipeline.meshes.texture import MAX_PIXELS
 
-SUFFIXES = (".stl", ".off", ".glb", ".gltf")
+SUFFIXES = (".glb", ".gltf")
 _GLB_HEADER, _CHUNK_HEADER = 12, 8
+_MAX_DRAWN = 1 << 20  # vertices that any file may have
 
 logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # what goes wrong is told by the exception
 
@@ -31,8 +32,7 @@ def parse_with_trimesh(source: Source) -> Mesh:
     import trimesh  # takes a third of a second, which the formats with a reader of their own need not pay
 
     suffix = source.path.suffix.lower()
-    if suffix in (".glb", ".gltf"):
-        _check_promises(source, suffix)
+    _check_promises(source, suffix)
     try:
         scene = trimesh.load_scene(io.BytesIO(source.data), file_type=suffix[1:], process=False)
         for geometry in scene.geometry.values():
@@ -68,7 +68,7 @@ def _rgb(colors: Any) -> NDArray[np.uint8] | None:
 
 
 def _check_promises(source: Source, suffix: str) -> None:
-    """Refuse accessors of more elements than the file has bytes, which trimesh would allocate.
+    """Refuse what trimesh would allocate: accessors of more elements than the file has bytes, meshes drawn many times.
 
     Raises:
         MeshError: there are such, or the JSON cannot be read.
@@ -78,9 +78,14 @@ def _check_promises(source: Source, suffix: str) -> None:
         start = _GLB_HEADER + _CHUNK_HEADER
         stop = start + int.from_bytes(source.cut(_GLB_HEADER, _GLB_HEADER + 4), "little")
     try:
-        accessors = json.loads(source.cut(start, stop)).get("accessors", [])
-        largest = max((int(accessor["count"]) for accessor in accessors), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        document = json.loads(source.cut(start, stop))
+        counts = [int(accessor["count"]) for accessor in document.get("accessors", [])]
+        parts = [mesh.get("primitives", []) for mesh in document.get("meshes", [])]
+        sizes = [sum(counts[part["attributes"]["POSITION"]] for part in mesh) for mesh in parts]
+        drawn = sum(sizes[node["mesh"]] for node in document.get("nodes", []) if "mesh" in node)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise MeshError(f"is not a readable {suffix[1:]} file: its JSON is malformed") from error
-    if largest > source.size:
-        raise MeshError(f"promises {largest} elements in {source.size} bytes")
+    if max(counts, default=0) > source.size:
+        raise MeshError(f"promises {max(counts)} elements in {source.size} bytes")
+    if drawn > max(source.size, _MAX_DRAWN):
+        raise MeshError(f"draws {drawn} vertices out of {source.size} bytes; meshes are used too often")

@@ -1,4 +1,4 @@
-"""VRML Transform nodes: where the shapes inside them lie."""
+"""The nodes of VRML that move shapes, as matrices: Transform of 2.0 and 1.0, and the single steps that 1.0 has too."""
 
 from dataclasses import replace
 
@@ -8,39 +8,53 @@ from numpy.typing import NDArray
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.vrml_shapes import Shape
 
-FIELDS = {
+KINDS = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
+"""The kinds of nodes that move shapes."""
+
+_DEFAULTS = {
     "translation": (0.0, 0.0, 0.0),
     "rotation": (0.0, 0.0, 1.0, 0.0),
     "scale": (1.0, 1.0, 1.0),
+    "scaleFactor": (1.0, 1.0, 1.0),  # what VRML 1.0 calls scale
     "scaleOrientation": (0.0, 0.0, 1.0, 0.0),
     "center": (0.0, 0.0, 0.0),
+    "matrix": tuple(np.eye(4).ravel().tolist()),
 }
-"""The fields that a Transform has, and their values where it does not say."""
 
 
-def moved(shape: Shape, numbers: dict[str, list[float]]) -> Shape:
-    """Apply a Transform; one that changes nothing leaves every coordinate bit for bit as it was.
+def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]:
+    """The matrix [4, 4] that a node multiplies points (as columns) with.
 
-    A point p becomes T C R R_s S R_s^-1 C^-1 p (ISO/IEC 14772-1:1997, 6.52), computed in float64.
+    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52); a MatrixTransform gives its own, for points as rows.
 
     Args:
-        shape: a shape inside the node.
+        kind: one of `KINDS`.
         numbers: the fields that the node gives.
 
     Raises:
         MeshError: a field has too few or too many numbers, or one that is not finite.
     """
-    values = {name: np.array(numbers.get(name, default)) for name, default in FIELDS.items()}
-    for name, default in FIELDS.items():
+    values = {name: np.array(numbers.get(name, default)) for name, default in _DEFAULTS.items()}
+    for name, default in _DEFAULTS.items():
         if values[name].shape != (len(default),) or not np.isfinite(values[name]).all():
-            raise MeshError(f"Transform has a {name} that is not {len(default)} finite numbers")
+            raise MeshError(f"{kind} has a {name} that is not {len(default)} finite numbers")
+    if kind == "MatrixTransform":
+        return values["matrix"].reshape(4, 4).T
     oriented = _rotation(values["scaleOrientation"])
-    linear = _rotation(values["rotation"]) @ oriented @ np.diag(values["scale"]) @ oriented.T
-    offset = values["translation"] + values["center"] - linear @ values["center"]
-    if np.array_equal(linear, np.eye(3)) and not offset.any():
+    scale = np.diag(values["scale"] * values["scaleFactor"])
+    linear = _rotation(values["rotation"]) @ oriented @ scale @ oriented.T
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = values["translation"] + values["center"] - linear @ values["center"]
+    return matrix
+
+
+def moved(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
+    """Move a shape by a matrix [4, 4], in float64; one that changes nothing leaves every coordinate as it was."""
+    if np.array_equal(matrix, np.eye(4)):
         return shape
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused later, by name
-        return replace(shape, points=(shape.points @ linear.T + offset).astype(np.float32))
+        return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
 def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:

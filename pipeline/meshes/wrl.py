@@ -1,7 +1,7 @@
-"""VRML 2.0 face scans (`.wrl`), the form of BU-3DFE and BU-4DFE: a Mesh out of one, or a Mesh into one.
+"""VRML face scans (`.wrl`), 2.0 as BU-3DFE and BU-4DFE have them, or 1.0: a Mesh out of one, or a Mesh into one.
 
-All shapes of the file become one mesh, in the places that the Transform nodes around them say. Prototypes, inlined
-files, scripts and repeated shapes (`USE`) have no place in a scan and are not followed.
+All shapes of the file become one mesh, in the places that the nodes around them say. Prototypes, inlined files and
+scripts have no place in a scan and are not followed.
 """
 
 from pathlib import Path
@@ -11,22 +11,25 @@ from numpy.typing import NDArray
 
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.source import Source
-from pipeline.meshes.vrml_nodes import read_scene
+from pipeline.meshes.vrml1 import read_vrml1
+from pipeline.meshes.vrml2 import read_vrml2
 from pipeline.meshes.vrml_shapes import join
 
 
 def parse_wrl(source: Source) -> Mesh:
-    """Read a VRML 2.0 file.
+    """Read a VRML file; its first line says of which version.
 
     Raises:
         MeshError: the text is malformed (with its line), or the mesh is empty or inconsistent.
     """
     magic = source.line(0, 16)
-    if not magic.startswith(b"#VRML V2.0"):
-        old = magic.startswith((b"#VRML V1.0", b"#Inventor"))
-        raise MeshError(f"is {'VRML 1.0' if old else 'not VRML'}; its first line must begin with #VRML V2.0")
-    shapes, texture_name = read_scene(source)
-    return join(shapes, texture_name)
+    if magic.startswith(b"#VRML V2.0"):
+        scene = read_vrml2(source)
+    elif magic.startswith((b"#VRML V1.0", b"#Inventor V2.")) and b"binary" not in source.line(0):
+        scene = read_vrml1(source)
+    else:
+        raise MeshError("is not VRML as text; its first line must begin with #VRML V2.0, #VRML V1.0 or #Inventor V2")
+    return join(scene.shapes, scene.texture_name)
 
 
 def write_wrl(path: Path, mesh: Mesh, texture_name: str) -> None:

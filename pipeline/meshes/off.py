@@ -1,0 +1,76 @@
+"""OFF as text: counts of vertices and faces, then a line for each vertex, then a line for each polygon."""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.colors import bytes_of_colors
+from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.polygons import triangulate
+from pipeline.meshes.source import Source
+from pipeline.meshes.tokens import read_numbers
+
+_HEADER = re.compile(rb"(C|N|ST|STN|STC|CN|STCN)?OFF\s+(\d{1,15})\s+(\d{1,15})(\s+\d+)?\s*")
+
+
+def parse_off(source: Source) -> Mesh:
+    """Read an OFF or COFF file; colours of vertices are kept, those of faces are not, nor normals and uvs of others.
+
+    Raises:
+        MeshError: the header or a line is malformed, the file is cut off, or the mesh is empty or inconsistent.
+    """
+    lines = source.cut(0, source.size).split(b"\n")
+    if b"#" in source.cut(0, source.size):
+        lines = [line.partition(b"#")[0] for line in lines]
+    full = [i for i, line in enumerate(lines) if line.strip()]
+    start = 1 if full and len(lines[full[0]].split()) > 1 else 2  # the counts may be in the first line or after it
+    header = _HEADER.fullmatch(b" ".join(lines[i].strip() for i in full[:start]))
+    if header is None:
+        raise MeshError("is not an OFF file as text; it must begin with OFF and the counts of vertices and faces")
+    num_vertices, num_faces = int(header[2]), int(header[3])
+    if num_vertices + num_faces > len(full) - start:
+        raise MeshError(f"promises {num_vertices} vertices and {num_faces} faces in {len(full) - start} lines")
+    if not num_vertices or not num_faces:
+        raise MeshError(f"has {num_vertices} vertices and {num_faces} faces; a face scan needs both")
+    vertices = _numbers(source, lines, full[start : start + num_vertices])
+    if len(vertices) % num_vertices or len(vertices) < 3 * num_vertices:
+        raise MeshError(f"has {len(vertices)} numbers for {num_vertices} vertices")
+    vertices = vertices.reshape(num_vertices, -1)
+    colored = header[1] == b"C" and vertices.shape[1] >= 6
+    rows = full[start + num_vertices : start + num_vertices + num_faces]
+    corners = _corners(_numbers(source, lines, rows), [lines[i] for i in rows])
+    return Mesh.build(
+        vertices[:, :3], triangulate(corners)[0], colors=bytes_of_colors(vertices[:, 3:6]) if colored else None
+    )
+
+
+def _numbers(source: Source, lines: list[bytes], rows: list[int]) -> NDArray[np.floating]:
+    """All numbers of some lines, which follow one another but for blank ones."""
+    before = b"\n" * rows[0]  # so that an error names the right line
+    part = Source.of(before + b"\n".join(lines[rows[0] : rows[-1] + 1]), source.path)
+    numbers, end = read_numbers(part, 0, np.float64)
+    if end < part.size:
+        raise part.error(end, "there is something that is not a number")
+    return numbers
+
+
+def _corners(numbers: NDArray[np.floating], rows: list[bytes]) -> NDArray[np.int32]:
+    """The polygons as `triangulate` wants them; a row is a count, as many indices, and perhaps a colour."""
+    width = len(numbers) // len(rows)
+    table = numbers[: width * len(rows)].reshape(len(rows), width)
+    sides = table[0, 0] if width else 0.0
+    if table.size == len(numbers) and (table[:, 0] == sides).all() and 3 <= sides < width:
+        polygons = table[:, 1 : int(sides) + 1]
+        flat = np.append(polygons, np.full((len(rows), 1), -1.0), axis=1).ravel()
+    else:
+        try:
+            words = [[float(word) for word in row.replace(b",", b" ").split()] for row in rows]
+        except ValueError as error:  # words that control characters part
+            raise MeshError("has a face whose corners are not parted by blanks") from error
+        if any(not row or not 0 <= row[0] < len(row) for row in words):
+            raise MeshError("has a face with fewer corners than it says")
+        flat = np.array([corner for row in words for corner in (*row[1 : int(row[0]) + 1], -1.0)])
+    if not (flat % 1 == 0).all() or flat.min() < -1 or flat.max() >= 2**31:
+        raise MeshError("has a vertex index that is no integer from 0 on")
+    return flat.astype(np.int32)
