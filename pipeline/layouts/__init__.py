@@ -2,41 +2,61 @@
 
 from pathlib import Path
 
+from pipeline.layouts.bosphorus import Bosphorus
+from pipeline.layouts.bp4d import Bp4d
 from pipeline.layouts.bu3dfe import Bu3dfe
+from pipeline.layouts.bu4dfe import Bu4dfe
+from pipeline.layouts.coma import Coma
+from pipeline.layouts.facescape import Facescape
 from pipeline.layouts.folder import Folder
-from pipeline.layouts.layout import Layout, Listing, ScanSource, checked
+from pipeline.layouts.ict import Ict
+from pipeline.layouts.ignored import summarise
+from pipeline.layouts.layout import Found, Layout, checked, with_neutrals
+from pipeline.layouts.listing import Listing
 from shards.errors import UsageError
 
 # `folder` is not a dataset's own layout: `auto` takes it only where none of these fits.
-_DATASETS: tuple[Layout, ...] = (Bu3dfe(),)
+_DATASETS: tuple[Layout, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
 _FALLBACK: Layout = Folder()
 LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
 
 
-def find_samples(root: Path, layout: str) -> tuple[str, list[ScanSource]]:
-    """The name of the layout that was used, and all samples under `root` by key.
+def find_samples(root: Path, layout: str) -> Found:
+    """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
 
     Raises:
-        UsageError: no such directory or layout, no layout fits (or two do), no sample was found, or keys collide.
+        UsageError: no such directory or layout, no layout fits (or two do), or two samples have the same key.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"--layout {layout}: unknown; choose auto, {', '.join(LAYOUTS)}")
     listing = Listing.scan(root)
-    chosen = _detect(listing) if layout == "auto" else LAYOUTS[layout]
-    if not chosen.fits(listing):
-        raise UsageError(f"{root}: holds nothing in the layout {chosen.name}")
-    return chosen.name, checked(chosen.samples(listing), root)
+    chosen, evidence = _detect(listing) if layout == "auto" else _asked(listing, LAYOUTS[layout])
+    samples = with_neutrals(checked(chosen.samples(listing), root))
+    return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples))
 
 
-def _detect(listing: Listing) -> Layout:
-    fitting = [layout for layout in _DATASETS if layout.fits(listing)]
+def _asked(listing: Listing, layout: Layout) -> tuple[Layout, str]:
+    evidence = layout.evidence(listing)
+    if not evidence:
+        raise UsageError(f"{listing.root}: holds nothing in the layout {layout.name}{_left_out(listing)}")
+    return layout, evidence
+
+
+def _detect(listing: Listing) -> tuple[Layout, str]:
+    fitting = [(layout, evidence) for layout in _DATASETS if (evidence := layout.evidence(listing))]
     if len(fitting) > 1:
-        names = " and ".join(layout.name for layout in fitting)
+        names = " and ".join(f"{layout.name} ({evidence})" for layout, evidence in fitting)
         raise UsageError(f"{listing.root}: looks like {names}; say which with --layout")
     if fitting:
         return fitting[0]
-    if _FALLBACK.fits(listing):
-        return _FALLBACK
+    if evidence := _FALLBACK.evidence(listing):
+        return _FALLBACK, evidence
     raise UsageError(
-        f"{listing.root}: no known layout ({', '.join(LAYOUTS)}); a labels.csv makes any tree of meshes one"
+        f"{listing.root}: no known layout ({', '.join(LAYOUTS)}){_left_out(listing)}; "
+        "a labels.csv makes any tree of meshes one"
     )
+
+
+def _left_out(listing: Listing) -> str:
+    names = listing.undecoded
+    return f"; names that are not UTF-8 count for nothing ({len(names)}, e.g. {names[0]})" if names else ""

@@ -5,12 +5,11 @@ research", FG 2006). Any mesh format may stand under these names.
 """
 
 import re
-from pathlib import PurePosixPath
 
-from pipeline.layouts.layout import Listing, ScanSource
-from pipeline.meshes.reader import SUFFIXES
+from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.layouts.listing import Listing, counted, stem_of
 
-_NAME = re.compile(r"([FM]\d{4})_(AN|DI|FE|HA|SA|SU|NE)(\d\d)(WH|AE|LA|BL|AM|IN)_F3D")
+_NAME = re.compile(r"(?:.*/)?(([FM]\d{4})_(AN|DI|FE|HA|SA|SU|NE)(\d\d)(WH|AE|LA|BL|AM|IN))_F3D\.\w+")
 _TEXTURES = ("_F2D.bmp", "_F2D.png", "_F2D.jpg", "_F2D.jpeg")
 _LANDMARKS = (".bnd", "_lmk68.txt")
 
@@ -20,31 +19,25 @@ class Bu3dfe:
 
     name = "bu3dfe"
 
-    def fits(self, listing: Listing) -> bool:
-        """Whether any file has a name of the database."""
-        return any(self._parse(path) for path in listing.files)
+    def evidence(self, listing: Listing) -> str:
+        """How many files have a name of the database."""
+        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+        return f"{counted(count, 'mesh', 'meshes')} named like F0001_AN01WH_F3D.wrl" if count else ""
 
-    def samples(self, listing: Listing) -> list[ScanSource]:
+    def samples(self, listing: Listing) -> list[SampleSource]:
         """One sample for each `..._F3D` mesh, with the texture and landmarks of the same name."""
-        found = ((path, self._parse(path)) for path in listing.files)
-        return [self._source(listing, path, match) for path, match in found if match]
+        return [_source(listing, match) for path in listing.meshes if (match := _NAME.fullmatch(path))]
 
-    @staticmethod
-    def _parse(path: str) -> re.Match[str] | None:
-        pure = PurePosixPath(path)
-        return _NAME.fullmatch(pure.stem) if pure.suffix.lower() in SUFFIXES else None
 
-    @staticmethod
-    def _source(listing: Listing, path: str, match: re.Match[str]) -> ScanSource:
-        subject, expression, level, ancestry = match.groups()
-        stem = path.removesuffix(PurePosixPath(path).suffix)
-        return ScanSource(
-            key=match.string.removesuffix("_F3D"),
-            subject=subject,
-            expression=expression,
-            level=int(level) or None,
-            mesh=path,
-            texture=listing.first_of(stem.removesuffix("_F3D"), _TEXTURES),
-            landmarks=listing.first_of(stem, _LANDMARKS),
-            labels={"sex": subject[0], "ancestry": ancestry},
-        )
+def _source(listing: Listing, match: re.Match[str]) -> SampleSource:
+    key, subject, expression, level, ancestry = match.groups()
+    stem = stem_of(match.string)
+    texture = listing.first_of(stem.removesuffix("_F3D"), _TEXTURES)
+    return SampleSource(
+        key=key,
+        subject=subject,
+        expression=expression,
+        level=int(level) or None,
+        frames=(ScanFiles(match.string, texture, listing.first_of(stem, _LANDMARKS)),),
+        labels={"sex": subject[0], "ancestry": ancestry},
+    )

@@ -1,19 +1,20 @@
-"""Any tree of meshes with a `labels.csv` at its top: columns `path`, `subject`, `expression`, and what else there is.
+"""Any tree of meshes with a labels table at its top: a row is a scan, a sequence, or a pattern that finds some of them.
 
-`level` (an integer), `texture` and `landmarks` (paths) are understood; every further column is kept as a label.
+The columns are in the README; those that are not known become labels.
 """
 
-import csv
 import re
-from pathlib import PurePosixPath
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
 
-from pipeline.expressions import expression_code
-from pipeline.layouts.layout import Listing, ScanSource
+from pipeline.layouts.labels_table import read_table, table_names
+from pipeline.layouts.layout import SampleSource, ScanFiles, key_of
+from pipeline.layouts.listing import Listing, stem_of
+from pipeline.layouts.takes import Take, takes_of, unit_columns
 from shards.errors import UsageError
 
-TABLE = "labels.csv"
-_REQUIRED = ("path", "subject", "expression")
-_KNOWN = {*_REQUIRED, "level", "texture", "landmarks"}
+_COMMON = ("subject", "expression", "level", "frame_rate")
 
 
 class Folder:
@@ -21,52 +22,99 @@ class Folder:
 
     name = "folder"
 
-    def fits(self, listing: Listing) -> bool:
+    def evidence(self, listing: Listing) -> str:
         """Whether there is a labels table at the top."""
-        return TABLE in listing.files
+        names = table_names(listing)
+        return f"{' and '.join(names)} at its top" if names else ""
 
-    def samples(self, listing: Listing) -> list[ScanSource]:
-        """One sample a row of the table."""
-        table = listing.root / TABLE
-        try:
-            with open(table, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                rows = [(reader.line_num, row) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(f"{table}: cannot be read as a CSV table ({error})") from None
-        if not rows or not set(_REQUIRED) <= rows[0][1].keys():
-            raise UsageError(f"{table}: needs rows with the columns {', '.join(_REQUIRED)}")
-        return [_source(row, f"{table}, line {line}") for line, row in rows]
+    def samples(self, listing: Listing) -> list[SampleSource]:
+        """One sample a scan or a sequence of the table."""
+        names = table_names(listing)
+        if len(names) > 1:
+            raise UsageError(f"{listing.root}: holds {' and '.join(names)}; move one of them away")
+        path = listing.root / names[0]
+        rows = read_table(path)
+        columns = rows[0].cells.keys() if rows else set()
+        if not {"subject", "expression"} <= columns or not columns & {"path", "glob"}:
+            raise UsageError(f"{path}: needs rows with the columns path (or glob), subject, expression")
+        units = unit_columns(columns, str(path))
+        takes = [take for row in rows for take in takes_of(row, listing, units)]
+        sequences: dict[str, list[Take]] = defaultdict(list)
+        for take in takes:
+            if take.sequence is not None:
+                sequences[take.sequence].append(take)
+        return [
+            *(_scan(take, names[0]) for take in takes if take.sequence is None),
+            *(_sequence(name, parts, names[0]) for name, parts in sequences.items()),
+        ]
 
 
-def _source(row: dict[str, str], where: str) -> ScanSource:
-    if any(not (row[column] or "").strip() for column in _REQUIRED):
-        raise UsageError(f"{where}: path, subject and expression must all be given")
-    path = _inside(row["path"], where)
-    level = (row.get("level") or "").strip()
-    if level and not level.isdecimal():
-        raise UsageError(f"{where}: level {level!r} is not a whole number")
-    return ScanSource(
-        key=re.sub(r"[^A-Za-z0-9_-]+", "-", path.removesuffix(PurePosixPath(path).suffix)),
-        subject=row["subject"].strip(),
-        expression=expression_code(row["expression"]),
-        level=int(level) or None if level else None,
-        mesh=path,
-        texture=_optional(row, "texture", where),
-        landmarks=_optional(row, "landmarks", where),
-        # All samples have the same labels, so that a short row has empty ones; what stands beyond the last column has
-        # no name and is left out.
-        labels={name: value or "" for name, value in row.items() if name and name not in _KNOWN},
+def _scan(take: Take, table: str) -> SampleSource:
+    return SampleSource(
+        key=key_of(stem_of(take.scans[0].mesh)),
+        subject=take.subject,
+        expression=take.expression,
+        level=take.level,
+        frames=take.scans,
+        action_units=take.action_units,
+        labels=take.labels,
+        label_files=(table,),
     )
 
 
-def _optional(row: dict[str, str], column: str, where: str) -> str | None:
-    path = (row.get(column) or "").strip()
-    return _inside(path, where) if path else None
+def _sequence(name: str, takes: Sequence[Take], table: str) -> SampleSource:
+    first = takes[0]
+    for take in takes:
+        for column in _COMMON:
+            if getattr(take, column) != getattr(first, column):
+                raise UsageError(f"{take.where}: another {column} than in the first row of the sequence {name!r}")
+    return SampleSource(
+        key=key_of(name),
+        subject=first.subject,
+        expression=first.expression,
+        level=first.level,
+        frames=_in_time(name, takes),
+        frame_rate=first.frame_rate,
+        action_units=_mean_units(takes),
+        # What differs from frame to frame is no label of the sequence.
+        labels={
+            label: value if all(take.labels[label] == value for take in takes) else ""
+            for label, value in first.labels.items()
+        },
+        label_files=(table,),
+    )
 
 
-def _inside(path: str, where: str) -> str:
-    pure = PurePosixPath(path.strip().replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts:
-        raise UsageError(f"{where}: {path!r} leads out of the data directory; give paths relative to it")
-    return pure.as_posix()
+def _mean_units(takes: Sequence[Take]) -> dict[str, float] | None:
+    """The mean of each action unit over the rows that code it; None where no row codes any."""
+    coded: dict[str, list[float]] = defaultdict(list)
+    for take in takes:
+        for unit, value in (take.action_units or {}).items():
+            coded[unit].append(value)
+    return {unit: fmean(values) for unit, values in coded.items()} or None
+
+
+def _in_time(name: str, takes: Sequence[Take]) -> tuple[ScanFiles, ...]:
+    """The scans by their frame numbers where all rows have one, or by name where none has.
+
+    Raises:
+        UsageError: only some rows have a number, two have the same, or a scan stands in two rows.
+    """
+    numbers = {take.frame: take for take in takes if take.frame is not None}
+    if numbers and len(numbers) < len(takes):
+        odd = next(take for take in takes if take.frame is None or numbers[take.frame] is not take)
+        problem = "no frame number" if odd.frame is None else f"frame {odd.frame:g} more than once"
+        raise UsageError(f"{odd.where}: {problem} in the sequence {name!r}; give each row one, or none")
+    scans = [scan for take in takes for scan in take.scans]
+    if len({scan.mesh for scan in scans}) < len(scans):
+        raise UsageError(f"{takes[0].where}: a mesh comes twice in the sequence {name!r}")
+    if numbers:
+        return tuple(numbers[number].scans[0] for number in sorted(numbers))
+    return tuple(sorted(scans, key=lambda scan: _natural_order(scan.mesh)))
+
+
+def _natural_order(path: str) -> tuple[list[tuple[int, str]], str]:
+    """What to sort paths by so that frame 9 comes before frame 10."""
+    pieces = re.split(r"0*([0-9]+)", stem_of(path))
+    # Of two numbers the longer one is larger; between them stand texts, which have no length here.
+    return [(len(piece) if i % 2 else 0, piece) for i, piece in enumerate(pieces)], path

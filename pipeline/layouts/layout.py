@@ -1,70 +1,96 @@
 """What a layout is: it looks at the files under a data directory and says which samples they are.
 
-Goes in: a `Listing` of the directory. Comes out: one `ScanSource` a sample, in the order of their keys. Promised:
+Goes in: a `Listing` of the directory. Comes out: one `SampleSource` a sample, in the order of their keys. Promised:
 unique keys, and no path that leaves the directory.
 """
 
-import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from blake3 import blake3
+
+from pipeline.layouts.listing import LANDMARKS, TEXTURES, Listing, printable, stem_of
 from shards.errors import UsageError
 from shards.sample import KEY
 
+_MAX_KEY = 80
+_DIGEST_LETTERS = 8
+
 
 @dataclass(frozen=True)
-class ScanSource:
-    """One sample as it lies on disk, with its labels; paths are relative to the data directory, with '/'."""
+class ScanFiles:
+    """The files of one scan; paths are relative to the data directory, with '/'."""
+
+    mesh: str
+    texture: str | None = None
+    landmarks: str | None = None
+
+    @classmethod
+    def beside(cls, mesh: str, listing: Listing) -> "ScanFiles":
+        """A mesh with the texture and the landmarks that have its name, where there are any."""
+        stem = stem_of(mesh)
+        return cls(mesh, listing.first_of(stem, TEXTURES), listing.first_of(stem, LANDMARKS))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Those that are there, mesh first."""
+        return tuple(path for path in (self.mesh, self.texture, self.landmarks) if path is not None)
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """One sample as it lies on disk, with its labels.
+
+    Attributes:
+        expression: a code of the field, or another word in lower case; several are joined by ';', in a fixed order.
+        frames: the scan, or the scans of a sequence in the order of time.
+        frame_rate: frames a second of a sequence; None for a scan.
+        neutral: the subject's neutral scan, for a scan whose subject has one.
+        action_units: FACS action units, "AU12" -> intensity from 0 to 1; None where the dataset does not code them.
+        labels: everything else that is known of the sample.
+        label_files: tables that its labels were read from; nothing is rendered from them.
+        numbers: which frames of the recording `frames` are, where not all of them are needed.
+        num_recorded: how many frames that recording has.
+    """
 
     key: str
     subject: str
     expression: str
     level: int | None
-    mesh: str
-    texture: str | None = None
-    landmarks: str | None = None
+    frames: tuple[ScanFiles, ...]
+    frame_rate: float | None = None
+    neutral: ScanFiles | None = None
+    action_units: Mapping[str, float] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    label_files: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    num_recorded: int = 1
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """All files that the sample depends on, mesh first."""
-        return tuple(path for path in (self.mesh, self.texture, self.landmarks) if path is not None)
+    def paths(self) -> tuple[str, ...]:
+        """All files that the sample depends on, each once, those of the first frame first."""
+        scans = (*self.frames, self.neutral) if self.neutral else self.frames
+        return tuple(dict.fromkeys(path for scan in scans for path in scan.paths))
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The files under a data directory, read once and shared by all layouts."""
+class Found:
+    """What a data directory holds.
 
-    root: Path
-    files: frozenset[str]
+    Attributes:
+        layout: the name of the layout that was used.
+        evidence: why it was: a sentence about what lies there.
+        samples: all samples, in the order of their keys.
+        ignored: what was left out, in a few lines: how many files of which kind, and where.
+    """
 
-    @classmethod
-    def scan(cls, root: Path) -> "Listing":
-        """List all files under `root`; symbolic links to directories are not followed.
-
-        Raises:
-            UsageError: `root` is not a directory, or cannot be read (in part), or holds no file.
-        """
-        if not root.is_dir():
-            raise UsageError(f"{root}: no such directory; name the folder that the dataset lies in")
-        if not os.access(root, os.R_OK | os.X_OK):
-            raise UsageError(f"{root}: cannot be read; check its permissions")
-        walk = os.walk(root, onerror=_refuse)
-        files = {Path(folder, name).relative_to(root).as_posix() for folder, _, names in walk for name in names}
-        if not files:
-            raise UsageError(f"{root}: is empty; name the folder that the dataset lies in")
-        return cls(root, frozenset(files))
-
-    def first_of(self, stem: str, suffixes: Iterable[str]) -> str | None:
-        """The first `stem + suffix` that exists."""
-        return next((stem + suffix for suffix in suffixes if stem + suffix in self.files), None)
-
-
-def _refuse(error: OSError) -> None:
-    # Passed over, the folder's samples would seem to have been removed, and a render would remove them too.
-    raise UsageError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")
+    layout: str
+    evidence: str
+    samples: tuple[SampleSource, ...]
+    ignored: tuple[str, ...] = ()
 
 
 class Layout(Protocol):
@@ -72,40 +98,61 @@ class Layout(Protocol):
 
     name: str
 
-    def fits(self, listing: Listing) -> bool:
-        """Whether the directory looks like this layout."""
+    def evidence(self, listing: Listing) -> str:
+        """What in the directory looks like this layout, in a few words; "" where nothing does."""
         ...
 
-    def samples(self, listing: Listing) -> list[ScanSource]:
+    def samples(self, listing: Listing) -> list[SampleSource]:
         """All samples of the directory.
 
         Raises:
-            UsageError: a labels table that cannot be used.
+            UsageError: a labels table that cannot be used, or a sequence with two scans for one frame.
         """
         ...
 
 
-def checked(samples: list[ScanSource], root: Path) -> list[ScanSource]:
+def key_of(name: str) -> str:
+    """A key for a name that people chose: signs that a key cannot have become '-'.
+
+    Where letters are lost that way (they are not ASCII, or there are too many), a digest of the name follows, so that
+    names which differ only in those have different keys.
+    """
+    key = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+    if name.isascii() and len(key) <= _MAX_KEY:
+        return key
+    digest = blake3(name.encode()).hexdigest()[:_DIGEST_LETTERS]
+    return f"{key[: _MAX_KEY - len(digest) - 1].rstrip('-')}-{digest}"
+
+
+def checked(samples: Iterable[SampleSource], root: Path) -> list[SampleSource]:
     """`samples` in the order of their keys.
 
     Raises:
-        UsageError: two samples share a key, or a key cannot name one, or a file's name is not UTF-8.
+        UsageError: two samples share a key, or a key cannot name one.
     """
-    by_key: dict[str, ScanSource] = {}
+    by_key: dict[str, SampleSource] = {}
     for sample in samples:
+        mesh = printable(sample.frames[0].mesh)
         if not KEY.fullmatch(sample.key):
-            raise UsageError(
-                f"{root / sample.mesh}: its name gives the key {sample.key!r}; a key has at most 80 letters"
-            )
-        if any(_is_undecoded(path) for path in sample.files):
-            # The tables of the output are UTF-8, so such a name would end the render when it is nearly done.
-            raise UsageError(f"{root}: {sample.mesh!a} or a file with it has a name that is not UTF-8; rename it")
+            raise UsageError(f"{root}: {mesh} gives the key {sample.key!r}; a key has 1 to {_MAX_KEY} ASCII letters")
         if sample.key in by_key:
-            raise UsageError(f"two files give the key {sample.key}: {by_key[sample.key].mesh} and {sample.mesh}")
+            other = printable(by_key[sample.key].frames[0].mesh)
+            raise UsageError(f"{root}: two files give the key {sample.key}: {other} and {mesh}; move one away")
         by_key[sample.key] = sample
     return [by_key[key] for key in sorted(by_key)]
 
 
-def _is_undecoded(path: str) -> bool:
-    # Python puts lone surrogates in the place of the bytes of a file name that it cannot decode.
-    return any("\ud800" <= letter <= "\udfff" for letter in path)
+def with_neutrals(samples: Iterable[SampleSource]) -> list[SampleSource]:
+    """`samples`, in their order, where each scan of an expression knows its subject's neutral scan.
+
+    Of several neutral scans the first one is meant. A sequence begins with a neutral face of its own.
+    """
+    samples = list(samples)
+    scans = [sample for sample in samples if sample.frame_rate is None]
+    neutral = {scan.subject: scan.frames[0] for scan in reversed(scans) if scan.expression == "NE"}
+    return [
+        replace(sample, neutral=neutral.get(sample.subject))
+        if sample.frame_rate is None and sample.expression != "NE"
+        else sample
+        for sample in samples
+    ]

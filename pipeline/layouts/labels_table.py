@@ -1,0 +1,89 @@
+"""The table that names the samples of a `folder`: `labels.csv` or `labels.parquet`, as rows of text.
+
+Goes in: the file. Comes out: `TableRow`s, whatever the format. Promised: memory that is bounded by the file's size or
+`MAX_BYTES`, and no code from the data.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.layouts.listing import Listing
+from shards.errors import UsageError
+
+NAMES = ("labels.csv", "labels.parquet")
+MAX_BYTES = 256 << 20
+_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row.
+
+    Attributes:
+        where: the file and the line (of CSV) or row (of parquet, from 1), for messages.
+        cells: text without the blanks around it, by column; "" where there is nothing.
+    """
+
+    where: str
+    cells: Mapping[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.cells.get(column, "")
+
+
+def table_names(listing: Listing) -> list[str]:
+    """The labels tables at the top of a data directory."""
+    return [name for name in NAMES if name in listing.files]
+
+
+def read_table(path: Path) -> list[TableRow]:
+    """All rows of a table, each with all its columns.
+
+    What stands beyond the last column of a CSV has no name and is left out.
+
+    Raises:
+        UsageError: it cannot be read, or takes more than `MAX_BYTES`.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path}: is over {MAX_BYTES >> 20} MB; split the dataset")
+        return list(_csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        if isinstance(error, UsageError):
+            raise
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be read as a {path.suffix[1:].upper()} table ({reason})") from None
+
+
+def _csv_rows(path: Path) -> Iterator[TableRow]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            cells = {name.strip(): (value or "").strip() for name, value in row.items() if name}
+            yield TableRow(f"{path}, line {reader.line_num}", cells)
+
+
+def _parquet_rows(path: Path) -> Iterator[TableRow]:
+    num_bytes = number = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            # A column of one repeated text takes next to nothing in the file.
+            num_bytes += batch.nbytes
+            if num_bytes > MAX_BYTES:
+                raise UsageError(f"{path}: takes over {MAX_BYTES >> 20} MB; split the dataset")
+            for row in batch.to_pylist():
+                number += 1
+                yield TableRow(f"{path}, row {number}", {name.strip(): _text(row[name]) for name in row})
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        # A column of whole numbers in which some are missing is stored as floats, and those missing as NaN.
+        return "" if value != value else str(int(value)) if value.is_integer() else repr(value)
+    return "" if value is None else str(value).strip()
