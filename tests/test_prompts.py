@@ -63,9 +63,22 @@ def test_another_process_with_another_hash_seed_draws_the_same_prompts():
     assert outputs == {f"{[load().prompt_for(f'k{i}', 'FE') for i in range(20)]}\n"}
 
 
-def test_an_expression_that_the_bank_does_not_know_is_refused_by_name():
-    with pytest.raises(UsageError, match=r"'smirk'.*F0001_X"):
-        load().prompt_for("F0001_X", "smirk")
+def test_an_expression_that_the_shipped_bank_does_not_know_is_said_by_its_name():
+    bank = load()
+    assert {bank.prompt_for(f"k{i}", "mouth_stretch") for i in range(50)} == {
+        other.replace("{}", "mouth stretch") for other in bank.others
+    }
+
+
+def test_a_bank_without_general_wordings_refuses_an_expression_that_it_does_not_know(bank_file):
+    bank = load(bank_file("HA: [a happy face]\n"))
+    with pytest.raises(UsageError, match=r"no templates for the expression 'smirk'.*it knows HA"):
+        bank.prompt_for("F0001_X", "smirk")
+
+
+def test_several_expressions_have_the_wordings_of_each_joined(bank_file):
+    bank = load(bank_file("HA: [a happy face, a smile]\nSU: [wide eyes]\n"))
+    assert bank.templates_for("HA;SU") == ("a happy face and wide eyes", "a smile and wide eyes")
 
 
 def test_a_bank_may_use_words_and_add_expressions(bank_file):
@@ -86,6 +99,7 @@ def test_a_bank_may_use_words_and_add_expressions(bank_file):
         ("HA: ['  ']", "not a prompt"),
         ("no: [a face]", "expression False is not text"),
         ("HA: [a happy face]\nhappy: [a glad face]", "second list"),
+        ("HA: [a face]\n'*': [any face]", "'any face', which says the same of every expression"),
         ("HA: [a face]\nSA: [a face]", "'a face' stands under 'HA' and under 'SA'"),
     ],
 )

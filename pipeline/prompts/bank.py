@@ -4,6 +4,7 @@ Goes in: YAML, a mapping from an expression to a list of prompts. Comes out: `Pr
 expression draw the same prompt on every machine and in every process; no prompt speaks for two expressions.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -17,12 +18,17 @@ from shards.errors import UsageError
 from shards.manifest import Frozen
 
 _SHIPPED = "bank.yaml"
+_OTHERS = "*"
 
 
 class PromptBank(Frozen):
-    """Prompts by expression code; the order of the templates is part of which one a key draws."""
+    """Prompts by expression code; the order of the templates is part of which one a key draws.
+
+    `others`, if any, are wordings with `{}` in them, for expressions that have none of their own.
+    """
 
     templates: Mapping[str, tuple[str, ...]]
+    others: tuple[str, ...] = ()
 
     def prompt_for(self, key: str, expression: str) -> str:
         """The prompt of sample `key`: drawn from its expression's templates by a hash of the key.
@@ -30,15 +36,33 @@ class PromptBank(Frozen):
         Raises:
             UsageError: the bank has no templates for `expression`.
         """
-        if expression not in self.templates:
-            raise UsageError(
-                f"the prompt bank has no templates for the expression {expression!r} (sample {key}); "
-                f"it knows {', '.join(self.templates)}: add a list {expression!r} to a bank file of your own"
-            )
-        choices = self.templates[expression]
+        choices = self.templates_for(expression)
         # Python's own hash differs from process to process.
         draw = int.from_bytes(blake3(key.encode()).digest(length=8), "little")
         return choices[draw % len(choices)]
+
+    def templates_for(self, expression: str) -> tuple[str, ...]:
+        """All wordings of an expression; of several at once ("HA;SU"), each pair of theirs joined by "and".
+
+        Raises:
+            UsageError: the bank has no templates for `expression`.
+        """
+        parts = [self._of_one(part) for part in expression.split(";")]
+        if len(parts) == 1:
+            return parts[0]
+        # The lists are walked together, the shorter ones from their beginning again.
+        return tuple(" and ".join(part[n % len(part)] for part in parts) for n in range(max(map(len, parts))))
+
+    def _of_one(self, expression: str) -> tuple[str, ...]:
+        if expression in self.templates:
+            return self.templates[expression]
+        if self.others:
+            words = re.sub(r"[^\w]+|_", " ", expression).strip() or expression
+            return tuple(other.replace("{}", words) for other in self.others)
+        raise UsageError(
+            f"the prompt bank has no templates for the expression {expression!r}; "
+            f"it knows {', '.join(self.templates)}: add a list {expression!r} to a bank file of your own"
+        )
 
 
 def load(path: Path | None = None) -> PromptBank:
@@ -60,7 +84,8 @@ def load(path: Path | None = None) -> PromptBank:
         reason = " ".join(str(error).split())
         raise UsageError(f"{source}: the prompt bank is not valid YAML ({reason})") from None
     try:
-        return PromptBank(templates=_templates(content))
+        others = content.pop(_OTHERS, None) if isinstance(content, dict) else None
+        return PromptBank(templates=_templates(content), others=() if others is None else _others(others))
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
 
@@ -82,6 +107,13 @@ def _templates(content: Any) -> dict[str, tuple[str, ...]]:
             if speaker.setdefault(prompt, code) != code:
                 raise UsageError(f"the prompt {prompt!r} stands under {speaker[prompt]!r} and under {code!r}")
     return templates
+
+
+def _others(prompts: Any) -> tuple[str, ...]:
+    others = _prompts(_OTHERS, prompts)
+    if dull := next((prompt for prompt in others if "{}" not in prompt), None):
+        raise UsageError(f"{_OTHERS!r} holds {dull!r}, which says the same of every expression; put {{}} for its name")
+    return others
 
 
 def _prompts(word: str, prompts: Any) -> tuple[str, ...]:

@@ -29,13 +29,24 @@ MAX_RESIDUAL = 0.15
 # The middle of the line from ear to chin to ear. It moves with the mouth, so it is not fitted; but three or four
 # anchors fit nearly as well from behind the face, and only this tells. It must come out within the distance (mm).
 OUTLINE, MAX_OUTLINE_DISTANCE = (0.0, -68.0, -31.0), 35.0
+# Bosphorus marks no outline; its chin and mouth tell as well.
+MOUTH, CHIN = (0.0, -68.0, 21.0), (0.0, -110.0, 16.0)
+# A side view lacks the far half of the landmarks, so that points are anchors of their own there, not means of many.
+EYE_CORNERS = ((-45.0, -1.0, -7.0), (-18.0, -2.0, -1.0), (18.0, -2.0, -1.0), (45.0, -1.0, -7.0))
+NOSE_TIP, NOSE_WINGS = (0.0, -29.0, 39.0), ((-17.0, -40.0, 15.0), (17.0, -40.0, 15.0))
+# Anchors nearer to one line than this (second extent over first) leave the turn about it open; those of the nose alone,
+# less far apart than this (mm), tell neither size nor turn well.
+MIN_SPREAD, MIN_REACH = 0.25, 40.0
 # Without landmarks: this height, in frame units, for the middle 96 % of the vertices.
 BOUNDS_HEIGHT = 2.0
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A group of landmarks whose mean moves little with the expression, and where that mean belongs (mm)."""
+    """A group of landmarks whose mean moves little with the expression, and where that mean belongs (mm).
+
+    Half of the group is enough to tell its mean; with fewer, the frame is fitted without this anchor.
+    """
 
     landmarks: slice
     position: tuple[float, float, float]
@@ -43,14 +54,22 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a set of landmarks is numbered: the anchors, the eye on the subject's right first, and the outline."""
+    """How a set of landmarks is numbered: the anchors, the subject's right first, and what tells front from back."""
 
     anchors: tuple[Anchor, ...]
-    outline: slice
+    outline: tuple[Anchor, ...]
 
 
 # The mouth and the brows are no anchors in any scheme: they move with the expression, and the frame must not.
 SCHEMES = {
+    22: Scheme(
+        (
+            *(Anchor(slice(6 + i, 7 + i), position) for i, position in enumerate(EYE_CORNERS)),
+            Anchor(slice(13, 14), NOSE_TIP),
+            *(Anchor(slice(i, i + 1), position) for i, position in zip((12, 14), NOSE_WINGS, strict=True)),
+        ),
+        (Anchor(slice(15, 21), MOUTH), Anchor(slice(21, 22), CHIN)),
+    ),
     68: Scheme(
         (
             Anchor(slice(36, 42), EYE_RIGHT),
@@ -58,11 +77,11 @@ SCHEMES = {
             Anchor(slice(27, 28), NASION),
             Anchor(slice(31, 36), NOSE_BASE),
         ),
-        slice(0, 17),
+        (Anchor(slice(0, 17), OUTLINE),),
     ),
     83: Scheme(
         (Anchor(slice(0, 8), EYE_RIGHT), Anchor(slice(8, 16), EYE_LEFT), Anchor(slice(36, 48), NOSE_OUTLINE)),
-        slice(68, 83),
+        (Anchor(slice(68, 83), OUTLINE),),
     ),
 }
 
@@ -110,28 +129,52 @@ def _frame_by_landmarks(landmarks: NDArray[np.float32] | None) -> Frame | None:
     if landmarks is None or scheme is None:
         return None
     points = landmarks.astype(np.float64)
-    source = np.array([points[anchor.landmarks].mean(axis=0) for anchor in scheme.anchors])
-    outline = points[scheme.outline]
-    outline = outline[np.isfinite(outline).all(axis=1)]
-    if not np.isfinite(source).all() or np.ptp(source, axis=0).max() == 0 or len(outline) == 0:
+    source, target = _means(points, scheme.anchors, at_least=0.5)
+    outline, front = _means(points, scheme.outline, at_least=0.0)
+    if not _hold_a_face(source, target) or len(outline) == 0:
         return None
-    right, left, *others = source
-    # Which side's eye comes first is nowhere written in the files: where it is the left one, the outline tells.
-    candidates = (_fit_face(eyes_first, scheme, outline) for eyes_first in (source, [left, right, *others]))
-    return next((frame for frame in candidates if frame is not None), None)
+    # Which side comes first is nowhere written in the files: where it is the left one, the outline tells.
+    fits = (_fit_face(source, side, outline, front) for side in (target, target * (-1, 1, 1)))
+    return min((fit for fit in fits if fit), key=lambda fit: fit[0], default=(0.0, None))[1]
+
+
+def _means(
+    points: NDArray[np.float64], anchors: Sequence[Anchor], at_least: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The means of the anchors that have that share of their points, and where they belong (mm): both [A, 3]."""
+    means, positions = [], []
+    for anchor in anchors:
+        group = points[anchor.landmarks]
+        known = group[np.isfinite(group).all(axis=1)]
+        if len(known) and len(known) >= at_least * len(group):
+            means.append(known.mean(axis=0))
+            positions.append(anchor.position)
+    return np.reshape(means, (-1, 3)), np.reshape(positions, (-1, 3))
+
+
+def _hold_a_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
+    """Whether the anchors that are known are three or more, far apart, and not all near one line."""
+    if len(source) < 3 or np.ptp(target, axis=0).max() < MIN_REACH:
+        return False
+    extents = np.linalg.svd(source - source.mean(axis=0), compute_uv=False)
+    return bool(extents[1] > MIN_SPREAD * extents[0])
 
 
 def _fit_face(
-    anchors: Sequence[NDArray[np.float64]] | NDArray[np.float64], scheme: Scheme, outline: NDArray[np.float64]
-) -> Frame | None:
-    source = np.array(anchors)
-    target = (np.array([anchor.position for anchor in scheme.anchors]) - ORIGIN) / UNIT_MM
+    source: NDArray[np.float64], target: NDArray[np.float64], outline: NDArray[np.float64], front: NDArray[np.float64]
+) -> tuple[float, Frame] | None:
+    """The frame that takes `source` to `target` (mm), after how badly it does and leaves `outline` from `front` (mm).
+
+    None where the result is no face.
+    """
+    target = (target - ORIGIN) / UNIT_MM
     scale, R, T = fit_similarity(source, target)
     residual = np.sqrt(((scale * source @ R + T - target) ** 2).sum(axis=1).mean())
-    middle = (scale * outline @ R + T).mean(axis=0) * UNIT_MM + ORIGIN
-    if scale <= 0 or residual > MAX_RESIDUAL or np.linalg.norm(middle - OUTLINE) > MAX_OUTLINE_DISTANCE:
+    moved = (scale * outline @ R + T) * UNIT_MM + ORIGIN
+    distance = float(np.linalg.norm(moved.mean(axis=0) - front.mean(axis=0)))
+    if scale <= 0 or residual > MAX_RESIDUAL or distance > MAX_OUTLINE_DISTANCE:
         return None
-    return _record("landmarks", scale, R, T)
+    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, _record("landmarks", scale, R, T)
 
 
 def _frame_by_bounds(vertices: NDArray[np.float32]) -> Frame:
