@@ -15,7 +15,13 @@ from shards.errors import UsageError
 from shards.manifest import replacing
 
 SOURCE = pa.struct(
-    [("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("blake3", pa.string())],
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("blake3", pa.string()),
+        ("named", pa.bool_()),
+    ]
 )
 SCHEMA = pa.schema(
     [
@@ -23,11 +29,14 @@ SCHEMA = pa.schema(
         ("subject", pa.string()),
         ("expression", pa.string()),
         ("level", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("frame_rate", pa.float64()),
         ("layout", pa.string()),
         ("labels", pa.map_(pa.string(), pa.string())),
         ("shard", pa.string()),
         ("offset", pa.int64()),
         ("bytes", pa.int64()),
+        ("digest", pa.string()),
         ("fingerprint", pa.string()),
         ("framed_by", pa.string()),
         ("surface", pa.string()),
@@ -38,27 +47,45 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file that a sample was made from, as it was when it was read; `path` is relative to the data directory."""
+    """One file that a sample was made from, as it was when it was read.
+
+    Attributes:
+        path: relative to the data directory.
+        size, mtime_ns: of the file, -1 where there was none.
+        blake3: digest of its content, "" where it could not be read.
+        named: whether a file of the sample names it, as meshes do textures; the layout knows of all others.
+    """
 
     path: str
     size: int
     mtime_ns: int
     blake3: str
+    named: bool = False
 
 
 @dataclass(frozen=True)
 class IndexRow:
-    """One sample of a shard set; the columns of `index.parquet`."""
+    """One sample of a shard set; the columns of `index.parquet`.
+
+    Attributes:
+        num_frames: how many frames of a sequence its images show; 1 for a scan.
+        frame_rate: frames a second of a sequence as it was recorded; 0 for a scan.
+        digest: of the sample's bytes in its shard (BLAKE3, 128 bits, hex).
+        surface: where the colours come from: texture, vertex-colors or plain.
+    """
 
     key: str
     subject: str
     expression: str
     level: int | None
+    num_frames: int
+    frame_rate: float
     layout: str
     labels: Mapping[str, str]
     shard: str
     offset: int
     bytes: int
+    digest: str
     fingerprint: str
     framed_by: str
     surface: str

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import UsageError
 
-TextSource = Literal["label", "none"]
+TextSource = Literal["label", "geometry", "au", "none"]
 
 
 class Frozen(BaseModel):
@@ -28,7 +28,7 @@ class Frozen(BaseModel):
 class Manifest(Frozen):
     """What a stage says of its output; written last, so that its presence means the stage is complete."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int
     stage: str
     fingerprint: str
 
@@ -74,6 +74,7 @@ class ShardEntry(Frozen):
 class ShardManifest(Manifest):
     """The whole truth about a render: what was rendered, how, and which shards hold it."""
 
+    schema_version: Literal[2] = 2
     stage: Literal["render"] = "render"
     layout: str
     settings: Mapping[str, Any]
@@ -86,6 +87,7 @@ class ShardManifest(Manifest):
     prompts: Mapping[str, tuple[str, ...]]
     expressions: tuple[str, ...]
     num_samples: int
+    num_sequences: int
     num_subjects: int
     num_failures: int
     shards: tuple[ShardEntry, ...]

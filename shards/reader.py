@@ -21,6 +21,7 @@ from shards.errors import UsageError
 from shards.index import IndexRow, read_index
 from shards.manifest import ShardManifest
 from shards.sample import Sample, from_members
+from shards.writer import digest_of
 
 # Larger than any sample that the render stage writes; an index that promises more is not believed.
 MAX_SAMPLE_BYTES = 1 << 30
@@ -82,6 +83,8 @@ class ShardSet:
             raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
         if len(content) != row.bytes:
             raise ShardError(f"{row.shard}: ends before {row.key} does; copy it again or render again")
+        if digest_of(content) != row.digest:
+            raise ShardError(f"{row.shard} at {row.offset}: {row.key} is damaged; copy it again or render again")
         sample = from_members(read_members(content, f"{row.shard} at {row.offset}"))
         if sample.record.key != row.key:
             raise ShardError(f"{row.shard} at {row.offset}: holds {sample.record.key}, not {row.key}; render again")

@@ -1,5 +1,8 @@
 """One sample <-> the members of a tar: `KEY.json`, `KEY.txt`, then `KEY.VIEW.CHANNEL.EXT` in rig and channel order.
 
+A sequence has one image a frame, `KEY.VIEW.CHANNEL.03.EXT`, or one for all of them, `KEY.VIEW.CHANNEL.dynamic.png`, or
+both.
+
 Goes in: a `Sample`, or the members of one key. Comes out: the other. Promised: the round trip is exact, and decoding
 never runs code from the data: JSON is validated by pydantic, images are decoded as images, nothing is unpickled.
 """
@@ -11,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
-from shards.images import EXTENSION
+from shards.images import CHANNELS, DYNAMIC, extension
 from shards.manifest import Frozen, TextSource, canonical_json
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -20,7 +23,7 @@ VIEW = re.compile(r"[a-z0-9_-]{1,40}")
 CAMERA_CONVENTION = (
     "camera axes +x left, +y up, +z into the scene; x_camera = x_world R + T (row vectors); "
     "pixel u = K[0][2] - K[0][0] x/z, v = K[1][2] - K[1][1] y/z (orthographic: without / z); pixel centres at .5; "
-    "normals x right, y up, z to the viewer"
+    "normals and flow x right, y up, z to the viewer"
 )
 
 
@@ -54,13 +57,68 @@ class DepthScale(Frozen):
     step: float
 
 
+class FlowScale(Frozen):
+    """How 16-bit flow is read: v is `(v - 32768) * step` frame units."""
+
+    step: float
+
+
+class DynamicScale(Frozen):
+    """How a dynamic image is read: v is `(v - 128) * step`, in the units of the weighted sum of the frames' pixels."""
+
+    step: float
+
+
+Sampling = Literal["uniform", "apex", "all"]
+Temporal = Literal["frames", "dynamic", "both"]
+
+
+class Timeline(Frozen):
+    """Which frames of a sequence its images show, numbered from 0 in the sequence as it lies on disk.
+
+    Attributes:
+        onset: the frame that the others are framed by, measured against and magnified from.
+        apex: the frame of the largest displacement from the onset, where it was looked for.
+        magnify: what displacements from the onset were multiplied by.
+    """
+
+    frame_rate: float
+    num_source_frames: int
+    frames: tuple[int, ...]
+    sampling: Sampling
+    temporal: Temporal
+    onset: int
+    apex: int | None
+    magnify: float
+    dynamic: Mapping[str, DynamicScale]
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """What follows the channel in the names of the images: numbers of frames, and `dynamic`."""
+        digits = max(2, len(str(len(self.frames) - 1)))
+        numbers = tuple(f"{n:0{digits}d}" for n in range(len(self.frames)))
+        return {"frames": numbers, "dynamic": (DYNAMIC,), "both": (*numbers, DYNAMIC)}[self.temporal]
+
+
+class Caption(Frozen):
+    """Where a prompt that was written for this one sample comes from: measured deviations, or coded action units.
+
+    Attributes:
+        reference: what was measured against: the subject's neutral scan, the first frame, the population, or nothing.
+    """
+
+    source: Literal["geometry", "au"]
+    reference: Literal["neutral", "first-frame", "population", "none"]
+    numbers: Mapping[str, float]
+
+
 # On disk no level is 0, as in BU-3DFE's names: readers that infer the types of a column from its first rows (Hugging
 # Face datasets) break when those are null and later ones are not.
 Level = Annotated[int | None, BeforeValidator(lambda level: level or None), PlainSerializer(lambda level: level or 0)]
 
 
 class MeshStatistics(Frozen):
-    """What was rendered, in numbers."""
+    """What was rendered, in numbers; of a sequence, its onset."""
 
     num_vertices: int
     num_faces: int
@@ -71,7 +129,7 @@ class MeshStatistics(Frozen):
 class SampleRecord(Frozen):
     """`KEY.json`: labels, provenance, cameras, and the numbers needed to read the images."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     key: str
     subject: str
     expression: str
@@ -87,12 +145,27 @@ class SampleRecord(Frozen):
     channels: tuple[str, ...]
     frame: Frame
     depth: DepthScale | None
+    flow: FlowScale | None = None
     mesh: MeshStatistics
+    timeline: Timeline | None = None
+    action_units: Mapping[str, float] = {}
+    caption: Caption | None = None
+
+    @property
+    def images(self) -> list[tuple[str, str]]:
+        """The (view, name) of each image, in the order of the format; a name is `rgb`, `rgb.03` or `rgb.dynamic`."""
+        moments = ("",) if self.timeline is None else tuple(f".{moment}" for moment in self.timeline.moments)
+        return [
+            (camera.name, f"{channel}{moment}")
+            for camera in self.cameras
+            for channel in self.channels
+            for moment in moments
+        ]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A rendered sample: its record, its prompt, and its encoded images by (view, channel)."""
+    """A rendered sample: its record, its prompt, and its encoded images by (view, name)."""
 
     record: SampleRecord
     text: str
@@ -146,8 +219,7 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
 
 
 def _image_suffixes(record: SampleRecord) -> dict[tuple[str, str], str]:
-    """What follows the key in the name of each image, by (view, channel), in the order of the format."""
-    if unknown := set(record.channels) - EXTENSION.keys():
+    """What follows the key in the name of each image, by (view, name), in the order of the format."""
+    if unknown := set(record.channels) - set(CHANNELS):
         raise SampleError(f"{record.key}.json: unknown channel {min(unknown)!r}")
-    names = [(camera.name, channel) for camera in record.cameras for channel in record.channels]
-    return {(view, channel): f"{view}.{channel}.{EXTENSION[channel]}" for view, channel in names}
+    return {(view, name): f"{view}.{name}.{extension(name)}" for view, name in record.images}

@@ -1,16 +1,18 @@
 """Writing one shard: deterministic tar, temporary name, rename.
 
-Goes in: a path and samples in the order that they shall have. Comes out: the shard, its entry for the manifest, and
-where each sample lies in it. Promised: the same samples give the same bytes; under its final name a shard is whole.
+Goes in: samples in the order that they shall have, new ones or the bytes of earlier ones. Comes out: the shard, its
+entry for the manifest, and where each sample lies in it. Promised: the same samples give the same bytes; under its
+final name a shard is whole.
 """
 
 import hashlib
 import io
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+
+from blake3 import blake3
 
 from shards.manifest import ShardEntry, fingerprint, replacing
 from shards.sample import Sample, to_members
@@ -18,13 +20,39 @@ from shards.sample import Sample, to_members
 
 @dataclass(frozen=True)
 class Location:
-    """Where a sample lies in its shard: a byte range that is itself a tar without its end mark."""
+    """Where a sample lies in its shard: a byte range that is itself a tar without its end mark.
+
+    `digest` is that of these bytes (BLAKE3, 128 bits, hex).
+    """
 
     offset: int
     bytes: int
+    digest: str
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> tuple[ShardEntry, list[Location]]:
+@dataclass(frozen=True)
+class PackedSample:
+    """A sample as the bytes that it is in a shard, and the fingerprint of its record."""
+
+    content: bytes = field(repr=False)
+    fingerprint: str
+
+
+def pack(sample: Sample) -> PackedSample:
+    """A sample as members of a tar.
+
+    Raises:
+        SampleError: a sample whose key cannot name members.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in to_members(sample):
+            tar.addfile(_header(name, len(content)), io.BytesIO(content))
+        end = tar.offset
+    return PackedSample(buffer.getvalue()[:end], sample.record.fingerprint)
+
+
+def write_shard(path: Path, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
     """Write `samples` to `path` by way of a temporary name beside it.
 
     Raises:
@@ -33,23 +61,37 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> tuple[ShardEntry, list
     """
     locations: list[Location] = []
     fingerprints: list[str] = []
+    digest, written = hashlib.sha256(), 0
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        stream = _HashingStream(file)
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
-            for sample in samples:
-                start = tar.offset
-                for name, content in to_members(sample):
-                    tar.addfile(_header(name, len(content)), io.BytesIO(content))
-                locations.append(Location(start, tar.offset - start))
-                fingerprints.append(sample.record.fingerprint)
+        for sample in samples:
+            packed = pack(sample) if isinstance(sample, Sample) else sample
+            file.write(packed.content)
+            digest.update(packed.content)
+            locations.append(Location(written, len(packed.content), digest_of(packed.content)))
+            fingerprints.append(packed.fingerprint)
+            written += len(packed.content)
+        end = bytes(_padding(written))
+        file.write(end)
+        digest.update(end)
     entry = ShardEntry(
         name=path.name,
         num_samples=len(locations),
-        bytes=stream.written,
-        sha256=stream.digest.hexdigest(),
+        bytes=written + len(end),
+        sha256=digest.hexdigest(),
         fingerprint=fingerprint(fingerprints),
     )
     return entry, locations
+
+
+def digest_of(content: bytes) -> str:
+    """The digest by which the index knows a sample's bytes."""
+    return blake3(content).hexdigest(length=16)
+
+
+def _padding(written: int) -> int:
+    """How many zeros end a tar: two empty blocks, then as many as fill its last record."""
+    end = 2 * tarfile.BLOCKSIZE
+    return end + -(written + end) % tarfile.RECORDSIZE
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
@@ -57,20 +99,3 @@ def _header(name: str, size: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, 0, 0o644
     return info
-
-
-class _HashingStream:
-    """Counts and hashes what passes, so that a shard is not read again to learn its digest."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.written = 0
-
-    def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        self.written += len(content)
-        return self._file.write(content)
-
-    def tell(self) -> int:
-        return self.written

@@ -1,21 +1,22 @@
 """Samples and whole shard directories without rendering: valid to the letter, with flat colours for faces."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 
 from pipeline.expressions import EXPRESSIONS, order_expressions
-from pipeline.rendering.encode import DEPTH_SCALE
+from pipeline.rendering.encode import DEPTH_SCALE, FLOW_SCALE
 from pipeline.rendering.rig import Rig, View
 from shards.failures import FailureRow, write_failures
 from shards.images import CHANNELS, encode_image
 from shards.index import IndexRow, SourceFile, write_index
-from shards.manifest import ShardManifest, fingerprint
-from shards.sample import Frame, MeshStatistics, Sample, SampleRecord
-from shards.writer import write_shard
+from shards.manifest import ShardManifest, TextSource, fingerprint
+from shards.sample import DynamicScale, Frame, MeshStatistics, Sample, SampleRecord, Temporal, Timeline
+from shards.writer import Location, write_shard
 
+NOWHERE = Location(0, 512, "")
 VIEWS = (View(name="front"), View(name="left", yaw=30), View(name="right", yaw=-30))
 
 
@@ -29,9 +30,12 @@ def make_sample(
     channels: Sequence[str] = CHANNELS,
     size: int = 16,
     text: str | None = None,
+    text_source: TextSource = "label",
+    timeline: Timeline | None = None,
 ) -> Sample:
     """A sample whose images are noise around the grey value of its expression, the same for the same key."""
     rng = np.random.default_rng(np.frombuffer(blake3(key.encode()).digest(), np.uint32))
+    text = text or f"a face of {EXPRESSIONS.get(expression, expression)}"
     rig = Rig.build(tuple(views), size)
     record = SampleRecord(
         key=key,
@@ -42,27 +46,44 @@ def make_sample(
         layout="bu3dfe",
         source=f"{subject}/{key}_F3D.wrl",
         fingerprint=fingerprint(key, expression, level, size, channels),
-        text_source="label",
-        concept=expression,
+        text_source=text_source,
+        concept=expression if text_source == "label" else text,
         cameras=rig.cameras,
         channels=tuple(channels),
         frame=Frame(method="bounds", scale=0.01, R=((1, 0, 0), (0, 1, 0), (0, 0, 1)), T=(0, 0, 0)),
         depth=DEPTH_SCALE if "depth" in channels else None,
+        flow=FLOW_SCALE if "flow" in channels else None,
         mesh=MeshStatistics(num_vertices=4, num_faces=2, surface="plain", num_landmarks=0),
+        timeline=timeline,
     )
     middle = 40 + 25 * list(EXPRESSIONS).index(expression) if expression in EXPRESSIONS else 128
-    images = {
-        (camera.name, channel): encode_image(channel, make_pixels(rng, channel, size, middle))
-        for camera in record.cameras
-        for channel in channels
-    }
-    return Sample(record, text or f"a face of {EXPRESSIONS.get(expression, expression)}", images)
+    images = {(view, name): encode_image(name, make_pixels(rng, name, size, middle)) for view, name in record.images}
+    return Sample(record, text, images)
 
 
-def make_pixels(rng: np.random.Generator, channel: str, size: int, middle: int = 128) -> np.ndarray:
-    """Noise of a channel's kind around a grey value."""
+def make_timeline(num_frames: int = 2, temporal: Temporal = "frames", channels: Sequence[str] = CHANNELS) -> Timeline:
+    """A timeline of a sequence of 30 frames."""
+    return Timeline(
+        frame_rate=25.0,
+        num_source_frames=30,
+        frames=tuple(range(0, 30, 30 // num_frames))[:num_frames],
+        sampling="uniform",
+        temporal=temporal,
+        onset=0,
+        apex=None,
+        magnify=1.0,
+        dynamic={} if temporal == "frames" else {channel: DynamicScale(step=1.0) for channel in channels},
+    )
+
+
+def make_pixels(rng: np.random.Generator, name: str, size: int, middle: int = 128) -> np.ndarray:
+    """Noise of an image's kind around a grey value."""
+    channel, _, moment = name.partition(".")
     noise = rng.integers(middle - 20, middle + 20, (size, size, 3))
-    return (257 * noise[..., 0]).astype(np.uint16) if channel == "depth" else noise.astype(np.uint8)
+    if moment == "dynamic":
+        return (noise[..., 0] if channel == "depth" else noise).astype(np.uint8)
+    wide = {"depth": 257 * noise[..., 0], "flow": 257 * noise}
+    return wide[channel].astype(np.uint16) if channel in wide else noise.astype(np.uint8)
 
 
 def make_samples(
@@ -70,8 +91,13 @@ def make_samples(
     expressions: Sequence[str] = ("HA", "SA", "NE"),
     size: int = 16,
     channels: Sequence[str] = CHANNELS,
+    timelines: Sequence[Timeline | None] = (None,),
+    text_source: TextSource = "label",
 ) -> list[Sample]:
-    """One sample of each expression of each subject, in the order of their keys."""
+    """One sample of each expression of each subject, in the order of their keys; an expression has one timeline.
+
+    Expressions take the timelines in turn; None makes a scan.
+    """
     samples = [
         make_sample(
             f"F{number:04d}_{expression}{0 if expression == 'NE' else 4:02d}WH",
@@ -80,9 +106,11 @@ def make_samples(
             level=None if expression == "NE" else 4,
             size=size,
             channels=channels,
+            timeline=timelines[n % len(timelines)],
+            text_source=text_source,
         )
         for number in range(1, num_subjects + 1)
-        for expression in expressions
+        for n, expression in enumerate(expressions)
     ]
     return sorted(samples, key=lambda sample: sample.record.key)
 
@@ -96,19 +124,23 @@ def write_shard_set(
     samples_per_shard: int = 4,
     channels: Sequence[str] = CHANNELS,
     failures: Sequence[FailureRow] = (),
+    timelines: Sequence[Timeline | None] = (None,),
+    text_source: TextSource = "label",
+    prompts: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Sample]:
     """Write a whole shard directory, as a render would leave it; returns its samples in order."""
-    samples = make_samples(num_subjects, expressions, size, channels)
+    samples = make_samples(num_subjects, expressions, size, channels, timelines, text_source)
     (root / "shards").mkdir(parents=True)
     entries, rows = [], []
     for number, start in enumerate(range(0, len(samples), samples_per_shard)):
         members = samples[start : start + samples_per_shard]
         entry, locations = write_shard(root / "shards" / f"{number:06d}.tar", members)
         entries.append(entry)
-        rows += [make_row(s, entry.name, at.offset, at.bytes) for s, at in zip(members, locations, strict=True)]
+        rows += [make_row(s, entry.name, at) for s, at in zip(members, locations, strict=True)]
     write_index(root / "index.parquet", rows)
     write_failures(root / "failures.parquet", failures)
     found = order_expressions(set(expressions))
+    default_prompts = {expression: (f"a face of {EXPRESSIONS[expression]}",) for expression in found}
     ShardManifest(
         fingerprint=fingerprint([entry.fingerprint for entry in entries]),
         layout="bu3dfe",
@@ -118,10 +150,11 @@ def write_shard_set(
         views=tuple(view.name for view in VIEWS),
         channels=tuple(channels),
         image_size=size,
-        text_source="label",
-        prompts={expression: (f"a face of {EXPRESSIONS[expression]}",) for expression in found},
+        text_source=text_source,
+        prompts=default_prompts if prompts is None else prompts,
         expressions=found,
         num_samples=len(samples),
+        num_sequences=sum(sample.record.timeline is not None for sample in samples),
         num_subjects=num_subjects,
         num_failures=len(failures),
         shards=tuple(entries),
@@ -129,7 +162,7 @@ def write_shard_set(
     return samples
 
 
-def make_row(sample: Sample, shard: str = "000000.tar", offset: int = 0, num_bytes: int = 512) -> IndexRow:
+def make_row(sample: Sample, shard: str = "000000.tar", at: Location = NOWHERE) -> IndexRow:
     """The row of the index for a sample that lies there."""
     record = sample.record
     return IndexRow(
@@ -137,11 +170,14 @@ def make_row(sample: Sample, shard: str = "000000.tar", offset: int = 0, num_byt
         subject=record.subject,
         expression=record.expression,
         level=record.level,
+        num_frames=1 if record.timeline is None else len(record.timeline.frames),
+        frame_rate=0.0 if record.timeline is None else record.timeline.frame_rate,
         layout=record.layout,
         labels=record.labels,
         shard=shard,
-        offset=offset,
-        bytes=num_bytes,
+        offset=at.offset,
+        bytes=at.bytes,
+        digest=at.digest,
         fingerprint=record.fingerprint,
         framed_by=record.frame.method,
         surface=record.mesh.surface,

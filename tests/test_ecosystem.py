@@ -50,6 +50,15 @@ def test_webdataset_gives_every_member_of_every_sample_as_it_was_written(written
         assert {f"{key}.{name}": content for name, content in members.items()} == dict(to_members(sample))
 
 
+# Another JPEG decoder may round differently.
+TOLERANCE = {"rgb": 2, "depth": 0, "normal": 0, "flow": 0}
+
+
+def seen_by_others(channel: str, pixels: np.ndarray) -> np.ndarray:
+    """Pillow, which the other readers decode with, has no colours of 16 bits: it gives the upper byte of each."""
+    return pixels >> 8 if channel == "flow" else pixels
+
+
 def test_webdataset_decodes_images_json_and_text_by_their_names(written):
     webdataset = pytest.importorskip("webdataset")
     paths, samples = written
@@ -59,8 +68,7 @@ def test_webdataset_decodes_images_json_and_text_by_their_names(written):
         assert row["txt"] == sample.text
         for view, channel in (name for name in IMAGES if name[1] != "depth"):
             ours = decode_image(channel, sample.images[view, channel]).astype(int)
-            # Another JPEG decoder may round differently.
-            assert np.abs(row[suffix(view, channel)] - ours).max() <= (2 if channel == "rgb" else 0)
+            assert np.abs(row[suffix(view, channel)] - seen_by_others(channel, ours)).max() <= TOLERANCE[channel]
 
 
 def test_ray_data_gives_every_member_of_every_sample_as_it_was_written(written, ray_cluster):
@@ -83,7 +91,7 @@ def test_ray_data_decodes_images_json_and_text_by_their_names(written, ray_clust
         assert row["txt"] == sample.text and row["json"]["key"] == sample.record.key
         for view, channel in IMAGES:
             ours = decode_image(channel, sample.images[view, channel]).astype(int)
-            assert np.abs(row[suffix(view, channel)] - ours).max() <= (2 if channel == "rgb" else 0)
+            assert np.abs(row[suffix(view, channel)] - seen_by_others(channel, ours)).max() <= TOLERANCE[channel]
 
 
 @pytest.fixture

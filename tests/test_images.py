@@ -4,16 +4,17 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageFile
+from PIL import Image
 from samples import make_pixels
 
-from shards.images import CHANNELS, MAX_SIDE, ImageError, decode_image, encode_image
+from shards.images import CHANNELS, MAX_SIDE, ImageError, as_rgb, decode_image, encode_image
 
 sides = st.integers(1, 20)
 
@@ -37,7 +38,7 @@ def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
 @pytest.fixture
 def no_decoding(monkeypatch):
     """Fail the test when pixels are decoded."""
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded the pixels"))
+    monkeypatch.setattr(imagecodecs, "png_decode", lambda content: pytest.fail("decoded the pixels"))
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda content: pytest.fail("decoded the pixels"))
 
 
@@ -45,6 +46,25 @@ def no_decoding(monkeypatch):
 def test_depth_comes_back_exactly(pixels):
     decoded = decode_image("depth", encode_image("depth", pixels))
     assert decoded.dtype == np.uint16 and (decoded == pixels).all()
+
+
+@given(st.tuples(sides, sides).flatmap(lambda shape: hnp.arrays(np.uint16, (*shape, 3))))
+def test_flow_comes_back_exactly(pixels):
+    decoded = decode_image("flow.07", encode_image("flow.07", pixels))
+    assert decoded.dtype == np.uint16 and (decoded == pixels).all()
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_a_dynamic_image_is_exact_whatever_its_channel(channel):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7) if channel == "depth" else (9, 7, 3)).astype(np.uint8)
+    assert (decode_image(f"{channel}.dynamic", encode_image(f"{channel}.dynamic", pixels)) == pixels).all()
+
+
+def test_every_kind_of_image_can_be_looked_at():
+    depth, flow = np.array([[0, 1, 65535]], np.uint16), np.array([[[32768, 0, 65535]]], np.uint16)
+    assert as_rgb(depth).tolist() == [[[0] * 3, [255] * 3, [1] * 3]]
+    assert as_rgb(flow).tolist() == [[[128, 0, 255]]]
+    assert as_rgb(np.array([[9]], np.uint8)).tolist() == [[[9, 9, 9]]]
 
 
 @given(st.tuples(sides, sides).flatmap(lambda shape: hnp.arrays(np.uint8, (*shape, 3))))
@@ -102,10 +122,13 @@ GREY = np.zeros((4, 4), np.uint8)
         ("normal", png(GREY, "RGBA")),
         ("normal", png(GREY, "P")),
         ("normal", png(GREY.astype(np.uint16))),
+        ("flow", png(GREY, "RGB")),
+        ("depth.dynamic", png(GREY.astype(np.uint16))),
+        ("rgb.dynamic", png(GREY)),
     ],
 )
 def test_a_png_of_another_kind_is_refused_before_its_pixels_are_decoded(channel, content, no_decoding):
-    with pytest.raises(ImageError, match=f"{channel} image: is a PNG of mode"):
+    with pytest.raises(ImageError, match=f"{channel} image: is a PNG of the kind"):
         decode_image(channel, content)
 
 

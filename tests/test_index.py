@@ -10,8 +10,10 @@ from samples import make_row, make_samples
 from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import SourceFile, read_index, write_index
+from shards.writer import Location
 
-ROWS = [make_row(sample, offset=1024 * i) for i, sample in enumerate(make_samples(num_subjects=2))]
+SAMPLES = make_samples(num_subjects=2)
+ROWS = [make_row(sample, at=Location(1024 * i, 512, f"digest {i}")) for i, sample in enumerate(SAMPLES)]
 SOURCES = (SourceFile("F0001/a.wrl", 12, 1_700_000_000_123_456_789, "0a"), SourceFile("F0001/a.png", -1, -1, ""))
 FAILURE = FailureRow(
     key="a", source="F0001/a.wrl", stage="read", reason="line 3: é", shard="000000.tar", sources=SOURCES

@@ -110,12 +110,12 @@ class TestManifests:
 
     @pytest.mark.parametrize("more", [{}, {"color": "red"}])
     def test_of_another_schema_version_are_refused_in_one_readable_line(self, manifest_path, more):
-        content = json.loads(manifest_path.read_bytes()) | {"schema_version": 2} | more
+        content = json.loads(manifest_path.read_bytes()) | {"schema_version": 3} | more
         manifest_path.write_text(json.dumps(content))
         with pytest.raises(UsageError) as error:
             ShardManifest.read(manifest_path)
-        assert str(error.value).startswith(f"{manifest_path}: written in schema version 2, and this release")
-        assert "reads 1" in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).startswith(f"{manifest_path}: written in schema version 3, and this release")
+        assert "reads 2" in str(error.value) and "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
         ("change", "named"),

@@ -18,7 +18,7 @@ from shards.index import read_index, write_index
 from shards.manifest import ShardManifest
 from shards.reader import MAX_SAMPLE_BYTES, ShardError, ShardSet, read_members
 from shards.sample import Sample, SampleError, from_members
-from shards.writer import write_shard
+from shards.writer import digest_of, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,20 @@ class TestReadingDamage:
     def test_a_range_that_holds_two_samples_is_not_one(self, written):
         shards = ShardSet.open(str(written[0]))
         first, second = shards.rows[:2]
+        both = (written[0] / "shards" / first.shard).read_bytes()[: first.bytes + second.bytes]
         with pytest.raises(SampleError, match="not one sample"):
-            shards.read(replace(first, bytes=first.bytes + second.bytes))
+            shards.read(replace(first, bytes=len(both), digest=digest_of(both)))
+
+    @settings(max_examples=60)
+    @given(st.data())
+    def test_a_flipped_bit_anywhere_in_a_sample_is_noticed(self, written, data):
+        shards = ShardSet.open(str(written[0]))
+        row = shards.rows[1]
+        content = bytearray((written[0] / "shards" / row.shard).read_bytes())
+        content[row.offset + data.draw(st.integers(0, row.bytes - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        (filesystem := fsspec.filesystem("memory")).pipe("/flipped/shards/" + row.shard, bytes(content))
+        with pytest.raises(ShardError, match=f"{row.key} is damaged"):
+            replace(shards, filesystem=filesystem, root="/flipped").read(row)
 
     @pytest.mark.parametrize("num_bytes", [-1, 0, MAX_SAMPLE_BYTES + 1])
     def test_a_size_that_no_sample_has_is_refused_before_anything_is_read(self, written, monkeypatch, num_bytes):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import make_sample
+from samples import make_sample, make_timeline
 
 from pipeline.rendering.rig import View
 from shards.images import CHANNELS
@@ -44,6 +44,24 @@ def test_members_come_in_the_order_of_the_format():
         "a.front.depth.png",
         "a.front.normal.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("temporal", "moments"), [("frames", ["00", "01"]), ("dynamic", ["dynamic"]), ("both", ["00", "01", "dynamic"])]
+)
+def test_a_sequence_has_an_image_a_frame_or_one_for_all_or_both(temporal, moments):
+    timeline = make_timeline(2, temporal)
+    sample = make_sample("a", channels=("rgb", "depth"), timeline=timeline, views=[View(name="front")])
+    members = dict(to_members(sample))
+    expected = [f"a.front.rgb.{m}.{'png' if m == 'dynamic' else 'jpg'}" for m in moments]
+    assert [*members] == ["a.json", "a.txt", *expected, *(f"a.front.depth.{m}.png" for m in moments)]
+    assert from_members(members) == sample
+
+
+def test_the_names_of_a_long_sequence_sort_in_the_order_of_time():
+    sample = make_sample("a", channels=("rgb",), size=2, views=[View(name="front")], timeline=make_timeline(30))
+    long = sample.record.timeline.model_copy(update={"frames": tuple(range(101))})
+    assert long.moments[0] == "000" and list(long.moments) == sorted(long.moments)
 
 
 @pytest.mark.parametrize(("level", "written"), [(None, 0), (4, 4)])
@@ -108,7 +126,8 @@ def test_a_record_that_names_another_key_is_refused(members):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 1}, "schema_version"),
+        ({"timeline": {"frames": [0, 1]}}, "timeline"),
         ({"level": "high"}, "level"),
         ({"color": "red"}, "color"),
         ({"cameras": [{"name": "front"}]}, "cameras"),

@@ -1,0 +1,47 @@
+"""`smile-pipe verify`: is a shard set what was written?"""
+
+from dataclasses import asdict
+
+import typer
+from pydantic import Field
+from rich.console import Console
+
+from cli.options import CheckFailedError, Result, command
+from cli.progress import StageProgress
+from shards.manifest import Frozen
+from shards.reader import ShardSet
+from shards.verify import Problem, verify_shards
+
+MAX_SHOWN = 20
+
+
+class VerifyOptions(Frozen):
+    """Options of `smile-pipe verify`."""
+
+    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    quick: bool = Field(False, description="Compare sizes and manifests only; without it every byte is read.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "verify", VerifyOptions, arguments=("shards",))
+    def verify(config: VerifyOptions, console: Console) -> Result:
+        """Check that SHARDS are whole: every shard, every sample, every image, against manifest and index."""
+        shards = ShardSet.open(config.shards)
+        names = {row.shard for row in shards.rows}
+        problems: list[Problem] = []
+        with StageProgress(console, "verify") as progress:
+            for done, (_, found) in enumerate(verify_shards(shards, config.quick)):
+                problems += found
+                progress.update(done, len(names), f"{len(problems)} problems")
+        for problem in problems[:MAX_SHOWN]:
+            where = " ".join(part for part in (problem.shard, problem.key) if part)
+            console.print(f"{where or shards.root}: {problem.what}", highlight=False)
+        if len(problems) > MAX_SHOWN:
+            console.print(f"... and {len(problems) - MAX_SHOWN} more (all of them with --json)")
+        result = {"shards": config.shards, "quick": config.quick, "problems": [asdict(problem) for problem in problems]}
+        if problems:
+            raise CheckFailedError(f"{config.shards}: {len(problems)} problems", result)
+        console.print(f"{len(shards.rows)} samples in {len(names)} shards are as they were written", highlight=False)
+        return result
