@@ -10,7 +10,7 @@ from rich.markup import escape
 from typer import Abort
 from typer.exceptions import TyperException
 
-from cli import evaluate, inspect, render, synth, train
+from cli import evaluate, inspect, render, synth, train, verify
 
 app = typer.Typer(
     name="smile-pipe",
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (synth, render, train, evaluate, inspect):
+for module in (synth, render, verify, train, evaluate, inspect):
     module.register(app)
 
 

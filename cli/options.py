@@ -23,6 +23,15 @@ from shards.manifest import canonical_json
 C = TypeVar("C", bound=BaseModel)
 Result = BaseModel | dict[str, Any]
 
+
+class CheckFailedError(RuntimeError):
+    """What was checked is not as it should be; `result` says what was found, for `--json`."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 _COMMON = {
     "config": (Path | None, "File (YAML or TOML) with any of these options by name."),
     "json": (bool, "Print the result as JSON on stdout, and everything else on stderr."),
@@ -42,11 +51,15 @@ def command(
             try:
                 result = function(_resolve(config, given, file, arguments), console)
             except Exception as error:
+                if as_json and isinstance(error, CheckFailedError):
+                    print(canonical_json(error.result), end="")
                 raise typer.Exit(_report(error, debug)) from None
             if as_json:
                 print(canonical_json(result), end="")
 
-        parameters = [_parameter(n, field, n in arguments) for n, field in config.model_fields.items()]
+        # What has to be given stands first, wherever the config inherits it from.
+        fields = sorted(config.model_fields.items(), key=lambda item: not item[1].is_required())
+        parameters = [_parameter(n, field, n in arguments) for n, field in fields]
         parameters += [_flag(option, *about) for option, about in _COMMON.items()]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__doc__ = function.__doc__
@@ -85,8 +98,8 @@ def _from_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
 def _parameter(name: str, field: Any, positional: bool) -> inspect.Parameter:
     kind = _cli_type(field.annotation)
     required = field.is_required()
-    default = False if required or field.default is None else _show(field.default)
-    help_text = f"{field.description} [required]" if required and not positional else field.description
+    default = False if required or field.default in (None, ()) else _show(field.default)
+    help_text = f"{field.description} (required)" if required and not positional else field.description
     if positional:
         info = typer.Argument(help=field.description, show_default=False)
     else:

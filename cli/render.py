@@ -1,17 +1,21 @@
 """`smile-pipe render`: face scans in, shards out."""
 
 import time
+from collections.abc import Sequence
 
 import typer
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from cli.counts import counts, expression_table, subject_lines
 from cli.options import Result, command
 from cli.progress import StageProgress
+from pipeline.layouts.layout import SampleSource
 from pipeline.render_config import RenderConfig
 from pipeline.render_plan import RenderPlan
 from shards.manifest import ShardManifest
+from shards.reader import ShardSet
 
 
 class RenderOptions(RenderConfig):
@@ -35,6 +39,7 @@ def register(app: typer.Typer) -> None:
         plan = stage.plan(config)
         _print_plan(plan, console)
         if config.dry_run:
+            _print_counts(plan, console)
             return _as_dict(plan)
         with StageProgress(console, "render") as progress:
             manifest = stage.run(
@@ -48,14 +53,29 @@ def register(app: typer.Typer) -> None:
 
 def _print_plan(plan: RenderPlan, console: Console) -> None:
     subjects = len({sample.subject for sample in plan.samples})
+    console.print(f"layout {plan.layout}: {plan.evidence}", highlight=False)
     console.print(
-        f"{len(plan.samples)} samples of {subjects} subjects (layout {plan.layout}): "
+        f"{_amount(plan.samples)} of {subjects} subjects: "
         f"{plan.num_to_render} to render in {len(plan.tasks)} shards, {len(plan.kept)} shards kept, "
         f"{len(plan.removed)} removed",
         highlight=False,
     )
     for reason, count in plan.reasons.items():
         console.print(f"  {count} samples: {reason}", highlight=False)
+    for line in plan.ignored:
+        console.print(f"  ignored: {line}", highlight=False)
+
+
+def _print_counts(plan: RenderPlan, console: Console) -> None:
+    console.print(expression_table(plan.samples))
+    for line in subject_lines(plan.samples):
+        console.print(line, highlight=False)
+
+
+def _amount(samples: Sequence[SampleSource]) -> str:
+    num_sequences = sum(sample.frame_rate is not None for sample in samples)
+    parts = ((len(samples) - num_sequences, "scans"), (num_sequences, "sequences"))
+    return " and ".join(f"{count} {what}" for count, what in parts if count)
 
 
 def _print_summary(
@@ -67,12 +87,24 @@ def _print_summary(
     table = Table(show_header=False, box=None)
     table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered now)")
     table.add_row("failures", f"{manifest.num_failures}" + (" (see failures.parquet)" if manifest.num_failures else ""))
+    for what, count in _shortcomings(config) if manifest.num_samples else ():
+        table.add_row(what, str(count))
     table.add_row("views x channels", f"{len(manifest.views)} x {len(manifest.channels)}, {manifest.image_size} px")
     table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
     table.add_row("renderer", manifest.renderer)
     table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} scans/s)")
     table.add_row("written to", str(config.out))
     console.print(table)
+
+
+def _shortcomings(config: RenderOptions) -> list[tuple[str, int]]:
+    """What was rendered with less than it could have had."""
+    rows = ShardSet.open(str(config.out)).rows
+    found = (
+        ("without colours (a plain tone instead)", sum(row.surface == "plain" for row in rows)),
+        ("framed by their bounds (no landmarks)", sum(row.framed_by == "bounds" for row in rows)),
+    )
+    return [(what, count) for what, count in found if count]
 
 
 def _as_dict(plan: RenderPlan) -> dict:
@@ -84,4 +116,7 @@ def _as_dict(plan: RenderPlan) -> dict:
         "kept": [receipt.name for receipt in plan.kept],
         "removed": list(plan.removed),
         "reasons": dict(plan.reasons),
+        "counts": counts(plan.samples),
+        "evidence": plan.evidence,
+        "ignored": list(plan.ignored),
     }

@@ -5,15 +5,17 @@
 Safe to stop and to run again: finished shards are kept, and when nothing is to be done Ray is not even started.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.expressions import order_expressions
 from pipeline.layouts import find_samples
+from pipeline.layouts.layout import SampleSource
 from pipeline.ray_session import ray_session
 from pipeline.render_config import RenderConfig
 from pipeline.render_output import RenderOutput, ShardReceipt
+from pipeline.render_pieces import needed, num_stored
 from pipeline.render_plan import RenderPlan, plan_shards
 from pipeline.rendering.settings import RenderSettings
 from shards.errors import UsageError
@@ -36,19 +38,36 @@ def plan(config: RenderConfig) -> RenderPlan:
         UsageError: the input, the output or an option cannot be used; nothing has been written.
     """
     settings, output = config.resolve(), RenderOutput(config.out)
-    layout, samples = find_samples(config.data_dir, config.layout)
-    if not samples:
-        raise UsageError(f"{config.data_dir}: the layout {layout} finds no sample in it")
+    found = find_samples(config.data_dir, config.layout)
+    if not found.samples:
+        raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample in it")
     output.check_writable()
-    samples = samples[: config.limit]
-    for expression in {sample.expression for sample in samples}:
-        settings.prompts.prompt_for("any", expression)
+    chosen = config.filter.apply(found.samples)[: config.limit]
+    samples = [needed(sample, settings) for sample in chosen]
+    _check_text(settings, samples, found.layout)
     known = {key for receipt in output.receipts() for key in receipt.keys}
     if known and known.isdisjoint(sample.key for sample in samples):
         raise UsageError(
             f"--out {config.out}: holds shards of other scans than {config.data_dir}; name another directory"
         )
-    return plan_shards(config.data_dir, layout, samples, settings.fingerprint, output, config.samples_per_shard)
+    work = plan_shards(
+        config.data_dir,
+        found.layout,
+        samples,
+        settings.fingerprint,
+        output,
+        config.samples_per_shard,
+        lambda sample: num_stored(sample, settings),
+    )
+    return replace(work, evidence=found.evidence, ignored=found.ignored)
+
+
+def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layout: str) -> None:
+    if settings.text_source == "label":
+        for expression in {sample.expression for sample in samples}:
+            settings.prompts.prompt_for("any", expression)
+    if settings.text_source == "au" and all(sample.action_units is None for sample in samples):
+        raise UsageError(f"--text au: nothing in the layout {layout} codes action units; use label or geometry")
 
 
 def run(
@@ -116,9 +135,10 @@ def _manifest(work: RenderPlan, settings: RenderSettings, receipts: list[ShardRe
         channels=settings.channels,
         image_size=settings.size,
         text_source=settings.text_source,
-        prompts={expression: settings.prompts.templates[expression] for expression in expressions},
+        prompts={expression: settings.prompts.templates_for(expression) for expression in expressions},
         expressions=expressions,
         num_samples=len(rows),
+        num_sequences=sum(row.frame_rate > 0 for row in rows),
         num_subjects=len({row.subject for row in rows}),
         num_failures=sum(len(receipt.failures) for receipt in receipts),
         shards=entries,

@@ -5,34 +5,53 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.filters import SampleFilter
+from pipeline.layouts import LAYOUTS
 from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.prompts.bank import load
 from pipeline.rendering.choice import RendererName, choose_renderer, renderer_version
 from pipeline.rendering.rig import Projection, views_of
 from pipeline.rendering.settings import RenderSettings
+from pipeline.sequences.settings import SequenceSettings, Window
 from shards.images import CHANNELS
-from shards.manifest import Frozen
+from shards.sample import Sampling, Temporal
 
 
-class RenderConfig(Frozen):
+class RenderConfig(SampleFilter):
     """Options of `smile-pipe render`."""
 
     data_dir: Path = Field(description="Folder that the dataset lies in.")
     out: Path = Field(description="Directory for the shards; an earlier run's is continued.")
-    layout: str = Field("auto", description="How the dataset lies on disk: auto, bu3dfe or folder.")
+    layout: str = Field("auto", description=f"How the dataset lies on disk: auto, {', '.join(LAYOUTS)}.")
     rig: str = Field("3", description="Views: 3, 5, 9, or a YAML file with a list of {name, yaw, pitch}.")
     yaw: float = Field(30.0, gt=0, le=80, description="Degrees between neighbouring views of a built-in rig.")
     size: int = Field(224, ge=16, le=2048, description="Height and width of the images in pixels.")
     projection: Projection = Field("perspective", description="Camera model: perspective or orthographic.")
     channels: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        CHANNELS, min_length=1, description="What the images show: any of rgb, depth and normal."
+        ("rgb", "depth", "normal"),
+        min_length=1,
+        description="What the images show: rgb, depth, normal; and flow, the displacement from the neutral face.",
     )
     renderer: RendererName = Field(
         "auto", description="auto takes pytorch3d where it and a GPU are present, else zbuffer."
     )
     samples_per_shard: int = Field(256, ge=1, description="Samples in a full shard.")
     prompts: Path | None = Field(None, description="Prompt bank (YAML) to use in place of the built-in one.")
-    text: Literal["label"] = Field("label", description="Where prompts come from: the sample's label.")
+    text: Literal["label", "geometry", "au"] = Field(
+        "label",
+        description="Where prompts come from: the label, measured landmarks (geometry), or coded action units.",
+    )
+    frames: int = Field(8, ge=1, description="Frames of a sequence to render.")
+    sampling: Sampling = Field(
+        "uniform", description="Which ones: evenly over the sequence, around the apex, or all of them."
+    )
+    temporal: Temporal = Field(
+        "frames", description="What is stored of a sequence: its frames, one dynamic image, or both."
+    )
+    window: Window = Field(
+        None, description="START:END, the part of each sequence to use, in frames; END not included."
+    )
+    magnify: float = Field(1.0, gt=0, le=100, description="Multiply what moves in a sequence, for micro-expressions.")
     limit: int | None = Field(None, ge=1, description="Render only the first N samples by key.")
     address: str = Field("local", description=ADDRESS_HELP)
 
@@ -44,6 +63,11 @@ class RenderConfig(Frozen):
                 raise ValueError(f"unknown channel {channel!r}; choose from {', '.join(CHANNELS)}")
         # The order of the format, whatever the order of asking: the same set gives the same bytes.
         return tuple(channel for channel in CHANNELS if channel in channels)
+
+    @property
+    def filter(self) -> SampleFilter:
+        """Which samples are meant."""
+        return SampleFilter.model_validate({name: getattr(self, name) for name in SampleFilter.model_fields})
 
     def resolve(self) -> RenderSettings:
         """The settings that decide the output's bytes.
@@ -59,6 +83,13 @@ class RenderConfig(Frozen):
             size=self.size,
             projection=self.projection,
             channels=self.channels,
+            sequences=SequenceSettings(
+                frames=self.frames,
+                sampling=self.sampling,
+                temporal=self.temporal,
+                window=self.window,
+                magnify=self.magnify,
+            ),
             text_source=self.text,
             prompts=load(self.prompts),
         )

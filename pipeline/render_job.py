@@ -1,12 +1,11 @@
-"""The Ray Data job of a render: samples stream through read, render and encode; each full shard is written by a task.
+"""The Ray Data job of a render: pieces of samples stream through read, render and encode; a task writes each shard.
 
-A parcel, a few samples of one shard, is one block, and no operator joins or splits blocks; so blocks leave in the order
+A parcel, a few pieces of one shard, is one block, and no operator joins or splits blocks; so blocks leave in the order
 of the samples, and the driver tells by counting rows when all of a shard have come. It hands their references, not
 their bytes, to the task that writes the shard. On CPUs Ray fuses the three operators into one task, and nothing
 travels; with GPUs the reading and encoding stay on CPUs while actors render.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,16 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.layouts.layout import ScanSource
-from pipeline.render_operators import SOURCES, encode_samples, read_scans, render_views, sources_table
+from pipeline.render_operators import Row, encode_pieces, pieces_table, read_pieces, render_views
 from pipeline.render_output import RenderOutput, ShardReceipt
+from pipeline.render_pieces import parcels_of, pieces_of
 from pipeline.render_plan import ShardTask
+from pipeline.render_samples import made_from
 from pipeline.rendering.settings import RenderSettings
-from shards.failures import FailureRow
-from shards.index import IndexRow
-from shards.sample import Sample, SampleRecord
-from shards.writer import write_shard
+from shards.index import IndexRow, SourceFile
+from shards.sample import SampleRecord
+from shards.writer import Location, write_shard
 
-# Enough samples that a task outweighs its overhead, few enough that the meshes of a parcel fit in memory.
-PARCEL = 16
-# What the images of a parcel may take before they are encoded: large images and many views make parcels smaller.
-PARCEL_BYTES = 256 << 20
-BYTES_PER_PIXEL = 19
 # Shards being written while others are rendered; bounds what waits in memory.
 MAX_WRITES = 4
 
@@ -52,15 +46,22 @@ def render_shards(
 
     Ray must be connected. A worker that dies has its parcels done again.
     """
-    blocks = _encoded_blocks(tasks, root, layout, settings)
+    blocks = _encoded_blocks(tasks, root, settings)
     writing: list[ray.ObjectRef] = []
     for task in tasks:
-        refs, missing = [], len(task.samples)
-        while missing > 0:
+        refs: list[ray.ObjectRef] = []
+        # For each piece, whether its sample is complete with it.
+        last = [
+            piece.stop == pieces[-1].stop
+            for s in task.samples
+            for pieces in [pieces_of(s, settings)]
+            for piece in pieces
+        ]
+        while last:
             ref, num_rows = next(blocks)
             refs.append(ref)
-            missing -= num_rows
-            yield num_rows
+            yield sum(last[:num_rows])
+            del last[:num_rows]
         if len(writing) >= MAX_WRITES:
             done, writing = ray.wait(writing, num_returns=1)
             yield from ray.get(done)
@@ -68,34 +69,25 @@ def render_shards(
     yield from ray.get(writing)
 
 
-def parcel_size(settings: RenderSettings) -> int:
-    """Samples in a parcel, so that the renderer's images of one fit in memory."""
-    image_bytes = len(settings.views) * settings.size**2 * BYTES_PER_PIXEL
-    return max(1, min(PARCEL, PARCEL_BYTES // image_bytes))
-
-
 def _encoded_blocks(
-    tasks: Sequence[ShardTask], root: Path, layout: str, settings: RenderSettings
+    tasks: Sequence[ShardTask], root: Path, settings: RenderSettings
 ) -> Iterator[tuple[ray.ObjectRef, int]]:
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    size = parcel_size(settings)
-    parcels = [
-        sources_table(task.samples[start : start + size])
-        for task in tasks
-        for start in range(0, len(task.samples), size)
-    ]
+    parcels = [pieces_table(parcel) for task in tasks for parcel in parcels_of(task.samples, settings)]
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    dataset = ray.data.from_arrow(parcels).map_batches(read_scans, fn_kwargs={"root": str(root)}, **arrow)
+    dataset = ray.data.from_arrow(parcels).map_batches(
+        read_pieces, fn_kwargs={"root": str(root), "settings": settings}, **arrow
+    )
     num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer == "pytorch3d" else 0
     if num_gpus:
         pool = ActorPoolStrategy(min_size=1, max_size=num_gpus)
         dataset = dataset.map_batches(RenderOnGpu, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow)
     else:
         dataset = dataset.map_batches(render_views, fn_kwargs={"settings": settings}, **arrow)
-    dataset = dataset.map_batches(encode_samples, fn_kwargs={"settings": settings, "layout": layout}, **arrow)
+    dataset = dataset.map_batches(encode_pieces, fn_kwargs={"settings": settings}, **arrow)
     for bundle in dataset.iter_internal_ref_bundles():
         for block in bundle.blocks:
             yield block.ref, block.metadata.num_rows
@@ -109,14 +101,14 @@ def _write_task(name: str, layout: str, settings: RenderSettings, out: Path, *bl
 
 
 def write_rows(
-    name: str, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[dict[str, Any]]
+    name: str, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[Row]
 ) -> ShardReceipt:
     """Write the encoded rows of one shard, and its receipt once the shard has its final name."""
-    good = [row for row in rows if row["failure"] is None]
-    samples = [_sample(row) for row in good]
+    made = list(made_from(rows, layout, settings))
+    good = [(one, one.sample) for one in made if one.sample is not None]
     # An old receipt beside a new shard would vouch for it, should this task be killed between the two.
     output.forget_receipt(name)
-    entry, locations = write_shard(output.shards / name, samples) if samples else (None, [])
+    entry, locations = write_shard(output.shards / name, [sample for _, sample in good]) if good else (None, [])
     if entry is None:
         (output.shards / name).unlink(missing_ok=True)
     receipt = ShardReceipt(
@@ -124,32 +116,26 @@ def write_rows(
         settings=settings.fingerprint,
         entry=entry,
         rows=tuple(
-            IndexRow(
-                **{f: getattr(s.record, f) for f in ("key", "subject", "expression", "level", "labels", "fingerprint")},
-                layout=layout,
-                shard=name,
-                offset=location.offset,
-                bytes=location.bytes,
-                framed_by=s.record.frame.method,
-                surface=s.record.mesh.surface,
-                sources=SOURCES.validate_json(row["sources"]),
-            )
-            for s, location, row in zip(samples, locations, good, strict=True)
+            _index_row(name, sample.record, location, one.files)
+            for (one, sample), location in zip(good, locations, strict=True)
         ),
-        failures=tuple(_failure_row(name, row) for row in rows if row["failure"] is not None),
+        failures=tuple(one.failure_row(name) for one in made if one.sample is None),
     )
     output.write_receipt(receipt)
     return receipt
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    record = SampleRecord.model_validate_json(row["record"])
-    names = [(camera.name, channel) for camera in record.cameras for channel in record.channels]
-    return Sample(record, row["text"], dict(zip(names, row["members"], strict=True)))
-
-
-def _failure_row(shard: str, row: dict[str, Any]) -> FailureRow:
-    source = ScanSource(**json.loads(row["source"]))
-    failure = json.loads(row["failure"])
-    sources = SOURCES.validate_json(row["sources"] or "[]")
-    return FailureRow(key=source.key, source=source.mesh, shard=shard, sources=sources, **failure)
+def _index_row(shard: str, record: SampleRecord, location: Location, files: tuple[SourceFile, ...]) -> IndexRow:
+    same = ("key", "subject", "expression", "level", "labels", "layout", "fingerprint")
+    return IndexRow(
+        **{name: getattr(record, name) for name in same},
+        num_frames=1 if record.timeline is None else len(record.timeline.frames),
+        frame_rate=0.0 if record.timeline is None else record.timeline.frame_rate,
+        shard=shard,
+        offset=location.offset,
+        bytes=location.bytes,
+        digest=location.digest,
+        framed_by=record.frame.method,
+        surface=record.mesh.surface,
+        sources=files,
+    )

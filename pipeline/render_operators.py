@@ -1,70 +1,69 @@
-"""The operators of the render job: read, render, encode. Each takes an Arrow table of samples and gives one back.
+"""The operators of the render job: read, render, encode. Each takes an Arrow table of pieces and gives one back.
 
 A row that fails anywhere becomes a row that says so (`failure`), and the later operators let it pass: one bad scan is a
 row of `failures.parquet`, never the end of the job.
 
-    read    source                     -> + sources, frame, mesh (packed arrays)
-    render  mesh                       -> + statistics, images (packed arrays, quantised)
-    encode  images, source, frame, ... -> record, text, members (encoded images)
+    read    piece          -> + sources, shot (what the record needs to know), meshes (packed arrays, one a frame)
+    render  meshes         -> + statistics, images (packed arrays, quantised, one a frame)
+    encode  images, shot   -> + members (encoded images by frame, view, channel), sums (of dynamic images)
 """
 
 import functools
 import json
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from blake3 import blake3
 from pydantic import TypeAdapter
 
 from pipeline.arrays import pack_arrays, unpack_arrays
-from pipeline.layouts.layout import ScanSource
 from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.scan import read_scan
-from pipeline.render_plan import stat_source
+from pipeline.render_pieces import Piece
+from pipeline.render_read import Shot, SourceReader, read_piece
 from pipeline.rendering.choice import RendererName, build_renderer
-from pipeline.rendering.encode import DEPTH_SCALE, encode_views, quantise_views
-from pipeline.rendering.frame import apply_frame, canonical_frame
+from pipeline.rendering.encode import encode_frame, quantise_views
 from pipeline.rendering.renderer import Renderer, ViewImages
 from pipeline.rendering.settings import RenderSettings
+from pipeline.sequences.dynamic import rank_pooling_weights, weighted_sum
 from shards.index import SourceFile
-from shards.manifest import canonical_json, fingerprint
-from shards.sample import Frame, MeshStatistics, SampleRecord
+from shards.sample import MeshStatistics
 
 SOURCES = TypeAdapter(tuple[SourceFile, ...])
-_SCAN_SOURCE = TypeAdapter(ScanSource)
+PIECE = TypeAdapter(Piece)
+SHOT = TypeAdapter(Shot)
 Row = dict[str, Any]
 
-_SOURCE = [("source", pa.string()), ("sources", pa.string()), ("failure", pa.string())]
-READ = pa.schema([*_SOURCE, ("frame", pa.string()), ("mesh", pa.large_binary())])
-RENDERED = pa.schema(
-    [*_SOURCE, ("frame", pa.string()), ("statistics", pa.string()), ("images", pa.large_binary())],
-)
-ENCODED = pa.schema(
-    [*_SOURCE, ("record", pa.string()), ("text", pa.string()), ("members", pa.list_(pa.large_binary()))],
-)
+_PIECE = [("piece", pa.string()), ("sources", pa.string()), ("failure", pa.string()), ("shot", pa.string())]
+_BLOCKS = pa.list_(pa.large_binary())
+READ = pa.schema([*_PIECE, ("meshes", _BLOCKS)])
+RENDERED = pa.schema([*_PIECE, ("statistics", pa.string()), ("images", _BLOCKS)])
+ENCODED = pa.schema([*_PIECE, ("statistics", pa.string()), ("members", _BLOCKS), ("sums", pa.large_binary())])
 
 
-def sources_table(samples: Iterable[ScanSource]) -> pa.Table:
-    """Samples as rows that the first operator takes."""
-    return pa.table({"source": [json.dumps(asdict(sample)) for sample in samples]})
+def pieces_table(pieces: Iterable[Piece]) -> pa.Table:
+    """Pieces as rows that the first operator takes."""
+    return pa.table({"piece": [PIECE.dump_json(piece).decode() for piece in pieces]})
 
 
-def read_scans(table: pa.Table, root: str) -> pa.Table:
-    """Read, digest and frame each sample's files."""
+def read_pieces(table: pa.Table, root: str, settings: RenderSettings) -> pa.Table:
+    """Read, digest and frame the files of each piece."""
 
     def read(row: Row) -> Row:
-        sample = _SCAN_SOURCE.validate_json(row["source"])
-        row["sources"] = SOURCES.dump_json(tuple(_digest(Path(root), path) for path in sample.files)).decode()
-        texture, landmarks = (Path(root, path) if path else None for path in (sample.texture, sample.landmarks))
-        mesh = read_scan(Path(root, sample.mesh), texture, landmarks)
-        frame = canonical_frame(mesh)
-        arrays = asdict_arrays(apply_frame(mesh, frame))
-        return {"frame": frame.model_dump_json(), "mesh": pack_arrays(arrays)}
+        piece, reader = PIECE.validate_json(row["piece"]), SourceReader(Path(root))
+        try:
+            shot, meshes = read_piece(piece, reader, settings)
+        except Exception:
+            # What a failed sample depends on has to be known, for a change in it is what it is tried again for.
+            reader.note(*piece.sample.paths)
+            raise
+        finally:
+            row["sources"] = SOURCES.dump_json(tuple(reader.sources.values())).decode()
+        blocks = [pack_arrays(asdict_arrays(mesh)) for mesh in meshes]
+        return {"shot": SHOT.dump_json(shot).decode(), "meshes": blocks}
 
     return _map_rows(table, "read", read, READ, root)
 
@@ -74,46 +73,37 @@ def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
     renderer, rig = cached_renderer(settings.renderer), settings.rig
     rows = table.to_pylist()
     good = [row for row in rows if row["failure"] is None]
-    meshes = [_mesh(row["mesh"]) for row in good]
+    meshes = [[_mesh(block) for block in row["meshes"]] for row in good]
+    together = [mesh for group in meshes for mesh in group]
     try:
-        images: list[ViewImages | None] = [*renderer.render(meshes, rig)] if meshes else []
+        rendered: list[ViewImages | None] = [*renderer.render(together, rig)] if together else []
     except Exception:
-        images = [None] * len(good)
-    for row, mesh, image in zip(good, meshes, images, strict=True):
+        rendered = [None] * len(together)
+    images = iter(rendered)
+    for row, group in zip(good, meshes, strict=True):
+        mine = [next(images) for _ in group]
         try:
-            image = image or renderer.render([mesh], rig)[0]
-            if not image.depth.any():
-                raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
-            row["images"] = pack_arrays(quantise_views(image, settings.channels))
-            row["statistics"] = _statistics(mesh).model_dump_json()
+            shown = [_shown(image or renderer.render([m], rig)[0]) for m, image in zip(group, mine, strict=True)]
+            row["images"] = [pack_arrays(quantise_views(image, settings.channels)) for image in shown]
+            row["statistics"] = _statistics(group[0]).model_dump_json()
         except Exception as error:
-            row["failure"] = _failure("render", error)
+            row["failure"] = failure_of("render", error)
     return pa.Table.from_pylist([{name: row.get(name) for name in RENDERED.names} for row in rows], RENDERED)
 
 
-def encode_samples(table: pa.Table, settings: RenderSettings, layout: str) -> pa.Table:
-    """Encode the images, draw the prompt and write the record of each sample."""
-    rig = settings.rig
+def encode_pieces(table: pa.Table, settings: RenderSettings) -> pa.Table:
+    """Encode the images of the frames that are kept, and add up those that a dynamic image is made from."""
 
     def encode(row: Row) -> Row:
-        sample = _SCAN_SOURCE.validate_json(row["source"])
-        images = encode_views(unpack_arrays(row["images"]), rig)
-        digests = [source.blake3 for source in SOURCES.validate_json(row["sources"])]
-        record = SampleRecord(
-            **{name: getattr(sample, name) for name in ("key", "subject", "expression", "level", "labels")},
-            layout=layout,
-            source=sample.mesh,
-            fingerprint=fingerprint(settings.fingerprint, layout, asdict(sample), digests),
-            text_source=settings.text_source,
-            concept=sample.expression,
-            cameras=rig.cameras,
-            channels=settings.channels,
-            frame=Frame.model_validate_json(row["frame"]),
-            depth=DEPTH_SCALE if "depth" in settings.channels else None,
-            mesh=MeshStatistics.model_validate_json(row["statistics"]),
-        )
-        text = settings.prompts.prompt_for(sample.key, sample.expression)
-        return {"record": canonical_json(record), "text": text, "members": list(images.values())}
+        piece, shot = PIECE.validate_json(row["piece"]), SHOT.validate_json(row["shot"])
+        frames = [unpack_arrays(block) for block in row["images"]]
+        temporal = "frames" if piece.sample.frame_rate is None else settings.sequences.temporal
+        members = [] if temporal == "dynamic" else [image for pixels in frames for image in encode_frame(pixels)]
+        if temporal == "frames":
+            return {"members": members}
+        weights = rank_pooling_weights(len(shot.numbers))[piece.start : piece.stop]
+        sums = {channel: weighted_sum([pixels[channel] for pixels in frames], weights) for channel in frames[0]}
+        return {"members": members, "sums": pack_arrays(sums)}
 
     return _map_rows(table, "encode", encode, ENCODED)
 
@@ -129,9 +119,24 @@ def asdict_arrays(mesh: Mesh) -> dict[str, np.ndarray]:
     return {f.name: value for f in fields(mesh) if isinstance(value := getattr(mesh, f.name), np.ndarray)}
 
 
+def failure_of(stage: str, error: Exception, root: str = "") -> str:
+    """A failed stage and its reason, as JSON."""
+    # A MeshError is written for people; anything else is our own mistake, and its place in the code helps to mend it.
+    place = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
+    reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{place}"
+    # Reasons begin with the file; where the dataset lay on this machine says nothing to whoever reads the table.
+    return json.dumps({"stage": stage, "reason": (reason.replace(f"{root}/", "") if root else reason)[:1000]})
+
+
 def _mesh(block: bytes) -> Mesh:
     arrays: dict[str, Any] = unpack_arrays(block)
     return Mesh(**arrays)
+
+
+def _shown(image: ViewImages) -> ViewImages:
+    if not image.depth.any():
+        raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
+    return image
 
 
 def _map_rows(
@@ -143,32 +148,14 @@ def _map_rows(
             try:
                 row |= function(row)
             except Exception as error:
-                row["failure"] = _failure(stage, error, root)
+                row["failure"] = failure_of(stage, error, root)
         rows.append({name: row.get(name) for name in schema.names})
     return pa.Table.from_pylist(rows, schema)
-
-
-def _failure(stage: str, error: Exception, root: str = "") -> str:
-    # A MeshError is written for people; anything else is our own mistake, and its place in the code helps to mend it.
-    place = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
-    reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{place}"
-    # Reasons begin with the file; where the dataset lay on this machine says nothing to whoever reads the table.
-    return json.dumps({"stage": stage, "reason": (reason.replace(f"{root}/", "") if root else reason)[:1000]})
 
 
 def _place(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{Path(frame.filename).name}:{frame.lineno}"
-
-
-def _digest(root: Path, path: str) -> SourceFile:
-    size, mtime_ns = stat_source(root, path)
-    try:
-        content = blake3((root / path).read_bytes()).hexdigest(length=16)
-    except OSError:
-        # Reading it as a scan says what is wrong; the row needs size and time, to be noticed when it is mended.
-        content = ""
-    return SourceFile(path, size, mtime_ns, content)
 
 
 def _statistics(mesh: Mesh) -> MeshStatistics:

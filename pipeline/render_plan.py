@@ -5,12 +5,12 @@ sizes and times of files, never into them, and does not need Ray.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from pipeline.layouts.layout import ScanSource
+from pipeline.layouts.layout import SampleSource
 from pipeline.render_output import RenderOutput, ShardReceipt
 from shards.index import SourceFile
 
@@ -20,7 +20,7 @@ class ShardTask:
     """One shard to make: the unit of work, safe to do twice."""
 
     name: str
-    samples: tuple[ScanSource, ...]
+    samples: tuple[SampleSource, ...]
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,18 @@ class RenderPlan:
         kept: receipts of the shards that stay untouched.
         removed: names of shards that no sample belongs to any more.
         reasons: why tasks are there, as reason -> number of samples.
+        evidence: why this layout.
+        ignored: what of the data directory is left out, in a few lines.
     """
 
     layout: str
-    samples: tuple[ScanSource, ...]
+    samples: tuple[SampleSource, ...]
     tasks: tuple[ShardTask, ...]
     kept: tuple[ShardReceipt, ...]
     removed: tuple[str, ...]
     reasons: Mapping[str, int]
+    evidence: str = ""
+    ignored: tuple[str, ...] = ()
 
     @property
     def num_to_render(self) -> int:
@@ -52,12 +56,15 @@ class RenderPlan:
 def plan_shards(
     root: Path,
     layout: str,
-    samples: Sequence[ScanSource],
+    samples: Sequence[SampleSource],
     settings_fingerprint: str,
     output: RenderOutput,
     samples_per_shard: int,
+    weight: Callable[[SampleSource], int] = lambda sample: 1,
 ) -> RenderPlan:
     """Compare what is wanted with what an earlier run left.
+
+    `weight` says how many scans a sample counts for when a shard is filled.
 
     A sample stays in the shard where it is; new samples go to new shards, so that existing ones keep their bytes.
     """
@@ -83,12 +90,27 @@ def plan_shards(
     # Gaps are filled first: several shards are written at a time, so an interrupted run may have left out one between
     # others, and whoever goes on shall arrive at the same files as who was never interrupted.
     free = (name for number in count() if (name := f"{number:06d}.tar") not in receipts)
-    for start in range(0, len(new), samples_per_shard):
-        tasks.append(ShardTask(next(free), tuple(new[start : start + samples_per_shard])))
+    tasks += [ShardTask(next(free), members) for members in _filled(new, samples_per_shard, weight)]
     taken = {task.name for task in tasks}
     removed += [name for name in outdated if name not in taken]
     tasks.sort(key=lambda task: task.name)
     return RenderPlan(layout, tuple(samples), tuple(tasks), tuple(kept), tuple(removed), reasons)
+
+
+def _filled(
+    samples: Sequence[SampleSource], capacity: int, weight: Callable[[SampleSource], int]
+) -> Iterator[tuple[SampleSource, ...]]:
+    """Samples in groups whose weights are within `capacity`, or that have one member."""
+    group: list[SampleSource] = []
+    filled = 0
+    for sample in samples:
+        if group and filled + weight(sample) > capacity:
+            yield tuple(group)
+            group, filled = [], 0
+        group.append(sample)
+        filled += weight(sample)
+    if group:
+        yield tuple(group)
 
 
 def stat_source(root: Path, path: str) -> tuple[int, int]:
@@ -101,7 +123,7 @@ def stat_source(root: Path, path: str) -> tuple[int, int]:
 
 
 def _why_stale(
-    root: Path, layout: str, receipt: ShardReceipt, members: Sequence[ScanSource], output: RenderOutput
+    root: Path, layout: str, receipt: ShardReceipt, members: Sequence[SampleSource], output: RenderOutput
 ) -> str | None:
     if not output.holds(receipt):
         return "their shard is missing or of another size"
@@ -125,7 +147,7 @@ def _why_stale(
     return None
 
 
-def _changed(root: Path, sample: ScanSource, sources: Sequence[SourceFile]) -> bool:
-    if [source.path for source in sources] != list(sample.files):
+def _changed(root: Path, sample: SampleSource, sources: Sequence[SourceFile]) -> bool:
+    if [source.path for source in sources if not source.named] != list(sample.paths):
         return True
     return any((source.size, source.mtime_ns) != stat_source(root, source.path) for source in sources)

@@ -12,7 +12,7 @@ from pipeline.meshes.scan import read_scan
 from pipeline.prompts.bank import load
 from pipeline.render import RenderProgress, plan, run
 from pipeline.render_config import RenderConfig
-from pipeline.render_job import parcel_size
+from pipeline.render_pieces import parcel_size
 from pipeline.rendering.frame import apply_frame, canonical_frame
 from pipeline.rendering.rig import project
 from shards.errors import UsageError
@@ -61,7 +61,7 @@ def test_the_manifest_counts_what_was_rendered(shards_dir):
 
 def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, faces_dir):
     shards = ShardSet.open(str(shards_dir))
-    sources = {source.key: source for source in find_samples(faces_dir, "auto")[1]}
+    sources = {source.key: source for source in find_samples(faces_dir, "auto").samples}
     assert {row.key for row in shards.rows} == sources.keys()
     for row in shards.rows[::5]:
         sample, source = shards.read(row), sources[row.key]
@@ -69,7 +69,7 @@ def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, fac
         assert (record.subject, record.expression, record.level) == (source.subject, source.expression, source.level)
         assert sample.text == load(None).prompt_for(row.key, source.expression)
         assert record.frame.method == "landmarks" and record.mesh.surface == "texture"
-        assert [source.path for source in row.sources] == list(sources[row.key].files)
+        assert [source.path for source in row.sources] == list(source.frames[0].paths)
         assert len(sample.images) == 9
         rgb = decode_image("rgb", sample.images["front", "rgb"])
         depth = decode_image("depth", sample.images["front", "depth"])
@@ -81,9 +81,9 @@ def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, fac
 
 def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir, faces_dir):
     shards = ShardSet.open(str(shards_dir))
-    source = find_samples(faces_dir, "auto")[1][0]
+    source = find_samples(faces_dir, "auto").samples[0]
     record = shards.read(next(row for row in shards.rows if row.key == source.key)).record
-    scan = read_scan(faces_dir / source.mesh, None, faces_dir / source.landmarks)
+    scan = read_scan(faces_dir / source.frames[0].mesh, None, faces_dir / source.frames[0].landmarks)
     landmarks = apply_frame(scan, record.frame).landmarks
     # From the front, the landmark that stands out most is hidden by nothing.
     nose = landmarks[landmarks[:, 2].argmax()][None]
@@ -98,7 +98,7 @@ def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_parallelism(faces_dir, ray_cluster, tmp_path, monkeypatch):
     render(faces_dir, tmp_path / "a")
-    monkeypatch.setattr("pipeline.render_job.PARCEL", 3)
+    monkeypatch.setattr("pipeline.render_pieces.PARCEL", 3)
     monkeypatch.setattr("pipeline.render_job.MAX_WRITES", 1)
     render(faces_dir, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import KEYS, LABELS, World, new_world, rendered_world
 
-from pipeline.render_plan import ShardTask, stat_source
+from pipeline.render_plan import ShardTask, plan_shards, stat_source
 
 
 @pytest.fixture
@@ -279,3 +279,11 @@ def test_after_any_history_every_sample_is_in_one_shard_and_nothing_is_left_to_d
     assert (plan.tasks, plan.removed) == ((), ())
     assert sorted(key for receipt in plan.kept for key in receipt.keys) == sorted(world.samples)
     assert world.output.shard_names() == [receipt.name for receipt in plan.kept]
+
+
+def test_a_shard_is_full_when_its_sequences_have_as_many_frames_as_it_holds_scans(tmp_path):
+    world = new_world(tmp_path)
+    weights = dict(zip(sorted(world.samples), (1, 1, 2, 5, 1, 1, 1, 1), strict=True))
+    samples = [world.samples[key] for key in sorted(world.samples)]
+    work = plan_shards(world.data, "bu3dfe", samples, "s", world.output, 4, lambda sample: weights[sample.key])
+    assert [len(task.samples) for task in work.tasks] == [3, 1, 4]

@@ -1,12 +1,12 @@
 """A data directory and a render's output that a test may change, without meshes, images or Ray."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from samples import make_row, make_sample
 
-from pipeline.layouts.layout import ScanSource
+from pipeline.layouts.layout import SampleSource, ScanFiles
 from pipeline.render_output import RenderOutput, ShardReceipt
 from pipeline.render_plan import RenderPlan, ShardTask, plan_shards, stat_source
 from shards.failures import FailureRow
@@ -25,7 +25,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.data, self.out = root / "data", root / "out"
         self.settings, self.layout = "settings-1", "bu3dfe"
-        self.samples: dict[str, ScanSource] = {}
+        self.samples: dict[str, SampleSource] = {}
 
     @property
     def output(self) -> RenderOutput:
@@ -34,15 +34,17 @@ class World:
     def add(self, *keys: str) -> None:
         for key in keys:
             subject, expression = key.split("_")
-            source = ScanSource(key, subject, expression, 4, f"{key}.wrl", f"{key}.bmp", None, LABELS)
+            source = SampleSource(key, subject, expression, 4, (ScanFiles(f"{key}.wrl", f"{key}.bmp"),), labels=LABELS)
             self.samples[key] = source
-            for path in source.files:
+            for path in source.paths:
                 self.data.mkdir(exist_ok=True)
                 if not (self.data / path).exists():
                     (self.data / path).write_text(f"{path} as it was")
 
     def change(self, key: str, **fields) -> None:
-        self.samples[key] = ScanSource(**asdict(self.samples[key]) | fields)
+        sample = self.samples[key]
+        files = {name: fields.pop(name) for name in ("mesh", "texture", "landmarks") if name in fields}
+        self.samples[key] = replace(sample, frames=(replace(sample.frames[0], **files),), **fields)
 
     def plan(self, samples_per_shard: int = PER_SHARD) -> RenderPlan:
         samples = [self.samples[key] for key in sorted(self.samples)]
@@ -55,11 +57,18 @@ class World:
         entry, locations = write_shard(self.out / "shards" / task.name, samples) if samples else (None, [])
         rows = []
         for source, sample, at in zip(good, samples, locations, strict=True):
-            row = make_row(sample, task.name, at.offset, at.bytes)
+            row = make_row(sample, task.name, at)
             about = {"labels": source.labels, "level": source.level, "layout": self.layout}
             rows.append(type(row)(**vars(row) | about | {"sources": self.digests(source)}))
         failures = tuple(
-            FailureRow(key=s.key, source=s.mesh, stage="read", reason="bad", shard=task.name, sources=self.digests(s))
+            FailureRow(
+                key=s.key,
+                source=s.frames[0].mesh,
+                stage="read",
+                reason="bad",
+                shard=task.name,
+                sources=self.digests(s),
+            )
             for s in task.samples
             if s.key in failing
         )
@@ -67,8 +76,8 @@ class World:
         self.output.write_receipt(receipt)
         return receipt
 
-    def digests(self, source: ScanSource) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(path, *stat_source(self.data, path), "digest") for path in source.files)
+    def digests(self, source: SampleSource) -> tuple[SourceFile, ...]:
+        return tuple(SourceFile(path, *stat_source(self.data, path), "digest") for path in source.paths)
 
     def render(self, failing: Sequence[str] = ()) -> RenderPlan:
         """A whole run."""
@@ -91,6 +100,7 @@ class World:
             text_source="label",
             prompts={},
             expressions=(),
+            num_sequences=0,
             num_samples=sum(len(receipt.rows) for receipt in receipts),
             num_subjects=1,
             num_failures=sum(len(receipt.failures) for receipt in receipts),

@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.rendering.renderer import ViewImages
-from pipeline.rendering.rig import DISTANCE, Rig
+from pipeline.rendering.rig import DISTANCE
 from shards.images import encode_image
-from shards.sample import DepthScale
+from shards.sample import DepthScale, FlowScale
 
 # What 16-bit depth spans about the origin, in frame units: heads are within 1.5, so nothing is clipped.
 _REACH = 2.0
 DEPTH_SCALE = DepthScale(near=DISTANCE - _REACH, step=2 * _REACH / 65534)
+# The largest displacement that 16-bit flow tells, in frame units: 9 cm, while a jaw that drops moves half of that.
+_FARTHEST = 1.0
+FLOW_SCALE = FlowScale(step=_FARTHEST / 32767)
 
 
 def quantise_views(images: ViewImages, channels: Sequence[str]) -> dict[str, NDArray]:
@@ -21,17 +24,15 @@ def quantise_views(images: ViewImages, channels: Sequence[str]) -> dict[str, NDA
         "rgb": lambda: images.rgb,
         "depth": lambda: quantise_depth(images.depth),
         "normal": lambda: quantise_normal(images.normal),
+        "flow": lambda: quantise_flow(images.flow),
     }
     return {channel: quantise[channel]() for channel in channels}
 
 
-def encode_views(pixels: Mapping[str, NDArray], rig: Rig) -> dict[tuple[str, str], bytes]:
-    """Encode quantised channels of all views, by (view name, channel), in the order of the format."""
-    return {
-        (camera.name, channel): encode_image(channel, pixels[channel][v])
-        for v, camera in enumerate(rig.cameras)
-        for channel in pixels
-    }
+def encode_frame(pixels: Mapping[str, NDArray]) -> list[bytes]:
+    """Encode quantised channels of all views: for each view its channels, in the order of the mapping."""
+    num_views = len(next(iter(pixels.values())))
+    return [encode_image(channel, pixels[channel][v]) for v in range(num_views) for channel in pixels]
 
 
 def quantise_depth(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -43,3 +44,14 @@ def quantise_depth(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
 def quantise_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Unit normals -> uint8, round(127.5 (n + 1)); background, the null vector, gives 128."""
     return (normal * np.float32(127.5) + np.float32(128.0)).astype(np.uint8)
+
+
+def quantise_flow(flow: NDArray[np.float32] | None) -> NDArray[np.uint16]:
+    """Displacements in frame units -> uint16 by `FLOW_SCALE`; none at all, as on the background, gives 32768.
+
+    Raises:
+        ValueError: the mesh was rendered without flow.
+    """
+    if flow is None:
+        raise ValueError("the mesh has no flow to show")
+    return (np.clip(np.round(flow.astype(np.float64) / FLOW_SCALE.step), -32767, 32767) + 32768).astype(np.uint16)

@@ -5,10 +5,11 @@ from functools import cached_property
 from pipeline.prompts.bank import PromptBank
 from pipeline.rendering.choice import RendererName
 from pipeline.rendering.rig import Projection, Rig, View
+from pipeline.sequences.settings import SequenceSettings
 from shards.manifest import Frozen, TextSource, fingerprint
 
 # Raise it when the bytes of a sample change for another reason than its renderer: framing, codecs, the record.
-DATA_VERSION = 1
+DATA_VERSION = 2
 
 
 class RenderSettings(Frozen):
@@ -21,6 +22,7 @@ class RenderSettings(Frozen):
     size: int
     projection: Projection
     channels: tuple[str, ...]
+    sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
     prompts: PromptBank
 
@@ -28,6 +30,11 @@ class RenderSettings(Frozen):
     def fingerprint(self) -> str:
         """Changes exactly when every sample has to be rendered again."""
         return fingerprint(self)
+
+    @property
+    def needs_neutral(self) -> bool:
+        """Whether a scan is compared with its subject's neutral one."""
+        return self.text_source == "geometry" or "flow" in self.channels
 
     @property
     def rig(self) -> Rig:

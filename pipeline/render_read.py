@@ -1,0 +1,157 @@
+"""Reading the frames of a sample, in the frame that they share, with the digest of every file that was opened.
+
+A scan has a canonical frame of its own. The frames of a sequence share that of its onset, so that motion is motion of
+the face and not of the camera.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from blake3 import blake3
+
+from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.scan import read_scan
+from pipeline.meshes.texture import named_texture, read_texture
+from pipeline.prompts.geometry import measure
+from pipeline.render_pieces import Piece
+from pipeline.render_plan import stat_source
+from pipeline.rendering.frame import apply_frame, canonical_frame
+from pipeline.rendering.settings import RenderSettings
+from pipeline.sequences.motion import displacement, magnified, with_flow
+from shards.index import SourceFile
+from shards.sample import Frame
+
+Measures = Mapping[str, float] | None
+
+
+@dataclass
+class SourceReader:
+    """Reads scans under a data directory and notes each file that a result depends on."""
+
+    root: Path
+    sources: dict[str, SourceFile] = field(default_factory=dict)
+
+    def read(self, scan: ScanFiles) -> Mesh:
+        """Read a scan, with the texture that its mesh names where no other is known.
+
+        A texture that is named and missing leaves the mesh without one; it is noted, so that its arrival is noticed.
+
+        Raises:
+            MeshError: a file cannot be read.
+        """
+        mesh = self.read_shape(scan)
+        if scan.texture is not None:
+            return replace(mesh, texture=read_texture(self.root / scan.texture))
+        named = named_texture(self.root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
+        if named is None:
+            return mesh
+        self.note(named)
+        present = self.sources[named].size >= 0
+        return replace(mesh, texture=read_texture(self.root / named)) if present else mesh
+
+    def read_shape(self, scan: ScanFiles) -> Mesh:
+        """Read a scan's mesh and landmarks alone."""
+        self.note(*scan.paths)
+        return read_scan(self.root / scan.mesh, None, self.root / scan.landmarks if scan.landmarks else None)
+
+    def note(self, *paths: str) -> None:
+        """Digest files, each once."""
+        for path in paths:
+            if path not in self.sources:
+                self.sources[path] = self._digest(path)
+
+    def _digest(self, path: str) -> SourceFile:
+        size, mtime_ns = stat_source(self.root, path)
+        try:
+            content = blake3((self.root / path).read_bytes()).hexdigest(length=16)
+        except OSError:
+            # Reading it as a scan says what is wrong; the row needs size and time, to be noticed when it is mended.
+            content = ""
+        return SourceFile(path, size, mtime_ns, content)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What the reading of a piece found out about its sample.
+
+    Attributes:
+        frame: what took the meshes to the canonical frame.
+        numbers: which frames of the recording all of the sample's rendered frames are.
+        apex: that of the largest displacement, where it was looked for.
+        measures: of each mesh of the piece, for captions.
+        reference: what they are compared with: of the subject's neutral scan or of the onset; None for the population.
+    """
+
+    frame: Frame
+    numbers: tuple[int, ...] = (0,)
+    apex: int | None = None
+    measures: tuple[Measures, ...] = ()
+    reference: Measures = None
+
+
+def read_piece(piece: Piece, reader: SourceReader, settings: RenderSettings) -> tuple[Shot, list[Mesh]]:
+    """Read the frames of a piece; the meshes are in the canonical frame.
+
+    Raises:
+        MeshError: a file cannot be read, or the meshes cannot be compared where an option needs it.
+    """
+    if piece.sample.frame_rate is None:
+        return _read_scan(piece.sample, reader, settings)
+    return _read_frames(piece, reader, settings)
+
+
+def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[Shot, list[Mesh]]:
+    mesh = reader.read(sample.frames[0])
+    frame = canonical_frame(mesh)
+    mesh = apply_frame(mesh, frame)
+    neutral = None
+    if sample.neutral is not None:
+        neutral = reader.read_shape(sample.neutral)
+        neutral = apply_frame(neutral, canonical_frame(neutral))
+    if "flow" in settings.channels:
+        if neutral is None and sample.expression != "NE":
+            raise MeshError(f"{sample.frames[0].mesh}: the channel flow needs the subject's neutral scan, and has none")
+        mesh = with_flow(neutral or mesh, mesh)
+    if settings.text_source != "geometry":
+        return Shot(frame), [mesh]
+    return Shot(frame, measures=(_measure(mesh),), reference=_measure(neutral) if neutral else None), [mesh]
+
+
+def _read_frames(piece: Piece, reader: SourceReader, settings: RenderSettings) -> tuple[Shot, list[Mesh]]:
+    sample, sequences = piece.sample, settings.sequences
+    files = dict(zip(sample.numbers, sample.frames, strict=True))
+    start = sample.numbers[0]
+    onset = reader.read(files[start])
+    frame = canonical_frame(onset)
+    displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
+    onset = apply_frame(onset, frame)
+    try:
+        numbers, apex = sequences.chosen(sample.num_recorded, displacements)
+    except ValueError as error:
+        raise MeshError(f"{files[start].mesh}: {error}") from None
+    meshes = []
+    for number in numbers[piece.start : piece.stop]:
+        mesh = onset if number == start else apply_frame(reader.read(files[number]), frame)
+        mesh = _compared(mesh, onset, files[number].mesh, settings)
+        meshes.append(mesh)
+    if settings.text_source != "geometry":
+        return Shot(frame, numbers, apex), meshes
+    return Shot(frame, numbers, apex, tuple(map(_measure, meshes)), _measure(onset)), meshes
+
+
+def _compared(mesh: Mesh, onset: Mesh, path: str, settings: RenderSettings) -> Mesh:
+    try:
+        mesh = magnified(onset, mesh, settings.sequences.magnify)
+        return with_flow(onset, mesh) if "flow" in settings.channels else mesh
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from None
+
+
+def _displacements(onset: Mesh, files: Mapping[int, ScanFiles], reader: SourceReader) -> dict[int, float]:
+    return {number: displacement(onset, reader.read_shape(scan)) for number, scan in files.items()}
+
+
+def _measure(mesh: Mesh) -> Measures:
+    return None if mesh.landmarks is None else measure(mesh.landmarks)
