@@ -21,13 +21,16 @@ def register(app: typer.Typer) -> None:
         with StageProgress(console, "evaluate") as progress:
             manifest = run(config, progress.update)
         console.print(_table(manifest))
+        for note in manifest.notes:
+            console.print(note, highlight=False)
         console.print(f"{config.run / 'evaluation' / 'report.html'}", highlight=False)
         return manifest
 
 
 def _table(manifest: EvaluationManifest) -> Table:
-    samples = next(iter(manifest.protocols.values())).num_samples
-    subjects = f"{samples} samples of {manifest.num_subjects} subjects"
+    kinds = ((manifest.num_scans, "scans"), (manifest.num_sequences, "sequences"))
+    samples = " and ".join(f"{number} {kind}" for number, kind in kinds if number)
+    subjects = f"{samples} of {manifest.num_subjects} subjects"
     table = Table(title=f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}")
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)

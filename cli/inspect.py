@@ -1,6 +1,7 @@
 """`smile-pipe inspect`: what shards or a run hold, as tables and as a picture."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -10,7 +11,9 @@ from rich.table import Table
 
 from cli.options import Result, command
 from pipeline.training.manifest import RunManifest
+from pipeline.training.sequences import in_words, is_sequence
 from shards.errors import UsageError
+from shards.index import IndexRow
 from shards.manifest import Frozen
 from shards.reader import ShardSet
 
@@ -43,6 +46,7 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
     manifest = shards.manifest
     facts = Table(show_header=False, box=None)
     facts.add_row("samples", f"{len(shards.rows)} of {len(shards.subjects)} subjects, {manifest.num_failures} failures")
+    facts.add_row("kinds", _kinds(shards.rows))
     facts.add_row("layout", manifest.layout)
     facts.add_row("views", ", ".join(manifest.views))
     facts.add_row("channels", f"{', '.join(manifest.channels)} at {manifest.image_size} px by {manifest.renderer}")
@@ -65,6 +69,18 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
     console.print(table)
 
 
+def _kinds(rows: Sequence[IndexRow]) -> str:
+    """How many are scans and how many are sequences, of how many frames, at what rates."""
+    sequences = [row for row in rows if is_sequence(row)]
+    if not sequences:
+        return f"{len(rows)} scans"
+    counts = [row.num_frames for row in sequences]
+    each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    rates = ", ".join(f"{rate:g}" for rate in sorted({row.frame_rate for row in sequences}))
+    told = f"{len(sequences)} sequences of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
+    return told if len(sequences) == len(rows) else f"{len(rows) - len(sequences)} scans, {told}"
+
+
 def _write_preview(shards: ShardSet, path: Path, console: Console) -> None:
     from pipeline.preview import preview_png
 
@@ -82,6 +98,9 @@ def _inspect_run(root: Path, console: Console) -> RunManifest:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
     facts.add_row("trained on", f"{manifest.num_train_samples} samples of {len(manifest.train_subjects)} subjects")
+    facts.add_row(
+        "read", f"{in_words(manifest.temporal, manifest.max_frames)}; {manifest.num_train_sequences} sequences"
+    )
     facts.add_row("tested on", f"{len(manifest.test_subjects)} subjects (split {manifest.split})")
     facts.add_row("prompts", f"from {manifest.text_source}")
     facts.add_row("steps", f"{manifest.num_steps}, {manifest.world_size} worker(s)")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from model.config import RecipeConfig
 from model.distributed import gather_rows
-from model.fusion import ViewFusion
+from model.fusion import TemporalPooling, ViewFusion
 from model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
+from model.moments import Moments
 from model.towers import Towers
 
 
@@ -23,7 +24,7 @@ class Embeddings:
     """What a batch looks like in the joint space.
 
     Attributes:
-        views: [B, V, D], one embedding a view, not normalised.
+        views: [B, V, D], one embedding a view, pooled over a sequence's moments, not normalised.
         fused: [B, D], their view-aware mean.
         attention: [B, V], the weights of that mean.
         text: [B, D], or None where there is no text.
@@ -36,7 +37,7 @@ class Embeddings:
 
 
 class SmileVLM(nn.Module):
-    """Shared image tower, view-aware fusion, text tower, and the three losses (arXiv 2506.01203)."""
+    """Shared image tower, temporal pooling, view-aware fusion, text tower, and three losses (arXiv 2506.01203)."""
 
     def __init__(self, config: RecipeConfig) -> None:
         super().__init__()
@@ -47,16 +48,32 @@ class SmileVLM(nn.Module):
         self.fusion = ViewFusion(config.joint_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         self.max_log_scale = -math.log(config.min_temperature)
+        # Last, and with the generator put back: whatever is drawn for a scan is what it would be without sequences.
+        with torch.random.fork_rng(devices=[]):
+            self.temporal = TemporalPooling(config.joint_dim, config.temporal_pooling)
 
-    def forward(self, views_bvchw: Tensor, directions_v3: Tensor, tokens_bt: Tensor | None) -> Embeddings:
+    def forward(
+        self,
+        views_nvchw: Tensor,
+        directions_v3: Tensor,
+        tokens_bt: Tensor | None,
+        moments: Moments | None = None,
+    ) -> Embeddings:
         """Embed a batch of faces, and their prompts where there are any; images in [0, 1]."""
-        views, fused, attention = self.embed_faces(views_bvchw, directions_v3)
+        views, fused, attention = self.embed_faces(views_nvchw, directions_v3, moments)
         return Embeddings(views, fused, attention, None if tokens_bt is None else self.embed_text(tokens_bt))
 
-    def embed_faces(self, views_bvchw: Tensor, directions_v3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views [B, V, 3, H, W] -> embeddings of the views [B, V, D], fused [B, D], attention [B, V]."""
-        views_bvd = self.project_image(self.towers.encode_images(views_bvchw.flatten(0, 1)))
-        views_bvd = views_bvd.unflatten(0, views_bvchw.shape[:2])
+    def embed_faces(
+        self, views_nvchw: Tensor, directions_v3: Tensor, moments: Moments | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of all moments [N, V, 3, H, W] -> embeddings of the views [B, V, D], fused [B, D], attention [B, V].
+
+        `moments` tells which of the N are of which face, and when; without it each is a scan of its own.
+        """
+        views_nvd = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
+        views_nvd = views_nvd.unflatten(0, views_nvchw.shape[:2])
+        moments = moments or Moments.of_scans(len(views_nvchw), views_nvchw.device)
+        views_bvd = self.temporal(views_nvd, moments)
         return views_bvd, *self.fusion(views_bvd, directions_v3)
 
     def embed_text(self, tokens_nt: Tensor) -> Tensor:

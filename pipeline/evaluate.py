@@ -6,20 +6,29 @@ The subjects that are scored are, unless `all` is asked for, ones that training 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.config import EvaluateConfig, Protocol
-from pipeline.evaluation.manifest import EvaluationManifest
+from pipeline.evaluation.manifest import EvaluationManifest, ProtocolScore
 from pipeline.evaluation.page import evaluation_page
 from pipeline.evaluation.protocols import cross_predict, knn, linear_probe, score, zero_shot
+from pipeline.filters import SampleFilter
 from pipeline.preview import preview_png
-from pipeline.training.faces import FaceReader
+from pipeline.training.faces import FaceReader, Reading
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory, open_run
+from pipeline.training.sequences import (
+    TemporalRead,
+    can_read,
+    default_temporal,
+    frames_read,
+    is_sequence,
+    stored_temporal,
+)
 from pipeline.training.trained import TrainedModel
 from shards.errors import UsageError
 from shards.index import IndexRow
@@ -62,25 +71,20 @@ def run(
             f"--shards {config.shards}: lack the channel {run_manifest.channel}, which the run learned from"
         )
     train_rows, test_rows = _sides(config, run_manifest, shards)
-    names = _possible(config, run_manifest)
+    names, notes = _possible(config, run_manifest, shards.manifest)
+    temporal = _temporal(config, run_manifest, shards, [*test_rows, *train_rows])
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
-    data = _embed(config, model, shards, run_manifest.channel, train_rows, test_rows, on_progress)
+    reading = Reading(run_manifest.channel, model.model.towers.image_size, temporal, run_manifest.max_frames)
+    # Each sample is read once, so none is worth remembering.
+    reader = FaceReader(shards, reading, cache_bytes=0)
+    data = _embed(config, model, reader, train_rows, test_rows, on_progress)
     truth = data.y[data.num_train :]
-    levels = [row.level for row in test_rows]
-    classes = shards.manifest.expressions
     predictions = {name: _predict(name, config.seed, model, shards.manifest, data) for name in names}
-    split = config.split or run_manifest.split
-    manifest = EvaluationManifest(
-        fingerprint=fingerprint(run_manifest.fingerprint, shards.manifest.fingerprint, split, names, config.seed),
-        run_fingerprint=run_manifest.fingerprint,
-        shards_fingerprint=shards.manifest.fingerprint,
-        split=split,
-        text_source=run_manifest.text_source,
-        recipe=str(run_manifest.recipe["name"]),
-        classes=classes,
-        num_subjects=len({row.subject for row in test_rows}),
-        protocols={name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()},
-    )
+    levels, classes = [row.level for row in test_rows], shards.manifest.expressions
+    scores: dict[str, ProtocolScore] = {
+        name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()
+    }
+    manifest = _manifest(config, run_manifest, shards.manifest, reading, test_rows, scores, notes)
     metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, test_rows)
     page = evaluation_page(manifest, run_manifest, metrics, data.x[data.num_train :], truth, sheet)
     folder = config.run / "evaluation"
@@ -90,13 +94,44 @@ def run(
     return manifest
 
 
+def _manifest(
+    config: EvaluateConfig,
+    run: RunManifest,
+    shards: ShardManifest,
+    reading: Reading,
+    rows: Sequence[IndexRow],
+    scores: Mapping[str, ProtocolScore],
+    notes: tuple[str, ...],
+) -> EvaluationManifest:
+    split = config.split or run.split
+    sequences = [row for row in rows if is_sequence(row)]
+    return EvaluationManifest(
+        fingerprint=fingerprint(run.fingerprint, shards.fingerprint, split, list(scores), config.seed, config.where),
+        run_fingerprint=run.fingerprint,
+        shards_fingerprint=shards.fingerprint,
+        split=split,
+        where=config.where,
+        text_source=run.text_source,
+        temporal=reading.temporal,
+        max_frames=reading.max_frames,
+        recipe=str(run.recipe["name"]),
+        classes=shards.expressions,
+        num_subjects=len({row.subject for row in rows}),
+        num_scans=len(rows) - len(sequences),
+        num_sequences=len(sequences),
+        num_frames=sum(frames_read(row, reading.temporal, reading.max_frames) for row in sequences),
+        notes=notes,
+        protocols=scores,
+    )
+
+
 def _sides(
     config: EvaluateConfig, run_manifest: RunManifest, shards: ShardSet
 ) -> tuple[list[IndexRow], list[IndexRow]]:
     """Rows to fit protocols on, none for `all`, and rows to score."""
-    spec = config.split or run_manifest.split
+    spec, meant = config.split or run_manifest.split, SampleFilter.model_validate({"where": config.where})
     if spec == "all":
-        return [], list(shards.rows)
+        return [], meant.apply(shards.rows)
     if config.split is None and shards.manifest.fingerprint != run_manifest.shards_fingerprint:
         raise UsageError(
             f"--shards {config.shards}: not the shards that the run was trained on; say whom to score with --split "
@@ -115,34 +150,55 @@ def _sides(
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:
         raise UsageError(f"--shards {config.shards}: hold no subject of the run's test side; use --split all")
-    return train_rows, test_rows
+    return meant.apply(train_rows), meant.apply(test_rows)
 
 
-def _possible(config: EvaluateConfig, run_manifest: RunManifest) -> list[Protocol]:
-    """The protocols asked for; without text there is no zero-shot."""
-    names = [name for name in config.protocol if name != "zero-shot" or run_manifest.text_source != "none"]
+def _possible(
+    config: EvaluateConfig, run_manifest: RunManifest, shards: ShardManifest
+) -> tuple[list[Protocol], tuple[str, ...]]:
+    """The protocols asked for that can be had, and notes on what cannot: zero-shot needs texts on both sides."""
+    missing = [expression for expression in shards.expressions if not shards.prompts.get(expression)]
+    if run_manifest.text_source == "none":
+        reason = "the run was trained without text"
+    elif missing:
+        reason = f"the shards carry no prompts for {', '.join(missing[:5])}"
+    else:
+        return list(config.protocol), ()
+    names: list[Protocol] = [name for name in config.protocol if name != "zero-shot"]
     if not names:
-        raise UsageError("--protocol zero-shot: the run was trained without text; use knn or probe")
-    return names
+        raise UsageError(f"--protocol zero-shot: {reason}; use knn or probe")
+    return names, (f"zero-shot was left out: {reason}",) if "zero-shot" in config.protocol else ()
+
+
+def _temporal(
+    config: EvaluateConfig, run_manifest: RunManifest, shards: ShardSet, rows: Sequence[IndexRow]
+) -> TemporalRead:
+    """What of sequences is read: what the run learned from, or what there is where it learned from scans only."""
+    stored = stored_temporal(shards, rows)
+    if run_manifest.temporal == "none" or stored == "none":
+        return default_temporal(stored)
+    if not can_read(stored, run_manifest.temporal):
+        raise UsageError(
+            f"--shards {config.shards}: of sequences they hold {stored}, and the run learned from "
+            f"{run_manifest.temporal}; render them with --temporal {run_manifest.temporal}"
+        )
+    return run_manifest.temporal
 
 
 def _embed(
     config: EvaluateConfig,
     model: TrainedModel,
-    shards: ShardSet,
-    channel: str,
+    reader: FaceReader,
     train_rows: Sequence[IndexRow],
     test_rows: Sequence[IndexRow],
     on_progress: Callable[[int, int], None],
 ) -> Embedded:
-    # Each sample is read once, so none is worth remembering.
-    reader = FaceReader(shards, channel, model.model.towers.image_size, cache_bytes=0)
     rows = [*train_rows, *test_rows]
     parts = []
     for part in model.embed_faces(reader, rows, config.batch_size):
         parts.append(part)
         on_progress(sum(map(len, parts)), len(rows))
-    numbers = {expression: number for number, expression in enumerate(shards.manifest.expressions)}
+    numbers = {expression: number for number, expression in enumerate(reader.shards.manifest.expressions)}
     y = np.array([numbers[row.expression] for row in rows])
     return Embedded(np.concatenate(parts), y, np.array([row.subject for row in rows]), len(train_rows))
 

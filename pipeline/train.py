@@ -18,11 +18,12 @@ from model.towers import check_arch
 from pipeline.ray_session import ray_session
 from pipeline.training.config import TrainConfig
 from pipeline.training.follow import following
-from pipeline.training.loop import Job
+from pipeline.training.loop import Job, rows_of
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.sequences import TemporalRead, can_read, default_temporal, is_sequence, stored_temporal
 from shards.errors import UsageError
-from shards.manifest import ShardManifest, canonical_json, fingerprint, write_atomically
+from shards.manifest import ShardManifest, TextSource, canonical_json, fingerprint, write_atomically
 from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
 
@@ -40,21 +41,19 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
         UsageError: shards, split, recipe, architecture or output cannot be used; nothing has been written.
         TrainingError: the job failed.
     """
-    shards, split, channel = _check(config)
+    shards, split, job = _check(config)
     directory = RunDirectory(config.out)
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if finished := _check_output(config, directory, mark):
         return finished
     about = {"fingerprint": mark, "train": config.for_fingerprint(), "recipe": config.recipe_config().model_dump()}
-    absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
-    job = Job(config.model_copy(update=absolute), channel, split.train, shards.manifest.expressions)
     with ray_session(config.address):
         resources = _resources(config)
         directory.root.mkdir(parents=True, exist_ok=True)
         write_atomically(directory.config_path, canonical_json(about).encode())
         with following(directory, on_metrics):
             _fit(job, resources)
-    manifest = _manifest(config, mark, shards, split, channel, directory)
+    manifest = _manifest(config, mark, shards, split, job, directory)
     manifest.write(directory.manifest_path)
     return manifest
 
@@ -66,29 +65,64 @@ def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
     tone and light (model/README.md).
     """
     if config.channel == "auto":
-        preferred = ("rgb", "normal", "depth") if config.pretrained else ("normal", "rgb", "depth")
+        preferred = ("rgb", "normal", "depth", "flow") if config.pretrained else ("normal", "rgb", "depth", "flow")
         return next(channel for channel in preferred if channel in manifest.channels)
     if config.channel not in manifest.channels:
         raise UsageError(f"--channel {config.channel}: the shards have {', '.join(manifest.channels)}")
     return config.channel
 
 
-def _check(config: TrainConfig) -> tuple[ShardSet, Split, str]:
+def text_source(config: TrainConfig, manifest: ShardManifest) -> TextSource:
+    """Where the text that is learned from comes from: what the shards carry, or none.
+
+    Raises:
+        UsageError: another source was asked for.
+    """
+    if config.text not in ("auto", "none", manifest.text_source):
+        carried = "no prompts" if manifest.text_source == "none" else f"prompts from {manifest.text_source}"
+        raise UsageError(
+            f"--text {config.text}: the shards carry {carried}; use --text {manifest.text_source}, "
+            f"or render them with --text {config.text}"
+        )
+    return manifest.text_source if config.text == "auto" else config.text
+
+
+def temporal_read(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
+    """What is read of sequences, of which the shards hold `stored`.
+
+    Raises:
+        UsageError: they do not hold what was asked for.
+    """
+    if config.temporal == "auto":
+        return default_temporal(stored)
+    if stored == "none":
+        raise UsageError(f"--temporal {config.temporal}: the samples to learn from are all scans; leave it out")
+    if not can_read(stored, config.temporal):
+        raise UsageError(
+            f"--temporal {config.temporal}: of sequences the shards hold {stored}; use --temporal {stored}, "
+            f"or render them with --temporal {config.temporal}"
+        )
+    return config.temporal
+
+
+def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     try:
         check_recipe(config.recipe)
         check_arch(config.arch, config.pretrained)
     except ValueError as error:
         raise UsageError(str(error)) from None
     shards = ShardSet.open(config.shards)
-    if config.text != "none" and shards.manifest.text_source == "none":
-        raise UsageError(f"--text {config.text}: the shards carry no prompts; use --text none")
+    source = text_source(config, shards.manifest)
     split = split_subjects(config.split, shards.subjects)
-    num_samples = len(shards.of_subjects(split.train))
-    if num_samples < 2 * config.num_workers:
-        raise UsageError(f"{num_samples} training samples are too few for {config.num_workers} workers")
-    if config.text == "none" and len(shards.manifest.views) < 2:
+    rows = rows_of(shards, split.train, config.where)
+    if len(rows) < 2 * config.num_workers:
+        raise UsageError(f"{len(rows)} training samples are too few for {config.num_workers} workers")
+    if source == "none" and len(shards.manifest.views) < 2:
         raise UsageError("--text none: views are then compared with each other, and the shards have only one")
-    return shards, split, input_channel(config, shards.manifest)
+    temporal = temporal_read(config, stored_temporal(shards, rows))
+    absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
+    channel = input_channel(config, shards.manifest)
+    return shards, split, Job(config.model_copy(update=absolute), channel, split.train, source, temporal)
 
 
 def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> RunManifest | None:
@@ -171,8 +205,9 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _manifest(
-    config: TrainConfig, mark: str, shards: ShardSet, split: Split, channel: str, directory: RunDirectory
+    config: TrainConfig, mark: str, shards: ShardSet, split: Split, job: Job, directory: RunDirectory
 ) -> RunManifest:
+    rows = rows_of(shards, split.train, config.where)
     last = directory.metrics()[-1]
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
@@ -180,13 +215,17 @@ def _manifest(
         shards_fingerprint=shards.manifest.fingerprint,
         config=config.for_fingerprint(),
         recipe=config.recipe_config().model_dump(mode="json"),
-        channel=channel,
+        channel=job.channel,
+        temporal=job.temporal,
+        max_frames=config.max_frames,
         views=shards.manifest.views,
-        text_source=config.text,
+        text_source=job.text_source,
         split=split.spec,
+        where=config.where,
         train_subjects=split.train,
         test_subjects=split.test if split.spec != "all" else (),
-        num_train_samples=len(shards.of_subjects(split.train)),
+        num_train_samples=len(rows),
+        num_train_sequences=sum(map(is_sequence, rows)),
         num_steps=last["num_steps"],
         world_size=config.num_workers,
         final_losses={name: value for name, value in last.items() if name.startswith("loss_")},

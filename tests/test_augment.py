@@ -9,10 +9,12 @@ import torch
 from shapes import card, join, painted, sphere
 from torch import Tensor
 
+from model.moments import DYNAMIC_TIME, Moments
 from pipeline.meshes.mesh import Mesh
 from pipeline.rendering.encode import quantise_normal
 from pipeline.rendering.rig import Rig, View, views_of
 from pipeline.rendering.zbuffer import ZBufferRenderer
+from pipeline.sequences.dynamic import rank_pooling_weights
 from pipeline.training import augment as augmentation
 from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
 
@@ -129,6 +131,77 @@ class TestMoving:
         ratio = augment(grey, "rgb", [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.5
         assert 0.1 < ratio.std() < 0.3 and ratio.std(dim=2).min() > 0
         assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1
+
+
+def in_time(counts: list[int], dynamic: tuple[int, ...] = ()) -> Moments:
+    """Moments of faces with so many each; those numbered in `dynamic` are dynamic images."""
+    times = torch.zeros(sum(counts))
+    times[list(dynamic)] = DYNAMIC_TIME
+    return Moments(torch.tensor(counts), times)
+
+
+class TestSequences:
+    def test_a_scan_is_augmented_the_same_with_and_without_moments(self):
+        for channel in ("rgb", "normal", "flow"):
+            found = [augment(batch(), channel, [0, 2, 1], generator_for(8), m) for m in (None, in_time([1] * 8))]
+            assert torch.equal(*found)
+
+    @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
+    def test_all_frames_of_a_face_are_changed_alike_and_each_view_in_its_own_way(self, channel):
+        still = batch(4).repeat_interleave(5, dim=0)
+        found = augment(still, channel, [0, 2, 1], generator_for(9), in_time([5] * 4)).unflatten(0, (4, 5))
+        for face in found:
+            assert all(torch.equal(frame, face[0]) for frame in face)
+        faces = [frame for face in found for frame in face[0]]
+        assert all((faces[i] - faces[j]).abs().max() > 0.01 for i in range(12) for j in range(i))
+
+    def test_a_face_is_changed_alike_whatever_the_lengths_of_the_others(self):
+        scans = batch(3)
+        lone = augment(scans, "rgb", [0, 2, 1], generator_for(10))
+        packed = augment(scans[[0, 1, 1, 1, 2]], "rgb", [0, 2, 1], generator_for(10), in_time([1, 3, 1]))
+        assert torch.equal(packed, lone[[0, 1, 1, 1, 2]])
+
+    def test_a_dynamic_image_of_nothing_that_moved_stays_so(self):
+        still = torch.full((8, 3, 3, 16, 16), 128 / 255)
+        for channel in ("rgb", "depth", "normal", "flow"):
+            moments = in_time([1] * 8, dynamic=tuple(range(8)))
+            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), moments), still)
+
+    def test_frames_beside_a_dynamic_image_are_recoloured_and_it_is_not(self):
+        grey = torch.full((16, 3, 3, 16, 16), 0.5)
+        moments = in_time([2] * 8, dynamic=tuple(range(1, 16, 2)))
+        found = augment(grey, "rgb", None, generator_for(12), moments)
+        torch.testing.assert_close(found[1::2], grey[1::2])
+        assert ((found[0::2] - 0.5).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
+
+    def test_the_dynamic_image_of_mirrored_normals_is_the_mirrored_dynamic_image(self, only_mirrored):
+        frames = (batch(6, seed=3) * 255).round()
+        weights = torch.from_numpy(rank_pooling_weights(6)).float()
+
+        def dynamic(views: Tensor) -> Tensor:
+            total = torch.einsum("n,nvchw->vchw", weights, views)
+            return ((total / 9).round() + 128).clamp(1, 255) / 255
+
+        mirrored = frames[:, [0, 2, 1]].flip(-1)
+        mirrored = torch.cat([255 - mirrored[:, :, :1], mirrored[:, :, 1:]], dim=2)
+        as_is, expected = dynamic(frames), dynamic(mirrored)
+        moments = in_time([1] * 16, dynamic=tuple(range(16)))
+        found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), moments)
+        chosen = [bool((views - expected).abs().max() < (views - as_is).abs().max()) for views in found]
+        assert 3 <= sum(chosen) <= 13
+        for views, mirrors in zip(found, chosen, strict=True):
+            # Halves are rounded to even, on the one side up and on the other down.
+            assert ((views - (expected if mirrors else as_is)) * 255).abs().max() < 0.01
+
+    @pytest.mark.parametrize("dynamic", [(), tuple(range(16))])
+    def test_mirrored_flow_points_the_other_way_along_x_and_rest_stays_rest(self, only_mirrored, dynamic):
+        displacement = torch.randint(-127, 128, (3, 3, 16, 16), generator=generator_for(1)).float()
+        displacement[:, :, :4] = 0
+        expected = displacement[[0, 2, 1]].flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
+        views = ((128 + displacement) / 255).expand(16, -1, -1, -1, -1)
+        found = augment(views, "flow", [0, 2, 1], generator_for(0), in_time([1] * 16, dynamic)) * 255 - 128
+        close = [[bool((f - e).abs().max() < 0.01) for e in (displacement, expected)] for f in found]
+        assert all(sum(pair) == 1 for pair in close) and 3 <= sum(pair[1] for pair in close) <= 13
 
 
 class TestChance:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.config import RecipeConfig
 from model.distributed import gather_rows
+from model.moments import DYNAMIC_TIME, Moments
 from model.recipes import SmileVLM, build_model
 
 EVEN, RAGGED = (4, 4), (3, 2)
@@ -31,17 +32,35 @@ def make_model(folder: Path) -> SmileVLM:
         arch=tiny_arch.register(folder), joint_dim=4, weight_mv=1.0, weight_vl=1.0, weight_cm=1.0, temperature=0.5
     )
     # In double precision a random tower's own rounding does not hide what is compared.
-    return build_model(config).double()
+    model = build_model(config).double()
+    # These begin at zero, where other gradients would be zero too.
+    for weight in (model.temporal.score.weight, model.temporal.gain.weight):
+        torch.nn.init.normal_(weight)
+    return model
+
+
+def faces(total: int, samples: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Moments]:
+    """Views, directions, tokens, concepts and moments of `samples` out of `total`.
+
+    The first two samples are sequences, which rank 0 reads; rank 1 has scans only.
+    """
+    _, directions, tokens, concepts = tiny_arch.faces(total)
+    counts = torch.tensor([3, 2] + [1] * (total - 2))
+    owners = torch.arange(total).repeat_interleave(counts)
+    times = torch.tensor([0.0, 0.4, 1.0, 0.0, DYNAMIC_TIME] + [0.0] * (total - 2))
+    own = torch.isin(owners, torch.arange(total)[samples])
+    views = tiny_arch.faces(len(owners))[0][own].double()
+    return views, directions.double(), tokens[samples], concepts[samples], Moments(counts[samples], times[own])
 
 
 def learn(model: SmileVLM, network: torch.nn.Module, samples: slice, total: int) -> dict[str, dict[str, Tensor]]:
     """Losses, and the gradients of all parameters for each of them, of one batch out of `total` samples."""
-    views, directions, tokens, concepts = tiny_arch.faces(total)
+    views, directions, tokens, concepts, moments = faces(total, samples)
     found: dict[str, dict[str, Tensor]] = {"losses": {}}
     # One pass a loss: that a second one is let through shows, too, that no parameter was left without a gradient.
     for name in ("total", "mv", "vl", "cm"):
         network.zero_grad()
-        losses = model.losses(network(views[samples].double(), directions.double(), tokens[samples]), concepts[samples])
+        losses = model.losses(network(views, directions, tokens, moments), concepts)
         # A term alone does not reach all parameters, which data-parallel training would wait for.
         reach_all = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0
         (losses[name] if name == "total" else losses[name] + reach_all).backward()
@@ -132,7 +151,8 @@ def test_a_loss_has_the_gradients_of_one_rank_with_the_joined_batch(case, name):
 def test_the_total_reaches_every_parameter_that_learns(case):
     alone, _ = case
     assert all(grad.abs().sum() > 0 for grad in alone["total"].values())
-    assert {"log_scale", "fusion.score.weight", "project_text.2.weight"} <= alone["total"].keys()
+    names = {"log_scale", "fusion.score.weight", "temporal.score.weight", "project_text.2.weight"}
+    assert names <= alone["total"].keys()
 
 
 class TestGatherRows:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.config import RecipeConfig
 from model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
+from model.moments import Moments
 from model.recipes import Embeddings, SmileVLM, build_model, check_recipe
 
 
@@ -49,6 +50,31 @@ def test_a_model_takes_any_rig(config):
     for num_views in (1, 2, 9):
         views, directions, _, _ = tiny_arch.faces(2, num_views)
         assert model.embed_faces(views, directions)[1].shape == (2, 5)
+
+
+def test_a_sequence_becomes_one_embedding_a_view_and_does_not_touch_the_scan_beside_it(config):
+    model = make_model(config)
+    views, directions, _, _ = tiny_arch.faces(5, num_views=3)
+    moments = Moments(torch.tensor([1, 3, 1]), torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
+    found, fused, attention = model.embed_faces(views, directions, moments)
+    assert (found.shape, fused.shape, attention.shape) == ((3, 3, 5), (3, 5), (3, 3))
+    scans, _, _ = model.embed_faces(views, directions)
+    assert torch.equal(found[0], scans[0]) and torch.equal(found[2], scans[4])
+    torch.testing.assert_close(found[1], scans[1:4].mean(dim=0))
+
+
+def test_what_is_drawn_for_scans_does_not_depend_on_how_sequences_are_pooled(config):
+    drawn = []
+    for kind in ("attention", "mean"):
+        model = make_model(config, temporal_pooling=kind)
+        weights = {name: p for name, p in model.named_parameters() if not name.startswith("temporal.")}
+        drawn.append((weights, torch.rand(4)))
+    (weights, after), (others, after_others) = drawn
+    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    assert torch.equal(after, after_others)
+    # Parameters are listed in this order, and sums over all of them are taken in it.
+    names = [name for name, _ in make_model(config).named_parameters()]
+    assert {name.startswith("temporal.") for name in names[-len(names) + len(weights) :]} == {True}
 
 
 def test_equal_prompts_are_encoded_once(config, monkeypatch):

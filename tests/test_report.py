@@ -33,6 +33,12 @@ def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes)
         "run_fingerprint": "a" * 32,
         "shards_fingerprint": "5" * 32,
         "recipe": "smile-vlm",
+        "where": None,
+        "temporal": "none",
+        "max_frames": 16,
+        "num_scans": 120,
+        "num_sequences": 0,
+        "num_frames": 0,
         "num_subjects": 7,
         "protocols": {name: score(truth, guess, classes, levels) for name, guess in guesses.items()},
         **changes,
@@ -79,8 +85,17 @@ def test_a_level_or_class_that_was_not_scored_is_a_dash():
 
 def test_the_headline_says_what_was_measured_on_whom():
     headline = re.search(r"<h1>(.*?)</h1>", render_report(made_up(), {}, None, {}))[1]
-    for part in ("smile-vlm", "3 expressions", "120 faces", "7 subjects", "never saw", "zero-shot", "linear probe"):
+    for part in (
+        "smile-vlm",
+        "3 expressions",
+        "120 face scans",
+        "7 subjects",
+        "never saw",
+        "zero-shot",
+        "linear probe",
+    ):
         assert part in headline
+    assert "sequence" not in headline
 
 
 def test_a_page_of_all_samples_does_not_claim_unseen_subjects():
@@ -94,6 +109,38 @@ def test_label_derived_prompts_are_called_supervision():
     assert "These prompts are supervision." in Page(render_report(made_up(), {}, None, {})).text
     without = Page(render_report(made_up(text_source="none"), {}, None, {})).text
     assert "supervision" not in without and "No text took part in training" in without
+
+
+def test_prompts_from_action_units_are_called_supervision_and_measured_ones_are_not():
+    assert "These prompts are supervision." in Page(render_report(made_up(text_source="au"), {}, None, {})).text
+    measured = Page(render_report(made_up(text_source="geometry"), {}, None, {})).text
+    assert "supervision" not in measured and "No label wrote these prompts." in measured
+
+
+@pytest.mark.parametrize(
+    ("temporal", "num_frames", "told"),
+    [
+        ("frames", 480, "What was read: frames of each sequence, at most 6 frames (480 frames in all)."),
+        ("dynamic", 0, "What was read: the dynamic image of each sequence."),
+        ("both", 480, "frames and the dynamic image of each sequence, at most 6 frames (480 frames in all)."),
+    ],
+)
+def test_a_page_of_sequences_says_how_many_there_are_and_what_was_read_of_them(temporal, num_frames, told):
+    counts = {"num_scans": 40, "num_sequences": 80, "num_frames": num_frames}
+    text = Page(render_report(made_up(temporal=temporal, max_frames=6, **counts), {}, None, {})).text
+    assert "on 40 face scans and 80 sequences of 7 subjects" in text and told in text
+    assert "scored40 scans, 80 sequences" in text
+
+
+def test_a_page_of_scans_does_not_speak_of_reading_sequences():
+    assert "What was read" not in Page(render_report(made_up(), {}, None, {})).text
+
+
+def test_a_condition_and_what_was_left_out_are_told_and_escaped():
+    manifest = made_up(where="level < 3 and sex == '<b>'", notes=("zero-shot was left out: <i>",))
+    page = Page(render_report(manifest, {}, None, {}))
+    assert "fitted on and scored: level < 3 and sex == '<b>'." in page.text
+    assert "Zero-shot was left out: <i>." in page.text and not {"b", "i"} & set(page.tags)
 
 
 def test_the_page_asks_for_nothing_outside_itself_and_runs_no_script():

@@ -5,9 +5,19 @@ import shutil
 
 import pytest
 import torch
+from samples import write_shard_set
 
-from pipeline.train import _weights, _weights_digest, cores_per_worker, input_channel, run
+from pipeline.train import (
+    _weights,
+    _weights_digest,
+    cores_per_worker,
+    input_channel,
+    run,
+    temporal_read,
+    text_source,
+)
 from pipeline.training.config import TrainConfig
+from pipeline.training.loop import concept_number
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from shards.errors import UsageError
@@ -20,6 +30,12 @@ def config(shards_dir, out, **options) -> TrainConfig:
     return TrainConfig(
         **{"shards": str(shards_dir), "out": out, "epochs": 2, "batch_size": 8, "split": "kfold:5:0"} | options
     )
+
+
+def shard_manifest(tmp_path, **options) -> ShardManifest:
+    """The manifest of a few shards that were never rendered."""
+    write_shard_set(tmp_path / "shards", **options)
+    return ShardManifest.read(tmp_path / "shards" / "manifest.json")
 
 
 def test_a_run_holds_exactly_what_the_contract_says(run_dir):
@@ -41,7 +57,7 @@ def test_the_manifest_says_on_whom_it_was_trained(run_dir, shards_dir):
     assert not set(manifest.train_subjects) & set(manifest.test_subjects)
     assert manifest.shards_fingerprint == shards.manifest.fingerprint
     assert (manifest.num_train_samples, manifest.num_steps, manifest.text_source) == (28, 8, "label")
-    assert manifest.channel == "normal"
+    assert (manifest.channel, manifest.temporal, manifest.num_train_sequences) == ("normal", "none", 0)
 
 
 def test_metrics_name_every_loss(run_dir):
@@ -103,8 +119,73 @@ def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_p
     assert input_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
     without = manifest.model_copy(update={"channels": ("rgb",)})
     assert input_channel(config(shards_dir, tmp_path), without) == "rgb"
+    only_flow = manifest.model_copy(update={"channels": ("flow",)})
+    assert input_channel(config(shards_dir, tmp_path), only_flow) == "flow"
     with pytest.raises(UsageError, match="--channel depth"):
         input_channel(config(shards_dir, tmp_path, channel="depth"), without)
+
+
+@pytest.mark.parametrize(
+    ("asked", "carried", "found"),
+    [
+        ("auto", "label", "label"),
+        ("auto", "geometry", "geometry"),
+        ("auto", "none", "none"),
+        ("au", "au", "au"),
+        ("none", "label", "none"),
+    ],
+)
+def test_text_comes_from_what_the_shards_carry(tmp_path, asked, carried, found):
+    manifest = shard_manifest(tmp_path, text_source=carried)
+    assert text_source(config(tmp_path, tmp_path, text=asked), manifest) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "carried", "told"),
+    [
+        ("geometry", "label", "--text geometry: the shards carry prompts from label; use --text label"),
+        ("label", "none", "--text label: the shards carry no prompts; use --text none"),
+    ],
+)
+def test_text_from_another_source_is_refused_naming_both(tmp_path, asked, carried, told):
+    manifest = shard_manifest(tmp_path, text_source=carried)
+    with pytest.raises(UsageError, match=told):
+        text_source(config(tmp_path, tmp_path, text=asked), manifest)
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "found"),
+    [
+        ("auto", "both", "frames"),
+        ("auto", "dynamic", "dynamic"),
+        ("auto", "none", "none"),
+        ("dynamic", "both", "dynamic"),
+        ("both", "both", "both"),
+        ("frames", "frames", "frames"),
+    ],
+)
+def test_what_is_read_of_sequences_is_what_was_asked_for_and_is_there(tmp_path, asked, stored, found):
+    assert temporal_read(config(tmp_path, tmp_path, temporal=asked), stored) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "told"),
+    [
+        ("dynamic", "frames", "--temporal dynamic: of sequences the shards hold frames"),
+        ("both", "dynamic", "--temporal both: of sequences the shards hold dynamic"),
+        ("frames", "none", "--temporal frames: the samples to learn from are all scans"),
+    ],
+)
+def test_what_the_shards_do_not_hold_of_sequences_is_refused(tmp_path, asked, stored, told):
+    with pytest.raises(UsageError, match=told):
+        temporal_read(config(tmp_path, tmp_path, temporal=asked), stored)
+
+
+def test_equal_concepts_have_equal_numbers_everywhere_and_others_others():
+    # Numbers of another process, so that none is drawn anew in each.
+    assert concept_number("HA") == 1428729713073518084
+    numbers = [concept_number(f"slightly raised brows, {n}") for n in range(1000)]
+    assert len(set(numbers)) == 1000 and min(numbers) >= 0 and 2**61 < max(numbers) < 2**63
 
 
 def test_a_state_that_would_run_code_is_refused(run_dir, tmp_path):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.options import CommaSeparated
+from pipeline.training.config import WHERE_HELP
 from shards.manifest import Frozen
 from shards.splits import HELP as SPLIT_HELP
 
@@ -23,6 +24,7 @@ class EvaluateConfig(Frozen):
     split: str | None = Field(
         None, description=f"{SPLIT_HELP}; all scores every sample; without it, the subjects that the run left out."
     )
+    where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
     seed: int = Field(0, ge=0, description="Of the probe's inner split.")
     use_gpu: bool = Field(False, description="Embed on the GPU.")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from pipeline.training.sequences import TemporalRead
 from shards.manifest import Frozen, Manifest, TextSource
 
 PROTOCOL_TITLES = {"zero-shot": "zero-shot", "knn": "nearest neighbours", "probe": "linear probe"}
@@ -34,17 +35,29 @@ class EvaluationManifest(Manifest):
         run_fingerprint: the training run that was evaluated.
         shards_fingerprint: the shards that it was evaluated on.
         split: whom it was scored on: the test side of a split by subject, or "all" for every sample.
+        where: the condition that the samples to fit on and to score were chosen by, if there was one.
         text_source: where the prompts that the run was trained with came from.
+        temporal, max_frames: what was read of a scored sequence, and how many frames of it at most.
         classes: expression codes, in the order of the confusion matrices.
         num_subjects: subjects among the scored samples.
+        num_scans, num_sequences, num_frames: what the scored samples are, and the frames that were read of sequences.
+        notes: what was asked for and left out, and why.
     """
 
+    schema_version: Literal[2] = 2
     stage: Literal["evaluate"] = "evaluate"
     run_fingerprint: str
     shards_fingerprint: str
     split: str
+    where: str | None
     text_source: TextSource
+    temporal: TemporalRead
+    max_frames: int
     recipe: str
     classes: tuple[str, ...]
     num_subjects: int
+    num_scans: int
+    num_sequences: int
+    num_frames: int
+    notes: tuple[str, ...] = ()
     protocols: Mapping[str, ProtocolScore]

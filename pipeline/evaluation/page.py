@@ -10,6 +10,7 @@ from pipeline.evaluation import plots
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.report import render_report
 from pipeline.training.manifest import RunManifest
+from pipeline.training.sequences import in_words
 
 
 def evaluation_page(
@@ -25,7 +26,9 @@ def evaluation_page(
         "recipe": manifest.recipe,
         "image tower": f"{run.recipe['arch']} on {run.channel} images",
         "views": ", ".join(run.views),
-        "trained on": f"{run.num_train_samples} samples of {len(run.train_subjects)} subjects",
+        "trained on": f"{run.num_train_samples} samples of {len(run.train_subjects)} subjects, of them "
+        f"{run.num_train_sequences} sequences",
+        "learned from": in_words(run.temporal, run.max_frames),
         "steps": f"{run.num_steps} on {run.world_size} worker(s)",
         "split": run.split,
         "prompts": f"from {run.text_source}",

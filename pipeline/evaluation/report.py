@@ -10,6 +10,7 @@ from html import escape
 
 from pipeline.evaluation.manifest import PROTOCOL_TITLES, EvaluationManifest
 from pipeline.expressions import EXPRESSIONS
+from pipeline.training.sequences import in_words
 
 _ABOUT = {
     "zero-shot": "No classifier: a face is given the expression whose prompts lie nearest to it in the joint space.",
@@ -21,6 +22,15 @@ _TEXT_SOURCES = {
         "<strong>These prompts are supervision.</strong> The text that the model learned from was derived from the "
         "expression labels, so the model has seen the labels of its training subjects, in words. None of these figures "
         "is the result of unsupervised learning."
+    ),
+    "geometry": (
+        "<strong>No label wrote these prompts.</strong> The text that the model learned from tells what was measured "
+        "on each face's landmarks. Where a scan was measured against the subject's neutral one, the label told which "
+        "that is."
+    ),
+    "au": (
+        "<strong>These prompts are supervision.</strong> The text that the model learned from was written from coded "
+        "action units, which tell what each face does. None of these figures is the result of unsupervised learning."
     ),
     "none": (
         "<strong>No text took part in training.</strong> The model saw neither prompts nor labels; only the "
@@ -95,6 +105,7 @@ def render_report(
         f'<p class="kicker">{escape(manifest.recipe)} &middot; evaluation</p>\n<h1>{escape(headline)}</h1>',
         f"<p>{escape(_conditions(manifest))}</p>",
         f'<p class="note">{_TEXT_SOURCES[manifest.text_source]}</p>',
+        *(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in manifest.notes),
         f'<div class="cards">{"".join(_cards(manifest))}</div>',
         f"<h2>Scores by expression and by intensity</h2>\n{_scores(manifest)}",
     ]
@@ -113,8 +124,9 @@ def render_report(
 
 
 def _headline(manifest: EvaluationManifest) -> str:
-    num_samples = max(score.num_samples for score in manifest.protocols.values())
-    whose = f"{_count(num_samples, 'face')} of {_count(manifest.num_subjects, 'subject')}"
+    kinds = ((manifest.num_scans, "face scan"), (manifest.num_sequences, "sequence"))
+    faces = " and ".join(_count(number, kind) for number, kind in kinds if number)
+    whose = f"{faces} of {_count(manifest.num_subjects, 'subject')}"
     unseen = "" if manifest.split == "all" else " that training never saw"
     ways = [_title(name) for name in manifest.protocols]
     listed = ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} and {ways[-1]}"
@@ -132,9 +144,16 @@ def _conditions(manifest: EvaluationManifest) -> str:
             f"The subjects are the test side of the split {manifest.split}: neither the model nor a classifier has "
             "seen any of them."
         )
-    return (
-        f"{scope} The figures are accuracies; guessing would be right for about {_percent(1 / len(manifest.classes))}."
-    )
+    guessing = f"guessing would be right for about {_percent(1 / len(manifest.classes))}"
+    if manifest.where is not None:
+        scope += f" Only samples for which this holds were fitted on and scored: {manifest.where}."
+    return " ".join([scope, *_seen(manifest), f"The figures are accuracies; {guessing}."])
+
+
+def _seen(manifest: EvaluationManifest) -> Iterable[str]:
+    if manifest.num_sequences:
+        frames = f" ({_count(manifest.num_frames, 'frame')} in all)" if manifest.num_frames else ""
+        yield f"What was read: {in_words(manifest.temporal, manifest.max_frames)}{frames}."
 
 
 def _cards(manifest: EvaluationManifest) -> Iterable[str]:
@@ -172,6 +191,8 @@ def _facts(manifest: EvaluationManifest, run_facts: Mapping[str, str]) -> str:
         **run_facts,
         "scored split": manifest.split,
         "text source": manifest.text_source,
+        "scored": f"{_count(manifest.num_scans, 'scan')}, {_count(manifest.num_sequences, 'sequence')}",
+        "read of sequences": in_words(manifest.temporal, manifest.max_frames),
         "expressions": ", ".join(_word(c) for c in manifest.classes),
         "run fingerprint": manifest.run_fingerprint,
         "shards fingerprint": manifest.shards_fingerprint,

@@ -5,12 +5,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.config import RecipeConfig
+from model.config import PoolingKind, RecipeConfig
+from pipeline.filters import SampleFilter
 from pipeline.options import ADDRESS_HELP
 from shards.manifest import Frozen, TextSource
+from shards.sample import Temporal
 from shards.splits import HELP as SPLIT_HELP
 
-InputChannel = Literal["auto", "rgb", "depth", "normal"]
+InputChannel = Literal["auto", "rgb", "depth", "normal", "flow"]
+
+WHERE_HELP = SampleFilter.model_fields["where"].description
 
 
 class TrainConfig(Frozen):
@@ -25,8 +29,20 @@ class TrainConfig(Frozen):
         "auto",
         description="What the image tower sees; auto takes rgb with --pretrained, else normal where there is one.",
     )
-    text: TextSource = Field("label", description="label: the prompts of the shards (weak supervision); none: no text.")
+    temporal: Literal["auto", Temporal] = Field(
+        "auto",
+        description="What of a sequence is seen: frames, its dynamic image, or both; auto takes frames where they are.",
+    )
+    max_frames: int = Field(16, ge=1, le=256, description="Frames of a sequence that are read, evenly over all it has.")
+    temporal_pooling: PoolingKind = Field(
+        "attention", description="How the embeddings of a sequence become one: weighted by content and time, or evenly."
+    )
+    text: Literal["auto", TextSource] = Field(
+        "auto",
+        description="Text to learn from: auto is what the shards carry, none is no text; others must be in them.",
+    )
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
+    where: str | None = Field(None, description=WHERE_HELP)
     epochs: int = Field(30, ge=1, description="Times that every sample is seen.")
     batch_size: int = Field(32, ge=2, description="Samples of one worker in a step.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak of the schedule: linear warm-up, then half a cosine.")
@@ -42,7 +58,12 @@ class TrainConfig(Frozen):
 
     def recipe_config(self) -> RecipeConfig:
         """The part that decides the model."""
-        return RecipeConfig(name=self.recipe, arch=self.arch, pretrained=self.pretrained)
+        return RecipeConfig(
+            name=self.recipe,
+            arch=self.arch,
+            pretrained=self.pretrained,
+            temporal_pooling=self.temporal_pooling,
+        )
 
     def for_fingerprint(self) -> dict:
         """The options that decide the result; where it is written and on what it runs do not."""

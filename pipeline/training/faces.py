@@ -1,12 +1,14 @@
 """Faces as tensors: from rows of the index to uint8 views of the size that the image tower takes.
 
 Goes in: a shard set and rows. Comes out: batches, read ahead by threads while the model computes. Promised: each sample
-is decoded once while the cache holds, whatever the number of epochs; the cache never outgrows its budget.
+is decoded once while the cache holds, whatever the number of epochs; the cache never outgrows its budget; of a sequence
+no more frames are decoded than `Reading` allows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,47 +16,71 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from shards.images import as_rgb, decode_image
+from model.moments import Moments
+from pipeline.training.sequences import TemporalRead, moments_of
+from shards.images import Pixels, as_rgb, decode_image
 from shards.index import IndexRow
 from shards.reader import ShardSet
-from shards.sample import Sample
+from shards.sample import Sample, SampleError
 
 READ_AHEAD = 3
 READ_THREADS = 2
 
+# Displacements d are shown as tanh(d / FLOW_BEND), in frame units (9 mm): a millimetre at rest moves 14 of 255 levels,
+# so that micro-expressions are seen, and a jaw that drops by 4 cm is still not clipped. The upper byte of the stored 16
+# bits has 1.4 levels a millimetre.
+FLOW_BEND = 0.1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a sample the image tower sees: one channel, at its size, of some moments (`moments_of`)."""
+
+    channel: str
+    image_size: int
+    temporal: TemporalRead = "none"
+    max_frames: int = 16
+
 
 @dataclass(frozen=True)
 class Face:
-    """One decoded sample: views uint8 [V, 3, H, W], and its prompt and concept."""
+    """One decoded sample: views uint8 [T, V, 3, H, W], times float32 [T], and its prompt and concept."""
 
     views: NDArray[np.uint8]
+    times: NDArray[np.float32]
     text: str
     concept: str
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Faces of one step: views uint8 [B, V, 3, H, W], prompts, and concepts."""
+    """Faces of one step, all moments of all B of them: views uint8 [N, V, 3, H, W], N the sum of `counts` [B]."""
 
     views: Tensor
+    counts: Tensor
+    times: Tensor
     texts: list[str]
     concepts: list[str]
+
+    @property
+    def moments(self) -> Moments:
+        """Which views are of which face, and when."""
+        return Moments(self.counts, self.times)
 
 
 class FaceReader:
     """Reads and decodes samples of one shard set, and remembers what fits in memory."""
 
-    def __init__(self, shards: ShardSet, channel: str, image_size: int, cache_bytes: int) -> None:
-        self.shards, self.channel, self.image_size = shards, channel, image_size
+    def __init__(self, shards: ShardSet, reading: Reading, cache_bytes: int) -> None:
+        self.shards, self.reading = shards, reading
         self._budget = cache_bytes
         self._cache: dict[str, Face] = {}
 
     def read(self, row: IndexRow) -> Face:
-        """One face; see `shards.reader.ShardSet.read` for the errors."""
+        """One face; see `shards.reader.ShardSet.read` and `moments_of` for the errors."""
         face = self._cache.get(row.key)
         if face is None:
-            sample = self.shards.read(row)
-            face = Face(self._decode(sample), sample.text, sample.record.concept)
+            face = decode_face(self.shards.read(row), self.reading)
             # Threads may overdraw the budget by the faces in their hands, which is nothing beside it.
             if face.views.nbytes <= self._budget:
                 self._budget -= face.views.nbytes
@@ -77,15 +103,22 @@ class FaceReader:
         cameras = self.shards.read(row).record.cameras
         return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
 
-    def _decode(self, sample: Sample) -> NDArray[np.uint8]:
-        views = [
-            fit_image(decode_image(self.channel, sample.images[camera.name, self.channel]), self.image_size)
-            for camera in sample.record.cameras
-        ]
-        return np.ascontiguousarray(np.stack(views).transpose(0, 3, 1, 2))
+
+def decode_face(sample: Sample, reading: Reading) -> Face:
+    """Decode what is read of a sample; see `moments_of` for the errors."""
+    record, size = sample.record, reading.image_size
+    moments = moments_of(record, reading.temporal, reading.max_frames)
+    views = np.empty((len(moments), len(record.cameras), 3, size, size), np.uint8)
+    for t, moment in enumerate(moments):
+        name = f"{reading.channel}{moment.suffix}"
+        for v, camera in enumerate(record.cameras):
+            pixels = decode_image(name, sample.images[camera.name, name])
+            views[t, v] = fit_image(_visible(pixels, sample, reading.channel), size).transpose(2, 0, 1)
+    times = np.array([moment.time for moment in moments], np.float32)
+    return Face(views, times, sample.text, record.concept)
 
 
-def fit_image(pixels: NDArray, size: int) -> NDArray[np.uint8]:
+def fit_image(pixels: Pixels, size: int) -> NDArray[np.uint8]:
     """Decoded pixels of a view -> uint8 [size, size, 3]."""
     pixels = as_rgb(pixels)
     if pixels.shape[0] == size:
@@ -95,7 +128,32 @@ def fit_image(pixels: NDArray, size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((size, size), method))
 
 
+def flow_as_rgb(flow: NDArray[np.uint16], step: float) -> NDArray[np.uint8]:
+    """Stored flow [H, W, 3], with `step` frame units a level -> uint8, 128 at rest: 128 + 127 tanh(d / `FLOW_BEND`)."""
+    return _flow_levels(step)[flow]
+
+
+@lru_cache(maxsize=4)
+def _flow_levels(step: float) -> NDArray[np.uint8]:
+    """The level that each stored number is shown as, [65536]."""
+    distances = (np.arange(65536) - 32768) * step
+    return np.nan_to_num(np.round(128 + 127 * np.tanh(distances / FLOW_BEND)), nan=128.0).astype(np.uint8)
+
+
+def _visible(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
+    if channel != "flow" or pixels.dtype != np.uint16:
+        return pixels
+    if sample.record.flow is None:
+        raise SampleError(f"{sample.record.key}.json: has flow images and no scale to read them by; render again")
+    return flow_as_rgb(pixels.astype(np.uint16, copy=False), sample.record.flow.step)
+
+
 def _collate(faces: list[Future[Face]]) -> Batch:
     ready = [face.result() for face in faces]
-    views = torch.from_numpy(np.stack([face.views for face in ready]))
-    return Batch(views, [face.text for face in ready], [face.concept for face in ready])
+    return Batch(
+        views=torch.from_numpy(np.concatenate([face.views for face in ready])),
+        counts=torch.tensor([len(face.times) for face in ready]),
+        times=torch.from_numpy(np.concatenate([face.times for face in ready])),
+        texts=[face.text for face in ready],
+        concepts=[face.concept for face in ready],
+    )

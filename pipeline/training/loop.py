@@ -7,22 +7,27 @@ functions of (seed, epoch, step), so a run that was stopped goes on as if it had
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from blake3 import blake3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 from model.recipes import SmileVLM, build_model
 from model.towers import build_tokenizer
+from pipeline.filters import SampleFilter
 from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
 from pipeline.training.config import TrainConfig
-from pipeline.training.faces import Batch, FaceReader
+from pipeline.training.faces import Batch, FaceReader, Reading
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.sequences import TemporalRead
+from shards.index import IndexRow
+from shards.manifest import TextSource
 from shards.reader import ShardSet
 from shards.sampler import Sampler
 
@@ -38,7 +43,8 @@ class Job:
     config: TrainConfig
     channel: str
     subjects: tuple[str, ...]
-    concepts: tuple[str, ...]
+    text_source: TextSource
+    temporal: TemporalRead
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,7 @@ def train(job: Job, place: Place) -> None:
     config, run = job.config, RunDirectory(job.config.out)
     torch.manual_seed(config.seed)
     model = build_model(config.recipe_config())
-    if config.text == "none":
-        _freeze_text(model)
+    _freeze_unreached(model, job)
     model.to(place.device)
     reader, sampler = _data(job, place, model)
     optimizer = torch.optim.AdamW(
@@ -66,7 +71,7 @@ def train(job: Job, place: Place) -> None:
     if place.rank == 0:
         run.rewind_metrics(step)
     trained = DistributedDataParallel(model) if dist.is_initialized() and place.world_size > 1 else model
-    rows = reader.shards.of_subjects(job.subjects)
+    rows = rows_of(reader.shards, job.subjects, config.where)
     stepper = _Stepper(job, place, model, trained, optimizer, reader.directions(rows[0]).to(place.device))
     num_steps = config.epochs * sampler.num_steps
     log = _Log(run, place, num_steps, config.batch_size * place.world_size)
@@ -99,20 +104,19 @@ class _Stepper:
         self.directions = directions
         self.order = mirror_order(directions.cpu())
         self.tokenizer = build_tokenizer(job.config.arch)
-        self.concept_numbers = {concept: number for number, concept in enumerate(job.concepts)}
 
     def step(self, batch: Batch, epoch: int, step: int) -> dict[str, Tensor]:
         """Loss terms of the batch, after the weights have moved."""
         device, config = self.place.device, self.job.config
         generator = generator_for(config.seed, epoch, step, self.place.rank)
         views = batch.views.to(device, non_blocking=True).float() / 255
-        views = augment(views, self.job.channel, self.order, generator)
+        views = augment(views, self.job.channel, self.order, generator, batch.moments)
         tokens = concepts = None
-        if config.text != "none":
+        if self.job.text_source != "none":
             tokens = self.tokenizer(batch.texts).to(device)
-            concepts = torch.tensor([self.concept_numbers[c] for c in batch.concepts], device=device)
+            concepts = torch.tensor([concept_number(concept) for concept in batch.concepts], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            embeddings = self.trained(views, self.directions, tokens)
+            embeddings = self.trained(views, self.directions, tokens, batch.moments.to(device))
         losses = self.model.losses(embeddings, concepts)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -145,7 +149,7 @@ class _Log:
         row |= {f"loss_{name}": round(value.item(), 6) for name, value in losses.items()}
         row |= {
             "learning_rate": lr,
-            "temperature": round(1 / float(model.scale), 6),
+            "temperature": round(1 / model.scale.item(), 6),
             "samples_per_second": round(rate, 1),
         }
         self.file.write(json.dumps(row) + "\n")
@@ -163,20 +167,37 @@ class _Log:
 def _data(job: Job, place: Place, model: SmileVLM) -> tuple[FaceReader, Sampler]:
     config = job.config
     shards = ShardSet.open(config.shards)
-    reader = FaceReader(shards, job.channel, model.towers.image_size, config.cache_mb << 20)
-    names = [row.shard for row in shards.of_subjects(job.subjects)]
+    reading = Reading(job.channel, model.towers.image_size, job.temporal, config.max_frames)
+    reader = FaceReader(shards, reading, config.cache_mb << 20)
+    names = [row.shard for row in rows_of(shards, job.subjects, config.where)]
     sampler = Sampler(names, config.batch_size, config.seed, place.world_size, place.rank)
     return reader, sampler
 
 
-def _freeze_text(model: SmileVLM) -> None:
-    """Keep what no loss reaches out of the optimiser and of the gradient exchange."""
+def rows_of(shards: ShardSet, subjects: Sequence[str], where: str | None) -> list[IndexRow]:
+    """The samples to learn from.
+
+    Raises:
+        UsageError: `where` is no condition over their labels, or holds for none of them.
+    """
+    return SampleFilter.model_validate({"where": where}).apply(shards.of_subjects(subjects))
+
+
+def concept_number(concept: str) -> int:
+    """A number for a concept, the same in every process: 63 bits of its BLAKE3 digest."""
+    return int.from_bytes(blake3(concept.encode()).digest(length=8), "little") >> 1
+
+
+def _freeze_unreached(model: SmileVLM, job: Job) -> None:
+    """Keep what no loss reaches out of the optimiser, of clipping and of the gradient exchange."""
     for name, parameter in model.named_parameters():
-        if (
+        for_text = (
             name.startswith(("project_text", "fusion."))
             or name == "log_scale"
             or (name.startswith("towers.clip.") and not name.startswith("towers.clip.visual."))
-        ):
+        )
+        for_sequences = name.startswith("temporal.")
+        if (for_text and job.text_source == "none") or (for_sequences and job.temporal == "none"):
             parameter.requires_grad_(False)
 
 

@@ -3,23 +3,35 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pipeline.training.sequences import TemporalRead
 from shards.manifest import Manifest, TextSource
 
 
 class RunManifest(Manifest):
-    """The truth about a training: from what, how, on whom, and which checkpoint is the result."""
+    """The truth about a training: from what, how, on whom, and which checkpoint is the result.
 
+    Attributes:
+        temporal, max_frames: what was read of a sequence, and how many frames of it at most; `none`: all were scans.
+        where: the condition that the samples to learn from were chosen by, if there was one.
+        text_source: where the prompts that were learned from came from, `auto` resolved.
+    """
+
+    schema_version: Literal[2] = 2
     stage: Literal["train"] = "train"
     shards_fingerprint: str
     config: Mapping[str, Any]
     recipe: Mapping[str, Any]
     channel: str
+    temporal: TemporalRead
+    max_frames: int
     views: tuple[str, ...]
     text_source: TextSource
     split: str
+    where: str | None
     train_subjects: tuple[str, ...]
     test_subjects: tuple[str, ...]
     num_train_samples: int
+    num_train_sequences: int
     num_steps: int
     world_size: int
     final_losses: Mapping[str, float]

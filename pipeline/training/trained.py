@@ -42,7 +42,7 @@ class TrainedModel:
         for batch in reader.batches(groups):
             with torch.inference_mode():
                 views = batch.views.to(self.device).float() / 255
-                _, fused, _ = self.model.embed_faces(views, directions)
+                _, fused, _ = self.model.embed_faces(views, directions, batch.moments.to(self.device))
             yield fused.float().cpu().numpy()
 
     @torch.inference_mode()

@@ -1,0 +1,225 @@
+"""What is read of a sample: which moments, at which times, decoded how, and remembered for how long."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import make_row, make_sample, make_timeline, write_shard_set
+
+from pipeline.training import faces
+from pipeline.training.faces import FLOW_BEND, Face, FaceReader, Reading, decode_face, flow_as_rgb
+from pipeline.training.sequences import (
+    can_read,
+    default_temporal,
+    frames_read,
+    in_words,
+    is_sequence,
+    moments_of,
+    stored_temporal,
+)
+from shards.errors import UsageError
+from shards.images import decode_image, encode_image
+from shards.reader import ShardSet
+from shards.sample import Sample, SampleError, Timeline
+
+
+def sequence(num_frames: int = 6, temporal: str = "both", **options: object) -> Sample:
+    return make_sample(timeline=make_timeline(num_frames, temporal), **options)
+
+
+def timeline_of(frames: tuple[int, ...], num_source_frames: int, onset: int = 0) -> Timeline:
+    changes = {"frames": frames, "num_source_frames": num_source_frames, "onset": onset}
+    return make_timeline(2, "frames").model_copy(update=changes)
+
+
+def suffixes(sample: Sample, temporal: str, max_frames: int = 16) -> list[str]:
+    return [moment.suffix for moment in moments_of(sample.record, temporal, max_frames)]
+
+
+class TestMoments:
+    @pytest.mark.parametrize(
+        ("temporal", "expected"),
+        [
+            ("frames", [".00", ".01", ".02"]),
+            ("dynamic", [".dynamic"]),
+            ("both", [".00", ".01", ".02", ".dynamic"]),
+        ],
+    )
+    def test_frames_come_in_order_of_time_and_the_dynamic_image_last(self, temporal, expected):
+        assert suffixes(sequence(3), temporal) == expected
+
+    @pytest.mark.parametrize("temporal", ["none", "frames", "dynamic", "both"])
+    def test_a_scan_has_one_moment_at_time_0_whatever_is_read_of_sequences(self, temporal):
+        (moment,) = moments_of(make_sample().record, temporal, 16)
+        assert (moment.suffix, moment.time) == ("", 0.0)
+
+    @pytest.mark.parametrize(
+        ("max_frames", "expected"),
+        [(6, "012345"), (5, "01245"), (4, "0235"), (3, "025"), (2, "05"), (1, "3")],
+    )
+    def test_too_many_frames_are_thinned_evenly_and_the_first_and_last_stay(self, max_frames, expected):
+        assert suffixes(sequence(6), "frames", max_frames) == [f".0{n}" for n in expected]
+        assert suffixes(sequence(6), "both", max_frames)[-1] == ".dynamic"
+
+    def test_times_tell_where_a_frame_lies_between_onset_and_end_as_recorded(self):
+        record = make_sample(timeline=timeline_of((3, 10, 25, 45), num_source_frames=51, onset=10)).record
+        times = [moment.time for moment in moments_of(record, "frames", 16)]
+        assert times == pytest.approx([0, 0, 15 / 40, 35 / 40])
+
+    def test_the_last_frame_is_at_1_and_a_sequence_of_one_frame_at_0(self):
+        record = make_sample(timeline=timeline_of((0, 29), num_source_frames=30)).record
+        assert [moment.time for moment in moments_of(record, "frames", 16)] == [0, 1]
+        single = make_sample(timeline=timeline_of((0,), num_source_frames=1)).record
+        assert [moment.time for moment in moments_of(single, "frames", 16)] == [0]
+
+    @pytest.mark.parametrize(("stored", "read"), [("frames", "dynamic"), ("dynamic", "both"), ("both", "none")])
+    def test_a_sample_without_what_is_read_is_named(self, stored, read):
+        with pytest.raises(SampleError, match="F0001_HA04WH"):
+            moments_of(sequence(3, stored).record, read, 16)
+
+
+class TestWhatTheShardsHold:
+    @pytest.mark.parametrize("temporal", ["frames", "dynamic", "both"])
+    def test_it_is_seen_from_a_sequence_among_scans(self, tmp_path, temporal):
+        write_shard_set(tmp_path / "shards", timelines=(None, make_timeline(3, temporal)))
+        shards = ShardSet.open(str(tmp_path / "shards"))
+        assert stored_temporal(shards, shards.rows) == temporal
+        scans = [row for row in shards.rows if not is_sequence(row)]
+        assert len(scans) == 6 and stored_temporal(shards, scans) == "none"
+
+    def test_an_index_that_calls_a_scan_a_sequence_is_refused(self, tmp_path):
+        write_shard_set(tmp_path / "shards")
+        shards = ShardSet.open(str(tmp_path / "shards"))
+        with pytest.raises(UsageError, match="F0001_HA04WH is a sequence in the index"):
+            stored_temporal(shards, [replace(shards.rows[0], num_frames=4)])
+
+    def test_a_sequence_of_one_frame_and_one_of_unknown_rate_are_sequences(self):
+        row = make_row(make_sample())
+        assert not is_sequence(row)
+        assert is_sequence(replace(row, frame_rate=25.0)) and is_sequence(replace(row, num_frames=2))
+
+    def test_auto_reads_frames_where_there_are_any(self):
+        assert [default_temporal(s) for s in ("both", "frames", "dynamic", "none")] == [
+            "frames",
+            "frames",
+            "dynamic",
+            "none",
+        ]
+
+    def test_both_can_be_read_in_any_way_and_one_kind_in_its_own(self):
+        assert {
+            (s, w) for s in ("frames", "dynamic", "both") for w in ("frames", "dynamic", "both") if can_read(s, w)
+        } == {
+            ("frames", "frames"),
+            ("dynamic", "dynamic"),
+            *(("both", w) for w in ("frames", "dynamic", "both")),
+        }
+
+    def test_frames_are_counted_as_they_are_read(self):
+        row = replace(make_row(make_sample()), num_frames=20, frame_rate=25.0)
+        assert [frames_read(row, "frames", n) for n in (8, 20, 30)] == [8, 20, 20]
+        assert frames_read(row, "both", 8) == 8 and frames_read(row, "dynamic", 8) == 0
+
+    def test_what_is_read_is_told_in_words(self):
+        assert in_words("both", 8) == "frames and the dynamic image of each sequence, at most 8 frames"
+        assert in_words("dynamic", 8) == "the dynamic image of each sequence" and in_words("none", 8) == "no sequences"
+
+
+class TestDecoding:
+    @pytest.mark.parametrize("channel", ["rgb", "normal"])
+    def test_a_face_holds_each_view_of_each_moment_at_its_place(self, channel):
+        sample = sequence(3, size=16)
+        face = decode_face(sample, Reading(channel, 16, "both"))
+        assert face.views.shape == (4, 3, 3, 16, 16) and face.views.dtype == np.uint8
+        assert face.times.tolist() == pytest.approx([0, 10 / 29, 20 / 29, -1]) and face.times.dtype == np.float32
+        for t, moment in enumerate(("00", "01", "02", "dynamic")):
+            for v, view in enumerate(("front", "left", "right")):
+                name = f"{channel}.{moment}"
+                expected = decode_image(name, sample.images[view, name]).transpose(2, 0, 1)
+                assert np.array_equal(face.views[t, v], expected)
+
+    def test_frames_that_are_not_read_are_not_decoded(self, monkeypatch):
+        decoded: list[str] = []
+        monkeypatch.setattr(faces, "decode_image", lambda n, content: decoded.append(n) or decode_image(n, content))
+        face = decode_face(sequence(10), Reading("rgb", 16, "frames", max_frames=2))
+        assert sorted(decoded) == ["rgb.00"] * 3 + ["rgb.09"] * 3 and len(face.views) == 2
+
+    def test_images_are_brought_to_the_size_of_the_tower(self):
+        for temporal in ("frames", "dynamic"):
+            face = decode_face(sequence(2, size=16, channels=("depth",)), Reading("depth", 24, temporal))
+            assert face.views.shape[-2:] == (24, 24)
+
+
+class TestFlow:
+    def test_rest_is_128_and_opposite_displacements_lie_opposite_to_it(self):
+        steps = np.array([0, 1, 300, 3000, 32767])
+        shown = [flow_as_rgb((32768 + sign * steps).astype(np.uint16), 1 / 32767).astype(int) - 128 for sign in (1, -1)]
+        assert shown[0].tolist() == (-shown[1]).tolist() and shown[0][0] == 0
+        assert shown[0].tolist() == sorted(shown[0].tolist()) and shown[0][-1] == 127
+
+    def test_small_motion_is_kept_and_large_motion_is_not_cut_off(self):
+        step, millimetre = 1 / 32767, 1 / 90
+        shown = {
+            mm: int(flow_as_rgb(np.array([32768 + round(mm * millimetre / step)], np.uint16), step)[0])
+            for mm in (0.1, 1, 20, 30)
+        }
+        assert shown[0.1] == 129 and shown[1] == 128 + 14
+        assert 128 + 100 < shown[20] < shown[30] <= 255
+
+    def test_it_is_read_by_the_scale_of_its_sample(self):
+        sample = make_sample(size=8, channels=("flow",))
+        pixels = np.full((8, 8, 3), 32768 + 1000, np.uint16)
+        record = sample.record.model_copy(update={"flow": sample.record.flow.model_copy(update={"step": 1e-4})})
+        images = {name: encode_image("flow", pixels) for name in sample.images}
+        face = decode_face(Sample(record, "", images), Reading("flow", 8))
+        assert set(face.views.ravel().tolist()) == {round(128 + 127 * np.tanh(0.1 / FLOW_BEND))}
+
+    def test_flow_without_a_scale_is_refused(self):
+        sample = make_sample(channels=("flow",))
+        record = sample.record.model_copy(update={"flow": None})
+        with pytest.raises(SampleError, match=r"F0001_HA04WH\.json: has flow images and no scale"):
+            decode_face(Sample(record, "", sample.images), Reading("flow", 16))
+
+    def test_the_dynamic_image_of_flow_needs_no_scale_and_is_shown_as_it_is(self):
+        sample = sequence(3, "dynamic", channels=("flow",))
+        face = decode_face(sample, Reading("flow", 16, "dynamic"))
+        stored = decode_image("flow.dynamic", sample.images["front", "flow.dynamic"])
+        assert np.array_equal(face.views[0, 0], stored.transpose(2, 0, 1))
+
+
+class TestReader:
+    @pytest.fixture
+    def mixed(self, tmp_path: Path) -> ShardSet:
+        """A scan, a sequence of two frames and one of five for each of three subjects."""
+        timelines = (None, make_timeline(2, "frames"), make_timeline(5, "frames"))
+        write_shard_set(tmp_path / "shards", timelines=timelines, channels=("rgb",))
+        return ShardSet.open(str(tmp_path / "shards"))
+
+    def read(self, shards: ShardSet, cache_bytes: int = 0, max_frames: int = 4) -> FaceReader:
+        return FaceReader(shards, Reading("rgb", 16, "frames", max_frames), cache_bytes)
+
+    def test_a_batch_packs_the_moments_of_all_its_faces_in_order(self, mixed):
+        reader, rows = self.read(mixed), mixed.rows[:4]
+        (batch,) = reader.batches([rows])
+        own: Sequence[Face] = [reader.read(row) for row in rows]
+        assert [row.expression for row in rows] == ["HA", "NE", "SA", "HA"]
+        assert batch.counts.tolist() == [1, 4, 2, 1] and batch.views.shape == (8, 3, 3, 16, 16)
+        assert torch.equal(batch.views, torch.from_numpy(np.concatenate([face.views for face in own])))
+        assert batch.times.tolist() == [time for face in own for time in face.times.tolist()]
+        assert batch.texts == [face.text for face in own] and batch.concepts == ["HA", "NE", "SA", "HA"]
+        assert batch.moments.counts is batch.counts and batch.moments.times is batch.times
+
+    def test_the_cache_never_outgrows_its_budget_and_what_is_in_it_is_not_read_again(self, mixed, monkeypatch):
+        frame = 3 * 3 * 16 * 16
+        reader = self.read(mixed, cache_bytes=6 * frame)
+        for row in mixed.rows[:4]:
+            reader.read(row)
+        monkeypatch.setattr(faces, "decode_face", lambda *given: pytest.fail("decoded again"))
+        # One frame and four leave room for one, not for the sequence of two that comes next.
+        for number in (0, 1, 3):
+            reader.read(mixed.rows[number])
+        with pytest.raises(pytest.fail.Exception, match="decoded again"):
+            reader.read(mixed.rows[2])
