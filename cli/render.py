@@ -35,16 +35,23 @@ def register(app: typer.Typer) -> None:
         """
         from pipeline import render as stage
 
-        started = time.monotonic()
-        plan = stage.plan(config)
-        _print_plan(plan, console)
         if config.dry_run:
+            plan = stage.plan(config)
+            _print_plan(plan, console)
             _print_counts(plan, console)
             return _as_dict(plan)
+        started = time.monotonic()
+        made: list[RenderPlan] = []
+
+        def on_plan(plan: RenderPlan) -> None:
+            _print_plan(plan, console)
+            made.append(plan)
+
         with StageProgress(console, "render") as progress:
             manifest = stage.run(
-                config, lambda p: progress.update(p.num_done, p.num_total, f"{p.num_failed} failed"), plan
+                config, lambda p: progress.update(p.num_done, p.num_total, f"{p.num_failed} failed"), on_plan
             )
+        (plan,) = made
         _print_summary(config, plan, manifest, time.monotonic() - started, console)
         if not manifest.num_samples:
             raise RuntimeError(f"none of {len(plan.samples)} scans could be rendered; failures.parquet has the reasons")
@@ -54,16 +61,22 @@ def register(app: typer.Typer) -> None:
 def _print_plan(plan: RenderPlan, console: Console) -> None:
     subjects = len({sample.subject for sample in plan.samples})
     console.print(f"layout {plan.layout}: {plan.evidence}", highlight=False)
-    console.print(
-        f"{_amount(plan.samples)} of {subjects} subjects: "
-        f"{plan.num_to_render} to render in {len(plan.tasks)} shards, {len(plan.kept)} shards kept, "
-        f"{len(plan.removed)} removed",
-        highlight=False,
-    )
+    console.print(f"{_amount(plan.samples)} of {subjects} subjects: {_work(plan)}", highlight=False)
     for reason, count in plan.reasons.items():
         console.print(f"  {count} samples: {reason}", highlight=False)
     for line in plan.ignored:
         console.print(f"  ignored: {line}", highlight=False)
+
+
+def _work(plan: RenderPlan) -> str:
+    samples = (
+        (plan.num_to_render, "to render"),
+        (plan.num_to_rewrite, "to rewrite"),
+        (plan.num_to_copy, "to copy"),
+    )
+    shards = ((len(plan.tasks), "to write"), (len(plan.kept), "kept"), (len(plan.removed), "to remove"))
+    todo = ", ".join(f"{count} {what}" for count, what in samples if count) or "nothing to render"
+    return f"{todo}; shards: " + ", ".join(f"{count} {what}" for count, what in shards if count)
 
 
 def _print_counts(plan: RenderPlan, console: Console) -> None:
@@ -81,18 +94,20 @@ def _amount(samples: Sequence[SampleSource]) -> str:
 def _print_summary(
     config: RenderOptions, plan: RenderPlan, manifest: ShardManifest, seconds: float, console: Console
 ) -> None:
-    if not plan.tasks and not plan.removed:
+    if plan.is_done:
         console.print(f"Nothing to do: {config.out} is up to date", highlight=False)
         return
     table = Table(show_header=False, box=None)
-    table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered now)")
+    table.add_row(
+        "samples", f"{manifest.num_samples} ({plan.num_to_render} rendered, {plan.num_to_rewrite} rewritten)"
+    )
     table.add_row("failures", f"{manifest.num_failures}" + (" (see failures.parquet)" if manifest.num_failures else ""))
     for what, count in _shortcomings(config) if manifest.num_samples else ():
         table.add_row(what, str(count))
     table.add_row("views x channels", f"{len(manifest.views)} x {len(manifest.channels)}, {manifest.image_size} px")
     table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
     table.add_row("renderer", manifest.renderer)
-    table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} scans/s)")
+    table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} samples/s)")
     table.add_row("written to", str(config.out))
     console.print(table)
 
@@ -112,6 +127,8 @@ def _as_dict(plan: RenderPlan) -> dict:
         "layout": plan.layout,
         "num_samples": len(plan.samples),
         "num_to_render": plan.num_to_render,
+        "num_to_rewrite": plan.num_to_rewrite,
+        "num_to_copy": plan.num_to_copy,
         "render": [task.name for task in plan.tasks],
         "kept": [receipt.name for receipt in plan.kept],
         "removed": list(plan.removed),

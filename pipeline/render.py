@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+from pipeline.directory_lock import directory_lock
 from pipeline.expressions import order_expressions
 from pipeline.layouts import find_samples
 from pipeline.layouts.layout import SampleSource
 from pipeline.ray_session import ray_session
 from pipeline.render_config import RenderConfig
+from pipeline.render_marks import Marks
 from pipeline.render_output import RenderOutput, ShardReceipt
 from pipeline.render_pieces import needed, num_stored
 from pipeline.render_plan import RenderPlan, plan_shards
@@ -52,12 +54,13 @@ def plan(config: RenderConfig) -> RenderPlan:
         )
     work = plan_shards(
         config.data_dir,
-        found.layout,
         samples,
-        settings.fingerprint,
+        Marks.of(settings, found.layout),
         output,
         config.samples_per_shard,
         lambda sample: num_stored(sample, settings),
+        config.retry_failed,
+        config.verify_sources,
     )
     return replace(work, evidence=found.evidence, ignored=found.ignored)
 
@@ -73,18 +76,32 @@ def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layou
 def run(
     config: RenderConfig,
     on_progress: Callable[[RenderProgress], None] = lambda progress: None,
-    work: RenderPlan | None = None,
+    on_plan: Callable[[RenderPlan], None] = lambda work: None,
 ) -> ShardManifest:
-    """Bring the shards up to date with the scans; `work` is the plan where the caller has made it already.
+    """Bring the shards up to date with the scans; `on_plan` hears what is to be done before it is done.
 
     Raises:
-        UsageError: see `plan`.
+        UsageError: see `plan`; or another process writes to the same directory.
     """
-    work = work or plan(config)
     settings, output = config.resolve(), RenderOutput(config.out)
-    finished = output.manifest()
-    if finished is not None and not work.tasks and not work.removed:
-        return finished
+    output.check_writable()
+    with directory_lock(config.out):
+        work = plan(config)
+        on_plan(work)
+        return _carry_out(work, config, settings, output, on_progress)
+
+
+def _carry_out(
+    work: RenderPlan,
+    config: RenderConfig,
+    settings: RenderSettings,
+    output: RenderOutput,
+    on_progress: Callable[[RenderProgress], None],
+) -> ShardManifest:
+    if work.is_done and output.manifest() == (manifest := _manifest(work, settings, work.kept)):
+        if work.touched:
+            output.refresh(work.kept)
+        return manifest
     with ray_session(config.address) if work.tasks else nullcontext():
         output.begin(work.removed)
         receipts = [*work.kept, *_render(work, config, settings, output, on_progress)]
@@ -121,21 +138,23 @@ def _render(
     return receipts
 
 
-def _manifest(work: RenderPlan, settings: RenderSettings, receipts: list[ShardReceipt]) -> ShardManifest:
+def _manifest(work: RenderPlan, settings: RenderSettings, receipts: Sequence[ShardReceipt]) -> ShardManifest:
     rows = [row for receipt in receipts for row in receipt.rows]
     entries = tuple(receipt.entry for receipt in receipts if receipt.entry is not None)
     expressions = order_expressions({row.expression for row in rows})
+    prompts = {expression: words for expression in expressions if (words := _wordings(settings, expression))}
+    contents = [entry.fingerprint for entry in entries]
     return ShardManifest(
-        fingerprint=fingerprint(settings.fingerprint, [entry.fingerprint for entry in entries]),
+        fingerprint=fingerprint(settings.images_fingerprint, settings.text_source, prompts, contents),
         layout=work.layout,
         settings=settings.model_dump(mode="json", exclude={"prompts"}),
-        settings_fingerprint=settings.fingerprint,
+        images_fingerprint=settings.images_fingerprint,
         renderer=settings.renderer,
         views=tuple(view.name for view in settings.views),
         channels=settings.channels,
         image_size=settings.size,
         text_source=settings.text_source,
-        prompts={expression: settings.prompts.templates_for(expression) for expression in expressions},
+        prompts=prompts,
         expressions=expressions,
         num_samples=len(rows),
         num_sequences=sum(row.frame_rate > 0 for row in rows),
@@ -143,3 +162,11 @@ def _manifest(work: RenderPlan, settings: RenderSettings, receipts: list[ShardRe
         num_failures=sum(len(receipt.failures) for receipt in receipts),
         shards=entries,
     )
+
+
+def _wordings(settings: RenderSettings, expression: str) -> tuple[str, ...]:
+    """The templates of an expression; none where captions make do without."""
+    try:
+        return settings.prompts.templates_for(expression)
+    except UsageError:
+        return ()

@@ -52,6 +52,8 @@ class RenderConfig(SampleFilter):
         None, description="START:END, the part of each sequence to use, in frames; END not included."
     )
     magnify: float = Field(1.0, gt=0, le=100, description="Multiply what moves in a sequence, for micro-expressions.")
+    retry_failed: bool = Field(False, description="Try again what failed before, though its files are the same.")
+    verify_sources: bool = Field(False, description="Read every source file to see if it changed, whatever its time.")
     limit: int | None = Field(None, ge=1, description="Render only the first N samples by key.")
     address: str = Field("local", description=ADDRESS_HELP)
 

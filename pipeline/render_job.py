@@ -7,6 +7,7 @@ travels; with GPUs the reading and encoding stay on CPUs while actors render.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from pipeline.render_operators import Row, encode_pieces, pieces_table, read_pie
 from pipeline.render_output import RenderOutput, ShardReceipt
 from pipeline.render_pieces import parcels_of, pieces_of
 from pipeline.render_plan import ShardTask
-from pipeline.render_samples import made_from
+from pipeline.render_samples import Made, made_from, rewritten
 from pipeline.rendering.settings import RenderSettings
-from shards.index import IndexRow, SourceFile
-from shards.sample import SampleRecord
-from shards.writer import Location, write_shard
+from shards.index import IndexRow
+from shards.reader import ShardError, read_members
+from shards.sample import SampleRecord, from_members
+from shards.writer import PackedSample, digest_of, pack, write_shard
 
 # Shards being written while others are rendered; bounds what waits in memory.
 MAX_WRITES = 4
@@ -65,7 +67,7 @@ def render_shards(
         if len(writing) >= MAX_WRITES:
             done, writing = ray.wait(writing, num_returns=1)
             yield from ray.get(done)
-        writing.append(_write_task.remote(task.name, layout, settings, output.root, *refs))
+        writing.append(_write_task.remote(replace(task, samples=()), root, layout, settings, output.root, *refs))
     yield from ray.get(writing)
 
 
@@ -77,6 +79,8 @@ def _encoded_blocks(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     parcels = [pieces_table(parcel) for task in tasks for parcel in parcels_of(task.samples, settings)]
+    if not parcels:
+        return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     dataset = ray.data.from_arrow(parcels).map_batches(
         read_pieces, fn_kwargs={"root": str(root), "settings": settings}, **arrow
@@ -95,47 +99,77 @@ def _encoded_blocks(
 
 # Writing waits for the disk, so it asks for no core: it must not queue behind the operators, which take them all.
 @ray.remote(num_cpus=0, max_retries=3)
-def _write_task(name: str, layout: str, settings: RenderSettings, out: Path, *blocks: pa.Table) -> ShardReceipt:
-    rows = [row for block in blocks for row in block.to_pylist()]
-    return write_rows(name, layout, settings, RenderOutput(out), rows)
-
-
-def write_rows(
-    name: str, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[Row]
+def _write_task(
+    task: ShardTask, root: Path, layout: str, settings: RenderSettings, out: Path, *blocks: pa.Table
 ) -> ShardReceipt:
-    """Write the encoded rows of one shard, and its receipt once the shard has its final name."""
+    rows = [row for block in blocks for row in block.to_pylist()]
+    return write_task(task, root, layout, settings, RenderOutput(out), rows)
+
+
+def write_task(
+    task: ShardTask, root: Path, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[Row]
+) -> ShardReceipt:
+    """Write one shard from encoded rows and from what is reused of it, and its receipt once it has its final name."""
     made = list(made_from(rows, layout, settings))
-    good = [(one, one.sample) for one in made if one.sample is not None]
+    entries: list[tuple[PackedSample, IndexRow]] = [
+        (pack(one.sample), _index_row(task.name, one, one.sample.record)) for one in made if one.sample is not None
+    ]
+    for reused in task.reused:
+        content = _content(output.shards / task.name, reused.row)
+        if reused.source is None:
+            entries.append((PackedSample(content, reused.row.fingerprint), reused.row))
+            continue
+        before = from_members(read_members(content, task.name))
+        again = rewritten(reused.source, reused.row, before, settings, root)
+        made.append(again)
+        if again.sample is not None:
+            entries.append((pack(again.sample), _index_row(task.name, again, again.sample.record)))
+    entries.sort(key=lambda entry: entry[1].key)
     # An old receipt beside a new shard would vouch for it, should this task be killed between the two.
-    output.forget_receipt(name)
-    entry, locations = write_shard(output.shards / name, [sample for _, sample in good]) if good else (None, [])
+    output.forget_receipt(task.name)
+    path = output.shards / task.name
+    entry, locations = write_shard(path, [packed for packed, _ in entries]) if entries else (None, [])
     if entry is None:
-        (output.shards / name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    failures = [*task.failures, *(one.failure_row(task.name) for one in made if one.sample is None)]
     receipt = ShardReceipt(
-        name=name,
-        settings=settings.fingerprint,
+        name=task.name,
+        settings=settings.images_fingerprint,
         entry=entry,
-        rows=tuple(
-            _index_row(name, sample.record, location, one.files)
-            for (one, sample), location in zip(good, locations, strict=True)
-        ),
-        failures=tuple(one.failure_row(name) for one in made if one.sample is None),
+        rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(entries, locations, strict=True)),
+        failures=tuple(sorted(failures, key=lambda failure: failure.key)),
     )
     output.write_receipt(receipt)
     return receipt
 
 
-def _index_row(shard: str, record: SampleRecord, location: Location, files: tuple[SourceFile, ...]) -> IndexRow:
+def _content(path: Path, row: IndexRow) -> bytes:
+    """The bytes of a sample in the shard that is there.
+
+    Raises:
+        ShardError: they are not what was written.
+    """
+    with open(path, "rb") as file:
+        file.seek(row.offset)
+        content = file.read(row.bytes)
+    if digest_of(content) != row.digest:
+        raise ShardError(f"{path}: {row.key} is damaged and cannot be used again; delete this shard, then render again")
+    return content
+
+
+def _index_row(shard: str, made: Made, record: SampleRecord) -> IndexRow:
+    """The row of a sample; where it lies is filled in when the shard is written."""
     same = ("key", "subject", "expression", "level", "labels", "layout", "fingerprint")
     return IndexRow(
         **{name: getattr(record, name) for name in same},
         num_frames=1 if record.timeline is None else len(record.timeline.frames),
         frame_rate=0.0 if record.timeline is None else record.timeline.frame_rate,
         shard=shard,
-        offset=location.offset,
-        bytes=location.bytes,
-        digest=location.digest,
+        offset=0,
+        bytes=0,
+        digest="",
+        images=made.images,
         framed_by=record.frame.method,
         surface=record.mesh.surface,
-        sources=files,
+        sources=made.files,
     )

@@ -11,18 +11,28 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pipeline.directory_lock import NAME as LOCK
 from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
-from shards.manifest import Frozen, ShardEntry, ShardManifest, canonical_json, write_atomically
+from shards.manifest import ShardEntry, ShardManifest, write_atomically
 
 
-class ShardReceipt(Frozen):
-    """What the making of one shard gave; `entry` is None where all of its samples failed and there is no shard."""
+@dataclass(frozen=True)
+class ShardReceipt:
+    """What the making of one shard gave.
+
+    Attributes:
+        settings: fingerprint of the settings that decide the images.
+        entry: None where all of its samples failed and there is no shard.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     settings: str
@@ -34,6 +44,9 @@ class ShardReceipt(Frozen):
     def keys(self) -> tuple[str, ...]:
         """Keys of all samples, rendered or failed, in order."""
         return tuple(sorted([row.key for row in self.rows] + [failure.key for failure in self.failures]))
+
+
+_RECEIPT = TypeAdapter(ShardReceipt)
 
 
 class RenderOutput:
@@ -58,7 +71,7 @@ class RenderOutput:
             self.root.is_dir()
             and not self.manifest_path.exists()
             and not self.progress.exists()
-            and any(self.root.iterdir())
+            and any(path.name != LOCK for path in self.root.iterdir())
         ):
             raise UsageError(f"--out {self.root}: holds files that are not of a render; name a new or empty directory")
 
@@ -72,7 +85,7 @@ class RenderOutput:
         for path in self.progress.glob("*.json"):
             # A receipt that this release cannot read is no receipt: its shard is made again.
             with suppress(ValidationError):
-                receipt = ShardReceipt.model_validate_json(path.read_bytes())
+                receipt = _RECEIPT.validate_json(path.read_bytes())
                 found[receipt.name] = receipt
         return [found[name] for name in sorted(found)]
 
@@ -107,11 +120,15 @@ class RenderOutput:
 
     def write_receipt(self, receipt: ShardReceipt) -> None:
         """Record that a shard is made."""
-        write_atomically(self._receipt_path(receipt.name), canonical_json(receipt, indent=None).encode())
+        write_atomically(self._receipt_path(receipt.name), _RECEIPT.dump_json(receipt))
 
     def forget_receipt(self, name: str) -> None:
         """Take back that a shard is made."""
         self._receipt_path(name).unlink(missing_ok=True)
+
+    def refresh(self, receipts: Sequence[ShardReceipt]) -> None:
+        """Write the index of a finished run again, with the times that files have now."""
+        write_index(self.index_path, (row for receipt in receipts for row in receipt.rows))
 
     def finish(self, manifest: ShardManifest, receipts: Sequence[ShardReceipt]) -> None:
         """Write the tables and, last, the manifest; then forget the receipts."""
@@ -137,7 +154,7 @@ class RenderOutput:
         return [
             ShardReceipt(
                 name=name,
-                settings=manifest.settings_fingerprint,
+                settings=manifest.images_fingerprint,
                 entry=entries.get(name),
                 rows=tuple(r),
                 failures=tuple(f),

@@ -1,26 +1,52 @@
-"""What a render has to do: which shards are kept as they are, which are (re)made, which go.
+"""What a render has to do: which samples are rendered, which are written anew or copied, which shards stay or go.
 
-Goes in: the samples found, the settings, and what an earlier run left. Comes out: a `RenderPlan`. It looks at names,
-sizes and times of files, never into them, and does not need Ray.
+Goes in: the samples found, the marks of the settings, and what an earlier run left. Comes out: a `RenderPlan`. It reads
+files only where their size or time changed, and does not need Ray.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 from pipeline.layouts.layout import SampleSource
+from pipeline.render_marks import Marks
 from pipeline.render_output import RenderOutput, ShardReceipt
-from shards.index import SourceFile
+from pipeline.source_files import SourceFiles
+from shards.failures import FailureRow
+from shards.index import IndexRow, SourceFile
+
+NEW = "new"
+SETTINGS = "the settings changed"
+SHARD_GONE = "their shard is missing or of another size"
+FILES = "source files changed"
+LABELS = "labels or prompts changed: rewritten, not rendered"
+RETRIED = "failed before, tried again"
+REMOVED = "no longer there: removed"
+
+
+@dataclass(frozen=True)
+class Reused:
+    """A sample whose images an earlier run made; where its record is outdated, that is written anew from `source`."""
+
+    row: IndexRow
+    source: SampleSource | None = None
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to make: the unit of work, safe to do twice."""
+    """One shard to make: the unit of work, safe to do twice.
+
+    Attributes:
+        samples: those that are rendered.
+        reused: those whose bytes are taken from the shard as it is.
+        failures: of samples that failed and are not tried again.
+    """
 
     name: str
     samples: tuple[SampleSource, ...]
+    reused: tuple[Reused, ...] = ()
+    failures: tuple[FailureRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +59,8 @@ class RenderPlan:
         tasks: shards to make.
         kept: receipts of the shards that stay untouched.
         removed: names of shards that no sample belongs to any more.
-        reasons: why tasks are there, as reason -> number of samples.
+        reasons: why there is something to do, as reason -> number of samples.
+        touched: whether files of kept shards have other times than the index says, and the same content.
         evidence: why this layout.
         ignored: what of the data directory is left out, in a few lines.
     """
@@ -44,57 +71,185 @@ class RenderPlan:
     kept: tuple[ShardReceipt, ...]
     removed: tuple[str, ...]
     reasons: Mapping[str, int]
+    touched: bool = False
     evidence: str = ""
     ignored: tuple[str, ...] = ()
 
     @property
     def num_to_render(self) -> int:
-        """Samples that the tasks hold."""
+        """Samples that are rendered."""
         return sum(len(task.samples) for task in self.tasks)
+
+    @property
+    def num_to_rewrite(self) -> int:
+        """Samples whose record and prompt are written anew around the images that they have."""
+        return sum(reused.source is not None for task in self.tasks for reused in task.reused)
+
+    @property
+    def num_to_copy(self) -> int:
+        """Samples whose bytes are copied because others of their shard changed."""
+        return sum(reused.source is None for task in self.tasks for reused in task.reused)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to do but perhaps to note new times."""
+        return not self.tasks and not self.removed
 
 
 def plan_shards(
     root: Path,
-    layout: str,
     samples: Sequence[SampleSource],
-    settings_fingerprint: str,
+    marks: Marks,
     output: RenderOutput,
     samples_per_shard: int,
     weight: Callable[[SampleSource], int] = lambda sample: 1,
+    retry_failed: bool = False,
+    verify_sources: bool = False,
 ) -> RenderPlan:
     """Compare what is wanted with what an earlier run left.
 
-    `weight` says how many scans a sample counts for when a shard is filled.
-
     A sample stays in the shard where it is; new samples go to new shards, so that existing ones keep their bytes.
+
+    Args:
+        root: the data directory.
+        samples: what is wanted, by key.
+        marks: of the settings that are wanted.
+        output: what is there.
+        samples_per_shard: how much a new shard holds.
+        weight: how many scans a sample counts for when a shard is filled.
+        retry_failed: try what failed again, though nothing changed.
+        verify_sources: read all files, whatever their size and time.
     """
-    wanted = {sample.key: sample for sample in samples}
-    kept, tasks, removed, reasons = [], [], [], dict[str, int]()
-    placed: set[str] = set()
     known = output.receipts()
-    receipts = {r.name: r for r in known if r.settings == settings_fingerprint}
+    receipts = {receipt.name: receipt for receipt in known if receipt.settings == marks.images_settings}
     outdated = [name for name in output.shard_names() if name not in receipts]
-    for name, receipt in receipts.items():
-        members = tuple(wanted[key] for key in receipt.keys if key in wanted)
-        placed.update(sample.key for sample in members)
-        if not members:
-            removed.append(name)
-        elif reason := _why_stale(root, layout, receipt, members, output):
-            tasks.append(ShardTask(name, members))
-            reasons[reason] = reasons.get(reason, 0) + len(members)
-        else:
-            kept.append(receipt)
-    new = [sample for sample in samples if sample.key not in placed]
+    shards = _Shards(root, samples, marks, output, retry_failed)
+    shards.look([*receipts.values()], verify_sources)
+    for receipt in receipts.values():
+        shards.add(receipt)
+    new = [sample for sample in samples if sample.key not in shards.placed]
     if new:
-        reasons["the settings changed" if len(known) > len(receipts) else "new"] = len(new)
+        shards.reasons[SETTINGS if len(known) > len(receipts) else NEW] = len(new)
     # Gaps are filled first: several shards are written at a time, so an interrupted run may have left out one between
     # others, and whoever goes on shall arrive at the same files as who was never interrupted.
     free = (name for number in count() if (name := f"{number:06d}.tar") not in receipts)
-    tasks += [ShardTask(next(free), members) for members in _filled(new, samples_per_shard, weight)]
+    tasks = shards.tasks + [ShardTask(next(free), members) for members in _filled(new, samples_per_shard, weight)]
     taken = {task.name for task in tasks}
-    removed += [name for name in outdated if name not in taken]
-    tasks.sort(key=lambda task: task.name)
-    return RenderPlan(layout, tuple(samples), tuple(tasks), tuple(kept), tuple(removed), reasons)
+    return RenderPlan(
+        marks.layout,
+        tuple(samples),
+        tuple(sorted(tasks, key=lambda task: task.name)),
+        tuple(shards.kept),
+        (*shards.removed, *(name for name in outdated if name not in taken)),
+        shards.reasons,
+        shards.touched,
+    )
+
+
+class _Shards:
+    """The shards of an earlier run, one after the other: kept, made again in part, or removed."""
+
+    def __init__(
+        self, root: Path, samples: Sequence[SampleSource], marks: Marks, output: RenderOutput, retry_failed: bool
+    ) -> None:
+        self.root, self.marks, self.output, self.retry_failed = root, marks, output, retry_failed
+        self.wanted = {sample.key: sample for sample in samples}
+        self.placed: set[str] = set()
+        self.kept: list[ShardReceipt] = []
+        self.tasks: list[ShardTask] = []
+        self.removed: list[str] = []
+        self.reasons: dict[str, int] = {}
+        self.touched = False
+
+    def look(self, receipts: Sequence[ShardReceipt], verify: bool) -> None:
+        """Look at the files of all samples that are wanted and were there before."""
+        known: dict[str, SourceFile] = {}
+        paths: list[str] = []
+        for receipt in receipts:
+            for before in _samples_of(receipt):
+                for file in before.sources:
+                    known[file.path] = replace(file, named=False) if file.named else file
+                if (sample := self.wanted.get(before.key)) is not None:
+                    paths += sample.paths
+                    paths += [file.path for file in before.sources if file.named]
+        self.files = SourceFiles(self.root, known, verify)
+        self.files.look(paths)
+
+    def add(self, receipt: ShardReceipt) -> None:
+        """Decide what becomes of a shard."""
+        before = _samples_of(receipt)
+        there = [self.wanted[sample.key] for sample in before if sample.key in self.wanted]
+        self.placed.update(sample.key for sample in there)
+        if not there:
+            self.removed.append(receipt.name)
+            self._because(REMOVED, len(before))
+            return
+        if not self.output.holds(receipt):
+            self._because(SHARD_GONE, len(there))
+            self._make(receipt, there, (), ())
+            return
+        rows = [row for row in receipt.rows if row.key in self.wanted]
+        failures = [failure for failure in receipt.failures if failure.key in self.wanted]
+        reused = [again for row in rows if (again := self._reused(row, self.wanted[row.key])) is not None]
+        same = [failure for failure in failures if self._stays_failed(failure, self.wanted[failure.key])]
+        stay = {again.row.key for again in reused} | {failure.key for failure in same}
+        render = [sample for sample in there if sample.key not in stay]
+        gone = len(before) - len(there)
+        self._because(REMOVED, gone)
+        if render or gone or any(again.source is not None for again in reused):
+            self._make(receipt, render, reused, same)
+        else:
+            self._keep(receipt, tuple(again.row for again in reused))
+
+    def _reused(self, row: IndexRow, sample: SampleSource) -> Reused | None:
+        """How a sample's images can be used again; None where they have to be rendered."""
+        files = self._files_of(row, sample)
+        images = self.marks.images(sample, files)
+        if images != row.images:
+            self._because(FILES)
+            return None
+        # Times may differ though the content does not; the index shall know of it, or they are read each time.
+        current = row if files == row.sources else replace(row, sources=files)
+        if self.marks.whole(sample, images, files) == row.fingerprint:
+            return Reused(current)
+        self._because(LABELS)
+        return Reused(current, sample)
+
+    def _stays_failed(self, failure: FailureRow, sample: SampleSource) -> bool:
+        files = self._files_of(failure, sample)
+        same = self.marks.whole(sample, self.marks.images(sample, files), files) == failure.fingerprint
+        if self.retry_failed or not same:
+            self._because(RETRIED if same else FILES)
+        return same and not self.retry_failed
+
+    def _files_of(self, before: IndexRow | FailureRow, sample: SampleSource) -> tuple[SourceFile, ...]:
+        named = [file.path for file in before.sources if file.named]
+        mine = [self.files[path] for path in sample.paths]
+        return (*mine, *(replace(self.files[path], named=True) for path in named))
+
+    def _keep(self, receipt: ShardReceipt, rows: tuple[IndexRow, ...]) -> None:
+        if any(row is not before for row, before in zip(rows, receipt.rows, strict=True)):
+            self.touched = True
+            receipt = replace(receipt, rows=rows)
+        self.kept.append(receipt)
+
+    def _make(
+        self,
+        receipt: ShardReceipt,
+        render: Sequence[SampleSource],
+        reused: Sequence[Reused],
+        failures: Sequence[FailureRow],
+    ) -> None:
+        samples = tuple(sorted(render, key=lambda sample: sample.key))
+        self.tasks.append(ShardTask(receipt.name, samples, tuple(reused), tuple(failures)))
+
+    def _because(self, reason: str, num_samples: int = 1) -> None:
+        if num_samples:
+            self.reasons[reason] = self.reasons.get(reason, 0) + num_samples
+
+
+def _samples_of(receipt: ShardReceipt) -> list[IndexRow | FailureRow]:
+    return [*receipt.rows, *receipt.failures]
 
 
 def _filled(
@@ -111,43 +266,3 @@ def _filled(
         filled += weight(sample)
     if group:
         yield tuple(group)
-
-
-def stat_source(root: Path, path: str) -> tuple[int, int]:
-    """Size and modification time of a source; (-1, -1) where it cannot be had."""
-    try:
-        status = os.stat(root / path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
-
-
-def _why_stale(
-    root: Path, layout: str, receipt: ShardReceipt, members: Sequence[SampleSource], output: RenderOutput
-) -> str | None:
-    if not output.holds(receipt):
-        return "their shard is missing or of another size"
-    if len(members) < len(receipt.keys):
-        return "samples left their shard"
-    rows = {row.key: row for row in receipt.rows}
-    failures = {failure.key: failure for failure in receipt.failures}
-    for sample in members:
-        row = rows.get(sample.key)
-        if row is not None and (row.layout, row.subject, row.expression, row.level, dict(row.labels)) != (
-            layout,
-            sample.subject,
-            sample.expression,
-            sample.level,
-            dict(sample.labels),
-        ):
-            return "labels changed"
-        sources = row.sources if row is not None else failures[sample.key].sources
-        if _changed(root, sample, sources):
-            return "source files changed"
-    return None
-
-
-def _changed(root: Path, sample: SampleSource, sources: Sequence[SourceFile]) -> bool:
-    if [source.path for source in sources if not source.named] != list(sample.paths):
-        return True
-    return any((source.size, source.mtime_ns) != stat_source(root, source.path) for source in sources)

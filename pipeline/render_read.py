@@ -8,18 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from blake3 import blake3
-
 from pipeline.layouts.layout import SampleSource, ScanFiles
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.scan import read_scan
 from pipeline.meshes.texture import named_texture, read_texture
 from pipeline.prompts.geometry import measure
 from pipeline.render_pieces import Piece
-from pipeline.render_plan import stat_source
 from pipeline.rendering.frame import apply_frame, canonical_frame
 from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.motion import displacement, magnified, with_flow
+from pipeline.source_files import read_source
 from shards.index import SourceFile
 from shards.sample import Frame
 
@@ -60,16 +58,7 @@ class SourceReader:
         """Digest files, each once."""
         for path in paths:
             if path not in self.sources:
-                self.sources[path] = self._digest(path)
-
-    def _digest(self, path: str) -> SourceFile:
-        size, mtime_ns = stat_source(self.root, path)
-        try:
-            content = blake3((self.root / path).read_bytes()).hexdigest(length=16)
-        except OSError:
-            # Reading it as a scan says what is wrong; the row needs size and time, to be noticed when it is mended.
-            content = ""
-        return SourceFile(path, size, mtime_ns, content)
+                self.sources[path] = read_source(self.root, path)
 
 
 @dataclass(frozen=True)

@@ -2,58 +2,111 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.arrays import unpack_arrays
 from pipeline.layouts.layout import SampleSource
-from pipeline.prompts.source import write_prompt
+from pipeline.prompts.source import Measures, Prompt, write_prompt
+from pipeline.render_marks import Marks
 from pipeline.render_operators import PIECE, SHOT, SOURCES, Row, failure_of
-from pipeline.render_read import Shot
+from pipeline.render_pieces import pieces_of
+from pipeline.render_read import Shot, SourceReader, read_piece
 from pipeline.rendering.encode import DEPTH_SCALE, FLOW_SCALE
 from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.dynamic import quantise_dynamic
 from shards.failures import FailureRow
 from shards.images import DYNAMIC, encode_image
-from shards.index import SourceFile
-from shards.manifest import fingerprint
+from shards.index import IndexRow, SourceFile
 from shards.sample import DynamicScale, MeshStatistics, Sample, SampleRecord, Timeline
 
 
 @dataclass(frozen=True)
 class Made:
-    """A sample with the files that it was made from, or why there is none."""
+    """A sample with the files that it was made from, or why there is none.
+
+    Attributes:
+        images: mark of its images.
+        fingerprint: mark of the whole; see `pipeline.render_marks`.
+    """
 
     source: SampleSource
     files: tuple[SourceFile, ...]
+    images: str
+    fingerprint: str
     sample: Sample | None
-    failure: str | None
+    failure: str | None = None
 
     def failure_row(self, shard: str) -> FailureRow:
         """The failure as a row of `failures.parquet`."""
-        about = json.loads(self.failure or "{}")
         return FailureRow(
-            key=self.source.key, source=self.source.frames[0].mesh, shard=shard, sources=self.files, **about
+            key=self.source.key,
+            source=self.source.frames[0].mesh,
+            shard=shard,
+            fingerprint=self.fingerprint,
+            sources=self.files,
+            **json.loads(self.failure or "{}"),
         )
 
 
 def made_from(rows: Sequence[Row], layout: str, settings: RenderSettings) -> Iterator[Made]:
     """The samples of encoded rows; the pieces of a sample stand together, in the order of time."""
+    marks = Marks.of(settings, layout)
     pieces = [(PIECE.validate_json(row["piece"]), row) for row in rows]
     for _, group in groupby(pieces, key=lambda piece: piece[0].sample.key):
         mine = list(group)
         source, own = mine[0][0].sample, [row for _, row in mine]
-        files = _files(source, own)
+        made = _unmade(source, _files(source, own), marks)
         failed = next((row["failure"] for row in own if row["failure"] is not None), None)
         if failed is None:
             try:
-                yield Made(source, files, _sample(source, own, files, layout, settings), None)
+                yield replace(made, sample=_sample(made, own, layout, settings))
                 continue
             except Exception as error:
                 failed = failure_of("text", error)
-        yield Made(source, files, None, failed)
+        yield replace(made, failure=failed)
+
+
+def rewritten(source: SampleSource, row: IndexRow, before: Sample, settings: RenderSettings, root: Path) -> Made:
+    """A sample with the images that it has and another record and prompt; only a caption needs its files read."""
+    made = _unmade(source, row.sources, Marks.of(settings, row.layout))
+    try:
+        measures, reference = _measures(source, settings, root)
+        prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)
+    except Exception as error:
+        return replace(made, failure=failure_of("text", error, str(root)))
+    changes = _described(made, row.layout, prompt, settings)
+    return replace(made, sample=replace(before, record=before.record.model_copy(update=changes), text=prompt.text))
+
+
+def _unmade(source: SampleSource, files: tuple[SourceFile, ...], marks: Marks) -> Made:
+    images = marks.images(source, files)
+    return Made(source, files, images, marks.whole(source, images, files), None)
+
+
+def _described(made: Made, layout: str, prompt: Prompt, settings: RenderSettings) -> dict[str, Any]:
+    """The fields of a record that images do not decide."""
+    same = ("key", "subject", "expression", "level", "labels")
+    return {name: getattr(made.source, name) for name in same} | {
+        "layout": layout,
+        "source": made.source.frames[0].mesh,
+        "fingerprint": made.fingerprint,
+        "text_source": settings.text_source,
+        "concept": prompt.concept,
+        "action_units": made.source.action_units or {},
+        "caption": prompt.caption,
+    }
+
+
+def _measures(source: SampleSource, settings: RenderSettings, root: Path) -> tuple[list[Measures], Measures]:
+    if settings.text_source != "geometry":
+        return [], None
+    shots = [read_piece(piece, SourceReader(root), settings)[0] for piece in pieces_of(source, settings)]
+    return [measured for shot in shots for measured in shot.measures], shots[0].reference
 
 
 def _files(source: SampleSource, rows: Sequence[Row]) -> tuple[SourceFile, ...]:
@@ -63,20 +116,14 @@ def _files(source: SampleSource, rows: Sequence[Row]) -> tuple[SourceFile, ...]:
     return (*known, *(replace(read[path], named=True) for path in sorted(read.keys() - set(source.paths))))
 
 
-def _sample(
-    source: SampleSource, rows: Sequence[Row], files: Sequence[SourceFile], layout: str, settings: RenderSettings
-) -> Sample:
+def _sample(made: Made, rows: Sequence[Row], layout: str, settings: RenderSettings) -> Sample:
+    source = made.source
     shots = [SHOT.validate_json(row["shot"]) for row in rows]
     measures = [measured for shot in shots for measured in shot.measures]
     prompt = write_prompt(source, settings.text_source, settings.prompts, measures, shots[0].reference)
     dynamic, scales = _dynamic(rows, settings)
     record = SampleRecord(
-        **{name: getattr(source, name) for name in ("key", "subject", "expression", "level", "labels")},
-        layout=layout,
-        source=source.frames[0].mesh,
-        fingerprint=fingerprint(settings.fingerprint, layout, asdict(source), [file.blake3 for file in files]),
-        text_source=settings.text_source,
-        concept=prompt.concept,
+        **_described(made, layout, prompt, settings),
         cameras=settings.rig.cameras,
         channels=settings.channels,
         frame=shots[0].frame,
@@ -84,8 +131,6 @@ def _sample(
         flow=FLOW_SCALE if "flow" in settings.channels else None,
         mesh=MeshStatistics.model_validate_json(rows[0]["statistics"]),
         timeline=None if source.frame_rate is None else _timeline(source, shots[0], settings, scales),
-        action_units=source.action_units or {},
-        caption=prompt.caption,
     )
     members = iter([member for row in rows for member in row["members"]])
     images = dynamic | {name: next(members) for name in _kept_names(record)}

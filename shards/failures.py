@@ -9,15 +9,16 @@ from shards.index import SOURCE, SourceFile, read_table, write_table
 from shards.manifest import Frozen
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("key", "source", "stage", "reason", "shard")] + [("sources", pa.list_(SOURCE))]
+    [(name, pa.string()) for name in ("key", "source", "stage", "reason", "shard", "fingerprint")]
+    + [("sources", pa.list_(SOURCE))]
 )
 
 
 class FailureRow(Frozen):
     """Which sample failed, at what stage (`read`, `render` or `encode`), and why; the columns of the table.
 
-    `shard` is where the sample would have stood, and `sources` are its files as they were, so that a mended file is
-    noticed.
+    `shard` is where the sample would have stood; `fingerprint` and `sources` tell what it would have been made from, so
+    that a mended file is noticed.
     """
 
     key: str
@@ -25,6 +26,7 @@ class FailureRow(Frozen):
     stage: str
     reason: str
     shard: str
+    fingerprint: str
     sources: tuple[SourceFile, ...]
 
 

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("bytes", pa.int64()),
         ("digest", pa.string()),
+        ("images", pa.string()),
         ("fingerprint", pa.string()),
         ("framed_by", pa.string()),
         ("surface", pa.string()),
@@ -71,6 +72,8 @@ class IndexRow:
         num_frames: how many frames of a sequence its images show; 1 for a scan.
         frame_rate: frames a second of a sequence as it was recorded; 0 for a scan.
         digest: of the sample's bytes in its shard (BLAKE3, 128 bits, hex).
+        images: mark of the images alone, which are kept where only the labels or the prompt change.
+        fingerprint: of all that the sample was made from; as in its record.
         surface: where the colours come from: texture, vertex-colors or plain.
     """
 
@@ -86,6 +89,7 @@ class IndexRow:
     offset: int
     bytes: int
     digest: str
+    images: str
     fingerprint: str
     framed_by: str
     surface: str

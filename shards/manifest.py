@@ -78,7 +78,7 @@ class ShardManifest(Manifest):
     stage: Literal["render"] = "render"
     layout: str
     settings: Mapping[str, Any]
-    settings_fingerprint: str
+    images_fingerprint: str
     renderer: str
     views: tuple[str, ...]
     channels: tuple[str, ...]

@@ -1,12 +1,15 @@
 """The render stage on a real Ray: what lies on disk afterwards, and what a second run does."""
 
 import hashlib
+import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.directory_lock import directory_lock
 from pipeline.layouts import find_samples
 from pipeline.meshes.scan import read_scan
 from pipeline.prompts.bank import load
@@ -20,6 +23,7 @@ from shards.failures import read_failures
 from shards.images import decode_image
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
+from shards.verify import verify_shards
 
 
 def render(data_dir: Path, out: Path, **options) -> ShardManifest:
@@ -149,6 +153,103 @@ def test_a_changed_texture_rerenders_only_its_own_shard(some_faces, ray_cluster,
         "manifest.json",
         "index.parquet",
     }
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    shards = ShardSet.open(str(root))
+    return {r.key: (root / "shards" / r.shard).read_bytes()[r.offset : r.offset + r.bytes] for r in shards.rows}
+
+
+class TestOnlyWhatChanged:
+    @pytest.fixture
+    def out(self, some_faces, ray_cluster, tmp_path) -> Path:
+        render(some_faces, tmp_path / "out")
+        return tmp_path / "out"
+
+    @pytest.fixture
+    def no_rendering(self, monkeypatch):
+        monkeypatch.setattr("pipeline.render_job.pieces_table", lambda parcel: pytest.fail("rendered"))
+
+    def test_one_scan_is_rendered_and_its_neighbours_are_copied(self, some_faces, out, tmp_path):
+        before = bytes_of(out)
+        mesh = first_mesh(some_faces)
+        mesh.write_text(mesh.read_text() + "# changed\n")
+        done = plan(RenderConfig(data_dir=some_faces, out=out, size=32, samples_per_shard=8))
+        assert (done.num_to_render, done.num_to_copy, len(done.kept)) == (1, 7, 1)
+        render(some_faces, out)
+        after = bytes_of(out)
+        changed = mesh.stem.removesuffix("_F3D")
+        assert {key for key in before if before[key] != after[key]} == {changed}
+        render(some_faces, tmp_path / "fresh")
+        assert files(out) == files(tmp_path / "fresh")
+
+    def test_a_touched_file_renders_nothing_and_leaves_all_but_the_index(self, some_faces, out, no_rendering):
+        before = files(out)
+        mesh = first_mesh(some_faces)
+        os.utime(mesh, ns=(1, 1))
+        render(some_faces, out)
+        after = files(out)
+        assert {name for name in before if before[name] != after[name]} == {"index.parquet"}
+
+    def test_other_prompts_rewrite_text_around_the_same_images(self, some_faces, out, tmp_path, no_rendering):
+        before = {row.key: ShardSet.open(str(out)).read(row) for row in ShardSet.open(str(out)).rows}
+        words = {code: [f"{code} face"] for code in ("AN", "DI", "FE", "HA", "SA", "SU", "NE")}
+        (tmp_path / "bank.yaml").write_text(json.dumps(words))
+        render(some_faces, out, prompts=tmp_path / "bank.yaml")
+        shards = ShardSet.open(str(out))
+        for row in shards.rows:
+            sample = shards.read(row)
+            assert sample.text == f"{row.expression} face" and sample.images == before[row.key].images
+        assert list(verify_shards(shards)) == [(name, []) for name, _ in verify_shards(shards)]
+
+    @pytest.mark.parametrize("text", ["geometry"])
+    def test_another_text_source_comes_to_the_same_as_a_fresh_render(self, some_faces, out, tmp_path, text):
+        render(some_faces, out, text=text)
+        assert plan(RenderConfig(data_dir=some_faces, out=out, size=32, samples_per_shard=8, text=text)).is_done
+        render(some_faces, tmp_path / "fresh", text=text)
+        assert files(out) == files(tmp_path / "fresh")
+        sample = ShardSet.open(str(out)).read(ShardSet.open(str(out)).rows[0])
+        assert sample.record.caption.reference == "neutral" and sample.record.text_source == "geometry"
+
+    def test_scans_that_are_gone_leave_their_shard_without_being_rendered(self, some_faces, out, no_rendering):
+        before = bytes_of(out)
+        mesh = first_mesh(some_faces)
+        mesh.unlink()
+        render(some_faces, out)
+        gone = mesh.stem.removesuffix("_F3D")
+        assert bytes_of(out) == {key: content for key, content in before.items() if key != gone}
+
+    def test_a_shard_that_is_emptied_is_removed(self, some_faces, out):
+        keys = sorted(bytes_of(out))[8:]
+        for mesh in some_faces.rglob("*.wrl"):
+            if mesh.stem.removesuffix("_F3D") in keys:
+                mesh.unlink()
+        render(some_faces, out)
+        assert [path.name for path in (out / "shards").iterdir()] == ["000000.tar"]
+
+    def test_a_damaged_shard_is_not_copied_from(self, some_faces, out):
+        path = out / "shards/000000.tar"
+        content = bytearray(path.read_bytes())
+        content[-12_000] ^= 1
+        path.write_bytes(content)
+        mesh = first_mesh(some_faces)
+        mesh.write_text(mesh.read_text() + "# changed\n")
+        with pytest.raises(Exception, match="is damaged and cannot be used again; delete this shard"):
+            render(some_faces, out)
+
+    def test_what_failed_is_tried_again_when_asked(self, some_faces, out, tmp_path):
+        mesh = first_mesh(some_faces)
+        mesh.write_text("no mesh at all")
+        assert render(some_faces, out).num_failures == 1
+        config = RenderConfig(data_dir=some_faces, out=out, size=32, samples_per_shard=8)
+        assert plan(config).is_done
+        assert plan(config.model_copy(update={"retry_failed": True})).num_to_render == 1
+
+
+def test_two_renders_into_one_directory_are_one_too_many(some_faces, ray_cluster, tmp_path):
+    with directory_lock(tmp_path / "out"), pytest.raises(UsageError, match="is writing there"):
+        render(some_faces, tmp_path / "out")
+    assert render(some_faces, tmp_path / "out").num_samples == 14
 
 
 def test_an_interrupted_run_keeps_its_finished_shards(some_faces, ray_cluster, tmp_path):

@@ -5,11 +5,23 @@ import shutil
 from collections.abc import Callable, Sequence
 
 import pytest
+import worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import KEYS, LABELS, World, new_world, rendered_world
+from worlds import KEYS, World, new_world, rendered_world
 
-from pipeline.render_plan import ShardTask, plan_shards, stat_source
+from pipeline.render_plan import (
+    FILES,
+    LABELS,
+    NEW,
+    REMOVED,
+    RETRIED,
+    SETTINGS,
+    SHARD_GONE,
+    ShardTask,
+    plan_shards,
+)
+from pipeline.source_files import stat_source
 
 
 @pytest.fixture
@@ -23,11 +35,28 @@ def rendered(tmp_path) -> World:
 
 
 def names(tasks: Sequence[ShardTask]) -> dict[str, list[str]]:
+    """What is rendered for each shard."""
     return {task.name: [sample.key for sample in task.samples] for task in tasks}
+
+
+def work(tasks: Sequence[ShardTask]) -> dict[str, tuple[list[str], list[str], list[str]]]:
+    """What is rendered, rewritten and copied for each shard."""
+    return {
+        task.name: (
+            [sample.key for sample in task.samples],
+            [again.row.key for again in task.reused if again.source is not None],
+            [again.row.key for again in task.reused if again.source is None],
+        )
+        for task in tasks
+    }
 
 
 def write(world: World, path: str, text: str) -> None:
     (world.data / path).write_text(text)
+    os.utime(world.data / path, ns=(1, stat_source(world.data, path)[1] + 1_000_000))
+
+
+def touch(world: World, path: str) -> None:
     os.utime(world.data / path, ns=(1, stat_source(world.data, path)[1] + 1_000_000))
 
 
@@ -43,111 +72,158 @@ def test_at_first_all_samples_are_new_in_the_order_of_their_keys(world):
     assert (plan.kept, plan.removed, plan.reasons, plan.num_to_render) == ((), (), {"new": 8}, 8)
 
 
+K0, K1, K2 = KEYS[:3], KEYS[3:6], KEYS[6:]
+# KEYS[4] failed: what is made again around it has nothing of it to copy.
+GOOD1 = [KEYS[3], KEYS[5]]
+
+
 @pytest.mark.parametrize(
-    ("change", "remade", "reason"),
+    ("change", "made", "reasons"),
     [
-        pytest.param(lambda w: None, {}, None, id="nothing"),
+        pytest.param(lambda w: None, {}, {}, id="nothing"),
         pytest.param(
             lambda w: write_in_its_time(w, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS"),
             {},
-            None,
+            {},
             id="same size and time, for files are not read",
         ),
         pytest.param(
             lambda w: write_in_its_time(w, f"{KEYS[0]}.wrl", "longer than it was before, by far"),
-            {"000000.tar": KEYS[:3]},
-            "source files changed",
+            {"000000.tar": ([KEYS[0]], [], KEYS[1:3])},
+            {FILES: 1},
             id="mesh of another size and the same time",
         ),
-        pytest.param(lambda w: w.add("G0001_HA"), {"000003.tar": ["G0001_HA"]}, "new", id="one scan added"),
+        pytest.param(lambda w: w.add("G0001_HA"), {"000003.tar": (["G0001_HA"], [], [])}, {NEW: 1}, id="one added"),
         pytest.param(
             lambda w: w.add("A0001_HA", "F0002_AN", "G0001_HA", "G0002_HA"),
-            {"000003.tar": ["A0001_HA", "F0002_AN", "G0001_HA"], "000004.tar": ["G0002_HA"]},
-            "new",
+            {"000003.tar": (["A0001_HA", "F0002_AN", "G0001_HA"], [], []), "000004.tar": (["G0002_HA"], [], [])},
+            {NEW: 4},
             id="scans added before, between and after",
         ),
+        pytest.param(lambda w: touch(w, f"{KEYS[3]}.wrl"), {}, {}, id="mesh touched"),
+        pytest.param(lambda w: touch(w, f"{KEYS[4]}.wrl"), {}, {}, id="failed mesh touched"),
         pytest.param(
-            lambda w: write(w, f"{KEYS[3]}.wrl", f"{KEYS[3]}.wrl as it was"),
-            {"000001.tar": KEYS[3:6]},
-            "source files changed",
-            id="mesh touched",
+            lambda w: write(w, f"{KEYS[3]}.wrl", "other"),
+            {"000001.tar": ([KEYS[3]], [], [KEYS[5]])},
+            {FILES: 1},
+            id="mesh changed",
         ),
         pytest.param(
             lambda w: write(w, f"{KEYS[7]}.bmp", "longer than it was before, by far"),
-            {"000002.tar": KEYS[6:]},
-            "source files changed",
-            id="texture of another size",
+            {"000002.tar": ([KEYS[7]], [], [KEYS[6]])},
+            {FILES: 1},
+            id="texture changed",
         ),
         pytest.param(
             lambda w: (w.data / f"{KEYS[0]}.bmp").unlink(),
-            {"000000.tar": KEYS[:3]},
-            "source files changed",
+            {"000000.tar": ([KEYS[0]], [], KEYS[1:3])},
+            {FILES: 1},
             id="texture gone, still named",
         ),
         pytest.param(
             lambda w: w.change(KEYS[0], texture=None),
-            {"000000.tar": KEYS[:3]},
-            "source files changed",
+            {"000000.tar": ([KEYS[0]], [], KEYS[1:3])},
+            {FILES: 1},
             id="texture no longer named",
         ),
         pytest.param(
             lambda w: w.change(KEYS[0], landmarks=f"{KEYS[1]}.bmp"),
-            {"000000.tar": KEYS[:3]},
-            "source files changed",
+            {"000000.tar": ([KEYS[0]], [], KEYS[1:3])},
+            {FILES: 1},
             id="landmarks found",
         ),
         pytest.param(
             lambda w: write(w, f"{KEYS[4]}.wrl", "mended by its owner"),
-            {"000001.tar": KEYS[3:6]},
-            "source files changed",
+            {"000001.tar": ([KEYS[4]], [], GOOD1)},
+            {FILES: 1},
             id="failed scan mended",
         ),
         *(
             pytest.param(
                 lambda w, field=field, value=value: w.change(KEYS[1], **{field: value}),
-                {"000000.tar": KEYS[:3]},
-                "labels changed",
+                {"000000.tar": ([], [KEYS[1]], [KEYS[0], KEYS[2]])},
+                {LABELS: 1},
                 id=f"{field} changed",
             )
             for field, value in (
                 ("subject", "F0009"),
                 ("expression", "SU"),
                 ("level", None),
-                ("labels", {**LABELS, "age": "31"}),
+                ("labels", {**worlds.LABELS, "age": "31"}),
+                ("action_units", {"AU12": 1.0}),
             )
         ),
         pytest.param(
-            lambda w: w.samples.pop(KEYS[7]), {"000002.tar": [KEYS[6]]}, "samples left their shard", id="scan removed"
+            lambda w: setattr(w, "prompts", "prompts-2"),
+            {"000000.tar": ([], K0, []), "000001.tar": ([KEYS[4]], GOOD1, []), "000002.tar": ([], K2, [])},
+            {LABELS: 7, FILES: 1},
+            id="prompts changed",
         ),
         pytest.param(
-            lambda w: w.samples.pop(KEYS[4]),
-            {"000001.tar": [KEYS[3], KEYS[5]]},
-            "samples left their shard",
-            id="failed scan removed",
+            lambda w: w.samples.pop(KEYS[7]), {"000002.tar": ([], [], [KEYS[6]])}, {REMOVED: 1}, id="scan removed"
+        ),
+        pytest.param(
+            lambda w: w.samples.pop(KEYS[4]), {"000001.tar": ([], [], GOOD1)}, {REMOVED: 1}, id="failed scan removed"
         ),
         pytest.param(
             lambda w: (w.out / "shards/000001.tar").unlink(),
-            {"000001.tar": KEYS[3:6]},
-            "their shard is missing or of another size",
+            {"000001.tar": (K1, [], [])},
+            {SHARD_GONE: 3},
             id="shard missing",
         ),
         pytest.param(
             lambda w: (w.out / "shards/000001.tar").write_bytes(b"cut"),
-            {"000001.tar": KEYS[3:6]},
-            "their shard is missing or of another size",
+            {"000001.tar": (K1, [], [])},
+            {SHARD_GONE: 3},
             id="shard cut off",
         ),
     ],
 )
-def test_what_changed_decides_which_shards_are_made_again(
-    rendered: World, change: Callable[[World], object], remade: dict[str, list[str]], reason: str | None
+def test_what_changed_decides_what_is_rendered_rewritten_and_copied_and_nothing_else(
+    rendered: World, change: Callable[[World], object], made: dict, reasons: dict[str, int]
 ):
     change(rendered)
     plan = rendered.plan()
-    assert names(plan.tasks) == remade
-    assert plan.reasons == ({reason: plan.num_to_render} if reason else {})
-    assert {receipt.name for receipt in plan.kept} == {f"00000{i}.tar" for i in range(3)} - remade.keys()
+    assert work(plan.tasks) == made
+    assert plan.reasons == reasons
+    assert {receipt.name for receipt in plan.kept} == {f"00000{i}.tar" for i in range(3)} - made.keys()
     assert plan.removed == ()
+    before = {name: (rendered.out / "shards" / name).stat().st_mtime_ns for name in rendered.output.shard_names()}
+    rendered.render(failing=[KEYS[4]])
+    after = {name: (rendered.out / "shards" / name).stat().st_mtime_ns for name in rendered.output.shard_names()}
+    assert {name for name in before if before[name] != after.get(name)} <= made.keys()
+    again = rendered.plan()
+    assert again.is_done and not again.touched
+
+
+def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monkeypatch):
+    touch(rendered, f"{KEYS[3]}.wrl")
+    plan = rendered.plan()
+    assert plan.is_done and plan.touched
+    rendered.output.refresh(plan.kept)
+    monkeypatch.setattr("pipeline.source_files.read_source", lambda root, path: pytest.fail(f"read {path}"))
+    again = rendered.plan()
+    assert again.is_done and not again.touched
+
+
+def test_sources_can_be_verified_though_size_and_time_are_the_same(rendered):
+    write_in_its_time(rendered, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS")
+    assert work(rendered.plan(verify_sources=True).tasks) == {"000000.tar": ([KEYS[0]], [], KEYS[1:3])}
+
+
+def test_what_failed_can_be_tried_again_though_nothing_changed(rendered):
+    plan = rendered.plan(retry_failed=True)
+    assert work(plan.tasks) == {"000001.tar": ([KEYS[4]], [], GOOD1)} and plan.reasons == {RETRIED: 1}
+    rendered.output.begin(plan.removed)
+    made = [rendered.make(task) for task in plan.tasks]
+    rendered.finish(sorted([*made, *plan.kept], key=lambda receipt: receipt.name))
+    assert rendered.plan(retry_failed=True).is_done
+
+
+def test_a_failure_that_is_not_tried_again_stays_when_its_shard_is_made_again(rendered):
+    write(rendered, f"{KEYS[3]}.wrl", "other")
+    (task,) = rendered.plan().tasks
+    assert [failure.key for failure in task.failures] == [KEYS[4]]
 
 
 def test_all_samples_of_a_shard_gone_removes_it(rendered):
@@ -164,12 +240,13 @@ def test_changed_settings_make_every_shard_again_and_remove_those_that_are_too_m
     rendered.settings = "settings-2"
     plan = rendered.plan(samples_per_shard=4)
     assert names(plan.tasks) == {"000000.tar": KEYS[:4], "000001.tar": KEYS[4:]}
-    assert (plan.kept, plan.removed, plan.reasons) == ((), ("000002.tar",), {"the settings changed": 8})
+    assert (plan.kept, plan.removed, plan.reasons) == ((), ("000002.tar",), {SETTINGS: 8})
 
 
-def test_another_layout_makes_every_shard_again_since_it_stands_in_the_records(rendered):
+def test_another_layout_rewrites_every_sample_since_it_stands_in_the_records(rendered):
     rendered.layout = "folder"
-    assert rendered.plan().num_to_render == 8
+    plan = rendered.plan()
+    assert (plan.num_to_rewrite, plan.num_to_render) == (7, 1)
 
 
 def test_another_shard_size_alone_moves_no_sample(rendered):
@@ -182,7 +259,7 @@ def test_several_reasons_are_counted_apart(rendered):
     rendered.add("G0001_HA")
     rendered.change(KEYS[0], subject="F0009")
     write(rendered, f"{KEYS[7]}.wrl", "changed")
-    assert rendered.plan().reasons == {"labels changed": 3, "source files changed": 2, "new": 1}
+    assert rendered.plan().reasons == {LABELS: 1, FILES: 1, NEW: 1}
 
 
 def test_a_shard_whose_samples_all_failed_has_no_file_and_is_not_tried_again(world):
@@ -191,7 +268,7 @@ def test_a_shard_whose_samples_all_failed_has_no_file_and_is_not_tried_again(wor
     plan = world.plan()
     assert plan.tasks == () and len(plan.kept) == 3
     write(world, f"{KEYS[6]}.wrl", "mended")
-    assert names(world.plan().tasks) == {"000002.tar": KEYS[6:]}
+    assert names(world.plan().tasks) == {"000002.tar": [KEYS[6]]}
 
 
 class TestAnInterruptedRun:
@@ -285,5 +362,5 @@ def test_a_shard_is_full_when_its_sequences_have_as_many_frames_as_it_holds_scan
     world = new_world(tmp_path)
     weights = dict(zip(sorted(world.samples), (1, 1, 2, 5, 1, 1, 1, 1), strict=True))
     samples = [world.samples[key] for key in sorted(world.samples)]
-    work = plan_shards(world.data, "bu3dfe", samples, "s", world.output, 4, lambda sample: weights[sample.key])
-    assert [len(task.samples) for task in work.tasks] == [3, 1, 4]
+    plan = plan_shards(world.data, samples, world.marks, world.output, 4, lambda sample: weights[sample.key])
+    assert [len(task.samples) for task in plan.tasks] == [3, 1, 4]

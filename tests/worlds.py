@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from samples import make_row, make_sample
-
 from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.render_marks import Marks
 from pipeline.render_output import RenderOutput, ShardReceipt
-from pipeline.render_plan import RenderPlan, ShardTask, plan_shards, stat_source
+from pipeline.render_plan import RenderPlan, ShardTask, plan_shards
+from pipeline.source_files import read_source
 from shards.failures import FailureRow
-from shards.index import SourceFile
+from shards.index import IndexRow, SourceFile
 from shards.manifest import ShardManifest, fingerprint
-from shards.writer import write_shard
+from shards.writer import PackedSample, digest_of, write_shard
 
 PER_SHARD = 3
 LABELS = {"sex": "F", "ancestry": "WH"}
@@ -24,7 +24,7 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.data, self.out = root / "data", root / "out"
-        self.settings, self.layout = "settings-1", "bu3dfe"
+        self.settings, self.layout, self.prompts = "settings-1", "bu3dfe", "prompts-1"
         self.samples: dict[str, SampleSource] = {}
 
     @property
@@ -46,38 +46,64 @@ class World:
         files = {name: fields.pop(name) for name in ("mesh", "texture", "landmarks") if name in fields}
         self.samples[key] = replace(sample, frames=(replace(sample.frames[0], **files),), **fields)
 
-    def plan(self, samples_per_shard: int = PER_SHARD) -> RenderPlan:
+    @property
+    def marks(self) -> Marks:
+        return Marks(self.layout, self.settings, lambda sample: f"{self.prompts} of {sample.expression}")
+
+    def plan(self, samples_per_shard: int = PER_SHARD, **options) -> RenderPlan:
         samples = [self.samples[key] for key in sorted(self.samples)]
-        return plan_shards(self.data, self.layout, samples, self.settings, self.output, samples_per_shard)
+        return plan_shards(self.data, samples, self.marks, self.output, samples_per_shard, **options)
 
     def make(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardReceipt:
-        """Do what a worker does with a task."""
-        good = [source for source in task.samples if source.key not in failing]
-        samples = [make_sample(s.key, s.subject, s.expression, size=4, channels=("rgb",)) for s in good]
-        entry, locations = write_shard(self.out / "shards" / task.name, samples) if samples else (None, [])
-        rows = []
-        for source, sample, at in zip(good, samples, locations, strict=True):
-            row = make_row(sample, task.name, at)
-            about = {"labels": source.labels, "level": source.level, "layout": self.layout}
-            rows.append(type(row)(**vars(row) | about | {"sources": self.digests(source)}))
-        failures = tuple(
-            FailureRow(
-                key=s.key,
-                source=s.frames[0].mesh,
-                stage="read",
-                reason="bad",
-                shard=task.name,
-                sources=self.digests(s),
-            )
-            for s in task.samples
-            if s.key in failing
+        """Do what a worker does with a task; the bytes of a sample are its marks."""
+        path = self.out / "shards" / task.name
+        before = path.read_bytes() if path.exists() else b""
+        made = []
+        for sample in task.samples:
+            if sample.key not in failing:
+                files = self.digests(sample)
+                made.append(self._entry(task.name, sample, self.marks.images(sample, files), files))
+        for reused in task.reused:
+            row = reused.row
+            if reused.source is None:
+                content = before[row.offset : row.offset + row.bytes]
+                assert digest_of(content) == row.digest
+                made.append((PackedSample(content, row.fingerprint), row))
+            else:
+                made.append(self._entry(task.name, reused.source, row.images, row.sources))
+        made.sort(key=lambda entry: entry[1].key)
+        entry, locations = write_shard(path, [packed for packed, _ in made]) if made else (None, [])
+        if entry is None:
+            path.unlink(missing_ok=True)
+        failures = [self._failure(task.name, sample) for sample in task.samples if sample.key in failing]
+        receipt = ShardReceipt(
+            name=task.name,
+            settings=self.settings,
+            entry=entry,
+            rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(made, locations, strict=True)),
+            failures=tuple(sorted([*task.failures, *failures], key=lambda failure: failure.key)),
         )
-        receipt = ShardReceipt(name=task.name, settings=self.settings, entry=entry, rows=tuple(rows), failures=failures)
         self.output.write_receipt(receipt)
         return receipt
 
+    def _entry(
+        self, shard: str, sample: SampleSource, images: str, files: tuple[SourceFile, ...]
+    ) -> tuple[PackedSample, IndexRow]:
+        whole = self.marks.whole(sample, images, files)
+        row = IndexRow(
+            sample.key, sample.subject, sample.expression, sample.level, 1, 0.0, self.layout, sample.labels, shard,
+            0, 0, "", images, whole, "bounds", "plain", files,
+        )  # fmt: skip
+        return PackedSample(f"{images} {whole}".encode().ljust(512), whole), row
+
+    def _failure(self, shard: str, sample: SampleSource) -> FailureRow:
+        files = self.digests(sample)
+        whole = self.marks.whole(sample, self.marks.images(sample, files), files)
+        about = {"stage": "read", "reason": "bad", "shard": shard, "fingerprint": whole, "sources": files}
+        return FailureRow(key=sample.key, source=sample.frames[0].mesh, **about)
+
     def digests(self, source: SampleSource) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(path, *stat_source(self.data, path), "digest") for path in source.paths)
+        return tuple(read_source(self.data, path) for path in source.paths)
 
     def render(self, failing: Sequence[str] = ()) -> RenderPlan:
         """A whole run."""
@@ -92,7 +118,7 @@ class World:
             fingerprint=fingerprint(self.settings),
             layout=self.layout,
             settings={},
-            settings_fingerprint=self.settings,
+            images_fingerprint=self.settings,
             renderer="zbuffer",
             views=("front",),
             channels=("rgb",),

@@ -27,9 +27,9 @@ class RenderSettings(Frozen):
     prompts: PromptBank
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Changes exactly when every sample has to be rendered again."""
-        return fingerprint(self)
+    def images_fingerprint(self) -> str:
+        """Changes exactly when every image has to be rendered again."""
+        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
 
     @property
     def needs_neutral(self) -> bool:
