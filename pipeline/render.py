@@ -40,15 +40,16 @@ def plan(config: RenderConfig) -> RenderPlan:
         UsageError: the input, the output or an option cannot be used; nothing has been written.
     """
     settings, output = config.resolve(), RenderOutput(config.out)
-    found = find_samples(config.data_dir, config.layout)
+    found = find_samples(config.data_dir, config.layout, settings.needs_neutral)
     if not found.samples:
         raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample in it")
     output.check_writable()
     chosen = config.filter.apply(found.samples)[: config.limit]
     samples = [needed(sample, settings) for sample in chosen]
     _check_text(settings, samples, found.layout)
-    known = {key for receipt in output.receipts() for key in receipt.keys}
-    if known and known.isdisjoint(sample.key for sample in samples):
+    known = output.receipts()
+    before = {key for receipt in known for key in receipt.keys}
+    if before and before.isdisjoint(sample.key for sample in samples):
         raise UsageError(
             f"--out {config.out}: holds shards of other scans than {config.data_dir}; name another directory"
         )
@@ -61,6 +62,7 @@ def plan(config: RenderConfig) -> RenderPlan:
         lambda sample: num_stored(sample, settings),
         config.retry_failed,
         config.verify_sources,
+        known,
     )
     return replace(work, evidence=found.evidence, ignored=found.ignored)
 

@@ -17,6 +17,9 @@ from pipeline.rendering.settings import RenderSettings
 from shards.index import SourceFile
 from shards.manifest import fingerprint
 
+# Neither pydantic nor sorted keys: they would take most of the time of a plan for 100,000 samples.
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -66,5 +69,4 @@ class Marks:
 
 
 def _digest(value: Any) -> str:
-    # Without pydantic and sorting, which would take most of the time of a plan for 100,000 samples.
-    return blake3(json.dumps(value, separators=(",", ":")).encode()).hexdigest(length=16)
+    return blake3(_ENCODER.encode(value).encode()).hexdigest(length=16)

@@ -32,7 +32,7 @@ def needed(sample: SampleSource, settings: RenderSettings) -> SampleSource:
         ValueError: the window holds no frame of the sequence.
     """
     if sample.frame_rate is None:
-        return sample if settings.needs_neutral else replace(sample, neutral=None)
+        return sample if sample.neutral is None or settings.needs_neutral else replace(sample, neutral=None)
     numbers = settings.sequences.needed(len(sample.frames))
     frames = tuple(sample.frames[number] for number in numbers)
     return replace(sample, frames=frames, neutral=None, numbers=numbers, num_recorded=len(sample.frames))

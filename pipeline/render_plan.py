@@ -105,6 +105,7 @@ def plan_shards(
     weight: Callable[[SampleSource], int] = lambda sample: 1,
     retry_failed: bool = False,
     verify_sources: bool = False,
+    known: Sequence[ShardReceipt] | None = None,
 ) -> RenderPlan:
     """Compare what is wanted with what an earlier run left.
 
@@ -119,8 +120,9 @@ def plan_shards(
         weight: how many scans a sample counts for when a shard is filled.
         retry_failed: try what failed again, though nothing changed.
         verify_sources: read all files, whatever their size and time.
+        known: the receipts of `output`, where they have been read already.
     """
-    known = output.receipts()
+    known = output.receipts() if known is None else known
     receipts = {receipt.name: receipt for receipt in known if receipt.settings == marks.images_settings}
     outdated = [name for name in output.shard_names() if name not in receipts]
     shards = _Shards(root, samples, marks, output, retry_failed)

@@ -21,8 +21,10 @@ _FALLBACK: Layout = Folder()
 LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
 
 
-def find_samples(root: Path, layout: str) -> Found:
+def find_samples(root: Path, layout: str, neutrals: bool = True) -> Found:
     """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
+
+    With `neutrals`, scans know their subject's neutral one.
 
     Raises:
         UsageError: no such directory or layout, no layout fits (or two do), or two samples have the same key.
@@ -31,7 +33,9 @@ def find_samples(root: Path, layout: str) -> Found:
         raise UsageError(f"--layout {layout}: unknown; choose auto, {', '.join(LAYOUTS)}")
     listing = Listing.scan(root)
     chosen, evidence = _detect(listing) if layout == "auto" else _asked(listing, LAYOUTS[layout])
-    samples = with_neutrals(checked(chosen.samples(listing), root))
+    samples = checked(chosen.samples(listing), root)
+    if neutrals:
+        samples = with_neutrals(samples)
     return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples))
 
 

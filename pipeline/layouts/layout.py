@@ -7,6 +7,7 @@ unique keys, and no path that leaves the directory.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -69,9 +70,11 @@ class SampleSource:
     numbers: tuple[int, ...] = ()
     num_recorded: int = 1
 
-    @property
+    @cached_property
     def paths(self) -> tuple[str, ...]:
         """All files that the sample depends on, each once, those of the first frame first."""
+        if len(self.frames) == 1 and self.neutral is None:
+            return self.frames[0].paths
         scans = (*self.frames, self.neutral) if self.neutral else self.frames
         return tuple(dict.fromkeys(path for scan in scans for path in scan.paths))
 
@@ -132,11 +135,11 @@ def checked(samples: Iterable[SampleSource], root: Path) -> list[SampleSource]:
     """
     by_key: dict[str, SampleSource] = {}
     for sample in samples:
-        mesh = printable(sample.frames[0].mesh)
         if not KEY.fullmatch(sample.key):
+            mesh = printable(sample.frames[0].mesh)
             raise UsageError(f"{root}: {mesh} gives the key {sample.key!r}; a key has 1 to {_MAX_KEY} ASCII letters")
         if sample.key in by_key:
-            other = printable(by_key[sample.key].frames[0].mesh)
+            other, mesh = (printable(one.frames[0].mesh) for one in (by_key[sample.key], sample))
             raise UsageError(f"{root}: two files give the key {sample.key}: {other} and {mesh}; move one away")
         by_key[sample.key] = sample
     return [by_key[key] for key in sorted(by_key)]

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import importlib.util
+import sys
+from pathlib import Path
 from typing import Literal
 
 from pipeline.rendering.renderer import SHADING_VERSION, Renderer
@@ -47,6 +49,9 @@ def build_renderer(name: RendererName) -> Renderer:
 
 
 def _has_gpu() -> bool:
+    # Importing torch takes seconds, which a plan on a machine without the driver's devices need not wait for.
+    if sys.platform == "linux" and not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
+        return False
     import torch
 
     return torch.cuda.is_available()

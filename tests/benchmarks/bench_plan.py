@@ -1,0 +1,101 @@
+"""How long a render takes to find that there is nothing to do, for a large data set.
+
+    python tests/benchmarks/bench_plan.py FOLDER --samples 100000
+
+Makes a data directory of empty files named as BU-3DFE names them (mesh, texture, landmarks) and the output that a render
+of it would have left, both in FOLDER, then plans in a process of its own. Prints seconds, peak memory, and whether Ray
+was imported.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.layouts import find_samples
+from pipeline.render_config import RenderConfig
+from pipeline.render_marks import Marks
+from pipeline.render_output import RenderOutput
+from pipeline.render_pieces import needed
+from pipeline.source_files import read_source
+from shards.failures import write_failures
+from shards.index import IndexRow, write_index
+from shards.manifest import ShardEntry, ShardManifest, fingerprint
+
+EXPRESSIONS = [("NE", 0), *((code, level) for code in ("AN", "DI", "FE", "HA", "SA", "SU") for level in range(1, 5))]
+PER_SHARD = 256
+PLAN = """
+import resource, sys, time
+start = time.perf_counter()
+from pathlib import Path
+from pipeline.render import plan
+from pipeline.render_config import RenderConfig
+imported = time.perf_counter()
+work = plan(RenderConfig(data_dir=Path(sys.argv[1]), out=Path(sys.argv[2])))
+end = time.perf_counter()
+assert work.is_done and not work.touched, work.reasons
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(f"| {len(work.samples):,} | {end - imported:.1f} | {imported - start:.1f} | {peak:.0f} | {'ray' in sys.modules} |")
+"""
+
+
+def make_data(root: Path, num_samples: int) -> None:
+    """Empty files for `num_samples` scans."""
+    for number in range(-(-num_samples // len(EXPRESSIONS))):
+        subject = f"F{number:04d}"
+        (root / subject).mkdir(parents=True)
+        for code, level in EXPRESSIONS[: num_samples - number * len(EXPRESSIONS)]:
+            stem = f"{root}/{subject}/{subject}_{code}{level:02d}WH"
+            for name in (f"{stem}_F3D.wrl", f"{stem}_F3D.bnd", f"{stem}_F2D.bmp"):
+                open(name, "w").close()
+
+
+def make_output(data: Path, out: Path) -> None:
+    """What a render would have left, without the shards' content."""
+    config = RenderConfig(data_dir=data, out=out)
+    settings, found = config.resolve(), find_samples(data, "auto")
+    marks = Marks.of(settings, found.layout)
+    rows: list[IndexRow] = []
+    for number, source in enumerate(needed(sample, settings) for sample in found.samples):
+        files = tuple(read_source(data, path) for path in source.paths)
+        images = marks.images(source, files)
+        rows.append(
+            IndexRow(
+                key=source.key, subject=source.subject, expression=source.expression, level=source.level, num_frames=1,
+                frame_rate=0.0, layout=found.layout, labels=source.labels, shard=f"{number // PER_SHARD:06d}.tar",
+                offset=0, bytes=1, digest="", images=images, fingerprint=marks.whole(source, images, files),
+                framed_by="bounds", surface="plain", sources=files,
+            )
+        )  # fmt: skip
+    (out / "shards").mkdir(parents=True)
+    write_index(out / "index.parquet", rows)
+    write_failures(out / "failures.parquet", [])
+    names = sorted({row.shard for row in rows})
+    for name in names:
+        (out / "shards" / name).write_bytes(b"")
+    entries = [ShardEntry(name=name, num_samples=1, bytes=0, sha256="", fingerprint="") for name in names]
+    ShardManifest(
+        fingerprint=fingerprint(), layout=found.layout, settings={}, images_fingerprint=settings.images_fingerprint,
+        renderer=settings.renderer, views=("front",), channels=("rgb",), image_size=224, text_source="label",
+        prompts={}, expressions=(), num_samples=len(rows), num_sequences=0, num_subjects=1, num_failures=0,
+        shards=tuple(entries),
+    ).write(RenderOutput(out).manifest_path)  # fmt: skip
+
+
+def main() -> None:
+    """Make what is not there yet, plan, and print a row of a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to make the data; an earlier run's is used again")
+    parser.add_argument("--samples", type=int, default=100_000)
+    arguments = parser.parse_args()
+    data, out = arguments.folder / "data", arguments.folder / "out"
+    if not data.exists():
+        make_data(data, arguments.samples)
+    if not out.exists():
+        make_output(data, out)
+    print("| samples | plan, s | imports, s | peak, MiB | Ray imported |\n|---|---|---|---|---|", flush=True)
+    subprocess.run([sys.executable, "-c", PLAN, str(data), str(out)], check=True)
+
+
+if __name__ == "__main__":
+    main()
