@@ -15,7 +15,7 @@ SCHEMA = pa.schema(
 
 
 class FailureRow(Frozen):
-    """Which sample failed, at what stage (`read`, `render` or `encode`), and why; the columns of the table.
+    """Which sample failed, at what stage (`read`, `render`, `encode` or `text`), and why; the columns of the table.
 
     `shard` is where the sample would have stood; `fingerprint` and `sources` tell what it would have been made from, so
     that a mended file is noticed.

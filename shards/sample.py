@@ -118,7 +118,7 @@ Level = Annotated[int | None, BeforeValidator(lambda level: level or None), Plai
 
 
 class MeshStatistics(Frozen):
-    """What was rendered, in numbers; of a sequence, its onset."""
+    """What was rendered, in numbers; of a sequence, its first rendered frame."""
 
     num_vertices: int
     num_faces: int
