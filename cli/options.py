@@ -5,6 +5,7 @@ line and an exit code: 1 where the job failed, 2 where it was asked for wrongly;
 """
 
 import inspect
+import signal
 import tomllib
 import types
 import typing
@@ -50,6 +51,8 @@ def command(
             console = Console(stderr=as_json)
             try:
                 result = function(_resolve(config, given, file, arguments), console)
+            except KeyboardInterrupt:
+                raise typer.Exit(_report_stop()) from None
             except Exception as error:
                 if as_json and isinstance(error, CheckFailedError):
                     print(canonical_json(error.result), end="")
@@ -66,6 +69,28 @@ def command(
         return app.command(name)(run)
 
     return register
+
+
+# The signal that asks to stop; a list, since what is raised for it may be raised anew, as another, on its way up.
+_asked: list[signal.Signals] = []
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM, which schedulers send, stop a command as cleanly as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        _asked.append(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _report_stop() -> int:
+    # A second signal while things are being put away would leave some of them lying about.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Console(stderr=True).print("stopped; the same command goes on from here (train: with --resume)")
+    return 128 + (_asked[0] if _asked else signal.SIGINT)
 
 
 def _resolve(config: type[C], given: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:

@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+# The time of a dynamic image, which stands for all frames of its sequence and so has no place among them.
+DYNAMIC_TIME = -1.0
+
 PoolingKind = Literal["attention", "mean"]
 
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The time of a dynamic image, which stands for all frames of its sequence and so has no place among them.
-DYNAMIC_TIME = -1.0
-
 
 @dataclass(frozen=True)
 class Moments:

@@ -7,8 +7,10 @@ whose folder holds a `model.py` or a package `shards` must not lend those to the
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +46,18 @@ def ray_session(address: str) -> Iterator[None]:
     working_dir = folder / "workers"
     working_dir.mkdir()
     local = {"include_dashboard": False, "_temp_dir": str(folder / "ray"), "object_store_memory": _OBJECT_STORE_BYTES}
-    try:
-        with _quiet():
+    # Quiet to the end: threads of a job that is stopped complain of a Ray that is no longer there.
+    with _quiet():
+        try:
+            # Ray's own handler of SIGTERM prints a trace and aborts.
+            handler = signal.getsignal(signal.SIGTERM)
             _connect(address, working_dir, local if address == "local" else {})
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
             yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayTaskError
 
 from pipeline.render_operators import Row, encode_pieces, pieces_table, read_pieces, render_views
 from pipeline.render_output import RenderOutput, ShardReceipt
@@ -66,9 +67,22 @@ def render_shards(
             del last[:num_rows]
         if len(writing) >= MAX_WRITES:
             done, writing = ray.wait(writing, num_returns=1)
-            yield from ray.get(done)
+            yield from _receipts(done)
         writing.append(_write_task.remote(replace(task, samples=()), root, layout, settings, output.root, *refs))
-    yield from ray.get(writing)
+    yield from _receipts(writing)
+
+
+def _receipts(refs: Sequence[ray.ObjectRef]) -> list[ShardReceipt]:
+    """The receipts of written shards.
+
+    Raises:
+        OSError, ShardError: what kept a task from writing, without the trace of the worker that Ray wraps it in.
+    """
+    try:
+        return ray.get(list(refs))
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        raise cause from None
 
 
 def _encoded_blocks(

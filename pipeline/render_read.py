@@ -102,7 +102,7 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
             raise MeshError(f"{sample.frames[0].mesh}: the channel flow needs the subject's neutral scan, and has none")
-        mesh = with_flow(neutral or mesh, mesh)
+        mesh = _compared(mesh, neutral or mesh, sample.frames[0].mesh, settings)
     if settings.text_source != "geometry":
         return Shot(frame), [mesh]
     return Shot(frame, measures=(_measure(mesh),), reference=_measure(neutral) if neutral else None), [mesh]
@@ -123,17 +123,16 @@ def _read_frames(piece: Piece, reader: SourceReader, settings: RenderSettings) -
     meshes = []
     for number in numbers[piece.start : piece.stop]:
         mesh = onset if number == start else apply_frame(reader.read(files[number]), frame)
-        mesh = _compared(mesh, onset, files[number].mesh, settings)
-        meshes.append(mesh)
+        meshes.append(_compared(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
         return Shot(frame, numbers, apex), meshes
     return Shot(frame, numbers, apex, tuple(map(_measure, meshes)), _measure(onset)), meshes
 
 
-def _compared(mesh: Mesh, onset: Mesh, path: str, settings: RenderSettings) -> Mesh:
+def _compared(mesh: Mesh, reference: Mesh, path: str, settings: RenderSettings, magnify: float = 1.0) -> Mesh:
     try:
-        mesh = magnified(onset, mesh, settings.sequences.magnify)
-        return with_flow(onset, mesh) if "flow" in settings.channels else mesh
+        mesh = magnified(reference, mesh, magnify)
+        return with_flow(reference, mesh) if "flow" in settings.channels else mesh
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from None
 

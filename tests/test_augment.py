@@ -9,7 +9,8 @@ import torch
 from shapes import card, join, painted, sphere
 from torch import Tensor
 
-from model.moments import DYNAMIC_TIME, Moments
+from model.config import DYNAMIC_TIME
+from model.moments import Moments
 from pipeline.meshes.mesh import Mesh
 from pipeline.rendering.encode import quantise_normal
 from pipeline.rendering.rig import Rig, View, views_of

@@ -17,9 +17,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config import RecipeConfig
+from model.config import DYNAMIC_TIME, RecipeConfig
 from model.distributed import gather_rows
-from model.moments import DYNAMIC_TIME, Moments
+from model.moments import Moments
 from model.recipes import SmileVLM, build_model
 
 EVEN, RAGGED = (4, 4), (3, 2)

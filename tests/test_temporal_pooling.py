@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.config import DYNAMIC_TIME
 from model.fusion import NUM_TIME_FEATURES, TemporalPooling, time_features
-from model.moments import DYNAMIC_TIME, Moments
+from model.moments import Moments
 
 DIM, NUM_VIEWS = 6, 3
 

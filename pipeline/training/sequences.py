@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from model.moments import DYNAMIC_TIME
+from model.config import DYNAMIC_TIME
 from pipeline.sequences.settings import evenly
+from pipeline.training.damage import OnBadShard, first_good
 from shards.errors import UsageError
 from shards.images import DYNAMIC
 from shards.index import IndexRow
@@ -34,19 +35,20 @@ def is_sequence(row: IndexRow) -> bool:
     return row.frame_rate > 0 or row.num_frames > 1
 
 
-def stored_temporal(shards: ShardSet, rows: Sequence[IndexRow]) -> TemporalRead:
+def stored_temporal(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadShard = "fail") -> TemporalRead:
     """What the shards hold of the sequences among `rows`; all of a set hold the same, so one of them is opened.
 
     Raises:
         UsageError: the index promises a sequence where the shard has a scan.
+        BadSampleError: see `pipeline.training.damage.first_good`.
     """
-    row = next((row for row in rows if is_sequence(row)), None)
-    if row is None:
+    sequences = [row for row in rows if is_sequence(row)]
+    if not sequences:
         return "none"
-    timeline = shards.read(row).record.timeline
-    if timeline is None:
-        raise UsageError(f"--shards {shards.spec}: {row.key} is a sequence in the index and a scan in {row.shard}")
-    return timeline.temporal
+    record = first_good(shards, sequences, on_bad_shard).record
+    if record.timeline is None:
+        raise UsageError(f"--shards {shards.spec}: {record.key} is a sequence in the index and a scan in its shard")
+    return record.timeline.temporal
 
 
 def default_temporal(stored: TemporalRead) -> TemporalRead:
