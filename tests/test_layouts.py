@@ -108,6 +108,18 @@ class TestIgnored:
             "2 files without a suffix",
         )
 
+    def test_materials_and_buffers_count_as_used_beside_a_mesh_that_may_name_them(self, tmp_path):
+        rows = "".join(f"{path},s,NE\n" for path in ("a/x.obj", "b/x.gltf", "c/x.ply"))
+        table(touch(tmp_path, "a/x.obj", "b/x.gltf", "c/x.ply"), f"path,subject,expression\n{rows}")
+        touch(tmp_path, "a/x.obj.mtl", "a/skin.MTL", "b/data.bin", "x.mtl")
+        assert find_samples(tmp_path, "auto").ignored == ("1 file *.mtl",)
+        touch(tmp_path, "b/x.mtl", "a/x.bin", "c/x.mtl", "c/x.bin")
+        assert find_samples(tmp_path, "auto").ignored == ("3 files *.mtl", "2 files *.bin")
+
+    def test_a_material_of_a_mesh_that_is_left_out_is_left_out_with_it(self, tmp_path):
+        touch(tmp_path, "F001/Happy/000.wrl", "copy/a.obj", "copy/a.mtl")
+        assert find_samples(tmp_path, "auto").ignored == ("copy/: 1 mesh, 1 other file",)
+
     def test_a_folder_with_meshes_under_a_foreign_name_is_named(self, tmp_path):
         touch(tmp_path, "data/F001/Happy/000.wrl", *(f"data/New folder/{n}.wrl" for n in range(24)))
         touch(tmp_path, "data/New folder/cache/a.jpg", "data/F001/Laugh/000.wrl", "other/deep/inside/x.obj")

@@ -1,17 +1,24 @@
 """Whatever is in a file: a mesh or a MeshError, soon, and in little memory. For every form that is read."""
 
+import contextlib
+import copy
+import functools
 import io
+import json
+import operator
 import struct
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_gltf import SmallGltf
 
 from pipeline.meshes.bnt import write_bnt
 from pipeline.meshes.landmarks import read_landmarks, read_landmarks_2d, write_bnd, write_lm3
@@ -83,6 +90,19 @@ def _gltf() -> bytes:
     return sphere.export(file_type="gltf", embed_buffers=True)["model.gltf"]
 
 
+def _gltf_scene(path: Path) -> None:
+    """The sphere in two places, with texture, colours, a strip and a part that is mirrored."""
+    gltf = SmallGltf()
+    arrays = {"POSITION": gltf.array(_MESH.vertices), "TEXCOORD_0": gltf.array(255 * _MESH.uvs, "u1", normalized=True)}
+    arrays["COLOR_0"] = gltf.array(np.tile([9, 99, 200, 255], (len(_MESH.vertices), 1)), "u1", normalized=True)
+    corners = gltf.array(_MESH.faces.ravel(), "u2")
+    material = gltf.image(np.arange(27, dtype=np.uint8).reshape(3, 3, 3))
+    child = gltf.show({"indices": corners, "material": material}, {"scale": [1, -1, 2]}, **arrays)
+    gltf.show({"indices": corners, "material": gltf.image(np.zeros((1, 1, 3), np.uint8)), "mode": 5}, **arrays)
+    gltf.doc["scenes"][0]["nodes"][0] = gltf.add("nodes", matrix=np.eye(4).ravel().tolist(), children=[child])
+    gltf.write(path)
+
+
 _FORMS = [
     "obj",
     "ply",
@@ -96,7 +116,9 @@ _FORMS = [
     "stl text",
     "off",
     "glb",
+    "glb scene",
     "gltf",
+    "gltf scene",
 ]
 _LANDMARKS = ["bnd", "txt", "lm3", "lm2"]
 
@@ -110,6 +132,9 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     good |= {"stl": _exported("stl"), "stl text": _exported("stl_ascii"), "off": _exported("off")}
     good |= {"glb": _exported("glb"), "gltf": _gltf()}
     good["wrl"] = _saved(lambda path: write_wrl(path, _MESH, "t.png"), folder)
+    for suffix in ("glb", "gltf"):
+        _gltf_scene(folder / f"scene.{suffix}")
+        good[f"{suffix} scene"] = (folder / f"scene.{suffix}").read_bytes()
     good["npz"], good["bnt"] = _saved(_npz, folder), _saved(_range_image, folder)
     good["bnd"] = _saved(lambda path: write_bnd(path, range(22), points), folder)
     good["lm3"] = _saved(lambda path: write_lm3(path, points), folder)
@@ -201,6 +226,34 @@ def test_any_bytes_give_a_result_or_a_mesh_error(
         _read_whatever(path, start + content if with_start else content)
 
     read_bytes()
+
+
+def _places(value: Any, above: tuple = ()) -> list[tuple]:
+    """The way to every value in a JSON document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [above, *(place for key, item in items for place in _places(item, (*above, key)))]
+
+
+_VALUES = st.one_of(st.integers(-2, 12), st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=3))
+_VALUES |= st.sampled_from(["VEC3", "SCALAR", 5121, 5123, 5125, 5126, 10**9, 2**40, 1e39, "../a", [], {}, [0, 1], [[]]])
+
+
+def test_any_value_anywhere_in_the_json_gives_a_mesh_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, good_files: dict[str, bytes]
+) -> None:
+    path, document = tmp_path_factory.mktemp("bad") / "f.gltf", json.loads(good_files["gltf scene"])
+    places = [place for place in _places(document) if place]
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from(places), _VALUES), min_size=1, max_size=2))
+    def read_changed(changes: list[tuple[tuple, Any]]) -> None:
+        changed = copy.deepcopy(document)
+        for (*parents, last), value in changes:
+            with contextlib.suppress(LookupError, TypeError):  # the first change took the place of the second away
+                functools.reduce(operator.getitem, parents, changed)[last] = value
+        _read_whatever(path, json.dumps(changed).encode())
+
+    read_changed()
 
 
 @pytest.mark.parametrize("form", _FORMS)

@@ -25,7 +25,6 @@ EXPECTED = {
 IGNORED = {
     "bu3dfe": ("2 files *_RAW.wrl",),
     "bosphorus": ("14 files *.lm2", "2 files *.bnt", "2 files *.lm3", "2 files *.png"),
-    "facescape": ("8 files *.mtl",),
 }
 
 

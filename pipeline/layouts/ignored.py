@@ -8,6 +8,7 @@ from pipeline.layouts.layout import SampleSource
 from pipeline.layouts.listing import MESH_SUFFIXES, Listing, counted, printable, suffix_of
 
 MAX_LINES = 6
+_MESH_OF = {".mtl": ".obj", ".bin": ".gltf"}  # files that meshes name: a material, a buffer
 _ENDING = re.compile(r".*[^/](_[A-Za-z][A-Za-z0-9]*\.\w+)", re.DOTALL)
 
 
@@ -15,10 +16,12 @@ def summarise(listing: Listing, samples: Iterable[SampleSource]) -> tuple[str, .
     """The files that no sample uses, at most `MAX_LINES` lines of each of three sorts.
 
     A folder that holds meshes and nothing that is used is named with what it holds: its name may be foreign to the
-    layout. Other files are counted by how their names end. Names that are not UTF-8 are given escaped.
+    layout. Other files are counted by how their names end. Names that are not UTF-8 are given escaped. Materials and
+    buffers in the folder of a mesh that may name them count as used.
     """
     used = {path for sample in samples for path in (*sample.paths, *sample.label_files)}
     unused = listing.files - used
+    unused -= _with_meshes(used, unused)
     strange = _strange_folders(used, unused)
     inside: dict[str, list[str]] = defaultdict(list)
     endings: Counter[str] = Counter()
@@ -41,9 +44,18 @@ def summarise(listing: Listing, samples: Iterable[SampleSource]) -> tuple[str, .
     )
 
 
+def _with_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
+    """The materials and buffers that lie beside meshes that are used."""
+    found = {path for path in unused if suffix_of(path) in _MESH_OF}
+    if not found:  # as in most datasets, which then need no look at each file that is used
+        return found
+    meshes = {(path.rpartition("/")[0], suffix_of(path)) for path in used}
+    return {path for path in found if (path.rpartition("/")[0], _MESH_OF[suffix_of(path)]) in meshes}
+
+
 def _strange_folders(used: set[str], unused: Iterable[str]) -> set[str]:
     """The topmost folders that hold meshes, at any depth, and no file that is used."""
-    known = {folder for path in used for folder in _folders(path)}
+    known = {folder for parent in {path.rpartition("/")[0] for path in used} for folder in _folders(f"{parent}/")}
     holding = {path.rpartition("/")[0] for path in unused if suffix_of(path) in MESH_SUFFIXES}
     return {
         top

@@ -122,5 +122,5 @@ def _numbers(number: int, row: list[str], count: int) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count or any(abs(value) > _LARGEST for value in values):
-        raise MeshError(f"line {number}: {' '.join(row)[:80]!r} is not {count} numbers")
+        raise MeshError(f"line {number}: {' '.join(row)[:20]!r} is not {count} numbers")
     return values

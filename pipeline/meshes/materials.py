@@ -45,7 +45,7 @@ def _textures(obj: Path, library: str) -> dict[str, str]:
         if not path.is_relative_to(folder) or not path.is_file() or path.stat().st_size > _MAX_BYTES:
             return {}
         source = Source.read(path)
-    except (MeshError, OSError, ValueError):  # ValueError: a NUL in the name
+    except (MeshError, OSError, RuntimeError, ValueError):  # a ring of links, a NUL in the name
         return {}
     found: dict[str, str] = {}
     material = ""

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from pipeline.meshes.colors import bytes_of_colors
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.source import Source
+from pipeline.meshes.texture import MAX_PIXELS
 
 # name -> kind of the numbers and columns; a texture is [H, W, 3]
 _ARRAYS = {"vertices": ("f", 3), "faces": ("iu", 3), "uvs": ("f", 2), "face_uvs": ("iu", 3), "landmarks": ("f", 3)}
 _ARRAYS |= {"colors": ("u", 3), "texture": ("u", 3)}
-_MAX_INFLATED = 256 << 20  # of one array in an archive that is smaller itself
+_MAX_INFLATED = 256 << 20  # of all arrays in an archive that is smaller itself
 
 
 def parse_npz(source: Source) -> Mesh:
@@ -26,14 +27,7 @@ def parse_npz(source: Source) -> Mesh:
     Raises:
         MeshError: it is not an archive of arrays, one has the wrong type or shape, or the mesh is inconsistent.
     """
-    limit = max(source.size, _MAX_INFLATED)
-    try:
-        with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
-            arrays = {name: array for name in _ARRAYS if (array := _read(archive, name, limit)) is not None}
-    except (MeshError, MemoryError):
-        raise
-    except Exception as error:  # zipfile and NumPy raise whatever a damaged archive makes them stumble over
-        raise MeshError(f"is not a readable npz file: {type(error).__name__}: {error}") from error
+    arrays = _arrays(source)
     if "vertices" not in arrays or "faces" not in arrays:
         raise MeshError("needs arrays named vertices and faces")
     colors = arrays.get("colors")
@@ -45,6 +39,12 @@ def parse_npz(source: Source) -> Mesh:
         None if colors is None else bytes_of_colors(colors),
     )
     landmarks, texture = arrays.get("landmarks"), arrays.get("texture")
+    if landmarks is not None and np.isinf(landmarks).any():
+        raise MeshError("has a landmark at infinity; one that is missing is NaN")
+    if texture is not None and not 0 < texture.shape[0] * texture.shape[1] <= MAX_PIXELS:
+        raise MeshError(
+            f"has a texture of {texture.shape[1]} x {texture.shape[0]} pixels; from 1 to {MAX_PIXELS} are read"
+        )
     return replace(
         mesh,
         landmarks=None if landmarks is None else np.ascontiguousarray(landmarks, np.float32),
@@ -52,15 +52,30 @@ def parse_npz(source: Source) -> Mesh:
     )
 
 
-def _read(archive: zipfile.ZipFile, name: str, limit: int) -> NDArray | None:
-    """Read one array of at most `limit` bytes; None if the archive lacks it."""
-    member = f"{name}.npy"
-    if member not in archive.namelist():
-        return None
-    size = archive.getinfo(member).file_size
-    if size > limit:
-        raise MeshError(f"has {size} bytes of {name}; at most {limit} are read")
-    with archive.open(member) as file:
+def _arrays(source: Source) -> dict[str, NDArray]:
+    """The arrays that the archive has, by name."""
+    what, arrays = "is no npz archive, or one that is cut off or damaged", dict[str, NDArray]()
+    left = max(source.size, _MAX_INFLATED)
+    try:
+        with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            for name in _ARRAYS:
+                size = sizes.get(f"{name}.npy", 0)
+                if size > left:
+                    raise MeshError(f"has {size} bytes of {name}; at most {left} are read")
+                if f"{name}.npy" in sizes:
+                    what, left = f"has {name} that are locked, damaged or not an array of numbers", left - size
+                    arrays[name] = _read(archive, name, size)
+    except (MeshError, MemoryError):
+        raise
+    except Exception as error:  # zipfile and NumPy raise whatever a damaged archive makes them stumble over
+        raise MeshError(what) from error
+    return arrays
+
+
+def _read(archive: zipfile.ZipFile, name: str, size: int) -> NDArray:
+    """Read one array, which takes `size` bytes with its header."""
+    with archive.open(f"{name}.npy") as file:
         content = io.BytesIO(file.read(size))
     version = np.lib.format.read_magic(content)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -13,6 +13,9 @@ from pipeline.meshes.tokens import read_numbers
 
 _HEADER = re.compile(rb"(C|N|ST|STN|STC|CN|STCN)?OFF\s+(\d{1,15})\s+(\d{1,15})(\s+\d+)?\s*")
 
+# A line as an object takes fifty bytes; files of very many empty ones would take far more than they are.
+_LEAST_LINE, _FEW_LINES = 4, 1 << 20
+
 
 def parse_off(source: Source) -> Mesh:
     """Read an OFF or COFF file; colours of vertices are kept, those of faces are not, nor normals and uvs of others.
@@ -20,6 +23,9 @@ def parse_off(source: Source) -> Mesh:
     Raises:
         MeshError: the header or a line is malformed, the file is cut off, or the mesh is empty or inconsistent.
     """
+    num_lines = int(np.count_nonzero(source.text[: source.size] == 10))
+    if num_lines * _LEAST_LINE > source.size + _FEW_LINES:
+        raise MeshError(f"has {num_lines} lines in {source.size} bytes, too little for a point each")
     lines = source.cut(0, source.size).split(b"\n")
     if b"#" in source.cut(0, source.size):
         lines = [line.partition(b"#")[0] for line in lines]
@@ -71,6 +77,8 @@ def _corners(numbers: NDArray[np.floating], rows: list[bytes]) -> NDArray[np.int
         if any(not row or not 0 <= row[0] < len(row) for row in words):
             raise MeshError("has a face with fewer corners than it says")
         flat = np.array([corner for row in words for corner in (*row[1 : int(row[0]) + 1], -1.0)])
-    if not (flat % 1 == 0).all() or flat.min() < -1 or flat.max() >= 2**31:
+    # A -1 that ends no row would end a polygon too early.
+    ends = np.count_nonzero(flat == -1.0)
+    if not (flat % 1 == 0).all() or flat.min() < -1 or flat.max() >= 2**31 or ends != len(rows):
         raise MeshError("has a vertex index that is no integer from 0 on")
     return flat.astype(np.int32)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.meshes import trimesh_formats
 from pipeline.meshes.bnt import parse_bnt
+from pipeline.meshes.glb import parse_gltf
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.npz import parse_npz
 from pipeline.meshes.obj import parse_obj
@@ -22,7 +22,8 @@ _PARSERS: dict[str, Callable[[Source], Mesh]] = {
     ".npz": parse_npz,
     ".stl": parse_stl,
     ".off": parse_off,
-    **dict.fromkeys(trimesh_formats.SUFFIXES, trimesh_formats.parse_with_trimesh),
+    ".glb": parse_gltf,
+    ".gltf": parse_gltf,
 }
 
 SUFFIXES = tuple(_PARSERS)

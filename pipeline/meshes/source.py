@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.places import MAX_BYTES, open_file
 from pipeline.meshes.scratch import scratch
 
-MAX_BYTES = 1 << 30
-"""The largest file that is read; a face scan is a few megabytes."""
+__all__ = ["MAX_BYTES", "PADDING", "Source"]
 
 # Two line ends and NULs after the last byte: a scanner inside a token, a line or a line continuation always meets a
 # byte that stops it, and can load eight bytes from anywhere, so its inner loops need no bounds check.
@@ -48,12 +48,10 @@ class Source:
             MeshError: it is missing, unreadable, not a regular file, empty, or larger than `MAX_BYTES`.
         """
         try:
-            with open(path, "rb", buffering=0) as file:
-                status = os.fstat(file.fileno())
-                if status.st_size > MAX_BYTES:
-                    raise MeshError(f"is {status.st_size} bytes; at most {MAX_BYTES} are read")
-                text = scratch(status.st_size + PADDING, np.uint8)
-                size = _fill(file.fileno(), text[: status.st_size])
+            with open_file(path) as file:
+                length = os.fstat(file.fileno()).st_size
+                text = scratch(length + PADDING, np.uint8)
+                size = _fill(file.fileno(), text[:length])
         except OSError as error:
             raise MeshError(f"cannot be read: {error.strerror}") from error
         if size == 0:

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from pipeline.meshes.tokens import read_numbers
 
 _COUNT = struct.Struct("<I")
 _HEADER = 80
+_PIECE = 1 << 16
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 # All of a text file but the numbers after `vertex`; possessive, so that no input makes it go back.
 _WORDS = re.compile(rb"^[^\S\n]*+(?:vertex\b|(?!vertex\b)[^\n]*+)", re.MULTILINE | re.IGNORECASE)
@@ -44,9 +46,25 @@ def _binary_points(source: Source) -> NDArray[np.float32]:
     return np.frombuffer(source.data, _TRIANGLE, count, start)["corners"].reshape(-1, 3)
 
 
+def _without_words(source: Source) -> Iterator[bytes]:
+    """The text with nothing but the numbers of its vertices, a piece of whole lines after another.
+
+    In pieces, because a substitution takes up to fifty times the room of the text.
+    """
+    at, length = 0, _PIECE
+    while at < source.size:
+        piece = source.cut(at, at + length)
+        end = len(piece) if at + length >= source.size else piece.rfind(b"\n") + 1
+        if end == 0:
+            length *= 2
+            continue
+        yield _WORDS.sub(b"", piece[:end])
+        at += end
+
+
 def _text_points(source: Source) -> NDArray[np.float32]:
     """The corners, [3 F, 3]."""
-    numbers = Source.of(_WORDS.sub(b"", source.data), source.path)
+    numbers = Source.of(b"".join(_without_words(source)), source.path)
     values, end = read_numbers(numbers, 0, np.float32)
     if end < numbers.size:
         raise numbers.error(end, "a vertex holds something that is not a number")

@@ -1,5 +1,6 @@
 """Texture images: JPEG, PNG, BMP or TIFF into RGB bytes; and where the one that a mesh names lies."""
 
+import io
 import posixpath
 import re
 import warnings
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.places import lies_inside
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
@@ -29,17 +31,35 @@ def read_texture(path: Path) -> NDArray[np.uint8]:
             raise MeshError("is missing or not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a damaged file decodes to; MAX_PIXELS is stricter than Pillow's
-            return _decode(path)
+            return _decode(path, MAX_PIXELS)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
+        if isinstance(error, OSError) and error.strerror:  # not Pillow's but the file system's
+            raise MeshError(f"{path}: cannot be read: {error.strerror}") from error
         raise MeshError(f"{path}: is not a readable {', '.join(FORMATS)} image: {error}") from error
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise MeshError(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS} are read")
+def decode_texture(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a texture that lies inside another file; what `read_texture` says of files holds for it too.
+
+    Raises:
+        MeshError: it is not one of `FORMATS`, is damaged, or has more than `max_pixels` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(io.BytesIO(data), max_pixels)
+    except (MeshError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        raise MeshError(f"is not a readable {', '.join(FORMATS)} image: {error}") from error
+
+
+def _decode(file: Path | io.BytesIO, max_pixels: int) -> NDArray[np.uint8]:
+    with Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise MeshError(f"has {image.width} x {image.height} pixels; at most {max_pixels} are read")
         if image.mode.startswith("I;16"):
             return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
@@ -66,7 +86,7 @@ def named_texture(root: Path, mesh: str, name: str) -> str | None:
         return None
     try:
         path = root / found
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not lies_inside(root, found):
             return None
         exists = path.exists()
         return found if path.is_file() or not exists else None

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.shapes import Shape, moved
 from pipeline.meshes.source import Source
-from pipeline.meshes.vrml_shapes import Shape, shape_of
+from pipeline.meshes.vrml_shapes import shape_of
 from pipeline.meshes.vrml_syntax import Node
-from pipeline.meshes.vrml_transforms import matrix_of, moved
+from pipeline.meshes.vrml_transforms import matrix_of
 
 NO_UVS = np.empty((0, 2), np.float32)
 NO_POINTS = NO_COLORS = np.empty((0, 3), np.float32)

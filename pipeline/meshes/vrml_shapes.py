@@ -1,37 +1,11 @@
-"""The shapes of a VRML scene: from the fields of an IndexedFaceSet to one mesh of all of them."""
-
-from dataclasses import dataclass
+"""The shapes of a VRML scene, from the fields of an IndexedFaceSet."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.colors import bytes_of_colors
-from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.polygons import triangulate
-
-
-@dataclass(frozen=True, eq=False)
-class Shape:
-    """One IndexedFaceSet.
-
-    Attributes:
-        points: float32 [V, 3].
-        faces: int32 [F, 3].
-        uvs: float32 [U, 2]; with U = 0 the shape has none and `face_uvs` is 0.
-        face_uvs: int32 [F, 3].
-        colors: float32 [V, 3], or [0, 3].
-    """
-
-    points: NDArray[np.float32]
-    faces: NDArray[np.int32]
-    uvs: NDArray[np.float32]
-    face_uvs: NDArray[np.int32]
-    colors: NDArray[np.float32]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all arrays in bytes, whether or not another shape has them too."""
-        return sum(array.nbytes for array in (self.points, self.faces, self.uvs, self.face_uvs, self.colors))
+from pipeline.meshes.shapes import Shape
 
 
 def shape_of(
@@ -92,36 +66,3 @@ def _vertex_colors(
 def _ended(corners: NDArray[np.int32]) -> NDArray[np.int32]:
     """Add the -1 after the last polygon where a file leaves it out."""
     return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
-
-
-def join(shapes: list[Shape], texture_name: str) -> Mesh:
-    """Make one mesh of all shapes.
-
-    Texture coordinates are kept if any shape has them; corners of the others get one at (0, 0). Colours are kept if
-    every shape has them.
-
-    Raises:
-        MeshError: there is nothing to join, or the mesh is not one (see `Mesh.build`).
-    """
-    if not shapes:
-        raise MeshError("has no IndexedFaceSet with points and coordIndex")
-    uv_lists = [shape.uvs if len(shape.uvs) else np.zeros((1, 2), np.float32) for shape in shapes]
-    textured = any(len(shape.uvs) for shape in shapes)
-    points = np.concatenate([shape.points for shape in shapes])
-    colors = np.concatenate([shape.colors for shape in shapes])
-    return Mesh.build(
-        points,
-        _joined([shape.faces for shape in shapes], [len(shape.points) for shape in shapes]),
-        np.concatenate(uv_lists) if textured else None,
-        _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
-        bytes_of_colors(colors) if 0 < len(colors) == len(points) else None,
-        texture_name,
-    )
-
-
-def _joined(indices: list[NDArray[np.int32]], counts: list[int]) -> NDArray[np.int32]:
-    """Concatenate index arrays of elements that are themselves concatenated, `counts` of each."""
-    if len(indices) == 1:
-        return indices[0]
-    firsts = np.cumsum([0, *counts[:-1]])
-    return np.concatenate([part + np.int32(first) for part, first in zip(indices, firsts, strict=True)])

@@ -98,10 +98,14 @@ def read_nodes(source: Source) -> Node:
     """
     stack, named = [Node("the scene", 0)], dict[str, Node]()
     at, words = 0, ["", "", ""]  # the last three words: `DEF name Type {`
+    num_opened = 0
     while match := _TOKEN.match(source.data, at):
         token, start, at = match.group(1).decode("latin-1"), match.start(1), match.end()
         try:
             if token == "{":
+                num_opened += 1
+                if num_opened > _MAX_NODES:  # of which none need be closed, and so counted by `adopt`
+                    raise MeshError(f"there are more than {_MAX_NODES} nodes")
                 _open(stack, words, start)
             elif token == "}":
                 _close(stack, named)

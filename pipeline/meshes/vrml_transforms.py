@@ -1,12 +1,9 @@
 """The nodes of VRML that move shapes, as matrices: Transform of 2.0 and 1.0, and the single steps that 1.0 has too."""
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.vrml_shapes import Shape
 
 KINDS = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
 """The kinds of nodes that move shapes."""
@@ -47,14 +44,6 @@ def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]
     matrix[:3, :3] = linear
     matrix[:3, 3] = values["translation"] + values["center"] - linear @ values["center"]
     return matrix
-
-
-def moved(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
-    """Move a shape by a matrix [4, 4], in float64; one that changes nothing leaves every coordinate as it was."""
-    if np.array_equal(matrix, np.eye(4)):
-        return shape
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused later, by name
-        return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
 def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.shapes import join
 from pipeline.meshes.source import Source
 from pipeline.meshes.vrml1 import read_vrml1
 from pipeline.meshes.vrml2 import read_vrml2
-from pipeline.meshes.vrml_shapes import join
 
 
 def parse_wrl(source: Source) -> Mesh:
@@ -29,6 +29,8 @@ def parse_wrl(source: Source) -> Mesh:
         scene = read_vrml1(source)
     else:
         raise MeshError("is not VRML as text; its first line must begin with #VRML V2.0, #VRML V1.0 or #Inventor V2")
+    if not scene.shapes:
+        raise MeshError("has no IndexedFaceSet with points and coordIndex")
     return join(scene.shapes, scene.texture_name)
 
 

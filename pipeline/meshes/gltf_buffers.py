@@ -1,0 +1,151 @@
+"""The bytes behind a glTF file as arrays: its own binary chunk, data URIs, and files in the folder that it lies in.
+
+Nothing is believed: a range of bytes must lie in its buffer, and an array in its range, before an array is made, and
+the arrays are views, so that they take no memory of their own.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.gltf_document import Accessor, Document, item
+from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.source import MAX_BYTES, Source
+from pipeline.meshes.texture import named_texture
+
+_COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+
+
+@dataclass(eq=False)
+class Buffers:
+    """What the accessors of a document stand for.
+
+    Attributes:
+        source: the file.
+        document: its JSON.
+        binary: uint8 [N], the binary chunk of a GLB, or None.
+        nbytes: the size of the file and of the buffers that were loaded.
+    """
+
+    source: Source
+    document: Document
+    binary: NDArray[np.uint8] | None
+    nbytes: int = 0
+    _loaded: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nbytes = self.source.size
+
+    def array(self, index: int, types: tuple[str, ...]) -> NDArray:
+        """The numbers of accessor `index` [count, columns], a view of the file's bytes in the file's own type.
+
+        Raises:
+            MeshError: the accessor is of none of `types` (of "SCALAR", "VEC2" to "VEC4"), is sparse, or reaches beyond
+                its bytes, or a buffer cannot be loaded.
+        """
+        accessor = item(self.document.accessors, index, "accessor")
+        component = _COMPONENTS.get(accessor.component_type)
+        if component is None or accessor.type not in types:
+            found = f"{accessor.type[:8]!a} of component type {accessor.component_type}"
+            raise MeshError(f"has {found} as accessor {index}, where {' or '.join(types)} should be")
+        if accessor.sparse is not None or accessor.buffer_view is None:
+            raise MeshError(f"has no bytes for accessor {index}, or a sparse one, which is not read")
+        view = item(self.document.buffer_views, accessor.buffer_view, "bufferView")
+        columns, dtype = _COLUMNS[accessor.type], np.dtype(component)
+        stride = view.byte_stride or columns * dtype.itemsize
+        _check_extent(index, accessor, stride, columns * dtype.itemsize, view.byte_length)
+        if accessor.count == 0:
+            return np.empty((0, columns), dtype)
+        content = self.content(accessor.buffer_view)
+        return np.ndarray(
+            (accessor.count, columns), dtype, content.data, accessor.byte_offset, (stride, dtype.itemsize)
+        )
+
+    def fractions(self, index: int, types: tuple[str, ...], always: bool) -> NDArray[np.float32]:
+        """The numbers of accessor `index` [count, columns], integers as fractions of the largest.
+
+        Args:
+            index: the accessor.
+            types: as for `array`.
+            always: whether integers are fractions even where the accessor does not say so.
+        """
+        values = self.array(index, types)
+        if values.dtype.kind == "f" or not (always or self.document.accessors[index].normalized):
+            return values.astype(np.float32)
+        return np.maximum(values / np.iinfo(values.dtype).max, -1.0).astype(np.float32)
+
+    def content(self, index: int) -> NDArray[np.uint8]:
+        """The bytes of bufferView `index`, not copied.
+
+        Raises:
+            MeshError: they lie beyond their buffer, or the buffer cannot be loaded.
+        """
+        view = item(self.document.buffer_views, index, "bufferView")
+        content = self._buffer(view.buffer)
+        if view.byte_offset + view.byte_length > len(content):
+            raise MeshError(
+                f"promises bytes {view.byte_offset} to {view.byte_offset + view.byte_length} of buffer {view.buffer}, "
+                f"which has {len(content)}"
+            )
+        return content[view.byte_offset : view.byte_offset + view.byte_length]
+
+    def _buffer(self, index: int) -> NDArray[np.uint8]:
+        if index not in self._loaded:
+            self._loaded[index] = self._load(index)
+        return self._loaded[index]
+
+    def _load(self, index: int) -> NDArray[np.uint8]:
+        uri = item(self.document.buffers, index, "buffer").uri
+        if uri is None:
+            if index or self.binary is None:
+                raise MeshError(f"has no bytes for buffer {index}")
+            return self.binary
+        if uri.startswith("data:"):
+            content = np.frombuffer(data_of(uri), np.uint8)
+        else:
+            source = self._file(uri)
+            content = source.text[: source.size]
+        self.nbytes += len(content)
+        if self.nbytes - self.source.size > MAX_BYTES:
+            raise MeshError(f"has buffers of more than {MAX_BYTES} bytes in all")
+        return content
+
+    def _file(self, uri: str) -> Source:
+        """Read a buffer from a file below the folder of the glTF."""
+        folder = self.source.path.parent
+        found = named_texture(folder, self.source.path.name, unquote(uri))  # the rules are those of a texture's name
+        if found is None:
+            raise MeshError(f"has its buffer at {uri[:80]!a}, outside its own folder; that is never opened")
+        try:
+            return Source.read(folder / found)
+        except MeshError as error:
+            raise MeshError(f"has its buffer at {uri[:80]!a}, which {error}") from error
+
+
+def data_of(uri: str) -> bytes:
+    """The bytes of a data URI.
+
+    Raises:
+        MeshError: it is not base64.
+    """
+    head, comma, body = uri.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise MeshError("has a data URI that is not base64") from None
+
+
+def _check_extent(index: int, accessor: Accessor, stride: int, size: int, room: int) -> None:
+    """Refuse an accessor whose elements, of `size` bytes each `stride` bytes, overlap or reach beyond `room` bytes."""
+    if stride < size:
+        raise MeshError(f"has elements of {size} bytes every {stride} bytes in accessor {index}")
+    end = accessor.byte_offset + stride * (accessor.count - 1) + size
+    if accessor.count and end > room:
+        raise MeshError(f"promises {accessor.count} elements of accessor {index} in {room} bytes")

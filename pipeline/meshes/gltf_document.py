@@ -1,0 +1,213 @@
+"""The JSON of a glTF 2.0 file: what of it a face scan needs, as models that check it while they are built.
+
+Source: the glTF 2.0 specification, ISO/IEC 12113:2022. Cameras, skins, animations, morph targets and all else are
+passed over. Indices are checked to be numbers here, and to be in range where they are followed.
+"""
+
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic.alias_generators import to_camel
+
+from pipeline.meshes.mesh import MeshError
+
+T = TypeVar("T")
+_MAX_ITEMS, _MAX_PARTS = 1 << 14, 1 << 8  # of a kind, and of meshes and their primitives: a scan has a few
+_MAX_MESSAGE = 200
+
+Items = Annotated[tuple[T, ...], Field(max_length=_MAX_ITEMS)]
+Parts = Annotated[tuple[T, ...], Field(max_length=_MAX_PARTS)]
+Count = Annotated[int, Field(ge=0, le=1 << 40)]
+Vector2 = tuple[FiniteFloat, FiniteFloat]
+Vector3 = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Vector4 = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+Matrix = Annotated[tuple[FiniteFloat, ...], Field(min_length=16, max_length=16)]
+
+# These two move vertices or texture coordinates, and are read; looks beyond the base colour are left out anyway.
+_KNOWN = ("KHR_mesh_quantization", "KHR_texture_transform")
+_HARMLESS = ("KHR_materials_", "KHR_lights_")
+_COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel)
+
+
+class _Named(BaseModel):
+    """An object whose keys are names that the specification lists."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Buffer(_Object):
+    """Bytes: of the file itself, of a data URI, or of another file."""
+
+    byte_length: Count
+    uri: str | None = None
+
+
+class BufferView(_Object):
+    """A range of a buffer's bytes."""
+
+    buffer: Count
+    byte_offset: Count = 0
+    byte_length: Count
+    byte_stride: Annotated[int, Field(ge=1, le=252)] | None = None
+
+
+class Accessor(_Object):
+    """How a range of bytes is to be taken as numbers."""
+
+    buffer_view: Count | None = None
+    byte_offset: Count = 0
+    component_type: int
+    normalized: bool = False
+    count: Count
+    type: str
+    sparse: object = None
+
+
+class Attributes(_Named):
+    """The accessors of what the vertices of a primitive have."""
+
+    POSITION: Count | None = None
+    TEXCOORD_0: Count | None = None
+    TEXCOORD_1: Count | None = None
+    COLOR_0: Count | None = None
+
+
+class Primitive(_Object):
+    """Triangles (modes 4 to 6), lines or points with one material."""
+
+    attributes: Attributes
+    indices: Count | None = None
+    material: Count | None = None
+    mode: int = 4
+
+
+class MeshObject(_Object):
+    """Primitives that move together."""
+
+    primitives: Parts[Primitive]
+
+
+class Node(_Object):
+    """A place in the scene."""
+
+    children: Items[Count] = ()
+    mesh: Count | None = None
+    matrix: Matrix | None = None
+    translation: Vector3 = (0.0, 0.0, 0.0)
+    rotation: Vector4 = (0.0, 0.0, 0.0, 1.0)
+    scale: Vector3 = (1.0, 1.0, 1.0)
+
+
+class Scene(_Object):
+    """The nodes that no other node holds."""
+
+    nodes: Items[Count] = ()
+
+
+class Image(_Object):
+    """An image file, in a range of bytes or by its URI."""
+
+    buffer_view: Count | None = None
+    uri: str | None = None
+
+
+class Texture(_Object):
+    """An image as it is used; without a source it is one of an extension."""
+
+    source: Count | None = None
+
+
+class TextureTransform(_Object):
+    """Where on the texture the coordinates lie (KHR_texture_transform)."""
+
+    offset: Vector2 = (0.0, 0.0)
+    rotation: FiniteFloat = 0.0
+    scale: Vector2 = (1.0, 1.0)
+    tex_coord: Count | None = None
+
+
+class TextureExtensions(_Named):
+    """What is read of a texture's extensions."""
+
+    KHR_texture_transform: TextureTransform | None = None
+
+
+class TextureInfo(_Object):
+    """The texture of a material, and which texture coordinates it takes."""
+
+    index: Count
+    tex_coord: Count = 0
+    extensions: TextureExtensions = TextureExtensions()
+
+
+class Roughness(_Object):
+    """How a material looks."""
+
+    base_color_texture: TextureInfo | None = None
+
+
+class Material(_Object):
+    """What a primitive is made of."""
+
+    pbr_metallic_roughness: Roughness = Roughness()
+
+
+class Asset(_Object):
+    """Of which version the file is."""
+
+    version: str
+
+
+class Document(_Object):
+    """All of the JSON that is read."""
+
+    asset: Asset
+    scene: Count = 0
+    scenes: Items[Scene] = ()
+    nodes: Items[Node] = ()
+    meshes: Parts[MeshObject] = ()
+    accessors: Items[Accessor] = ()
+    buffer_views: Items[BufferView] = ()
+    buffers: Items[Buffer] = ()
+    materials: Items[Material] = ()
+    textures: Items[Texture] = ()
+    images: Items[Image] = ()
+    extensions_used: Items[str] = ()
+    extensions_required: Items[str] = ()
+
+
+def parse_document(text: bytes) -> Document:
+    """Parse and check the JSON.
+
+    Raises:
+        MeshError: it is no JSON, a value is missing or not what it should be, it is of another version than 2, or it
+            needs an extension that is not read, such as Draco compression.
+    """
+    try:
+        document = Document.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MeshError(f"is not a readable glTF file: {place or 'JSON'}: {first['msg'][:_MAX_MESSAGE]}") from None
+    if not document.asset.version.startswith("2."):
+        raise MeshError(f"is glTF of version {document.asset.version[:8]!a}; only version 2 is read")
+    for name in (*document.extensions_required, *document.extensions_used):
+        needed = name in _COMPRESSED or name in document.extensions_required
+        if needed and name not in _KNOWN and not name.startswith(_HARMLESS):
+            raise MeshError(f"needs the extension {name[:80]!a}, which is not read; export it without")
+    return document
+
+
+def item(items: tuple[T, ...], index: int, what: str) -> T:
+    """Follow an index into one of the document's lists.
+
+    Raises:
+        MeshError: it is out of range.
+    """
+    if index >= len(items):
+        raise MeshError(f"names {what} {index}, but has {len(items)}")
+    return items[index]

@@ -1,0 +1,76 @@
+"""The shapes that a scene is made of, moved to their places and joined into one mesh."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.meshes.colors import bytes_of_colors
+from pipeline.meshes.mesh import Mesh
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One part of a scene.
+
+    Attributes:
+        points: float32 [V, 3].
+        faces: int32 [F, 3].
+        uvs: float32 [U, 2]; with U = 0 the shape has none and `face_uvs` is 0.
+        face_uvs: int32 [F, 3].
+        colors: float32 [V, 3], or [0, 3].
+    """
+
+    points: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    uvs: NDArray[np.float32]
+    face_uvs: NDArray[np.int32]
+    colors: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays in bytes, whether or not another shape has them too."""
+        return sum(array.nbytes for array in (self.points, self.faces, self.uvs, self.face_uvs, self.colors))
+
+
+def moved(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
+    """Move a shape by a matrix [4, 4], in float64; one that changes nothing leaves every coordinate as it was."""
+    if np.array_equal(matrix, np.eye(4)):
+        return shape
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused later, by name
+        return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
+
+
+def join(shapes: list[Shape], texture_name: str = "") -> Mesh:
+    """Make one mesh of all shapes, of which there is at least one.
+
+    Texture coordinates are kept if any shape has them; corners of the others get one at (0, 0). Colours are kept if
+    every shape has them.
+
+    Raises:
+        MeshError: the mesh is not one (see `Mesh.build`).
+    """
+    uv_lists = [shape.uvs if len(shape.uvs) else np.zeros((1, 2), np.float32) for shape in shapes]
+    textured = any(len(shape.uvs) for shape in shapes)
+    points = _concatenated([shape.points for shape in shapes])
+    colors = _concatenated([shape.colors for shape in shapes])
+    return Mesh.build(
+        points,
+        _joined([shape.faces for shape in shapes], [len(shape.points) for shape in shapes]),
+        _concatenated(uv_lists) if textured else None,
+        _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
+        bytes_of_colors(colors) if 0 < len(colors) == len(points) else None,
+        texture_name,
+    )
+
+
+def _concatenated(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _joined(indices: list[NDArray[np.int32]], counts: list[int]) -> NDArray[np.int32]:
+    """Concatenate index arrays of elements that are themselves concatenated, `counts` of each."""
+    if len(indices) == 1:
+        return indices[0]
+    firsts = np.cumsum([0, *counts[:-1]])
+    return np.concatenate([part + np.int32(first) for part, first in zip(indices, firsts, strict=True)])
