@@ -4,11 +4,12 @@ BIN := .venv/bin
 DEMO ?= demo
 SUBJECTS ?= 16
 
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-faults lint clean
 
 help:
 	@echo "make demo   faces -> views -> trained model -> report, in a few minutes, into $(DEMO)/"
 	@echo "make test   the whole test suite"
+	@echo "make test-faults   renders that are killed 25 times, stopped and starved, in full"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove .venv, $(DEMO)/ and caches"
 
@@ -35,6 +36,9 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+test-faults: .venv/installed-dev
+	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/test_faults.py --timeout 3600
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
