@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from typer import Abort
 from typer.exceptions import TyperException
 
-from cli import evaluate, inspect, render, synth, train, verify
+from cli import evaluate, inspect, render, status, synth, train, verify
+from cli.options import stop_on_sigterm
 
 app = typer.Typer(
     name="smile-pipe",
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (synth, render, verify, train, evaluate, inspect):
+for module in (synth, render, verify, train, evaluate, inspect, status):
     module.register(app)
 
 
@@ -40,11 +40,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong option gets one line and exit code 2, as every other wrong request does."""
+    stop_on_sigterm()
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)
         sys.exit(2)
-    except (KeyboardInterrupt, Abort):
-        Console(stderr=True).print("stopped; run it again to go on (train: with --resume)")
-        sys.exit(130)

@@ -98,9 +98,7 @@ def _print_summary(
         console.print(f"Nothing to do: {config.out} is up to date", highlight=False)
         return
     table = Table(show_header=False, box=None)
-    table.add_row(
-        "samples", f"{manifest.num_samples} ({plan.num_to_render} rendered, {plan.num_to_rewrite} rewritten)"
-    )
+    table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered, {plan.num_to_rewrite} rewritten)")
     table.add_row("failures", f"{manifest.num_failures}" + (" (see failures.parquet)" if manifest.num_failures else ""))
     for what, count in _shortcomings(config) if manifest.num_samples else ():
         table.add_row(what, str(count))

@@ -22,6 +22,13 @@ def register(app: typer.Typer) -> None:
         started = time.monotonic()
         with StageProgress(console, "train") as progress:
             manifest = run(config, lambda row: progress.update(row["step"], row["num_steps"], _note(row)))
+        if manifest.num_skipped:
+            console.print(
+                f"{manifest.num_skipped} damaged samples were left out; {config.out / 'skipped.json'} has their keys, "
+                f"and `smile-pipe verify {config.shards}` tells what is wrong",
+                highlight=False,
+                markup=False,
+            )
         if not progress.began:
             console.print(f"Nothing to do: {config.out} is finished", highlight=False)
             return manifest

@@ -8,6 +8,7 @@ The subjects that are scored are, unless `all` is asked for, ones that training 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from pipeline.evaluation.page import evaluation_page
 from pipeline.evaluation.protocols import cross_predict, knn, linear_probe, score, zero_shot
 from pipeline.filters import SampleFilter
 from pipeline.preview import preview_png
+from pipeline.training.damage import nothing_left, open_shards
 from pipeline.training.faces import FaceReader, Reading
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory, open_run
@@ -46,12 +48,16 @@ class Embedded:
         y: classes, numbered as in the shards' manifest, [N].
         subjects: whose samples they are, [N].
         num_train: how many are to fit on; the others are scored.
+        scored: the rows of the others.
+        num_skipped: samples that are not among them, as they are damaged.
     """
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
     subjects: NDArray[np.str_]
     num_train: int
+    scored: list[IndexRow]
+    num_skipped: int
 
 
 def run(
@@ -61,11 +67,12 @@ def run(
 
     Raises:
         UsageError: no finished run, unusable shards or split; nothing has been written.
+        BadSampleError: a sample is damaged, or where these are skipped, all are; nothing has been written.
     """
     run_manifest, checkpoint = open_run(config.run)
     if not os.access(config.run, os.W_OK):
         raise UsageError(f"{config.run}: cannot be written, so there is nowhere to put the evaluation")
-    shards = ShardSet.open(config.shards)
+    shards = open_shards(config.shards, config.on_bad_shard)
     if run_manifest.channel not in shards.manifest.channels:
         raise UsageError(
             f"--shards {config.shards}: lack the channel {run_manifest.channel}, which the run learned from"
@@ -76,16 +83,16 @@ def run(
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
     reading = Reading(run_manifest.channel, model.model.towers.image_size, temporal, run_manifest.max_frames)
     # Each sample is read once, so none is worth remembering.
-    reader = FaceReader(shards, reading, cache_bytes=0)
+    reader = FaceReader(shards, reading, 0, config.on_bad_shard)
     data = _embed(config, model, reader, train_rows, test_rows, on_progress)
     truth = data.y[data.num_train :]
     predictions = {name: _predict(name, config.seed, model, shards.manifest, data) for name in names}
-    levels, classes = [row.level for row in test_rows], shards.manifest.expressions
+    levels, classes = [row.level for row in data.scored], shards.manifest.expressions
     scores: dict[str, ProtocolScore] = {
         name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()
     }
-    manifest = _manifest(config, run_manifest, shards.manifest, reading, test_rows, scores, notes)
-    metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, test_rows)
+    manifest = _manifest(config, run_manifest, shards.manifest, reading, data, scores, notes)
+    metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, data.scored)
     page = evaluation_page(manifest, run_manifest, metrics, data.x[data.num_train :], truth, sheet)
     folder = config.run / "evaluation"
     folder.mkdir(exist_ok=True)
@@ -99,14 +106,18 @@ def _manifest(
     run: RunManifest,
     shards: ShardManifest,
     reading: Reading,
-    rows: Sequence[IndexRow],
+    data: Embedded,
     scores: Mapping[str, ProtocolScore],
     notes: tuple[str, ...],
 ) -> EvaluationManifest:
     split = config.split or run.split
-    sequences = [row for row in rows if is_sequence(row)]
+    rows, sequences = data.scored, [row for row in data.scored if is_sequence(row)]
+    made_of: list[Any] = [run.fingerprint, shards.fingerprint, split, list(scores), config.seed, config.where]
+    if data.num_skipped:
+        notes = (*notes, f"{data.num_skipped} damaged samples were left out (`smile-pipe verify` names them)")
+        made_of.append([row.key for row in rows])
     return EvaluationManifest(
-        fingerprint=fingerprint(run.fingerprint, shards.fingerprint, split, list(scores), config.seed, config.where),
+        fingerprint=fingerprint(*made_of),
         run_fingerprint=run.fingerprint,
         shards_fingerprint=shards.fingerprint,
         split=split,
@@ -120,6 +131,7 @@ def _manifest(
         num_scans=len(rows) - len(sequences),
         num_sequences=len(sequences),
         num_frames=sum(frames_read(row, reading.temporal, reading.max_frames) for row in sequences),
+        num_skipped=data.num_skipped,
         notes=notes,
         protocols=scores,
     )
@@ -174,7 +186,7 @@ def _temporal(
     config: EvaluateConfig, run_manifest: RunManifest, shards: ShardSet, rows: Sequence[IndexRow]
 ) -> TemporalRead:
     """What of sequences is read: what the run learned from, or what there is where it learned from scans only."""
-    stored = stored_temporal(shards, rows)
+    stored = stored_temporal(shards, rows, config.on_bad_shard)
     if run_manifest.temporal == "none" or stored == "none":
         return default_temporal(stored)
     if not can_read(stored, run_manifest.temporal):
@@ -194,13 +206,17 @@ def _embed(
     on_progress: Callable[[int, int], None],
 ) -> Embedded:
     rows = [*train_rows, *test_rows]
-    parts = []
+    parts: list[NDArray[np.float32]] = []
     for part in model.embed_faces(reader, rows, config.batch_size):
         parts.append(part)
         on_progress(sum(map(len, parts)), len(rows))
+    good, scored = ([row for row in side if row.key not in reader.skipped] for side in (rows, test_rows))
+    if not scored:
+        raise nothing_left(reader.shards, len(test_rows))
     numbers = {expression: number for number, expression in enumerate(reader.shards.manifest.expressions)}
-    y = np.array([numbers[row.expression] for row in rows])
-    return Embedded(np.concatenate(parts), y, np.array([row.subject for row in rows]), len(train_rows))
+    y, subjects = np.array([numbers[row.expression] for row in good]), np.array([row.subject for row in good])
+    num_train, num_skipped = len(good) - len(scored), len(rows) - len(good)
+    return Embedded(np.concatenate(parts), y, subjects, num_train, scored, num_skipped)
 
 
 def _predict(

@@ -30,9 +30,11 @@ def ray_session(address: str) -> Iterator[None]:
     Raises:
         UsageError: there is no Ray at `address`.
     """
-    # Read when Ray is imported: no telemetry, and no taking over of `print`.
+    # All read when Ray is imported. No telemetry, and no taking over of `print`.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # A worker that dies is replaced, however often: what workers die of twice is given up (pipeline/limits.py).
+    os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 

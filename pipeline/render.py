@@ -5,8 +5,9 @@
 Safe to stop and to run again: finished shards are kept, and when nothing is to be done Ray is not even started.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from pipeline.directory_lock import directory_lock
@@ -39,6 +40,23 @@ def plan(config: RenderConfig) -> RenderPlan:
     Raises:
         UsageError: the input, the output or an option cannot be used; nothing has been written.
     """
+    with _without_garbage_collection():
+        return _plan(config)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """For a plan of many samples: it makes millions of objects and drops none, and looking for some takes long."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _plan(config: RenderConfig) -> RenderPlan:
     settings, output = config.resolve(), RenderOutput(config.out)
     found = find_samples(config.data_dir, config.layout, settings.needs_neutral)
     if not found.samples:
@@ -130,7 +148,7 @@ def _render(
     on_progress(RenderProgress(0, work.num_to_render, 0))
     root = config.data_dir.absolute()
     output = RenderOutput(output.root.absolute())
-    for event in render_shards(work.tasks, root, work.layout, settings, output):
+    for event in render_shards(work.tasks, root, work.layout, settings, output, config.limits):
         if isinstance(event, ShardReceipt):
             receipts.append(event)
         else:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from pipeline.filters import SampleFilter
 from pipeline.layouts import LAYOUTS
+from pipeline.limits import Limits
 from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.prompts.bank import load
 from pipeline.rendering.choice import RendererName, choose_renderer, renderer_version
@@ -54,6 +55,8 @@ class RenderConfig(SampleFilter):
     magnify: float = Field(1.0, gt=0, le=100, description="Multiply what moves in a sequence, for micro-expressions.")
     retry_failed: bool = Field(False, description="Try again what failed before, though its files are the same.")
     verify_sources: bool = Field(False, description="Read every source file to see if it changed, whatever its time.")
+    sample_timeout: float = Field(300, gt=0, description="Seconds that reading one sample, or a piece of it, may take.")
+    sample_memory: int = Field(4096, ge=64, description="Megabytes that reading one sample may add to a worker.")
     limit: int | None = Field(None, ge=1, description="Render only the first N samples by key.")
     address: str = Field("local", description=ADDRESS_HELP)
 
@@ -70,6 +73,11 @@ class RenderConfig(SampleFilter):
     def filter(self) -> SampleFilter:
         """Which samples are meant."""
         return SampleFilter.model_validate({name: getattr(self, name) for name in SampleFilter.model_fields})
+
+    @property
+    def limits(self) -> Limits:
+        """What one sample may cost a worker."""
+        return Limits(seconds=self.sample_timeout, megabytes=self.sample_memory)
 
     def resolve(self) -> RenderSettings:
         """The settings that decide the output's bytes.

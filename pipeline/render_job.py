@@ -16,6 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayTaskError
 
+from pipeline.limits import Limits
 from pipeline.render_operators import Row, encode_pieces, pieces_table, read_pieces, render_views
 from pipeline.render_output import RenderOutput, ShardReceipt
 from pipeline.render_pieces import parcels_of, pieces_of
@@ -43,13 +44,18 @@ class RenderOnGpu:
 
 
 def render_shards(
-    tasks: Sequence[ShardTask], root: Path, layout: str, settings: RenderSettings, output: RenderOutput
+    tasks: Sequence[ShardTask],
+    root: Path,
+    layout: str,
+    settings: RenderSettings,
+    output: RenderOutput,
+    limits: Limits,
 ) -> Iterator[int | ShardReceipt]:
     """Make the shards of `tasks`: yields a number of samples whenever some are rendered, and each shard's receipt.
 
     Ray must be connected. A worker that dies has its parcels done again.
     """
-    blocks = _encoded_blocks(tasks, root, settings)
+    blocks = _encoded_blocks(tasks, root, settings, {"limits": limits, "marks": str(output.deaths)})
     writing: list[ray.ObjectRef] = []
     for task in tasks:
         refs: list[ray.ObjectRef] = []
@@ -86,7 +92,7 @@ def _receipts(refs: Sequence[ray.ObjectRef]) -> list[ShardReceipt]:
 
 
 def _encoded_blocks(
-    tasks: Sequence[ShardTask], root: Path, settings: RenderSettings
+    tasks: Sequence[ShardTask], root: Path, settings: RenderSettings, limits: dict[str, Any]
 ) -> Iterator[tuple[ray.ObjectRef, int]]:
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -97,7 +103,7 @@ def _encoded_blocks(
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     dataset = ray.data.from_arrow(parcels).map_batches(
-        read_pieces, fn_kwargs={"root": str(root), "settings": settings}, **arrow
+        read_pieces, fn_kwargs={"root": str(root), "settings": settings, **limits}, **arrow
     )
     num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer == "pytorch3d" else 0
     if num_gpus:

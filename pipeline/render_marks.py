@@ -54,18 +54,21 @@ class Marks:
         """The mark of a sample's images, given its files as they are."""
         neutral = set() if self.shows_neutral or sample.neutral is None else set(sample.neutral.paths)
         shown = [[file.path, file.blake3] for file in files if file.path not in neutral]
-        neutral_kind = sample.expression == "NE" if self.shows_neutral else None
-        frames = [[scan.mesh, scan.texture, scan.landmarks] for scan in sample.frames]
-        return _digest(
-            [self.images_settings, shown, frames, sample.frame_rate, sample.numbers, sample.num_recorded, neutral_kind]
-        )
+        return _digest([self.images_settings, shown, self._roles(sample)])
 
     def whole(self, sample: SampleSource, images: str, files: Sequence[SourceFile]) -> str:
         """The mark of all of a sample; `images` is that of its images."""
         labels = [sample.key, sample.subject, sample.expression, sample.level, sorted(sample.labels.items())]
         units = None if sample.action_units is None else sorted(sample.action_units.items())
         neutral = None if sample.neutral is None else [file.blake3 for file in files]
-        return _digest([images, self.layout, labels, units, self.prompt_settings(sample), neutral])
+        # The roles stand here too: where the files are the same, they alone can make the images others.
+        return _digest([images, self.layout, labels, units, self.prompt_settings(sample), neutral, self._roles(sample)])
+
+    def _roles(self, sample: SampleSource) -> list[Any]:
+        """What each file is in the sample."""
+        frames = [[scan.mesh, scan.texture, scan.landmarks] for scan in sample.frames]
+        is_neutral = sample.expression == "NE" if self.shows_neutral else None
+        return [frames, sample.frame_rate, sample.numbers, sample.num_recorded, is_neutral]
 
 
 def _digest(value: Any) -> str:

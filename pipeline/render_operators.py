@@ -12,6 +12,7 @@ import functools
 import json
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from pipeline.arrays import pack_arrays, unpack_arrays
+from pipeline.layouts.listing import printable
+from pipeline.limits import NO_LIMITS, Limits, limited
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.render_pieces import Piece
 from pipeline.render_read import Shot, SourceReader, read_piece
@@ -49,13 +52,16 @@ def pieces_table(pieces: Iterable[Piece]) -> pa.Table:
     return pa.table({"piece": [PIECE.dump_json(piece).decode() for piece in pieces]})
 
 
-def read_pieces(table: pa.Table, root: str, settings: RenderSettings) -> pa.Table:
-    """Read, digest and frame the files of each piece."""
+def read_pieces(
+    table: pa.Table, root: str, settings: RenderSettings, limits: Limits = NO_LIMITS, marks: str = ""
+) -> pa.Table:
+    """Read, digest and frame the files of each piece; `marks` is where the limits remember what workers died of."""
 
     def read(row: Row) -> Row:
         piece, reader = PIECE.validate_json(row["piece"]), SourceReader(Path(root))
         try:
-            shot, meshes = read_piece(piece, reader, settings)
+            with limited(limits, Path(marks), piece.sample.key) if marks else nullcontext():
+                shot, meshes = read_piece(piece, reader, settings)
         except Exception:
             # What a failed sample depends on has to be known, for a change in it is what it is tried again for.
             reader.note(*piece.sample.paths)
@@ -86,6 +92,9 @@ def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
             shown = [_shown(image or renderer.render([m], rig)[0]) for m, image in zip(group, mine, strict=True)]
             row["images"] = [pack_arrays(quantise_views(image, settings.channels)) for image in shown]
             row["statistics"] = _statistics(group[0]).model_dump_json()
+        except MeshError as error:
+            mesh = PIECE.validate_json(row["piece"]).sample.frames[0].mesh
+            row["failure"] = failure_of("render", MeshError(f"{mesh}: {error}"))
         except Exception as error:
             row["failure"] = failure_of("render", error)
     return pa.Table.from_pylist([{name: row.get(name) for name in RENDERED.names} for row in rows], RENDERED)
@@ -125,7 +134,8 @@ def failure_of(stage: str, error: Exception, root: str = "") -> str:
     place = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
     reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{place}"
     # Reasons begin with the file; where the dataset lay on this machine says nothing to whoever reads the table.
-    return json.dumps({"stage": stage, "reason": (reason.replace(f"{root}/", "") if root else reason)[:1000]})
+    reason = printable(reason.replace(f"{root}/", "") if root else reason)
+    return json.dumps({"stage": stage, "reason": reason[:1000]})
 
 
 def _mesh(block: bytes) -> Mesh:

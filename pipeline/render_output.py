@@ -56,6 +56,7 @@ class RenderOutput:
         self.root = root
         self.shards = root / "shards"
         self.progress = root / ".progress"
+        self.deaths = self.progress / "deaths"
         self.manifest_path = root / "manifest.json"
         self.index_path = root / "index.parquet"
         self.failures_path = root / "failures.parquet"
@@ -108,6 +109,8 @@ class RenderOutput:
         # First what tells a next run that the directory is a render's.
         self.progress.mkdir(parents=True, exist_ok=True)
         self.shards.mkdir(exist_ok=True)
+        # What workers of a run that was killed were reading is under no suspicion.
+        shutil.rmtree(self.deaths, ignore_errors=True)
         for leftover in self.shards.glob(".*.tar.tmp"):
             leftover.unlink()
         if self.manifest_path.exists():

@@ -206,6 +206,8 @@ class _Shards:
     def _reused(self, row: IndexRow, sample: SampleSource) -> Reused | None:
         """How a sample's images can be used again; None where they have to be rendered."""
         files = self._files_of(row, sample)
+        if files == row.sources and self.marks.whole(sample, row.images, files) == row.fingerprint:
+            return Reused(row)
         images = self.marks.images(sample, files)
         if images != row.images:
             self._because(FILES)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.layouts.layout import SampleSource, ScanFiles
 from pipeline.meshes.mesh import Mesh, MeshError
+from pipeline.meshes.places import leads_out
 from pipeline.meshes.scan import read_scan
 from pipeline.meshes.texture import named_texture, read_texture
 from pipeline.prompts.geometry import measure
@@ -41,6 +42,7 @@ class SourceReader:
         """
         mesh = self.read_shape(scan)
         if scan.texture is not None:
+            self._check(scan.texture)
             return replace(mesh, texture=read_texture(self.root / scan.texture))
         named = named_texture(self.root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
         if named is None:
@@ -52,7 +54,13 @@ class SourceReader:
     def read_shape(self, scan: ScanFiles) -> Mesh:
         """Read a scan's mesh and landmarks alone."""
         self.note(*scan.paths)
+        self._check(scan.mesh, scan.landmarks)
         return read_scan(self.root / scan.mesh, None, self.root / scan.landmarks if scan.landmarks else None)
+
+    def _check(self, *paths: str | None) -> None:
+        for path in paths:
+            if path is not None and leads_out(self.root, path):
+                raise MeshError(f"{path}: is by a link outside of the data directory; put the file itself there")
 
     def note(self, *paths: str) -> None:
         """Digest files, each once."""
@@ -93,12 +101,12 @@ def read_piece(piece: Piece, reader: SourceReader, settings: RenderSettings) -> 
 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[Shot, list[Mesh]]:
     mesh = reader.read(sample.frames[0])
-    frame = canonical_frame(mesh)
+    frame = _frame(mesh, sample.frames[0])
     mesh = apply_frame(mesh, frame)
     neutral = None
     if sample.neutral is not None:
         neutral = reader.read_shape(sample.neutral)
-        neutral = apply_frame(neutral, canonical_frame(neutral))
+        neutral = apply_frame(neutral, _frame(neutral, sample.neutral))
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
             raise MeshError(f"{sample.frames[0].mesh}: the channel flow needs the subject's neutral scan, and has none")
@@ -108,12 +116,19 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
     return Shot(frame, measures=(_measure(mesh),), reference=_measure(neutral) if neutral else None), [mesh]
 
 
+def _frame(mesh: Mesh, scan: ScanFiles) -> Frame:
+    try:
+        return canonical_frame(mesh)
+    except MeshError as error:
+        raise MeshError(f"{scan.mesh}: {error}") from None
+
+
 def _read_frames(piece: Piece, reader: SourceReader, settings: RenderSettings) -> tuple[Shot, list[Mesh]]:
     sample, sequences = piece.sample, settings.sequences
     files = dict(zip(sample.numbers, sample.frames, strict=True))
     start = sample.numbers[0]
     onset = reader.read(files[start])
-    frame = canonical_frame(onset)
+    frame = _frame(onset, files[start])
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:

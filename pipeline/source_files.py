@@ -7,6 +7,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.places import leads_out, open_file
 from shards.index import SourceFile
 
 # Hashing waits for disks, and networks more than for the processor.
@@ -45,10 +47,12 @@ def read_source(root: Path, path: str) -> SourceFile:
     size, mtime_ns = stat_source(root, path)
     digest = blake3()
     try:
-        with open(root / path, "rb") as file:
+        if leads_out(root, path):
+            return SourceFile(path, size, mtime_ns, "")
+        with open_file(root / path) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
-    except OSError:
+    except (OSError, MeshError):
         return SourceFile(path, size, mtime_ns, "")
     return SourceFile(path, size, mtime_ns, digest.hexdigest(length=16))
 

@@ -2,10 +2,12 @@
 
     open shards -> split by subject -> Ray Train: one loop a worker -> manifest
 
-Safe to stop: `resume` goes on from the last checkpoint. The test side of the split is never read.
+Safe to stop: `resume` goes on from the last checkpoint. The test side of the split is never read. Shards that are not
+what was rendered are refused before anything is written.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from model.recipes import check_recipe
 from model.towers import check_arch
 from pipeline.ray_session import ray_session
 from pipeline.training.config import TrainConfig
+from pipeline.training.damage import open_shards
 from pipeline.training.follow import following
 from pipeline.training.loop import Job, rows_of
 from pipeline.training.manifest import RunManifest
@@ -39,6 +42,7 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
 
     Raises:
         UsageError: shards, split, recipe, architecture or output cannot be used; nothing has been written.
+        BadSampleError: the shards are damaged, which shows before anything has been written.
         TrainingError: the job failed.
     """
     shards, split, job = _check(config)
@@ -46,7 +50,13 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if finished := _check_output(config, directory, mark):
         return finished
-    about = {"fingerprint": mark, "train": config.for_fingerprint(), "recipe": config.recipe_config().model_dump()}
+    about = {
+        "fingerprint": mark,
+        "shards": shards_from(directory.root, shards),
+        "shards_fingerprint": shards.manifest.fingerprint,
+        "train": config.for_fingerprint(),
+        "recipe": config.recipe_config().model_dump(),
+    }
     with ray_session(config.address):
         resources = _resources(config)
         directory.root.mkdir(parents=True, exist_ok=True)
@@ -111,7 +121,7 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
         check_arch(config.arch, config.pretrained)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    shards = ShardSet.open(config.shards)
+    shards = open_shards(config.shards, config.on_bad_shard)
     source = text_source(config, shards.manifest)
     split = split_subjects(config.split, shards.subjects)
     rows = rows_of(shards, split.train, config.where)
@@ -119,7 +129,7 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
         raise UsageError(f"{len(rows)} training samples are too few for {config.num_workers} workers")
     if source == "none" and len(shards.manifest.views) < 2:
         raise UsageError("--text none: views are then compared with each other, and the shards have only one")
-    temporal = temporal_read(config, stored_temporal(shards, rows))
+    temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))
     absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
     channel = input_channel(config, shards.manifest)
     return shards, split, Job(config.model_copy(update=absolute), channel, split.train, source, temporal)
@@ -151,9 +161,15 @@ def _fit(job: Job, resources: dict[str, int]) -> None:
 
     from pipeline.train_worker import train_worker
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave SIGINT alone: Ray's handler would end the process with 0, as if the run were finished."""
+
     config = job.config
     scratch = config.out / ".ray"
-    trainer = TorchTrainer(
+    # What a killed run has left is none of this one's.
+    shutil.rmtree(scratch, ignore_errors=True)
+    trainer = Trainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -207,11 +223,12 @@ def _root_cause(error: BaseException) -> str:
 def _manifest(
     config: TrainConfig, mark: str, shards: ShardSet, split: Split, job: Job, directory: RunDirectory
 ) -> RunManifest:
-    rows = rows_of(shards, split.train, config.where)
+    skipped = set(directory.skipped())
+    rows = [row for row in rows_of(shards, split.train, config.where) if row.key not in skipped]
     last = directory.metrics()[-1]
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
-        fingerprint=mark,
+        fingerprint=fingerprint(mark, sorted(skipped)) if skipped else mark,
         shards_fingerprint=shards.manifest.fingerprint,
         config=config.for_fingerprint(),
         recipe=config.recipe_config().model_dump(mode="json"),
@@ -226,11 +243,20 @@ def _manifest(
         test_subjects=split.test if split.spec != "all" else (),
         num_train_samples=len(rows),
         num_train_sequences=sum(map(is_sequence, rows)),
+        num_skipped=len(skipped),
         num_steps=last["num_steps"],
         world_size=config.num_workers,
         final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )
+
+
+def shards_from(root: Path, shards: ShardSet) -> str:
+    """Where shards lie, as seen from the directory of a run: so both can be moved together. A URL stays what it is."""
+    place = shards.filesystem.unstrip_protocol(shards.root)
+    if not place.startswith("file://"):
+        return place
+    return os.path.relpath(Path(shards.root).resolve(), root.resolve())
 
 
 def _absolute(spec: str) -> str:

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from shards.images import CHANNELS, DYNAMIC, extension
 from shards.manifest import Frozen, TextSource, canonical_json
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_SHOWN = 8
+MAX_FRAMES = 10_000  # of a sequence, in one sample; each is an image of each view and channel
 VIEW = re.compile(r"[a-z0-9_-]{1,40}")
 
 CAMERA_CONVENTION = (
@@ -84,7 +86,7 @@ class Timeline(Frozen):
 
     frame_rate: float
     num_source_frames: int
-    frames: tuple[int, ...]
+    frames: Annotated[tuple[int, ...], Field(max_length=MAX_FRAMES)]
     sampling: Sampling
     temporal: Temporal
     onset: int
@@ -214,7 +216,8 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
         raise SampleError(f"{key}.txt is not UTF-8 text ({error})") from None
     suffixes = _image_suffixes(record)
     if odd := sorted(set(suffixes.values()) ^ by_suffix.keys()):
-        raise SampleError(f"{key}: images on one side only of the record and the shard: {', '.join(odd)}")
+        shown = ", ".join(odd[:_SHOWN]) + (f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else "")
+        raise SampleError(f"{key}: images on one side only of the record and the shard: {shown}")
     return Sample(record, text, {name: by_suffix[suffix] for name, suffix in suffixes.items()})
 
 

@@ -82,6 +82,9 @@ def _sizes(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Ite
     except FileNotFoundError:
         yield Problem(entry.name, "", _MISSING)
         return
+    except OSError as error:
+        yield Problem(entry.name, "", f"cannot be read ({error.strerror})")
+        return
     if size != entry.bytes:
         yield Problem(entry.name, "", f"has {size} bytes, and {entry.bytes} were written")
     if len(rows) != entry.num_samples:
@@ -102,7 +105,7 @@ def _contents(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> 
         for problem in _sample_problems(shards, row):
             found = True
             yield problem
-    if _sha256(shards, entry) != entry.sha256 and not found:
+    if not found and _sha256(shards, entry) != entry.sha256:
         yield Problem(entry.name, "", "is not what was written (SHA-256), outside of its samples")
 
 

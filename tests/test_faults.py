@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import workers
 
 from pipeline.render import plan, run
 from pipeline.render_config import RenderConfig
@@ -122,19 +123,6 @@ def test_killed_workers_are_replaced_and_nothing_is_missing_or_double(faces, und
     run(RenderConfig(data_dir=faces, out=tmp_path / "out", **OPTIONS), kill_a_worker)
     assert killed
     assert content(tmp_path / "out") == undisturbed
-
-
-def workers() -> list[int]:
-    """Processes of Ray that are rendering."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if b"ray::MapBatches" in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(faces, undisturbed, ray_cluster, tmp_path):

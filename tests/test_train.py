@@ -188,16 +188,29 @@ def test_equal_concepts_have_equal_numbers_everywhere_and_others_others():
     assert len(set(numbers)) == 1000 and min(numbers) >= 0 and 2**61 < max(numbers) < 2**63
 
 
-def test_a_state_that_would_run_code_is_refused(run_dir, tmp_path):
-    class Evil:
+@pytest.mark.parametrize(("name", "load"), [("state.pt", "load_state"), ("model.safetensors", "load_model")])
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, name, load):
+    class Canary:
         def __reduce__(self):
-            return (print, ("code ran",))
+            return (open, (str(tmp_path / "the-canary-sang"), "w"))
 
-    shutil.copytree(run_dir / "checkpoints", tmp_path / "checkpoints")
-    checkpoint = RunDirectory(tmp_path).checkpoints()[-1]
-    torch.save({"optimizer": Evil(), "step": 1}, checkpoint.path / "state.pt")
-    with pytest.raises(Exception, match=r"weights_only|Unsupported|unpickl"):
-        checkpoint.load_state()
+    checkpoint = RunDirectory(tmp_path).save(1, {"weight": torch.zeros(2)}, {"optimizer": {}, "step": 1}, keep=1)
+    getattr(checkpoint, load)()
+    torch.save({"optimizer": Canary(), "step": 1}, checkpoint.path / name)
+    with pytest.raises(Exception, match=r"weights_only|header|unpickl"):
+        getattr(checkpoint, load)()
+    assert not (tmp_path / "the-canary-sang").exists()
+    # A loader that runs code would have shown.
+    torch.load(shutil.copy(checkpoint.path / name, tmp_path / "copy.pt"), weights_only=False)
+    assert (tmp_path / "the-canary-sang").exists()
+
+
+def test_what_is_no_checkpoint_among_the_checkpoints_is_let_be(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    run_directory.save(4, {"weight": torch.zeros(2)}, {"step": 4}, keep=1)
+    for name in ("step-0x8", ".step-000008.tmp", "notes"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert [checkpoint.step for checkpoint in run_directory.checkpoints()] == [4]
 
 
 def test_a_metrics_line_that_is_being_written_is_left_out(tmp_path):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pipeline.options import CommaSeparated
 from pipeline.training.config import WHERE_HELP
+from pipeline.training.damage import ON_BAD_SHARD_HELP, OnBadShard
 from shards.manifest import Frozen
 from shards.splits import HELP as SPLIT_HELP
 
@@ -26,5 +27,6 @@ class EvaluateConfig(Frozen):
     )
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
+    on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     seed: int = Field(0, ge=0, description="Of the probe's inner split.")
     use_gpu: bool = Field(False, description="Embed on the GPU.")

@@ -41,6 +41,7 @@ class EvaluationManifest(Manifest):
         classes: expression codes, in the order of the confusion matrices.
         num_subjects: subjects among the scored samples.
         num_scans, num_sequences, num_frames: what the scored samples are, and the frames that were read of sequences.
+        num_skipped: samples to fit on or to score that were left out, as they are damaged.
         notes: what was asked for and left out, and why.
     """
 
@@ -59,5 +60,6 @@ class EvaluationManifest(Manifest):
     num_scans: int
     num_sequences: int
     num_frames: int
+    num_skipped: int = 0
     notes: tuple[str, ...] = ()
     protocols: Mapping[str, ProtocolScore]

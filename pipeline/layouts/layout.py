@@ -37,8 +37,8 @@ class ScanFiles:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Those that are there, mesh first."""
-        return tuple(path for path in (self.mesh, self.texture, self.landmarks) if path is not None)
+        """Those that are there, each once, mesh first."""
+        return tuple(path for path in dict.fromkeys((self.mesh, self.texture, self.landmarks)) if path is not None)
 
 
 @dataclass(frozen=True)

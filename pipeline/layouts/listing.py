@@ -127,7 +127,8 @@ def _walk(root: Path) -> Iterator[str]:
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(path)
-                    elif not (entry.is_symlink() and entry.is_dir()):
+                    # `entry.is_dir()` would raise for a link that leads back to itself.
+                    elif not (entry.is_symlink() and os.path.isdir(entry.path)):
                         yield path
         except OSError as error:
             # Passed over, the folder's samples would seem to have been removed, and a render would remove them too.

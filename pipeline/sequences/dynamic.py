@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from shards.sample import DynamicScale
 
-# This part of the pixels that moved at all is kept within the range of the image, the rest is clipped: a few pixels that
-# jump, most of them on the outline of colour and depth, would otherwise leave no steps for the face.
+# This part of the pixels that moved at all is kept within the range of the image, the rest is clipped: a few pixels
+# that jump, most of them on the outline of colour and depth, would otherwise leave no steps for the face.
 KEPT = 0.98
 # Weights are multiples of 1 / WEIGHT_UNIT.
 WEIGHT_UNIT = 1 << 16

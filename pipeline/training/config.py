@@ -8,6 +8,7 @@ from pydantic import Field
 from model.config import PoolingKind, RecipeConfig
 from pipeline.filters import SampleFilter
 from pipeline.options import ADDRESS_HELP
+from pipeline.training.damage import ON_BAD_SHARD_HELP, OnBadShard
 from shards.manifest import Frozen, TextSource
 from shards.sample import Temporal
 from shards.splits import HELP as SPLIT_HELP
@@ -53,6 +54,7 @@ class TrainConfig(Frozen):
     seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
     cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, per worker.")
     keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
+    on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
     address: str = Field("local", description=ADDRESS_HELP)
 
@@ -66,5 +68,9 @@ class TrainConfig(Frozen):
         )
 
     def for_fingerprint(self) -> dict:
-        """The options that decide the result; where it is written and on what it runs do not."""
-        return self.model_dump(mode="json", exclude={"out", "shards", "address", "resume", "keep", "cache_mb"})
+        """The options that decide the result; where it is written and on what it runs do not.
+
+        A run that damage has ended is gone on with by `on_bad_shard`; what it then leaves out is in its manifest.
+        """
+        ignored = {"out", "shards", "address", "resume", "keep", "cache_mb", "on_bad_shard"}
+        return self.model_dump(mode="json", exclude=ignored)

@@ -2,7 +2,7 @@
 
 Goes in: a shard set and rows. Comes out: batches, read ahead by threads while the model computes. Promised: each sample
 is decoded once while the cache holds, whatever the number of epochs; the cache never outgrows its budget; of a sequence
-no more frames are decoded than `Reading` allows.
+no more frames are decoded than `Reading` allows; a damaged sample is in no batch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.moments import Moments
+from pipeline.training.damage import BadSampleError, OnBadShard, first_good, naming, nothing_left
 from pipeline.training.sequences import TemporalRead, moments_of
 from shards.images import Pixels, as_rgb, decode_image
 from shards.index import IndexRow
@@ -69,39 +70,85 @@ class Batch:
 
 
 class FaceReader:
-    """Reads and decodes samples of one shard set, and remembers what fits in memory."""
+    """Reads and decodes samples of one shard set, and remembers what fits in memory.
 
-    def __init__(self, shards: ShardSet, reading: Reading, cache_bytes: int) -> None:
-        self.shards, self.reading = shards, reading
+    Attributes:
+        skipped: keys of the samples that were left out, as they could not be read (`on_bad_shard="skip"`).
+    """
+
+    def __init__(self, shards: ShardSet, reading: Reading, cache_bytes: int, on_bad_shard: OnBadShard = "fail") -> None:
+        self.shards, self.reading, self.on_bad_shard = shards, reading, on_bad_shard
+        self.skipped: set[str] = set()
         self._budget = cache_bytes
         self._cache: dict[str, Face] = {}
 
     def read(self, row: IndexRow) -> Face:
-        """One face; see `shards.reader.ShardSet.read` and `moments_of` for the errors."""
+        """One face.
+
+        Raises:
+            BadSampleError: it cannot be read, or has not what is read of the others.
+        """
         face = self._cache.get(row.key)
         if face is None:
-            face = decode_face(self.shards.read(row), self.reading)
+            with naming(row):
+                face = decode_face(self.shards.read(row), self.reading)
             # Threads may overdraw the budget by the faces in their hands, which is nothing beside it.
             if face.views.nbytes <= self._budget:
                 self._budget -= face.views.nbytes
                 self._cache[row.key] = face
         return face
 
-    def batches(self, groups: Iterable[Sequence[IndexRow]]) -> Iterator[Batch]:
-        """A batch for each group of rows, in order, with the next ones being read meanwhile."""
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            ahead: list[list[Future[Face]]] = []
-            for group in groups:
-                ahead.append([pool.submit(self.read, row) for row in group])
-                if len(ahead) > READ_AHEAD:
-                    yield _collate(ahead.pop(0))
-            while ahead:
-                yield _collate(ahead.pop(0))
+    def batches(self, groups: Iterable[Sequence[IndexRow]], spares: Sequence[IndexRow] = ()) -> Iterator[Batch]:
+        """A batch for each group of rows, in order, with the next ones being read meanwhile.
 
-    def directions(self, row: IndexRow) -> Tensor:
+        Where samples are skipped, a batch has fewer faces than its group has rows. A group of which nothing is left
+        takes one of `spares`, the same whenever it is read, or without spares gives no batch.
+
+        Raises:
+            BadSampleError: see `read`; with `skip`, none of `spares` can be read.
+        """
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            ahead: list[tuple[Sequence[IndexRow], list[Future[Face | None]]]] = []
+            for group in groups:
+                ahead.append((group, [pool.submit(self._read_good, row) for row in group]))
+                if len(ahead) > READ_AHEAD:
+                    yield from self._collate(*ahead.pop(0), spares)
+            while ahead:
+                yield from self._collate(*ahead.pop(0), spares)
+
+    def directions(self, rows: Sequence[IndexRow]) -> Tensor:
         """Unit vectors from the face towards each view's camera, [V, 3]; all samples of a set share their rig."""
-        cameras = self.shards.read(row).record.cameras
+        cameras = first_good(self.shards, rows, self.on_bad_shard).record.cameras
         return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
+
+    def _read_good(self, row: IndexRow) -> Face | None:
+        """One face, or None where it is skipped."""
+        if row.key in self.skipped:
+            return None
+        try:
+            return self.read(row)
+        except BadSampleError:
+            if self.on_bad_shard == "fail":
+                raise
+            self.skipped.add(row.key)
+            return None
+
+    def _collate(
+        self, group: Sequence[IndexRow], read: list[Future[Face | None]], spares: Sequence[IndexRow]
+    ) -> Iterator[Batch]:
+        faces = [face for future in read if (face := future.result()) is not None]
+        if not faces and spares:
+            faces = [self._spare(group, spares)]
+        if faces:
+            yield _batch(faces)
+
+    def _spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> Face:
+        """The first good one of `spares` from where the group begins in them, so that not one stands for all."""
+        start = next((n for n, row in enumerate(spares) if row.key == group[0].key), 0)
+        for row in (*spares[start:], *spares[:start]):
+            if (face := self._read_good(row)) is not None:
+                return face
+        raise nothing_left(self.shards, len(spares))
 
 
 def decode_face(sample: Sample, reading: Reading) -> Face:
@@ -148,12 +195,11 @@ def _visible(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
     return flow_as_rgb(pixels.astype(np.uint16, copy=False), sample.record.flow.step)
 
 
-def _collate(faces: list[Future[Face]]) -> Batch:
-    ready = [face.result() for face in faces]
+def _batch(faces: Sequence[Face]) -> Batch:
     return Batch(
-        views=torch.from_numpy(np.concatenate([face.views for face in ready])),
-        counts=torch.tensor([len(face.times) for face in ready]),
-        times=torch.from_numpy(np.concatenate([face.times for face in ready])),
-        texts=[face.text for face in ready],
-        concepts=[face.concept for face in ready],
+        views=torch.from_numpy(np.concatenate([face.views for face in faces])),
+        counts=torch.tensor([len(face.times) for face in faces]),
+        times=torch.from_numpy(np.concatenate([face.times for face in faces])),
+        texts=[face.text for face in faces],
+        concepts=[face.concept for face in faces],
     )

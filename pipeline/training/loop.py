@@ -2,7 +2,8 @@
 
 The whole story in order: build the model, take up the last checkpoint if asked, then for each epoch read batches,
 augment, embed, compute the losses over all ranks, step; after each epoch, a checkpoint. Order and augmentation are
-functions of (seed, epoch, step), so a run that was stopped goes on as if it had not been.
+functions of (seed, epoch, step), so a run that was stopped goes on as if it had not been. Where damaged samples are
+skipped, batches are smaller, all losses are taken over what the ranks have together, and all take the same steps.
 """
 
 import json
@@ -72,17 +73,19 @@ def train(job: Job, place: Place) -> None:
         run.rewind_metrics(step)
     trained = DistributedDataParallel(model) if dist.is_initialized() and place.world_size > 1 else model
     rows = rows_of(reader.shards, job.subjects, config.where)
-    stepper = _Stepper(job, place, model, trained, optimizer, reader.directions(rows[0]).to(place.device))
+    stepper = _Stepper(job, place, model, trained, optimizer, reader.directions(rows).to(place.device))
     num_steps = config.epochs * sampler.num_steps
     log = _Log(run, place, num_steps, config.batch_size * place.world_size)
     for epoch in range(step // sampler.num_steps, config.epochs):
         groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
-        for batch in reader.batches(groups):
+        for batch in reader.batches(groups, spares=rows):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
             losses = stepper.step(batch, epoch, step)
             step += 1
             log.step(step, epoch, losses, optimizer.param_groups[0]["lr"], model)
+        if config.on_bad_shard == "skip":
+            _share_skipped(reader, rows, place, run)
         if place.rank == 0:
             run.save(step, model.state_dict(), {"optimizer": optimizer.state_dict(), "step": step}, config.keep)
     log.close()
@@ -168,7 +171,7 @@ def _data(job: Job, place: Place, model: SmileVLM) -> tuple[FaceReader, Sampler]
     config = job.config
     shards = ShardSet.open(config.shards)
     reading = Reading(job.channel, model.towers.image_size, job.temporal, config.max_frames)
-    reader = FaceReader(shards, reading, config.cache_mb << 20)
+    reader = FaceReader(shards, reading, config.cache_mb << 20, config.on_bad_shard)
     names = [row.shard for row in rows_of(shards, job.subjects, config.where)]
     sampler = Sampler(names, config.batch_size, config.seed, place.world_size, place.rank)
     return reader, sampler
@@ -181,6 +184,16 @@ def rows_of(shards: ShardSet, subjects: Sequence[str], where: str | None) -> lis
         UsageError: `where` is no condition over their labels, or holds for none of them.
     """
     return SampleFilter.model_validate({"where": where}).apply(shards.of_subjects(subjects))
+
+
+def _share_skipped(reader: FaceReader, rows: Sequence[IndexRow], place: Place, run: RunDirectory) -> None:
+    """Let all ranks know what any of them has left out in this epoch, in which they read all samples between them."""
+    left_out = torch.tensor([row.key in reader.skipped for row in rows], dtype=torch.uint8, device=place.device)
+    if dist.is_initialized():
+        dist.all_reduce(left_out, dist.ReduceOp.MAX)
+    reader.skipped.update(row.key for row, is_out in zip(rows, left_out.tolist(), strict=True) if is_out)
+    if place.rank == 0 and reader.skipped:
+        run.note_skipped(reader.skipped)
 
 
 def concept_number(concept: str) -> int:

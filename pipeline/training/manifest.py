@@ -14,6 +14,8 @@ class RunManifest(Manifest):
         temporal, max_frames: what was read of a sequence, and how many frames of it at most; `none`: all were scans.
         where: the condition that the samples to learn from were chosen by, if there was one.
         text_source: where the prompts that were learned from came from, `auto` resolved.
+        num_train_samples, num_train_sequences: what was learned from.
+        num_skipped: samples that were left out, as they are damaged; `skipped.json` has their keys.
     """
 
     schema_version: Literal[2] = 2
@@ -32,6 +34,7 @@ class RunManifest(Manifest):
     test_subjects: tuple[str, ...]
     num_train_samples: int
     num_train_sequences: int
+    num_skipped: int = 0
     num_steps: int
     world_size: int
     final_losses: Mapping[str, float]

@@ -3,6 +3,7 @@
     RUN/config.json                     options and recipe, written first
     RUN/metrics.jsonl                   one row every few steps
     RUN/tensorboard/
+    RUN/skipped.json                    keys of damaged samples that were left out, if any were
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
     RUN/manifest.json                   written last
 
@@ -11,7 +12,7 @@ Promised: a checkpoint under its final name is whole; loading one runs no code f
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
-from shards.manifest import write_atomically
+from shards.manifest import canonical_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class RunDirectory:
         self.metrics_path = root / "metrics.jsonl"
         self.checkpoints_path = root / "checkpoints"
         self.tensorboard_path = root / "tensorboard"
+        self.skipped_path = root / "skipped.json"
 
     def manifest(self) -> RunManifest | None:
         """The manifest of a finished run, if there is one."""
@@ -58,7 +60,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Checkpoint]:
         """All checkpoints, oldest first."""
-        found = self.checkpoints_path.glob("step-[0-9]*")
+        found = (path for path in self.checkpoints_path.glob("step-*") if path.name[5:].isdecimal())
         return sorted((Checkpoint(path, int(path.name[5:])) for path in found), key=lambda c: c.step)
 
     def save(self, step: int, model: Mapping[str, Tensor], state: Mapping[str, Any], keep: int) -> Checkpoint:
@@ -74,6 +76,14 @@ class RunDirectory:
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old.path)
         return Checkpoint(path, step)
+
+    def skipped(self) -> tuple[str, ...]:
+        """Keys of the samples that were left out at any time, sorted."""
+        return tuple(json.loads(self.skipped_path.read_text())) if self.skipped_path.exists() else ()
+
+    def note_skipped(self, keys: Iterable[str]) -> None:
+        """Add samples to those that were left out."""
+        write_atomically(self.skipped_path, canonical_json(sorted({*self.skipped(), *keys})).encode())
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the rows after `step`: a run that goes on from there writes them again."""

@@ -36,8 +36,8 @@ class TrainedModel:
     def embed_faces(
         self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int
     ) -> Iterator[NDArray[np.float32]]:
-        """Fused embeddings of samples, [B, D] a batch, in order."""
-        directions = reader.directions(rows[0]).to(self.device)
+        """Fused embeddings of samples, [B, D] a batch, in order; without those that the reader skips."""
+        directions = reader.directions(rows).to(self.device)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         for batch in reader.batches(groups):
             with torch.inference_mode():

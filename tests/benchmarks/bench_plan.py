@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_plan.py FOLDER --samples 100000
 
-Makes a data directory of empty files named as BU-3DFE names them (mesh, texture, landmarks) and the output that a render
-of it would have left, both in FOLDER, then plans in a process of its own. Prints seconds, peak memory, and whether Ray
-was imported.
+Makes a data directory of empty files named as BU-3DFE names them (mesh, texture, landmarks) and the output that a
+render of it would have left, both in FOLDER, then plans in a process of its own. Prints seconds, peak memory, and
+whether Ray was imported.
 """
 
 import argparse
@@ -35,7 +35,8 @@ work = plan(RenderConfig(data_dir=Path(sys.argv[1]), out=Path(sys.argv[2])))
 end = time.perf_counter()
 assert work.is_done and not work.touched, work.reasons
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"| {len(work.samples):,} | {end - imported:.1f} | {imported - start:.1f} | {peak:.0f} | {'ray' in sys.modules} |")
+times = f"{end - imported:.1f} | {imported - start:.1f}"
+print(f"| {len(work.samples):,} | {times} | {peak:.0f} | {'ray' in sys.modules} |")
 """
 
 

@@ -1,0 +1,115 @@
+"""What stages have written into a folder: finding shard sets and runs, and reading what they say of themselves.
+
+Promised: no path from a file is followed, no more than `MAX_BYTES` of a file is read, and a file that cannot be read
+makes a finding and no error.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pipeline.training.manifest import RunManifest
+from shards.errors import UsageError
+from shards.manifest import Manifest, ShardManifest
+
+MAX_DEPTH = 2
+# Far above what a stage writes: one shard takes 200 bytes of a manifest.
+MAX_BYTES = 64 << 20
+
+M = TypeVar("M", bound=Manifest)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder that a stage writes to.
+
+    Attributes:
+        manifest: what it says of itself; None where the stage has not finished, or where it cannot be read.
+        problem: why it cannot be read, or "".
+        options: `config.json` of a run, as far as it can be read.
+    """
+
+    kind: Literal["shards", "run", "unknown"]
+    path: Path
+    manifest: Any = None
+    problem: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Its own, "" where it has none yet."""
+        return self.manifest.fingerprint if self.manifest else ""
+
+    @property
+    def shards_fingerprint(self) -> str:
+        """Of the shards that a run learns from, "" where that is not known."""
+        known = self.manifest.shards_fingerprint if self.manifest else self.options.get("shards_fingerprint")
+        return known if isinstance(known, str) else ""
+
+
+def find_outputs(root: Path) -> Iterator[Output]:
+    """All outputs down to `MAX_DEPTH` levels below `root`, the upper ones first; those inside of others are theirs."""
+    level = [root]
+    for depth in range(MAX_DEPTH + 1):
+        outputs = {path: output for path in level if (output := _look(path)) is not None}
+        yield from outputs.values()
+        if depth < MAX_DEPTH:
+            level = [child for path in level if path not in outputs for child in _folders(path)]
+
+
+def read_manifest(kind: type[M], path: Path) -> tuple[M | None, str]:
+    """The manifest at `path` and what is wrong with it; None and "" where there is none."""
+    content, problem = _content(path)
+    if problem or not content:
+        return None, problem
+    try:
+        return kind.parse(content, path.name), ""
+    except (UsageError, RecursionError) as error:
+        return None, str(error)
+
+
+def _look(path: Path) -> Output | None:
+    text, problem = _content(path / "manifest.json")
+    options, stage = _json(_content(path / "config.json")[0]), _json(text).get("stage")
+    if stage == "train" or isinstance(options.get("train"), dict):
+        return Output("run", path, *read_manifest(RunManifest, path / "manifest.json"), options)
+    if stage == "render" or (path / ".progress").is_dir() or (path / "index.parquet").is_file():
+        return Output("shards", path, *read_manifest(ShardManifest, path / "manifest.json"))
+    if text or problem:
+        return Output("unknown", path, None, problem or "manifest.json is of no stage of this release")
+    return None
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+
+
+def _content(path: Path) -> tuple[bytes, str]:
+    """What a file holds, and what is wrong with it; b"" and "" where there is none."""
+    try:
+        if not path.exists():
+            return b"", ""
+        if not path.is_file():
+            return b"", f"{path.name} is no file"
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        return b"", f"{path.name} cannot be read ({error.strerror})"
+    if len(content) > MAX_BYTES:
+        return b"", f"{path.name} has over {MAX_BYTES >> 20} MiB, which no stage writes"
+    return content, "" if content else f"{path.name} is empty"
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        loaded = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}

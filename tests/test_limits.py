@@ -1,0 +1,131 @@
+"""What one sample may cost a worker, with real workers that hang, crash and swell."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import workers
+
+from pipeline.limits import MAX_DEATHS, Limits, limited
+from pipeline.meshes.mesh import MeshError
+from pipeline.render import run
+from pipeline.render_config import RenderConfig
+from shards.failures import read_failures
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    return tmp_path / "marks"
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(seconds=30, megabytes=200)
+
+
+def in_a_child(work) -> int:
+    """The exit code of a process that does `work`."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_what_stays_within_leaves_no_mark(limits, marks):
+    with limited(limits, marks, "a"):
+        assert np.zeros(1000).sum() == 0
+    assert list(marks.iterdir()) == []
+
+
+def test_memory_beyond_the_limit_is_an_error_and_the_worker_lives_on(limits, marks):
+    with pytest.raises(MeshError, match="takes more than 200 MB"), limited(limits, marks, "a"):
+        np.ones(400 << 17)
+    assert np.ones(400 << 17).nbytes == 400 << 20
+
+
+def test_a_sample_that_hangs_ends_its_worker_and_is_given_up_after_the_second(limits, marks):
+    hasty = limits.model_copy(update={"seconds": 0.3})
+
+    def hang() -> None:
+        with limited(hasty, marks, "a"):
+            time.sleep(20)
+
+    start = time.monotonic()
+    assert [in_a_child(hang), in_a_child(hang)] == [1, 1] and time.monotonic() - start < 10
+    with pytest.raises(MeshError, match=r"given up: 2 workers died of it, or it took them more than 0\.3 s"):
+        hang()
+
+
+def test_one_death_is_forgiven_and_forgotten(limits, marks):
+    def die() -> None:
+        with limited(limits, marks, "a"):
+            os._exit(9)
+
+    assert in_a_child(die) == 9
+    with limited(limits, marks, "a"):
+        pass
+    assert in_a_child(die) == 9
+    with limited(limits, marks, "a"):
+        pass
+
+
+def test_an_ordinary_error_is_passed_on_and_leaves_no_mark(limits, marks):
+    with pytest.raises(MeshError, match="line 3"), limited(limits, marks, "a"):
+        raise MeshError("line 3: bad")
+    assert list(marks.iterdir()) == []
+
+
+def test_a_scan_that_its_workers_die_of_is_a_failure_and_all_others_are_rendered(faces_dir, ray_cluster, tmp_path):
+    subject = next(path for path in sorted(faces_dir.iterdir()) if path.is_dir())
+    shutil.copytree(subject, tmp_path / "faces" / subject.name)
+    mesh = sorted((tmp_path / "faces").rglob("*.wrl"))[3]
+    key = mesh.stem.removesuffix("_F3D")
+    # Long enough to read that its worker is found in the act.
+    mesh.write_bytes(mesh.read_bytes() + b"# a long comment\n" * (8 << 20))
+    out = tmp_path / "out"
+    stop = threading.Event()
+
+    def kill_whoever_reads_it() -> None:
+        deaths = 0
+        while not stop.is_set():
+            mark = out / ".progress/deaths" / f"{key}.deaths"
+            # The mark of a sample that is given up stays where it is.
+            if mark.exists() and mark.stat().st_size == deaths + 1 <= MAX_DEATHS:
+                deaths += 1
+                for pid in workers():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill_whoever_reads_it)
+    killer.start()
+    try:
+        manifest = run(RenderConfig(data_dir=tmp_path / "faces", out=out, size=32, channels=("rgb",)))
+    finally:
+        stop.set()
+        killer.join()
+    assert (manifest.num_samples, manifest.num_failures) == (6, 1)
+    (failure,) = read_failures(out / "failures.parquet")
+    assert failure.key == key and "given up: 2 workers died of it" in failure.reason
+    again = run(RenderConfig(data_dir=tmp_path / "faces", out=out, size=32, channels=("rgb",), retry_failed=True))
+    assert (again.num_samples, again.num_failures) == (7, 0)
+
+
+def test_a_scan_that_takes_too_much_memory_is_a_failure(faces_dir, ray_cluster, tmp_path):
+    subject = next(path for path in sorted(faces_dir.iterdir()) if path.is_dir())
+    shutil.copytree(subject, tmp_path / "faces" / subject.name)
+    mesh = sorted((tmp_path / "faces").rglob("*.wrl"))[3]
+    mesh.write_bytes(mesh.read_bytes() + b"# a long comment\n" * (8 << 20))
+    options = {"size": 32, "channels": ("rgb",), "sample_memory": 100}
+    manifest = run(RenderConfig(data_dir=tmp_path / "faces", out=tmp_path / "out", **options))
+    (failure,) = read_failures(tmp_path / "out/failures.parquet")
+    assert manifest.num_samples == 6 and "memory" in failure.reason
