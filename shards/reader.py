@@ -81,6 +81,9 @@ class ShardSet:
             content = self.filesystem.cat_file(path, start=row.offset, end=row.offset + row.bytes)
         except FileNotFoundError:
             raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
+        except (ConnectionError, TimeoutError):
+            # The storage failed, which says nothing of the shard.
+            raise
         except OSError as error:
             raise ShardError(f"{row.shard}: {row.key} at {row.offset} cannot be read ({error.strerror})") from None
         if len(content) != row.bytes:

@@ -16,7 +16,13 @@ SAMPLES = make_samples(num_subjects=2)
 ROWS = [make_row(sample, at=Location(1024 * i, 512, f"digest {i}")) for i, sample in enumerate(SAMPLES)]
 SOURCES = (SourceFile("F0001/a.wrl", 12, 1_700_000_000_123_456_789, "0a"), SourceFile("F0001/a.png", -1, -1, ""))
 FAILURE = FailureRow(
-    key="a", source="F0001/a.wrl", stage="read", reason="line 3: é", shard="000000.tar", fingerprint="f0", sources=SOURCES
+    key="a",
+    source="F0001/a.wrl",
+    stage="read",
+    reason="line 3: é",
+    shard="000000.tar",
+    fingerprint="f0",
+    sources=SOURCES,
 )
 
 

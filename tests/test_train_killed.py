@@ -18,6 +18,8 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 
+IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
+
 EPOCHS = 12
 OPTIONS = {"epochs": EPOCHS, "batch_size": 2, "split": "kfold:6:0", "keep": EPOCHS}
 
@@ -100,7 +102,7 @@ class Killer(threading.Thread):
         self.inode = self.first_checkpoint.stat().st_ino
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=IN_FULL)])
 def test_a_killed_worker_is_replaced_and_goes_on_from_the_last_checkpoint(
     shards, ray_cluster, undisturbed, tmp_path, num_workers
 ):
@@ -143,7 +145,9 @@ class TestStopping:
 
         return stop
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=IN_FULL)]
+    )
     def test_it_ends_soon_says_how_to_go_on_and_goes_on_to_the_same_result(
         self, shards, undisturbed, stopped, tmp_path, number, code
     ):
