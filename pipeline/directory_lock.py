@@ -19,11 +19,12 @@ NAME = ".lock"
 
 @contextmanager
 def directory_lock(root: Path) -> Iterator[None]:
-    """Hold `root`, which is made if need be, for the length of the block.
+    """Hold `root`, which is made if need be, for the length of the block; if nothing came into it, it goes again.
 
     Raises:
         UsageError: another process holds it; the message names that process.
     """
+    is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     path = root / NAME
     descriptor = _acquire(path)
@@ -36,6 +37,9 @@ def directory_lock(root: Path) -> Iterator[None]:
         # Removed while it is held: whoever opened it before sees afterwards that it is no longer the file of that name.
         path.unlink(missing_ok=True)
         os.close(descriptor)
+        if is_new:
+            with suppress(OSError):
+                root.rmdir()
 
 
 def _acquire(path: Path) -> int:

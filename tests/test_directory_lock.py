@@ -46,10 +46,16 @@ def test_a_process_that_is_killed_lets_go(holder, tmp_path):
         assert str(os.getpid()) in (tmp_path / NAME).read_text()
 
 
-def test_nothing_is_left_behind(tmp_path):
+def test_nothing_is_left_behind_but_what_was_written(tmp_path):
     with directory_lock(tmp_path / "new"):
         assert [path.name for path in (tmp_path / "new").iterdir()] == [NAME]
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+    with directory_lock(tmp_path / "new"):
+        (tmp_path / "new" / "written").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["written"]
+    with directory_lock(tmp_path):
+        pass
+    assert tmp_path.exists()
 
 
 def test_it_is_released_by_an_error(tmp_path):
