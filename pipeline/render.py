@@ -20,7 +20,7 @@ from pipeline.render_marks import Marks
 from pipeline.render_output import RenderOutput, ShardReceipt
 from pipeline.render_pieces import needed, num_stored
 from pipeline.render_plan import RenderPlan, plan_shards
-from pipeline.rendering.settings import RenderSettings
+from pipeline.render_settings import RenderSettings
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, fingerprint
 

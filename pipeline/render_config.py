@@ -10,9 +10,9 @@ from pipeline.layouts import LAYOUTS
 from pipeline.limits import Limits
 from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.prompts.bank import load
+from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import RendererName, choose_renderer, renderer_version
 from pipeline.rendering.rig import Projection, views_of
-from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.settings import SequenceSettings, Window
 from shards.images import CHANNELS
 from shards.sample import Sampling, Temporal

@@ -22,7 +22,7 @@ from pipeline.render_output import RenderOutput, ShardReceipt
 from pipeline.render_pieces import parcels_of, pieces_of
 from pipeline.render_plan import ShardTask
 from pipeline.render_samples import Made, made_from, rewritten
-from pipeline.rendering.settings import RenderSettings
+from pipeline.render_settings import RenderSettings
 from shards.index import IndexRow
 from shards.reader import ShardError, read_members
 from shards.sample import SampleRecord, from_members

@@ -13,7 +13,7 @@ from typing import Any, Self
 from blake3 import blake3
 
 from pipeline.layouts.layout import SampleSource
-from pipeline.rendering.settings import RenderSettings
+from pipeline.render_settings import RenderSettings
 from shards.index import SourceFile
 from shards.manifest import fingerprint
 

@@ -27,10 +27,10 @@ from pipeline.limits import NO_LIMITS, Limits, limited
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.render_pieces import Piece
 from pipeline.render_read import Shot, SourceReader, read_piece
+from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import RendererName, build_renderer
 from pipeline.rendering.encode import encode_frame, quantise_views
 from pipeline.rendering.renderer import Renderer, ViewImages
-from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.dynamic import rank_pooling_weights, weighted_sum
 from shards.index import SourceFile
 from shards.sample import MeshStatistics

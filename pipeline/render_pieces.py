@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.layouts.layout import SampleSource
-from pipeline.rendering.settings import RenderSettings
+from pipeline.render_settings import RenderSettings
 
 # Enough scans that a task outweighs its overhead, few enough that the meshes of a parcel fit in memory.
 PARCEL = 16

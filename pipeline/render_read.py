@@ -15,8 +15,8 @@ from pipeline.meshes.scan import read_scan
 from pipeline.meshes.texture import named_texture, read_texture
 from pipeline.prompts.geometry import measure
 from pipeline.render_pieces import Piece
+from pipeline.render_settings import RenderSettings
 from pipeline.rendering.frame import apply_frame, canonical_frame
-from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.motion import displacement, magnified, with_flow
 from pipeline.source_files import read_source
 from shards.index import SourceFile

@@ -16,8 +16,8 @@ from pipeline.render_marks import Marks
 from pipeline.render_operators import PIECE, SHOT, SOURCES, Row, failure_of
 from pipeline.render_pieces import pieces_of
 from pipeline.render_read import Shot, SourceReader, read_piece
+from pipeline.render_settings import RenderSettings
 from pipeline.rendering.encode import DEPTH_SCALE, FLOW_SCALE
-from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.dynamic import quantise_dynamic
 from shards.failures import FailureRow
 from shards.images import DYNAMIC, encode_image

@@ -13,8 +13,8 @@ from pipeline.prompts.bank import load
 from pipeline.render_operators import encode_pieces, pieces_table, read_pieces, render_views
 from pipeline.render_pieces import needed, num_stored, parcels_of, pieces_of
 from pipeline.render_samples import Made, made_from
+from pipeline.render_settings import RenderSettings
 from pipeline.rendering.rig import views_of
-from pipeline.rendering.settings import RenderSettings
 from pipeline.sequences.dynamic import WEIGHT_UNIT, rank_pooling_weights
 from pipeline.sequences.settings import SequenceSettings
 from shards.images import decode_image
