@@ -2,32 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 from rich.table import Table
 
+from pipeline.conditions import Labelled
 from pipeline.expressions import order_expressions
 
 MAX_GROUPS = 12
-
-
-class Labelled(Protocol):
-    """What can be counted: samples of a data directory, and rows of an index."""
-
-    @property
-    def subject(self) -> str:
-        """Whose face."""
-        ...
-
-    @property
-    def expression(self) -> str:
-        """What it shows."""
-        ...
-
-    @property
-    def level(self) -> int | None:
-        """How strongly, where that is known."""
-        ...
 
 
 def expression_table(samples: Sequence[Labelled]) -> Table:

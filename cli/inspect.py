@@ -9,6 +9,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from cli.counts import expression_table
 from cli.options import Result, command
 from pipeline.training.manifest import RunManifest
 from pipeline.training.sequences import in_words, is_sequence
@@ -58,15 +59,7 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
     ):
         facts.add_row(what, ", ".join(f"{name}: {count}" for name, count in sorted(Counter(values).items())))
     console.print(facts)
-    levels = sorted({row.level or 0 for row in shards.rows})
-    counts = Counter((row.expression, row.level or 0) for row in shards.rows)
-    table = Table(
-        "expression", *(f"level {level}" if level else "no level" for level in levels), "all", title="samples"
-    )
-    for expression in manifest.expressions:
-        cells = [counts[expression, level] for level in levels]
-        table.add_row(expression, *(str(cell or "") for cell in cells), str(sum(cells)))
-    console.print(table)
+    console.print(expression_table(shards.rows))
 
 
 def _kinds(rows: Sequence[IndexRow]) -> str:

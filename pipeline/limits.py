@@ -26,9 +26,6 @@ class Limits(Frozen):
     megabytes: int
 
 
-NO_LIMITS = Limits(seconds=float("inf"), megabytes=1 << 40)
-
-
 @contextmanager
 def limited(limits: Limits, marks: Path, key: str) -> Iterator[None]:
     """Work on sample `key` within the limits; `marks` is a folder that all workers see.

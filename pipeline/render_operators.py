@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from pipeline.arrays import pack_arrays, unpack_arrays
 from pipeline.layouts.listing import printable
-from pipeline.limits import NO_LIMITS, Limits, limited
+from pipeline.limits import Limits, limited
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.render_pieces import Piece
 from pipeline.render_read import Shot, SourceReader, read_piece
@@ -53,14 +53,14 @@ def pieces_table(pieces: Iterable[Piece]) -> pa.Table:
 
 
 def read_pieces(
-    table: pa.Table, root: str, settings: RenderSettings, limits: Limits = NO_LIMITS, marks: str = ""
+    table: pa.Table, root: str, settings: RenderSettings, limits: Limits | None = None, marks: str = ""
 ) -> pa.Table:
     """Read, digest and frame the files of each piece; `marks` is where the limits remember what workers died of."""
 
     def read(row: Row) -> Row:
         piece, reader = PIECE.validate_json(row["piece"]), SourceReader(Path(root))
         try:
-            with limited(limits, Path(marks), piece.sample.key) if marks else nullcontext():
+            with limited(limits, Path(marks), piece.sample.key) if limits else nullcontext():
                 shot, meshes = read_piece(piece, reader, settings)
         except Exception:
             # What a failed sample depends on has to be known, for a change in it is what it is tried again for.
