@@ -130,13 +130,13 @@ class RenderOutput:
         self._receipt_path(name).unlink(missing_ok=True)
 
     def refresh(self, receipts: Sequence[ShardReceipt]) -> None:
-        """Write the index of a finished run again, with the times that files have now."""
+        """Write the tables of a finished run again, with the times that files have now."""
         write_index(self.index_path, (row for receipt in receipts for row in receipt.rows))
+        write_failures(self.failures_path, [failure for receipt in receipts for failure in receipt.failures])
 
     def finish(self, manifest: ShardManifest, receipts: Sequence[ShardReceipt]) -> None:
         """Write the tables and, last, the manifest; then forget the receipts."""
-        write_index(self.index_path, (row for receipt in receipts for row in receipt.rows))
-        write_failures(self.failures_path, [failure for receipt in receipts for failure in receipt.failures])
+        self.refresh(receipts)
         manifest.write(self.manifest_path)
         shutil.rmtree(self.progress)
 

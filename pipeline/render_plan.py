@@ -198,10 +198,12 @@ class _Shards:
         render = [sample for sample in there if sample.key not in stay]
         gone = len(before) - len(there)
         self._because(REMOVED, gone)
+        # A failure, too, shall know the times that its files have now.
+        same = [self._refreshed(failure) for failure in same]
         if render or gone or any(again.source is not None for again in reused):
             self._make(receipt, render, reused, same)
         else:
-            self._keep(receipt, tuple(again.row for again in reused))
+            self._keep(receipt, tuple(again.row for again in reused), tuple(same))
 
     def _reused(self, row: IndexRow, sample: SampleSource) -> Reused | None:
         """How a sample's images can be used again; None where they have to be rendered."""
@@ -226,15 +228,18 @@ class _Shards:
             self._because(RETRIED if same else FILES)
         return same and not self.retry_failed
 
+    def _refreshed(self, failure: FailureRow) -> FailureRow:
+        return failure.model_copy(update={"sources": self._files_of(failure, self.wanted[failure.key])})
+
     def _files_of(self, before: IndexRow | FailureRow, sample: SampleSource) -> tuple[SourceFile, ...]:
         named = [file.path for file in before.sources if file.named]
         mine = [self.files[path] for path in sample.paths]
         return (*mine, *(replace(self.files[path], named=True) for path in named))
 
-    def _keep(self, receipt: ShardReceipt, rows: tuple[IndexRow, ...]) -> None:
-        if any(row is not before for row, before in zip(rows, receipt.rows, strict=True)):
+    def _keep(self, receipt: ShardReceipt, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
+        if (rows, failures) != (receipt.rows, receipt.failures):
             self.touched = True
-            receipt = replace(receipt, rows=rows)
+            receipt = replace(receipt, rows=rows, failures=failures)
         self.kept.append(receipt)
 
     def _make(

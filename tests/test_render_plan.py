@@ -196,8 +196,9 @@ def test_what_changed_decides_what_is_rendered_rewritten_and_copied_and_nothing_
     assert again.is_done and not again.touched
 
 
-def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monkeypatch):
-    touch(rendered, f"{KEYS[3]}.wrl")
+@pytest.mark.parametrize("key", [KEYS[3], KEYS[4]], ids=["of a sample", "of a failure"])
+def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monkeypatch, key):
+    touch(rendered, f"{key}.wrl")
     plan = rendered.plan()
     assert plan.is_done and plan.touched
     rendered.output.refresh(plan.kept)
