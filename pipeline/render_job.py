@@ -76,6 +76,8 @@ def render_shards(
             yield from _receipts(done)
         writing.append(_write_task.remote(replace(task, samples=()), root, layout, settings, output.root, *refs))
     yield from _receipts(writing)
+    # To its end, at which Ray Data puts its threads away.
+    next(blocks, None)
 
 
 def _receipts(refs: Sequence[ray.ObjectRef]) -> list[ShardReceipt]:

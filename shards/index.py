@@ -136,7 +136,10 @@ def read_columns(source: Path | pa.BufferReader, schema: pa.Schema, origin: str)
         UsageError: it is missing, damaged, or has other columns; `origin` names it in the message.
     """
     try:
-        table = pq.read_table(source)
+        # Not `pq.read_table`: a dataset's scanner may still be letting go of the file, on a thread of its own, when the
+        # interpreter ends, which aborts the process.
+        with pq.ParquetFile(source) as file:
+            table = file.read()
         # Asked for by schema, Arrow would fill a column that is not there with nulls.
         if table.column_names != schema.names:
             odd = sorted(set(table.column_names) ^ set(schema.names)) or ["their order"]

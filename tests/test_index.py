@@ -1,5 +1,7 @@
 """The tables beside the shards: they come back as written, and a table of anything else is refused."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -24,6 +26,18 @@ FAILURE = FailureRow(
     fingerprint="f0",
     sources=SOURCES,
 )
+
+
+def test_no_dataset_scanner_reads_the_tables(tmp_path):
+    """The threads of Arrow's scanner outlive the reading and abort a process that ends soon after."""
+    write_index(tmp_path / "index.parquet", ROWS)
+    code = (
+        "import sys; from pathlib import Path; from shards.index import read_index\n"
+        f"assert len(read_index(Path(r'{tmp_path}') / 'index.parquet')) == {len(ROWS)}\n"
+        "print('pyarrow.dataset' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_rows_come_back_as_written_in_their_order(tmp_path):
