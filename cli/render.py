@@ -12,8 +12,8 @@ from cli.counts import counts, expression_table, subject_lines
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.layouts.layout import SampleSource
+from pipeline.planning.plan import RenderPlan
 from pipeline.render_config import RenderConfig
-from pipeline.render_plan import RenderPlan
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
 

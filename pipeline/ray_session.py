@@ -33,7 +33,7 @@ def ray_session(address: str) -> Iterator[None]:
     # All read when Ray is imported. No telemetry, and no taking over of `print`.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # A worker that dies is replaced, however often: what workers die of twice is given up (pipeline/limits.py).
+    # A worker that dies is replaced, however often: what workers die of twice is given up (pipeline/making/limits.py).
     os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray

@@ -14,12 +14,12 @@ from pipeline.directory_lock import directory_lock
 from pipeline.expressions import order_expressions
 from pipeline.layouts import find_samples
 from pipeline.layouts.layout import SampleSource
+from pipeline.making.pieces import needed, num_stored
+from pipeline.planning.marks import Marks
+from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.plan import RenderPlan, plan_shards
 from pipeline.ray_session import ray_session
 from pipeline.render_config import RenderConfig
-from pipeline.render_marks import Marks
-from pipeline.render_output import RenderOutput, ShardReceipt
-from pipeline.render_pieces import needed, num_stored
-from pipeline.render_plan import RenderPlan, plan_shards
 from pipeline.render_settings import RenderSettings
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, fingerprint
@@ -141,7 +141,7 @@ def _render(
     if not work.tasks:
         return []
     # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
-    from pipeline.render_job import render_shards
+    from pipeline.making.job import render_shards
 
     receipts: list[ShardReceipt] = []
     num_done = 0

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from pipeline.filters import SampleFilter
 from pipeline.layouts import LAYOUTS
-from pipeline.limits import Limits
+from pipeline.making.limits import Limits
 from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.prompts.bank import load
 from pipeline.render_settings import RenderSettings

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.layouts import find_samples
+from pipeline.making.operators import encode_pieces, pieces_table, read_pieces, render_views
+from pipeline.making.pieces import PARCEL, Piece
 from pipeline.render_config import RenderConfig
-from pipeline.render_operators import encode_pieces, pieces_table, read_pieces, render_views
-from pipeline.render_pieces import PARCEL, Piece
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _OWN = (REPOSITORY, sys.prefix, sys.base_prefix, os.environ.get("NUMBA_CACHE_DIR") or REPOSITORY, "/proc/self")

@@ -118,7 +118,7 @@ class TestBadInput:
 
 def test_an_unwritable_output_is_refused(faces_dir, tmp_path, monkeypatch):
     # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr("pipeline.render_output.os.access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr("pipeline.planning.output.os.access", lambda path, mode: not mode & os.W_OK)
     assert "cannot be written" in complaint("render", faces_dir, "--out", tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from processes import workers
 
-from pipeline.limits import MAX_DEATHS, Limits, limited
+from pipeline.making.limits import MAX_DEATHS, Limits, limited
 from pipeline.meshes.mesh import MeshError
 from pipeline.render import run
 from pipeline.render_config import RenderConfig

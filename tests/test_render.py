@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.directory_lock import directory_lock
 from pipeline.layouts import find_samples
+from pipeline.making.pieces import parcel_size
 from pipeline.meshes.scan import read_scan
 from pipeline.prompts.bank import load
 from pipeline.render import RenderProgress, plan, run
 from pipeline.render_config import RenderConfig
-from pipeline.render_pieces import parcel_size
 from pipeline.rendering.frame import apply_frame, canonical_frame
 from pipeline.rendering.rig import project
 from shards.errors import UsageError
@@ -102,8 +102,8 @@ def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_parallelism(faces_dir, ray_cluster, tmp_path, monkeypatch):
     render(faces_dir, tmp_path / "a")
-    monkeypatch.setattr("pipeline.render_pieces.PARCEL", 3)
-    monkeypatch.setattr("pipeline.render_job.MAX_WRITES", 1)
+    monkeypatch.setattr("pipeline.making.pieces.PARCEL", 3)
+    monkeypatch.setattr("pipeline.making.job.MAX_WRITES", 1)
     render(faces_dir, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
@@ -168,7 +168,7 @@ class TestOnlyWhatChanged:
 
     @pytest.fixture
     def no_rendering(self, monkeypatch):
-        monkeypatch.setattr("pipeline.render_job.pieces_table", lambda parcel: pytest.fail("rendered"))
+        monkeypatch.setattr("pipeline.making.job.pieces_table", lambda parcel: pytest.fail("rendered"))
 
     def test_one_scan_is_rendered_and_its_neighbours_are_copied(self, some_faces, out, tmp_path):
         before = bytes_of(out)

@@ -3,7 +3,7 @@
 import pytest
 from worlds import KEYS, World, new_world, rendered_world
 
-from pipeline.render_output import RenderOutput
+from pipeline.planning.output import RenderOutput
 from shards.errors import UsageError
 
 

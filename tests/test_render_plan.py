@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import KEYS, World, new_world, rendered_world
 
-from pipeline.render_plan import (
+from pipeline.planning.plan import (
     FILES,
     LABELS,
     NEW,
@@ -21,7 +21,7 @@ from pipeline.render_plan import (
     ShardTask,
     plan_shards,
 )
-from pipeline.source_files import stat_source
+from pipeline.planning.source_files import stat_source
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monke
     plan = rendered.plan()
     assert plan.is_done and plan.touched
     rendered.output.refresh(plan.kept)
-    monkeypatch.setattr("pipeline.source_files.read_source", lambda root, path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr("pipeline.planning.source_files.read_source", lambda root, path: pytest.fail(f"read {path}"))
     again = rendered.plan()
     assert again.is_done and not again.touched
 

@@ -9,10 +9,10 @@ import pytest
 from shapes import sphere
 
 from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.making.operators import encode_pieces, pieces_table, read_pieces, render_views
+from pipeline.making.pieces import needed, num_stored, parcels_of, pieces_of
+from pipeline.making.samples import Made, made_from
 from pipeline.prompts.bank import load
-from pipeline.render_operators import encode_pieces, pieces_table, read_pieces, render_views
-from pipeline.render_pieces import needed, num_stored, parcels_of, pieces_of
-from pipeline.render_samples import Made, made_from
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.rig import views_of
 from pipeline.sequences.dynamic import WEIGHT_UNIT, rank_pooling_weights
@@ -131,7 +131,7 @@ class TestFrames:
     def test_of_a_long_sequence_come_in_pieces_and_give_the_same_sample(self, data, monkeypatch):
         how = settings(sampling="all", temporal="both")
         whole = make(data, SEQUENCE, how)
-        monkeypatch.setattr("pipeline.render_pieces.PARCEL", 3)
+        monkeypatch.setattr("pipeline.making.pieces.PARCEL", 3)
         assert [(p.start, p.stop) for p in pieces_of(needed(SEQUENCE, how), how)][-2:] == [(15, 18), (18, 20)]
         assert make(data, SEQUENCE, how) == whole
 

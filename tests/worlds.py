@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.layouts.layout import SampleSource, ScanFiles
-from pipeline.render_marks import Marks
-from pipeline.render_output import RenderOutput, ShardReceipt
-from pipeline.render_plan import RenderPlan, ShardTask, plan_shards
-from pipeline.source_files import read_source
+from pipeline.planning.marks import Marks
+from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.plan import RenderPlan, ShardTask, plan_shards
+from pipeline.planning.source_files import read_source
 from shards.failures import FailureRow
 from shards.index import IndexRow, SourceFile
 from shards.manifest import ShardManifest, fingerprint

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from pipeline.layouts import find_samples
+from pipeline.making.pieces import needed
+from pipeline.planning.marks import Marks
+from pipeline.planning.output import RenderOutput
+from pipeline.planning.source_files import read_source
 from pipeline.render_config import RenderConfig
-from pipeline.render_marks import Marks
-from pipeline.render_output import RenderOutput
-from pipeline.render_pieces import needed
-from pipeline.source_files import read_source
 from shards.failures import write_failures
 from shards.index import IndexRow, write_index
 from shards.manifest import ShardEntry, ShardManifest, fingerprint

@@ -23,10 +23,10 @@ from pydantic import TypeAdapter
 
 from pipeline.arrays import pack_arrays, unpack_arrays
 from pipeline.layouts.listing import printable
-from pipeline.limits import Limits, limited
+from pipeline.making.limits import Limits, limited
+from pipeline.making.pieces import Piece
+from pipeline.making.reading import Shot, SourceReader, read_piece
 from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.render_pieces import Piece
-from pipeline.render_read import Shot, SourceReader, read_piece
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import RendererName, build_renderer
 from pipeline.rendering.encode import encode_frame, quantise_views

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.making.pieces import Piece
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.places import leads_out
 from pipeline.meshes.scan import read_scan
 from pipeline.meshes.texture import named_texture, read_texture
+from pipeline.planning.source_files import read_source
 from pipeline.prompts.geometry import measure
-from pipeline.render_pieces import Piece
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.frame import apply_frame, canonical_frame
 from pipeline.sequences.motion import displacement, magnified, with_flow
-from pipeline.source_files import read_source
 from shards.index import SourceFile
 from shards.sample import Frame
 

@@ -10,9 +10,9 @@ from itertools import count
 from pathlib import Path
 
 from pipeline.layouts.layout import SampleSource
-from pipeline.render_marks import Marks
-from pipeline.render_output import RenderOutput, ShardReceipt
-from pipeline.source_files import SourceFiles
+from pipeline.planning.marks import Marks
+from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.source_files import SourceFiles
 from shards.failures import FailureRow
 from shards.index import IndexRow, SourceFile
 

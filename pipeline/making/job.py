@@ -16,12 +16,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayTaskError
 
-from pipeline.limits import Limits
-from pipeline.render_operators import Row, encode_pieces, pieces_table, read_pieces, render_views
-from pipeline.render_output import RenderOutput, ShardReceipt
-from pipeline.render_pieces import parcels_of, pieces_of
-from pipeline.render_plan import ShardTask
-from pipeline.render_samples import Made, made_from, rewritten
+from pipeline.making.limits import Limits
+from pipeline.making.operators import Row, encode_pieces, pieces_table, read_pieces, render_views
+from pipeline.making.pieces import parcels_of, pieces_of
+from pipeline.making.samples import Made, made_from, rewritten
+from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.plan import ShardTask
 from pipeline.render_settings import RenderSettings
 from shards.index import IndexRow
 from shards.reader import ShardError, read_members
@@ -39,7 +39,7 @@ class RenderOnGpu:
         self.settings = settings
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See `pipeline.render_operators.render_views`."""
+        """See `pipeline.making.operators.render_views`."""
         return render_views(table, self.settings)
 
 

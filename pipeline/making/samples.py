@@ -11,11 +11,11 @@ import numpy as np
 
 from pipeline.arrays import unpack_arrays
 from pipeline.layouts.layout import SampleSource
+from pipeline.making.operators import PIECE, SHOT, SOURCES, Row, failure_of
+from pipeline.making.pieces import pieces_of
+from pipeline.making.reading import Shot, SourceReader, read_piece
+from pipeline.planning.marks import Marks
 from pipeline.prompts.source import Measures, Prompt, write_prompt
-from pipeline.render_marks import Marks
-from pipeline.render_operators import PIECE, SHOT, SOURCES, Row, failure_of
-from pipeline.render_pieces import pieces_of
-from pipeline.render_read import Shot, SourceReader, read_piece
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.encode import DEPTH_SCALE, FLOW_SCALE
 from pipeline.sequences.dynamic import quantise_dynamic
@@ -31,7 +31,7 @@ class Made:
 
     Attributes:
         images: mark of its images.
-        fingerprint: mark of the whole; see `pipeline.render_marks`.
+        fingerprint: mark of the whole; see `pipeline.planning.marks`.
     """
 
     source: SampleSource

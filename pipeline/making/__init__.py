@@ -1,0 +1,1 @@
+"""How a render is done: pieces of samples are read, rendered and encoded on Ray, and shards are written."""

@@ -1,0 +1,1 @@
+"""What a render has to do: what is there, what changed since, and the plan that follows."""
