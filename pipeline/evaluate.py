@@ -34,7 +34,8 @@ from pipeline.training.sequences import (
 from pipeline.training.trained import TrainedModel
 from shards.errors import UsageError
 from shards.index import IndexRow
-from shards.manifest import ShardManifest, fingerprint, write_atomically
+from shards.manifest import ShardManifest, fingerprint
+from shards.places import write_atomically
 from shards.reader import ShardSet
 from shards.splits import split_subjects
 

@@ -26,7 +26,8 @@ from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.sequences import TemporalRead, can_read, default_temporal, is_sequence, stored_temporal
 from shards.errors import UsageError
-from shards.manifest import ShardManifest, TextSource, canonical_json, fingerprint, write_atomically
+from shards.manifest import ShardManifest, TextSource, canonical_json, fingerprint
+from shards.places import write_atomically
 from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
 

@@ -1,12 +1,12 @@
 """The table of failures: one row a sample that could not be rendered, `failures.parquet`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
 from shards.index import SOURCE, SourceFile, read_table, write_table
 from shards.manifest import Frozen
+from shards.places import Place
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("key", "source", "stage", "reason", "shard", "fingerprint")]
@@ -30,11 +30,11 @@ class FailureRow(Frozen):
     sources: tuple[SourceFile, ...]
 
 
-def write_failures(path: Path, failures: Sequence[FailureRow]) -> None:
+def write_failures(path: Place, failures: Sequence[FailureRow]) -> None:
     """Write the table; equal rows give equal bytes."""
     write_table(path, [failure.model_dump() for failure in failures], SCHEMA)
 
 
-def read_failures(path: Path) -> list[FailureRow]:
+def read_failures(path: Place) -> list[FailureRow]:
     """Read the table; see `shards.index.read_table` for the errors."""
     return [FailureRow.model_validate(row) for row in read_table(path, SCHEMA, str(path))]

@@ -6,14 +6,13 @@ On disk it is `index.parquet`; in memory, a list of `IndexRow` in the order of s
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import UsageError
-from shards.manifest import replacing
+from shards.places import Place, replacing
 
 SOURCE = pa.struct(
     [
@@ -97,13 +96,13 @@ class IndexRow:
     sources: tuple[SourceFile, ...]
 
 
-def write_index(path: Path, rows: Iterable[IndexRow]) -> None:
+def write_index(path: Place, rows: Iterable[IndexRow]) -> None:
     """Write the index by way of a temporary name; equal rows give equal bytes."""
     # Labels that passed through JSON come in another order, and are equal all the same.
     write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], SCHEMA)
 
 
-def read_index(source: Path | pa.BufferReader, origin: str = "") -> list[IndexRow]:
+def read_index(source: Place | pa.BufferReader, origin: str = "") -> list[IndexRow]:
     """Read `index.parquet`.
 
     Raises:
@@ -118,18 +117,18 @@ def read_index(source: Path | pa.BufferReader, origin: str = "") -> list[IndexRo
     return list(map(IndexRow, *(columns[field.name] for field in fields(IndexRow))))
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+def write_table(path: Place, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows as parquet by way of a temporary name."""
     with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
 
 
-def read_table(source: Path | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
+def read_table(source: Place | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
     """The rows that `write_table` wrote; see `read_columns`."""
     return read_columns(source, schema, origin).to_pylist()
 
 
-def read_columns(source: Path | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
+def read_columns(source: Place | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
     """The table that `write_table` wrote.
 
     Raises:
@@ -138,7 +137,8 @@ def read_columns(source: Path | pa.BufferReader, schema: pa.Schema, origin: str)
     try:
         # Not `pq.read_table`: a dataset's scanner may still be letting go of the file, on a thread of its own, when the
         # interpreter ends, which aborts the process.
-        with pq.ParquetFile(source) as file:
+        content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(source.read_bytes())
+        with pq.ParquetFile(content) as file:
             table = file.read()
         # Asked for by schema, Arrow would fill a column that is not there with nulls.
         if table.column_names != schema.names:

@@ -5,16 +5,14 @@ Promised: equal content gives equal bytes, on every machine, so that equal finge
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import UsageError
+from shards.places import Place, write_atomically
 
 TextSource = Literal["label", "geometry", "au", "none"]
 
@@ -32,7 +30,7 @@ class Manifest(Frozen):
     stage: str
     fingerprint: str
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Place) -> None:
         """Write canonical JSON to `path` by way of a temporary name."""
         write_atomically(path, canonical_json(self).encode())
 
@@ -56,7 +54,7 @@ class Manifest(Frozen):
             raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Place) -> Self:
         """Read and parse the manifest at `path`; see `parse`."""
         return cls.parse(path.read_bytes(), str(path))
 
@@ -106,24 +104,3 @@ def fingerprint(*parts: BaseModel | Any) -> str:
     for part in parts:
         digest.update(canonical_json(part, indent=None).encode())
     return digest.hexdigest(length=16)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either its old content or all of the new."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: it takes the place of `path` at the end, or is removed after an error."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        # Without this a power cut could leave the new name on a file whose content never reached the disk.
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

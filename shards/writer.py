@@ -10,11 +10,11 @@ import io
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from blake3 import blake3
 
-from shards.manifest import ShardEntry, fingerprint, replacing
+from shards.manifest import ShardEntry, fingerprint
+from shards.places import Place, replacing
 from shards.sample import Sample, to_members
 
 
@@ -52,7 +52,7 @@ def pack(sample: Sample) -> PackedSample:
     return PackedSample(buffer.getvalue()[:end], sample.record.fingerprint)
 
 
-def write_shard(path: Path, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
+def write_shard(path: Place, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
     """Write `samples` to `path` by way of a temporary name beside it.
 
     Raises:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from samples import write_shard_set
 
 from shards.errors import UsageError
-from shards.manifest import ShardEntry, ShardManifest, canonical_json, fingerprint, replacing, write_atomically
+from shards.manifest import ShardEntry, ShardManifest, canonical_json, fingerprint
+from shards.places import replacing, write_atomically
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -20,7 +20,8 @@ from pipeline.directory_lock import NAME as LOCK
 from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
-from shards.manifest import ShardEntry, ShardManifest, write_atomically
+from shards.manifest import ShardEntry, ShardManifest
+from shards.places import write_atomically
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
-from shards.manifest import canonical_json, write_atomically
+from shards.manifest import canonical_json
+from shards.places import write_atomically
 
 
 @dataclass(frozen=True)
