@@ -20,6 +20,7 @@ from rich.console import Console
 
 from shards.errors import UsageError
 from shards.manifest import canonical_json
+from shards.places import Place
 
 C = TypeVar("C", bound=BaseModel)
 Result = BaseModel | dict[str, Any]
@@ -102,6 +103,9 @@ def _resolve(config: type[C], given: dict[str, Any], file: Path | None, argument
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         shown = name.upper() if name in arguments else f"--{name.replace('_', '-')}"
+        if isinstance(cause := first.get("ctx", {}).get("error"), UsageError):
+            # It says what the value was, as far as that may be shown.
+            raise UsageError(f"{shown} {cause}") from None
         problem = "is required" if first["type"] == "missing" else f"{values.get(name)}: {first['msg']}"
         raise UsageError(f"{shown} {problem}".removesuffix(".")) from None
 
@@ -137,6 +141,8 @@ def _parameter(name: str, field: Any, positional: bool) -> inspect.Parameter:
 
 def _cli_type(annotation: Any) -> Any:
     """The type that typer parses: plain types and choices by itself, everything else as a string for pydantic."""
+    if annotation == Place:
+        return str
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
     if annotation in (int, float, bool, Path) or typing.get_origin(annotation) is Literal:

@@ -1,37 +1,58 @@
 """A lock on a directory: one process at a time writes what lies there.
 
-The operating system holds it (flock), so a process that dies, however, lets go of it, and nothing has to be cleaned up.
+On a disk the operating system holds it (flock), so a process that dies, however, lets go of it, and nothing has to be
+cleaned up. Elsewhere it is an object that is made only if it is not there; its holder keeps renewing the time in it,
+and one that no longer does is taken to be dead.
 """
 
 import fcntl
 import json
 import os
+import secrets
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from upath import UPath
 
 from shards.errors import UsageError
+from shards.places import Place
 
 NAME = ".lock"
+RENEWED_EVERY = 30.0
+"""Seconds between two signs of life in an object store."""
+STALE_AFTER = 300.0
+"""Seconds without one after which a holder counts as dead; clocks of machines may differ by less than this."""
+
+SETTLED_AFTER = 1.0
+"""Seconds after which two that take over the same lock see which of them has it."""
 
 
 @contextmanager
-def directory_lock(root: Path) -> Iterator[None]:
+def directory_lock(root: Place) -> Iterator[None]:
     """Hold `root`, which is made if need be, for the length of the block; if nothing came into it, it goes again.
 
     Raises:
-        UsageError: another process holds it; the message names that process.
+        UsageError: another process holds it, and the message names that process; or nothing can be written there.
     """
+    with _file_lock(root) if isinstance(root, Path) else _object_lock(root):
+        yield
+
+
+@contextmanager
+def _file_lock(root: Path) -> Iterator[None]:
     is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     path = root / NAME
     descriptor = _acquire(path)
     try:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(holder).encode())
+        os.write(descriptor, json.dumps(_me()).encode())
         yield
     finally:
         # Removed while it is held: whoever opened it before sees afterwards that it is no longer the file of that name.
@@ -48,9 +69,9 @@ def _acquire(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder = _parsed(os.pread(descriptor, 4096, 0))
             os.close(descriptor)
-            raise UsageError(f"{path.parent}: {holder} is writing there; wait until it is done, or stop it") from None
+            raise _held(path.parent, holder) from None
         with suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
@@ -58,9 +79,97 @@ def _acquire(path: Path) -> int:
         os.close(descriptor)
 
 
-def _holder(descriptor: int) -> str:
+@contextmanager
+def _object_lock(root: UPath) -> Iterator[None]:
+    path, me = root / NAME, _me() | {"token": secrets.token_hex(8)}
     try:
-        about = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {about['pid']} on {about['host']} (since {about['since']})"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        _claim(path, me)
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be written ({error}); does it exist, and may you write to it?") from None
+    done = threading.Event()
+    thread = threading.Thread(target=_renew, args=(path, me, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(OSError):
+            if _read(path).get("token") == me["token"]:
+                path.unlink()
+
+
+def _claim(path: UPath, me: dict[str, Any]) -> None:
+    """Make the lock, or take over that of a dead process."""
+    if _is_made(path, me):
+        return
+    holder = _read(path)
+    if holder and not _is_dead(holder):
+        raise _held(path.parent, holder)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    # Another process may have found the same, a moment later, and have removed what we made since.
+    is_mine = _is_made(path, me)
+    time.sleep(SETTLED_AFTER)
+    if not is_mine or _read(path).get("token") != me["token"]:
+        raise _held(path.parent, _read(path))
+
+
+def _is_made(path: UPath, me: dict[str, Any]) -> bool:
+    """Make the lock if there is none; whether it is ours now."""
+    try:
+        path.fs.pipe_file(path.path, _renewed(me), mode="create")
+        return True
+    except FileExistsError:
+        # Ours, where the first attempt made it and only the answer was lost.
+        return _read(path).get("token") == me["token"]
+
+
+def _renew(path: UPath, me: dict[str, Any], done: threading.Event) -> None:
+    while not done.wait(RENEWED_EVERY):
+        # A storage that fails for a while is no reason to stop: the lock is good for longer than that.
+        with suppress(OSError):
+            path.write_bytes(_renewed(me))
+
+
+def _renewed(me: dict[str, Any]) -> bytes:
+    return json.dumps(me | {"renewed": time.time()}).encode()
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    renewed = holder.get("renewed", 0.0)
+    if not isinstance(renewed, int | float) or time.time() - renewed > STALE_AFTER:
+        return True
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except (KeyError, ValueError, TypeError, ProcessLookupError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _me() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+
+
+def _read(path: UPath) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        if isinstance(about := json.loads(content), dict):
+            return about
+    return {}
+
+
+def _held(root: Place, holder: dict[str, Any]) -> UsageError:
+    known = {"pid", "host", "since"} <= holder.keys()
+    who = f"process {holder['pid']} on {holder['host']} (since {holder['since']})" if known else "another process"
+    return UsageError(f"{root}: {who} is writing there; wait until it is done, or stop it")

@@ -23,6 +23,7 @@ from pipeline.render_config import RenderConfig
 from pipeline.render_settings import RenderSettings
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, fingerprint
+from shards.places import is_of_this_process
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def _carry_out(
         if work.touched:
             output.refresh(work.kept)
         return manifest
-    with ray_session(config.address) if work.tasks else nullcontext():
+    with ray_session(config.address) if work.tasks and not _in_process(config) else nullcontext():
         output.begin(work.removed)
-        receipts = [*work.kept, *_render(work, config, settings, output, on_progress)]
+        receipts = [*work.kept, *_render(work, config, settings, on_progress)]
     receipts.sort(key=lambda receipt: receipt.name)
     manifest = _manifest(work, settings, receipts)
     output.finish(manifest, receipts)
@@ -135,20 +136,14 @@ def _render(
     work: RenderPlan,
     config: RenderConfig,
     settings: RenderSettings,
-    output: RenderOutput,
     on_progress: Callable[[RenderProgress], None],
 ) -> list[ShardReceipt]:
     if not work.tasks:
         return []
-    # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
-    from pipeline.making.job import render_shards
-
     receipts: list[ShardReceipt] = []
     num_done = 0
     on_progress(RenderProgress(0, work.num_to_render, 0))
-    root = config.data_dir.absolute()
-    output = RenderOutput(output.root.absolute())
-    for event in render_shards(work.tasks, root, work.layout, settings, output, config.limits):
+    for event in _events(work, config, settings):
         if isinstance(event, ShardReceipt):
             receipts.append(event)
         else:
@@ -156,6 +151,23 @@ def _render(
         num_failed = sum(len(receipt.failures) for receipt in receipts)
         on_progress(RenderProgress(num_done, work.num_to_render, num_failed))
     return receipts
+
+
+def _in_process(config: RenderConfig) -> bool:
+    """Whether workers of Ray could not see what is read or written."""
+    return is_of_this_process(config.data_dir) or is_of_this_process(config.out)
+
+
+def _events(work: RenderPlan, config: RenderConfig, settings: RenderSettings) -> Iterator[int | ShardReceipt]:
+    root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
+    if _in_process(config):
+        from pipeline.making.in_process import render_shards_here
+
+        return render_shards_here(work.tasks, root, work.layout, settings, output)
+    # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
+    from pipeline.making.job import render_shards
+
+    return render_shards(work.tasks, root, work.layout, settings, output, config.limits)
 
 
 def _manifest(work: RenderPlan, settings: RenderSettings, receipts: Sequence[ShardReceipt]) -> ShardManifest:

@@ -15,14 +15,15 @@ from pipeline.rendering.choice import RendererName, choose_renderer, renderer_ve
 from pipeline.rendering.rig import Projection, views_of
 from pipeline.sequences.settings import SequenceSettings, Window
 from shards.images import CHANNELS
+from shards.places import AnyPlace
 from shards.sample import Sampling, Temporal
 
 
 class RenderConfig(SampleFilter):
     """Options of `smile-pipe render`."""
 
-    data_dir: Path = Field(description="Folder that the dataset lies in.")
-    out: Path = Field(description="Directory for the shards; an earlier run's is continued.")
+    data_dir: AnyPlace = Field(description="Folder that the dataset lies in, or its URL.")
+    out: AnyPlace = Field(description="Directory for the shards, or its URL; an earlier run's is continued.")
     layout: str = Field("auto", description=f"How the dataset lies on disk: auto, {', '.join(LAYOUTS)}.")
     rig: str = Field("3", description="Views: 3, 5, 9, or a YAML file with a list of {name, yaw, pitch}.")
     yaw: float = Field(30.0, gt=0, le=80, description="Degrees between neighbouring views of a built-in rig.")

@@ -1,5 +1,6 @@
 """What tests share: few threads, one Ray, small datasets that are made once, and the shared faces where they lie."""
 
+import logging
 import os
 
 # Before numpy, torch or numba are imported: on few cores the tests' Ray workers would fight over them.
@@ -8,6 +9,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("NO_COLOR", "1")
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +17,41 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One Ray for the whole session: starting it takes seconds. Stages use a connection that exists."""
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server of our own; whatever asks S3 from now on asks it."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "access-of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": address,
+    }
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server: str) -> str:
+    """The URL of an empty bucket."""
+    from shards.places import place
+
+    url = f"s3://bucket-{uuid.uuid4().hex[:12]}"
+    bucket = place(url)
+    bucket.fs.mkdir(bucket.path)
+    return url
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: str) -> Iterator[None]:
+    """One Ray for the whole session: starting it takes seconds. Stages use a connection that exists.
+
+    Its workers inherit the environment, so the S3 server is there before it.
+    """
     from pipeline.ray_session import ray_session
 
     with ray_session("local"):

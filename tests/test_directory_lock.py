@@ -1,16 +1,20 @@
 """The lock on an output directory, with real processes."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.directory_lock import NAME, directory_lock
+from pipeline.directory_lock import NAME, STALE_AFTER, directory_lock
 from shards.errors import UsageError
+from shards.places import Place, place
 
 HOLD = """
 import sys, time
@@ -94,3 +98,95 @@ def test_never_two_at_once_however_they_meet(tmp_path):
     for thread in threads:
         thread.join()
     assert most == 1 and entered > 10
+
+
+class TestObjectStore:
+    """Where no operating system holds the lock."""
+
+    @pytest.fixture(params=["memory", "s3"])
+    def root(self, request, tmp_path) -> Place:
+        url = f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3_url")
+        return place(url) / "out"
+
+    def test_a_second_one_is_refused_and_the_holder_named(self, root):
+        with directory_lock(root):
+            with (
+                pytest.raises(UsageError, match=rf"process {os.getpid()} on .* is writing there"),
+                directory_lock(root),
+            ):
+                pass
+            assert (root / NAME).exists()
+        assert not (root / NAME).exists()
+        with directory_lock(root):
+            pass
+
+    def test_one_of_two_at_once_gets_it(self, root):
+        held, refused, together = [], [], threading.Barrier(8)
+
+        def take() -> None:
+            together.wait()
+            try:
+                with directory_lock(root):
+                    held.append(1)
+                    time.sleep(1.5)
+            except UsageError:
+                refused.append(1)
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(held), len(refused)) == (1, 7)
+
+    @pytest.mark.parametrize(
+        "holder",
+        [
+            {"pid": 2**22 + 1, "host": socket.gethostname(), "renewed": time.time()},
+            {"pid": 1, "host": "elsewhere", "renewed": time.time() - 2 * STALE_AFTER},
+            {},
+        ],
+    )
+    def test_a_dead_holders_is_taken_over(self, root, holder):
+        (root / NAME).write_bytes(json.dumps(holder).encode())
+        with directory_lock(root):
+            assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
+
+    def test_of_two_that_take_over_the_same_one_the_later_has_it(self, root, monkeypatch):
+        """The earlier one has made the lock anew when the later one, which saw the old one too, removes it."""
+        (root / NAME).write_bytes(b"{}")
+        later = {"pid": 1, "host": "elsewhere", "since": "noon", "token": "later", "renewed": time.time()}
+        monkeypatch.setattr("time.sleep", lambda seconds: (root / NAME).write_bytes(json.dumps(later).encode()))
+        with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
+            pass
+        assert json.loads((root / NAME).read_bytes()) == later
+
+    def test_a_living_one_elsewhere_keeps_it(self, root):
+        holder = {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": time.time() - STALE_AFTER / 2}
+        (root / NAME).write_bytes(json.dumps(holder).encode())
+        with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
+            pass
+        assert json.loads((root / NAME).read_bytes()) == holder
+
+    def test_it_is_renewed_while_it_is_held(self, root, monkeypatch):
+        monkeypatch.setattr("pipeline.directory_lock.RENEWED_EVERY", 0.05)
+        with directory_lock(root):
+            first = json.loads((root / NAME).read_bytes())["renewed"]
+            time.sleep(0.5)
+            assert json.loads((root / NAME).read_bytes())["renewed"] > first
+
+    def test_a_lock_of_which_only_the_answer_was_lost_is_ours(self, root, monkeypatch):
+        made = root.fs.pipe_file
+
+        def make_and_fail(path, value, mode):
+            made(path, value, mode=mode)
+            raise FileExistsError
+
+        monkeypatch.setattr(root.fs, "pipe_file", make_and_fail)
+        with directory_lock(root):
+            assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
+
+    def test_a_bucket_that_is_not_there(self, s3_server):
+        root = place("s3://no-such-bucket/out")
+        with pytest.raises(UsageError, match=r"no-such-bucket/out: cannot be written"), directory_lock(root):
+            pass

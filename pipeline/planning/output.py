@@ -8,7 +8,6 @@ that it was working on.
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
 from shards.manifest import ShardEntry, ShardManifest
-from shards.places import write_atomically
+from shards.places import Place, remove_tree, write_atomically
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ _RECEIPT = TypeAdapter(ShardReceipt)
 class RenderOutput:
     """One output directory, read and written by the render stage alone."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.root = root
         self.shards = root / "shards"
         self.progress = root / ".progress"
@@ -64,11 +63,12 @@ class RenderOutput:
 
     def check_writable(self) -> None:
         """Raise UsageError where the directory cannot be made or written, before any work is done."""
-        existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise UsageError(f"--out {self.root}: {existing} is a file; name a directory")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError(f"--out {self.root}: {existing} cannot be written; check its permissions")
+        if isinstance(self.root, Path):
+            existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+            if not existing.is_dir():
+                raise UsageError(f"--out {self.root}: {existing} is a file; name a directory")
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise UsageError(f"--out {self.root}: {existing} cannot be written; check its permissions")
         if (
             self.root.is_dir()
             and not self.manifest_path.exists()
@@ -110,8 +110,10 @@ class RenderOutput:
         # First what tells a next run that the directory is a render's.
         self.progress.mkdir(parents=True, exist_ok=True)
         self.shards.mkdir(exist_ok=True)
+        # An object store knows no empty folders.
+        (self.progress / "begun").write_bytes(b"")
         # What workers of a run that was killed were reading is under no suspicion.
-        shutil.rmtree(self.deaths, ignore_errors=True)
+        remove_tree(self.deaths)
         for leftover in self.shards.glob(".*.tar.tmp"):
             leftover.unlink()
         if self.manifest_path.exists():
@@ -139,9 +141,9 @@ class RenderOutput:
         """Write the tables and, last, the manifest; then forget the receipts."""
         self.refresh(receipts)
         manifest.write(self.manifest_path)
-        shutil.rmtree(self.progress)
+        remove_tree(self.progress)
 
-    def _receipt_path(self, name: str) -> Path:
+    def _receipt_path(self, name: str) -> Place:
         return self.progress / f"{name}.json"
 
     def _finished(self) -> list[ShardReceipt]:

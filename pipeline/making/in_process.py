@@ -1,0 +1,29 @@
+"""The render job without Ray, in this process: for places that no other process sees, such as memory://.
+
+The operators are those of the Ray job, and so is what they give. A sample's limits are not kept here, since to break
+them ends the process.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pipeline.making.operators import Row, encode_pieces, pieces_table, read_pieces, render_views
+from pipeline.making.pieces import parcels_of, pieces_of
+from pipeline.making.writing import write_task
+from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.plan import ShardTask
+from pipeline.render_settings import RenderSettings
+from shards.places import Place
+
+
+def render_shards_here(
+    tasks: Sequence[ShardTask], root: Place, layout: str, settings: RenderSettings, output: RenderOutput
+) -> Iterator[int | ShardReceipt]:
+    """Make the shards of `tasks`, one after the other; yields what `pipeline.making.job.render_shards` does."""
+    for task in tasks:
+        rows: list[Row] = []
+        for parcel in parcels_of(task.samples, settings):
+            table = read_pieces(pieces_table(parcel), str(root), settings)
+            rows += encode_pieces(render_views(table, settings), settings).to_pylist()
+            yield sum(piece.stop == pieces_of(piece.sample, settings)[-1].stop for piece in parcel)
+        yield write_task(replace(task, samples=()), root, layout, settings, output, rows)

@@ -1,0 +1,160 @@
+"""Places on a disk, in memory and in an object store: used in one way, published in whole, free of credentials."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from shards import places
+from shards.errors import UsageError
+from shards.places import (
+    AnyPlace,
+    Place,
+    is_of_this_process,
+    place,
+    read_range,
+    remove_tree,
+    replacing,
+    write_atomically,
+)
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
+def folder(request, tmp_path) -> Place:
+    """A new folder of each kind."""
+    if request.param == "disk":
+        return tmp_path
+    if request.param == "memory":
+        return place(f"memory://{tmp_path.name}")
+    return place(request.getfixturevalue("s3_url")) / "deep" / "er"
+
+
+def names(folder: Place) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_is_there_and_replaced_in_whole(folder):
+    write_atomically(folder / "a.bin", b"old")
+    write_atomically(folder / "a.bin", b"the new")
+    assert (folder / "a.bin").read_bytes() == b"the new"
+    assert names(folder) == ["a.bin"]
+
+
+def test_what_fails_on_the_way_leaves_what_was_there(folder):
+    write_atomically(folder / "a.bin", b"old")
+    with pytest.raises(KeyError), replacing(folder / "a.bin") as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise KeyError
+    assert (folder / "a.bin").read_bytes() == b"old"
+    assert names(folder) == ["a.bin"]
+
+
+def test_an_upload_that_fails_leaves_what_was_there(s3_url, monkeypatch):
+    path = place(s3_url) / "a.bin"
+    write_atomically(path, b"old")
+
+    def fail(*_, **__):
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(path.fs, "put_file", fail)
+    with pytest.raises(ConnectionError):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_where_files_grow_under_their_name_another_name_comes_first(monkeypatch, tmp_path, breaks):
+    """As on an SFTP server; memory:// stands for it here."""
+    monkeypatch.setattr(places, "WHOLE_WHEN_PUT", frozenset())
+    path = place(f"memory://{tmp_path.name}") / "a.bin"
+    write_atomically(path, b"old")
+    put = path.fs.put_file
+    seen = []
+
+    def put_and_look(source, target):
+        put(source, target)
+        seen.append((target.rpartition("/")[2], path.read_bytes()))
+        if breaks:
+            raise ConnectionError
+
+    monkeypatch.setattr(path.fs, "put_file", put_and_look)
+    if breaks:
+        with pytest.raises(ConnectionError):
+            write_atomically(path, b"new")
+    else:
+        write_atomically(path, b"new")
+    assert seen == [(".a.bin.tmp", b"old")]
+    assert path.read_bytes() == (b"old" if breaks else b"new")
+    assert names(path.parent) == ["a.bin"]
+
+
+def test_ranges_are_read(folder):
+    write_atomically(folder / "a.bin", b"0123456789")
+    assert read_range(folder / "a.bin", 2, 3) == b"234"
+    assert read_range(folder / "a.bin", 8, 30) == b"89"
+
+
+def test_a_tree_is_removed_and_one_that_is_not_there_is_no_error(folder):
+    (folder / "tree" / "inner").mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "tree" / "inner" / "a", b"1")
+    write_atomically(folder / "tree.txt", b"2")
+    remove_tree(folder / "tree")
+    remove_tree(folder / "tree")
+    assert names(folder) == ["tree.txt"]
+
+
+def test_what_another_process_wrote_is_seen(s3_url):
+    """Listings are not remembered."""
+    mine = place(s3_url) / "x"
+    assert list(mine.glob("*")) == []
+    theirs = type(mine.fs)(use_listings_cache=False, skip_instance_cache=True)
+    theirs.pipe_file((mine / "a.bin").path, b"1")
+    assert names(mine) == ["a.bin"]
+
+
+class TestUrls:
+    def test_paths_stay_paths(self):
+        assert place("a/b") == Path("a/b")
+        assert place("file:///a/b") == Path("/a/b")
+        assert isinstance(place("a/b"), Path)
+
+    def test_a_config_takes_and_shows_them_as_text(self):
+        class Config(BaseModel):
+            out: AnyPlace
+
+        assert Config(out="memory://x/y").model_dump(mode="json") == {"out": "memory://x/y"}
+        assert Config(out=Path("x/y")).model_dump_json() == '{"out":"x/y"}'
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "s3://name:hunter2@bucket/x",
+            "sftp://name:hunter2@host/x",
+            "https://host/x.tar?X-Amz-Signature=hunter2",
+            "https://host/x?sig=hunter2",
+            "https://host/x?a=1&access_token=hunter2",
+        ],
+    )
+    def test_credentials_are_refused_and_not_repeated(self, url):
+        with pytest.raises(UsageError, match="credentials do not belong in a URL") as error:
+            place(url)
+        assert "hunter2" not in str(error.value)
+
+    @pytest.mark.parametrize("url", ["s3://bucket/0000?.tar", "sftp://name@host/x", "https://host/x?version=3"])
+    def test_what_only_looks_like_it_is_not(self, url):
+        places.check_no_credentials(url)
+
+    def test_an_unknown_scheme_is_a_usage_error(self):
+        with pytest.raises(UsageError, match=r"floppy://a.*floppy"):
+            place("floppy://a/b")
+
+    def test_what_other_processes_cannot_see(self, tmp_path):
+        assert is_of_this_process(place("memory://a"))
+        assert not is_of_this_process(place("s3://a/b"))
+        assert not is_of_this_process(tmp_path)
+
+
+def test_no_place_knows_the_keys_that_it_is_reached_with(s3_url):
+    url = place(s3_url) / "x"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in repr(url) + str(url) + repr(url.storage_options)
