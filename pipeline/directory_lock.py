@@ -32,6 +32,9 @@ STALE_AFTER = 300.0
 SETTLED_AFTER = 1.0
 """Seconds after which two that take over the same lock see which of them has it."""
 
+# Of the locks that this process holds: one that it could not remove, since the storage failed, is no longer among them.
+_tokens: set[str] = set()
+
 
 @contextmanager
 def directory_lock(root: Place) -> Iterator[None]:
@@ -86,6 +89,7 @@ def _object_lock(root: UPath) -> Iterator[None]:
         _claim(path, me)
     except OSError as error:
         raise UsageError(f"{root}: cannot be written ({error}); does it exist, and may you write to it?") from None
+    _tokens.add(me["token"])
     done = threading.Event()
     thread = threading.Thread(target=_renew, args=(path, me, done), daemon=True)
     thread.start()
@@ -94,6 +98,7 @@ def _object_lock(root: UPath) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        _tokens.discard(me["token"])
         with suppress(OSError):
             if _read(path).get("token") == me["token"]:
                 path.unlink()
@@ -142,6 +147,8 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return True
     if holder.get("host") != socket.gethostname():
         return False
+    if holder.get("pid") == os.getpid():
+        return holder.get("token") not in _tokens
     try:
         os.kill(int(holder["pid"]), 0)
     except (KeyError, ValueError, TypeError, ProcessLookupError):

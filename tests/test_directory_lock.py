@@ -143,6 +143,7 @@ class TestObjectStore:
         "holder",
         [
             {"pid": 2**22 + 1, "host": socket.gethostname(), "renewed": time.time()},
+            {"pid": os.getpid(), "host": socket.gethostname(), "token": "let go of", "renewed": time.time()},
             {"pid": 1, "host": "elsewhere", "renewed": time.time() - 2 * STALE_AFTER},
             {},
         ],
