@@ -1,7 +1,11 @@
 """`smile-pipe render`: face scans in, shards out."""
 
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic import Field
@@ -16,6 +20,9 @@ from pipeline.planning.plan import RenderPlan
 from pipeline.render_config import RenderConfig
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
+
+if TYPE_CHECKING:
+    from pipeline.making.estimate import Estimate
 
 
 class RenderOptions(RenderConfig):
@@ -39,7 +46,9 @@ def register(app: typer.Typer) -> None:
             plan = stage.plan(config)
             _print_plan(plan, console)
             _print_counts(plan, console)
-            return _as_dict(plan)
+            cost = stage.estimate(config, plan)
+            console.print(_cost(plan, cost), highlight=False)
+            return _as_dict(plan, cost)
         started = time.monotonic()
         made: list[RenderPlan] = []
 
@@ -85,6 +94,22 @@ def _print_counts(plan: RenderPlan, console: Console) -> None:
         console.print(line, highlight=False)
 
 
+def _cost(plan: RenderPlan, cost: "Estimate") -> str:
+    if not plan.tasks:
+        return "estimate: nothing to write"
+    told = f"{cost.bytes / 1e6:,.1f} MB of shards to write"
+    if not plan.num_to_render:
+        return f"estimate: {told}"
+    cores = os.cpu_count() or 1
+    duration = timedelta(seconds=round(cost.core_seconds / cores))
+    each = cost.core_seconds / plan.num_to_render
+    samples = "1 sample that was" if cost.num_tried == 1 else f"{cost.num_tried} samples that were"
+    return (
+        f"estimate: {duration} on {cores} cores like this machine's ({each:.3g} s a sample and core), {told}; "
+        f"from {samples} tried"
+    )
+
+
 def _amount(samples: Sequence[SampleSource]) -> str:
     num_sequences = sum(sample.frame_rate is not None for sample in samples)
     parts = ((len(samples) - num_sequences, "scans"), (num_sequences, "sequences"))
@@ -120,7 +145,7 @@ def _shortcomings(config: RenderOptions) -> list[tuple[str, int]]:
     return [(what, count) for what, count in found if count]
 
 
-def _as_dict(plan: RenderPlan) -> dict:
+def _as_dict(plan: RenderPlan, cost: "Estimate") -> dict:
     return {
         "layout": plan.layout,
         "num_samples": len(plan.samples),
@@ -134,4 +159,5 @@ def _as_dict(plan: RenderPlan) -> dict:
         "counts": counts(plan.samples),
         "evidence": plan.evidence,
         "ignored": list(plan.ignored),
+        "estimate": asdict(cost),
     }

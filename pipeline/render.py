@@ -9,6 +9,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from pipeline.directory_lock import directory_lock
 from pipeline.expressions import order_expressions
@@ -24,6 +25,9 @@ from pipeline.render_settings import RenderSettings
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, fingerprint
 from shards.places import is_of_this_process
+
+if TYPE_CHECKING:
+    from pipeline.making.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layou
             settings.prompts.prompt_for("any", expression)
     if settings.text_source == "au" and all(sample.action_units is None for sample in samples):
         raise UsageError(f"--text au: nothing in the layout {layout} codes action units; use label or geometry")
+
+
+def estimate(config: RenderConfig, work: RenderPlan) -> "Estimate":
+    """What carrying out `work` costs, told from a few samples that are made for it and thrown away."""
+    from pipeline.making.estimate import estimate
+
+    return estimate(work, config.data_dir.absolute(), config.resolve())
 
 
 def run(

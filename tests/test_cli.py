@@ -126,6 +126,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(faces_dir, tmp_pat
     code, out, _ = invoke("render", faces_dir, "--out", tmp_path / "out", "--dry-run", "--json")
     plan = json.loads(out)
     assert code == 0 and plan["num_to_render"] == 35 and plan["render"] == ["000000.tar"]
+    assert plan["estimate"]["num_tried"] == 5 and plan["estimate"]["bytes"] > 100_000
     assert not (tmp_path / "out").exists()
 
 

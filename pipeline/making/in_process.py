@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.making.operators import Row, encode_pieces, pieces_table, read_pieces, render_views
-from pipeline.making.pieces import parcels_of, pieces_of
+from pipeline.making.pieces import Piece, parcels_of, pieces_of
 from pipeline.making.writing import write_task
 from pipeline.planning.output import RenderOutput, ShardReceipt
 from pipeline.planning.plan import ShardTask
@@ -23,7 +23,12 @@ def render_shards_here(
     for task in tasks:
         rows: list[Row] = []
         for parcel in parcels_of(task.samples, settings):
-            table = read_pieces(pieces_table(parcel), str(root), settings)
-            rows += encode_pieces(render_views(table, settings), settings).to_pylist()
+            rows += made_here(parcel, root, settings)
             yield sum(piece.stop == pieces_of(piece.sample, settings)[-1].stop for piece in parcel)
         yield write_task(replace(task, samples=()), root, layout, settings, output, rows)
+
+
+def made_here(parcel: Sequence[Piece], root: Place, settings: RenderSettings) -> list[Row]:
+    """The encoded rows of a parcel: what the operators give for it, one after the other."""
+    table = read_pieces(pieces_table(parcel), str(root), settings)
+    return encode_pieces(render_views(table, settings), settings).to_pylist()
