@@ -86,6 +86,7 @@ def _plan(config: RenderConfig) -> RenderPlan:
         config.retry_failed,
         config.verify_sources,
         known,
+        found.stats,
     )
     return replace(work, evidence=found.evidence, ignored=found.ignored)
 

@@ -9,7 +9,7 @@ from pipeline.sequences.settings import SequenceSettings
 from shards.manifest import Frozen, TextSource, fingerprint
 
 # Raise it when the bytes of a sample change for another reason than its renderer: framing, codecs, the record.
-DATA_VERSION = 2
+DATA_VERSION = 3
 
 
 class RenderSettings(Frozen):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from processes import workers
 
-from pipeline.making.limits import MAX_DEATHS, Limits, limited
+from pipeline.data_dir import StorageError
+from pipeline.making.limits import MAX_DEATHS, Limits, limited, not_limited
 from pipeline.meshes.mesh import MeshError
 from pipeline.render import run
 from pipeline.render_config import RenderConfig
 from shards.failures import read_failures
+from shards.places import place
 
 
 @pytest.fixture
@@ -82,6 +84,68 @@ def test_an_ordinary_error_is_passed_on_and_leaves_no_mark(limits, marks):
     with pytest.raises(MeshError, match="line 3"), limited(limits, marks, "a"):
         raise MeshError("line 3: bad")
     assert list(marks.iterdir()) == []
+
+
+class TestWaitingForSomethingElse:
+    def test_takes_none_of_the_time(self, limits, marks):
+        hasty = limits.model_copy(update={"seconds": 0.5})
+
+        def wait() -> None:
+            with limited(hasty, marks, "a"), not_limited():
+                time.sleep(1)
+
+        assert in_a_child(wait) == 0
+
+    def test_and_what_was_left_of_it_is_left(self, limits, marks):
+        hasty = limits.model_copy(update={"seconds": 0.6})
+
+        def work_and_wait() -> None:
+            with limited(hasty, marks, "a"):
+                for _ in range(3):
+                    time.sleep(0.3)
+                    with not_limited():
+                        pass
+
+        assert in_a_child(work_and_wait) == 1
+
+    def test_takes_none_of_the_memory(self, limits, marks):
+        with limited(limits, marks, "a"), not_limited():
+            assert np.ones(400 << 17).nbytes == 400 << 20
+
+    def test_and_what_was_left_of_it_is_left_too(self, limits, marks):
+        with pytest.raises(MeshError, match="takes more than 200 MB"), limited(limits, marks, "a"):
+            kept = np.ones(120 << 17)
+            with not_limited():
+                pass
+            kept = [kept, np.ones(120 << 17)]
+
+    def test_changes_nothing_where_there_are_no_limits(self):
+        with not_limited():
+            assert np.ones(400 << 17).nbytes == 400 << 20
+
+
+class TestMarksUnderAUrl:
+    def test_are_kept_and_taken_away(self, limits, s3_url):
+        marks = place(s3_url) / "shards/.progress/deaths"
+        with limited(limits, marks, "a"):
+            assert (marks / "a.deaths").read_bytes() == b"x"
+        assert not (marks / "a.deaths").exists()
+
+    def test_count_the_deaths(self, limits, s3_url):
+        marks = place(s3_url) / "deaths"
+        (marks / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
+        with pytest.raises(MeshError, match="given up: 2 workers died of it"), limited(limits, marks, "a"):
+            pass
+
+    def test_a_storage_that_fails_is_no_fault_of_the_sample(self, limits, s3_url, monkeypatch):
+        marks = place(s3_url) / "deaths"
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(16, "Please reduce your request rate.")
+
+        monkeypatch.setattr(marks.fs, "open", fail)
+        with pytest.raises(StorageError, match=r"a\.deaths: the storage failed"), limited(limits, marks, "a"):
+            pass
 
 
 def test_a_scan_that_its_workers_die_of_is_a_failure_and_all_others_are_rendered(faces_dir, ray_cluster, tmp_path):

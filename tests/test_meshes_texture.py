@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.meshes.mesh import MeshError
+from pipeline.meshes.reader import read_mesh
 from pipeline.meshes.texture import named_texture, read_texture
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -53,6 +56,80 @@ def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> N
     (tmp_path / "t.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels_and_end)
     with pytest.raises(MeshError, match=r"t\.png: "):
         read_texture(tmp_path / "t.png")
+
+
+class TestLarge:
+    """Textures finer than any view is are kept at a fraction of their size."""
+
+    @pytest.fixture(autouse=True)
+    def small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pipeline.meshes.texture.KEPT_PIXELS", 16 * 16)
+
+    @staticmethod
+    def means(pixels: np.ndarray, side: int) -> np.ndarray:
+        """The mean of each square of `side` pixels."""
+        height, width = pixels.shape[0] // side, pixels.shape[1] // side
+        return pixels.reshape(height, side, width, side, 3).mean(axis=(1, 3))
+
+    @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "npz"])
+    @pytest.mark.parametrize(
+        ("shape", "side"), [((16, 16), 1), ((8, 32), 1), ((18, 16), 2), ((32, 32), 2), ((33, 33), 3)]
+    )
+    def test_each_pixel_is_the_mean_of_those_that_it_stands_for(
+        self, tmp_path: Path, suffix: str, shape: tuple[int, int], side: int
+    ) -> None:
+        pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
+        path = tmp_path / f"t.{suffix}"
+        if suffix == "npz":
+            np.savez(path, vertices=np.eye(3), faces=np.array([[0, 1, 2]]), texture=pixels)
+            texture = read_mesh(path).texture
+        else:
+            Image.fromarray(pixels).save(path)
+            texture = read_texture(path)
+        assert texture.dtype == np.uint8 and abs(texture - self.means(pixels, side)).max() < 0.6
+        assert side > 1 or np.array_equal(texture, pixels)
+
+    @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+    def test_other_modes_become_rgb_first(self, tmp_path: Path, mode: str) -> None:
+        pixels = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
+        image = Image.fromarray(pixels).convert(mode)
+        image.save(tmp_path / "t.tif")
+        assert abs(read_texture(tmp_path / "t.tif") - self.means(np.asarray(image.convert("RGB")), 2)).max() <= 0.5
+
+    def test_sixteen_bit_grey(self, tmp_path: Path) -> None:
+        pixels = np.random.default_rng(4).integers(0, 65536, (32, 32), np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "t.png")
+        expected = self.means(np.repeat((pixels >> 8)[..., None], 3, axis=2), 2)
+        assert abs(read_texture(tmp_path / "t.png") - expected).max() <= 0.5
+
+    @pytest.mark.parametrize(("side", "kept"), [(16, 16), (18, 9), (31, 16), (32, 16), (48, 12), (64, 16)])
+    def test_a_jpeg_is_decoded_at_its_size(self, tmp_path: Path, side: int, kept: int) -> None:
+        ramp = np.linspace(0, 255, side).astype(np.uint8)
+        Image.fromarray(np.stack([np.tile(ramp, (side, 1))] * 3, axis=2)).save(tmp_path / "t.jpg", quality=95)
+        texture = read_texture(tmp_path / "t.jpg")
+        assert texture.shape == (kept, kept, 3)
+        assert abs(texture[:, :, 0] - np.linspace(0, 255, kept)).max() < 12
+
+
+def test_sixty_four_megapixels_take_no_more_memory_than_they_must(tmp_path: Path) -> None:
+    Image.new("RGB", (8192, 8192), (90, 80, 70)).save(tmp_path / "t.jpg")
+    code = """
+import sys
+from pathlib import Path
+from pipeline.meshes.texture import read_texture
+def most():
+    return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before, kept = most(), []
+for _ in range(4):
+    kept.append(read_texture(Path(sys.argv[1])))
+print(kept[0].shape, most() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "t.jpg")], capture_output=True, text=True, timeout=60
+    )
+    shape, _, megabytes = done.stdout.rpartition(" ")
+    assert shape == "(4096, 4096, 3)", done.stderr
+    assert int(megabytes) < 4 * 48 + 150
 
 
 def test_damaged_missing_and_foreign_files_are_mesh_errors(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_an_upload_that_fails_leaves_what_was_there(s3_url, monkeypatch):
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_where_files_grow_under_their_name_another_name_comes_first(monkeypatch, tmp_path, breaks):
-    """As on an SFTP server; memory:// stands for it here."""
+    """As on many servers of files; memory:// stands for one here."""
     monkeypatch.setattr(places, "WHOLE_WHEN_PUT", frozenset())
     path = place(f"memory://{tmp_path.name}") / "a.bin"
     write_atomically(path, b"old")

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import worlds
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import KEYS, World, new_world, rendered_world
 
+from pipeline.layouts.layout import ScanFiles
+from pipeline.planning import source_files
 from pipeline.planning.plan import (
     FILES,
     LABELS,
@@ -21,7 +24,8 @@ from pipeline.planning.plan import (
     ShardTask,
     plan_shards,
 )
-from pipeline.planning.source_files import stat_source
+from pipeline.planning.source_files import read_source, stat_source
+from shards.index import IndexRow
 
 
 @pytest.fixture
@@ -64,6 +68,22 @@ def write_in_its_time(world: World, path: str, text: str) -> None:
     status = os.stat(world.data / path)
     (world.data / path).write_text(text)
     os.utime(world.data / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def record_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """The paths that a function of `source_files` is called with from now on."""
+    paths: list[str] = []
+    function = getattr(source_files, name)
+    monkeypatch.setattr(source_files, name, lambda root, path: paths.append(path) or function(root, path))
+    return paths
+
+
+def naming(world: World, row: IndexRow, path: str) -> IndexRow:
+    """The row of a sample whose mesh names the texture `path`."""
+    sources = (*row.sources, replace(read_source(world.data, path), named=True))
+    images = world.marks.images(world.samples[row.key], sources)
+    fingerprint = world.marks.whole(world.samples[row.key], images, sources)
+    return replace(row, sources=sources, images=images, fingerprint=fingerprint)
 
 
 def test_at_first_all_samples_are_new_in_the_order_of_their_keys(world):
@@ -205,6 +225,64 @@ def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monke
     monkeypatch.setattr("pipeline.planning.source_files.read_source", lambda root, path: pytest.fail(f"read {path}"))
     again = rendered.plan()
     assert again.is_done and not again.touched
+
+
+def test_doing_nothing_costs_one_stat_a_file_and_reads_none(world, monkeypatch):
+    (world.data / "neutral.wrl").write_text("of both")
+    for key in KEYS[:2]:
+        world.change(key, neutral=ScanFiles("neutral.wrl"))
+    world.render()
+    looked_at = record_calls(monkeypatch, "stat_source")
+    read = record_calls(monkeypatch, "read_source")
+    assert world.plan().is_done
+    assert sorted(looked_at) == sorted(path.name for path in world.data.iterdir()) and read == []
+
+
+def test_of_a_changed_sample_only_the_changed_file_is_read(rendered, monkeypatch):
+    write(rendered, f"{KEYS[3]}.wrl", "other")
+    read = record_calls(monkeypatch, "read_source")
+    assert rendered.plan().num_to_render == 1 and read == [f"{KEYS[3]}.wrl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "rendered_again", "touched"),
+    [
+        pytest.param(lambda w: None, [], False, id="as it was"),
+        pytest.param(lambda w: touch(w, "skin.png"), [], True, id="touched"),
+        pytest.param(lambda w: write(w, "skin.png", "other"), [KEYS[0]], False, id="changed"),
+        pytest.param(lambda w: (w.data / "skin.png").unlink(), [KEYS[0]], False, id="gone"),
+    ],
+)
+def test_a_texture_that_only_the_mesh_names_counts_too(world, change, rendered_again, touched):
+    (world.data / "skin.png").write_text("named in the mesh")
+    world.render()
+    first, *others = world.output.receipts()
+    world.output.refresh([replace(first, rows=(naming(world, first.rows[0], "skin.png"), *first.rows[1:])), *others])
+    change(world)
+    plan = world.plan()
+    assert [sample.key for task in plan.tasks for sample in task.samples] == rendered_again
+    assert plan.touched == touched
+
+
+def test_a_texture_of_one_sample_that_another_ones_mesh_names_stays_its_own(rendered):
+    first, *others = rendered.output.receipts()
+    row = naming(rendered, first.rows[1], f"{KEYS[0]}.bmp")
+    rendered.output.refresh([replace(first, rows=(first.rows[0], row, *first.rows[2:])), *others])
+    touch(rendered, f"{KEYS[0]}.wrl")
+    plan = rendered.plan()
+    assert plan.is_done and plan.touched
+    own, naming_it = plan.kept[0].rows[:2]
+    assert [file.named for file in own.sources] == [False, False]
+    assert [file.named for file in naming_it.sources] == [False, False, True]
+
+
+def test_another_neutral_scan_is_noticed_though_none_of_the_files_changed(world):
+    for name in ("a.wrl", "b.wrl"):
+        (world.data / name).write_text(f"neutral {name}")
+    world.change(KEYS[0], neutral=ScanFiles("a.wrl"))
+    world.render()
+    world.change(KEYS[0], neutral=ScanFiles("b.wrl"))
+    assert work(world.plan().tasks) == {"000000.tar": ([], [KEYS[0]], KEYS[1:3])}
 
 
 def test_sources_can_be_verified_though_size_and_time_are_the_same(rendered):

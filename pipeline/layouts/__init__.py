@@ -1,7 +1,5 @@
 """How datasets lie on disk: one file a layout; each finds samples and their labels."""
 
-from pathlib import Path
-
 from pipeline.layouts.bosphorus import Bosphorus
 from pipeline.layouts.bp4d import Bp4d
 from pipeline.layouts.bu3dfe import Bu3dfe
@@ -14,6 +12,7 @@ from pipeline.layouts.ignored import summarise
 from pipeline.layouts.layout import Found, Layout, checked, with_neutrals
 from pipeline.layouts.listing import Listing
 from shards.errors import UsageError
+from shards.places import Place
 
 # `folder` is not a dataset's own layout: `auto` takes it only where none of these fits.
 _DATASETS: tuple[Layout, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
@@ -21,7 +20,7 @@ _FALLBACK: Layout = Folder()
 LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
 
 
-def find_samples(root: Path, layout: str, neutrals: bool = True) -> Found:
+def find_samples(root: Place, layout: str, neutrals: bool = True) -> Found:
     """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
 
     With `neutrals`, scans know their subject's neutral one.
@@ -36,7 +35,7 @@ def find_samples(root: Path, layout: str, neutrals: bool = True) -> Found:
     samples = checked(chosen.samples(listing), root)
     if neutrals:
         samples = with_neutrals(samples)
-    return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples))
+    return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples), listing.stats)
 
 
 def _asked(listing: Listing, layout: Layout) -> tuple[Layout, str]:

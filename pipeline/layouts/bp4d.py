@@ -7,12 +7,12 @@ Vision Computing 32(10), 2014. Any mesh format may stand under these names.
 import csv
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from pipeline.layouts.layout import SampleSource
 from pipeline.layouts.listing import Listing, counted
 from pipeline.layouts.sequences import NumberedSequence, num_sequences, numbered_sequences
 from shards.errors import UsageError
+from shards.places import Place
 
 FRAME_RATE = 25.0
 # What each task is made to bring about; nobody has said that it did.
@@ -49,7 +49,7 @@ class Bp4d:
         return [_source(listing.root, sequence, tables) for sequence in numbered_sequences(listing, _FRAME)]
 
 
-def read_occurrence(path: Path) -> dict[str, float]:
+def read_occurrence(path: Place) -> dict[str, float]:
     """The share of the coded frames in which each action unit occurs: "AU12" -> 0 to 1.
 
     The table's first row names the action units of its columns but the first, which counts frames; the other rows hold
@@ -61,14 +61,14 @@ def read_occurrence(path: Path) -> dict[str, float]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(f"{path}: is over {_MAX_BYTES >> 20} MB; a table of action units is small")
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with path.open("r", newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             return _shares(rows, [_unit(cell, path) for cell in next(rows, [])[1:]], path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a CSV table ({error})") from None
 
 
-def _shares(rows: Iterable[list[str]], units: list[str], path: Path) -> dict[str, float]:
+def _shares(rows: Iterable[list[str]], units: list[str], path: Place) -> dict[str, float]:
     seen, coded = [0] * len(units), [0] * len(units)
     for line, row in enumerate(rows, start=2):
         cells = [cell.strip() for cell in row[1:]]
@@ -80,14 +80,14 @@ def _shares(rows: Iterable[list[str]], units: list[str], path: Path) -> dict[str
     return {unit: seen[i] / coded[i] for i, unit in enumerate(units) if coded[i]}
 
 
-def _unit(cell: str, path: Path) -> str:
+def _unit(cell: str, path: Place) -> str:
     match = _UNIT.fullmatch(cell.strip())
     if match is None:
         raise UsageError(f"{path}: its first row must name action units after the first column; {cell[:40]!r} is none")
     return f"AU{match[1]}"
 
 
-def _source(root: Path, sequence: NumberedSequence, tables: dict[str, str]) -> SampleSource:
+def _source(root: Place, sequence: NumberedSequence, tables: dict[str, str]) -> SampleSource:
     subject, task = sequence.name["subject"], sequence.name["task"]
     key = f"{subject}_{task}"
     table = tables.get(key)

@@ -7,9 +7,9 @@ research", FG 2006). Any mesh format may stand under these names.
 import re
 
 from pipeline.layouts.layout import SampleSource, ScanFiles
-from pipeline.layouts.listing import Listing, counted, stem_of
+from pipeline.layouts.listing import Listing, counted
 
-_NAME = re.compile(r"(?:.*/)?(([FM]\d{4})_(AN|DI|FE|HA|SA|SU|NE)(\d\d)(WH|AE|LA|BL|AM|IN))_F3D\.\w+")
+_NAME = re.compile(r"((?:.*/)?(([FM]\d{4})_(AN|DI|FE|HA|SA|SU|NE)(\d\d)(WH|AE|LA|BL|AM|IN))_F3D)\.\w+")
 _TEXTURES = ("_F2D.bmp", "_F2D.png", "_F2D.jpg", "_F2D.jpeg")
 _LANDMARKS = (".bnd", "_lmk68.txt")
 
@@ -30,8 +30,7 @@ class Bu3dfe:
 
 
 def _source(listing: Listing, match: re.Match[str]) -> SampleSource:
-    key, subject, expression, level, ancestry = match.groups()
-    stem = stem_of(match.string)
+    stem, key, subject, expression, level, ancestry = match.groups()
     texture = listing.first_of(stem.removesuffix("_F3D"), _TEXTURES)
     return SampleSource(
         key=key,

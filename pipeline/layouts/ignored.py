@@ -55,8 +55,10 @@ def _with_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
 
 def _strange_folders(used: set[str], unused: Iterable[str]) -> set[str]:
     """The topmost folders that hold meshes, at any depth, and no file that is used."""
-    known = {folder for parent in {path.rpartition("/")[0] for path in used} for folder in _folders(f"{parent}/")}
     holding = {path.rpartition("/")[0] for path in unused if suffix_of(path) in MESH_SUFFIXES}
+    if not holding:
+        return holding
+    known = {folder for parent in {path.rpartition("/")[0] for path in used} for folder in _folders(f"{parent}/")}
     return {
         top
         for folder in holding

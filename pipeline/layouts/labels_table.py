@@ -7,7 +7,6 @@ Goes in: the file. Comes out: `TableRow`s, whatever the format. Promised: memory
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.layouts.listing import Listing
 from shards.errors import UsageError
+from shards.places import Place
 
 NAMES = ("labels.csv", "labels.parquet")
 MAX_BYTES = 256 << 20
@@ -42,7 +42,7 @@ def table_names(listing: Listing) -> list[str]:
     return [name for name in NAMES if name in listing.files]
 
 
-def read_table(path: Path) -> list[TableRow]:
+def read_table(path: Place) -> list[TableRow]:
     """All rows of a table, each with all its columns.
 
     What stands beyond the last column of a CSV has no name and is left out.
@@ -61,17 +61,17 @@ def read_table(path: Path) -> list[TableRow]:
         raise UsageError(f"{path}: cannot be read as a {path.suffix[1:].upper()} table ({reason})") from None
 
 
-def _csv_rows(path: Path) -> Iterator[TableRow]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
+def _csv_rows(path: Place) -> Iterator[TableRow]:
+    with path.open("r", newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         for row in reader:
             cells = {name.strip(): (value or "").strip() for name, value in row.items() if name}
             yield TableRow(f"{path}, line {reader.line_num}", cells)
 
 
-def _parquet_rows(path: Path) -> Iterator[TableRow]:
+def _parquet_rows(path: Place) -> Iterator[TableRow]:
     num_bytes = number = 0
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as content, pq.ParquetFile(content) as file:
         for batch in file.iter_batches(_BATCH_ROWS):
             # A column of one repeated text takes next to nothing in the file.
             num_bytes += batch.nbytes

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 from blake3 import blake3
 
+from pipeline.data_dir import Stat
 from pipeline.layouts.listing import LANDMARKS, TEXTURES, Listing, printable, stem_of
 from shards.errors import UsageError
+from shards.places import Place
 from shards.sample import KEY
 
 _MAX_KEY = 80
@@ -38,7 +39,7 @@ class ScanFiles:
     @property
     def paths(self) -> tuple[str, ...]:
         """Those that are there, each once, mesh first."""
-        return tuple(path for path in dict.fromkeys((self.mesh, self.texture, self.landmarks)) if path is not None)
+        return tuple(filter(None, dict.fromkeys((self.mesh, self.texture, self.landmarks))))
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,14 @@ class Found:
         evidence: why it was: a sentence about what lies there.
         samples: all samples, in the order of their keys.
         ignored: what was left out, in a few lines: how many files of which kind, and where.
+        stats: size and time of each file, where listing them told; None on a disk.
     """
 
     layout: str
     evidence: str
     samples: tuple[SampleSource, ...]
     ignored: tuple[str, ...] = ()
+    stats: Mapping[str, Stat] | None = None
 
 
 class Layout(Protocol):
@@ -127,7 +130,7 @@ def key_of(name: str) -> str:
     return f"{key[: _MAX_KEY - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def checked(samples: Iterable[SampleSource], root: Path) -> list[SampleSource]:
+def checked(samples: Iterable[SampleSource], root: Place) -> list[SampleSource]:
     """`samples` in the order of their keys.
 
     Raises:

@@ -1,19 +1,24 @@
 """The files under a data directory, read once and shared by all layouts.
 
-Goes in: the directory. Comes out: the relative paths of its files, as text, in no `Path` objects: a 4D dataset has some
-hundred thousand. Promised: no symbolic link to a directory is followed, so no path leaves the directory that way.
+Goes in: the directory, or its URL. Comes out: the relative paths of its files, as text, in no `Path` objects: a 4D
+dataset has some hundred thousand. Promised: no symbolic link to a directory is followed, so no path leaves the
+directory that way.
 """
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from upath import UPath
+
+from pipeline.data_dir import Stat, list_files
 from pipeline.meshes.reader import SUFFIXES
 from shards.errors import UsageError
+from shards.places import Place
 
 MESH_SUFFIXES = frozenset((*SUFFIXES, ".bnt"))
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -32,20 +37,24 @@ class Listing:
         root: the directory.
         files: paths relative to it, with '/'.
         undecoded: those whose names are not UTF-8, escaped; the tables of a render could not hold them.
+        stats: size and time of each file, where listing them told; None on a disk.
     """
 
-    root: Path
+    root: Place
     files: frozenset[str]
     undecoded: tuple[str, ...] = ()
+    stats: Mapping[str, Stat] | None = None
 
     @classmethod
-    def scan(cls, root: Path) -> "Listing":
+    def scan(cls, root: Place) -> "Listing":
         """List all files under `root`.
 
         Raises:
             UsageError: `root` is not a directory, or cannot be read (in part), or holds no file that has a name in
                 UTF-8, or more than `MAX_FILES`.
         """
+        if not isinstance(root, Path):
+            return cls._under_url(root)
         if not root.is_dir():
             raise UsageError(f"{root}: no such directory; name the folder that the dataset lies in")
         if not os.access(root, os.R_OK | os.X_OK):
@@ -58,17 +67,34 @@ class Listing:
             else:
                 undecoded.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
             if len(files) + len(undecoded) > MAX_FILES:
-                raise UsageError(f"{root}: holds over {MAX_FILES:,} files; name the folder that the dataset lies in")
+                raise _too_many(root)
         if not files and undecoded:
             raise UsageError(f"{root}: no file's name is UTF-8, e.g. {min(undecoded)}; rename them")
         if not files:
             raise UsageError(f"{root}: is empty; name the folder that the dataset lies in")
         return cls(root, frozenset(files), tuple(sorted(undecoded)))
 
+    @classmethod
+    def _under_url(cls, root: UPath) -> "Listing":
+        stats = list_files(root)
+        if len(stats) > MAX_FILES:
+            raise _too_many(root)
+        if not stats:
+            raise UsageError(f"{root}: nothing is there; name the folder that the dataset lies in")
+        return cls(root, frozenset(stats), stats=stats)
+
     @cached_property
     def meshes(self) -> Sequence[str]:
         """The files that have a suffix of a mesh, sorted."""
         return sorted(path for path in self.files if suffix_of(path) in MESH_SUFFIXES)
+
+    def has_folder(self, path: str) -> bool:
+        """Whether there is a folder of that name; one that is a link is one, too."""
+        return os.path.isdir(self.root / path) if isinstance(self.root, Path) else path in self._folders
+
+    @cached_property
+    def _folders(self) -> frozenset[str]:
+        return frozenset(path[:at] for path in self.files for at, sign in enumerate(path) if sign == "/")
 
     def first_of(self, stem: str, suffixes: Iterable[str]) -> str | None:
         """The first `stem + suffix` that exists."""
@@ -94,6 +120,10 @@ class Listing:
 
     def _starting_with(self, start: str) -> Sequence[str]:
         return self.meshes[bisect_left(self.meshes, start) : bisect_left(self.meshes, start + _LAST_LETTER)]
+
+
+def _too_many(root: Place) -> UsageError:
+    return UsageError(f"{root}: holds over {MAX_FILES:,} files; name the folder that the dataset lies in")
 
 
 def suffix_of(path: str) -> str:

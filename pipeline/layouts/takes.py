@@ -4,7 +4,6 @@ Goes in: a `TableRow` and the listing. Comes out: `Take`s. Promised: no path tha
 """
 
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -105,7 +104,7 @@ def _scans(row: TableRow, listing: Listing) -> tuple[tuple[ScanFiles, ...], str 
             raise UsageError(f"{row.where}: the glob {cell!r} finds no mesh; it is relative to the data directory")
     elif cell not in listing.files and (meshes := listing.meshes_in(cell)):
         sequence = sequence or cell
-    elif os.path.isdir(listing.root / cell):
+    elif listing.has_folder(cell):
         raise UsageError(f"{row.where}: the folder {cell!r} holds no mesh itself (links to folders are not followed)")
     else:
         # One that is missing is told among the failures of a render, with the files that are damaged.

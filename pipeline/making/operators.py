@@ -1,7 +1,8 @@
 """The operators of the render job: read, render, encode. Each takes an Arrow table of pieces and gives one back.
 
 A row that fails anywhere becomes a row that says so (`failure`), and the later operators let it pass: one bad scan is a
-row of `failures.parquet`, never the end of the job.
+row of `failures.parquet`, never the end of the job. A storage that fails is no fault of a scan: its rows say so too
+(`STORAGE`), and whoever makes samples of them ends the job.
 
     read    piece          -> + sources, shot (what the record needs to know), meshes (packed arrays, one a frame)
     render  meshes         -> + statistics, images (packed arrays, quantised, one a frame)
@@ -11,9 +12,10 @@ row of `failures.parquet`, never the end of the job.
 import functools
 import json
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from pipeline.arrays import pack_arrays, unpack_arrays
+from pipeline.data_dir import StorageError, opened
 from pipeline.layouts.listing import printable
 from pipeline.making.limits import Limits, limited
 from pipeline.making.pieces import Piece
@@ -33,12 +36,16 @@ from pipeline.rendering.encode import encode_frame, quantise_views
 from pipeline.rendering.renderer import Renderer, ViewImages
 from pipeline.sequences.dynamic import rank_pooling_weights, weighted_sum
 from shards.index import SourceFile
+from shards.places import Place, place
 from shards.sample import MeshStatistics
 
 SOURCES = TypeAdapter(tuple[SourceFile, ...])
 PIECE = TypeAdapter(Piece)
 SHOT = TypeAdapter(Shot)
 Row = dict[str, Any]
+
+STORAGE = "storage"
+"""The stage of a failure that is none of the sample."""
 
 _PIECE = [("piece", pa.string()), ("sources", pa.string()), ("failure", pa.string()), ("shot", pa.string())]
 _BLOCKS = pa.list_(pa.large_binary())
@@ -53,31 +60,38 @@ def pieces_table(pieces: Iterable[Piece]) -> pa.Table:
 
 
 def read_pieces(
-    table: pa.Table, root: str, settings: RenderSettings, limits: Limits | None = None, marks: str = ""
+    table: pa.Table, root: str | Place, settings: RenderSettings, limits: Limits | None = None, marks: str | Place = ""
 ) -> pa.Table:
     """Read, digest and frame the files of each piece; `marks` is where the limits remember what workers died of."""
+    lost: list[StorageError] = []
+    with opened(place(root)) as files:
 
-    def read(row: Row) -> Row:
-        piece, reader = PIECE.validate_json(row["piece"]), SourceReader(Path(root))
-        try:
-            with limited(limits, Path(marks), piece.sample.key) if limits else nullcontext():
-                shot, meshes = read_piece(piece, reader, settings)
-        except Exception:
-            # What a failed sample depends on has to be known, for a change in it is what it is tried again for.
-            reader.note(*piece.sample.paths)
-            raise
-        finally:
-            row["sources"] = SOURCES.dump_json(tuple(reader.sources.values())).decode()
-        blocks = [pack_arrays(asdict_arrays(mesh)) for mesh in meshes]
-        return {"shot": SHOT.dump_json(shot).decode(), "meshes": blocks}
+        def read(row: Row) -> Row:
+            if lost:  # it has been asked often enough
+                raise lost[0]
+            piece, reader = PIECE.validate_json(row["piece"]), SourceReader(files)
+            try:
+                with limited(limits, place(marks), piece.sample.key) if limits else nullcontext():
+                    shot, meshes = read_piece(piece, reader, settings)
+            except StorageError as error:
+                lost.append(error)
+                raise
+            except Exception:
+                # What a failed sample depends on has to be known, for a change in it is what it is tried again for.
+                reader.note(*piece.sample.paths)
+                raise
+            finally:
+                row["sources"] = SOURCES.dump_json(tuple(reader.sources.values())).decode()
+            blocks = [pack_arrays(asdict_arrays(mesh)) for mesh in meshes]
+            return {"shot": SHOT.dump_json(shot).decode(), "meshes": blocks}
 
-    return _map_rows(table, "read", read, READ, root)
+        return _map_rows(table, "read", read, READ, str(files.root))
 
 
 def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
     """Render all meshes of the table in one call of the renderer; if that fails, one by one, to find the culprit."""
     renderer, rig = cached_renderer(settings.renderer), settings.rig
-    rows = table.to_pylist()
+    rows = list(_rows(table))
     good = [row for row in rows if row["failure"] is None]
     meshes = [[_mesh(block) for block in row["meshes"]] for row in good]
     together = [mesh for group in meshes for mesh in group]
@@ -97,7 +111,7 @@ def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
             row["failure"] = failure_of("render", MeshError(f"{mesh}: {error}"))
         except Exception as error:
             row["failure"] = failure_of("render", error)
-    return pa.Table.from_pylist([{name: row.get(name) for name in RENDERED.names} for row in rows], RENDERED)
+    return _table(rows, RENDERED)
 
 
 def encode_pieces(table: pa.Table, settings: RenderSettings) -> pa.Table:
@@ -138,7 +152,7 @@ def failure_of(stage: str, error: Exception, root: str = "") -> str:
     return json.dumps({"stage": stage, "reason": reason[:1000]})
 
 
-def _mesh(block: bytes) -> Mesh:
+def _mesh(block: pa.Buffer) -> Mesh:
     arrays: dict[str, Any] = unpack_arrays(block)
     return Mesh(**arrays)
 
@@ -152,15 +166,42 @@ def _shown(image: ViewImages) -> ViewImages:
 def _map_rows(
     table: pa.Table, stage: str, function: Callable[[Row], Row], schema: pa.Schema, root: str = ""
 ) -> pa.Table:
-    rows = []
-    for row in table.to_pylist():
-        if row.get("failure") is None:
-            try:
-                row |= function(row)
-            except Exception as error:
-                row["failure"] = failure_of(stage, error, root)
-        rows.append({name: row.get(name) for name in schema.names})
-    return pa.Table.from_pylist(rows, schema)
+    return _table((_mapped(row, stage, function, root) for row in _rows(table)), schema)
+
+
+def _mapped(row: Row, stage: str, function: Callable[[Row], Row], root: str) -> Row:
+    if row.get("failure") is None:
+        try:
+            row |= function(row)
+        except StorageError as error:
+            row["failure"] = json.dumps({"stage": STORAGE, "reason": str(error)})
+        except Exception as error:
+            row["failure"] = failure_of(stage, error, root)
+    return row
+
+
+def _rows(table: pa.Table) -> Iterator[Row]:
+    """The rows of a table; blocks of arrays are views of its memory, which may be most of what a worker has."""
+    for i in range(len(table)):
+        yield {
+            name: _views(column[i].values) if column.type == _BLOCKS else column[i].as_py()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+
+
+def _views(blocks: pa.LargeBinaryArray | None) -> list[pa.Buffer] | None:
+    """Each of some blocks, not copied: a scalar of Arrow would be a copy."""
+    if not blocks:
+        return None
+    _, offsets, content = blocks.buffers()
+    ends = np.frombuffer(offsets, np.int64)[blocks.offset : blocks.offset + len(blocks) + 1].tolist()
+    return [content.slice(start, stop - start) for start, stop in pairwise(ends)]
+
+
+def _table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    """A table of rows, each of which becomes part of it before the next one is made: none is there twice."""
+    parts = [pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema) for row in rows]
+    return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
 def _place(error: Exception) -> str:

@@ -6,15 +6,17 @@ the face and not of the camera.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from pipeline.data_dir import DataDir
 from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.making.limits import not_limited
 from pipeline.making.pieces import Piece
+from pipeline.meshes.companions import Companions
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.places import leads_out
 from pipeline.meshes.scan import read_scan
 from pipeline.meshes.texture import named_texture, read_texture
-from pipeline.planning.source_files import read_source
+from pipeline.planning.source_files import digested
 from pipeline.prompts.geometry import measure
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.frame import apply_frame, canonical_frame
@@ -27,9 +29,12 @@ Measures = Mapping[str, float] | None
 
 @dataclass
 class SourceReader:
-    """Reads scans under a data directory and notes each file that a result depends on."""
+    """Reads scans of a data directory and notes each file that a result depends on.
 
-    root: Path
+    Every file is noted before it is opened, and fetched by that where it is not on this machine.
+    """
+
+    files: DataDir
     sources: dict[str, SourceFile] = field(default_factory=dict)
 
     def read(self, scan: ScanFiles) -> Mesh:
@@ -39,34 +44,57 @@ class SourceReader:
 
         Raises:
             MeshError: a file cannot be read.
+            StorageError: the storage of the data directory fails.
         """
-        mesh = self.read_shape(scan)
-        if scan.texture is not None:
-            self._check(scan.texture)
-            return replace(mesh, texture=read_texture(self.root / scan.texture))
-        named = named_texture(self.root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
-        if named is None:
-            return mesh
-        self.note(named)
-        present = self.sources[named].size >= 0
-        return replace(mesh, texture=read_texture(self.root / named)) if present else mesh
+        try:
+            return self._textured(self._shape(scan, looks=scan.texture is None), scan)
+        finally:
+            self.files.clear()
 
     def read_shape(self, scan: ScanFiles) -> Mesh:
-        """Read a scan's mesh and landmarks alone."""
-        self.note(*scan.paths)
+        """Read a scan's mesh and landmarks alone; see `read`."""
+        try:
+            return self._shape(scan, looks=False)
+        finally:
+            self.files.clear()
+
+    def note(self, *paths: str) -> None:
+        """Digest files that were not read, each once."""
+        for path in paths:
+            if path not in self.sources:
+                self._note(path)
+                self.files.clear()
+
+    def _shape(self, scan: ScanFiles, looks: bool) -> Mesh:
+        root = self.files.root
+        self._note(*scan.paths)
         self._check(scan.mesh, scan.landmarks)
-        return read_scan(self.root / scan.mesh, None, self.root / scan.landmarks if scan.landmarks else None)
+        companions = Companions(root, scan.mesh, self._note, looks)
+        return read_scan(root / scan.mesh, None, root / scan.landmarks if scan.landmarks else None, companions)
+
+    def _textured(self, mesh: Mesh, scan: ScanFiles) -> Mesh:
+        root = self.files.root
+        if scan.texture is not None:
+            self._check(scan.texture)
+            return replace(mesh, texture=read_texture(root / scan.texture))
+        named = named_texture(root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
+        if named is None:
+            return mesh
+        self._note(named)
+        present = self.sources[named].size >= 0
+        return replace(mesh, texture=read_texture(root / named)) if present else mesh
 
     def _check(self, *paths: str | None) -> None:
         for path in paths:
-            if path is not None and leads_out(self.root, path):
+            if path is not None and leads_out(self.files.root, path):
                 raise MeshError(f"{path}: is by a link outside of the data directory; put the file itself there")
 
-    def note(self, *paths: str) -> None:
-        """Digest files, each once."""
+    def _note(self, *paths: str) -> None:
         for path in paths:
-            if path not in self.sources:
-                self.sources[path] = read_source(self.root, path)
+            if path not in self.sources or not self.files.has(path):
+                with not_limited():
+                    stat = self.files.fetch(path)
+                self.sources[path] = digested(self.files.root, path, stat)
 
 
 @dataclass(frozen=True)

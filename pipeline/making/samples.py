@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.arrays import unpack_arrays
+from pipeline.data_dir import StorageError, opened
 from pipeline.layouts.layout import SampleSource
-from pipeline.making.operators import PIECE, SHOT, SOURCES, Row, failure_of
+from pipeline.making.operators import PIECE, SHOT, SOURCES, STORAGE, Row, failure_of
 from pipeline.making.pieces import pieces_of
 from pipeline.making.reading import Shot, SourceReader, read_piece
 from pipeline.planning.marks import Marks
@@ -22,6 +22,7 @@ from pipeline.sequences.dynamic import quantise_dynamic
 from shards.failures import FailureRow
 from shards.images import DYNAMIC, encode_image
 from shards.index import IndexRow, SourceFile
+from shards.places import Place
 from shards.sample import DynamicScale, MeshStatistics, Sample, SampleRecord, Timeline
 
 
@@ -54,7 +55,11 @@ class Made:
 
 
 def made_from(rows: Sequence[Row], layout: str, settings: RenderSettings) -> Iterator[Made]:
-    """The samples of encoded rows; the pieces of a sample stand together, in the order of time."""
+    """The samples of encoded rows; the pieces of a sample stand together, in the order of time.
+
+    Raises:
+        StorageError: the storage of the data directory failed.
+    """
     marks = Marks.of(settings, layout)
     pieces = [(PIECE.validate_json(row["piece"]), row) for row in rows]
     for _, group in groupby(pieces, key=lambda piece: piece[0].sample.key):
@@ -62,6 +67,8 @@ def made_from(rows: Sequence[Row], layout: str, settings: RenderSettings) -> Ite
         source, own = mine[0][0].sample, [row for _, row in mine]
         made = _unmade(source, _files(source, own), marks)
         failed = next((row["failure"] for row in own if row["failure"] is not None), None)
+        if failed is not None and (about := json.loads(failed))["stage"] == STORAGE:
+            raise StorageError(about["reason"])
         if failed is None:
             try:
                 yield replace(made, sample=_sample(made, own, layout, settings))
@@ -71,14 +78,17 @@ def made_from(rows: Sequence[Row], layout: str, settings: RenderSettings) -> Ite
         yield replace(made, failure=failed)
 
 
-def rewritten(source: SampleSource, row: IndexRow, before: Sample, settings: RenderSettings, root: Path) -> Made:
+def rewritten(source: SampleSource, row: IndexRow, before: Sample, settings: RenderSettings, root: Place) -> Made:
     """A sample with the images that it has and another record and prompt; only a caption needs its files read."""
     made = _unmade(source, row.sources, Marks.of(settings, row.layout))
-    try:
-        measures, reference = _measures(source, settings, root)
-        prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)
-    except Exception as error:
-        return replace(made, failure=failure_of("text", error, str(root)))
+    with opened(root) as files:
+        try:
+            measures, reference = _measures(source, settings, SourceReader(files))
+            prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)
+        except StorageError:
+            raise
+        except Exception as error:
+            return replace(made, failure=failure_of("text", error, str(files.root)))
     changes = _described(made, row.layout, prompt, settings)
     return replace(made, sample=replace(before, record=before.record.model_copy(update=changes), text=prompt.text))
 
@@ -102,10 +112,10 @@ def _described(made: Made, layout: str, prompt: Prompt, settings: RenderSettings
     }
 
 
-def _measures(source: SampleSource, settings: RenderSettings, root: Path) -> tuple[list[Measures], Measures]:
+def _measures(source: SampleSource, settings: RenderSettings, reader: SourceReader) -> tuple[list[Measures], Measures]:
     if settings.text_source != "geometry":
         return [], None
-    shots = [read_piece(piece, SourceReader(root), settings)[0] for piece in pieces_of(source, settings)]
+    shots = [read_piece(piece, reader, settings)[0] for piece in pieces_of(source, settings)]
     return [measured for shot in shots for measured in shot.measures], shots[0].reference
 
 

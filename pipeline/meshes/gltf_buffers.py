@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pipeline.meshes.gltf_document import Accessor, Document, item
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.source import MAX_BYTES, Source
-from pipeline.meshes.texture import named_texture
 
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
@@ -117,12 +116,11 @@ class Buffers:
 
     def _file(self, uri: str) -> Source:
         """Read a buffer from a file below the folder of the glTF."""
-        folder = self.source.path.parent
-        found = named_texture(folder, self.source.path.name, unquote(uri))  # the rules are those of a texture's name
-        if found is None:
+        path = self.source.companions.find(unquote(uri))
+        if path is None:
             raise MeshError(f"has its buffer at {uri[:80]!a}, outside its own folder; that is never opened")
         try:
-            return Source.read(folder / found)
+            return Source.read(path)
         except MeshError as error:
             raise MeshError(f"has its buffer at {uri[:80]!a}, which {error}") from error
 

@@ -4,8 +4,9 @@ Nothing outside the OBJ's own directory tree is ever opened, whatever the files 
 """
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from pipeline.meshes.companions import Companions
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.source import Source
 
@@ -16,37 +17,38 @@ _MAX_FILES = 8
 _OPTION = re.compile(r"-[a-zA-Z]+(?:\s+(?:on|off|[-+]?\.?\d[\d.eE+-]*)(?=\s))*\s+")
 
 
-def texture_of(obj: Path, lines: list[bytes]) -> str:
+def texture_of(companions: Companions, lines: list[bytes]) -> str:
     """Find the texture that an OBJ file names.
 
     Args:
-        obj: the OBJ file.
+        companions: the files that the OBJ may name.
         lines: its `mtllib` and `usemtl` lines, in order; others are ignored.
 
     Returns:
         the `map_Kd` of the first material in use that has one (or of any, if the OBJ uses none), relative to the
         OBJ; "" if there is none. A material file that is missing, oversized or elsewhere counts as having none.
     """
+    if not companions.looks:
+        return ""
     statements = [_statement(line) for line in lines]
     libraries = list(dict.fromkeys(name for word, name in statements if word == "mtllib" and name))
     textures: dict[str, str] = {}
     for library in libraries[:_MAX_FILES]:
-        textures = _textures(obj, library) | textures
+        textures = _textures(companions, library) | textures
     used = [name for word, name in statements if word == "usemtl"]
     return next((textures[name] for name in used or textures if name in textures), "")
 
 
-def _textures(obj: Path, library: str) -> dict[str, str]:
+def _textures(companions: Companions, library: str) -> dict[str, str]:
     """Material name -> texture, of one material file."""
-    relative = PurePosixPath(library.replace("\\", "/"))
+    path = companions.find(library)
     try:
-        folder = obj.parent.resolve()
-        path = (folder / relative).resolve()
-        if not path.is_relative_to(folder) or not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        if path is None or path.stat().st_size > _MAX_BYTES:
             return {}
         source = Source.read(path)
-    except (MeshError, OSError, RuntimeError, ValueError):  # a ring of links, a NUL in the name
+    except (MeshError, OSError):
         return {}
+    folder = PurePosixPath(library.replace("\\", "/")).parent
     found: dict[str, str] = {}
     material = ""
     for line in source.cut(0, _MAX_BYTES).splitlines():
@@ -54,7 +56,7 @@ def _textures(obj: Path, library: str) -> dict[str, str]:
         if word == "newmtl":
             material = value
         elif word == "map_kd" and (texture := _without_options(value)):
-            found.setdefault(material, str(relative.parent / texture.replace("\\", "/")))
+            found.setdefault(material, str(folder / texture.replace("\\", "/")))
     return found
 
 

@@ -51,7 +51,7 @@ def parse_obj(source: Source) -> Mesh:
         uvs if textured else None,
         face_uvs if textured else None,
         bytes_of_colors(colors) if colored else None,
-        texture_of(source.path, [source.line(at) for at in materials.tolist()]),
+        texture_of(source.companions, [source.line(at) for at in materials.tolist()]),
     )
 
 

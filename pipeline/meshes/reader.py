@@ -1,9 +1,11 @@
 """`read_mesh`: a Mesh from a file, by the file's suffix."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.meshes.bnt import parse_bnt
+from pipeline.meshes.companions import Companions
 from pipeline.meshes.glb import parse_gltf
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.npz import parse_npz
@@ -12,6 +14,7 @@ from pipeline.meshes.off import parse_off
 from pipeline.meshes.ply import parse_ply
 from pipeline.meshes.source import Source
 from pipeline.meshes.stl import parse_stl
+from pipeline.meshes.texture import bounded
 from pipeline.meshes.wrl import parse_wrl
 
 _PARSERS: dict[str, Callable[[Source], Mesh]] = {
@@ -30,8 +33,10 @@ SUFFIXES = tuple(_PARSERS)
 """The suffixes that `read_mesh` knows, in lower case and with their dot."""
 
 
-def read_mesh(path: Path) -> Mesh:
+def read_mesh(path: Path, companions: Companions | None = None) -> Mesh:
     """Read a mesh file; the suffix decides how, whatever its case.
+
+    The files that it names are its `companions`, or else those beside it.
 
     Raises:
         MeshError: the suffix is unknown, or the file cannot be read or is malformed; the message begins with the
@@ -41,7 +46,8 @@ def read_mesh(path: Path) -> Mesh:
         parse = _PARSERS.get(path.suffix.lower())
         if parse is None:
             raise MeshError(f"has no suffix of a mesh; those are {', '.join(SUFFIXES)}")
-        return parse(Source.read(path))
+        mesh = parse(Source.read(path, companions))
+        return mesh if mesh.texture is None else replace(mesh, texture=bounded(mesh.texture))
     except MemoryError as error:
         raise MeshError(f"{path}: takes more memory than there is") from error
     except MeshError as error:

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.meshes.companions import Companions
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.places import MAX_BYTES, open_file
 from pipeline.meshes.scratch import scratch
@@ -26,23 +27,26 @@ class Source:
     """One file's bytes.
 
     Attributes:
-        path: the file they came from; what it names (a material file) is looked for beside it.
+        path: the file they came from.
         text: uint8 [size + PADDING], the bytes, then two line ends, then NULs.
         size: the number of bytes in the file.
+        companions: the files that it may name.
     """
 
     path: Path
     text: NDArray[np.uint8]
     size: int
+    companions: Companions
 
     @classmethod
     def of(cls, data: bytes, path: Path) -> Self:
         """Wrap bytes that are in memory already as if they had been read from `path`."""
-        return cls(path, np.concatenate([np.frombuffer(data, np.uint8), _SENTINEL]), len(data))
+        text = np.concatenate([np.frombuffer(data, np.uint8), _SENTINEL])
+        return cls(path, text, len(data), Companions.beside(path))
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a whole file.
+    def read(cls, path: Path, companions: Companions | None = None) -> Self:
+        """Read a whole file; it may name those of its `companions`, or else those beside it.
 
         Raises:
             MeshError: it is missing, unreadable, not a regular file, empty, or larger than `MAX_BYTES`.
@@ -58,7 +62,7 @@ class Source:
             raise MeshError("is empty or not a regular file")
         text = text[: size + PADDING]
         text[size:] = _SENTINEL
-        return cls(path, text, size)
+        return cls(path, text, size, companions or Companions.beside(path))
 
     @property
     def data(self) -> memoryview:

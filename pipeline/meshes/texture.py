@@ -1,6 +1,7 @@
 """Texture images: JPEG, PNG, BMP or TIFF into RGB bytes; and where the one that a mesh names lies."""
 
 import io
+import math
 import posixpath
 import re
 import warnings
@@ -15,12 +16,16 @@ from pipeline.meshes.places import lies_inside
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
+KEPT_PIXELS = 16 * 1024 * 1024
+"""Of larger textures a half or less of each side is kept: views of 2048 pixels show no more, and a task holds many."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # of a URL, or the letter of a drive
 
 
 def read_texture(path: Path) -> NDArray[np.uint8]:
     """Read a texture as uint8 [H, W, 3], row 0 at the top; grey and palette images become RGB, alpha is dropped.
+
+    One of more than `KEPT_PIXELS` is made smaller; see `bounded`.
 
     Raises:
         MeshError: the file is missing, not one of `FORMATS` (by content; the suffix does not count), damaged or cut
@@ -60,9 +65,29 @@ def _decode(file: Path | io.BytesIO, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise MeshError(f"has {image.width} x {image.height} pixels; at most {max_pixels} are read")
+        width, divisor = image.width, _divisor(image.width, image.height)
+        if divisor > 1:
+            # A JPEG can be decoded at that size, in a quarter of the memory; for other formats this does nothing.
+            image.draft(image.mode, (image.width // divisor, image.height // divisor))
         if image.mode.startswith("I;16"):
-            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+            return bounded(np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2))
+        pixels = image if image.mode == "RGB" else image.convert("RGB")
+        left = math.ceil(divisor / round(width / pixels.width))
+        return np.array(pixels.reduce(left) if left > 1 else pixels)
+
+
+def bounded(texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A texture [H, W, 3] of about `KEPT_PIXELS` or fewer.
+
+    Each side of a larger one is divided by the smallest whole number that does it, and each pixel becomes the mean of
+    those that it stands for; texture coordinates, which are fractions of the sides, stay as they are.
+    """
+    divisor = _divisor(texture.shape[1], texture.shape[0])
+    return texture if divisor == 1 else np.array(Image.fromarray(texture).reduce(divisor))
+
+
+def _divisor(width: int, height: int) -> int:
+    return max(1, math.ceil(math.sqrt(width * height / KEPT_PIXELS)))
 
 
 def named_texture(root: Path, mesh: str, name: str) -> str | None:

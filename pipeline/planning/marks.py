@@ -18,7 +18,7 @@ from shards.index import SourceFile
 from shards.manifest import fingerprint
 
 # Neither pydantic nor sorted keys: they would take most of the time of a plan for 100,000 samples.
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
 @dataclass(frozen=True)

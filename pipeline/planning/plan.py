@@ -7,14 +7,15 @@ files only where their size or time changed, and does not need Ray.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 
+from pipeline.data_dir import Stat
 from pipeline.layouts.layout import SampleSource
 from pipeline.planning.marks import Marks
 from pipeline.planning.output import RenderOutput, ShardReceipt
 from pipeline.planning.source_files import SourceFiles
 from shards.failures import FailureRow
 from shards.index import IndexRow, SourceFile
+from shards.places import Place
 
 NEW = "new"
 SETTINGS = "the settings changed"
@@ -97,7 +98,7 @@ class RenderPlan:
 
 
 def plan_shards(
-    root: Path,
+    root: Place,
     samples: Sequence[SampleSource],
     marks: Marks,
     output: RenderOutput,
@@ -106,6 +107,7 @@ def plan_shards(
     retry_failed: bool = False,
     verify_sources: bool = False,
     known: Sequence[ShardReceipt] | None = None,
+    stats: Mapping[str, Stat] | None = None,
 ) -> RenderPlan:
     """Compare what is wanted with what an earlier run left.
 
@@ -121,12 +123,13 @@ def plan_shards(
         retry_failed: try what failed again, though nothing changed.
         verify_sources: read all files, whatever their size and time.
         known: the receipts of `output`, where they have been read already.
+        stats: size and time of each file, where listing the data directory told.
     """
     known = output.receipts() if known is None else known
     receipts = {receipt.name: receipt for receipt in known if receipt.settings == marks.images_settings}
     outdated = [name for name in output.shard_names() if name not in receipts]
     shards = _Shards(root, samples, marks, output, retry_failed)
-    shards.look([*receipts.values()], verify_sources)
+    shards.look([*receipts.values()], verify_sources, stats)
     for receipt in receipts.values():
         shards.add(receipt)
     new = [sample for sample in samples if sample.key not in shards.placed]
@@ -152,7 +155,7 @@ class _Shards:
     """The shards of an earlier run, one after the other: kept, made again in part, or removed."""
 
     def __init__(
-        self, root: Path, samples: Sequence[SampleSource], marks: Marks, output: RenderOutput, retry_failed: bool
+        self, root: Place, samples: Sequence[SampleSource], marks: Marks, output: RenderOutput, retry_failed: bool
     ) -> None:
         self.root, self.marks, self.output, self.retry_failed = root, marks, output, retry_failed
         self.wanted = {sample.key: sample for sample in samples}
@@ -163,39 +166,37 @@ class _Shards:
         self.reasons: dict[str, int] = {}
         self.touched = False
 
-    def look(self, receipts: Sequence[ShardReceipt], verify: bool) -> None:
+    def look(self, receipts: Sequence[ShardReceipt], verify: bool, stats: Mapping[str, Stat] | None) -> None:
         """Look at the files of all samples that are wanted and were there before."""
-        known: dict[str, SourceFile] = {}
-        paths: list[str] = []
-        for receipt in receipts:
-            for before in _samples_of(receipt):
-                for file in before.sources:
-                    known[file.path] = replace(file, named=False) if file.named else file
-                if (sample := self.wanted.get(before.key)) is not None:
-                    paths += sample.paths
-                    paths += [file.path for file in before.sources if file.named]
-        self.files = SourceFiles(self.root, known, verify)
-        self.files.look(paths)
+        found = [before for receipt in receipts for before in _samples_of(receipt)]
+        self.files = SourceFiles(self.root, (file for before in found for file in before.sources), verify, stats)
+        changed = [
+            (before, sample)
+            for before in found
+            if (sample := self.wanted.get(before.key)) is not None and not self._is_as_it_was(before, sample)
+        ]
+        self.changed = {before.key for before, _ in changed}
+        self.files.look(path for before, sample in changed for path in (*sample.paths, *_named(before)))
 
     def add(self, receipt: ShardReceipt) -> None:
         """Decide what becomes of a shard."""
         before = _samples_of(receipt)
-        there = [self.wanted[sample.key] for sample in before if sample.key in self.wanted]
-        self.placed.update(sample.key for sample in there)
+        there = {row.key: sample for row in before if (sample := self.wanted.get(row.key)) is not None}
+        self.placed.update(there)
         if not there:
             self.removed.append(receipt.name)
             self._because(REMOVED, len(before))
             return
         if not self.output.holds(receipt):
             self._because(SHARD_GONE, len(there))
-            self._make(receipt, there, (), ())
+            self._make(receipt, [*there.values()], (), ())
             return
-        rows = [row for row in receipt.rows if row.key in self.wanted]
-        failures = [failure for failure in receipt.failures if failure.key in self.wanted]
-        reused = [again for row in rows if (again := self._reused(row, self.wanted[row.key])) is not None]
-        same = [failure for failure in failures if self._stays_failed(failure, self.wanted[failure.key])]
+        rows = [row for row in receipt.rows if row.key in there]
+        failures = [failure for failure in receipt.failures if failure.key in there]
+        reused = [again for row in rows if (again := self._reused(row, there[row.key])) is not None]
+        same = [failure for failure in failures if self._stays_failed(failure, there[failure.key])]
         stay = {again.row.key for again in reused} | {failure.key for failure in same}
-        render = [sample for sample in there if sample.key not in stay]
+        render = [sample for key, sample in there.items() if key not in stay]
         gone = len(before) - len(there)
         self._because(REMOVED, gone)
         # A failure, too, shall know the times that its files have now.
@@ -231,10 +232,16 @@ class _Shards:
     def _refreshed(self, failure: FailureRow) -> FailureRow:
         return failure.model_copy(update={"sources": self._files_of(failure, self.wanted[failure.key])})
 
+    def _is_as_it_was(self, before: IndexRow | FailureRow, sample: SampleSource) -> bool:
+        """Whether a sample has the files that it had, and all have the size and the time that they had."""
+        paths = tuple([file.path for file in before.sources if not file.named])
+        return paths == sample.paths and self.files.are_as_recorded(before.sources)
+
     def _files_of(self, before: IndexRow | FailureRow, sample: SampleSource) -> tuple[SourceFile, ...]:
-        named = [file.path for file in before.sources if file.named]
+        if before.key not in self.changed:
+            return before.sources
         mine = [self.files[path] for path in sample.paths]
-        return (*mine, *(replace(self.files[path], named=True) for path in named))
+        return (*mine, *(replace(self.files[path], named=True) for path in _named(before)))
 
     def _keep(self, receipt: ShardReceipt, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
         if (rows, failures) != (receipt.rows, receipt.failures):
@@ -259,6 +266,11 @@ class _Shards:
 
 def _samples_of(receipt: ShardReceipt) -> list[IndexRow | FailureRow]:
     return [*receipt.rows, *receipt.failures]
+
+
+def _named(before: IndexRow | FailureRow) -> list[str]:
+    """The files that are known from other files of a sample only."""
+    return [file.path for file in before.sources if file.named]
 
 
 def _filled(
