@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 from pydantic import Field
@@ -16,6 +15,7 @@ from pipeline.training.sequences import in_words, is_sequence
 from shards.errors import UsageError
 from shards.index import IndexRow
 from shards.manifest import Frozen
+from shards.places import AnyPlace, Place, place, write_atomically
 from shards.reader import ShardSet
 
 
@@ -23,7 +23,7 @@ class InspectOptions(Frozen):
     """Options of `smile-pipe inspect`."""
 
     target: str = Field(description="Shards (as for --shards of train), or the directory of a run.")
-    preview: Path | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
+    preview: AnyPlace | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,10 +32,11 @@ def register(app: typer.Typer) -> None:
     @command(app, "inspect", InspectOptions, arguments=("target",))
     def inspect(config: InspectOptions, console: Console) -> Result:
         """Show what TARGET, shards or a run, holds."""
-        if Path(config.target, "config.json").exists():
+        target = place(config.target)
+        if (target / "config.json").exists():
             if config.preview:
                 raise UsageError("--preview: shows shards; a run has a report, see `smile-pipe evaluate`")
-            return _inspect_run(Path(config.target), console)
+            return _inspect_run(target, console)
         shards = ShardSet.open(config.target)
         _print_shards(shards, console)
         if config.preview:
@@ -74,17 +75,18 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
     return told if len(sequences) == len(rows) else f"{len(rows) - len(sequences)} scans, {told}"
 
 
-def _write_preview(shards: ShardSet, path: Path, console: Console) -> None:
+def _write_preview(shards: ShardSet, path: Place, console: Console) -> None:
     from pipeline.preview import preview_png
 
+    sheet = preview_png(shards)
     try:
-        path.write_bytes(preview_png(shards))
+        write_atomically(path, sheet)
     except OSError as error:
-        raise UsageError(f"--preview {path}: cannot be written ({error.strerror})") from None
+        raise UsageError(f"--preview {path}: cannot be written ({error.strerror or error})") from None
     console.print(f"contact sheet: {path}", highlight=False)
 
 
-def _inspect_run(root: Path, console: Console) -> RunManifest:
+def _inspect_run(root: Place, console: Console) -> RunManifest:
     from pipeline.training.run_directory import RunDirectory, open_run
 
     manifest, checkpoint = open_run(root)

@@ -1,7 +1,6 @@
 """`smile-pipe status`: where render, train and evaluate stand, and what to type next."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import typer
 from pydantic import Field
@@ -12,6 +11,7 @@ from rich.table import Table
 from cli.options import Result, command
 from pipeline.status import StatusReport, StatusRow, status
 from shards.manifest import Frozen
+from shards.places import AnyPlace
 
 PREFIX = 8
 
@@ -19,7 +19,9 @@ PREFIX = 8
 class StatusOptions(Frozen):
     """Options of `smile-pipe status`."""
 
-    directory: Path = Field(description="A shard set, a run, or a folder that holds some, at most two levels deep.")
+    directory: AnyPlace = Field(
+        description="A shard set, a run, or a folder that holds some, at most two levels deep; or its URL."
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -50,9 +50,12 @@ def directory_lock(root: Place) -> Iterator[None]:
 @contextmanager
 def _file_lock(root: Path) -> Iterator[None]:
     is_new = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
     path = root / NAME
-    descriptor = _acquire(path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path)
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be written ({error.strerror}); name another directory") from None
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(_me()).encode())
@@ -164,7 +167,8 @@ def _me() -> dict[str, Any]:
 
 def _read(path: UPath) -> dict[str, Any]:
     try:
-        return _parsed(path.read_bytes())
+        # In one request: between two the holder may renew it.
+        return _parsed(path.fs.cat_file(path.path))
     except FileNotFoundError:
         return {}
 

@@ -8,11 +8,13 @@ The subjects that are scored are, unless `all` is asked for, ones that training 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.directory_lock import directory_lock
 from pipeline.evaluation.config import EvaluateConfig, Protocol
 from pipeline.evaluation.manifest import EvaluationManifest, ProtocolScore
 from pipeline.evaluation.page import evaluation_page
@@ -67,12 +69,19 @@ def run(
     """Score a run, and write `evaluation/` into its directory.
 
     Raises:
-        UsageError: no finished run, unusable shards or split; nothing has been written.
+        UsageError: no finished run, unusable shards or split, or another process writes to the run; nothing has been
+            written.
         BadSampleError: a sample is damaged, or where these are skipped, all are; nothing has been written.
     """
-    run_manifest, checkpoint = open_run(config.run)
-    if not os.access(config.run, os.W_OK):
+    open_run(config.run)
+    if isinstance(config.run, Path) and not os.access(config.run, os.W_OK):
         raise UsageError(f"{config.run}: cannot be written, so there is nowhere to put the evaluation")
+    with directory_lock(config.run):
+        return _evaluate(config, on_progress)
+
+
+def _evaluate(config: EvaluateConfig, on_progress: Callable[[int, int], None]) -> EvaluationManifest:
+    run_manifest, checkpoint = open_run(config.run)
     shards = open_shards(config.shards, config.on_bad_shard)
     if run_manifest.channel not in shards.manifest.channels:
         raise UsageError(
@@ -96,7 +105,8 @@ def run(
     metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, data.scored)
     page = evaluation_page(manifest, run_manifest, metrics, data.x[data.num_train :], truth, sheet)
     folder = config.run / "evaluation"
-    folder.mkdir(exist_ok=True)
+    if isinstance(folder, Path):
+        folder.mkdir(exist_ok=True)
     write_atomically(folder / "report.html", page.encode())
     manifest.write(folder / "manifest.json")
     return manifest

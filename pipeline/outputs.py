@@ -5,15 +5,14 @@ makes a finding and no error.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
 from shards.manifest import Manifest, ShardManifest
+from shards.places import Place, read_range
 
 MAX_DEPTH = 2
 # Far above what a stage writes: one shard takes 200 bytes of a manifest.
@@ -33,7 +32,7 @@ class Output:
     """
 
     kind: Literal["shards", "run", "unknown"]
-    path: Path
+    path: Place
     manifest: Any = None
     problem: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +49,7 @@ class Output:
         return known if isinstance(known, str) else ""
 
 
-def find_outputs(root: Path) -> Iterator[Output]:
+def find_outputs(root: Place) -> Iterator[Output]:
     """All outputs down to `MAX_DEPTH` levels below `root`, the upper ones first; those inside of others are theirs."""
     level = [root]
     for depth in range(MAX_DEPTH + 1):
@@ -60,7 +59,7 @@ def find_outputs(root: Path) -> Iterator[Output]:
             level = [child for path in level if path not in outputs for child in _folders(path)]
 
 
-def read_manifest(kind: type[M], path: Path) -> tuple[M | None, str]:
+def read_manifest(kind: type[M], path: Place) -> tuple[M | None, str]:
     """The manifest at `path` and what is wrong with it; None and "" where there is none."""
     content, problem = _content(path)
     if problem or not content:
@@ -71,7 +70,7 @@ def read_manifest(kind: type[M], path: Path) -> tuple[M | None, str]:
         return None, str(error)
 
 
-def _look(path: Path) -> Output | None:
+def _look(path: Place) -> Output | None:
     text, problem = _content(path / "manifest.json")
     options, stage = _json(_content(path / "config.json")[0]), _json(text).get("stage")
     if stage == "train" or isinstance(options.get("train"), dict):
@@ -83,25 +82,24 @@ def _look(path: Path) -> Output | None:
     return None
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(path: Place) -> list[Place]:
     try:
-        with os.scandir(path) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+        return sorted((entry for entry in path.iterdir() if entry.is_dir()), key=str)
     except OSError:
         return []
 
 
-def _content(path: Path) -> tuple[bytes, str]:
+def _content(path: Place) -> tuple[bytes, str]:
     """What a file holds, and what is wrong with it; b"" and "" where there is none."""
     try:
         if not path.exists():
             return b"", ""
         if not path.is_file():
             return b"", f"{path.name} is no file"
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        # An object store knows no range of an empty object.
+        content = read_range(path, 0, MAX_BYTES + 1) if path.stat().st_size else b""
     except OSError as error:
-        return b"", f"{path.name} cannot be read ({error.strerror})"
+        return b"", f"{path.name} cannot be read ({error.strerror or error})"
     if len(content) > MAX_BYTES:
         return b"", f"{path.name} has over {MAX_BYTES >> 20} MiB, which no stage writes"
     return content, "" if content else f"{path.name} is empty"

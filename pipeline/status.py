@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,10 @@ from typing import Any, Literal
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.outputs import Output, find_outputs, read_manifest
 from pipeline.training.config import TrainConfig
+from pipeline.training.run_directory import STATE
 from shards.errors import UsageError
 from shards.manifest import Frozen, ShardManifest
+from shards.places import Place, place, read_range, scheme_of
 
 _METRICS_TAIL = 1 << 16
 
@@ -54,7 +57,7 @@ class StatusReport(Frozen):
     rows: tuple[StatusRow, ...]
 
 
-def status(root: Path) -> StatusReport:
+def status(root: Place) -> StatusReport:
     """Look at `root` and at the folders in it, two levels deep.
 
     Raises:
@@ -76,18 +79,27 @@ def status(root: Path) -> StatusReport:
 def _source(run: Output, sets: Sequence[Output]) -> Output | None:
     """The shards that a run learns from: those that lie where it says, else some with the same fingerprint."""
     named = run.options.get("shards")
-    place = os.path.normpath(run.path.resolve() / named) if isinstance(named, str) else ""
-    same_place = [each for each in sets if str(each.path.resolve()) == place]
+    where = _place_of(named, run.path) if isinstance(named, str) else ""
+    same_place = [each for each in sets if str(each.path.resolve()) == where]
     same_content = [each for each in sets if each.fingerprint and each.fingerprint == run.shards_fingerprint]
     return next(iter(same_place + same_content), None)
 
 
-def _shards_row(root: Path, found: Output, is_used: bool) -> StatusRow:
+def _place_of(named: str, run: Place) -> str:
+    """What a run says of where its shards lie, made whole without looking there."""
+    with suppress(ValueError):
+        if scheme_of(named):
+            return str(place(named))
+        return os.path.normpath(run.resolve() / named) if isinstance(run, Path) else str((run / named).resolve())
+    return ""
+
+
+def _shards_row(root: Place, found: Output, is_used: bool) -> StatusRow:
     render = _type("render", "DATA", "--out", found.path)
     if found.problem:
         return _row(root, found, "damaged", about=found.problem, next=render)
     if found.manifest is None:
-        num_made = len(list((found.path / ".progress").glob("*.json")))
+        num_made = sum(name.endswith(".json") for name in _sizes(found.path / ".progress"))
         about = f"unfinished, {num_made} shards so far"
         return _row(root, found, "unfinished", about=about, counts={"shards": num_made}, next=render)
     manifest: ShardManifest = found.manifest
@@ -97,15 +109,15 @@ def _shards_row(root: Path, found: Output, is_used: bool) -> StatusRow:
         "subjects": manifest.num_subjects,
         "failures": manifest.num_failures,
     }
-    sizes = {entry.name: entry.bytes for entry in manifest.shards}
-    if damaged := [name for name, size in sizes.items() if _size(found.path / "shards", name) != size]:
+    sizes = _sizes(found.path / "shards")
+    if damaged := [entry.name for entry in manifest.shards if sizes.get(entry.name) != entry.bytes]:
         about = f"{len(damaged)} shards are gone or have another size, {damaged[0]} first"
         return _row(root, found, "damaged", about=about, counts=counts, next=_type("verify", found.path))
     train = "" if is_used else _type("train", "--shards", found.path, "--out", "RUN")
     return _row(root, found, "finished", counts=counts, next=train)
 
 
-def _run_rows(root: Path, run: Output, source: Output | None, sets: Sequence[Output]) -> list[StatusRow]:
+def _run_rows(root: Place, run: Output, source: Output | None, sets: Sequence[Output]) -> list[StatusRow]:
     """A run and its evaluation."""
     manifest, problem = read_manifest(EvaluationManifest, run.path / "evaluation" / "manifest.json")
     row = _run_row(root, run, source)
@@ -133,7 +145,7 @@ def _run_rows(root: Path, run: Output, source: Output | None, sets: Sequence[Out
     return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": ""})]
 
 
-def _run_row(root: Path, run: Output, source: Output | None) -> StatusRow:
+def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
     shards = source.path if source else "SHARDS"
     options = ["--shards", shards, *_options(run.options)]
     common: dict[str, Any] = {"made_from": _relative(root, source.path) if source else ""}
@@ -155,7 +167,7 @@ def _run_row(root: Path, run: Output, source: Output | None) -> StatusRow:
         "samples": manifest.num_train_samples,
         "skipped": manifest.num_skipped,
     }
-    if not (run.path / "checkpoints" / Path(manifest.checkpoint).name).is_dir():
+    if not (run.path / "checkpoints" / Path(manifest.checkpoint).name / STATE).exists():
         return _row(root, run, "damaged", about=f"its checkpoint {manifest.checkpoint} is gone", next=anew, **common)
     if changed:
         return _row(root, run, "stale", about=why, next=anew, **common)
@@ -168,22 +180,23 @@ def _evaluate(run: Output, source: Output | None) -> str:
     return _type("evaluate", run.path, "--shards", source.path if source else "SHARDS")
 
 
-def _row(root: Path, output: Output, state: str, **fields: Any) -> StatusRow:
+def _row(root: Place, output: Output, state: str, **fields: Any) -> StatusRow:
     finished = None
     if output.manifest:
         written = (output.path / "manifest.json").stat().st_mtime
-        finished = datetime.fromtimestamp(written, UTC).replace(microsecond=0)
+        # Not every storage knows.
+        finished = datetime.fromtimestamp(written, UTC).replace(microsecond=0) if written else None
     known = {"kind": output.kind, "path": _relative(root, output.path), "fingerprint": output.fingerprint}
     return StatusRow.model_validate(known | {"state": state, "finished": finished} | fields)
 
 
-def _progress(path: Path) -> tuple[int, int]:
+def _progress(path: Place) -> tuple[int, int]:
     """The last step that a run has told of, and how many it will have."""
     try:
-        with open(path / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _METRICS_TAIL))
-            # A last line that is still being written has no end.
-            row = json.loads(file.read(_METRICS_TAIL).rpartition(b"\n")[0].splitlines()[-1])
+        metrics = path / "metrics.jsonl"
+        tail = read_range(metrics, max(0, metrics.stat().st_size - _METRICS_TAIL), _METRICS_TAIL)
+        # A last line that is still being written has no end.
+        row = json.loads(tail.rpartition(b"\n")[0].splitlines()[-1])
         return int(row["step"]), int(row["num_steps"])
     except (OSError, ValueError, LookupError, TypeError):
         return 0, 0
@@ -209,13 +222,17 @@ def _type(*words: object) -> str:
     return shlex.join(["smile-pipe", *plain])
 
 
-def _size(folder: Path, name: str) -> int | None:
+def _sizes(folder: Place) -> dict[str, int]:
+    """Sizes of the files in a folder, by name."""
     try:
-        # A name with a folder in it would lead out of this one.
-        return (folder / name).stat().st_size if name == Path(name).name else None
-    except (OSError, ValueError):
-        return None
+        if isinstance(folder, Path):
+            with os.scandir(folder) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        found = folder.fs.ls(folder.path, detail=True)
+    except OSError:
+        return {}
+    return {about["name"].rpartition("/")[2]: about["size"] or 0 for about in found if about["type"] == "file"}
 
 
-def _relative(root: Path, path: Path) -> str:
-    return str(path.relative_to(root))
+def _relative(root: Place, path: Place) -> str:
+    return str(path.relative_to(str(root)))

@@ -7,7 +7,7 @@ The labels are mixes of action units by construction, not human ratings; sex let
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipeline.synth_scans import Scans
 from pipeline.synth_sequences import FOLDERS, MAX_FRAMES, MAX_SUBJECTS, Sequences
 from shards.errors import UsageError
 from shards.manifest import Frozen, Manifest, fingerprint
+from shards.places import AnyPlace, Place
 
 Kind = Literal["scans", "sequences"]
 Level = Annotated[int, Field(ge=1, le=4)]
@@ -36,7 +37,7 @@ Program = Scans | Sequences
 class SynthConfig(Frozen):
     """What to make."""
 
-    out: Path = Field(description="Folder to write; new, empty, or an earlier run of the same settings.")
+    out: AnyPlace = Field(description="Folder or URL to write; new, empty, or an earlier run of the same settings")
     kind: Kind = Field("scans", description="Static scans (as BU-3DFE has), or sequences (as BU-4DFE has).")
     subjects: int = Field(8, description="Number of subjects.")
     seed: int = Field(0, ge=0, description="Another seed gives other subjects.")
@@ -92,7 +93,7 @@ def run(config: SynthConfig, on_progress: Callable[[int, int], None] | None = No
     program = _program(config)
     paths = [program.paths(config.out, subject, len(model.landmarks)) for subject in subjects]
     manifest_path = config.out / "synth.json"
-    _prepare(config.out, {path for scan in chain(*paths) for path in scan.all})
+    _prepare(config.out, chain.from_iterable(scan.all for scan in chain(*paths)))
     manifest_path.unlink(missing_ok=True)
     done, total = 0, sum(map(len, paths))
     for subject, theirs in zip(subjects, paths, strict=True):
@@ -123,19 +124,24 @@ def _program(config: SynthConfig) -> Program:
     return Scans(config.seed, tuple(sorted(set(config.levels))))
 
 
-def _prepare(out: Path, expected: set[Path]) -> None:
+def _prepare(out: Place, expected: Iterable[Place]) -> None:
     """Make the folder, and refuse one in which files that this run would not write pose as its own."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        strangers = {path for path in out.rglob("*") if not path.is_dir()} - expected - {out / "synth.json"}
+        strangers = _names(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be a folder ({error.strerror})") from None
-    if not os.access(out, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out}: cannot be a folder ({error.strerror or error})") from None
+    if isinstance(out, Path) and not os.access(out, os.W_OK | os.X_OK):
         raise UsageError(f"--out {out}: is not writable")
     if strangers:
-        raise UsageError(
-            f"--out {out}: holds {min(strangers).relative_to(out)}, which is not of this run; name a new folder"
-        )
+        raise UsageError(f"--out {out}: holds {min(strangers)}, which is not of this run; name a new folder")
+
+
+def _names(out: Place) -> set[str]:
+    """The files in a folder, which is made if need be, and in those below it."""
+    if isinstance(out, Path):
+        out.mkdir(parents=True, exist_ok=True)
+        return {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
+    return {name.removeprefix(out.path).strip("/") for name in out.fs.find(out.path)}
 
 
 def _manifest(

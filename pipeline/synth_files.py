@@ -1,5 +1,7 @@
 """The files of one synthetic scan: where they lie, and how they are written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.meshes.landmarks import write_bnd
 from pipeline.meshes.mesh import Mesh
 from pipeline.meshes.wrl import write_wrl
+from shards.places import Place, replacing
 
 NUM_BND_LANDMARKS = 83
 
@@ -17,12 +20,12 @@ NUM_BND_LANDMARKS = 83
 class ScanPaths:
     """Where one scan lies; mesh and texture lie in one folder."""
 
-    mesh: Path
-    texture: Path
-    landmarks: Path
+    mesh: Place
+    texture: Place
+    landmarks: Place
 
     @property
-    def all(self) -> tuple[Path, Path, Path]:
+    def all(self) -> tuple[Place, Place, Place]:
         """All three."""
         return self.mesh, self.texture, self.landmarks
 
@@ -33,13 +36,26 @@ def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[
     Raises:
         OSError: a file cannot be written.
     """
-    for path in paths.all:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_wrl(paths.mesh, mesh, paths.texture.name)
-    paths.texture.write_bytes(texture)
+    with _file_for(paths.mesh) as file:
+        write_wrl(file, mesh, paths.texture.name)
+    with _file_for(paths.texture) as file:
+        file.write_bytes(texture)
     points = mesh.vertices[landmarks]
-    if paths.landmarks.suffix == ".bnd":
-        write_bnd(paths.landmarks, landmarks, points)
-    else:
-        rows = "".join(f"{x:.4f} {y:.4f} {z:.4f}\n" for x, y, z in points.tolist())
-        paths.landmarks.write_text(rows, encoding="ascii", newline="\n")
+    with _file_for(paths.landmarks) as file:
+        if paths.landmarks.suffix == ".bnd":
+            write_bnd(file, landmarks, points)
+        else:
+            rows = "".join(f"{x:.4f} {y:.4f} {z:.4f}\n" for x, y, z in points.tolist())
+            file.write_text(rows, encoding="ascii", newline="\n")
+
+
+@contextmanager
+def _file_for(path: Place) -> Iterator[Path]:
+    """A file to write to that is, or becomes, `path`."""
+    if isinstance(path, Path):
+        # Not by way of a temporary name: without `synth.json` a data set is not whole anyway.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with replacing(path) as temporary:
+        yield temporary

@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from pipeline.faces.model import FaceModel
 from pipeline.faces.subject import Subject
 from pipeline.meshes.mesh import Mesh
 from pipeline.synth_files import NUM_BND_LANDMARKS, ScanPaths
+from shards.places import Place
 
 ANCESTRY = "WH"
 
@@ -28,7 +28,7 @@ class Scans:
     seed: int
     levels: tuple[int, ...]
 
-    def paths(self, out: Path, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
+    def paths(self, out: Place, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
         """Where the subject's scans belong."""
         name = f"{subject.sex}{subject.number:04d}"
         ending = "_F3D.bnd" if num_landmarks == NUM_BND_LANDMARKS else "_F3D_lmk68.txt"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from pipeline.faces.timing import Timing, play
 from pipeline.meshes.mesh import Mesh
 from pipeline.synth_files import NUM_BND_LANDMARKS, ScanPaths
 from shards.images import encode_image
+from shards.places import Place
 
 FOLDERS = {"AN": "Angry", "DI": "Disgust", "FE": "Fear", "HA": "Happy", "SA": "Sad", "SU": "Surprise"}
 LANDMARKS_FOLDER = "BU4DFE_BND_V1.1"
@@ -32,11 +32,11 @@ class Sequences:
     seed: int
     num_frames: int
 
-    def paths(self, out: Path, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
+    def paths(self, out: Place, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
         """Where the frames of the subject's sequences belong, sequence by sequence."""
         paths = []
         for code in FOLDERS:
-            inside = Path(self.name(subject, code))
+            inside = self.name(subject, code)
             for stem in (f"{frame:03d}" for frame in range(self.num_frames)):
                 beside = out / inside / f"{stem}_lmk68.txt"
                 apart = out / LANDMARKS_FOLDER / inside / f"{stem}.bnd"

@@ -3,13 +3,15 @@
     open shards -> split by subject -> Ray Train: one loop a worker -> manifest
 
 Safe to stop: `resume` goes on from the last checkpoint. The test side of the split is never read. Shards that are not
-what was rendered are refused before anything is written.
+what was rendered are refused before anything is written. Shards and run lie on a disk or under a URL; what lies in
+memory:// is trained on in this process.
 """
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Sequence
+import posixpath
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +19,40 @@ from blake3 import blake3
 
 from model.recipes import check_recipe
 from model.towers import check_arch
+from pipeline.directory_lock import NAME as LOCK_NAME
+from pipeline.directory_lock import directory_lock
 from pipeline.ray_session import ray_session
 from pipeline.training.config import TrainConfig
 from pipeline.training.damage import open_shards
 from pipeline.training.follow import following
+from pipeline.training.in_process import check_in_process, train_in_process
+from pipeline.training.job import resources_per_worker, train_on_ray
 from pipeline.training.loop import Job, rows_of
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.sequences import TemporalRead, can_read, default_temporal, is_sequence, stored_temporal
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, TextSource, canonical_json, fingerprint
-from shards.places import write_atomically
+from shards.places import Place, check_no_credentials, is_of_this_process, place, scheme_of, write_atomically
 from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
-
-MAX_RESTARTS = 3
-
-
-class TrainingError(RuntimeError):
-    """The training job failed; the message is the worker's."""
 
 
 def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None) -> RunManifest:
     """Train, and call `on_metrics` with each row of `metrics.jsonl` as it is written.
 
     Raises:
-        UsageError: shards, split, recipe, architecture or output cannot be used; nothing has been written.
-        BadSampleError: the shards are damaged, which shows before anything has been written.
-        TrainingError: the job failed.
+        UsageError: shards, split, recipe, architecture or output cannot be used, or another process writes to the
+            output; nothing has been written.
+        BadSampleError: the shards are damaged; a run that has begun can be gone on with.
+        TrainingError: the job failed otherwise.
     """
     shards, split, job = _check(config)
     directory = RunDirectory(config.out)
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
-    if finished := _check_output(config, directory, mark):
+    if finished := _finished(directory, mark):
         return finished
+    _check_folder(config.out)
     about = {
         "fingerprint": mark,
         "shards": shards_from(directory.root, shards),
@@ -58,15 +60,29 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
         "train": config.for_fingerprint(),
         "recipe": config.recipe_config().model_dump(),
     }
-    with ray_session(config.address):
-        resources = _resources(config)
-        directory.root.mkdir(parents=True, exist_ok=True)
+    with directory_lock(directory.root):
+        # Another process may have held it, and been done with it, since.
+        if finished := _finished(directory, mark):
+            return finished
+        _check_output(config, directory, mark)
+        _train(job, directory, about, on_metrics)
+        manifest = _manifest(config, mark, shards, split, job, directory)
+        manifest.write(directory.manifest_path)
+    return manifest
+
+
+def _train(
+    job: Job, directory: RunDirectory, about: dict[str, Any], on_metrics: Callable[[dict[str, Any]], None]
+) -> None:
+    here = _in_process(job.config)
+    with nullcontext() if here else ray_session(job.config.address):
+        resources = {} if here else resources_per_worker(job.config)
         write_atomically(directory.config_path, canonical_json(about).encode())
         with following(directory, on_metrics):
-            _fit(job, resources)
-    manifest = _manifest(config, mark, shards, split, job, directory)
-    manifest.write(directory.manifest_path)
-    return manifest
+            if here:
+                train_in_process(job)
+            else:
+                train_on_ray(job, resources)
 
 
 def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
@@ -126,6 +142,8 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     source = text_source(config, shards.manifest)
     split = split_subjects(config.split, shards.subjects)
     rows = rows_of(shards, split.train, config.where)
+    if _in_process(config):
+        check_in_process(config)
     if len(rows) < 2 * config.num_workers:
         raise UsageError(f"{len(rows)} training samples are too few for {config.num_workers} workers")
     if source == "none" and len(shards.manifest.views) < 2:
@@ -136,89 +154,39 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     return shards, split, Job(config.model_copy(update=absolute), channel, split.train, source, temporal)
 
 
-def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> RunManifest | None:
-    """The manifest of a run that is finished and asked for again; None where there is something to do."""
-    if directory.root.is_dir() and any(directory.root.iterdir()) and not directory.config_path.exists():
-        raise UsageError(f"--out {config.out}: holds files that are not of a run; name a new or empty directory")
-    existing = next(path for path in (config.out, *config.out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UsageError(f"--out {config.out}: {existing} is a file; name a directory")
+def _finished(directory: RunDirectory, mark: str) -> RunManifest | None:
+    """The manifest of a run that is asked for again, if it is finished."""
+    return directory.manifest() if _mark(directory) == mark else None
+
+
+def _mark(directory: RunDirectory) -> str | None:
+    """What the run in a directory was begun from; None where none was."""
     if not directory.config_path.exists():
+        return None
+    return json.loads(directory.config_path.read_text())["fingerprint"]
+
+
+def _check_folder(out: Place) -> None:
+    if isinstance(out, Path):
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"--out {out}: {existing} is a file; name a directory")
+
+
+def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> None:
+    """Raise UsageError where what the directory holds is not to be gone on with."""
+    begun = _mark(directory)
+    if begun is None:
+        if {path.name for path in directory.root.iterdir()} - {LOCK_NAME}:
+            raise UsageError(f"--out {config.out}: holds files that are not of a run; name a new or empty directory")
         if config.resume:
             raise UsageError(f"--resume: {config.out} holds no run to go on with")
-        return None
-    same = json.loads(directory.config_path.read_text())["fingerprint"] == mark
-    finished = directory.manifest()
-    if same and (finished or config.resume):
-        return finished
-    if same:
+    elif begun != mark:
+        raise UsageError(
+            f"--out {config.out}: holds a run with other options or shards (see config.json); name another"
+        )
+    elif not config.resume:
         raise UsageError(f"--out {config.out}: holds a run that is not finished; --resume goes on with it")
-    raise UsageError(f"--out {config.out}: holds a run with other options or shards (see config.json); name another")
-
-
-def _fit(job: Job, resources: dict[str, int]) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from pipeline.train_worker import train_worker
-
-    class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Leave SIGINT alone: Ray's handler would end the process with 0, as if the run were finished."""
-
-    config = job.config
-    scratch = config.out / ".ray"
-    # What a killed run has left is none of this one's.
-    shutil.rmtree(scratch, ignore_errors=True)
-    trainer = Trainer(
-        train_worker,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name="train", storage_path=str(scratch), failure_config=FailureConfig(max_failures=MAX_RESTARTS)
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception as error:
-        raise TrainingError(_root_cause(error)) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _resources(config: TrainConfig) -> dict[str, int]:
-    """What each worker gets.
-
-    Raises:
-        UsageError: Ray has not enough; it would wait for more for ever, and say nothing.
-    """
-    import ray
-
-    if config.use_gpu:
-        if ray.cluster_resources().get("GPU", 0) < config.num_workers:
-            raise UsageError(f"--use-gpu: {config.num_workers} workers need as many GPUs, and Ray has fewer")
-        return {"CPU": 1, "GPU": 1}
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return {"CPU": cores_per_worker(nodes, config.num_workers)}
-
-
-def cores_per_worker(nodes: Sequence[int], num_workers: int) -> int:
-    """The most cores that each of `num_workers` can have, when a worker's cores lie on one of `nodes` (cores each).
-
-    Raises:
-        UsageError: not even one core each.
-    """
-    for cores in range(max(nodes, default=0), 0, -1):
-        if sum(node // cores for node in nodes) >= num_workers:
-            return cores
-    raise UsageError(f"--num-workers {num_workers}: Ray has {sum(nodes)} cores, and each worker needs one")
-
-
-def _root_cause(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _manifest(
@@ -252,12 +220,22 @@ def _manifest(
     )
 
 
-def shards_from(root: Path, shards: ShardSet) -> str:
-    """Where shards lie, as seen from the directory of a run: so both can be moved together. A URL stays what it is."""
-    place = shards.filesystem.unstrip_protocol(shards.root)
-    if not place.startswith("file://"):
-        return place
-    return os.path.relpath(Path(shards.root).resolve(), root.resolve())
+def shards_from(root: Place, shards: ShardSet) -> str:
+    """Where shards lie, as seen from the directory of a run, so that both can be moved together; else their URL."""
+    url = str(shards.filesystem.unstrip_protocol(shards.root))
+    check_no_credentials(url)
+    if isinstance(root, Path):
+        return os.path.relpath(Path(shards.root).resolve(), root.resolve()) if scheme_of(url) == "file" else url
+    where = place(url)
+    # Not over the border of a bucket.
+    if isinstance(where, Path) or (where.protocol, where.drive) != (root.protocol, root.drive):
+        return str(where)
+    return posixpath.relpath(where.path, root.path)
+
+
+def _in_process(config: TrainConfig) -> bool:
+    """Whether workers of Ray could not see what is read or written."""
+    return is_of_this_process(config.out) or scheme_of(config.shards) == "memory"
 
 
 def _absolute(spec: str) -> str:

@@ -5,16 +5,19 @@ under a name is whole, on a disk and in an object store; no place carries creden
 from the environment, so none reaches a log or a manifest.
 """
 
+import errno
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
+from fsspec import get_filesystem_class
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from upath import UPath
 
@@ -36,11 +39,12 @@ def place(text: str | Place) -> Place:
     """
     if not isinstance(text, str):
         return text
+    check_no_credentials(text)
     scheme = scheme_of(text)
     if scheme in ("", "file"):
         return Path(text.removeprefix("file://"))
-    check_no_credentials(text)
     try:
+        get_filesystem_class(scheme)
         # Listings are not remembered: other processes write to the same place.
         return UPath(text, use_listings_cache=False)
     except (ValueError, ImportError) as error:
@@ -65,12 +69,11 @@ def check_no_credentials(text: str) -> None:
     Raises:
         UsageError: it has a password, or a parameter such as a signature.
     """
-    if not scheme_of(text):
-        return
-    parts = urlsplit(text)
-    if parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
-        bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-        raise UsageError(f"{bare}: credentials do not belong in a URL; set them in the environment")
+    # fsspec chains several: simplecache::s3://bucket/shards
+    for parts in map(urlsplit, text.split("::")):
+        if parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
+            bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+            raise UsageError(f"{bare}: credentials do not belong in a URL; set them in the environment")
 
 
 def is_of_this_process(where: Place) -> bool:
@@ -123,7 +126,13 @@ def _put(file: Path, path: UPath) -> None:
 def read_range(path: Place, start: int, size: int) -> bytes:
     """At most `size` bytes from byte `start` on; less where the file ends before."""
     if not isinstance(path, Path):
-        return path.fs.cat_file(path.path, start=start, end=start + size)
+        try:
+            return path.fs.cat_file(path.path, start=start, end=start + size)
+        except OSError as error:
+            # A range that begins at the end of an object is an error to some storages.
+            if error.errno == errno.EINVAL:
+                return b""
+            raise
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(size)
@@ -134,5 +143,36 @@ def remove_tree(folder: Place) -> None:
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    with suppress(FileNotFoundError):
-        folder.fs.rm(folder.path, recursive=True)
+    # Not `rm` with `recursive`, which takes signs in the name for those of a pattern.
+    found = folder.fs.find(folder.path, withdirs=True, detail=True)
+    for name, info in found.items():
+        if info["type"] != "directory":
+            folder.fs.rm_file(name)
+    if folder.protocol == "memory" or folder.protocol not in WHOLE_WHEN_PUT:
+        # Elsewhere a folder is no more than the names of what is in it.
+        folders = [name for name, info in found.items() if info["type"] == "directory"]
+        for name in (*sorted(folders, reverse=True), folder.path):
+            with suppress(OSError):
+                folder.fs.rmdir(name)
+
+
+def files_in(folder: Place, pattern: str) -> list[Place]:
+    """What lies in a folder under a name that fits a pattern, sorted; none where there is no folder."""
+    if isinstance(folder, Path):
+        return sorted(folder.glob(pattern))
+    # Not `glob`, which takes signs in the name of the folder for those of a pattern.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        fitting = (path for path in folder.iterdir() if fnmatchcase(path.name, pattern))
+        return sorted(fitting, key=lambda path: path.name)
+    return []
+
+
+def sizes_in(folder: Place) -> dict[str, int]:
+    """Sizes in bytes of the files that lie in a folder itself, by name, in one look; none where there is no folder."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if isinstance(folder, Path):
+            with os.scandir(folder) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        found = folder.fs.ls(folder.path, detail=True)
+        return {info["name"].rpartition("/")[2]: info["size"] for info in found if info["type"] == "file"}
+    return {}

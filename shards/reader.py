@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 from shards.errors import UsageError
 from shards.index import IndexRow, read_index
 from shards.manifest import ShardManifest
+from shards.places import check_no_credentials
 from shards.sample import Sample, from_members
 from shards.writer import digest_of
 
@@ -53,6 +54,7 @@ class ShardSet:
         Raises:
             UsageError: nothing there, no manifest beside the shards, or a manifest or an index that cannot be read.
         """
+        check_no_credentials(spec)
         filesystem, root, names = _locate(spec)
         manifest = ShardManifest.parse(_read(filesystem, f"{root}/manifest.json", spec), f"{root}/manifest.json")
         content = _read(filesystem, f"{root}/index.parquet", spec)

@@ -100,6 +100,12 @@ def test_never_two_at_once_however_they_meet(tmp_path):
     assert most == 1 and entered > 10
 
 
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"), directory_lock(tmp_path / "file" / "out"):
+        pass
+
+
 class TestObjectStore:
     """Where no operating system holds the lock."""
 
@@ -171,10 +177,14 @@ class TestObjectStore:
 
     def test_it_is_renewed_while_it_is_held(self, root, monkeypatch):
         monkeypatch.setattr("pipeline.directory_lock.RENEWED_EVERY", 0.05)
+
+        def renewed() -> float:
+            return json.loads(root.fs.cat_file((root / NAME).path))["renewed"]
+
         with directory_lock(root):
-            first = json.loads((root / NAME).read_bytes())["renewed"]
+            first = renewed()
             time.sleep(0.5)
-            assert json.loads((root / NAME).read_bytes())["renewed"] > first
+            assert renewed() > first
 
     def test_a_lock_of_which_only_the_answer_was_lost_is_ours(self, root, monkeypatch):
         made = root.fs.pipe_file

@@ -11,11 +11,13 @@ from shards.errors import UsageError
 from shards.places import (
     AnyPlace,
     Place,
+    files_in,
     is_of_this_process,
     place,
     read_range,
     remove_tree,
     replacing,
+    sizes_in,
     write_atomically,
 )
 
@@ -93,6 +95,7 @@ def test_ranges_are_read(folder):
     write_atomically(folder / "a.bin", b"0123456789")
     assert read_range(folder / "a.bin", 2, 3) == b"234"
     assert read_range(folder / "a.bin", 8, 30) == b"89"
+    assert read_range(folder / "a.bin", 10, 30) == b""
 
 
 def test_a_tree_is_removed_and_one_that_is_not_there_is_no_error(folder):
@@ -102,6 +105,25 @@ def test_a_tree_is_removed_and_one_that_is_not_there_is_no_error(folder):
     remove_tree(folder / "tree")
     remove_tree(folder / "tree")
     assert names(folder) == ["tree.txt"]
+
+
+def test_signs_of_a_pattern_in_a_name_are_none(folder):
+    for name in ("run[1]", "run1"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name / "a.bin", b"1")
+        write_atomically(folder / name / "b.txt", b"1")
+    assert [path.name for path in files_in(folder / "run[1]", "*.bin")] == ["a.bin"]
+    remove_tree(folder / "run[1]")
+    assert files_in(folder / "run[1]", "*") == []
+    assert [path.name for path in files_in(folder / "run1", "*")] == ["a.bin", "b.txt"]
+
+
+def test_sizes_are_told_of_files_in_the_folder_itself(folder):
+    (folder / "inner").mkdir(parents=True, exist_ok=True)
+    for name, content in (("a", b"123"), ("b", b""), ("inner/c", b"1")):
+        write_atomically(folder / name, content)
+    assert sizes_in(folder) == {"a": 3, "b": 0}
+    assert sizes_in(folder / "nothing") == sizes_in(folder / "a" / "file") == {}
 
 
 def test_what_another_process_wrote_is_seen(s3_url):
@@ -131,6 +153,7 @@ class TestUrls:
         [
             "s3://name:hunter2@bucket/x",
             "sftp://name:hunter2@host/x",
+            "simplecache::s3://name:hunter2@bucket/x",
             "https://host/x.tar?X-Amz-Signature=hunter2",
             "https://host/x?sig=hunter2",
             "https://host/x?a=1&access_token=hunter2",
@@ -148,6 +171,14 @@ class TestUrls:
     def test_an_unknown_scheme_is_a_usage_error(self):
         with pytest.raises(UsageError, match=r"floppy://a.*floppy"):
             place("floppy://a/b")
+
+    def test_a_scheme_whose_library_is_missing_names_it(self, monkeypatch):
+        def missing(protocol):
+            raise ImportError(f"please install {protocol}fs")
+
+        monkeypatch.setattr(places, "get_filesystem_class", missing)
+        with pytest.raises(UsageError, match="gs://a/b: please install gsfs"):
+            place("gs://a/b")
 
     def test_what_other_processes_cannot_see(self, tmp_path):
         assert is_of_this_process(place("memory://a"))

@@ -29,6 +29,7 @@ def write_run(root: Path, shards: Path, *, finished: bool = True, **options: obj
     opened = ShardSet.open(str(shards))
     given = TrainConfig.model_validate({"shards": str(shards), "out": root, "split": "kfold:3:0"} | options)
     (root / "checkpoints" / "step-000004").mkdir(parents=True)
+    (root / "checkpoints" / "step-000004" / "state.pt").touch()
     about = {
         "fingerprint": "0123456789abcdef",
         "shards": shards_from(root, opened),
@@ -303,7 +304,7 @@ class TestDamage:
         assert command(row) == ["smile-pipe", "verify", str(chain / "shards")]
 
     def test_a_run_without_its_checkpoint_is_damaged(self, chain):
-        shutil.rmtree(chain / "run" / "checkpoints")
+        (chain / "run" / "checkpoints" / "step-000004" / "state.pt").unlink()
         assert rows(chain)["run"].about == "its checkpoint step-000004 is gone"
 
     def test_a_manifest_of_something_else_is_said_to_be_unknown(self, tmp_path):

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.faces.timing import MIN_FRAMES
 from pipeline.synth import SynthConfig, SynthManifest, run
 from shards.errors import UsageError
+from shards.places import place
 
 TAKES = ["NE00", *(f"{code}{level:02d}" for code in ("AN", "DI", "FE", "HA", "SA", "SU") for level in (2, 4))]
 
 
-def _config(out: Path, **changes) -> SynthConfig:
+def _config(out: Path | str, **changes) -> SynthConfig:
     return SynthConfig(**{"out": out, "subjects": 2, "levels": (2, 4), "texture_size": 64} | changes)
 
 
@@ -134,3 +136,31 @@ def test_a_bad_face_model_is_a_usage_error_and_writes_nothing(tmp_path):
     with pytest.raises(UsageError, match="--face-model"):
         run(_config(tmp_path / "out", face_model=tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
+
+
+class TestUnderAUrl:
+    @pytest.fixture(params=["s3", "memory"])
+    def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        return f"{request.getfixturevalue('s3_url') if request.param == 's3' else f'memory://{tmp_path.name}'}/faces"
+
+    def remote_digests(self, url: str) -> dict[str, str]:
+        root = place(url)
+        files = {path.removeprefix(root.path).strip("/"): path for path in root.fs.find(root.path)}
+        return {name: hashlib.sha256(root.fs.cat_file(path)).hexdigest() for name, path in files.items()}
+
+    def test_the_same_bytes_are_written_as_on_a_disk_and_again_over_themselves(self, url, tmp_path):
+        run(_config(tmp_path / "faces", subjects=1, levels=(4,)))
+        for _ in range(2):
+            run(_config(url, subjects=1, levels=(4,)))
+            assert self.remote_digests(url) == _digests(tmp_path / "faces")
+
+    def test_so_are_sequences(self, tmp_path):
+        options = {"kind": "sequences", "subjects": 1, "frames": MIN_FRAMES, "texture_size": 64}
+        run(SynthConfig(out=tmp_path / "faces", **options))
+        run(SynthConfig(out=f"memory://{tmp_path.name}/faces", **options))
+        assert self.remote_digests(f"memory://{tmp_path.name}/faces") == _digests(tmp_path / "faces")
+
+    def test_a_folder_with_other_files_is_refused(self, url):
+        (place(url) / "notes.txt").write_text("mine")
+        with pytest.raises(UsageError, match=r"holds notes\.txt, which is not of this run"):
+            run(SynthConfig(out=url, subjects=1, texture_size=64))

@@ -7,16 +7,9 @@ import pytest
 import torch
 from samples import write_shard_set
 
-from pipeline.train import (
-    _weights,
-    _weights_digest,
-    cores_per_worker,
-    input_channel,
-    run,
-    temporal_read,
-    text_source,
-)
+from pipeline.train import _weights, _weights_digest, input_channel, run, temporal_read, text_source
 from pipeline.training.config import TrainConfig
+from pipeline.training.job import cores_per_worker
 from pipeline.training.loop import concept_number
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory

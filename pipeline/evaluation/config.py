@@ -1,6 +1,5 @@
 """The options of the evaluation stage."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,6 +8,7 @@ from pipeline.options import CommaSeparated
 from pipeline.training.config import WHERE_HELP
 from pipeline.training.damage import ON_BAD_SHARD_HELP, OnBadShard
 from shards.manifest import Frozen
+from shards.places import AnyPlace
 from shards.splits import HELP as SPLIT_HELP
 
 Protocol = Literal["zero-shot", "knn", "probe"]
@@ -17,7 +17,7 @@ Protocol = Literal["zero-shot", "knn", "probe"]
 class EvaluateConfig(Frozen):
     """Options of `smile-pipe evaluate`."""
 
-    run: Path = Field(description="Directory of a finished training run.")
+    run: AnyPlace = Field(description="Directory of a finished training run, or its URL.")
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"), min_length=1, description="How to score: any of zero-shot, knn and probe."

@@ -8,6 +8,7 @@ that it was working on.
 """
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
 from shards.manifest import ShardEntry, ShardManifest
-from shards.places import Place, remove_tree, write_atomically
+from shards.places import Place, files_in, remove_tree, sizes_in, write_atomically
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class ShardReceipt:
 
 
 _RECEIPT = TypeAdapter(ShardReceipt)
+_SHARD = re.compile(r"[0-9]+\.tar")
 
 
 class RenderOutput:
@@ -84,23 +86,16 @@ class RenderOutput:
     def receipts(self) -> list[ShardReceipt]:
         """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
         found = {receipt.name: receipt for receipt in self._finished()}
-        for path in self.progress.glob("*.json"):
+        for path in files_in(self.progress, "*.json"):
             # A receipt that this release cannot read is no receipt: its shard is made again.
             with suppress(ValidationError):
                 receipt = _RECEIPT.validate_json(path.read_bytes())
                 found[receipt.name] = receipt
         return [found[name] for name in sorted(found)]
 
-    def shard_names(self) -> list[str]:
-        """Names of the shards that lie in the directory."""
-        return sorted(path.name for path in self.shards.glob("*.tar") if path.stem.isdecimal())
-
-    def holds(self, receipt: ShardReceipt) -> bool:
-        """Whether the shard of `receipt` lies there with the size that it was written with."""
-        if receipt.entry is None:
-            return True
-        path = self.shards / receipt.name
-        return path.is_file() and path.stat().st_size == receipt.entry.bytes
+    def shard_sizes(self) -> dict[str, int]:
+        """The shards that lie in the directory, by name, with their sizes in bytes."""
+        return {name: size for name, size in sizes_in(self.shards).items() if _SHARD.fullmatch(name)}
 
     def begin(self, removed: Iterable[str]) -> None:
         """Make the directories, clear what a killed run was writing, and withdraw the manifest.
@@ -114,7 +109,7 @@ class RenderOutput:
         (self.progress / "begun").write_bytes(b"")
         # What workers of a run that was killed were reading is under no suspicion.
         remove_tree(self.deaths)
-        for leftover in self.shards.glob(".*.tar.tmp"):
+        for leftover in files_in(self.shards, ".*.tar.tmp"):
             leftover.unlink()
         if self.manifest_path.exists():
             for receipt in self.receipts():

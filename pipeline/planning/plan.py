@@ -127,8 +127,9 @@ def plan_shards(
     """
     known = output.receipts() if known is None else known
     receipts = {receipt.name: receipt for receipt in known if receipt.settings == marks.images_settings}
-    outdated = [name for name in output.shard_names() if name not in receipts]
-    shards = _Shards(root, samples, marks, output, retry_failed)
+    sizes = output.shard_sizes()
+    outdated = [name for name in sorted(sizes) if name not in receipts]
+    shards = _Shards(root, samples, marks, sizes, retry_failed)
     shards.look([*receipts.values()], verify_sources, stats)
     for receipt in receipts.values():
         shards.add(receipt)
@@ -155,9 +156,14 @@ class _Shards:
     """The shards of an earlier run, one after the other: kept, made again in part, or removed."""
 
     def __init__(
-        self, root: Place, samples: Sequence[SampleSource], marks: Marks, output: RenderOutput, retry_failed: bool
+        self,
+        root: Place,
+        samples: Sequence[SampleSource],
+        marks: Marks,
+        sizes: Mapping[str, int],
+        retry_failed: bool,
     ) -> None:
-        self.root, self.marks, self.output, self.retry_failed = root, marks, output, retry_failed
+        self.root, self.marks, self.sizes, self.retry_failed = root, marks, sizes, retry_failed
         self.wanted = {sample.key: sample for sample in samples}
         self.placed: set[str] = set()
         self.kept: list[ShardReceipt] = []
@@ -187,7 +193,7 @@ class _Shards:
             self.removed.append(receipt.name)
             self._because(REMOVED, len(before))
             return
-        if not self.output.holds(receipt):
+        if receipt.entry is not None and self.sizes.get(receipt.name) != receipt.entry.bytes:
             self._because(SHARD_GONE, len(there))
             self._make(receipt, [*there.values()], (), ())
             return

@@ -1,6 +1,5 @@
 """The options of the training stage."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +9,7 @@ from pipeline.filters import SampleFilter
 from pipeline.options import ADDRESS_HELP
 from pipeline.training.damage import ON_BAD_SHARD_HELP, OnBadShard
 from shards.manifest import Frozen, TextSource
+from shards.places import AnyPlace
 from shards.sample import Temporal
 from shards.splits import HELP as SPLIT_HELP
 
@@ -22,7 +22,7 @@ class TrainConfig(Frozen):
     """Options of `smile-pipe train`."""
 
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
-    out: Path = Field(description="Directory of the run: checkpoints, metrics, manifest.")
+    out: AnyPlace = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     recipe: str = Field("smile-vlm", description="System to train.")
     arch: str = Field("smile-tiny", description="Towers, by open_clip's name; smile-tiny is made for CPUs.")
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")

@@ -1,12 +1,13 @@
 """Following a run from outside: its metrics, as the workers write them; they may run on another machine."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.run_log import PUT_EVERY
 
 POLL_SECONDS = 0.5
 
@@ -15,19 +16,21 @@ POLL_SECONDS = 0.5
 def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Pass on each new row of `metrics.jsonl` until the block ends; the last ones before it does."""
     stop = threading.Event()
-    seen = len(directory.metrics())
+    pause = POLL_SECONDS if isinstance(directory.root, Path) else PUT_EVERY
+    rows, size = directory.metrics(), _size(directory)
 
     def follow() -> None:
-        nonlocal seen
+        nonlocal rows, size
         while True:
-            last = stop.is_set()
-            rows = directory.metrics()
-            for row in rows[min(seen, len(rows)) :]:
+            last, seen = stop.wait(pause), len(rows)
+            # Where a storage fails for a moment, what it holds is told the next time.
+            with suppress(OSError):
+                if last or _size(directory) != size:
+                    size, rows = _size(directory), directory.metrics()
+            for row in rows[seen:]:
                 on_metrics(row)
-            seen = len(rows)
             if last:
                 return
-            time.sleep(POLL_SECONDS)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -36,3 +39,7 @@ def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], No
     finally:
         stop.set()
         thread.join()
+
+
+def _size(directory: RunDirectory) -> int:
+    return directory.metrics_path.stat().st_size if directory.metrics_path.exists() else -1

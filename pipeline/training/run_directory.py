@@ -7,46 +7,52 @@
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
     RUN/manifest.json                   written last
 
-Promised: a checkpoint under its final name is whole; loading one runs no code from it.
+Promised: a checkpoint that is found is whole, on a disk and in an object store; loading one runs no code from it.
 """
 
+import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
 from shards.manifest import canonical_json
-from shards.places import write_atomically
+from shards.places import Place, remove_tree, replacing, write_atomically
+
+WEIGHTS = "model.safetensors"
+STATE = "state.pt"
+"""Of a checkpoint's files the last to come and the first to go: where it is, the checkpoint is whole."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A saved state: after `step` steps in all."""
 
-    path: Path
+    path: Place
     step: int
 
-    def load_model(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    def load_model(self) -> dict[str, Tensor]:
         """The model's weights."""
-        return load_file(self.path / "model.safetensors", device=str(device))
+        return load((self.path / WEIGHTS).read_bytes())
 
     def load_state(self) -> dict[str, Any]:
         """The optimiser's state; nothing but tensors and plain values is accepted."""
-        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+        content = io.BytesIO((self.path / STATE).read_bytes())
+        return torch.load(content, map_location="cpu", weights_only=True)
 
 
 class RunDirectory:
-    """One run on disk."""
+    """One run, on a disk or under a URL."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.root = root
         self.manifest_path = root / "manifest.json"
         self.config_path = root / "config.json"
@@ -61,21 +67,29 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Checkpoint]:
         """All checkpoints, oldest first."""
-        found = (path for path in self.checkpoints_path.glob("step-*") if path.name[5:].isdecimal())
-        return sorted((Checkpoint(path, int(path.name[5:])) for path in found), key=lambda c: c.step)
+        return sorted((c for c in self._begun() if (c.path / STATE).exists()), key=lambda c: c.step)
 
     def save(self, step: int, model: Mapping[str, Tensor], state: Mapping[str, Any], keep: int) -> Checkpoint:
-        """Write a checkpoint by way of a temporary name, and let go of all but the newest `keep`."""
+        """Write a checkpoint, and let go of all but the newest `keep`, and of those that were never whole."""
         path = self.checkpoints_path / f"step-{step:06d}"
-        temporary = path.with_name(f".{path.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / "model.safetensors")
-        torch.save(dict(state), temporary / "state.pt")
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-        for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old.path)
+        if isinstance(path, Path):
+            temporary = path.with_name(f".{path.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            _save_weights(temporary / WEIGHTS, model)
+            torch.save(dict(state), temporary / STATE)
+            _remove(path)
+            temporary.rename(path)
+        else:
+            (path / STATE).unlink(missing_ok=True)
+            with replacing(path / WEIGHTS) as file:
+                _save_weights(file, model)
+            with replacing(path / STATE) as file:
+                torch.save(dict(state), file)
+        kept = {checkpoint.path.name for checkpoint in self.checkpoints()[-keep:]}
+        for old in list(self._begun()):
+            if old.path.name not in kept:
+                _remove(old.path)
         return Checkpoint(path, step)
 
     def skipped(self) -> tuple[str, ...]:
@@ -98,8 +112,15 @@ class RunDirectory:
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    def _begun(self) -> Iterator[Checkpoint]:
+        """All checkpoints, whole or not."""
+        if self.checkpoints_path.is_dir():
+            for path in self.checkpoints_path.iterdir():
+                if path.name.startswith("step-") and path.name[5:].isdecimal():
+                    yield Checkpoint(path, int(path.name[5:]))
 
-def open_run(root: Path) -> tuple[RunManifest, Checkpoint]:
+
+def open_run(root: Place) -> tuple[RunManifest, Checkpoint]:
     """The manifest and the result of a finished run.
 
     Raises:
@@ -115,3 +136,12 @@ def open_run(root: Path) -> tuple[RunManifest, Checkpoint]:
     if manifest.checkpoint not in checkpoints:
         raise UsageError(f"{root}: its checkpoint {manifest.checkpoint} is gone; train again")
     return manifest, checkpoints[manifest.checkpoint]
+
+
+def _save_weights(file: Path, model: Mapping[str, Tensor]) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in model.items()}, file)
+
+
+def _remove(checkpoint: Place) -> None:
+    (checkpoint / STATE).unlink(missing_ok=True)
+    remove_tree(checkpoint)
