@@ -66,3 +66,84 @@ def cross_modal_redundancy(fused_nd: Tensor, text_nd: Tensor) -> Tensor:
     The diagonal is left alone: pushing it to zero would fight L_vl, which aligns equal features.
     """
     return off_diagonal_energy(cross_correlation(fused_nd, text_nd)) / fused_nd.shape[1]
+
+
+def multiview_contrast(rows_md: Tensor, concepts_m: Tensor, margin: Tensor) -> Tensor:
+    """L_mc = mean over pairs of one concept of [1 - s] + mean over pairs of two concepts of max(0, s - margin).
+
+    s is the cosine. AffectVLM (arXiv 2504.19739) has sums in place of the means, which are ours: they keep the term
+    independent of the batch's size. A pair is of two different rows; where there is no pair of a kind its mean is 0.
+    """
+    unit = F.normalize(rows_md, dim=-1)
+    similarity = unit @ unit.T
+    same = concepts_m[:, None] == concepts_m[None, :]
+    others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    return _mean_where(1 - similarity, same & others) + _mean_where(F.relu(similarity - margin), ~same)
+
+
+def multiview_triplet(
+    anchors_nd: Tensor, anchor_concepts_n: Tensor, rows_md: Tensor, concepts_m: Tensor, margin: Tensor
+) -> Tensor:
+    """L_mt = mean over anchors of max(0, |a - p|^2 - |a - n|^2 + margin), of unit vectors.
+
+    AffectVLM (arXiv 2504.19739). Which triplets it takes is not published; ours are the hardest: the farthest row of
+    the anchor's concept and the nearest of another (Hermans et al., "In defense of the triplet loss", 2017, equation
+    5). An anchor without both has no part in it.
+    """
+    distance = 2 - 2 * F.normalize(anchors_nd, dim=-1) @ F.normalize(rows_md, dim=-1).T
+    same = anchor_concepts_n[:, None] == concepts_m[None, :]
+    farthest = distance.masked_fill(~same, -torch.inf).amax(dim=1)
+    nearest = distance.masked_fill(same, torch.inf).amin(dim=1)
+    complete = farthest.isfinite() & nearest.isfinite()
+    gap = torch.where(complete, farthest - nearest, 0.0)
+    return _mean_where(F.relu(gap + margin), complete)
+
+
+def stable_contrast(
+    anchors_nd: Tensor, others_nd: Tensor, concepts_n: Tensor, subjects_n: Tensor, scale: Tensor
+) -> Tensor:
+    """InfoNCE of anchors against others, where positives share the concept and negatives neither concept nor subject.
+
+    The stable sampling of MultiviewVLM (arXiv 2505.09336): the same subject with another pseudo-label is the pair that
+    is most likely labelled wrongly, so it is neither pulled nor pushed. The mean over positives is as in `contrast`.
+    """
+    same = concepts_n[:, None] == concepts_n[None, :]
+    usable = same | (subjects_n[:, None] != subjects_n[None, :])
+    logits = scale * F.normalize(anchors_nd, dim=-1) @ F.normalize(others_nd, dim=-1).T
+    target = same.to(logits.dtype) / same.sum(dim=1, keepdim=True)
+    # Not minus infinity, which times a target of 0 is no number.
+    return F.cross_entropy(logits.masked_fill(~usable, -1e4), target)
+
+
+def text_guidance(attention_nv: Tensor, views_nvd: Tensor, text_nd: Tensor, scale: Tensor) -> Tensor:
+    """KL(g || a), mean over samples: g = softmax over views of scale cos(z_v, t), without gradient.
+
+    FACET-VLM's multiview text-guided fusion (arXiv 2507.01673) names no formula; ours teaches the weights a of the
+    fusion to be what the text would make them, so that a face that comes without text is fused as if it had one.
+    """
+    with torch.no_grad():
+        cosine = torch.einsum("nvd,nd->nv", F.normalize(views_nvd, dim=-1), F.normalize(text_nd, dim=-1))
+        guide = (scale * cosine).softmax(dim=1)
+    return F.kl_div(attention_nv.clamp_min(1e-12).log(), guide, reduction="batchmean")
+
+
+def view_agreement(fused_nd: Tensor, views_nvd: Tensor, text_nd: Tensor, scale: Tensor) -> Tensor:
+    """Mean over views of KL(q_f || q_v): q = softmax over the batch's texts of scale cos(z, t), q_f without gradient.
+
+    FACET-VLM's multiview consistency (arXiv 2507.01673); the formula is ours: each view alone shall tell of the text
+    what all of them together tell.
+    """
+    text = F.normalize(text_nd, dim=-1).T
+    fused = (scale.detach() * F.normalize(fused_nd, dim=-1).detach() @ text.detach()).softmax(dim=1)
+    single = (scale * F.normalize(views_nvd, dim=-1) @ text).log_softmax(dim=2)
+    return torch.stack([F.kl_div(single[:, v], fused, reduction="batchmean") for v in range(views_nvd.shape[1])]).mean()
+
+
+def class_cross_entropy(fused_nd: Tensor, anchors_kd: Tensor, classes_n: Tensor, scale: Tensor) -> Tensor:
+    """Cross-entropy of softmax_k(scale cos(z_f, w_k)) against the class, with one learned anchor w_k a class."""
+    return F.cross_entropy(scale * F.normalize(fused_nd, dim=-1) @ F.normalize(anchors_kd, dim=-1).T, classes_n)
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the values that `mask` marks; 0, with a gradient of 0, where it marks none."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)

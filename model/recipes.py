@@ -1,131 +1,38 @@
 """A recipe is a named system: a config that builds a model with its losses.
 
 Goes in: `RecipeConfig`. Comes out: a module that maps view images and prompts to embeddings, and embeddings to a dict
-of named loss terms whose sum under `total` is what is minimised.
+of named loss terms whose weighted sum under `total` is what is minimised.
 """
 
 import difflib
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from model import systems
+from model.config import RECIPES, RecipeConfig
+from model.systems import Recipe
 
-from model.config import RecipeConfig
-from model.distributed import gather_rows
-from model.fusion import TemporalPooling, ViewFusion
-from model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
-from model.moments import Moments
-from model.towers import Towers
+__all__ = ["RECIPES", "build_model", "check_recipe"]
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """What a batch looks like in the joint space.
-
-    Attributes:
-        views: [B, V, D], one embedding a view, pooled over a sequence's moments, not normalised.
-        fused: [B, D], their view-aware mean.
-        attention: [B, V], the weights of that mean.
-        text: [B, D], or None where there is no text.
-    """
-
-    views: Tensor
-    fused: Tensor
-    attention: Tensor
-    text: Tensor | None
-
-
-class SmileVLM(nn.Module):
-    """Shared image tower, temporal pooling, view-aware fusion, text tower, and three losses (arXiv 2506.01203)."""
-
-    def __init__(self, config: RecipeConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.towers = Towers(config.arch, config.pretrained)
-        self.project_image = _projector(self.towers.embed_dim, config.joint_dim)
-        self.project_text = _projector(self.towers.embed_dim, config.joint_dim)
-        self.fusion = ViewFusion(config.joint_dim)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
-        self.max_log_scale = -math.log(config.min_temperature)
-        # Last, and with the generator put back: whatever is drawn for a scan is what it would be without sequences.
-        with torch.random.fork_rng(devices=[]):
-            self.temporal = TemporalPooling(config.joint_dim, config.temporal_pooling)
-
-    def forward(
-        self,
-        views_nvchw: Tensor,
-        directions_v3: Tensor,
-        tokens_bt: Tensor | None,
-        moments: Moments | None = None,
-    ) -> Embeddings:
-        """Embed a batch of faces, and their prompts where there are any; images in [0, 1]."""
-        views, fused, attention = self.embed_faces(views_nvchw, directions_v3, moments)
-        return Embeddings(views, fused, attention, None if tokens_bt is None else self.embed_text(tokens_bt))
-
-    def embed_faces(
-        self, views_nvchw: Tensor, directions_v3: Tensor, moments: Moments | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of all moments [N, V, 3, H, W] -> embeddings of the views [B, V, D], fused [B, D], attention [B, V].
-
-        `moments` tells which of the N are of which face, and when; without it each is a scan of its own.
-        """
-        views_nvd = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
-        views_nvd = views_nvd.unflatten(0, views_nvchw.shape[:2])
-        moments = moments or Moments.of_scans(len(views_nvchw), views_nvchw.device)
-        views_bvd = self.temporal(views_nvd, moments)
-        return views_bvd, *self.fusion(views_bvd, directions_v3)
-
-    def embed_text(self, tokens_nt: Tensor) -> Tensor:
-        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once."""
-        unique, inverse = torch.unique(tokens_nt, dim=0, return_inverse=True)
-        return self.project_text(self.towers.encode_text(unique))[inverse]
-
-    @property
-    def scale(self) -> Tensor:
-        """Inverse temperature of the contrast, as the losses take it."""
-        return self.log_scale.clamp(max=self.max_log_scale).exp()
-
-    def losses(self, embeddings: Embeddings, concepts_b: Tensor) -> dict[str, Tensor]:
-        """Loss terms by name, over the batch of all ranks, unweighted, and their weighted sum `total`.
-
-        `concepts_b` int64 [B] tells which prompts mean the same.
-        """
-        # In place, not in the graph: there a clamp lets no gradient through, and the temperature could not come back.
-        with torch.no_grad():
-            self.log_scale.clamp_(max=self.max_log_scale)
-        config, views = self.config, gather_rows(embeddings.views.float())
-        terms = {"mv": multiview_decorrelation(views, config.off_diagonal_weight)}
-        total = config.weight_mv * terms["mv"]
-        if embeddings.text is not None:
-            fused, text = gather_rows(embeddings.fused.float()), gather_rows(embeddings.text.float())
-            scale, concepts = self.log_scale.exp(), gather_rows(concepts_b)
-            terms["vl"] = vision_language_contrast(fused, views, text, concepts, scale)
-            terms["cm"] = cross_modal_redundancy(fused, text)
-            total = total + config.weight_vl * terms["vl"] + config.weight_cm * terms["cm"]
-        return {**terms, "total": total}
-
-
-RECIPES = {"smile-vlm": SmileVLM}
-
-
-def check_recipe(name: str) -> None:
-    """Raise ValueError where there is no recipe `name`."""
+def check_recipe(name: str, without: Sequence[str] = ()) -> None:
+    """Raise ValueError where there is no recipe `name`, or where it has no such terms, or no others."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(RECIPES)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
+    terms = RECIPES[name].weights
+    if unknown := sorted(set(without) - terms.keys()):
+        raise ValueError(f"{name} has no loss {unknown[0]!r} to leave out; its losses: {', '.join(terms)}")
+    if terms.keys() <= set(without):
+        raise ValueError(f"{name} without {', '.join(without)} has no loss left")
 
 
-def build_model(config: RecipeConfig) -> SmileVLM:
+def build_model(config: RecipeConfig) -> Recipe:
     """The model of a recipe, with the weights that its config asks for.
 
     Raises:
-        ValueError: unknown recipe, architecture or pretrained weights.
+        ValueError: unknown recipe, loss, architecture or pretrained weights.
     """
-    check_recipe(config.name)
-    return RECIPES[config.name](config)
-
-
-def _projector(width_in: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, width_in), nn.GELU(), nn.Linear(width_in, width_out))
+    check_recipe(config.name, config.without)
+    system: type[Recipe] = getattr(systems, RECIPES[config.name].system)
+    return system(config)

@@ -96,7 +96,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Callable[[int, int], None]) -
     reader = FaceReader(shards, reading, 0, config.on_bad_shard)
     data = _embed(config, model, reader, train_rows, test_rows, on_progress)
     truth = data.y[data.num_train :]
-    predictions = {name: _predict(name, config.seed, model, shards.manifest, data) for name in names}
+    predictions = {name: _predict(name, config.seed, model, run_manifest, shards.manifest, data) for name in names}
     levels, classes = [row.level for row in data.scored], shards.manifest.expressions
     scores: dict[str, ProtocolScore] = {
         name: score(truth, predicted, classes, levels) for name, predicted in predictions.items()
@@ -179,7 +179,16 @@ def _sides(
 def _possible(
     config: EvaluateConfig, run_manifest: RunManifest, shards: ShardManifest
 ) -> tuple[list[Protocol], tuple[str, ...]]:
-    """The protocols asked for that can be had, and notes on what cannot: zero-shot needs texts on both sides."""
+    """The protocols asked for that can be had, and notes on what cannot: zero-shot needs texts on both sides.
+
+    A run with a classifier has that in place of zero-shot.
+    """
+    if run_manifest.recipe["name"] == "supervised":
+        if not set(run_manifest.classes) & set(shards.expressions):
+            raise UsageError(f"the run tells {', '.join(run_manifest.classes)} apart, and the shards have none of them")
+        return [*dict.fromkeys("classifier" if name == "zero-shot" else name for name in config.protocol)], ()
+    if "classifier" in config.protocol:
+        raise UsageError("--protocol classifier: the run has none; train with --recipe supervised for one")
     missing = [expression for expression in shards.expressions if not shards.prompts.get(expression)]
     if run_manifest.text_source == "none":
         reason = "the run was trained without text"
@@ -231,12 +240,17 @@ def _embed(
 
 
 def _predict(
-    protocol: Protocol, seed: int, model: TrainedModel, shards: ShardManifest, data: Embedded
+    protocol: Protocol, seed: int, model: TrainedModel, run: RunManifest, shards: ShardManifest, data: Embedded
 ) -> NDArray[np.int64]:
     """Predicted classes of the scored samples."""
     if protocol == "zero-shot":
         prompts = {expression: model.embed_prompts(shards.prompts[expression]) for expression in shards.expressions}
         return zero_shot(data.x[data.num_train :], prompts)
+    if protocol == "classifier":
+        # Only among the classes that can be right.
+        known = [number for number, name in enumerate(run.classes) if name in shards.expressions]
+        numbers = np.array([shards.expressions.index(run.classes[number]) for number in known])
+        return numbers[model.classify(data.x[data.num_train :])[:, known].argmax(axis=1)]
 
     def fit_predict(fit: NDArray[np.int64], predict: NDArray[np.int64]) -> NDArray[np.int64]:
         if protocol == "knn":

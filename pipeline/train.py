@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from model.config import RECIPES, RunTextSource
 from model.recipes import check_recipe
 from model.towers import check_arch
 from pipeline.directory_lock import NAME as LOCK_NAME
@@ -32,8 +33,16 @@ from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.sequences import TemporalRead, can_read, default_temporal, is_sequence, stored_temporal
 from shards.errors import UsageError
-from shards.manifest import ShardManifest, TextSource, canonical_json, fingerprint
-from shards.places import Place, check_no_credentials, is_of_this_process, place, scheme_of, write_atomically
+from shards.manifest import ShardManifest, canonical_json, fingerprint
+from shards.places import (
+    Place,
+    check_no_credentials,
+    is_of_this_process,
+    place,
+    remove_leftovers,
+    scheme_of,
+    write_atomically,
+)
 from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
 
@@ -58,7 +67,7 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
         "shards": shards_from(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.for_fingerprint(),
-        "recipe": config.recipe_config().model_dump(),
+        "recipe": job.recipe.model_dump(),
     }
     with directory_lock(directory.root):
         # Another process may have held it, and been done with it, since.
@@ -77,6 +86,7 @@ def _train(
     here = _in_process(job.config)
     with nullcontext() if here else ray_session(job.config.address):
         resources = {} if here else resources_per_worker(job.config)
+        remove_leftovers(directory.root)
         write_atomically(directory.config_path, canonical_json(about).encode())
         with following(directory, on_metrics):
             if here:
@@ -99,19 +109,34 @@ def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
     return config.channel
 
 
-def text_source(config: TrainConfig, manifest: ShardManifest) -> TextSource:
-    """Where the text that is learned from comes from: what the shards carry, or none.
+def text_source(config: TrainConfig, manifest: ShardManifest) -> RunTextSource:
+    """Where the text that is learned from comes from: the shards, clusters of the model's own, or none.
 
     Raises:
-        UsageError: another source was asked for.
+        UsageError: the recipe cannot learn from what was asked for, or the shards do not carry it.
     """
-    if config.text not in ("auto", "none", manifest.text_source):
-        carried = "no prompts" if manifest.text_source == "none" else f"prompts from {manifest.text_source}"
+    recipe, carried, asked = RECIPES[config.recipe], manifest.text_source, config.text
+    need = recipe.text
+    wanted: RunTextSource = need if need in ("pseudo", "none") else carried
+    source = wanted if asked == "auto" else asked
+    if need == "none" and source != "none":
+        raise UsageError(f"--recipe {config.recipe}: learns without text; leave --text out")
+    if source == "none" and not set(recipe.text_free) - set(config.without):
+        raise UsageError(f"--recipe {config.recipe}: has no loss left without text")
+    if need == "label" and source != "label":
+        hint = "render the shards with --text label" if carried != "label" else "leave --text out"
+        raise UsageError(f"--recipe {config.recipe}: learns from labels, not from {source}; {hint}")
+    if source == "pseudo":
+        missing = [name for name in manifest.expressions if not manifest.prompts.get(name)]
+        if missing or len(manifest.expressions) < 2:
+            reason = f"no prompts for {', '.join(missing[:5])}" if missing else "one expression only"
+            raise UsageError(f"--text pseudo: chooses among the prompts of the shards, which have {reason}")
+    elif source not in ("none", carried):
+        has = "no prompts" if carried == "none" else f"prompts from {carried}"
         raise UsageError(
-            f"--text {config.text}: the shards carry {carried}; use --text {manifest.text_source}, "
-            f"or render them with --text {config.text}"
+            f"--text {source}: the shards carry {has}; use --text {carried}, or render them with --text {source}"
         )
-    return manifest.text_source if config.text == "auto" else config.text
+    return source
 
 
 def temporal_read(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
@@ -134,7 +159,7 @@ def temporal_read(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
 
 def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     try:
-        check_recipe(config.recipe)
+        check_recipe(config.recipe, config.without)
         check_arch(config.arch, config.pretrained)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -144,6 +169,8 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     rows = rows_of(shards, split.train, config.where)
     if _in_process(config):
         check_in_process(config)
+    if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
+        raise UsageError("--recipe supervised: tells expressions apart, and the shards have only one")
     if len(rows) < 2 * config.num_workers:
         raise UsageError(f"{len(rows)} training samples are too few for {config.num_workers} workers")
     if source == "none" and len(shards.manifest.views) < 2:
@@ -151,7 +178,9 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))
     absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
     channel = input_channel(config, shards.manifest)
-    return shards, split, Job(config.model_copy(update=absolute), channel, split.train, source, temporal)
+    config = config.model_copy(update=absolute)
+    recipe = config.recipe_config(len(shards.manifest.expressions))
+    return shards, split, Job(config, recipe, channel, split.train, source, temporal)
 
 
 def _finished(directory: RunDirectory, mark: str) -> RunManifest | None:
@@ -200,12 +229,13 @@ def _manifest(
         fingerprint=fingerprint(mark, sorted(skipped)) if skipped else mark,
         shards_fingerprint=shards.manifest.fingerprint,
         config=config.for_fingerprint(),
-        recipe=config.recipe_config().model_dump(mode="json"),
+        recipe=job.recipe.model_dump(mode="json"),
         channel=job.channel,
         temporal=job.temporal,
         max_frames=config.max_frames,
         views=shards.manifest.views,
         text_source=job.text_source,
+        classes=shards.manifest.expressions,
         split=split.spec,
         where=config.where,
         train_subjects=split.train,

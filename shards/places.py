@@ -8,13 +8,14 @@ from the environment, so none reaches a log or a manifest.
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from fsspec import get_filesystem_class
@@ -24,6 +25,7 @@ from upath import UPath
 from shards.errors import UsageError
 
 Place = Path | UPath
+P = TypeVar("P", Path, UPath)
 
 # What an object store has received in whole, and nothing else, gets the name; elsewhere a file grows under its name.
 WHOLE_WHEN_PUT = frozenset(("memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
@@ -96,7 +98,7 @@ def replacing(path: Place) -> Iterator[Path]:
             yield temporary
             _put(temporary, path)
         return
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         # Without this a power cut could leave the new name on a file whose content never reached the disk.
@@ -108,11 +110,22 @@ def replacing(path: Place) -> Iterator[Path]:
         raise
 
 
+def _temporary(path: P) -> P:
+    """A name of this writer's own: one that was thought dead, and is not, must not write into another one's file."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Place) -> None:
+    """Remove what writers that were killed have left in a folder."""
+    for path in files_in(folder, ".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _put(file: Path, path: UPath) -> None:
     if path.protocol in WHOLE_WHEN_PUT:
         path.fs.put_file(str(file), path.path)
         return
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.fs.put_file(str(file), beside.path)

@@ -1,16 +1,25 @@
-"""The processes that Ray renders in, found for tests that kill them."""
+"""The processes of this one's Ray, found for tests that kill them; those of others on the machine are left alone."""
 
+import os
 from pathlib import Path
 
 
-def workers() -> list[int]:
-    """Processes of Ray that are rendering."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if b"ray::MapBatches" in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+def workers(name: str = "ray::MapBatches") -> list[int]:
+    """Ids of processes that descend from this one and are called so: those that render, where nothing is said."""
+    about = dict(filter(None, map(_parent_and_name, filter(str.isdigit, os.listdir("/proc")))))
+
+    def is_ours(pid: int) -> bool:
+        while pid in about and pid != os.getpid():
+            pid = about[pid][0]
+        return pid == os.getpid()
+
+    return [pid for pid, (_, called) in sorted(about.items()) if name in called and is_ours(pid)]
+
+
+def _parent_and_name(pid: str) -> tuple[int, tuple[int, str]] | None:
+    """A process's id, its parent's, and what it is called."""
+    try:
+        fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
+        return int(pid), (int(fields[1]), Path("/proc", pid, "cmdline").read_text(errors="replace"))
+    except OSError:
+        return None

@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes import workers
+from worlds import content
 
 from pipeline.render import plan, run
 from pipeline.render_config import RenderConfig
@@ -44,10 +46,6 @@ def undisturbed(faces: Path, ray_cluster: None, tmp_path_factory: pytest.TempPat
     return content(out)
 
 
-def content(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
-
-
 def command(faces: Path, out: Path) -> list[str]:
     options = [word for name, value in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     program = [sys.executable, "-c", "from cli.main import main; main()"]
@@ -58,10 +56,16 @@ def command(faces: Path, out: Path) -> list[str]:
 def start(faces: Path, tmp_path: Path) -> Iterator:
     """Starts renders into `tmp_path / "out"` in a process of their own; those that are still there are killed."""
     started: list[subprocess.Popen] = []
+    # Who is killed clears nothing away. The name is short, since Ray makes sockets in it.
+    scratch = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
 
     def begin() -> subprocess.Popen:
         process = subprocess.Popen(
-            command(faces, tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command(faces, tmp_path / "out"),
+            env=os.environ | {"TMPDIR": str(scratch)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         started.append(process)
         return process
@@ -70,27 +74,33 @@ def start(faces: Path, tmp_path: Path) -> Iterator:
     for process in started:
         process.kill()
         process.communicate()
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
-def wait_for_shards(out: Path, count: int, process: subprocess.Popen) -> None:
-    """Wait until so many shards are made, or the process has ended."""
-    while process.poll() is None and len(list(out.glob("shards/*.tar"))) < count:
+def wait_for(files: str, count: int, out: Path, process: subprocess.Popen) -> None:
+    """Wait until there are so many of these files in `out`, or the process has ended."""
+    while process.poll() is None and len(list(out.glob(files))) < count:
         time.sleep(0.01)
 
 
 def test_a_render_that_is_killed_again_and_again_comes_to_the_same_bytes(start, faces, undisturbed, tmp_path):
     chance = random.Random(0)
     out, num_shards = tmp_path / "out", sum(name.endswith(".tar") for name in undisturbed)
-    killed = 0
+    moments: list[tuple[bool, int]] = []
     for n in range(KILLS):
         process = start()
-        # A moment after some shard, so that every part of the run is hit; shards that are kept count as well.
-        wait_for_shards(out, 1 + n * (num_shards - 1) // KILLS, process)
-        time.sleep(chance.random() * 0.3)
-        killed += process.poll() is None
+        if n % 5 == 0:
+            # Before there is a new shard, while it plans or while Ray starts.
+            time.sleep(chance.random() * 8)
+        else:
+            # A moment after some shard, so that every part of the run is hit; shards that are kept count as well.
+            wait_for("shards/*.tar", 1 + n * (num_shards - 1) // KILLS, out, process)
+            time.sleep(chance.random() * 0.3)
+        moments.append((process.poll() is None, len(list(out.glob("shards/*.tar")))))
         process.kill()
         process.wait()
-    assert killed >= KILLS - 1
+    print("killed in mid-run, and shards by then:", moments)
+    assert sum(alive for alive, _ in moments) >= KILLS - 1
     last = start()
     said, _ = last.communicate(timeout=300)
     assert last.returncode == 0, said
@@ -100,7 +110,8 @@ def test_a_render_that_is_killed_again_and_again_comes_to_the_same_bytes(start, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(start, faces, undisturbed, ray_cluster, tmp_path, number):
     process = start()
-    wait_for_shards(tmp_path / "out", 1, process)
+    # A shard without its receipt is not made yet.
+    wait_for(".progress/*.tar.json", 1, tmp_path / "out", process)
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number

@@ -15,6 +15,7 @@ from shards.places import (
     is_of_this_process,
     place,
     read_range,
+    remove_leftovers,
     remove_tree,
     replacing,
     sizes_in,
@@ -86,9 +87,27 @@ def test_where_files_grow_under_their_name_another_name_comes_first(monkeypatch,
             write_atomically(path, b"new")
     else:
         write_atomically(path, b"new")
-    assert seen == [(".a.bin.tmp", b"old")]
+    assert [(name[:7], name[-4:], content) for name, content in seen] == [(".a.bin.", ".tmp", b"old")]
     assert path.read_bytes() == (b"old" if breaks else b"new")
     assert names(path.parent) == ["a.bin"]
+
+
+def test_two_writers_of_one_name_do_not_meet(folder):
+    """One that was thought dead, and is not, ends before the one that took its place."""
+    with replacing(folder / "a.bin") as late:
+        late.write_bytes(b"late" * 1000)
+        with replacing(folder / "a.bin") as early:
+            early.write_bytes(b"early")
+        assert (folder / "a.bin").read_bytes() == b"early"
+    assert (folder / "a.bin").read_bytes() == b"late" * 1000
+    assert names(folder) == ["a.bin"]
+
+
+def test_leftovers_of_writers_that_were_killed_are_removed(folder):
+    for name in (".a.bin.0123.tmp", "a.bin", ".hidden", "b.tmp"):
+        write_atomically(folder / name, b"1")
+    remove_leftovers(folder)
+    assert names(folder) == [".hidden", "a.bin", "b.tmp"]
 
 
 def test_ranges_are_read(folder):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from model.config import RecipeConfig
+from model.encoder import Embeddings
 from model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
 from model.moments import Moments
-from model.recipes import Embeddings, SmileVLM, build_model, check_recipe
+from model.recipes import RECIPES, build_model, check_recipe
+from model.systems import Recipe, Targets
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +20,19 @@ def config(tmp_path_factory) -> RecipeConfig:
     return RecipeConfig(arch=tiny_arch.register(tmp_path_factory.mktemp("arch")), joint_dim=5)
 
 
-def make_model(config: RecipeConfig, **changes: object) -> SmileVLM:
+def make_model(config: RecipeConfig, **changes: object) -> Recipe:
     torch.manual_seed(0)
     return build_model(config.model_copy(update=changes))
 
 
-def losses_of(model: SmileVLM, num: int = 6, text: bool = True) -> dict[str, Tensor]:
+def losses_of(model: Recipe, num: int = 6, text: bool = True) -> dict[str, Tensor]:
     views, directions, tokens, concepts = tiny_arch.faces(num)
-    return model.losses(model(views, directions, tokens if text else None), concepts)
+    return model.losses(model(views, directions, tokens if text else None), targets(concepts if text else None, num))
+
+
+def targets(concepts: Tensor | None, num: int) -> Targets:
+    """Each two samples in turn are of one subject."""
+    return Targets(concepts, torch.arange(num) // 2)
 
 
 def test_faces_and_prompts_become_embeddings_in_one_space(config):
@@ -93,23 +100,26 @@ class TestLosses:
         assert list(losses_of(make_model(config))) == ["mv", "vl", "cm", "total"]
 
     def test_without_text_there_is_one(self, config):
-        found = losses_of(make_model(config, weight_mv=0.25), text=False)
+        found = losses_of(make_model(config), text=False)
         assert list(found) == ["mv", "total"]
-        torch.testing.assert_close(found["total"], 0.25 * found["mv"])
+        torch.testing.assert_close(found["total"], 0.1 * found["mv"])
 
     def test_terms_are_those_of_the_formulas_and_the_total_their_weighted_sum(self, config):
-        model = make_model(config, weight_mv=2.0, weight_vl=3.0, weight_cm=5.0, off_diagonal_weight=0.3)
+        model = make_model(config, off_diagonal_weight=0.3)
         views, directions, tokens, concepts = tiny_arch.faces(6)
         e = model(views, directions, tokens)
         mv, cm = multiview_decorrelation(e.views, 0.3), cross_modal_redundancy(e.fused, e.text)
         vl = vision_language_contrast(e.fused, e.views, e.text, concepts, torch.tensor(1 / 0.07))
-        found = model.losses(e, concepts)
-        for name, expected in {"mv": mv, "vl": vl, "cm": cm, "total": 2 * mv + 3 * vl + 5 * cm}.items():
+        found = model.losses(e, targets(concepts, 6))
+        for name, expected in {"mv": mv, "vl": vl, "cm": cm, "total": 0.1 * mv + vl + 0.01 * cm}.items():
             torch.testing.assert_close(found[name], expected)
 
     def test_they_are_computed_in_single_precision_whatever_the_towers_compute_in(self, config):
         half = Embeddings(*(torch.randn(4, *s).bfloat16() for s in ((3, 5), (5,), (3,), (5,))))
-        assert all(loss.dtype == torch.float32 for loss in make_model(config).losses(half, torch.arange(4)).values())
+        assert all(
+            loss.dtype == torch.float32
+            for loss in make_model(config).losses(half, targets(torch.arange(4), 4)).values()
+        )
 
     @pytest.mark.parametrize("arch", ["smile-tiny", tiny_arch.NAME])
     def test_a_seed_gives_the_same_total_to_the_last_bit(self, config, arch):
@@ -120,7 +130,7 @@ class TestLosses:
         totals = []
         for _ in range(2):
             model = make_model(config, arch=arch)
-            totals.append(model.losses(model(views, directions, tokens), concepts)["total"])
+            totals.append(model.losses(model(views, directions, tokens), targets(concepts, 4))["total"])
         assert torch.equal(*totals)
 
     def test_the_total_reaches_every_weight_that_learns(self, config):
@@ -159,9 +169,119 @@ class TestTemperature:
         # Texts that contradict their images ask for a higher temperature.
         views = torch.eye(5)[:4, None].expand(4, 3, 5)
         wrong = Embeddings(views, views[:, 0], torch.full((4, 3), 1 / 3), views[:, 0].roll(1, dims=0))
-        model.losses(wrong, torch.arange(4))["total"].backward()
+        model.losses(wrong, targets(torch.arange(4), 4))["total"].backward()
         torch.optim.SGD([model.log_scale], lr=1e-2).step()
         assert 1 / model.scale.item() > 0.0505
+
+
+class TestFamily:
+    """What holds for every recipe."""
+
+    @pytest.fixture(params=[name for name in RECIPES])
+    def named(self, request, config) -> RecipeConfig:
+        return config.model_copy(update={"name": request.param, "num_classes": 4})
+
+    def test_its_terms_are_those_that_have_weights_and_their_weighted_sum(self, named):
+        found = losses_of(make_model(named))
+        weights = RECIPES[named.name].weights
+        assert list(found) == [*weights, "total"]
+        assert all(weight > 0 for weight in weights.values())
+        torch.testing.assert_close(found["total"], sum(weights[name] * found[name] for name in weights))
+
+    def test_a_term_that_is_left_out_is_in_neither(self, named):
+        weights = RECIPES[named.name].weights
+        for name in weights if len(weights) > 1 else ():
+            found = losses_of(make_model(named, without=(name,)))
+            rest = weights.keys() - {name}
+            assert found.keys() == {*rest, "total"}
+            torch.testing.assert_close(found["total"], sum(weights[other] * found[other] for other in rest))
+
+    def test_its_total_reaches_every_weight_that_is_not_frozen_and_no_other(self, named):
+        model = make_model(named)
+        losses_of(model)["total"].backward()
+        reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        model = make_model(named)
+        model.freeze_unreached(with_text=True, with_sequences=True)
+        learns = {name for name, p in model.named_parameters() if p.requires_grad}
+        # These begin at zero, behind other weights that do.
+        behind_zero = {
+            "temporal.from_embedding",
+            "temporal.from_time",
+            "aggregation.attention.in_proj",
+            "aggregation.norm",
+        }
+        behind_zero |= {"aggregation.from_direction", "temporal.gain", "temporal.score"}
+        assert reached <= learns
+        assert [name for name in learns - reached if not name.startswith(tuple(behind_zero))] == []
+
+    def test_what_is_said_of_it_before_it_is_built_is_so(self, named):
+        model, about = make_model(named), RECIPES[named.name]
+        assert tuple(model.used_terms(with_text=False)) == about.text_free
+        reads_text = {name for name, term in model.used_terms(with_text=True).items() if "text" in term.needs}
+        assert bool(reads_text) == (about.text != "none" and model.reads_text)
+
+    def test_where_all_are_scans_the_pooling_over_time_is_frozen(self, named):
+        model = make_model(named)
+        model.freeze_unreached(with_text=True, with_sequences=False)
+        assert not any(p.requires_grad for p in model.temporal.parameters())
+
+    def test_a_few_steps_bring_it_down(self, named):
+        model = make_model(named)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        totals = []
+        for _ in range(40):
+            loss = losses_of(model, 8)["total"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            totals.append(loss.item())
+        assert totals[-1] < 0.9 * totals[0]
+
+    def test_it_tells_what_it_learns(self, named):
+        assert all(math.isfinite(value) for value in make_model(named).learned_scalars().values())
+
+
+def test_views_learn_of_each_other_once_the_aggregation_has_weights(config):
+    model = make_model(config, name="facet-vlm")
+    views, directions, _, _ = tiny_arch.faces(4, num_views=3)
+    alone = make_model(config).embed_faces(views, directions)[0]
+    torch.testing.assert_close(model.embed_faces(views, directions)[0], alone)
+    torch.nn.init.normal_(model.aggregation.attention.out_proj.weight)
+    changed = views.clone()
+    changed[:, 2] = 0
+    before, after = (model.embed_faces(v, directions)[0][:, 0] for v in (views, changed))
+    assert not torch.allclose(before, after)
+
+
+class TestMargin:
+    def test_it_begins_where_the_config_says_and_stays_between_its_bounds(self, config):
+        model = make_model(config, name="affect-vlm", margin=0.2, margin_bounds=(0.1, 0.5))
+        assert model.margin.item() == pytest.approx(0.2)
+        for value, bound in ((-50.0, 0.1), (50.0, 0.5)):
+            with torch.no_grad():
+                model.raw_margin.fill_(value)
+            assert model.margin.item() == pytest.approx(bound)
+
+    def test_its_gradients_oppose_each_other_in_the_two_terms(self, config):
+        model = make_model(config, name="affect-vlm")
+        signs = []
+        for name in ("mc", "mt"):
+            model.zero_grad()
+            losses_of(model, 8)[name].backward()
+            signs.append(model.raw_margin.grad.sign().item())
+        assert signs == [-1, 1]
+
+
+def test_a_supervised_model_needs_classes(config):
+    with pytest.raises(ValueError, match="two classes or more, and the samples have 1"):
+        make_model(config, name="supervised", num_classes=1)
+
+
+def test_losses_that_cannot_be_left_out():
+    with pytest.raises(ValueError, match="smile-vlm has no loss 'ce' to leave out; its losses: mv, vl, cm"):
+        check_recipe("smile-vlm", ("ce",))
+    with pytest.raises(ValueError, match="barlow without mv has no loss left"):
+        check_recipe("barlow", ("mv",))
 
 
 def test_an_unknown_recipe_gets_a_suggestion(config):

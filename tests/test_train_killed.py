@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import workers
 from samples import write_shard_set
 
 from pipeline.train import run as train
@@ -63,27 +64,6 @@ def assert_same_result(found: Path, expected: Path) -> None:
     assert timeless[0] == timeless[1]
 
 
-def own_training_workers() -> set[int]:
-    """Ids of the processes that train for this one, and for no other on the machine."""
-    about = dict(filter(None, map(parent_and_name, filter(str.isdigit, os.listdir("/proc")))))
-
-    def is_ours(pid: int) -> bool:
-        while pid in about and pid != os.getpid():
-            pid = about[pid][0]
-        return pid == os.getpid()
-
-    return {pid for pid, (_, name) in about.items() if "RayTrainWorker" in name and is_ours(pid)}
-
-
-def parent_and_name(pid: str) -> tuple[int, tuple[int, str]] | None:
-    """A process's id, its parent's, and what it is called."""
-    try:
-        fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
-        return int(pid), (int(fields[1]), Path("/proc", pid, "cmdline").read_text())
-    except OSError:
-        return None
-
-
 class Killer(threading.Thread):
     """Kills one worker of a run, once, as soon as there is a checkpoint."""
 
@@ -96,7 +76,7 @@ class Killer(threading.Thread):
         until = time.monotonic() + 120
         while not (checkpoints := RunDirectory(self.out).checkpoints()) and time.monotonic() < until:
             time.sleep(0.005)
-        self.killed = max(own_training_workers())
+        self.killed = workers("RayTrainWorker")[-1]
         os.kill(self.killed, signal.SIGKILL)
         self.first_checkpoint, self.steps_before = checkpoints[0].path, len(RunDirectory(self.out).checkpoints())
         self.inode = self.first_checkpoint.stat().st_ino

@@ -135,7 +135,12 @@ class World:
         self.output.finish(manifest, receipts)
 
     def content(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.out)): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
+        return content(self.out)
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """All files under `root`, by their names relative to it."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def new_world(root: Path) -> World:

@@ -11,7 +11,7 @@ from shards.manifest import Frozen
 from shards.places import AnyPlace
 from shards.splits import HELP as SPLIT_HELP
 
-Protocol = Literal["zero-shot", "knn", "probe"]
+Protocol = Literal["zero-shot", "knn", "probe", "classifier"]
 
 
 class EvaluateConfig(Frozen):
@@ -20,7 +20,9 @@ class EvaluateConfig(Frozen):
     run: AnyPlace = Field(description="Directory of a finished training run, or its URL.")
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
-        ("zero-shot", "knn", "probe"), min_length=1, description="How to score: any of zero-shot, knn and probe."
+        ("zero-shot", "knn", "probe"),
+        min_length=1,
+        description="How to score: any of zero-shot (for a run with a classifier, that one), knn and probe.",
     )
     split: str | None = Field(
         None, description=f"{SPLIT_HELP}; all scores every sample; without it, the subjects that the run left out."

@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from model.config import RunTextSource
 from pipeline.training.sequences import TemporalRead
-from shards.manifest import Frozen, Manifest, TextSource
+from shards.manifest import Frozen, Manifest
 
-PROTOCOL_TITLES = {"zero-shot": "zero-shot", "knn": "nearest neighbours", "probe": "linear probe"}
+PROTOCOL_TITLES = {
+    "zero-shot": "zero-shot",
+    "classifier": "classifier",
+    "knn": "nearest neighbours",
+    "probe": "linear probe",
+}
 
 
 class ProtocolScore(Frozen):
@@ -29,7 +35,7 @@ class ProtocolScore(Frozen):
 
 
 class EvaluationManifest(Manifest):
-    """The result of `smile-pipe evaluate`: its scores by protocol ("zero-shot", "knn", "probe").
+    """The result of `smile-pipe evaluate`: its scores by protocol ("zero-shot", "classifier", "knn", "probe").
 
     Attributes:
         run_fingerprint: the training run that was evaluated.
@@ -51,7 +57,7 @@ class EvaluationManifest(Manifest):
     shards_fingerprint: str
     split: str
     where: str | None
-    text_source: TextSource
+    text_source: RunTextSource
     temporal: TemporalRead
     max_frames: int
     recipe: str

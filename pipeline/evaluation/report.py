@@ -14,6 +14,7 @@ from pipeline.training.sequences import in_words
 
 _ABOUT = {
     "zero-shot": "No classifier: a face is given the expression whose prompts lie nearest to it in the joint space.",
+    "classifier": "The classifier that was trained with the embeddings, on labels: the nearest of its learned anchors.",
     "knn": "A vote of the most similar faces of other subjects, by cosine.",
     "probe": "Logistic regression on the frozen embeddings, fitted on other subjects.",
 }
@@ -31,6 +32,11 @@ _TEXT_SOURCES = {
     "au": (
         "<strong>These prompts are supervision.</strong> The text that the model learned from was written from coded "
         "action units, which tell what each face does. None of these figures is the result of unsupervised learning."
+    ),
+    "pseudo": (
+        "<strong>No label chose these prompts.</strong> The text that the model learned from are the prompts of "
+        "clusters that it found itself. Which cluster has which name is a guess of its own: zero-shot figures tell how "
+        "good that guess was, the others do not depend on it."
     ),
     "none": (
         "<strong>No text took part in training.</strong> The model saw neither prompts nor labels; only the "

@@ -98,7 +98,10 @@ class Listing:
 
     def first_of(self, stem: str, suffixes: Iterable[str]) -> str | None:
         """The first `stem + suffix` that exists."""
-        return next((stem + suffix for suffix in suffixes if stem + suffix in self.files), None)
+        for suffix in suffixes:
+            if (path := stem + suffix) in self.files:
+                return path
+        return None
 
     def meshes_in(self, folder: str) -> list[str]:
         """The meshes that lie in `folder` ("." is the root) itself, not below it, but for hidden ones."""

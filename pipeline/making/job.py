@@ -4,16 +4,28 @@ A parcel, a few pieces of one shard, is one block, and no operator joins or spli
 of the samples, and the driver tells by counting rows when all of a shard have come. It hands their references, not
 their bytes, to the task that writes the shard. On CPUs Ray fuses the three operators into one task, and nothing
 travels; with GPUs the reading and encoding stay on CPUs while actors render.
+
+Ray makes again what a worker or a node takes with it when it dies, but not what an actor made that is gone: then the
+shards that are not written yet are begun anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from pipeline.making.limits import Limits
 from pipeline.making.operators import encode_pieces, pieces_table, read_pieces, render_views
@@ -26,6 +38,10 @@ from shards.places import Place
 
 # Shards being written while others are rendered; bounds what waits in memory.
 MAX_WRITES = 4
+# How often in a row the job is begun without a shard being written, before it is given up.
+MAX_ATTEMPTS = 3
+# What Ray says of blocks that it cannot make again.
+LOST = (NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError)
 
 
 class RenderOnGpu:
@@ -49,49 +65,99 @@ def render_shards(
 ) -> Iterator[int | ShardReceipt]:
     """Make the shards of `tasks`: yields a number of samples whenever some are rendered, and each shard's receipt.
 
-    Ray must be connected. A worker that dies has its parcels done again.
+    Ray must be connected. A worker that dies has its parcels done again; where that is not enough, the number of
+    samples that have to be rendered again is yielded, negative, and the job begun anew.
+
+    Raises:
+        OSError, ShardError: what kept a task from writing.
+        RayError: nodes die faster than shards are written.
     """
-    blocks = _encoded_blocks(tasks, root, settings, {"limits": limits, "marks": str(output.deaths)})
+    # Counted once: to begin anew where no GPU is left for the moment is to wait for one, not to render on CPUs.
+    num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer == "pytorch3d" else 0
+    left, attempts = list(tasks), 0
+    while left:
+        written: set[str] = set()
+        num_rendered = 0
+        try:
+            for event in _render_once(left, root, layout, settings, output, limits, num_gpus):
+                if isinstance(event, ShardReceipt):
+                    written.add(event.name)
+                else:
+                    num_rendered += event
+                yield event
+            return
+        except RayError as error:
+            attempts = 0 if written else attempts + 1
+            if attempts >= MAX_ATTEMPTS or not isinstance(_cause(error), LOST):
+                raise
+        num_rendered -= sum(len(task.samples) for task in left if task.name in written)
+        yield -num_rendered
+        left = [task for task in left if task.name not in written]
+
+
+def _render_once(
+    tasks: Sequence[ShardTask],
+    root: Place,
+    layout: str,
+    settings: RenderSettings,
+    output: RenderOutput,
+    limits: Limits,
+    num_gpus: int,
+) -> Iterator[int | ShardReceipt]:
     writing: list[ray.ObjectRef] = []
-    for task in tasks:
-        refs: list[ray.ObjectRef] = []
-        # For each piece, whether its sample is complete with it.
-        last = [
-            piece.stop == pieces[-1].stop
-            for s in task.samples
-            for pieces in [pieces_of(s, settings)]
-            for piece in pieces
-        ]
-        while last:
-            ref, num_rows = next(blocks)
-            refs.append(ref)
-            yield sum(last[:num_rows])
-            del last[:num_rows]
-        if len(writing) >= MAX_WRITES:
-            done, writing = ray.wait(writing, num_returns=1)
-            yield from _receipts(done)
-        writing.append(_write_task.remote(replace(task, samples=()), root, layout, settings, output.root, *refs))
-    yield from _receipts(writing)
-    # To its end, at which Ray Data puts its threads away.
-    next(blocks, None)
+    watched = {"limits": limits, "marks": str(output.deaths)}
+    with closing(_encoded_blocks(tasks, root, settings, watched, num_gpus)) as blocks:
+        try:
+            for task in tasks:
+                refs: list[ray.ObjectRef] = []
+                completes = _completes(task, settings)
+                while completes:
+                    ref, num_rows = next(blocks)
+                    refs.append(ref)
+                    yield sum(completes[:num_rows])
+                    del completes[:num_rows]
+                if len(writing) >= MAX_WRITES:
+                    done, writing = ray.wait(writing, num_returns=1)
+                    yield from _receipts(done)
+                bare = replace(task, samples=())
+                writing.append(_write_task.remote(bare, root, layout, settings, output.root, *refs))
+            yield from _receipts(writing)
+            # To its end, at which Ray Data puts its threads away.
+            next(blocks, None)
+        except RayError:
+            # To their end, too: nobody may be writing a shard while it is made again.
+            for ref in writing:
+                with suppress(RayError):
+                    yield ray.get(ref)
+            raise
+
+
+def _completes(task: ShardTask, settings: RenderSettings) -> list[bool]:
+    """For each piece of the task's samples, whether its sample is complete with it."""
+    pieces = (pieces_of(sample, settings) for sample in task.samples)
+    return [piece is of_sample[-1] for of_sample in pieces for piece in of_sample]
 
 
 def _receipts(refs: Sequence[ray.ObjectRef]) -> list[ShardReceipt]:
     """The receipts of written shards.
 
     Raises:
-        OSError, ShardError: what kept a task from writing, without the trace of the worker that Ray wraps it in.
+        OSError, ShardError: what kept a task from writing.
     """
     try:
         return ray.get(list(refs))
     except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        raise cause from None
+        raise _cause(error) from None
+
+
+def _cause(error: RayError) -> Exception:
+    """What kept a worker from its work, without the trace that Ray wraps it in."""
+    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
 
 
 def _encoded_blocks(
-    tasks: Sequence[ShardTask], root: Place, settings: RenderSettings, limits: dict[str, Any]
-) -> Iterator[tuple[ray.ObjectRef, int]]:
+    tasks: Sequence[ShardTask], root: Place, settings: RenderSettings, limits: dict[str, Any], num_gpus: int
+) -> Generator[tuple[ray.ObjectRef, int], None, None]:
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -103,10 +169,12 @@ def _encoded_blocks(
     dataset = ray.data.from_arrow(parcels).map_batches(
         read_pieces, fn_kwargs={"root": str(root), "settings": settings, **limits}, **arrow
     )
-    num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer == "pytorch3d" else 0
     if num_gpus:
         pool = ActorPoolStrategy(min_size=1, max_size=num_gpus)
-        dataset = dataset.map_batches(RenderOnGpu, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow)
+        # `map_batches` wants a number of rows with GPUs, and would join blocks until they have as many.
+        dataset = dataset.map_batches_internal(
+            RenderOnGpu, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow
+        )
     else:
         dataset = dataset.map_batches(render_views, fn_kwargs={"settings": settings}, **arrow)
     dataset = dataset.map_batches(encode_pieces, fn_kwargs={"settings": settings}, **arrow)

@@ -21,7 +21,7 @@ from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
 from shards.manifest import ShardEntry, ShardManifest
-from shards.places import Place, files_in, remove_tree, sizes_in, write_atomically
+from shards.places import Place, files_in, remove_leftovers, remove_tree, sizes_in, write_atomically
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class RenderOutput:
         (self.progress / "begun").write_bytes(b"")
         # What workers of a run that was killed were reading is under no suspicion.
         remove_tree(self.deaths)
-        for leftover in files_in(self.shards, ".*.tar.tmp"):
-            leftover.unlink()
+        for folder in (self.root, self.shards, self.progress):
+            remove_leftovers(folder)
         if self.manifest_path.exists():
             for receipt in self.receipts():
                 self.write_receipt(receipt)

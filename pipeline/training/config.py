@@ -1,14 +1,14 @@
 """The options of the training stage."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from model.config import PoolingKind, RecipeConfig
+from model.config import RECIPES, PoolingKind, RecipeConfig, RunTextSource
 from pipeline.filters import SampleFilter
-from pipeline.options import ADDRESS_HELP
+from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.training.damage import ON_BAD_SHARD_HELP, OnBadShard
-from shards.manifest import Frozen, TextSource
+from shards.manifest import Frozen
 from shards.places import AnyPlace
 from shards.sample import Temporal
 from shards.splits import HELP as SPLIT_HELP
@@ -23,7 +23,10 @@ class TrainConfig(Frozen):
 
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     out: AnyPlace = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
-    recipe: str = Field("smile-vlm", description="System to train.")
+    recipe: str = Field("smile-vlm", description=f"System to train: {', '.join(RECIPES)}.")
+    without: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Losses of the recipe to leave out, such as mv,cm; its names are in model/README.md."
+    )
     arch: str = Field("smile-tiny", description="Towers, by open_clip's name; smile-tiny is made for CPUs.")
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
     channel: InputChannel = Field(
@@ -38,9 +41,10 @@ class TrainConfig(Frozen):
     temporal_pooling: PoolingKind = Field(
         "attention", description="How the embeddings of a sequence become one: weighted by content and time, or evenly."
     )
-    text: Literal["auto", TextSource] = Field(
+    text: Literal["auto", RunTextSource] = Field(
         "auto",
-        description="Text to learn from: auto is what the shards carry, none is no text; others must be in them.",
+        description="Text to learn from: auto is what the recipe wants and the shards carry; pseudo is prompts of "
+        "clusters, chosen without labels; none is no text; others must be in the shards.",
     )
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
     where: str | None = Field(None, description=WHERE_HELP)
@@ -54,14 +58,17 @@ class TrainConfig(Frozen):
     seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
     cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, per worker.")
     keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
+    save_every: int = Field(0, ge=0, description="Write one after so many steps, too; 0 writes none within an epoch.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
     address: str = Field("local", description=ADDRESS_HELP)
 
-    def recipe_config(self) -> RecipeConfig:
-        """The part that decides the model."""
+    def recipe_config(self, num_classes: int = 0) -> RecipeConfig:
+        """The part that decides the model; `num_classes` are those of the samples."""
         return RecipeConfig(
             name=self.recipe,
+            num_classes=num_classes if self.recipe == "supervised" else 0,
+            without=self.without,
             arch=self.arch,
             pretrained=self.pretrained,
             temporal_pooling=self.temporal_pooling,
@@ -72,5 +79,5 @@ class TrainConfig(Frozen):
 
         A run that damage has ended is gone on with by `on_bad_shard`; what it then leaves out is in its manifest.
         """
-        ignored = {"out", "shards", "address", "resume", "keep", "cache_mb", "on_bad_shard"}
+        ignored = {"out", "shards", "address", "resume", "keep", "save_every", "cache_mb", "on_bad_shard"}
         return self.model_dump(mode="json", exclude=ignored)

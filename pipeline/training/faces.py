@@ -45,12 +45,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Face:
-    """One decoded sample: views uint8 [T, V, 3, H, W], times float32 [T], and its prompt and concept."""
+    """One decoded sample: views uint8 [T, V, 3, H, W], times float32 [T], its prompt and concept, and whose it is."""
 
     views: NDArray[np.uint8]
     times: NDArray[np.float32]
     text: str
     concept: str
+    key: str
+    subject: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Batch:
     times: Tensor
     texts: list[str]
     concepts: list[str]
+    keys: list[str]
+    subjects: list[str]
 
     @property
     def moments(self) -> Moments:
@@ -162,7 +166,7 @@ def decode_face(sample: Sample, reading: Reading) -> Face:
             pixels = decode_image(name, sample.images[camera.name, name])
             views[t, v] = fit_image(_visible(pixels, sample, reading.channel), size).transpose(2, 0, 1)
     times = np.array([moment.time for moment in moments], np.float32)
-    return Face(views, times, sample.text, record.concept)
+    return Face(views, times, sample.text, record.concept, record.key, record.subject)
 
 
 def fit_image(pixels: Pixels, size: int) -> NDArray[np.uint8]:
@@ -202,4 +206,6 @@ def _batch(faces: Sequence[Face]) -> Batch:
         times=torch.from_numpy(np.concatenate([face.times for face in faces])),
         texts=[face.text for face in faces],
         concepts=[face.concept for face in faces],
+        keys=[face.key for face in faces],
+        subjects=[face.subject for face in faces],
     )

@@ -1,9 +1,10 @@
 """The training loop: what each worker of the training job runs, from the first step to the last.
 
 The whole story in order: build the model, take up the last checkpoint if asked, then for each epoch read batches,
-augment, embed, compute the losses over all ranks, step; after each epoch, a checkpoint. Order and augmentation are
-functions of (seed, epoch, step), so a run that was stopped goes on as if it had not been. Where damaged samples are
-skipped, batches are smaller, all losses are taken over what the ranks have together, and all take the same steps.
+augment, embed, compute the losses over all ranks, step; after each epoch, and within one if asked, a checkpoint. Order
+and augmentation are functions of (seed, epoch, step), so a run that was stopped goes on as if it had not been. Where
+damaged samples are skipped, batches are smaller, all losses are taken over what the ranks have together, and all take
+the same steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,19 @@ from blake3 import blake3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.recipes import SmileVLM, build_model
+from model.config import RecipeConfig, RunTextSource
+from model.recipes import build_model
+from model.systems import Recipe, Targets
 from model.towers import build_tokenizer
 from pipeline.filters import SampleFilter
 from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
 from pipeline.training.config import TrainConfig
 from pipeline.training.faces import Batch, FaceReader, Reading
+from pipeline.training.pseudo import PseudoPrompts
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.run_log import RunLog
 from pipeline.training.sequences import TemporalRead
 from shards.index import IndexRow
-from shards.manifest import TextSource
 from shards.reader import ShardSet
 from shards.sampler import Sampler
 
@@ -39,9 +42,10 @@ class Job:
     """What the driver tells each worker."""
 
     config: TrainConfig
+    recipe: RecipeConfig
     channel: str
     subjects: tuple[str, ...]
-    text_source: TextSource
+    text_source: RunTextSource
     temporal: TemporalRead
 
 
@@ -58,53 +62,86 @@ def train(job: Job, worker: Worker) -> None:
     """Train to the end, leaving checkpoints and metrics in the run's directory."""
     config, run = job.config, RunDirectory(job.config.out)
     torch.manual_seed(config.seed)
-    model = build_model(config.recipe_config())
-    _freeze_unreached(model, job)
+    model = build_model(job.recipe)
+    model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     model.to(worker.device)
     reader, sampler = _data(job, worker, model)
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS, fused=True
     )
-    step = _take_up(run, model, optimizer)
+    rows = rows_of(reader.shards, job.subjects, config.where)
+    stepper = _Stepper(job, worker, model, optimizer, reader, rows)
+    step = stepper.take_up(run)
     if worker.rank == 0:
         run.rewind_metrics(step)
-    trained = DistributedDataParallel(model) if dist.is_initialized() and worker.world_size > 1 else model
-    rows = rows_of(reader.shards, job.subjects, config.where)
-    stepper = _Stepper(job, worker, model, trained, optimizer, reader.directions(rows).to(worker.device))
     num_steps = config.epochs * sampler.num_steps
     with RunLog(run, worker.rank, num_steps, config.batch_size * worker.world_size) as log:
         for epoch in range(step // sampler.num_steps, config.epochs):
+            stepper.begin_epoch(is_new=step % sampler.num_steps == 0)
             groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
             for batch in reader.batches(groups, spares=rows):
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
                 losses = stepper.step(batch, epoch, step)
                 step += 1
-                log.step(step, epoch, losses, optimizer.param_groups[0]["lr"], model.scale)
+                log.step(step, epoch, losses, optimizer.param_groups[0]["lr"], model.learned_scalars)
+                if config.save_every and step % config.save_every == 0 and step % sampler.num_steps:
+                    stepper.save(run, log, step)
             if config.on_bad_shard == "skip":
                 _share_skipped(reader, rows, worker, run)
-            # A run that goes on from a checkpoint must find the rows of all steps before it.
-            log.publish()
-            if worker.rank == 0:
-                run.save(step, model.state_dict(), {"optimizer": optimizer.state_dict(), "step": step}, config.keep)
+            stepper.save(run, log, step)
 
 
 class _Stepper:
-    """One optimisation step."""
+    """What moves the weights, and all that has to be saved of it."""
 
     def __init__(
         self,
         job: Job,
         worker: Worker,
-        model: SmileVLM,
-        trained: nn.Module,
+        model: Recipe,
         optimizer: torch.optim.Optimizer,
-        directions: Tensor,
+        reader: FaceReader,
+        rows: Sequence[IndexRow],
     ) -> None:
-        self.job, self.worker, self.model, self.trained, self.optimizer = job, worker, model, trained, optimizer
-        self.directions = directions
-        self.order = mirror_order(directions.cpu())
+        self.job, self.worker, self.model, self.optimizer = job, worker, model, optimizer
+        self.reader, self.rows = reader, rows
+        self.directions = reader.directions(rows).to(worker.device)
+        self.order = mirror_order(self.directions.cpu())
         self.tokenizer = build_tokenizer(job.config.arch)
+        self.classes = {concept_number(name): n for n, name in enumerate(reader.shards.manifest.expressions)}
+        prompts = reader.shards.manifest.prompts
+        self.pseudo = PseudoPrompts(prompts, rows, job.config.seed) if job.text_source == "pseudo" else None
+
+    def take_up(self, run: RunDirectory) -> int:
+        """Load the newest checkpoint, if there is one; returns its step."""
+        step = 0
+        if checkpoints := run.checkpoints():
+            self.model.load_state_dict(checkpoints[-1].load_model())
+            state = checkpoints[-1].load_state()
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.pseudo:
+                self.pseudo.labels = state["pseudo"]
+            step = int(state["step"])
+        several = dist.is_initialized() and self.worker.world_size > 1
+        self.trained: nn.Module = DistributedDataParallel(self.model) if several else self.model
+        return step
+
+    def save(self, run: RunDirectory, log: RunLog, step: int) -> None:
+        """Write a checkpoint, from which a run goes on with the same numbers."""
+        # A run that goes on from a checkpoint must find the rows of all steps before it.
+        log.publish()
+        if self.worker.rank == 0:
+            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "step": step}
+            if self.pseudo:
+                state["pseudo"] = self.pseudo.labels
+            run.save(step, self.model.state_dict(), state, self.job.config.keep)
+
+    def begin_epoch(self, is_new: bool) -> None:
+        """Find pseudo-labels anew; an epoch that is gone on with keeps those that it began with."""
+        if self.pseudo and is_new:
+            place = (self.worker.rank, self.worker.world_size)
+            self.pseudo.refresh(self.model, self.tokenizer, self.reader, self.rows, self.directions, *place)
 
     def step(self, batch: Batch, epoch: int, step: int) -> dict[str, Tensor]:
         """Loss terms of the batch, after the weights have moved."""
@@ -112,21 +149,31 @@ class _Stepper:
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
         views = batch.views.to(device, non_blocking=True).float() / 255
         views = augment(views, self.job.channel, self.order, generator, batch.moments)
-        tokens = concepts = None
-        if self.job.text_source != "none":
-            tokens = self.tokenizer(batch.texts).to(device)
-            concepts = torch.tensor([concept_number(concept) for concept in batch.concepts], device=device)
+        tokens, targets = self._told(batch, epoch)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             embeddings = self.trained(views, self.directions, tokens, batch.moments.to(device))
-        losses = self.model.losses(embeddings, concepts)
+        losses = self.model.losses(embeddings, targets)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         return losses
 
+    def _told(self, batch: Batch, epoch: int) -> tuple[Tensor | None, Targets]:
+        """The text of a batch as tokens, and what its samples are compared by."""
+        device, source = self.worker.device, self.job.text_source
+        subjects = torch.tensor([concept_number(subject) for subject in batch.subjects], device=device)
+        if source == "none":
+            return None, Targets(None, subjects)
+        texts, concepts = self.pseudo.drawn(batch.keys, epoch) if self.pseudo else (batch.texts, batch.concepts)
+        numbers = [concept_number(concept) for concept in concepts]
+        if not self.model.reads_text:
+            numbers = [self.classes[number] for number in numbers]
+            return None, Targets(torch.tensor(numbers, device=device), subjects)
+        return self.tokenizer(texts).to(device), Targets(torch.tensor(numbers, device=device), subjects)
 
-def _data(job: Job, worker: Worker, model: SmileVLM) -> tuple[FaceReader, Sampler]:
+
+def _data(job: Job, worker: Worker, model: Recipe) -> tuple[FaceReader, Sampler]:
     config = job.config
     shards = ShardSet.open(config.shards)
     reading = Reading(job.channel, model.towers.image_size, job.temporal, config.max_frames)
@@ -160,31 +207,7 @@ def concept_number(concept: str) -> int:
     return int.from_bytes(blake3(concept.encode()).digest(length=8), "little") >> 1
 
 
-def _freeze_unreached(model: SmileVLM, job: Job) -> None:
-    """Keep what no loss reaches out of the optimiser, of clipping and of the gradient exchange."""
-    for name, parameter in model.named_parameters():
-        for_text = (
-            name.startswith(("project_text", "fusion."))
-            or name == "log_scale"
-            or (name.startswith("towers.clip.") and not name.startswith("towers.clip.visual."))
-        )
-        for_sequences = name.startswith("temporal.")
-        if (for_text and job.text_source == "none") or (for_sequences and job.temporal == "none"):
-            parameter.requires_grad_(False)
-
-
 def _parameter_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     yield {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay}
     yield {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}
-
-
-def _take_up(run: RunDirectory, model: SmileVLM, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint, if there is one; returns its step."""
-    checkpoints = run.checkpoints()
-    if not checkpoints:
-        return 0
-    model.load_state_dict(checkpoints[-1].load_model())
-    state = checkpoints[-1].load_state()
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from model.config import RunTextSource
 from pipeline.training.sequences import TemporalRead
-from shards.manifest import Manifest, TextSource
+from shards.manifest import Manifest
 
 
 class RunManifest(Manifest):
@@ -14,11 +15,12 @@ class RunManifest(Manifest):
         temporal, max_frames: what was read of a sequence, and how many frames of it at most; `none`: all were scans.
         where: the condition that the samples to learn from were chosen by, if there was one.
         text_source: where the prompts that were learned from came from, `auto` resolved.
+        classes: the expressions of the shards, in the order that a classifier numbers them.
         num_train_samples, num_train_sequences: what was learned from.
         num_skipped: samples that were left out, as they are damaged; `skipped.json` has their keys.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     stage: Literal["train"] = "train"
     shards_fingerprint: str
     config: Mapping[str, Any]
@@ -27,7 +29,8 @@ class RunManifest(Manifest):
     temporal: TemporalRead
     max_frames: int
     views: tuple[str, ...]
-    text_source: TextSource
+    text_source: RunTextSource
+    classes: tuple[str, ...]
     split: str
     where: str | None
     train_subjects: tuple[str, ...]

@@ -8,6 +8,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.training.run_directory import RunDirectory
 from shards.places import write_atomically
+
+Learned = Callable[[], Mapping[str, float]]
 
 LOG_EVERY = 5
 PUT_EVERY = 3.0
@@ -57,7 +60,7 @@ class RunLog:
             if self.is_remote:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
-    def step(self, step: int, epoch: int, losses: dict[str, Tensor], lr: float, scale: Tensor) -> None:
+    def step(self, step: int, epoch: int, losses: dict[str, Tensor], lr: float, learned: Learned) -> None:
         """Note a step; a row is written every few, and only then is the device waited for."""
         if not self.active:
             return
@@ -68,7 +71,8 @@ class RunLog:
         rate = (step - self.first_step) * self.batch_size / max(time.monotonic() - self.started, 1e-9)
         row: dict[str, Any] = {"step": step, "epoch": epoch, "num_steps": self.num_steps}
         row |= {f"loss_{name}": round(value.item(), 6) for name, value in losses.items()}
-        row |= {"learning_rate": lr, "temperature": round(1 / scale.item(), 6), "samples_per_second": round(rate, 1)}
+        row |= {"learning_rate": lr} | {name: round(value, 6) for name, value in learned().items()}
+        row["samples_per_second"] = round(rate, 1)
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         for name, value in row.items():

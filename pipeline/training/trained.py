@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.config import RecipeConfig
-from model.recipes import SmileVLM, build_model
+from model.recipes import build_model
+from model.systems import Recipe, Supervised
 from model.towers import Tokenizer, build_tokenizer
 from pipeline.training.faces import FaceReader
 from pipeline.training.manifest import RunManifest
@@ -20,7 +21,7 @@ from shards.index import IndexRow
 class TrainedModel:
     """A model with the weights of a checkpoint, ready to embed."""
 
-    model: SmileVLM
+    model: Recipe
     tokenizer: Tokenizer
     device: torch.device
 
@@ -49,3 +50,15 @@ class TrainedModel:
     def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of texts, [N, D]."""
         return self.model.embed_text(self.tokenizer(list(prompts)).to(self.device)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def classify(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosines of fused embeddings [N, D] with the learned anchors of the classes, [N, K].
+
+        Raises:
+            TypeError: the recipe has no classifier.
+        """
+        if not isinstance(self.model, Supervised):
+            raise TypeError(f"{self.model.config.name} has no classifier")
+        anchors = torch.nn.functional.normalize(self.model.anchors.float(), dim=-1).cpu()
+        return (torch.nn.functional.normalize(torch.from_numpy(embeddings), dim=-1) @ anchors.T).numpy()
