@@ -15,13 +15,13 @@ from samples import write_shard_set
 from typer.testing import CliRunner
 
 from cli.main import app
-from pipeline import train, train_worker
+from pipeline import train
 from pipeline.directory_lock import directory_lock
 from pipeline.evaluate import run as evaluate
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.status import status
 from pipeline.train import shards_from
-from pipeline.training import follow, run_log
+from pipeline.training import follow, run_log, worker
 from pipeline.training.config import TrainConfig
 from pipeline.training.damage import BadSampleError
 from pipeline.training.follow import following
@@ -386,14 +386,14 @@ class TestWorker:
         context = SimpleNamespace(get_world_rank=lambda: world_size - 1, get_world_size=lambda: world_size)
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
         monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
-        monkeypatch.setattr(train_worker, "train", fail)
+        monkeypatch.setattr(worker, "train", fail)
         given = {"job": SimpleNamespace(config=config(remote, arch))}
         if world_size > 1:
             # Others wait for it, until it fails.
             with pytest.raises(BadSampleError):
-                train_worker.train_worker(given)
+                worker.train_worker(given)
         else:
-            train_worker.train_worker(given)
-        train_worker.train_worker(given)
+            worker.train_worker(given)
+        worker.train_worker(given)
         assert len(entered) == 1
-        assert train_worker.JobScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
+        assert worker.JobScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")

@@ -5,44 +5,20 @@ scratch folder of the job, beside what Ray keeps there, and the job ends.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.training.config import TrainConfig
 from pipeline.training.damage import BadSampleError
 from pipeline.training.loop import Job
+from pipeline.training.scratch import JobScratch
 from shards.errors import UsageError
-from shards.places import Place, remove_tree
+from shards.places import remove_tree
 
 MAX_RESTARTS = 3
 
 
 class TrainingError(RuntimeError):
     """The training job failed; the message is the worker's."""
-
-
-class JobScratch:
-    """What a job needs while it runs, in the directory of the run, which all nodes see."""
-
-    def __init__(self, out: Place) -> None:
-        self.root = out / ".ray"
-
-    def note_path(self, rank: int) -> Place:
-        """Where a worker says which sample is damaged."""
-        return self.root / f"bad-sample-{rank}"
-
-    def bad_sample(self, num_workers: int) -> str | None:
-        """The first note of a damaged sample, if there is one."""
-        notes = (self.note_path(rank) for rank in range(num_workers))
-        return next((note.read_text() for note in notes if note.exists()), None)
-
-    def storage(self) -> dict[str, Any]:
-        """Where Ray Train keeps its own."""
-        if isinstance(self.root, Path):
-            return {"storage_path": str(self.root)}
-        from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-        return {"storage_path": self.root.path, "storage_filesystem": PyFileSystem(FSSpecHandler(self.root.fs))}
 
 
 def train_on_ray(job: Job, resources: dict[str, int]) -> None:
@@ -55,7 +31,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from pipeline.train_worker import train_worker
+    from pipeline.training.worker import train_worker
 
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:

@@ -7,8 +7,8 @@ import ray.train
 import torch
 
 from pipeline.training.damage import BadSampleError
-from pipeline.training.job import JobScratch
 from pipeline.training.loop import Job, Worker, train
+from pipeline.training.scratch import JobScratch
 from shards.places import write_atomically
 
 
