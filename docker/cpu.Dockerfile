@@ -12,7 +12,7 @@ COPY cli cli
 COPY model model
 COPY pipeline pipeline
 COPY shards shards
-RUN pip install --no-cache-dir --constraint constraints.txt . 'ray[default]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[s3]' 'ray[default]'
 
 RUN useradd --uid 1000 --create-home smile && install -d -o 1000 -g 1000 /data
 USER 1000

@@ -20,7 +20,7 @@ COPY --chown=$MAMBA_USER:$MAMBA_USER pipeline pipeline
 COPY --chown=$MAMBA_USER:$MAMBA_USER shards shards
 # ray[default] has the job server that `ray job submit` and KubeRay talk to. The last line makes sure that pip was
 # content with conda-forge's PyTorch.
-RUN /opt/conda/envs/smile/bin/pip install --no-cache-dir --constraint constraints.txt . 'ray[default]' \
+RUN /opt/conda/envs/smile/bin/pip install --no-cache-dir --constraint constraints.txt '.[s3]' 'ray[default]' \
     && /opt/conda/envs/smile/bin/python -c 'import pytorch3d, torch; assert torch.version.cuda == "12.9"'
 
 FROM nvidia/cuda:12.9.0-base-ubuntu24.04

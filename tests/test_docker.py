@@ -90,7 +90,9 @@ class TestDockerfiles:
             assert f"docker build -f docker/{path.name} -t {tag} ." in text
 
     def test_constraints_are_versions_that_the_package_accepts_of_all_that_it_needs(self):
-        needed = {r.name.lower(): r for r in map(Requirement, PROJECT["project"]["dependencies"])}
+        project = PROJECT["project"]
+        all_of_them = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+        needed = {r.name.lower(): r for r in map(Requirement, all_of_them)}
         assert constraints().keys() == needed.keys() - {"torch", "torchvision"}
         for name, version in constraints().items():
             assert needed[name].specifier.contains(version), name

@@ -192,6 +192,10 @@ class TestCheckpoints:
         assert last.load_state() == {"step": 4} and torch.equal(last.load_model()["weight"], torch.full((2,), 4.0))
 
 
+def learned() -> dict[str, float]:
+    return {"temperature": 0.1}
+
+
 class TestMetrics:
     losses = {"total": torch.tensor(1.0)}  # noqa: RUF012 - never changed
 
@@ -201,18 +205,18 @@ class TestMetrics:
     def test_rows_are_put_now_and_then_and_all_of_them_at_a_checkpoint(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         with self.log(run) as log:
-            log.step(5, 0, self.losses, 0.1, torch.tensor(10.0))
+            log.step(5, 0, self.losses, 0.1, learned)
             assert run.metrics() == []
             log.publish()
             assert [row["step"] for row in run.metrics()] == [5]
             monkeypatch.setattr(log, "next_put", 0.0)
-            log.step(10, 0, self.losses, 0.1, torch.tensor(10.0))
+            log.step(10, 0, self.losses, 0.1, learned)
             assert [row["step"] for row in run.metrics()] == [5, 10]
-            log.step(15, 0, self.losses, 0.1, torch.tensor(10.0))
+            log.step(15, 0, self.losses, 0.1, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15]
         # One that goes on keeps what is there.
         with self.log(run) as log:
-            log.step(20, 0, self.losses, 0.1, torch.tensor(10.0))
+            log.step(20, 0, self.losses, 0.1, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15, 20]
         assert len(list(run.tensorboard_path.iterdir())) == 2 and not log.folder.exists()
 
@@ -225,7 +229,7 @@ class TestMetrics:
         with self.log(run) as log, monkeypatch.context() as patch:
             patch.setattr(run_log, "write_atomically", fail)
             patch.setattr(log, "next_put", 0.0)
-            log.step(5, 0, self.losses, 0.1, torch.tensor(10.0))
+            log.step(5, 0, self.losses, 0.1, learned)
             with pytest.raises(ConnectionError):
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
@@ -235,7 +239,7 @@ class TestMetrics:
         run, told = RunDirectory(remote / "run"), []
         with following(run, lambda row: told.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
-                log.step(step, 0, self.losses, 0.1, torch.tensor(10.0))
+                log.step(step, 0, self.losses, 0.1, learned)
                 log.publish()
                 wait_until(lambda: told[-1:] == [step])  # noqa: B023 - not kept
         assert told == [5, 10]
