@@ -1,6 +1,8 @@
 """The processes of this one's Ray, found for tests that kill them; those of others on the machine are left alone."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -23,3 +25,11 @@ def _parent_and_name(pid: str) -> tuple[int, tuple[int, str]] | None:
         return int(pid), (int(fields[1]), Path("/proc", pid, "cmdline").read_text(errors="replace"))
     except OSError:
         return None
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that another thread or process brings about; a busy machine may take its time."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

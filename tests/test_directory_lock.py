@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from pipeline.directory_lock import NAME, STALE_AFTER, directory_lock
 from shards.errors import UsageError
@@ -134,7 +135,7 @@ class TestObjectStore:
             try:
                 with directory_lock(root):
                     held.append(1)
-                    time.sleep(1.5)
+                    wait_until(lambda: len(refused) == 7)
             except UsageError:
                 refused.append(1)
 
@@ -183,8 +184,7 @@ class TestObjectStore:
 
         with directory_lock(root):
             first = renewed()
-            time.sleep(0.5)
-            assert renewed() > first
+            wait_until(lambda: renewed() > first)
 
     def test_a_lock_of_which_only_the_answer_was_lost_is_ours(self, root, monkeypatch):
         made = root.fs.pipe_file

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import pytest
 import ray.train.torch
 import tiny_arch
 import torch
+from processes import wait_until
 from samples import write_shard_set
 from typer.testing import CliRunner
 
@@ -243,15 +243,6 @@ class TestMetrics:
                 log.publish()
                 wait_until(lambda: told[-1:] == [step])  # noqa: B023 - not kept
         assert told == [5, 10]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    import time
-
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 class TestInMemory:

@@ -25,7 +25,7 @@ class TrainConfig(Frozen):
     out: AnyPlace = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     recipe: str = Field("smile-vlm", description=f"System to train: {', '.join(RECIPES)}.")
     without: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (), description="Losses of the recipe to leave out, such as mv,cm; its names are in model/README.md."
+        (), description="Losses of the recipe to leave out, such as mv,cm; their names are in model/README.md."
     )
     arch: str = Field("smile-tiny", description="Towers, by open_clip's name; smile-tiny is made for CPUs.")
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
