@@ -10,6 +10,8 @@ from faulty_server import FaultyServer
 
 from pipeline import render
 from pipeline.expressions import EXPRESSIONS
+from pipeline.making.job import _marks
+from pipeline.planning.output import RenderOutput
 from pipeline.render_config import RenderConfig
 from shards.places import Place, place
 from shards.reader import ShardSet
@@ -49,6 +51,13 @@ def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster,
     assert manifest.num_samples == 11
     assert content(place(f"{s3_url}/a/shards")) == content(on_disk)
     assert [found for _, found in verify_shards(ShardSet.open(f"{s3_url}/a/shards")) if found] == []
+
+
+def test_what_workers_are_at_is_not_noted_in_an_object_store_but_beside_them(on_disk):
+    """There it would take three requests a sample."""
+    assert place(_marks(RenderOutput(place("s3://bucket/a")))) == Path(_marks(RenderOutput(place("s3://bucket/a"))))
+    assert _marks(RenderOutput(place("s3://bucket/a"))) != _marks(RenderOutput(place("s3://bucket/b")))
+    assert Path(_marks(RenderOutput(on_disk))).is_relative_to(on_disk)
 
 
 def test_memory_is_written_to_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):

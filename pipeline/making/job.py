@@ -12,6 +12,7 @@ shards that are not written yet are begun anew.
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ from pipeline.making.writing import write_task
 from pipeline.planning.output import RenderOutput, ShardReceipt
 from pipeline.planning.plan import ShardTask
 from pipeline.render_settings import RenderSettings
+from shards.manifest import fingerprint
 from shards.places import Place
 
 # Shards being written while others are rendered; bounds what waits in memory.
@@ -105,7 +107,7 @@ def _render_once(
     num_gpus: int,
 ) -> Iterator[int | ShardReceipt]:
     writing: list[ray.ObjectRef] = []
-    watched = {"limits": limits, "marks": str(output.deaths)}
+    watched = {"limits": limits, "marks": _marks(output)}
     with closing(_encoded_blocks(tasks, root, settings, watched, num_gpus)) as blocks:
         try:
             for task in tasks:
@@ -136,6 +138,16 @@ def _completes(task: ShardTask, settings: RenderSettings) -> list[bool]:
     """For each piece of the task's samples, whether its sample is complete with it."""
     pieces = (pieces_of(sample, settings) for sample in task.samples)
     return [piece is of_sample[-1] for of_sample in pieces for piece in of_sample]
+
+
+def _marks(output: RenderOutput) -> str:
+    """Where workers note what they are at: beside the shards, or, as a storage would be slow, in Ray's own folder.
+
+    That folder, which is the workers' current one, is a node's own, so there a sample may cost two workers a node.
+    """
+    if isinstance(output.deaths, Path):
+        return str(output.deaths)
+    return f".deaths-{fingerprint(str(output.root))}"
 
 
 def _receipts(refs: Sequence[ray.ObjectRef]) -> list[ShardReceipt]:
