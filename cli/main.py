@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from cli import evaluate, inspect, render, status, synth, train, verify
-from cli.options import stop_on_sigterm
+from cli import evaluate, inspect, render, status, stopping, synth, train, verify
 
 app = typer.Typer(
     name="smile-pipe",
@@ -40,7 +39,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong option gets one line and exit code 2, as every other wrong request does."""
-    stop_on_sigterm()
+    stopping.listen()
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:

@@ -5,7 +5,6 @@ line and an exit code: 1 where the job failed, 2 where it was asked for wrongly;
 """
 
 import inspect
-import signal
 import tomllib
 import types
 import typing
@@ -18,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
+from cli import stopping
 from shards.errors import UsageError
 from shards.manifest import canonical_json
 from shards.places import Place
@@ -72,26 +72,10 @@ def command(
     return register
 
 
-# The signal that asks to stop; a list, since what is raised for it may be raised anew, as another, on its way up.
-_asked: list[signal.Signals] = []
-
-
-def stop_on_sigterm() -> None:
-    """Let SIGTERM, which schedulers send, stop a command as cleanly as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        _asked.append(signal.SIGTERM)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-
-
 def _report_stop() -> int:
-    # A second signal while things are being put away would leave some of them lying about.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    number = stopping.put_away()
     Console(stderr=True).print("stopped; the same command goes on from here (train: with --resume)")
-    return 128 + (_asked[0] if _asked else signal.SIGINT)
+    return 128 + number
 
 
 def _resolve(config: type[C], given: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:

@@ -5,6 +5,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli.stopping import stop_if_asked
+
 
 class StageProgress:
     """A bar for one stage, used as a context; on a stream that is no terminal it prints a line now and then."""
@@ -33,7 +35,12 @@ class StageProgress:
         self.bar.stop()
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Show `done` of `total`; without a terminal, a line for each tenth."""
+        """Show `done` of `total`; without a terminal, a line for each tenth.
+
+        Raises:
+            KeyboardInterrupt: the command was asked to stop.
+        """
+        stop_if_asked()
         if not self.began:
             # What an earlier run did is not counted into the rate of this one.
             self.began, self.first, self.started = True, done, time.monotonic()

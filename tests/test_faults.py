@@ -109,12 +109,18 @@ def test_a_render_that_is_killed_again_and_again_comes_to_the_same_bytes(start, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(start, faces, undisturbed, ray_cluster, tmp_path, number):
-    process = start()
-    # A shard without its receipt is not made yet.
-    wait_for(".progress/*.tar.json", 1, tmp_path / "out", process)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    for _ in range(3):
+        process = start()
+        # A shard without its receipt is not made yet.
+        wait_for(".progress/*.tar.json", 1, tmp_path / "out", process)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+        if process.returncode:
+            break
+        # It came too late: on a busy machine a run of few scans may be done by then.
+        assert content(tmp_path / "out") == undisturbed
+        shutil.rmtree(tmp_path / "out")
+    assert process.returncode == 128 + number, said
     assert "the same command goes on from here" in said and "Traceback" not in said
     config = RenderConfig(data_dir=faces, out=tmp_path / "out", **OPTIONS)
     assert plan(config).kept

@@ -53,6 +53,7 @@ def run_manifest(shards_fingerprint: str) -> RunManifest:
         max_frames=16,
         views=("front",),
         text_source="label",
+        classes=("HA", "SA"),
         split="kfold:3:0",
         where=None,
         train_subjects=("F0001",),

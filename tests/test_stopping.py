@@ -1,0 +1,57 @@
+"""Signals that stop a command, also where their own exception is lost."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from cli import stopping
+from cli.progress import StageProgress
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping.listen()
+    yield
+    stopping._asked.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Destructor:
+    """Python passes over what is raised in one."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        for _ in range(1000):
+            pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_stops_at_the_next_step(number):
+    with StageProgress(Console(quiet=True), "render") as progress:
+        progress.update(1, 3)
+        Destructor(number)
+        with pytest.raises(KeyboardInterrupt):
+            progress.update(2, 3)
+    assert stopping.put_away() == number
+
+
+def test_the_first_signal_gives_the_exit_code_and_later_ones_are_ignored():
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopping.put_away() == signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_unasked_nothing_happens():
+    with StageProgress(Console(quiet=True), "render") as progress:
+        progress.update(1, 3)
+    assert stopping.put_away() == signal.SIGINT
