@@ -5,6 +5,7 @@ library, it is lost. So the signal is remembered, and looked for at each step of
 """
 
 import signal
+import threading
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A list, since what is raised for a signal may be raised anew, as another exception, on its way up.
@@ -23,8 +24,8 @@ def _stop(number: int, _: object) -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt where a signal came and its own exception was lost."""
-    if _asked:
+    """Raise KeyboardInterrupt where a signal came and its own exception was lost; in the main thread, as Python does."""
+    if _asked and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 

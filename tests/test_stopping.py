@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,16 @@ def test_the_first_signal_gives_the_exit_code_and_later_ones_are_ignored():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopping.put_away() == signal.SIGTERM
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_threads_are_left_alone():
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(stopping.stop_if_asked()))
+    thread.start()
+    thread.join()
+    assert done == [None]
 
 
 def test_unasked_nothing_happens():
