@@ -24,7 +24,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt where a signal came and its own exception was lost; in the main thread, as Python does."""
+    """Raise KeyboardInterrupt, in the main thread alone, where a signal came and its own exception was lost."""
     if _asked and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
