@@ -1,5 +1,6 @@
 """What a dry run says of time and bytes, against what the run then takes."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,18 @@ def test_what_is_kept_or_copied_takes_no_rendering(config):
     guess = told(config.model_copy(update={"limit": 11}))
     assert (guess.core_seconds, guess.num_tried) == (0.0, 0)
     assert guess.bytes > 0
+
+
+def test_of_a_shard_that_changes_in_part_the_rest_is_written_too(faces_dir, tmp_path):
+    data, out = tmp_path / "faces", f"memory://{tmp_path.name}"
+    shutil.copytree(faces_dir, data)
+    config = RenderConfig(data_dir=data, out=out, size=64, limit=12)
+    (shard,) = render.run(config).shards
+    mesh = next(data.rglob("F0001_AN*.wrl"))
+    mesh.write_bytes(mesh.read_bytes() + b"\n# seen again\n")
+    plan = render.plan(config)
+    assert (plan.num_to_render, plan.num_to_copy) == (1, 11)
+    assert shard.bytes * 0.9 < render.estimate(config, plan).bytes < shard.bytes * 1.1
 
 
 def test_a_long_sample_ends_the_trying(config, monkeypatch):

@@ -50,6 +50,16 @@ def test_clusters_are_found_from_anchors_that_are_only_near_them():
     assert (pseudo_labels(points, anchors) == truth).double().mean() > 0.97
 
 
+def test_centres_move_to_where_the_points_are():
+    points, truth, centres = clusters(25, noise=0.2)
+    anchors = centres + 0.35 * randn(4, 16, seed=4)
+    at_first, in_the_end = (
+        (pseudo_labels(points, anchors, max_rounds) == truth).double().mean() for max_rounds in (0, 20)
+    )
+    assert at_first < 0.9
+    assert in_the_end > 0.98
+
+
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
 def test_a_cluster_is_called_by_the_anchor_that_it_began_at(order):
     points, truth, centres = clusters(25, noise=0.05)
