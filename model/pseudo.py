@@ -26,7 +26,7 @@ def balanced_assignment(scores_nk: Tensor, entropy: float = ENTROPY, num_steps: 
 
 
 def pseudo_labels(embeddings_nd: Tensor, anchors_kd: Tensor, max_rounds: int = MAX_ROUNDS) -> Tensor:
-    """A class for each embedding, int64 [N]: balanced clusters of unit vectors that begin at the anchors.
+    """A class for each embedding, int64 [N]: clusters of unit vectors, of about equal size, that begin at the anchors.
 
     MultiviewVLM (arXiv 2505.09336) clusters fused embeddings against the prompts as anchors; that the clusters are
     balanced (`balanced_assignment`) and that their centres move, from the anchors to the means of their members, until

@@ -6,7 +6,9 @@ over its own samples, which data-parallel averaging then weights by ranks and no
 inside a tower, which are each rank's own, equal numbers or not.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +24,11 @@ from model.distributed import gather_rows
 from model.moments import Moments
 from model.recipes import RECIPES, build_model
 from model.systems import Recipe, Targets
+from pipeline.training.pseudo import PseudoPrompts
 
 EVEN, RAGGED = (4, 4), (3, 2)
 NUM_CLASSES = 4
+NUM_PSEUDO = 13
 # Presets of one system's terms are that system's.
 NAMES = [name for name in RECIPES if name not in ("barlow", "clip")]
 
@@ -93,6 +97,30 @@ def gather_things(rank: int) -> dict[str, Any]:
     }
 
 
+class Reader:
+    """Hands out the scans of `tiny_arch` as batches of a training."""
+
+    def batches(self, groups: list[list[SimpleNamespace]]) -> Iterator[SimpleNamespace]:
+        views = (tiny_arch.faces(NUM_PSEUDO)[0] * 255).byte()
+        for group in groups:
+            keys = [row.key for row in group]
+            moments = Moments.of_scans(len(keys))
+            yield SimpleNamespace(views=views[[int(key) for key in keys]], keys=keys, moments=moments)
+
+
+def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
+    """The pseudo-labels that a rank finds; on rank 1 the statistics of the towers have run away."""
+    model = make_model(folder, "smile-vlm").float()
+    if rank:
+        model.towers.mean.add_(0.5)
+    rows = [SimpleNamespace(key=str(n)) for n in range(NUM_PSEUDO)]
+    _, directions, tokens, _ = tiny_arch.faces(NUM_CLASSES)
+    pseudo = PseudoPrompts({str(n): (str(n),) for n in range(NUM_CLASSES)}, rows, seed=0)
+    tokenizer = lambda texts: tokens[[int(text) for text in texts]]  # noqa: E731 - one line, used once
+    pseudo.refresh(model, tokenizer, Reader(), rows, directions, rank, world_size)
+    return pseudo.labels
+
+
 def mean_of_own(rank: int, counts: tuple[int, int]) -> Tensor:
     """The gradient, averaged as DDP does, of a mean over each rank's own samples."""
     start = sum(counts[:rank])
@@ -107,7 +135,7 @@ def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     (folder / str(rank)).mkdir()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    found: dict[str, Any] = {"gathered": gather_things(rank)}
+    found: dict[str, Any] = {"gathered": gather_things(rank), "pseudo": pseudo_labels_of(folder / str(rank), rank, 2)}
     for name, counts in (("even", EVEN), ("ragged", RAGGED)):
         for recipe in NAMES:
             model = make_model(folder / str(rank), recipe)
@@ -179,6 +207,13 @@ class TestGatherRows:
     def test_alone_it_is_the_identity(self):
         rows = torch.ones(3, 2)
         assert gather_rows(rows) is rows
+
+
+def test_all_ranks_find_the_pseudo_labels_that_one_alone_finds(ranks, tmp_path):
+    alone = pseudo_labels_of(tmp_path, 0, 1)
+    assert len(alone.unique()) > 1
+    for rank in ranks:
+        assert torch.equal(rank["pseudo"], alone)
 
 
 def test_a_mean_over_own_samples_would_be_right_for_equal_ranks_and_wrong_for_ragged_ones(ranks):
