@@ -46,10 +46,13 @@ class Towers(nn.Module):
         preprocess = self.clip.visual.preprocess_cfg
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1))
+        # Convolutions are faster with channels last, on CPUs by a third (model/README.md); others do not care.
+        self.clip.visual.to(memory_format=torch.channels_last)
 
     def encode_images(self, images_nchw: Tensor) -> Tensor:
         """Images in [0, 1], [N, 3, H, W] -> embeddings [N, D]."""
-        return self.clip.encode_image((images_nchw - self.mean) / self.std)
+        normalised = (images_nchw - self.mean) / self.std
+        return self.clip.encode_image(normalised.contiguous(memory_format=torch.channels_last))
 
     def encode_text(self, tokens_nt: Tensor) -> Tensor:
         """Token ids [N, T] -> embeddings [N, D]."""

@@ -12,12 +12,14 @@ import os
 import posixpath
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from model.config import RECIPES, RunTextSource
+from model.config import RECIPES, Precision, RunTextSource
+from model.precision import native_precision
 from model.recipes import check_recipe
 from model.towers import check_arch
 from pipeline.directory_lock import NAME as LOCK_NAME
@@ -74,7 +76,8 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
         if finished := _finished(directory, mark):
             return finished
         _check_output(config, directory, mark)
-        _train(job, directory, about, on_metrics)
+        job = replace(job, precision=_begun(directory).get("precision", job.precision))
+        _train(job, directory, {**about, "precision": job.precision}, on_metrics)
         manifest = _manifest(config, mark, shards, split, job, directory)
         manifest.write(directory.manifest_path)
     return manifest
@@ -157,6 +160,11 @@ def temporal_read(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
     return config.temporal
 
 
+def precision_of(config: TrainConfig) -> Precision:
+    """What a training that is begun here computes in; one that is gone on with keeps its own."""
+    return native_precision("cuda" if config.use_gpu else "cpu") if config.precision == "auto" else config.precision
+
+
 def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     try:
         check_recipe(config.recipe, config.without)
@@ -180,19 +188,17 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
     channel = input_channel(config, shards.manifest)
     config = config.model_copy(update=absolute)
     recipe = config.recipe_config(len(shards.manifest.expressions))
-    return shards, split, Job(config, recipe, channel, split.train, source, temporal)
+    return shards, split, Job(config, recipe, channel, split.train, source, temporal, precision_of(config))
 
 
 def _finished(directory: RunDirectory, mark: str) -> RunManifest | None:
     """The manifest of a run that is asked for again, if it is finished."""
-    return directory.manifest() if _mark(directory) == mark else None
+    return directory.manifest() if _begun(directory).get("fingerprint") == mark else None
 
 
-def _mark(directory: RunDirectory) -> str | None:
-    """What the run in a directory was begun from; None where none was."""
-    if not directory.config_path.exists():
-        return None
-    return json.loads(directory.config_path.read_text())["fingerprint"]
+def _begun(directory: RunDirectory) -> dict[str, Any]:
+    """What the run in a directory was begun with; nothing where none was."""
+    return json.loads(directory.config_path.read_text()) if directory.config_path.exists() else {}
 
 
 def _check_folder(out: Place) -> None:
@@ -204,7 +210,7 @@ def _check_folder(out: Place) -> None:
 
 def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> None:
     """Raise UsageError where what the directory holds is not to be gone on with."""
-    begun = _mark(directory)
+    begun = _begun(directory).get("fingerprint")
     if begun is None:
         if {path.name for path in directory.root.iterdir()} - {LOCK_NAME}:
             raise UsageError(f"--out {config.out}: holds files that are not of a run; name a new or empty directory")
@@ -245,6 +251,7 @@ def _manifest(
         num_skipped=len(skipped),
         num_steps=last["num_steps"],
         world_size=config.num_workers,
+        precision=job.precision,
         final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )

@@ -63,6 +63,7 @@ def run_manifest(shards_fingerprint: str) -> RunManifest:
         num_skipped=1,
         num_steps=8,
         world_size=1,
+        precision="float32",
         final_losses={},
         checkpoint="step-000004",
     )

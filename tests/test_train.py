@@ -7,12 +7,13 @@ import pytest
 import torch
 from samples import write_shard_set
 
+from model.precision import native_precision
 from pipeline.train import _weights, _weights_digest, input_channel, run, temporal_read, text_source
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import cores_per_worker
-from pipeline.training.loop import concept_number
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
+from pipeline.training.words import concept_number
 from shards.errors import UsageError
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
@@ -51,6 +52,18 @@ def test_the_manifest_says_on_whom_it_was_trained(run_dir, shards_dir):
     assert manifest.shards_fingerprint == shards.manifest.fingerprint
     assert (manifest.num_train_samples, manifest.num_steps, manifest.text_source) == (28, 8, "label")
     assert (manifest.channel, manifest.temporal, manifest.num_train_sequences) == ("normal", "none", 0)
+
+
+def test_what_a_run_computes_in_is_recorded_and_kept_where_it_goes_on(run_dir, shards_dir, ray_cluster, tmp_path):
+    assert RunManifest.read(run_dir / "manifest.json").precision == native_precision("cpu")
+    other = "float32" if native_precision("cpu") == "bfloat16" else "bfloat16"
+    shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
+    begun = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(begun | {"precision": other}))
+    assert run(config(shards_dir, tmp_path / "run", resume=True)).precision == other
+    weights = [RunDirectory(root).checkpoints()[-1].load_model() for root in (run_dir, tmp_path / "run")]
+    assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_metrics_name_every_loss(run_dir):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from model.config import RECIPES, PoolingKind, RecipeConfig, RunTextSource
+from model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource
 from pipeline.filters import SampleFilter
 from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.training.damage import ON_BAD_SHARD_HELP, OnBadShard
@@ -54,7 +54,10 @@ class TrainConfig(Frozen):
     warmup: float = Field(0.05, ge=0, lt=1, description="Part of all steps in which the learning rate rises.")
     weight_decay: float = Field(0.05, ge=0, description="AdamW's, on matrices only.")
     num_workers: int = Field(1, ge=1, description="Training processes; over one they train data-parallel.")
-    use_gpu: bool = Field(False, description="Give each worker a GPU and compute in bfloat16.")
+    precision: Literal["auto", Precision] = Field(
+        "auto", description="What the towers compute in; auto takes bfloat16 where the hardware has it."
+    )
+    use_gpu: bool = Field(False, description="Give each worker a GPU.")
     seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
     cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, per worker.")
     keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")

@@ -13,22 +13,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from blake3 import blake3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config import RecipeConfig, RunTextSource
+from model.config import Precision, RecipeConfig, RunTextSource
 from model.recipes import build_model
-from model.systems import Recipe, Targets
-from model.towers import build_tokenizer
+from model.systems import Recipe
 from pipeline.filters import SampleFilter
 from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
 from pipeline.training.config import TrainConfig
 from pipeline.training.faces import Batch, FaceReader, Reading
-from pipeline.training.pseudo import PseudoPrompts
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.run_log import RunLog
 from pipeline.training.sequences import TemporalRead
+from pipeline.training.words import BatchWords
 from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sampler import Sampler
@@ -47,6 +45,7 @@ class Job:
     subjects: tuple[str, ...]
     text_source: RunTextSource
     temporal: TemporalRead
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,9 @@ class _Stepper:
         rows: Sequence[IndexRow],
     ) -> None:
         self.job, self.worker, self.model, self.optimizer = job, worker, model, optimizer
-        self.reader, self.rows = reader, rows
         self.directions = reader.directions(rows).to(worker.device)
         self.order = mirror_order(self.directions.cpu())
-        self.tokenizer = build_tokenizer(job.config.arch)
-        self.classes = {concept_number(name): n for n, name in enumerate(reader.shards.manifest.expressions)}
-        prompts = reader.shards.manifest.prompts
-        self.pseudo = PseudoPrompts(prompts, rows, job.config.seed) if job.text_source == "pseudo" else None
+        self.words = BatchWords(job.text_source, model, reader, rows, job.config.seed)
 
     def take_up(self, run: RunDirectory) -> int:
         """Load the newest checkpoint, if there is one; returns its step."""
@@ -120,8 +115,7 @@ class _Stepper:
             self.model.load_state_dict(checkpoints[-1].load_model())
             state = checkpoints[-1].load_state()
             self.optimizer.load_state_dict(state["optimizer"])
-            if self.pseudo:
-                self.pseudo.labels = state["pseudo"]
+            self.words.load_state(state)
             step = int(state["step"])
         several = dist.is_initialized() and self.worker.world_size > 1
         self.trained: nn.Module = DistributedDataParallel(self.model) if several else self.model
@@ -132,16 +126,13 @@ class _Stepper:
         # A run that goes on from a checkpoint must find the rows of all steps before it.
         log.publish()
         if self.worker.rank == 0:
-            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "step": step}
-            if self.pseudo:
-                state["pseudo"] = self.pseudo.labels
+            state = {"optimizer": self.optimizer.state_dict(), "step": step, **self.words.state()}
             run.save(step, self.model.state_dict(), state, self.job.config.keep)
 
     def begin_epoch(self, is_new: bool) -> None:
         """Find pseudo-labels anew; an epoch that is gone on with keeps those that it began with."""
-        if self.pseudo and is_new:
-            place = (self.worker.rank, self.worker.world_size)
-            self.pseudo.refresh(self.model, self.tokenizer, self.reader, self.rows, self.directions, *place)
+        if is_new:
+            self.words.begin_epoch(self.model, self.directions, self.worker.rank, self.worker.world_size)
 
     def step(self, batch: Batch, epoch: int, step: int) -> dict[str, Tensor]:
         """Loss terms of the batch, after the weights have moved."""
@@ -149,8 +140,8 @@ class _Stepper:
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
         views = batch.views.to(device, non_blocking=True).float() / 255
         views = augment(views, self.job.channel, self.order, generator, batch.moments)
-        tokens, targets = self._told(batch, epoch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        tokens, targets = self.words.of(batch, epoch, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.job.precision == "bfloat16"):
             embeddings = self.trained(views, self.directions, tokens, batch.moments.to(device))
         losses = self.model.losses(embeddings, targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,19 +149,6 @@ class _Stepper:
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         return losses
-
-    def _told(self, batch: Batch, epoch: int) -> tuple[Tensor | None, Targets]:
-        """The text of a batch as tokens, and what its samples are compared by."""
-        device, source = self.worker.device, self.job.text_source
-        subjects = torch.tensor([concept_number(subject) for subject in batch.subjects], device=device)
-        if source == "none":
-            return None, Targets(None, subjects)
-        texts, concepts = self.pseudo.drawn(batch.keys, epoch) if self.pseudo else (batch.texts, batch.concepts)
-        numbers = [concept_number(concept) for concept in concepts]
-        if not self.model.reads_text:
-            numbers = [self.classes[number] for number in numbers]
-            return None, Targets(torch.tensor(numbers, device=device), subjects)
-        return self.tokenizer(texts).to(device), Targets(torch.tensor(numbers, device=device), subjects)
 
 
 def _data(job: Job, worker: Worker, model: Recipe) -> tuple[FaceReader, Sampler]:
@@ -200,11 +178,6 @@ def _share_skipped(reader: FaceReader, rows: Sequence[IndexRow], worker: Worker,
     reader.skipped.update(row.key for row, is_out in zip(rows, left_out.tolist(), strict=True) if is_out)
     if worker.rank == 0 and reader.skipped:
         run.note_skipped(reader.skipped)
-
-
-def concept_number(concept: str) -> int:
-    """A number for a concept, the same in every process: 63 bits of its BLAKE3 digest."""
-    return int.from_bytes(blake3(concept.encode()).digest(length=8), "little") >> 1
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:

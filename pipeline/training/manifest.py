@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from model.config import RunTextSource
+from model.config import Precision, RunTextSource
 from pipeline.training.sequences import TemporalRead
 from shards.manifest import Manifest
 
@@ -18,9 +18,10 @@ class RunManifest(Manifest):
         classes: the expressions of the shards, in the order that a classifier numbers them.
         num_train_samples, num_train_sequences: what was learned from.
         num_skipped: samples that were left out, as they are damaged; `skipped.json` has their keys.
+        precision: what the towers computed in, `auto` resolved.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     stage: Literal["train"] = "train"
     shards_fingerprint: str
     config: Mapping[str, Any]
@@ -40,5 +41,6 @@ class RunManifest(Manifest):
     num_skipped: int = 0
     num_steps: int
     world_size: int
+    precision: Precision
     final_losses: Mapping[str, float]
     checkpoint: str
