@@ -49,8 +49,10 @@ from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
 
 
-def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None) -> RunManifest:
-    """Train, and call `on_metrics` with each row of `metrics.jsonl` as it is written.
+def run(
+    config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None, here: bool = False
+) -> RunManifest:
+    """Train, and call `on_metrics` with each row of `metrics.jsonl` as it is written; `here`: in this process.
 
     Raises:
         UsageError: shards, split, recipe, architecture or output cannot be used, or another process writes to the
@@ -58,7 +60,8 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
         BadSampleError: the shards are damaged; a run that has begun can be gone on with.
         TrainingError: the job failed otherwise.
     """
-    shards, split, job = _check(config)
+    here = here or _in_process(config)
+    shards, split, job = check(config, here)
     directory = RunDirectory(config.out)
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if finished := _finished(directory, mark):
@@ -77,16 +80,19 @@ def run(config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lamb
             return finished
         _check_output(config, directory, mark)
         job = replace(job, precision=_begun(directory).get("precision", job.precision))
-        _train(job, directory, {**about, "precision": job.precision}, on_metrics)
+        _train(job, directory, {**about, "precision": job.precision}, on_metrics, here)
         manifest = _manifest(config, mark, shards, split, job, directory)
         manifest.write(directory.manifest_path)
     return manifest
 
 
 def _train(
-    job: Job, directory: RunDirectory, about: dict[str, Any], on_metrics: Callable[[dict[str, Any]], None]
+    job: Job,
+    directory: RunDirectory,
+    about: dict[str, Any],
+    on_metrics: Callable[[dict[str, Any]], None],
+    here: bool,
 ) -> None:
-    here = _in_process(job.config)
     with nullcontext() if here else ray_session(job.config.address):
         resources = {} if here else resources_per_worker(job.config)
         remove_leftovers(directory.root)
@@ -165,7 +171,8 @@ def precision_of(config: TrainConfig) -> Precision:
     return native_precision("cuda" if config.use_gpu else "cpu") if config.precision == "auto" else config.precision
 
 
-def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
+def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
+    """What is learned from, on whom it is tested, and the job; see `run` for the errors."""
     try:
         check_recipe(config.recipe, config.without)
         check_arch(config.arch, config.pretrained)
@@ -173,9 +180,9 @@ def _check(config: TrainConfig) -> tuple[ShardSet, Split, Job]:
         raise UsageError(str(error)) from None
     shards = open_shards(config.shards, config.on_bad_shard)
     source = text_source(config, shards.manifest)
-    split = split_subjects(config.split, shards.subjects)
+    split = split_subjects(config.split, (row.subject for row in rows_of(shards, shards.subjects, config.where)))
     rows = rows_of(shards, split.train, config.where)
-    if _in_process(config):
+    if here:
         check_in_process(config)
     if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
         raise UsageError("--recipe supervised: tells expressions apart, and the shards have only one")

@@ -18,11 +18,9 @@ InputChannel = Literal["auto", "rgb", "depth", "normal", "flow"]
 WHERE_HELP = SampleFilter.model_fields["where"].description
 
 
-class TrainConfig(Frozen):
-    """Options of `smile-pipe train`."""
+class TrainOptions(Frozen):
+    """How to train; what on and where to is the business of who asks for it."""
 
-    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
-    out: AnyPlace = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     recipe: str = Field("smile-vlm", description=f"System to train: {', '.join(RECIPES)}.")
     without: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="Losses of the recipe to leave out, such as mv,cm; their names are in model/README.md."
@@ -46,7 +44,6 @@ class TrainConfig(Frozen):
         description="Text to learn from: auto is what the recipe wants and the shards carry; pseudo is prompts of "
         "clusters, chosen without labels; none is no text; others must be in the shards.",
     )
-    split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
     where: str | None = Field(None, description=WHERE_HELP)
     epochs: int = Field(30, ge=1, description="Times that every sample is seen.")
     batch_size: int = Field(32, ge=2, description="Samples of one worker in a step.")
@@ -63,7 +60,6 @@ class TrainConfig(Frozen):
     keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
     save_every: int = Field(0, ge=0, description="Write one after so many steps, too; 0 writes none within an epoch.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
-    resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
     address: str = Field("local", description=ADDRESS_HELP)
 
     def recipe_config(self, num_classes: int = 0) -> RecipeConfig:
@@ -76,6 +72,15 @@ class TrainConfig(Frozen):
             pretrained=self.pretrained,
             temporal_pooling=self.temporal_pooling,
         )
+
+
+class TrainConfig(TrainOptions):
+    """Options of `smile-pipe train`."""
+
+    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    out: AnyPlace = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
+    split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
+    resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
 
     def for_fingerprint(self) -> dict:
         """The options that decide the result; where it is written and on what it runs do not.
