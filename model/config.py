@@ -25,6 +25,7 @@ class RecipeAbout:
         text: the text that it learns from: any, that of labels, that of pseudo-labels, or none.
         summary: a line for people.
         text_free: the terms that are left where there is no text.
+        metadata: whether texts that it learns from also say who is shown, where that is known.
     """
 
     system: str
@@ -32,6 +33,7 @@ class RecipeAbout:
     text: TextNeed
     summary: str
     text_free: tuple[str, ...] = ()
+    metadata: bool = False
 
 
 RECIPES: Mapping[str, RecipeAbout] = {
@@ -39,7 +41,11 @@ RECIPES: Mapping[str, RecipeAbout] = {
         "SmileVLM", {"mv": 0.1, "vl": 1.0, "cm": 0.01}, "any", "SMILE-VLM (arXiv 2506.01203): three losses", ("mv",)
     ),
     "affect-vlm": RecipeAbout(
-        "AffectVLM", {"mc": 1.0, "mt": 1.0}, "label", "AffectVLM (arXiv 2504.19739): contrast and triplets"
+        "AffectVLM",
+        {"mc": 1.0, "mt": 1.0},
+        "label",
+        "AffectVLM (arXiv 2504.19739): contrast and triplets",
+        metadata=True,
     ),
     "multiview-vlm": RecipeAbout(
         "MultiviewVLM", {"i2t": 1.0, "t2i": 1.0}, "pseudo", "MultiviewVLM (arXiv 2505.09336): pseudo-labels, no labels"

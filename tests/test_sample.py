@@ -32,6 +32,14 @@ def test_a_sample_comes_back_as_it_was_whatever_its_key_views_channels_and_text(
     assert from_members(dict(to_members(sample))) == sample
 
 
+@pytest.mark.parametrize(("labels", "written"), [({}, b'"labels":{},'), ({"sex": "F"}, b'"labels":{"sex":"F"},')])
+def test_labels_come_back_to_the_byte_and_so_does_their_absence(labels, written):
+    sample = make_sample("a")
+    members = dict(to_members(replace(sample, record=sample.record.model_copy(update={"labels": labels}))))
+    assert written in members["a.json"]
+    assert dict(to_members(from_members(members))) == members
+
+
 def test_members_come_in_the_order_of_the_format():
     sample = make_sample("a", views=[View(name="right"), View(name="front")], channels=("rgb", "depth", "normal"))
     assert [name for name, _ in to_members(sample)] == [

@@ -12,7 +12,7 @@ from model.recipes import build_model
 from pipeline.evaluate import run as evaluate
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.manifest import EvaluationManifest
-from pipeline.train import _check
+from pipeline.train import check
 from pipeline.train import run as train
 from pipeline.training.config import TrainConfig
 from pipeline.training.manifest import RunManifest
@@ -172,5 +172,5 @@ def test_what_is_read_is_found_out_without_reading_a_test_sample(mixed, tmp_path
     read, plain = [], ShardSet.read
     monkeypatch.setattr(ShardSet, "read", lambda self, row: read.append(row.subject) or plain(self, row))
     # The samples of the first subject come first in the index.
-    _, split, job = _check(config(mixed, tmp_path / "run", split="loso:F0001"))
+    _, split, job = check(config(mixed, tmp_path / "run", split="loso:F0001"), here=False)
     assert job.temporal == "frames" and read and set(read) <= set(split.train)

@@ -1,7 +1,8 @@
 """What a batch is told: its prompts as tokens, and what its samples are compared by.
 
 Goes in: a batch as it was read, and where text comes from. Comes out: tokens, and `Targets`. Promised: with `none` and
-`pseudo` no label is looked at; equal concepts have equal numbers in every process.
+`pseudo` no label is looked at; equal concepts have equal numbers in every process; a text says who is shown as a
+function of (seed, epoch, key), and only for recipes with `metadata`.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from model.config import RunTextSource
+from model.config import RECIPES, RunTextSource
 from model.systems import Recipe, Targets
 from model.towers import build_tokenizer
+from pipeline.prompts.people import person, with_person
 from pipeline.training.faces import Batch, FaceReader
 from pipeline.training.pseudo import PseudoPrompts
 from shards.index import IndexRow
@@ -26,11 +28,13 @@ class BatchWords:
         self, source: RunTextSource, model: Recipe, reader: FaceReader, rows: Sequence[IndexRow], seed: int
     ) -> None:
         self.source, self.reads_text = source, model.reads_text
-        self.reader, self.rows = reader, rows
+        self.reader, self.rows, self.seed = reader, rows, seed
         self.tokenizer = build_tokenizer(model.config.arch)
         shards = reader.shards.manifest
         self.classes = {concept_number(name): n for n, name in enumerate(shards.expressions)}
         self.pseudo = PseudoPrompts(shards.prompts, rows, seed) if source == "pseudo" else None
+        told = rows if RECIPES[model.config.name].metadata else ()
+        self.people = {row.key: who for row in told if (who := person(row.labels))}
 
     def begin_epoch(self, model: Recipe, directions: Tensor, rank: int, world_size: int) -> None:
         """Find pseudo-labels anew, where the text is of those."""
@@ -42,7 +46,10 @@ class BatchWords:
         subjects = torch.tensor([concept_number(subject) for subject in batch.subjects], device=device)
         if self.source == "none":
             return None, Targets(None, subjects)
-        texts, concepts = self.pseudo.drawn(batch.keys, epoch) if self.pseudo else (batch.texts, batch.concepts)
+        if self.pseudo:
+            texts, concepts = self.pseudo.drawn(batch.keys, epoch)
+        else:
+            texts, concepts = self._carried(batch, epoch), batch.concepts
         numbers = [concept_number(concept) for concept in concepts]
         if not self.reads_text:
             numbers = [self.classes[number] for number in numbers]
@@ -58,7 +65,22 @@ class BatchWords:
         if self.pseudo:
             self.pseudo.labels = state["pseudo"]
 
+    def _carried(self, batch: Batch, epoch: int) -> list[str]:
+        """The prompts of the shards; where it is known who is shown, half of them say so.
+
+        Only half, since the prompts that a face is later compared with do not.
+        """
+        return [
+            with_person(text, self.people[key]) if key in self.people and _says_who(self.seed, epoch, key) else text
+            for key, text in zip(batch.keys, batch.texts, strict=True)
+        ]
+
 
 def concept_number(concept: str) -> int:
     """A number for a concept, the same in every process: 63 bits of its BLAKE3 digest."""
     return int.from_bytes(blake3(concept.encode()).digest(length=8), "little") >> 1
+
+
+def _says_who(seed: int, epoch: int, key: str) -> bool:
+    """Whether a sample's text says who is shown in an epoch: one bit of a digest, the same in every process."""
+    return bool(blake3(f"{seed} {epoch} {key}".encode()).digest(length=1)[0] & 1)
