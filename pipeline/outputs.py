@@ -1,4 +1,4 @@
-"""What stages have written into a folder: finding shard sets and runs, and reading what they say of themselves.
+"""What stages have written into a folder: finding shard sets, runs and cross-validations, and what they say.
 
 Promised: no path from a file is followed, no more than `MAX_BYTES` of a file is read, and a file that cannot be read
 makes a finding and no error.
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from pipeline.crossvalidation.manifest import CrossvalManifest
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
 from shards.manifest import Manifest, ShardManifest
@@ -28,10 +29,10 @@ class Output:
     Attributes:
         manifest: what it says of itself; None where the stage has not finished, or where it cannot be read.
         problem: why it cannot be read, or "".
-        options: `config.json` of a run, as far as it can be read.
+        options: `config.json` of a run or a cross-validation, as far as it can be read.
     """
 
-    kind: Literal["shards", "run", "unknown"]
+    kind: Literal["shards", "run", "crossval", "unknown"]
     path: Place
     manifest: Any = None
     problem: str = ""
@@ -44,7 +45,7 @@ class Output:
 
     @property
     def shards_fingerprint(self) -> str:
-        """Of the shards that a run learns from, "" where that is not known."""
+        """Of the shards that are learned from, "" where that is not known."""
         known = self.manifest.shards_fingerprint if self.manifest else self.options.get("shards_fingerprint")
         return known if isinstance(known, str) else ""
 
@@ -56,7 +57,7 @@ def find_outputs(root: Place) -> Iterator[Output]:
         outputs = {path: output for path in level if (output := _look(path)) is not None}
         yield from outputs.values()
         if depth < MAX_DEPTH:
-            level = [child for path in level if path not in outputs for child in _folders(path)]
+            level = [child for path in level if path not in outputs for child in folders_in(path)]
 
 
 def read_manifest(kind: type[M], path: Place) -> tuple[M | None, str]:
@@ -75,6 +76,8 @@ def _look(path: Place) -> Output | None:
     options, stage = _json(_content(path / "config.json")[0]), _json(text).get("stage")
     if stage == "train" or isinstance(options.get("train"), dict):
         return Output("run", path, *read_manifest(RunManifest, path / "manifest.json"), options)
+    if stage == "crossval" or isinstance(options.get("crossval"), dict):
+        return Output("crossval", path, *read_manifest(CrossvalManifest, path / "manifest.json"), options)
     if stage == "render" or (path / ".progress").is_dir() or (path / "index.parquet").is_file():
         return Output("shards", path, *read_manifest(ShardManifest, path / "manifest.json"))
     if text or problem:
@@ -82,7 +85,8 @@ def _look(path: Place) -> Output | None:
     return None
 
 
-def _folders(path: Place) -> list[Place]:
+def folders_in(path: Place) -> list[Place]:
+    """The folders in one, by name; none where it cannot be looked into."""
     try:
         return sorted((entry for entry in path.iterdir() if entry.is_dir()), key=str)
     except OSError:

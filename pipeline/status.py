@@ -5,7 +5,6 @@ evaluation: is it finished, what was it made from, has that changed since, and w
 Promised: nothing is written and no shard is opened; a file that cannot be read makes a row that says so, and no error.
 """
 
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,19 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.crossvalidation.config import CrossvalConfig
 from pipeline.evaluation.manifest import EvaluationManifest
-from pipeline.outputs import Output, find_outputs, read_manifest
+from pipeline.outputs import Output, find_outputs, folders_in, read_manifest
 from pipeline.training.config import TrainConfig
-from pipeline.training.run_directory import STATE
+from pipeline.training.run_directory import STATE, RunDirectory
 from shards.errors import UsageError
 from shards.manifest import Frozen, ShardManifest
-from shards.places import Place, place, read_range, scheme_of
-
-_METRICS_TAIL = 1 << 16
+from shards.places import Place, place, scheme_of
 
 
 class StatusRow(Frozen):
-    """One shard set, run or evaluation.
+    """One shard set, run, evaluation or cross-validation.
 
     Attributes:
         path: relative to the folder of the report, "." for itself.
@@ -39,7 +37,7 @@ class StatusRow(Frozen):
         next: what to type now; "" where nothing is left to do.
     """
 
-    kind: Literal["shards", "run", "evaluation", "unknown"]
+    kind: Literal["shards", "run", "evaluation", "crossval", "unknown"]
     path: str
     state: Literal["finished", "unfinished", "stale", "damaged"]
     finished: datetime | None = None
@@ -51,7 +49,7 @@ class StatusRow(Frozen):
 
 
 class StatusReport(Frozen):
-    """All that was found in a folder: shard sets, then each run with its evaluation."""
+    """All that was found in a folder: shard sets, then each run with its evaluation, then cross-validations."""
 
     root: str
     rows: tuple[StatusRow, ...]
@@ -66,12 +64,13 @@ def status(root: Place) -> StatusReport:
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that is, or holds, shards or runs")
     found = list(find_outputs(root))
-    sets, runs = ([each for each in found if each.kind == kind] for kind in ("shards", "run"))
-    sources = {run.path: _source(run, sets) for run in runs}
+    sets, runs, crossed = ([each for each in found if each.kind == kind] for kind in ("shards", "run", "crossval"))
+    sources = {each.path: _source(each, sets) for each in (*runs, *crossed)}
     used = {source.path for source in sources.values() if source}
     rows = [_shards_row(root, each, each.path in used) for each in sets]
     for run in runs:
         rows += _run_rows(root, run, sources[run.path], sets)
+    rows += [_crossval_row(root, each, sources[each.path]) for each in crossed]
     rows += [_row(root, each, "damaged", about=each.problem) for each in found if each.kind == "unknown"]
     return StatusReport(root=str(root), rows=tuple(rows))
 
@@ -147,7 +146,7 @@ def _run_rows(root: Place, run: Output, source: Output | None, sets: Sequence[Ou
 
 def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
     shards = source.path if source else "SHARDS"
-    options = ["--shards", shards, *_options(run.options)]
+    options = ["--shards", shards, *_options(run.options.get("train"), TrainConfig)]
     common: dict[str, Any] = {"made_from": _relative(root, source.path) if source else ""}
     resume = _type("train", "--out", run.path, *options, "--resume")
     if run.problem:
@@ -156,7 +155,7 @@ def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
     why = "stale: the shards changed since" if source and source.manifest else "stale: the shards are not finished"
     anew = _type("train", "--out", "NEW_RUN", *options)
     if run.manifest is None:
-        step, num_steps = _progress(run.path)
+        step, num_steps = RunDirectory(run.path).progress()
         common["counts"] = {"step": step, "steps": num_steps}
         if changed:
             return _row(root, run, "stale", about=f"{why}, and it was not finished", next=anew, **common)
@@ -176,6 +175,26 @@ def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
     return _row(root, run, "finished", about=about, next="" if is_evaluated else _evaluate(run, source), **common)
 
 
+def _crossval_row(root: Place, found: Output, source: Output | None) -> StatusRow:
+    shards = source.path if source else "SHARDS"
+    options = ["--shards", shards, *_options(found.options.get("crossval"), CrossvalConfig)]
+    again = _type("crossval", "--out", found.path, *options)
+    folds = [path / "evaluation" / "manifest.json" for path in folders_in(found.path / "folds")]
+    common: dict[str, Any] = {
+        "made_from": _relative(root, source.path) if source else "",
+        "counts": {"folds": sum(path.exists() for path in folds)},
+    }
+    if found.problem:
+        return _row(root, found, "damaged", about=f"{found.problem}; remove it and go on", next=again, **common)
+    if source is not None and source.fingerprint != found.shards_fingerprint and found.shards_fingerprint:
+        anew = _type("crossval", "--out", "NEW_CROSSVAL", *options)
+        return _row(root, found, "stale", about="stale: the shards changed since", next=anew, **common)
+    if found.manifest is None:
+        return _row(root, found, "unfinished", about="unfinished", next=again, **common)
+    about = "" if source else f"on shards {found.shards_fingerprint[:8]}, which are not here"
+    return _row(root, found, "finished", about=about, **common)
+
+
 def _evaluate(run: Output, source: Output | None) -> str:
     return _type("evaluate", run.path, "--shards", source.path if source else "SHARDS")
 
@@ -190,30 +209,19 @@ def _row(root: Place, output: Output, state: str, **fields: Any) -> StatusRow:
     return StatusRow.model_validate(known | {"state": state, "finished": finished} | fields)
 
 
-def _progress(path: Place) -> tuple[int, int]:
-    """The last step that a run has told of, and how many it will have."""
-    try:
-        metrics = path / "metrics.jsonl"
-        tail = read_range(metrics, max(0, metrics.stat().st_size - _METRICS_TAIL), _METRICS_TAIL)
-        # A last line that is still being written has no end.
-        row = json.loads(tail.rpartition(b"\n")[0].splitlines()[-1])
-        return int(row["step"]), int(row["num_steps"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0, 0
-
-
-def _options(config: Mapping[str, Any]) -> list[str]:
-    """What was asked for of a training, but for what is so without asking."""
-    given = config.get("train")
-    fields = TrainConfig.model_fields
-    known = {name: value for name, value in (given or {}).items() if name in fields} if isinstance(given, dict) else {}
-    asked = {name: value for name, value in known.items() if value != fields[name].default and value is not None}
+def _options(given: object, config: type[Frozen]) -> list[str]:
+    """What was asked for of a stage, but for what is so without asking."""
+    fields = config.model_fields
+    known = {name: value for name, value in given.items() if name in fields} if isinstance(given, dict) else {}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    asked = {name: value for name, value in plain.items() if value != fields[name].default and value is not None}
     return [part for name, value in asked.items() for part in _flag(name, value)]
 
 
 def _flag(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
-    return [flag] * value if isinstance(value, bool) else [flag, str(value)]
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [flag] * value if isinstance(value, bool) else [flag, shown]
 
 
 def _type(*words: object) -> str:

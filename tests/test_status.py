@@ -34,7 +34,7 @@ def write_run(root: Path, shards: Path, *, finished: bool = True, **options: obj
         "fingerprint": "0123456789abcdef",
         "shards": shards_from(root, opened),
         "shards_fingerprint": opened.manifest.fingerprint,
-        "train": given.for_fingerprint(),
+        "train": given.recorded(),
     }
     (root / "config.json").write_text(json.dumps(about))
     (root / "metrics.jsonl").write_text('{"step": 2, "num_steps": 8}\n{"step": 4, "num_steps": 8}\n')

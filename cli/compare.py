@@ -1,0 +1,75 @@
+"""`smile-pipe compare`: cross-validations in, a table of systems out."""
+
+import typer
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import Result, command
+from pipeline.compare import Comparison, compare
+from pipeline.crossvalidation.manifest import Spread
+from pipeline.evaluation.manifest import PROTOCOL_TITLES
+from shards.manifest import Frozen
+from shards.places import AnyPlace
+
+
+class CompareOptions(Frozen):
+    """Options of `smile-pipe compare`."""
+
+    directory: AnyPlace = Field(
+        description="A folder that holds cross-validations, at most two levels deep; or its URL."
+    )
+    markdown: bool = Field(False, description="Print tables as Markdown.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "compare", CompareOptions, arguments=("directory",))
+    def compare_systems(config: CompareOptions, console: Console) -> Result:
+        """Put the cross-validations in DIRECTORY side by side, the best first."""
+        tables = compare(config.directory)
+        for table in tables:
+            if config.markdown:
+                console.print(_markdown(table), markup=False, highlight=False, soft_wrap=True)
+            else:
+                console.print(_table(table))
+        return {"comparisons": [table.model_dump(mode="json") for table in tables]}
+
+
+def _title(table: Comparison) -> str:
+    subset = f", subset {table.subset}" if table.subset else ""
+    return (
+        f"accuracy in percent, mean and deviation of {table.num_folds} folds ({table.protocol}{subset}), "
+        f"{table.num_samples} samples of {table.num_subjects} subjects"
+    )
+
+
+def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
+    had = {name for row in table.rows for name in row.accuracy}
+    names = [name for name in PROTOCOL_TITLES if name in had]
+    body = [
+        [row.system, row.text_source, *(_percent(row.accuracy.get(name)) for name in names), _percent(row.behind)]
+        for row in table.rows
+    ]
+    return ["system", "text", *names, f"behind by {table.ordered_by}"], body
+
+
+def _percent(over: Spread | None) -> str:
+    return "-" if over is None else f"{100 * over.mean:.1f} ± {100 * over.deviation:.1f}"
+
+
+def _table(table: Comparison) -> Table:
+    head, body = _cells(table)
+    shown = Table(title=_title(table))
+    for number, name in enumerate(head):
+        shown.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 1)
+    for cells in body:
+        shown.add_row(*cells)
+    return shown
+
+
+def _markdown(table: Comparison) -> str:
+    head, body = _cells(table)
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join([f"{_title(table)}:", "", *(f"| {' | '.join(cells)} |" for cells in lines), ""])

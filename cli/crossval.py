@@ -1,0 +1,42 @@
+"""`smile-pipe crossval`: shards in, runs and scores of all folds out."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import Result, command
+from cli.progress import StageProgress
+from pipeline.crossvalidation.config import CrossvalConfig
+from pipeline.crossvalidation.manifest import CrossvalManifest
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "crossval", CrossvalConfig)
+    def crossval(config: CrossvalConfig, console: Console) -> Result:
+        """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
+        from pipeline.crossval import run
+
+        with StageProgress(console, "crossval") as progress:
+            manifest = run(config, progress.update)
+        if not progress.began:
+            console.print(f"Nothing to do: {config.out} is finished", highlight=False)
+        console.print(_table(manifest))
+        console.print(f"{config.out / 'report.html'}", highlight=False)
+        return manifest
+
+
+def _table(manifest: CrossvalManifest) -> Table:
+    people = sum(len(fold.subjects) for fold in manifest.folds)
+    samples = sum(fold.num_samples for fold in manifest.folds)
+    title = f"percent, mean and deviation of {len(manifest.folds)} folds, {samples} samples of {people} subjects"
+    table = Table(title=f"{title}, text: {manifest.text_source}")
+    for column in ("protocol", "accuracy", "F1", *manifest.classes):
+        table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
+    for name, score in manifest.scores.items():
+        recalls = [score.per_class.get(expression) for expression in manifest.classes]
+        cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
+        spreads = (f"{100 * each.mean:.1f} ± {100 * each.deviation:.1f}" for each in (score.accuracy, score.macro_f1))
+        table.add_row(name, *spreads, *cells)
+    return table

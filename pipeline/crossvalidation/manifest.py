@@ -1,0 +1,78 @@
+"""What a cross-validation says of itself: its folds, and what they tell together."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from model.config import RunTextSource
+from shards.manifest import Frozen, Manifest
+
+
+class Spread(Frozen):
+    """A figure over folds: its mean, and the deviation of the folds from it (of a sample, n - 1; 0 for one fold)."""
+
+    mean: float
+    deviation: float
+
+
+class FoldScore(Frozen):
+    """One fold.
+
+    Attributes:
+        folder: its run, relative to the cross-validation.
+        split: as `smile-pipe train` takes it.
+        subjects: whom it was tested on.
+        accuracy, macro_f1: by protocol.
+    """
+
+    folder: str
+    split: str
+    subjects: tuple[str, ...]
+    num_samples: int
+    run_fingerprint: str
+    accuracy: Mapping[str, float]
+    macro_f1: Mapping[str, float]
+
+
+class CrossvalScore(Frozen):
+    """What the folds tell together by one protocol.
+
+    Attributes:
+        accuracy, macro_f1: over folds, each of which counts the same.
+        per_class: recall over the samples of all folds.
+        per_level: accuracy at each intensity level, over folds.
+        confusion: counts over all folds; rows are the truth, in the order of the manifest's `classes`.
+    """
+
+    accuracy: Spread
+    macro_f1: Spread
+    per_class: Mapping[str, float]
+    per_level: Mapping[str, Spread]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+class CrossvalManifest(Manifest):
+    """The result of `smile-pipe crossval`.
+
+    Attributes:
+        protocol, subset, where: which samples count, and how their subjects are divided.
+        config: the options of training.
+        text_source: where the text that was learned from came from.
+        precision: what the towers computed in.
+        scores: by protocol ("zero-shot", "knn", ...).
+    """
+
+    schema_version: Literal[1] = 1
+    stage: Literal["crossval"] = "crossval"
+    shards_fingerprint: str
+    protocol: str
+    subset: str | None
+    where: str | None
+    config: Mapping[str, Any]
+    recipe: str
+    without: tuple[str, ...]
+    channel: str
+    text_source: RunTextSource
+    precision: str
+    classes: tuple[str, ...]
+    folds: tuple[FoldScore, ...]
+    scores: Mapping[str, CrossvalScore]

@@ -1,0 +1,70 @@
+"""What folds tell together: means and deviations over folds, and counts over the samples of all of them."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, FoldScore, Spread
+from pipeline.evaluation.manifest import EvaluationManifest, ProtocolScore
+from pipeline.training.manifest import RunManifest
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, and deviation of a sample (n - 1); that of a single value is 0."""
+    return Spread(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+
+
+def fold_score(folder: str, run: RunManifest, found: EvaluationManifest) -> FoldScore:
+    """What the table has of one fold."""
+    return FoldScore(
+        folder=f"folds/{folder}",
+        split=run.split,
+        subjects=run.test_subjects,
+        num_samples=found.num_scans + found.num_sequences,
+        run_fingerprint=run.fingerprint,
+        accuracy={name: score.accuracy for name, score in found.protocols.items()},
+        macro_f1={name: score.macro_f1 for name, score in found.protocols.items()},
+    )
+
+
+def gather_scores(evaluations: Sequence[EvaluationManifest]) -> dict[str, CrossvalScore]:
+    """The scores of all folds by protocol, of those protocols that every fold was scored by."""
+    names = [name for name in evaluations[0].protocols if all(name in each.protocols for each in evaluations)]
+    classes = evaluations[0].classes
+    return {name: _together([each.protocols[name] for each in evaluations], classes) for name in names}
+
+
+def _together(scores: Sequence[ProtocolScore], classes: Sequence[str]) -> CrossvalScore:
+    confusion = np.sum([score.confusion for score in scores], axis=0)
+    actual = confusion.sum(axis=1)
+    levels = sorted({level for score in scores for level in score.per_level})
+    return CrossvalScore(
+        accuracy=spread([score.accuracy for score in scores]),
+        macro_f1=spread([score.macro_f1 for score in scores]),
+        per_class={classes[c]: float(confusion[c, c] / actual[c]) for c in np.flatnonzero(actual).tolist()},
+        per_level={
+            level: spread([score.per_level[level] for score in scores if level in score.per_level]) for level in levels
+        },
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def scores_csv(manifest: CrossvalManifest) -> str:
+    """The figures, one a line: protocol, measure, of what (all, a fold, level or expression), value, deviation."""
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(("protocol", "measure", "of", "value", "deviation"))
+    for name, score in manifest.scores.items():
+        for measure in ("accuracy", "macro_f1"):
+            over: Spread = getattr(score, measure)
+            table.writerow((name, measure, "all", over.mean, over.deviation))
+            for fold in manifest.folds:
+                figures: Mapping[str, float] = getattr(fold, measure)
+                table.writerow((name, measure, fold.split, figures[name], ""))
+        for level, over in score.per_level.items():
+            table.writerow((name, "accuracy", f"level {level}", over.mean, over.deviation))
+        for expression, recall in score.per_class.items():
+            table.writerow((name, "recall", expression, recall, ""))
+    return file.getvalue()

@@ -1,0 +1,259 @@
+"""Cross-validation on a real Ray: what it leaves, what it tells, and that it goes on where it stopped."""
+
+import csv
+import itertools
+import json
+import os
+import shlex
+import shutil
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from processes import wait_until, workers
+from samples import write_shard_set
+
+from pipeline.crossval import run
+from pipeline.crossvalidation.config import CrossvalConfig
+from pipeline.crossvalidation.manifest import CrossvalManifest
+from pipeline.evaluation.manifest import EvaluationManifest
+from pipeline.status import status
+from pipeline.training.damage import BadSampleError
+from pipeline.training.manifest import RunManifest
+from pipeline.training.run_directory import RunDirectory
+from shards.errors import UsageError
+from shards.manifest import ShardManifest
+from shards.places import place
+from shards.reader import ShardSet
+from shards.splits import split_subjects
+
+
+def config(shards, out, **options) -> CrossvalConfig:
+    given = {"shards": str(shards), "out": out, "protocol": "kfold:2", "epochs": 1, "batch_size": 8}
+    return CrossvalConfig(**given | options)
+
+
+@pytest.fixture(scope="module")
+def whole(shards_dir, ray_cluster, tmp_path_factory):
+    """Two folds of one short epoch."""
+    out = tmp_path_factory.mktemp("crossval") / "cv"
+    run(config(shards_dir, out))
+    return out
+
+
+def weights(out, fold):
+    return RunDirectory(out / "folds" / fold).checkpoints()[-1].load_model()
+
+
+def stamps(out):
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_each_fold_is_a_run_with_its_evaluation(whole):
+    assert {path.name for path in whole.iterdir()} == {
+        "config.json",
+        "manifest.json",
+        "scores.csv",
+        "report.html",
+        "folds",
+    }
+    assert {path.name for path in (whole / "folds").iterdir()} == {"00", "01"}
+    for fold in ("00", "01"):
+        run_manifest = RunManifest.read(whole / "folds" / fold / "manifest.json")
+        found = EvaluationManifest.read(whole / "folds" / fold / "evaluation" / "manifest.json")
+        assert found.run_fingerprint == run_manifest.fingerprint
+
+
+def test_each_subject_is_tested_on_once_and_never_by_who_has_seen_it(whole, shards_dir):
+    manifest, everyone = CrossvalManifest.read(whole / "manifest.json"), ShardSet.open(str(shards_dir)).subjects
+    tested = [subject for fold in manifest.folds for subject in fold.subjects]
+    assert sorted(tested) == sorted(everyone)
+    assert sum(fold.num_samples for fold in manifest.folds) == 35
+    for number, fold in enumerate(manifest.folds):
+        learned = RunManifest.read(whole / fold.folder / "manifest.json").train_subjects
+        assert not set(learned) & set(fold.subjects)
+        assert fold.subjects == split_subjects(f"kfold:2:{number}", everyone).test
+
+
+def test_the_folds_are_told_together(whole):
+    manifest = CrossvalManifest.read(whole / "manifest.json")
+    folds = [EvaluationManifest.read(whole / f"folds/0{n}/evaluation/manifest.json").protocols for n in (0, 1)]
+    assert set(manifest.scores) == {"zero-shot", "knn", "probe"}
+    for name, score in manifest.scores.items():
+        first, second = folds[0][name], folds[1][name]
+        assert score.accuracy.mean == pytest.approx((first.accuracy + second.accuracy) / 2)
+        assert score.accuracy.deviation == pytest.approx(abs(first.accuracy - second.accuracy) / 2**0.5)
+        assert score.macro_f1.mean == pytest.approx((first.macro_f1 + second.macro_f1) / 2)
+        assert np.array_equal(score.confusion, np.array(first.confusion) + np.array(second.confusion))
+        own = np.array(score.confusion)
+        assert score.per_class == pytest.approx(
+            dict(zip(manifest.classes, own.diagonal() / own.sum(axis=1), strict=True))
+        )
+
+
+def test_the_table_holds_what_the_manifest_does(whole):
+    manifest = CrossvalManifest.read(whole / "manifest.json")
+    rows = list(csv.DictReader((whole / "scores.csv").open()))
+    told = {(row["protocol"], row["measure"], row["of"]): row for row in rows}
+    assert len(told) == len(rows)
+    for name, score in manifest.scores.items():
+        assert float(told[name, "accuracy", "all"]["value"]) == score.accuracy.mean
+        assert float(told[name, "macro_f1", "all"]["deviation"]) == score.macro_f1.deviation
+        assert float(told[name, "accuracy", "kfold:2:1"]["value"]) == manifest.folds[1].accuracy[name]
+        assert float(told[name, "recall", "HA"]["value"]) == score.per_class["HA"]
+        assert float(told[name, "accuracy", "level 4"]["value"]) == score.per_level["4"].mean
+
+
+def test_what_is_finished_is_not_made_again(whole, shards_dir):
+    before, told = stamps(whole), []
+    manifest = run(config(shards_dir, whole), lambda *row: told.append(row))
+    assert manifest == CrossvalManifest.read(whole / "manifest.json")
+    assert (stamps(whole), told) == (before, [])
+
+
+def test_a_stopped_one_goes_on_with_what_is_missing(whole, shards_dir, ray_cluster, tmp_path):
+    out = tmp_path / "cv"
+    shutil.copytree(whole, out)
+    (out / "manifest.json").unlink()
+    (out / "folds" / "01" / "manifest.json").unlink()
+    shutil.rmtree(out / "folds" / "01" / "checkpoints")
+    before, told = stamps(out / "folds" / "00"), []
+    assert run(config(shards_dir, out), lambda *row: told.append(row)) == CrossvalManifest.read(whole / "manifest.json")
+    assert stamps(out / "folds" / "00") == before
+    assert told[-1] == (5, 5, "2 of 2 folds")
+    expected, found = weights(whole, "01"), weights(out, "01")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_another_protocol_of_scoring_trains_nothing_again(whole, shards_dir, ray_cluster, tmp_path):
+    shutil.copytree(whole, tmp_path / "cv")
+    trained = stamps(tmp_path / "cv" / "folds" / "00" / "checkpoints")
+    manifest = run(config(shards_dir, tmp_path / "cv", score=("knn",)))
+    assert set(manifest.scores) == {"knn"}
+    assert manifest.scores["knn"] == CrossvalManifest.read(whole / "manifest.json").scores["knn"]
+    assert stamps(tmp_path / "cv" / "folds" / "00" / "checkpoints") == trained
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2}, {"recipe": "clip"}, {"protocol": "kfold:3"}, {"seed": 1}])
+def test_other_options_need_another_folder(whole, shards_dir, options):
+    before = stamps(whole)
+    with pytest.raises(UsageError, match="name another"):
+        run(config(shards_dir, whole, **options))
+    assert stamps(whole) == before
+
+
+def test_a_folder_with_other_things_is_left_alone(shards_dir, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="name another"):
+        run(config(shards_dir, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"recipe": "smile"}, "smile-vlm"),
+        ({"protocol": "loso", "subset": "I"}, "--subset"),
+        ({"text": "geometry"}, "--text geometry"),
+        ({"where": "level > 4"}, "no sample fits"),
+        ({"protocol": "bu3dfe"}, "10 folds"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(shards_dir, tmp_path, options, told):
+    with pytest.raises(UsageError, match=told):
+        run(config(shards_dir, tmp_path / "cv", **options))
+    assert not (tmp_path / "cv").exists()
+
+
+def test_more_cores_than_a_node_has_are_refused(shards_dir, ray_cluster, tmp_path):
+    with pytest.raises(UsageError, match="--cores-per-fold 999: no node has more than"):
+        run(config(shards_dir, tmp_path / "cv", cores_per_fold=999))
+
+
+def test_a_damaged_shard_is_told_as_such(shards_dir, ray_cluster, tmp_path):
+    shutil.copytree(shards_dir, tmp_path / "shards")
+    tar = next((tmp_path / "shards" / "shards").iterdir())
+    content = bytearray(tar.read_bytes())
+    content[2000:9000] = bytes(7000)
+    tar.write_bytes(content)
+    with pytest.raises(BadSampleError, match=tar.name):
+        run(config(tmp_path / "shards", tmp_path / "cv"))
+
+
+def test_a_fold_goes_on_where_its_worker_died(shards_dir, ray_cluster, whole, tmp_path):
+    out, killed = tmp_path / "cv", threading.Event()
+
+    def kill_one():
+        wait_until(lambda: bool(RunDirectory(out / "folds" / "00").checkpoints()), 120)
+        for pid in workers("ray::run_fold"):
+            os.kill(pid, signal.SIGKILL)
+        killed.set()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    run(config(shards_dir, out, epochs=3))
+    killer.join()
+    assert killed.is_set()
+    run(config(shards_dir, tmp_path / "quiet", epochs=3))
+    for fold in ("00", "01"):
+        expected, found = weights(tmp_path / "quiet", fold), weights(out, fold)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_in_memory_it_runs_in_this_process(tmp_path):
+    write_shard_set(tmp_path / "shards", num_subjects=4)
+    target = place("memory://crossval-of-a-test/cv")
+    manifest = run(config(tmp_path / "shards", target, score=("knn",), batch_size=2))
+    assert [fold.num_samples for fold in manifest.folds] == [6, 6]
+    assert json.loads((target / "manifest.json").read_text())["stage"] == "crossval"
+
+
+class TestStatus:
+    """`smile-pipe status` on a folder with shards and a cross-validation."""
+
+    @pytest.fixture
+    def folder(self, whole, shards_dir, tmp_path):
+        shutil.copytree(shards_dir, tmp_path / "shards")
+        shutil.copytree(whole, tmp_path / "cv")
+        about = json.loads((tmp_path / "cv" / "config.json").read_text())
+        (tmp_path / "cv" / "config.json").write_text(json.dumps(about | {"shards": "../shards"}))
+        return tmp_path
+
+    def row(self, folder):
+        (found,) = (row for row in status(folder).rows if row.kind == "crossval")
+        return found
+
+    def test_a_finished_one_is_one_row_and_its_folds_are_none(self, folder):
+        assert [row.kind for row in status(folder).rows] == ["shards", "crossval"]
+        row = self.row(folder)
+        assert (row.path, row.state, row.made_from, row.counts, row.next) == (
+            "cv",
+            "finished",
+            "shards",
+            {"folds": 2},
+            "",
+        )
+
+    def test_an_unfinished_one_is_gone_on_with_by_what_is_told(self, folder):
+        (folder / "cv" / "manifest.json").unlink()
+        (folder / "cv" / "folds" / "01" / "evaluation" / "manifest.json").unlink()
+        row = self.row(folder)
+        assert (row.state, row.counts) == ("unfinished", {"folds": 1})
+        words = shlex.split(row.next)
+        assert words[:2] == ["smile-pipe", "crossval"]
+        given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
+        assert given == {
+            "--out": str(folder / "cv"),
+            "--shards": str(folder / "shards"),
+            "--protocol": "kfold:2",
+            "--epochs": "1",
+            "--batch-size": "8",
+        }
+
+    def test_one_on_shards_that_changed_since_is_stale(self, folder):
+        manifest = ShardManifest.read(folder / "shards" / "manifest.json")
+        manifest.model_copy(update={"fingerprint": "0" * 32}).write(folder / "shards" / "manifest.json")
+        row = self.row(folder)
+        assert row.state == "stale" and "--out NEW_CROSSVAL" in row.next
