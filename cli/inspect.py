@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import Field
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.counts import expression_table
+from cli.curves import curves_table
 from cli.options import Result, command
+from pipeline.training.curves import curves_of, curves_png
 from pipeline.training.manifest import RunManifest
 from pipeline.training.sequences import in_words, is_sequence
 from shards.errors import UsageError
@@ -18,12 +21,16 @@ from shards.manifest import Frozen
 from shards.places import AnyPlace, Place, place, write_atomically
 from shards.reader import ShardSet
 
+if TYPE_CHECKING:
+    from pipeline.training.run_directory import RunDirectory
+
 
 class InspectOptions(Frozen):
     """Options of `smile-pipe inspect`."""
 
     target: str = Field(description="Shards (as for --shards of train), or the directory of a run.")
     preview: AnyPlace | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
+    curves: AnyPlace | None = Field(None, description="Write the curves of a run to this PNG file.")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +42,10 @@ def register(app: typer.Typer) -> None:
         target = place(config.target)
         if (target / "config.json").exists():
             if config.preview:
-                raise UsageError("--preview: shows shards; a run has a report, see `smile-pipe evaluate`")
-            return _inspect_run(target, console)
+                raise UsageError("--preview: shows shards; a run has --curves, and a report by `smile-pipe evaluate`")
+            return _inspect_run(target, config.curves, console)
+        if config.curves:
+            raise UsageError("--curves: shows a run, and these are shards; they have --preview")
         shards = ShardSet.open(config.target)
         _print_shards(shards, console)
         if config.preview:
@@ -78,33 +87,70 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
 def _write_preview(shards: ShardSet, path: Place, console: Console) -> None:
     from pipeline.preview import preview_png
 
-    sheet = preview_png(shards)
-    try:
-        write_atomically(path, sheet)
-    except OSError as error:
-        raise UsageError(f"--preview {path}: cannot be written ({error.strerror or error})") from None
+    _write_picture("--preview", path, preview_png(shards))
     console.print(f"contact sheet: {path}", highlight=False)
 
 
-def _inspect_run(root: Place, console: Console) -> RunManifest:
+def _write_picture(option: str, path: Place, picture: bytes) -> None:
+    try:
+        write_atomically(path, picture)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
+
+
+def _inspect_run(root: Place, picture: Place | None, console: Console) -> Result:
     from pipeline.training.run_directory import RunDirectory, open_run
 
-    manifest, checkpoint = open_run(root)
+    directory = RunDirectory(root)
+    if directory.manifest_path.exists():
+        manifest, checkpoint = open_run(root)
+        result: Result = manifest
+        facts = _facts(manifest)
+        facts.add_row("checkpoint", str(checkpoint.path))
+    else:
+        result, facts = _unfinished(directory)
+    console.print(facts)
+    curves = curves_of(directory.metrics())
+    if curves:
+        console.print()
+        console.print(curves_table(curves))
+    if picture:
+        if not curves:
+            raise UsageError(f"--curves {picture}: {root} has no metrics yet")
+        _write_picture("--curves", picture, curves_png(curves))
+        console.print(f"curves: {picture}", highlight=False)
+    return result
+
+
+def _facts(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
     facts.add_row("trained on", f"{manifest.num_train_samples} samples of {len(manifest.train_subjects)} subjects")
     facts.add_row(
         "read", f"{in_words(manifest.temporal, manifest.max_frames)}; {manifest.num_train_sequences} sequences"
     )
+    if manifest.validation_subjects:
+        facts.add_row("held back", f"{len(manifest.validation_subjects)} subjects")
     facts.add_row("tested on", f"{len(manifest.test_subjects)} subjects (split {manifest.split})")
     facts.add_row("prompts", f"from {manifest.text_source}")
-    facts.add_row("steps", f"{manifest.num_steps}, {manifest.world_size} worker(s)")
-    facts.add_row("checkpoint", str(checkpoint.path))
-    console.print(facts)
-    rows = RunDirectory(root).metrics()
-    names = [name for name in rows[-1] if name.startswith("loss_")] if rows else []
-    table = Table("step", "epoch", *(name.removeprefix("loss_") for name in names), title="losses")
-    for row in rows[:: max(len(rows) // 8, 1)]:
-        table.add_row(str(row["step"]), str(row["epoch"] + 1), *(f"{row[name]:.4f}" for name in names))
-    console.print(table)
-    return manifest
+    changes = ", ".join(f"{size} from step {step}" for step, size in manifest.world_sizes[1:])
+    facts.add_row("steps", f"{manifest.num_steps}, {manifest.world_size} worker(s){f' ({changes})' if changes else ''}")
+    return facts
+
+
+def _unfinished(directory: "RunDirectory") -> tuple[dict[str, Any], Table]:
+    """What there is of a run that is not finished."""
+    from pipeline.training.continuation import begun
+
+    about, checkpoints = begun(directory), directory.checkpoints()
+    if "train" not in about:
+        raise UsageError(f"{directory.root}: holds no run; name one, or shards")
+    step, num_steps = directory.progress()
+    last = checkpoints[-1].path.name if checkpoints else None
+    facts = Table(show_header=False, box=None)
+    facts.add_row("recipe", f"{about['recipe']['name']}, {about['recipe']['arch']}")
+    facts.add_row("state", f"not finished: step {step} of {num_steps or 'some'}; `smile-pipe train --resume` goes on")
+    facts.add_row("split", about["train"]["split"])
+    facts.add_row("checkpoint", str(directory.checkpoints_path / last) if last else "none yet")
+    found = {"stage": "train", "state": "unfinished", "step": step, "num_steps": num_steps, "checkpoint": last}
+    return found | {"train": about["train"], "recipe": about["recipe"]}, facts

@@ -4,6 +4,7 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from cli.stopping import stop_if_asked
 
@@ -15,12 +16,14 @@ class StageProgress:
         self.console, self.title = console, title
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            # It takes the place that is left, and gives way where there is little.
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(title, total=None, note="")

@@ -1,6 +1,7 @@
 """`smile-pipe train`: shards in, a trained model out."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -19,9 +20,14 @@ def register(app: typer.Typer) -> None:
         """Train a recipe on shards, with Ray Train; the test side of the split is never read."""
         from pipeline.train import run
 
-        started = time.monotonic()
+        started, told = time.monotonic(), dict[str, Any]()
+
+        def tell(row: dict[str, Any]) -> None:
+            told.update(row)
+            progress.update(row["step"], row["num_steps"], _note(told))
+
         with StageProgress(console, "train") as progress:
-            manifest = run(config, lambda row: progress.update(row["step"], row["num_steps"], _note(row)))
+            manifest = run(config, tell)
         if manifest.num_skipped:
             console.print(
                 f"{manifest.num_skipped} damaged samples were left out; {config.out / 'skipped.json'} has their keys, "
@@ -35,12 +41,29 @@ def register(app: typer.Typer) -> None:
         losses = ", ".join(f"{n.removeprefix('loss_')} {v:.3f}" for n, v in manifest.final_losses.items())
         console.print(
             f"{manifest.num_steps} steps on {manifest.num_train_samples} samples of "
-            f"{len(manifest.train_subjects)} subjects in {time.monotonic() - started:.0f} s; losses: {losses}\n"
+            f"{len(manifest.train_subjects)} subjects in {time.monotonic() - started:.0f} s, "
+            f"waited {_percent(told.get('data_wait', 0.0))} for data; losses: {losses}{_validation(told)}\n"
             f"{config.out / 'checkpoints' / manifest.checkpoint}",
             highlight=False,
         )
         return manifest
 
 
-def _note(row: dict[str, Any]) -> str:
-    return f"epoch {row['epoch'] + 1}, loss {row['loss_total']:.3f}"
+def _note(told: Mapping[str, Any]) -> str:
+    """What is known of a run so far: each value as it was told last."""
+    terms = {name.removeprefix("loss_"): value for name, value in told.items() if name.startswith("loss_")}
+    total = terms.pop("total", None)
+    parts = [f"epoch {told['epoch'] + 1}"]
+    if total is not None:
+        parts += [f"loss {total:.3f}", f"{told['samples_per_second']:.0f} samples/s"]
+    # The terms last: where there is little room they are cut off.
+    each = [f"{name} {value:.3f}" for name, value in terms.items()] if len(terms) > 1 else []
+    return ", ".join(parts) + _validation(told) + (f" ({', '.join(each)})" if each else "")
+
+
+def _validation(told: Mapping[str, Any]) -> str:
+    return f", validation kNN {_percent(told['validation_knn'])}" if "validation_knn" in told else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,19 +1,26 @@
 """Image and text encoders: any architecture that open_clip knows, and the small one that CPUs train in minutes.
 
-Goes in: an architecture's name and the tag or file of its pretrained weights. Comes out: one module with both towers,
-and the tokenizer that belongs to it.
+Goes in: an architecture's name and the tag or file of its pretrained weights, or the name of a model on the Hugging
+Face hub, which brings its own. Comes out: one module with both towers, and the tokenizer that belongs to it. Promised:
+weights never meet an activation that they were not trained with, as far as open_clip knows it.
 """
 
 import difflib
 import logging
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
 CONFIGS = Path(__file__).parent / "configs"
+HUB = "hf-hub:"
+"""How the name of an architecture begins that is a model on the hub, `hf-hub:ORGANISATION/NAME`."""
+QUICK = "-quickgelu"
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -58,6 +65,18 @@ class Towers(nn.Module):
         """Token ids [N, T] -> embeddings [N, D]."""
         return self.clip.encode_text(tokens_nt)
 
+    def compile_images(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the image tower, for batches of any size; the names of its weights stay what they are."""
+        self.clip.visual.compile(backend=backend, dynamic=True)
+
+    def checkpoint_activations(self) -> None:
+        """Keep the activations of no block of the towers, and compute them again for the gradients.
+
+        Activation checkpointing: Chen et al., "Training deep nets with sublinear memory cost", 2016. Where a tower
+        cannot (`can_checkpoint`) it stays as it is.
+        """
+        self.clip.set_grad_checkpointing(True)
+
 
 def _create(arch: str, pretrained: str | None) -> nn.Module:
     # open_clip warns of random weights, which are what is meant where none were asked for.
@@ -72,6 +91,8 @@ def _create(arch: str, pretrained: str | None) -> nn.Module:
 def check_arch(arch: str, pretrained: str | None = None) -> dict:
     """The configuration of `arch`; see `Towers` for the errors."""
     _register()
+    if brings_weights(arch):
+        return _hub_config(arch, pretrained)
     config = open_clip.get_model_config(arch)
     if config is None:
         near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
@@ -82,7 +103,36 @@ def check_arch(arch: str, pretrained: str | None = None) -> dict:
         raise ValueError(
             f"{arch} has no pretrained weights {pretrained!r}; give a file or one of: {', '.join(tags) or 'none'}"
         )
+    if pretrained in tags and get_pretrained_cfg(arch, pretrained).get("quick_gelu") and not config.get("quick_gelu"):
+        # open_clip would take them, and compute with another activation than they were trained with.
+        known = f"{arch}{QUICK}" in open_clip.list_models()
+        hint = f"use the architecture {arch}{QUICK}" if known else "use other weights"
+        raise ValueError(f"{arch} computes with GELU, and the weights {pretrained!r} are for QuickGELU; {hint}")
     return config
+
+
+def brings_weights(arch: str) -> bool:
+    """Whether `arch` names a model with its weights."""
+    return arch.startswith(HUB)
+
+
+def can_checkpoint(config: dict) -> bool:
+    """Whether the image tower of a configuration can do without keeping its activations: open_clip's ResNets cannot."""
+    vision = config["vision_cfg"]
+    return "timm_model_name" in vision or not isinstance(vision.get("layers"), (list, tuple))
+
+
+def _hub_config(arch: str, pretrained: str | None) -> dict:
+    if pretrained:
+        raise ValueError(f"{arch} brings its own weights, not {pretrained!r}; leave these out")
+    try:
+        return open_clip.get_model_config(arch)
+    # The hub, its client and open_clip have a dozen kinds of errors for what is one thing here.
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+        raise ValueError(
+            f"{arch} cannot be had from the Hugging Face hub; check its name, and that the hub is in reach ({reason})"
+        ) from error
 
 
 def build_tokenizer(arch: str) -> Tokenizer:

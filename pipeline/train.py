@@ -7,7 +7,6 @@ what was rendered are refused before anything is written. Shards and run lie on 
 memory:// is trained on in this process.
 """
 
-import json
 import os
 import posixpath
 from collections.abc import Callable
@@ -21,19 +20,22 @@ from blake3 import blake3
 from model.config import RECIPES, Precision, RunTextSource
 from model.precision import native_precision
 from model.recipes import check_recipe
-from model.towers import check_arch
-from pipeline.directory_lock import NAME as LOCK_NAME
+from model.towers import brings_weights, can_checkpoint, check_arch
 from pipeline.directory_lock import directory_lock
 from pipeline.ray_session import ray_session
+from pipeline.training.assignment import Job
+from pipeline.training.boards import check_wandb
 from pipeline.training.config import TrainConfig
+from pipeline.training.continuation import WorldSizes, begun, check_output, finished, world_sizes
 from pipeline.training.damage import open_shards
 from pipeline.training.follow import following
 from pipeline.training.in_process import check_in_process, train_in_process
 from pipeline.training.job import resources_per_worker, train_on_ray
-from pipeline.training.loop import Job, rows_of
+from pipeline.training.loop import rows_of
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.sequences import TemporalRead, can_read, default_temporal, is_sequence, stored_temporal
+from pipeline.training.validation import hold_back
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, canonical_json, fingerprint
 from shards.places import (
@@ -64,24 +66,25 @@ def run(
     shards, split, job = check(config, here)
     directory = RunDirectory(config.out)
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
-    if finished := _finished(directory, mark):
-        return finished
+    if found := finished(directory, mark):
+        return found
     _check_folder(config.out)
     about = {
         "fingerprint": mark,
         "shards": shards_from(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
-        "train": config.for_fingerprint(),
+        "train": config.recorded(),
         "recipe": job.recipe.model_dump(),
     }
     with directory_lock(directory.root):
         # Another process may have held it, and been done with it, since.
-        if finished := _finished(directory, mark):
-            return finished
-        _check_output(config, directory, mark)
-        job = replace(job, precision=_begun(directory).get("precision", job.precision))
-        _train(job, directory, {**about, "precision": job.precision}, on_metrics, here)
-        manifest = _manifest(config, mark, shards, split, job, directory)
+        if found := finished(directory, mark):
+            return found
+        check_output(config, directory, mark)
+        job = replace(job, precision=begun(directory).get("precision", job.precision))
+        sizes = world_sizes(config, directory)
+        _train(job, directory, {**about, "precision": job.precision, "world_sizes": sizes}, on_metrics, here)
+        manifest = _manifest(config, mark, shards, split, job, sizes, directory)
         manifest.write(directory.manifest_path)
     return manifest
 
@@ -111,7 +114,8 @@ def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
     tone and light (model/README.md).
     """
     if config.channel == "auto":
-        preferred = ("rgb", "normal", "depth", "flow") if config.pretrained else ("normal", "rgb", "depth", "flow")
+        knows_photographs = config.pretrained or brings_weights(config.arch)
+        preferred = ("rgb", "normal", "depth", "flow") if knows_photographs else ("normal", "rgb", "depth", "flow")
         return next(channel for channel in preferred if channel in manifest.channels)
     if config.channel not in manifest.channels:
         raise UsageError(f"--channel {config.channel}: the shards have {', '.join(manifest.channels)}")
@@ -148,6 +152,18 @@ def text_source(config: TrainConfig, manifest: ShardManifest) -> RunTextSource:
     return source
 
 
+def says_who(config: TrainConfig, source: RunTextSource) -> bool:
+    """Whether half of the prompts also say who is shown.
+
+    Raises:
+        UsageError: that was asked for, and there are no prompts of samples to say it in.
+    """
+    has_prompts = source not in ("none", "pseudo") and config.recipe != "supervised"
+    if config.metadata == "on" and not has_prompts:
+        raise UsageError("--metadata on: adds to the prompts of the shards, and none of these is read here")
+    return has_prompts and (config.metadata == "on" or (config.metadata == "auto" and RECIPES[config.recipe].metadata))
+
+
 def temporal_read(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
     """What is read of sequences, of which the shards hold `stored`.
 
@@ -175,13 +191,22 @@ def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
     """What is learned from, on whom it is tested, and the job; see `run` for the errors."""
     try:
         check_recipe(config.recipe, config.without)
-        check_arch(config.arch, config.pretrained)
+        arch = check_arch(config.arch, config.pretrained)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if config.checkpoint_activations and not can_checkpoint(arch):
+        raise UsageError(
+            f"--checkpoint-activations: the image tower of {config.arch} is a ResNet, which cannot; leave it out, or "
+            "use --accumulate"
+        )
+    check_wandb(config.wandb)
     shards = open_shards(config.shards, config.on_bad_shard)
     source = text_source(config, shards.manifest)
     split = split_subjects(config.split, (row.subject for row in rows_of(shards, shards.subjects, config.where)))
+    learned, held_back = hold_back(split.train, config.validation)
+    split = replace(split, train=learned)
     rows = rows_of(shards, split.train, config.where)
+    held_rows = rows_of(shards, held_back, config.where) if held_back else []
     if here:
         check_in_process(config)
     if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
@@ -191,21 +216,15 @@ def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
     if source == "none" and len(shards.manifest.views) < 2:
         raise UsageError("--text none: views are then compared with each other, and the shards have only one")
     temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))
+    if temporal == "none" and any(map(is_sequence, held_rows)):
+        raise UsageError("--validation: would hold back all subjects of whom there are sequences; choose another part")
     absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
     channel = input_channel(config, shards.manifest)
     config = config.model_copy(update=absolute)
     recipe = config.recipe_config(len(shards.manifest.expressions))
-    return shards, split, Job(config, recipe, channel, split.train, source, temporal, precision_of(config))
-
-
-def _finished(directory: RunDirectory, mark: str) -> RunManifest | None:
-    """The manifest of a run that is asked for again, if it is finished."""
-    return directory.manifest() if _begun(directory).get("fingerprint") == mark else None
-
-
-def _begun(directory: RunDirectory) -> dict[str, Any]:
-    """What the run in a directory was begun with; nothing where none was."""
-    return json.loads(directory.config_path.read_text()) if directory.config_path.exists() else {}
+    precision = precision_of(config)
+    metadata = says_who(config, source)
+    return shards, split, Job(config, recipe, channel, split.train, source, temporal, precision, held_back, metadata)
 
 
 def _check_folder(out: Place) -> None:
@@ -215,33 +234,23 @@ def _check_folder(out: Place) -> None:
             raise UsageError(f"--out {out}: {existing} is a file; name a directory")
 
 
-def _check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> None:
-    """Raise UsageError where what the directory holds is not to be gone on with."""
-    begun = _begun(directory).get("fingerprint")
-    if begun is None:
-        if {path.name for path in directory.root.iterdir()} - {LOCK_NAME}:
-            raise UsageError(f"--out {config.out}: holds files that are not of a run; name a new or empty directory")
-        if config.resume:
-            raise UsageError(f"--resume: {config.out} holds no run to go on with")
-    elif begun != mark:
-        raise UsageError(
-            f"--out {config.out}: holds a run with other options or shards (see config.json); name another"
-        )
-    elif not config.resume:
-        raise UsageError(f"--out {config.out}: holds a run that is not finished; --resume goes on with it")
-
-
 def _manifest(
-    config: TrainConfig, mark: str, shards: ShardSet, split: Split, job: Job, directory: RunDirectory
+    config: TrainConfig,
+    mark: str,
+    shards: ShardSet,
+    split: Split,
+    job: Job,
+    sizes: WorldSizes,
+    directory: RunDirectory,
 ) -> RunManifest:
     skipped = set(directory.skipped())
     rows = [row for row in rows_of(shards, split.train, config.where) if row.key not in skipped]
-    last = directory.metrics()[-1]
+    last = next(row for row in reversed(directory.metrics()) if "loss_total" in row)
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
         fingerprint=fingerprint(mark, sorted(skipped)) if skipped else mark,
         shards_fingerprint=shards.manifest.fingerprint,
-        config=config.for_fingerprint(),
+        config=config.recorded(),
         recipe=job.recipe.model_dump(mode="json"),
         channel=job.channel,
         temporal=job.temporal,
@@ -253,12 +262,15 @@ def _manifest(
         where=config.where,
         train_subjects=split.train,
         test_subjects=split.test if split.spec != "all" else (),
+        validation_subjects=job.validation_subjects,
         num_train_samples=len(rows),
         num_train_sequences=sum(map(is_sequence, rows)),
         num_skipped=len(skipped),
         num_steps=last["num_steps"],
         world_size=config.num_workers,
+        world_sizes=sizes,
         precision=job.precision,
+        metadata=job.metadata,
         final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )

@@ -8,11 +8,14 @@ import pytest
 import torch
 from samples import make_row, make_sample, write_shard_set
 
-from model.config import RECIPES, RecipeConfig
+from model.config import RecipeConfig
 from model.recipes import build_model
 from model.systems import Recipe
+from pipeline.train import says_who
+from pipeline.training.config import TrainConfig
 from pipeline.training.faces import Batch, FaceReader, Reading
 from pipeline.training.words import BatchWords, concept_number
+from shards.errors import UsageError
 from shards.index import IndexRow
 from shards.reader import ShardSet
 
@@ -36,8 +39,10 @@ def model(recipe: str) -> Recipe:
 
 @pytest.fixture
 def words(reader):
-    def make(recipe: str = "affect-vlm", seed: int = 0, labels: Mapping[str, str] = KNOWN, keys=KEYS) -> BatchWords:
-        return BatchWords("label", model(recipe), reader, rows(keys, labels), seed)
+    def make(
+        recipe: str = "affect-vlm", seed: int = 0, labels: Mapping[str, str] = KNOWN, keys=KEYS, metadata: bool = True
+    ) -> BatchWords:
+        return BatchWords("label", model(recipe), reader, rows(keys, labels), seed, metadata)
 
     return make
 
@@ -91,14 +96,34 @@ def test_where_nothing_is_known_the_prompt_stays_as_it_is(words, labels):
     assert set(texts(words(labels=labels))) == {PLAIN}
 
 
-def test_affect_vlm_alone_is_told():
-    assert [name for name, about in RECIPES.items() if about.metadata] == ["affect-vlm"]
+@pytest.mark.parametrize(
+    ("recipe", "metadata", "source", "says"),
+    [
+        ("affect-vlm", "auto", "label", True),
+        ("affect-vlm", "off", "label", False),
+        ("smile-vlm", "auto", "label", False),
+        ("smile-vlm", "on", "geometry", True),
+        ("facet-vlm", "on", "label", True),
+        ("smile-vlm", "auto", "pseudo", False),
+        ("supervised", "auto", "label", False),
+    ],
+)
+def test_who_is_shown_is_said_where_it_is_asked_for_or_the_recipe_says_it(recipe, metadata, source, says):
+    assert says_who(TrainConfig(shards="s", out="o", recipe=recipe, metadata=metadata), source) is says
 
 
-@pytest.mark.parametrize("recipe", [name for name, about in RECIPES.items() if about.text == "any"])
-def test_other_recipes_read_what_the_shards_carry(words, recipe):
+@pytest.mark.parametrize(
+    ("recipe", "source"), [("smile-vlm", "pseudo"), ("smile-vlm", "none"), ("supervised", "label")]
+)
+def test_it_is_refused_where_no_prompt_of_the_shards_is_read(recipe, source):
+    with pytest.raises(UsageError, match="--metadata on"):
+        says_who(TrainConfig(shards="s", out="o", recipe=recipe, metadata="on"), source)
+
+
+@pytest.mark.parametrize("recipe", ["smile-vlm", "affect-vlm"])
+def test_without_metadata_a_recipe_reads_what_the_shards_carry(words, recipe):
     for epoch in range(3):
-        assert set(texts(words(recipe), epoch=epoch)) == {PLAIN}
+        assert set(texts(words(recipe, metadata=False), epoch=epoch)) == {PLAIN}
 
 
 def test_what_samples_count_as_alike_by_is_the_expression_alone(words):

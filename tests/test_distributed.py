@@ -24,6 +24,8 @@ from model.distributed import gather_rows
 from model.moments import Moments
 from model.recipes import RECIPES, build_model
 from model.systems import Recipe, Targets
+from pipeline.training.assignment import Worker
+from pipeline.training.gradients import Shown, backward
 from pipeline.training.pseudo import PseudoPrompts
 
 EVEN, RAGGED = (4, 4), (3, 2)
@@ -80,6 +82,17 @@ def learn(model: Recipe, network: torch.nn.Module, samples: slice, total: int) -
     return found
 
 
+def learn_in_parts(model: Recipe, network: torch.nn.Module, samples: slice, total: int) -> dict[str, Tensor]:
+    """Gradients of all parameters of a batch out of `total` samples that each rank takes in up to three parts."""
+    views, directions, tokens, concepts, moments = faces(total, samples)
+    targets = Targets(concepts, torch.arange(total)[samples] // 2)
+    # Twice: the second pass is let through only where the first left no parameter without a gradient.
+    for _ in range(2):
+        network.zero_grad()
+        backward(network, model, Shown(views, directions, tokens, moments), targets, "float32", 3)
+    return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+
+
 def gather_things(rank: int) -> dict[str, Any]:
     """What `gather_rows` gives and what comes back through it, with 3 rows on rank 0 and 2 on rank 1."""
     counts = RAGGED
@@ -117,7 +130,7 @@ def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
     _, directions, tokens, _ = tiny_arch.faces(NUM_CLASSES)
     pseudo = PseudoPrompts({str(n): (str(n),) for n in range(NUM_CLASSES)}, rows, seed=0)
     tokenizer = lambda texts: tokens[[int(text) for text in texts]]  # noqa: E731 - one line, used once
-    pseudo.refresh(model, tokenizer, Reader(), rows, directions, rank, world_size)
+    pseudo.refresh(model, tokenizer, Reader(), rows, directions, Worker(rank, world_size, directions.device))
     return pseudo.labels
 
 
@@ -141,7 +154,9 @@ def work(rank: int, folder: Path) -> None:
             model = make_model(folder / str(rank), recipe)
             start = sum(counts[:rank])
             own = slice(start, start + counts[rank])
-            found[name, recipe] = learn(model, DistributedDataParallel(model), own, sum(counts))
+            network = DistributedDataParallel(model)
+            found[name, recipe] = learn(model, network, own, sum(counts))
+            found[name, recipe]["parts"] = learn_in_parts(model, network, own, sum(counts))
         found[f"mean_{name}"] = mean_of_own(rank, counts)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -176,13 +191,24 @@ def test_each_loss_has_the_value_of_one_rank_with_the_joined_batch(case):
 def test_each_loss_has_the_gradients_of_one_rank_with_the_joined_batch(case):
     alone, both = case
     for found, name in ((found, name) for found in both for name in alone["losses"]):
-        assert found[name].keys() == alone[name].keys()
-        largest = max(float(grad.norm()) for grad in alone[name].values())
-        assert largest > 1e-3
-        for key, expected in alone[name].items():
-            # Relative to the parameter; one whose gradient is nothing but rounding is held to the largest.
-            scale = max(float(expected.norm()), 1e-2 * largest)
-            assert float((found[name][key] - expected).norm()) < 1e-5 * scale, key
+        assert_same_gradients(found[name], alone[name])
+
+
+def test_ranks_that_take_their_batches_in_parts_have_the_gradients_of_one_rank_with_the_joined_batch(case):
+    # Ragged ranks have three and two parts.
+    alone, both = case
+    for found in both:
+        assert_same_gradients(found["parts"], alone["total"])
+
+
+def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    largest = max(float(grad.norm()) for grad in expected.values())
+    assert largest > 1e-3
+    for key, grad in expected.items():
+        # Relative to the parameter; one whose gradient is nothing but rounding is held to the largest.
+        scale = max(float(grad.norm()), 1e-2 * largest)
+        assert float((found[key] - grad).norm()) < 1e-5 * scale, key
 
 
 class TestGatherRows:

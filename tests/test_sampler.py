@@ -79,6 +79,21 @@ def test_resuming_at_a_step_gives_the_rest_of_the_epoch(counts, batch_size, seed
 
 
 @quickly
+@given(sizes, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), seeds, epochs, st.data())
+def test_every_sample_is_read_once_in_an_epoch_in_which_the_number_of_ranks_changes(
+    counts, common, before, after, seed, epoch, data
+):
+    # Batches of each rank are as much larger as there are fewer ranks.
+    first = ranks(counts, common * after, seed, before)
+    then = ranks(counts, common * before, seed, after)
+    assert first[0].num_steps == then[0].num_steps
+    step = data.draw(st.integers(0, first[0].num_steps))
+    read = Counter(n for sampler in first for batch in list(sampler.batches(epoch))[:step] for n in batch)
+    read += Counter(n for sampler in then for batch in sampler.batches(epoch, step) for n in batch)
+    assert read == Counter(range(sum(counts)))
+
+
+@quickly
 @given(sizes, seeds, epochs)
 def test_the_order_is_a_function_of_seed_and_epoch_alone(counts, seed, epoch):
     (one,) = ranks(counts, 4, seed, 1)

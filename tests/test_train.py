@@ -123,6 +123,7 @@ def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_p
     manifest = ShardManifest.read(shards_dir / "manifest.json")
     assert input_channel(config(shards_dir, tmp_path), manifest) == "normal"
     assert input_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
+    assert input_channel(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == "rgb"
     without = manifest.model_copy(update={"channels": ("rgb",)})
     assert input_channel(config(shards_dir, tmp_path), without) == "rgb"
     only_flow = manifest.model_copy(update={"channels": ("flow",)})

@@ -44,6 +44,11 @@ class TrainOptions(Frozen):
         description="Text to learn from: auto is what the recipe wants and the shards carry; pseudo is prompts of "
         "clusters, chosen without labels; none is no text; others must be in the shards.",
     )
+    metadata: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether half of the prompts also say who is shown: sex, age and ancestry, where the labels tell "
+        "them; auto is as the recipe has it.",
+    )
     where: str | None = Field(None, description=WHERE_HELP)
     epochs: int = Field(30, ge=1, description="Times that every sample is seen.")
     batch_size: int = Field(32, ge=2, description="Samples of one worker in a step.")
@@ -54,12 +59,31 @@ class TrainOptions(Frozen):
     precision: Literal["auto", Precision] = Field(
         "auto", description="What the towers compute in; auto takes bfloat16 where the hardware has it."
     )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of the running average of the weights that is the result, often 0.999; 0: none.",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts that a batch is taken in: the same losses in as many times less memory, more slowly.",
+    )
+    checkpoint_activations: bool = Field(
+        False, description="Compute the towers' activations twice and keep none: less memory, more slowly."
+    )
+    compile: bool = Field(False, description="Compile the image tower: it begins later and is faster then.")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="Part of the training subjects that is held back and scored after every epoch."
+    )
     use_gpu: bool = Field(False, description="Give each worker a GPU.")
     seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
     cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, per worker.")
     keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
     save_every: int = Field(0, ge=0, description="Write one after so many steps, too; 0 writes none within an epoch.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
+    wandb: str | None = Field(None, min_length=1, description="Log to this project of Weights & Biases, too.")
     address: str = Field("local", description=ADDRESS_HELP)
 
     def recipe_config(self, num_classes: int = 0) -> RecipeConfig:
@@ -82,10 +106,25 @@ class TrainConfig(TrainOptions):
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
     resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
 
-    def for_fingerprint(self) -> dict:
-        """The options that decide the result; where it is written and on what it runs do not.
+    @property
+    def joined_batch_size(self) -> int:
+        """Samples of all workers in a step."""
+        return self.batch_size * self.num_workers
+
+    def recorded(self) -> dict:
+        """The options that a run tells of itself: what was asked for, but not where it lies and what it needs to run.
 
         A run that damage has ended is gone on with by `on_bad_shard`; what it then leaves out is in its manifest.
         """
         ignored = {"out", "shards", "address", "resume", "keep", "save_every", "cache_mb", "on_bad_shard"}
         return self.model_dump(mode="json", exclude=ignored)
+
+    def for_fingerprint(self) -> dict:
+        """The options that decide the result, and so whether a run can be gone on with.
+
+        Not how it is computed: over how many workers a step's samples are spread, in how many parts, with how much
+        memory. That moves rounding, and what BatchNorm takes its statistics over.
+        """
+        how = {"num_workers", "batch_size", "accumulate", "checkpoint_activations", "compile", "wandb"}
+        decisive = {name: value for name, value in self.recorded().items() if name not in how}
+        return decisive | {"joined_batch_size": self.joined_batch_size}

@@ -2,8 +2,9 @@
 
 import torch
 
+from pipeline.training.assignment import Job, Worker
 from pipeline.training.config import TrainConfig
-from pipeline.training.loop import Job, Worker, train
+from pipeline.training.loop import train
 from shards.errors import UsageError
 
 

@@ -7,9 +7,9 @@ scratch folder of the job, beside what Ray keeps there, and the job ends.
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.training.assignment import Job
 from pipeline.training.config import TrainConfig
 from pipeline.training.damage import BadSampleError
-from pipeline.training.loop import Job
 from pipeline.training.scratch import JobScratch
 from shards.errors import UsageError
 from shards.places import remove_tree

@@ -17,8 +17,12 @@ class RunManifest(Manifest):
         text_source: where the prompts that were learned from came from, `auto` resolved.
         classes: the expressions of the shards, in the order that a classifier numbers them.
         num_train_samples, num_train_sequences: what was learned from.
+        validation_subjects: those that were held back from learning, and scored meanwhile.
         num_skipped: samples that were left out, as they are damaged; `skipped.json` has their keys.
+        world_size: how many workers ended it.
+        world_sizes: (step, workers) wherever that changed, from the first step on.
         precision: what the towers computed in, `auto` resolved.
+        metadata: whether half of the prompts also said who is shown.
     """
 
     schema_version: Literal[4] = 4
@@ -36,11 +40,14 @@ class RunManifest(Manifest):
     where: str | None
     train_subjects: tuple[str, ...]
     test_subjects: tuple[str, ...]
+    validation_subjects: tuple[str, ...] = ()
     num_train_samples: int
     num_train_sequences: int
     num_skipped: int = 0
     num_steps: int
     world_size: int
+    world_sizes: tuple[tuple[int, int], ...] = ()
     precision: Precision
+    metadata: bool = False
     final_losses: Mapping[str, float]
     checkpoint: str

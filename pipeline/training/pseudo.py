@@ -7,18 +7,17 @@ model/pseudo.py. Promised: no label is looked at, and all ranks find the same.
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.pseudo import pseudo_labels
 from model.systems import Recipe
 from model.towers import Tokenizer
+from pipeline.training.assignment import Worker
 from pipeline.training.augment import generator_for
+from pipeline.training.embedding import embed_rows
 from pipeline.training.faces import FaceReader
 from shards.index import IndexRow
-
-BATCH_SIZE = 64
 
 
 class PseudoPrompts:
@@ -41,29 +40,15 @@ class PseudoPrompts:
         reader: FaceReader,
         rows: Sequence[IndexRow],
         directions: Tensor,
-        rank: int,
-        world_size: int,
+        worker: Worker,
     ) -> None:
-        """Assign all samples anew; each rank embeds a part of them."""
-        device = directions.device
-        if dist.is_initialized():
-            # A tower's running statistics are each rank's own; a run that is resumed has those of the first.
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+        """Assign all samples anew; all ranks must ask together."""
+        embedded, _ = embed_rows(model, reader, rows, directions, worker)
         was_training = model.training
         model.eval()
-        embedded = torch.zeros(len(rows), model.config.joint_dim, device=device)
         with torch.inference_mode():
-            texts = (model.embed_text(tokenizer(list(self.prompts[name])).to(device)) for name in self.classes)
-            anchors = torch.stack([F.normalize(text.float(), dim=-1).mean(dim=0) for text in texts])
-            own = list(rows[rank::world_size])
-            groups = [own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]
-            for batch in reader.batches(groups):
-                views = batch.views.to(device).float() / 255
-                fused = model.embed_faces(views, directions, batch.moments.to(device))[1]
-                embedded[[self.numbers[key] for key in batch.keys]] = fused.float()
-        if dist.is_initialized():
-            dist.all_reduce(embedded)
+            tokens = (tokenizer(list(self.prompts[name])).to(directions.device) for name in self.classes)
+            anchors = torch.stack([F.normalize(model.embed_text(each).float(), dim=-1).mean(dim=0) for each in tokens])
         model.train(was_training)
         self.labels = pseudo_labels(embedded, anchors).cpu()
 

@@ -4,6 +4,7 @@
     RUN/metrics.jsonl                   one row every few steps
     RUN/tensorboard/
     RUN/skipped.json                    keys of damaged samples that were left out, if any were
+    RUN/wandb.json                      what Weights & Biases calls the run, if it is logged there
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
     RUN/manifest.json                   written last
 
@@ -25,11 +26,13 @@ from torch import Tensor
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
 from shards.manifest import canonical_json
-from shards.places import Place, remove_tree, replacing, write_atomically
+from shards.places import Place, read_range, remove_tree, replacing, write_atomically
 
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 """Of a checkpoint's files the last to come and the first to go: where it is, the checkpoint is whole."""
+
+_TAIL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class RunDirectory:
         self.checkpoints_path = root / "checkpoints"
         self.tensorboard_path = root / "tensorboard"
         self.skipped_path = root / "skipped.json"
+        self.wandb_path = root / "wandb.json"
 
     def manifest(self) -> RunManifest | None:
         """The manifest of a finished run, if there is one."""
@@ -111,6 +115,16 @@ class RunDirectory:
             return []
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def progress(self) -> tuple[int, int]:
+        """The last step that was told of, and how many there will be; 0 of 0 where that cannot be read."""
+        try:
+            tail = read_range(self.metrics_path, max(0, self.metrics_path.stat().st_size - _TAIL), _TAIL)
+            # A last line that is still being written has no end.
+            row = json.loads(tail.rpartition(b"\n")[0].splitlines()[-1])
+            return int(row["step"]), int(row["num_steps"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return 0, 0
 
     def _begun(self) -> Iterator[Checkpoint]:
         """All checkpoints, whole or not."""

@@ -2,7 +2,7 @@
 
 Goes in: a batch as it was read, and where text comes from. Comes out: tokens, and `Targets`. Promised: with `none` and
 `pseudo` no label is looked at; equal concepts have equal numbers in every process; a text says who is shown as a
-function of (seed, epoch, key), and only for recipes with `metadata`.
+function of (seed, epoch, key), and only where `metadata` is asked for.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from model.config import RECIPES, RunTextSource
+from model.config import RunTextSource
 from model.systems import Recipe, Targets
 from model.towers import build_tokenizer
 from pipeline.prompts.people import person, with_person
+from pipeline.training.assignment import Worker
 from pipeline.training.faces import Batch, FaceReader
 from pipeline.training.pseudo import PseudoPrompts
 from shards.index import IndexRow
@@ -25,7 +26,13 @@ class BatchWords:
     """The text and the targets of batches; with pseudo-labels those of the epoch that was begun last."""
 
     def __init__(
-        self, source: RunTextSource, model: Recipe, reader: FaceReader, rows: Sequence[IndexRow], seed: int
+        self,
+        source: RunTextSource,
+        model: Recipe,
+        reader: FaceReader,
+        rows: Sequence[IndexRow],
+        seed: int,
+        metadata: bool = False,
     ) -> None:
         self.source, self.reads_text = source, model.reads_text
         self.reader, self.rows, self.seed = reader, rows, seed
@@ -33,13 +40,13 @@ class BatchWords:
         shards = reader.shards.manifest
         self.classes = {concept_number(name): n for n, name in enumerate(shards.expressions)}
         self.pseudo = PseudoPrompts(shards.prompts, rows, seed) if source == "pseudo" else None
-        told = rows if RECIPES[model.config.name].metadata else ()
+        told = rows if metadata else ()
         self.people = {row.key: who for row in told if (who := person(row.labels))}
 
-    def begin_epoch(self, model: Recipe, directions: Tensor, rank: int, world_size: int) -> None:
+    def begin_epoch(self, model: Recipe, directions: Tensor, worker: Worker) -> None:
         """Find pseudo-labels anew, where the text is of those."""
         if self.pseudo:
-            self.pseudo.refresh(model, self.tokenizer, self.reader, self.rows, directions, rank, world_size)
+            self.pseudo.refresh(model, self.tokenizer, self.reader, self.rows, directions, worker)
 
     def of(self, batch: Batch, epoch: int, device: torch.device) -> tuple[Tensor | None, Targets]:
         """Token ids [B, T], None for a recipe that reads none, and targets."""

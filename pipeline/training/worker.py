@@ -6,8 +6,9 @@ from typing import Any
 import ray.train
 import torch
 
+from pipeline.training.assignment import Job, Worker
 from pipeline.training.damage import BadSampleError
-from pipeline.training.loop import Job, Worker, train
+from pipeline.training.loop import train
 from pipeline.training.scratch import JobScratch
 from shards.places import write_atomically
 

@@ -1,0 +1,56 @@
+"""Small trainings in this process: fifteen samples of five subjects to learn from, towers of a few weights."""
+
+from pathlib import Path
+from typing import Any
+
+import tiny_arch
+import torch
+from samples import write_shard_set
+from torch import Tensor
+
+from pipeline import train
+from pipeline.training.config import TrainConfig
+from pipeline.training.manifest import RunManifest
+from pipeline.training.run_directory import RunDirectory
+
+ARCH = "tiny-run-vit"
+NUM_LEARNED, NUM_STEPS = 15, 4
+"""Samples of the training side, and steps of an epoch."""
+
+
+def write_shards(folder: Path) -> Path:
+    """Six subjects with three samples each; the architecture is made known, too."""
+    register(folder)
+    write_shard_set(folder / "shards", num_subjects=6, channels=("rgb",))
+    return folder / "shards"
+
+
+def register(folder: Path) -> None:
+    """Make the architecture known in this process; it takes any prompt."""
+    tiny_arch.register(folder, ARCH, text_cfg=tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408})
+
+
+def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
+    given = {"shards": str(shards), "out": out, "epochs": 2, "batch_size": 4, "split": "kfold:6:0", "arch": ARCH}
+    return TrainConfig.model_validate(given | options)
+
+
+def learn(shards: Path, out: Path, **options: Any) -> RunManifest:
+    """Train, without Ray."""
+    return train.run(config(shards, out, **options), here=True)
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    """Those of the last checkpoint."""
+    return RunDirectory(run).checkpoints()[-1].load_model()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether weights are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    """Rows of metrics without how fast it went."""
+    of_time = ("samples_per_second", "data_wait")
+    return [{name: value for name, value in row.items() if name not in of_time} for row in RunDirectory(run).metrics()]
