@@ -34,7 +34,8 @@ def _table(manifest: CrossvalManifest) -> Table:
     table = Table(title=f"{title}, text: {manifest.text_source}")
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
-    for name, score in manifest.scores.items():
+    for name in manifest.ways:
+        score = manifest.scores[name]
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
         spreads = (f"{100 * each.mean:.1f} ± {100 * each.deviation:.1f}" for each in (score.accuracy, score.macro_f1))

@@ -7,7 +7,7 @@ from rich.table import Table
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.manifest import EvaluationManifest
+from pipeline.evaluation.manifest import EvaluationManifest, Interval
 
 
 def register(app: typer.Typer) -> None:
@@ -31,11 +31,20 @@ def _table(manifest: EvaluationManifest) -> Table:
     kinds = ((manifest.num_scans, "scans"), (manifest.num_sequences, "sequences"))
     samples = " and ".join(f"{number} {kind}" for number, kind in kinds if number)
     subjects = f"{samples} of {manifest.num_subjects} subjects"
-    table = Table(title=f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}")
+    title = f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}"
+    has_intervals = any(score.accuracy_interval for score in manifest.protocols.values())
+    table = Table(title=title, caption="under a figure its 95 % interval over subjects" if has_intervals else None)
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
     for name, score in manifest.protocols.items():
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
-        table.add_row(name, f"{100 * score.accuracy:.1f}", f"{100 * score.macro_f1:.1f}", *cells)
+        accuracy, macro_f1 = (score.accuracy, score.accuracy_interval), (score.macro_f1, score.macro_f1_interval)
+        table.add_row(name, _figure(*accuracy), _figure(*macro_f1), *cells)
     return table
+
+
+def _figure(share: float, interval: Interval | None) -> str:
+    """In percent, and under it the 95 % interval, which would not fit beside it."""
+    ends = f"\n{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else ""
+    return f"{100 * share:.1f}{ends}"

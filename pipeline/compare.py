@@ -63,12 +63,6 @@ def compare(root: Place) -> tuple[Comparison, ...]:
     return tuple(_comparison(members) for members in tables.values())
 
 
-def system_of(manifest: CrossvalManifest) -> str:
-    """ "smile-vlm without mv, cm"."""
-    left_out = f" without {', '.join(manifest.without)}" if manifest.without else ""
-    return f"{manifest.recipe}{left_out}"
-
-
 def _folds_of(manifest: CrossvalManifest) -> tuple:
     """What two of them must share to be compared; one scored on other samples may look better by chance."""
     tested = tuple((fold.split, fold.subjects, fold.num_samples) for fold in manifest.folds)
@@ -82,7 +76,7 @@ def _comparison(members: Sequence[tuple[str, CrossvalManifest]]) -> Comparison:
     rows = [
         ComparedRow(
             path=path,
-            system=system_of(manifest),
+            system=manifest.system,
             text_source=manifest.text_source,
             accuracy={name: score.accuracy for name, score in manifest.scores.items()},
             behind=None if manifest is best else _behind(manifest, best, measure),

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation import plots
-from pipeline.evaluation.manifest import EvaluationManifest
-from pipeline.evaluation.protocols import score
+from pipeline.evaluation.manifest import EvaluationManifest, ViewScore
+from pipeline.evaluation.measures import Truth, score
 from pipeline.evaluation.report import render_report
+from pipeline.evaluation.retrieval import retrieval_score
+from pipeline.evaluation.words import percent, span
 
 CLASSES = ("AN", "HA", "smirk")
 HOSTILE = '<script>alert("x")</script>&'
@@ -24,10 +26,13 @@ def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes)
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(classes), 120)
     levels = [int(i % 4 + 1) if truth[i] else None for i in range(120)]
+    several = any(";" in name for name in classes)
+    known = Truth(truth, classes, levels, [f"F{i % 7:04d}" for i in range(120)], several)
     guesses = {
         name: np.where(rng.random(120) < share, truth, rng.integers(0, len(classes), 120))
         for name, share in (("zero-shot", 0.5), ("knn", 0.6), ("probe", 0.8))
     }
+    prompts = {name: rng.normal(size=(3, 4)) for name in classes}
     facts = {
         "fingerprint": "e" * 32,
         "run_fingerprint": "a" * 32,
@@ -40,10 +45,25 @@ def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes)
         "num_sequences": 0,
         "num_frames": 0,
         "num_subjects": 7,
-        "protocols": {name: score(truth, guess, classes, levels) for name, guess in guesses.items()},
+        "protocols": {name: score(known, unsure(guess, len(classes))) for name, guess in guesses.items()},
+        "retrieval": retrieval_score(rng.normal(size=(120, 4)), truth, prompts),
         **changes,
     }
     return EvaluationManifest(split=split, text_source=text_source, classes=classes, **facts)
+
+
+def unsure(guesses, num_classes):
+    """Probabilities of guesses, more sure of some than of others."""
+    sure = np.linspace(0.6, 1, len(guesses))[:, None]
+    return sure * np.eye(num_classes)[guesses] + (1 - sure) / num_classes
+
+
+def multilabel():
+    return made_up(("HA", "SU", "HA;SU"))
+
+
+def parts(*views, **figures):
+    return ViewScore(views=views, **{"accuracy": 0.5, "macro_f1": 0.25} | figures)
 
 
 class Page(HTMLParser):
@@ -73,14 +93,92 @@ def test_the_page_holds_all_scores_in_numbers():
     text = Page(render_report(manifest, {}, None, {})).text
     for protocol in manifest.protocols.values():
         shares = [protocol.accuracy, protocol.macro_f1, *protocol.per_class.values(), *protocol.per_level.values()]
-        assert all(f"{share:.1%}" in text for share in shares)
+        assert all(percent(share) in text for share in [*shares, protocol.calibration_error])
+
+
+def test_figures_are_told_in_percent_with_one_digit_and_intervals_in_brackets():
+    assert (percent(0.9044), percent(1.0), percent(0.0)) == ("90.4\u00a0%", "100.0\u00a0%", "0.0\u00a0%")
+    assert span((0.879, 0.926)) == "(87.9–92.6)" and span(None) == ""
+
+
+def test_accuracy_and_macro_f1_stand_with_their_intervals_on_cards_and_in_the_table():
+    manifest = made_up()
+    text = Page(render_report(manifest, {}, None, {})).text
+    for score_ in manifest.protocols.values():
+        for share, interval in (
+            (score_.accuracy, score_.accuracy_interval),
+            (score_.macro_f1, score_.macro_f1_interval),
+        ):
+            assert text.count(f"{percent(share)} {span(interval)}") == 2
+    assert "95\u00a0% intervals" in text
+
+
+def test_of_one_subject_no_interval_is_told_and_why():
+    without = {"accuracy_interval": None, "macro_f1_interval": None}
+    protocols = {name: s.model_copy(update=without) for name, s in made_up().protocols.items()}
+    text = Page(render_report(made_up(protocols=protocols, num_subjects=1), {}, None, {})).text
+    assert "intervals" not in text and "–" not in text.replace("–\n", "") and "With one subject" in text
+
+
+class TestViews:
+    scores = (
+        parts("front", accuracy=0.41, accuracy_interval=(0.3, 0.52)),
+        parts("left", accuracy=0.42),
+        parts("front", "left", accuracy=0.43, macro_f1=0.44, macro_f1_interval=(0.4, 0.48)),
+    )
+
+    def test_each_part_of_the_rig_has_a_row_that_marks_its_views(self):
+        html = render_report(made_up(view_protocol="knn", view_scores=self.scores), {}, None, {})
+        table = html.partition("Accuracy by views")[2].partition("</table>")[0]
+        assert "Nearest neighbours from parts of the rig" in html
+        rows = [Page(row).text for row in table.split("<tr>")[1:]]
+        assert rows == [
+            "frontleftaccuracymacro F1",
+            "front●·41.0\u00a0% (30.0–52.0)25.0\u00a0%",
+            "left·●42.0\u00a0%25.0\u00a0%",
+            "all views●●43.0\u00a0%44.0\u00a0% (40.0–48.0)",
+        ]
+
+    def test_where_there_is_one_view_or_nothing_scored_there_is_no_table(self):
+        one = made_up(view_protocol="knn", view_scores=(parts("front"),))
+        for manifest in (one, made_up()):
+            assert "Accuracy by views" not in render_report(manifest, {}, None, {})
+
+
+class TestRetrieval:
+    def test_all_its_figures_are_told(self):
+        manifest = made_up()
+        faces, text = manifest.retrieval.faces_of_text, manifest.retrieval.text_of_faces
+        html = render_report(manifest, {}, None, {})
+        tables = html.partition("Faces by text")[2].partition("<h2>")[0]
+        rows = [Page(row).text.strip() for row in tables.split("<tr>")[1:]]
+        assert rows[1] == "faces of a text, precision" + "".join(map(percent, faces.precision_at.values()))
+        assert rows[2] == "faces of a text, recall" + "".join(map(percent, faces.recall_at.values()))
+        assert rows[3].rstrip() == "text of a face, recall" + "".join(map(percent, text.recall_at.values())) + "–"
+        averages = [*faces.average_precision.values(), faces.mean_average_precision]
+        assert rows[4:] == ["angerhappinesssmirkmean", "average precision" + "".join(map(percent, averages))]
+        assert "among the 120 that were scored" in html and "bank&rsquo;s 9." in html
+
+    def test_without_it_there_is_no_word_of_it(self):
+        assert "Recall at k" not in render_report(made_up(retrieval=None), {}, None, {})
+
+
+def test_single_expressions_are_told_only_where_some_sample_shows_several():
+    manifest = multilabel()
+    html = render_report(manifest, {}, None, {})
+    table = Page(html.partition("Several expressions at once")[2].partition("</table>")[0]).text
+    for score_ in manifest.protocols.values():
+        figures = (score_.labels.macro_uf1, score_.labels.uar, *score_.labels.f1.values())
+        assert all(percent(figure) in table for figure in figures)
+    assert "happiness + surprise, recall" in Page(html).text and "happiness, F1" in table
+    assert "Several expressions at once" not in render_report(made_up(), {}, None, {})
 
 
 def test_a_level_or_class_that_was_not_scored_is_a_dash():
     none_of_one = made_up(("AN", "HA", "smirk", "DI"))
     partial = none_of_one.protocols["knn"].model_copy(update={"per_class": {"AN": 0.25}})
     text = Page(render_report(made_up(protocols={"knn": partial}), {}, None, {})).text
-    assert "smirk, recall–" in text and "anger, recall25.0%" in text
+    assert "smirk, recall–" in text and "anger, recall25.0\u00a0%" in text
 
 
 def test_the_headline_says_what_was_measured_on_whom():
@@ -190,6 +288,7 @@ def all_figures(manifest):
         "confusion": plots.confusion_matrix(manifest.protocols["probe"], manifest.classes),
         "levels": plots.level_accuracy(manifest.protocols),
         "recall": plots.class_recall(manifest.protocols, manifest.classes),
+        "reliability": plots.reliability(manifest.protocols),
         "map": plots.embedding_map(rng.normal(size=(40, 16)), rng.integers(0, 3, 40), manifest.classes),
         "curves": plots.training_curves(rows),
     }
@@ -206,21 +305,39 @@ def test_figures_are_svg_and_the_same_twice_and_leave_matplotlib_as_it_was():
 def test_figures_change_with_what_they_show():
     manifest = made_up()
     other = manifest.protocols["probe"].model_copy(
-        update={"confusion": ((1, 0, 0), (0, 1, 0), (0, 0, 1)), "per_class": {"AN": 0.1}, "per_level": {"1": 0.2}}
+        update={
+            "confusion": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+            "per_class": {"AN": 0.1},
+            "per_level": {"1": 0.2},
+            "reliability": manifest.protocols["knn"].reliability,
+        }
     )
     changed = manifest.model_copy(update={"protocols": {**manifest.protocols, "probe": other}})
     first, second = all_figures(manifest), all_figures(changed)
-    assert all(first[name] != second[name] for name in ("confusion", "levels", "recall"))
+    assert all(first[name] != second[name] for name in ("confusion", "levels", "recall", "reliability"))
 
 
 def test_the_confusion_matrix_shows_shares_of_the_row_and_counts_in_their_cells(monkeypatch):
     monkeypatch.setattr(plots, "_svg", lambda figure: figure)
-    result = score(np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 1]), ("AN", "HA"), [None] * 5)
+    truth = Truth(np.array([0, 0, 0, 0, 1]), ("AN", "HA"), [None] * 5, ["F0001"] * 5)
+    result = score(truth, np.eye(2)[[0, 0, 0, 1, 1]])
     figure = plots.confusion_matrix(result, ("AN", "HA"))
     shown = {
         (text.get_text(), round(text.get_position()[0]), round(text.get_position()[1])) for text in figure.axes[0].texts
     }
     assert shown == {("75%", 0, 0), ("3", 0, 0), ("25%", 1, 0), ("1", 1, 0), ("100%", 1, 1), ("1", 1, 1)}
+
+
+def test_the_reliability_plot_has_a_line_for_each_protocol_through_its_bins(monkeypatch):
+    monkeypatch.setattr(plots, "_svg", lambda figure: figure)
+    manifest = made_up()
+    more = {**manifest.protocols, "finetune": manifest.protocols["knn"]}
+    diagonal, *lines = plots.reliability(more).axes[0].lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert [line.get_label() for line in lines] == ["zero-shot", "nearest neighbours", "linear probe", "fine-tuning"]
+    assert len({line.get_color() for line in lines}) == 4
+    for line, score_ in zip(lines, more.values(), strict=True):
+        assert line.get_xydata().tolist() == [[part.confidence, part.accuracy] for part in score_.reliability]
 
 
 def test_training_curves_follow_the_loss_terms_only(monkeypatch):
@@ -236,7 +353,7 @@ def test_training_curves_follow_the_loss_terms_only(monkeypatch):
 def test_there_is_no_figure_of_what_there_is_not():
     assert plots.training_curves([]) is None
     assert plots.training_curves([{"step": 1, "learning_rate": 0.1}]) is None
-    bare = score(np.array([0, 1]), np.array([0, 1]), ("AN", "HA"), [None, None])
+    bare = score(Truth(np.array([0, 1]), ("AN", "HA"), [None, None], ["F0001"] * 2), np.eye(2))
     assert plots.level_accuracy({"knn": bare}) is None
 
 

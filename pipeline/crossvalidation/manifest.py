@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from model.config import RunTextSource
+from pipeline.evaluation.manifest import PROTOCOL_TITLES
 from shards.manifest import Frozen, Manifest
 
 
@@ -76,3 +77,13 @@ class CrossvalManifest(Manifest):
     classes: tuple[str, ...]
     folds: tuple[FoldScore, ...]
     scores: Mapping[str, CrossvalScore]
+
+    @property
+    def system(self) -> str:
+        """The recipe and what was left out of it: "smile-vlm without mv, cm"."""
+        return self.recipe + (f" without {', '.join(self.without)}" if self.without else "")
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The protocols of `scores`, in the order that tables show them in."""
+        return tuple(name for name in PROTOCOL_TITLES if name in self.scores)

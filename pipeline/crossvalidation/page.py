@@ -1,8 +1,117 @@
-"""The page of a cross-validation."""
+"""The page of a cross-validation: means over folds, what each fold says, and what was confused with what."""
 
-from pipeline.crossvalidation.manifest import CrossvalManifest
+from collections.abc import Iterable
+from html import escape
+
+from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, Spread
+from pipeline.evaluation import plots
+from pipeline.evaluation.markup import TEXT_SOURCES, Cell, facts_table, plots_section, share, table, whole_page
+from pipeline.evaluation.words import count, heading_of, percent, word_for
 
 
 def crossval_page(manifest: CrossvalManifest) -> str:
     """Self-contained HTML."""
-    return ""
+    system = manifest.system
+    people = sum(len(fold.subjects) for fold in manifest.folds)
+    samples = sum(fold.num_samples for fold in manifest.folds)
+    headline = (
+        f"{system} naming {count(len(manifest.classes), 'expression')} on {count(samples, 'sample')} of "
+        f"{count(people, 'subject')}, in {count(len(manifest.folds), 'fold')}"
+    )
+    figures = {"Accuracy of the folds": plots.fold_accuracy(_accuracies(manifest))} | {
+        f"Confusion, {name}": plots.confusion_matrix(score, manifest.classes)
+        for name, score in _scores(manifest).items()
+    }
+    return whole_page(
+        f"{system}: cross-validation",
+        [
+            f'<p class="kicker">{escape(system)} &middot; cross-validation</p>\n<h1>{escape(headline)}</h1>',
+            f"<p>{escape(_conditions(manifest))}</p>",
+            f'<p class="note">{TEXT_SOURCES[manifest.text_source]}</p>',
+            f'<div class="cards">{"".join(_cards(manifest))}</div>',
+            f"<h2>Scores by expression and by intensity</h2>\n{_scores_table(manifest)}",
+            f"<h2>Folds</h2>\n{_folds_table(manifest)}",
+            plots_section(figures),
+            f"<h2>Facts</h2>\n{_facts(manifest)}",
+        ],
+    )
+
+
+def _conditions(manifest: CrossvalManifest) -> str:
+    subset = f", subset {manifest.subset}" if manifest.subset else ""
+    where = f" Only samples for which this holds count: {manifest.where}." if manifest.where else ""
+    return (
+        f"Protocol {manifest.protocol}{subset}: each subject is in one fold, and each fold was scored by a model and "
+        f"classifiers that saw none of its subjects.{where} A figure is the mean of the folds, followed by their "
+        f"deviation; guessing would be right for about {percent(1 / len(manifest.classes))}."
+    )
+
+
+def _cards(manifest: CrossvalManifest) -> Iterable[str]:
+    for name, score in _scores(manifest).items():
+        yield (
+            f'<section class="card"><h3>{escape(heading_of(name))}</h3>'
+            f'<p class="figure">{percent(score.accuracy.mean)} <small>{_deviation(score.accuracy)}</small></p>'
+            f"<p>accuracy &middot; macro F1 {percent(score.macro_f1.mean)} {_deviation(score.macro_f1)}</p></section>"
+        )
+
+
+def _scores_table(manifest: CrossvalManifest) -> str:
+    scores = _scores(manifest).values()
+    levels = sorted({level for score in scores for level in score.per_level}, key=lambda level: (len(level), level))
+    rows = [
+        ("accuracy", [_spread(score.accuracy) for score in scores]),
+        ("macro F1", [_spread(score.macro_f1) for score in scores]),
+    ]
+    rows += [(f"{word_for(c)}, recall", [share(score.per_class.get(c)) for score in scores]) for c in manifest.classes]
+    rows += [
+        (f"level {level}, accuracy", [_spread(score.per_level.get(level)) for score in scores]) for level in levels
+    ]
+    return table(["", *map(heading_of, manifest.ways)], rows)
+
+
+def _folds_table(manifest: CrossvalManifest) -> str:
+    rows = [
+        (
+            fold.split,
+            [
+                f"<td>{len(fold.subjects)}</td>",
+                f"<td>{fold.num_samples}</td>",
+                *(share(fold.accuracy[name]) for name in manifest.ways),
+            ],
+        )
+        for fold in manifest.folds
+    ]
+    return table(["", "subjects", "samples", *map(heading_of, manifest.ways)], rows)
+
+
+def _facts(manifest: CrossvalManifest) -> str:
+    return facts_table(
+        {
+            "recipe": manifest.system,
+            "image tower": f"{manifest.config['arch']} on {manifest.channel} images, in {manifest.precision}",
+            "training": f"{manifest.config['epochs']} epochs, seed {manifest.config['seed']}",
+            "text source": manifest.text_source,
+            "expressions": ", ".join(word_for(c) for c in manifest.classes),
+            "beside this page": "folds/, scores.csv, manifest.json",
+            "shards fingerprint": manifest.shards_fingerprint,
+            "cross-validation fingerprint": manifest.fingerprint,
+        }
+    )
+
+
+def _spread(over: Spread | None) -> Cell:
+    cell = share(over.mean if over else None)
+    return cell.replace("</td>", f' <span class="ends">{_deviation(over)}</span></td>') if over else cell
+
+
+def _deviation(over: Spread) -> str:
+    return f"± {100 * over.deviation:.1f}"
+
+
+def _accuracies(manifest: CrossvalManifest) -> dict[str, list[float]]:
+    return {name: [fold.accuracy[name] for fold in manifest.folds] for name in manifest.ways}
+
+
+def _scores(manifest: CrossvalManifest) -> dict[str, CrossvalScore]:
+    return {name: manifest.scores[name] for name in manifest.ways}

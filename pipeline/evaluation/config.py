@@ -11,7 +11,7 @@ from shards.manifest import Frozen
 from shards.places import AnyPlace
 from shards.splits import HELP as SPLIT_HELP
 
-Protocol = Literal["zero-shot", "knn", "probe", "classifier"]
+Protocol = Literal["zero-shot", "knn", "probe", "classifier", "finetune"]
 
 
 class EvaluateConfig(Frozen):
@@ -22,7 +22,7 @@ class EvaluateConfig(Frozen):
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),
         min_length=1,
-        description="How to score: any of zero-shot (for a run with a classifier, that one), knn and probe.",
+        description="How to score: any of zero-shot (for a run with a classifier, that one), knn, probe and finetune.",
     )
     split: str | None = Field(
         None, description=f"{SPLIT_HELP}; all scores every sample; without it, the subjects that the run left out."
@@ -30,5 +30,6 @@ class EvaluateConfig(Frozen):
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
-    seed: int = Field(0, ge=0, description="Of the probe's inner split.")
+    finetune_epochs: int = Field(5, ge=1, description="How long finetune trains a copy of the model.")
+    seed: int = Field(0, ge=0, description="Of the probe's inner split, of finetune, and of the intervals' draws.")
     use_gpu: bool = Field(False, description="Embed on the GPU.")

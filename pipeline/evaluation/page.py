@@ -49,6 +49,7 @@ def _figures(
     drawn |= {
         "Recall of each expression": plots.class_recall(scores, classes),
         "Accuracy by intensity": plots.level_accuracy(scores),
+        "How sure, and how often right": plots.reliability(scores),
         "Embeddings of the scored samples": plots.embedding_map(x, y, classes),
         "Training": plots.training_curves(metrics),
     }

@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
@@ -22,8 +22,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from pipeline.evaluation.manifest import PROTOCOL_TITLES, ProtocolScore
-from pipeline.expressions import EXPRESSIONS
+from pipeline.evaluation.manifest import ProtocolScore
+from pipeline.evaluation.words import title_of, word_for
 
 _INK, _FAINT, _GRID, _CELL = "#24272d", "#6b7078", "#d9dce1", "#1f5f9f"
 # Distinct in hue and, for those who do not see hue, in lightness: after Okabe and Ito, "Color universal design", 2008.
@@ -40,7 +40,7 @@ _PALETTE = (
     "#b5b000",
 )
 # One for each protocol, apart from the palette of the expressions.
-_PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86")
+_PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86", "#8a4f9e")
 _MAX_TSNE = 3000
 _FEWEST_TSNE = 10
 _LOSS = "loss_"
@@ -52,7 +52,15 @@ _LOSS_WORDS = {
 }
 
 
-def confusion_matrix(score: ProtocolScore, classes: Sequence[str]) -> bytes:
+class Confused(Protocol):
+    """What has counts of each true class (rows) by what it was named (columns)."""
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """The counts."""
+
+
+def confusion_matrix(score: Confused, classes: Sequence[str]) -> bytes:
     """Shares of each true class (rows) by what it was named (columns), with the counts beneath."""
     counts = np.array(score.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -65,7 +73,7 @@ def confusion_matrix(score: ProtocolScore, classes: Sequence[str]) -> bytes:
             axes.text(column, row - 0.1, f"{share:.0%}", fontsize=9, **ink)
             axes.text(column, row + 0.25, f"{counts[row, column]}", fontsize=6.5, **ink)
     axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="named as", ylabel="truth")
-    words = [_word(c) for c in classes]
+    words = [word_for(c) for c in classes]
     axes.set_xticks(range(len(classes)), words, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(classes)), words)
     axes.tick_params(length=0)
@@ -87,7 +95,7 @@ def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
             color=color,
             marker="o",
             markersize=5,
-            label=_title(name),
+            label=title_of(name),
         )
     axes.set_xlabel("intensity level")
     _share_axis(axes, "accuracy")
@@ -104,10 +112,46 @@ def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str])
     for index, (color, (name, score)) in enumerate(zip(_PROTOCOL_COLORS, protocols.items(), strict=False)):
         shift = (index - (len(protocols) - 1) / 2) * width
         heights = [score.per_class.get(c, 0.0) for c in classes]
-        axes.bar(places + shift, heights, 0.88 * width, color=color, label=_title(name), zorder=2)
-    axes.set_xticks(places, [_word(c) for c in classes])
+        axes.bar(places + shift, heights, 0.88 * width, color=color, label=title_of(name), zorder=2)
+    axes.set_xticks(places, [word_for(c) for c in classes])
     axes.tick_params(axis="x", length=0)
     _share_axis(axes, "recall")
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def fold_accuracy(accuracies: Mapping[str, Sequence[float]]) -> bytes:
+    """Accuracies of the folds, a column of points a protocol; a line at their mean, a bar one deviation each way."""
+    figure, axes = _canvas(max(3.6, 1.3 * len(accuracies)), 3.4)
+    for place, (color, values) in enumerate(zip(_PROTOCOL_COLORS, accuracies.values(), strict=False)):
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        axes.add_patch(Rectangle((place - 0.3, mean - deviation), 0.6, 2 * deviation, color=color, alpha=0.15, lw=0))
+        axes.hlines(mean, place - 0.3, place + 0.3, color=color, linewidth=1.6)
+        # Side by side in the order of the folds: equal ones would hide each other.
+        spots = place + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [place]
+        axes.scatter(spots, values, color=color, s=18, alpha=0.85, linewidths=0, zorder=3, clip_on=False)
+    axes.set_xticks(range(len(accuracies)), [title_of(name) for name in accuracies])
+    axes.set_xlim(-0.5, len(accuracies) - 0.5)
+    axes.tick_params(axis="x", length=0)
+    _share_axis(axes, "accuracy")
+    lowest = min(min(values) for values in accuracies.values())
+    axes.set_ylim(max(0.0, np.floor(10 * lowest - 0.5) / 10), 1.005)
+    return _svg(figure)
+
+
+def reliability(protocols: Mapping[str, ProtocolScore]) -> bytes:
+    """How often predictions are right against how sure they are, a line a protocol; larger points are more samples."""
+    figure, axes = _canvas(5.4, 4.4)
+    axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2, linestyle="--", zorder=1)
+    for color, (name, score) in zip(_PROTOCOL_COLORS, protocols.items(), strict=False):
+        sure, right = ([getattr(part, key) for part in score.reliability] for key in ("confidence", "accuracy"))
+        sizes = [8 + 240 * part.num_samples / score.num_samples for part in score.reliability]
+        axes.plot(sure, right, color=color, linewidth=1.2, label=title_of(name), zorder=2)
+        axes.scatter(sure, right, s=sizes, color=color, alpha=0.75, linewidths=0, zorder=3, clip_on=False)
+    axes.set_xlim(0, 1.02)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("how sure (probability of what was named); on the dashed line it is right as often as that")
+    _share_axis(axes, "accuracy")
     _legend(figure, axes)
     return _svg(figure)
 
@@ -144,7 +188,7 @@ def embedding_map(
     # As pixels: thousands of outlines would make the report heavy.
     axes.scatter(points[order, 0], points[order, 1], c=colors[order], s=size, alpha=0.85, linewidths=0, rasterized=True)
     for label in np.unique(labels):
-        axes.scatter([], [], c=_PALETTE[label % len(_PALETTE)], s=28, label=_word(classes[label]))
+        axes.scatter([], [], c=_PALETTE[label % len(_PALETTE)], s=28, label=word_for(classes[label]))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(f"{method} of the fused embeddings; only nearness means something, not the axes")
@@ -176,14 +220,6 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 def _loss_order(name: str) -> tuple[bool, str]:
     return name != f"{_LOSS}total", name
-
-
-def _title(protocol: str) -> str:
-    return PROTOCOL_TITLES.get(protocol, protocol)
-
-
-def _word(expression: str) -> str:
-    return EXPRESSIONS.get(expression, expression)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -1,7 +1,8 @@
-"""How embeddings are turned into named expressions, and how that is scored: pure functions on arrays.
+"""How embeddings are turned into named expressions: pure functions on arrays.
 
-Goes in: embeddings float [N, D], classes int [N] (indices), subjects [N]. Comes out: predicted classes int64 [N], and
-`ProtocolScore`. Promised: the same input gives the same output, and nothing is fitted on a subject that it predicts.
+Goes in: embeddings float [N, D], classes int [N] (indices), subjects [N]. Comes out: probabilities of the classes,
+float64 [N, K], whose largest is the prediction. Promised: the same input gives the same output, and nothing is fitted
+on a subject that it predicts.
 """
 
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupShuffleSplit
@@ -16,12 +18,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from pipeline.evaluation.manifest import ProtocolScore
 from shards.errors import UsageError
 from shards.splits import split_subjects
 
 Classes = NDArray[np.int64]
 Features = NDArray[np.floating]
+Probabilities = NDArray[np.float64]
 
 # The vote of a neighbour is exp(cosine / 0.07): Wu et al., "Unsupervised feature learning via non-parametric instance
 # discrimination", CVPR 2018, section 3.4.
@@ -34,18 +36,30 @@ PROBE_DEFAULT_STRENGTH = 0.1
 _BLOCK = 1024
 
 
-def zero_shot(embeddings: Features, prompts: Mapping[str, Features]) -> Classes:
-    """Name each embedding [N, D] by the class whose prompts [P, D] lie nearest; indices are in the order of `prompts`.
+def zero_shot(embeddings: Features, prompts: Mapping[str, Features], scale: float) -> Probabilities:
+    """softmax(`scale` * cosine) of embeddings [N, D] with the anchors of the classes, in the order of `prompts`.
 
-    A class is the mean of its normalised prompt embeddings, normalised again; nearest is the largest cosine (Radford et
-    al., "Learning transferable visual models from natural language supervision", ICML 2021, section 3.1.4).
+    `scale` is the inverse of the temperature that the contrast was trained with (Radford et al., "Learning transferable
+    visual models from natural language supervision", ICML 2021, figure 3).
     """
-    anchors = _unit(np.stack([_unit(texts).mean(axis=0) for texts in prompts.values()]))
-    return (_unit(embeddings) @ anchors.T).argmax(axis=1)
+    return cosine_softmax(unit(embeddings) @ class_anchors(prompts).T, scale)
 
 
-def knn(train_x: Features, train_y: Classes, test_x: Features, k: int = 20) -> Classes:
-    """Name each test embedding by a vote of its `k` nearest training embeddings, or of all where there are fewer.
+def cosine_softmax(cosines: Features, scale: float) -> Probabilities:
+    """softmax(`scale` * cosine) over the classes, [N, K]."""
+    return softmax(scale * np.asarray(cosines, np.float64), axis=1)
+
+
+def class_anchors(prompts: Mapping[str, Features]) -> NDArray[np.float64]:
+    """One direction a class, [K, D]: the mean of its normalised prompt embeddings [P, D], normalised again.
+
+    Radford et al., section 3.1.4.
+    """
+    return unit(np.stack([unit(texts).mean(axis=0) for texts in prompts.values()]))
+
+
+def knn(train_x: Features, train_y: Classes, test_x: Features, num_classes: int, k: int = 20) -> Probabilities:
+    """Shares of the votes of each test embedding's `k` nearest training embeddings, or of all where there are fewer.
 
     Nearness is the cosine, and a vote weighs exp(cosine / `NEIGHBOUR_TEMPERATURE`).
 
@@ -53,24 +67,26 @@ def knn(train_x: Features, train_y: Classes, test_x: Features, k: int = 20) -> C
         UsageError: there are no training embeddings.
     """
     _check_training(train_y)
-    train_unit, k = _unit(train_x), min(k, len(train_x))
-    one_hot = np.eye(train_y.max() + 1)[train_y]
-    predicted = np.empty(len(test_x), np.int64)
+    train_unit, k = unit(train_x), min(k, len(train_x))
+    one_hot = np.eye(num_classes)[train_y]
+    shares = np.empty((len(test_x), num_classes))
     for start in range(0, len(test_x), _BLOCK):
-        cosine = _unit(test_x[start : start + _BLOCK]) @ train_unit.T
+        cosine = unit(test_x[start : start + _BLOCK]) @ train_unit.T
         nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
         weights = np.exp(np.take_along_axis(cosine, nearest, axis=1) / NEIGHBOUR_TEMPERATURE)
-        predicted[start : start + _BLOCK] = np.einsum("nk,nkc->nc", weights, one_hot[nearest]).argmax(axis=1)
-    return predicted
+        votes = np.einsum("nk,nkc->nc", weights, one_hot[nearest])
+        shares[start : start + _BLOCK] = votes / weights.sum(axis=1, keepdims=True)
+    return shares
 
 
 def linear_probe(
-    train_x: Features, train_y: Classes, test_x: Features, seed: int, train_subjects: ArrayLike
-) -> Classes:
-    """Name each test embedding by logistic regression on standardised training embeddings.
+    train_x: Features, train_y: Classes, test_x: Features, num_classes: int, seed: int, train_subjects: ArrayLike
+) -> Probabilities:
+    """Probabilities of each test embedding by logistic regression on standardised training embeddings.
 
     Its strength C is the one of `PROBE_STRENGTHS` that does best on a quarter of the training subjects when fitted on
     the others, drawn by `seed`. With one training subject there is nothing to choose it on: `PROBE_DEFAULT_STRENGTH`.
+    A class that no training sample is of has probability 0.
 
     Raises:
         UsageError: there are no training embeddings.
@@ -78,16 +94,19 @@ def linear_probe(
     _check_training(train_y)
     x, y, subjects = np.asarray(train_x, np.float64), np.asarray(train_y), np.asarray(train_subjects)
     strength = _choose_strength(x, y, subjects, seed)
-    return _fit_predict(x, y, np.asarray(test_x, np.float64), strength)
+    known, found = _fit_predict(x, y, np.asarray(test_x, np.float64), strength)
+    probabilities = np.zeros((len(test_x), num_classes))
+    probabilities[:, known] = found
+    return probabilities
 
 
 def cross_predict(
-    fit_predict: Callable[[Classes, Classes], Classes], subjects: Sequence[str], folds: int = 5
-) -> Classes:
+    fit_predict: Callable[[Classes, Classes], Probabilities], subjects: Sequence[str], folds: int = 5
+) -> Probabilities:
     """Predict all samples, each by a model that was fitted on other subjects only.
 
     Args:
-        fit_predict: takes the indices to fit on and the indices to predict; gives a class for each of the latter.
+        fit_predict: takes the indices to fit on and the indices to predict; gives a row for each of the latter.
         subjects: [N], whose sample it is.
         folds: groups that the subjects are divided into; at most one a subject.
 
@@ -101,40 +120,16 @@ def cross_predict(
             "these fit on some subjects and predict others, so give shards with at least two subjects"
         )
     folds = min(folds, num_subjects)
-    predicted = np.empty(len(whose), np.int64)
-    for fold in range(folds):
-        held = np.isin(whose, split_subjects(f"kfold:{folds}:{fold}", subjects).test)
-        predicted[held] = fit_predict(np.flatnonzero(~held), np.flatnonzero(held))
+    held = [np.isin(whose, split_subjects(f"kfold:{folds}:{fold}", subjects).test) for fold in range(folds)]
+    parts = [fit_predict(np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in held]
+    predicted = np.empty((len(whose), *parts[0].shape[1:]), parts[0].dtype)
+    for mask, part in zip(held, parts, strict=True):
+        predicted[mask] = part
     return predicted
 
 
-def score(truth: Classes, predicted: Classes, classes: Sequence[str], levels: Sequence[int | None]) -> ProtocolScore:
-    """Score predictions [N] against the truth [N]; `levels` [N] are intensities, None where a sample has none.
-
-    Raises:
-        UsageError: there are no samples to score.
-    """
-    if len(truth) == 0:
-        raise UsageError("there are no samples to score: this split of the shards is empty")
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    right, actual, named = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    occurs = actual > 0
-    # F1 = 2 TP / (2 TP + FP + FN), whose denominator is what was so named plus what is so.
-    f1 = 2 * right[occurs] / (actual + named)[occurs]
-    hit = truth == predicted
-    by_level = {level: np.array([own == level for own in levels]) for level in {*levels} if level is not None}
-    return ProtocolScore(
-        accuracy=float(hit.mean()),
-        macro_f1=float(f1.mean()),
-        per_class={classes[c]: float(right[c] / actual[c]) for c in np.flatnonzero(occurs).tolist()},
-        per_level={str(level): float(hit[by_level[level]].mean()) for level in sorted(by_level)},
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
-        num_samples=len(truth),
-    )
-
-
-def _unit(x: Features) -> NDArray[np.float64]:
+def unit(x: Features) -> NDArray[np.float64]:
+    """Vectors [..., D] at length one."""
     x64 = np.asarray(x, np.float64)
     # An all-zero embedding keeps its zero, and is equally far from everything, rather than becoming NaN.
     return x64 / np.maximum(np.linalg.norm(x64, axis=-1, keepdims=True), 1e-12)
@@ -150,17 +145,23 @@ def _choose_strength(x: Features, y: Classes, subjects: NDArray, seed: int) -> f
         return PROBE_DEFAULT_STRENGTH
     splitter = GroupShuffleSplit(n_splits=1, test_size=0.25, random_state=seed)
     fit, held = next(splitter.split(x, y, groups=subjects))
-    accuracies = [np.mean(_fit_predict(x[fit], y[fit], x[held], C) == y[held]) for C in PROBE_STRENGTHS]
+    accuracies = []
+    for strength in PROBE_STRENGTHS:
+        known, found = _fit_predict(x[fit], y[fit], x[held], strength)
+        accuracies.append(np.mean(known[found.argmax(axis=1)] == y[held]))
     return PROBE_STRENGTHS[int(np.argmax(accuracies))]
 
 
-def _fit_predict(train_x: Features, train_y: Classes, test_x: Features, strength: float) -> Classes:
+def _fit_predict(
+    train_x: Features, train_y: Classes, test_x: Features, strength: float
+) -> tuple[Classes, Probabilities]:
+    """The classes that occur in training, [C], and their probabilities, [N, C]."""
     if len(np.unique(train_y)) == 1:
         # Logistic regression needs two classes; with one, its answer is known.
-        return np.full(len(test_x), train_y[0], np.int64)
+        return train_y[:1], np.ones((len(test_x), 1))
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
     # The fits are small: on a busy machine, threads that wait for each other made them thirty times slower than one.
     with threadpool_limits(1), warnings.catch_warnings():
         # A probe that is stopped early on separable data predicts as well as one that is not.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return probe.fit(train_x, train_y).predict(test_x).astype(np.int64)
+        return probe.fit(train_x, train_y).classes_, probe.predict_proba(test_x)

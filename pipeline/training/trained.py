@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.config import RecipeConfig
+from model.moments import Moments
 from model.recipes import build_model
 from model.systems import Recipe, Supervised
 from model.towers import Tokenizer, build_tokenizer
@@ -15,6 +17,19 @@ from pipeline.training.faces import FaceReader
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import Checkpoint
 from shards.index import IndexRow
+
+
+@dataclass(frozen=True)
+class FaceEmbeddings:
+    """A batch of faces in the joint space.
+
+    Attributes:
+        views: float32 [B, V, D], one embedding a view, before views tell each other anything; see `TrainedModel.fuse`.
+        fused: float32 [B, D], all of them fused.
+    """
+
+    views: NDArray[np.float32]
+    fused: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,17 +49,33 @@ class TrainedModel:
         model.load_state_dict(checkpoint.load_model())
         return cls(model.eval().to(device), build_tokenizer(config.arch), torch.device(device))
 
+    @property
+    def scale(self) -> float:
+        """The inverse temperature that cosines were multiplied by; where no loss has one, what it began with."""
+        return self.model.scale.item()
+
     def embed_faces(
         self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int
     ) -> Iterator[NDArray[np.float32]]:
         """Fused embeddings of samples, [B, D] a batch, in order; without those that the reader skips."""
+        return (part.fused for part in self.embed_views(reader, rows, batch_size))
+
+    def embed_views(self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int) -> Iterator[FaceEmbeddings]:
+        """The same, with the embeddings of their views, from which any part of the rig can be fused."""
         directions = reader.directions(rows).to(self.device)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         for batch in reader.batches(groups):
             with torch.inference_mode():
-                views = batch.views.to(self.device).float() / 255
-                _, fused, _ = self.model.embed_faces(views, directions, batch.moments.to(self.device))
-            yield fused.float().cpu().numpy()
+                views_nvchw = batch.views.to(self.device).float() / 255
+                views_bvd = self._seen(views_nvchw, batch.moments.to(self.device))
+                fused = self._fused(views_bvd, directions)
+            yield FaceEmbeddings(views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
+
+    @torch.inference_mode()
+    def fuse(self, views: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Fuse views [N, V, D] that look from directions [V, 3] into [N, D]; any part of a rig, in any order."""
+        given = (torch.from_numpy(array).to(self.device) for array in (views, directions))
+        return self._fused(*given).float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
@@ -62,3 +93,12 @@ class TrainedModel:
             raise TypeError(f"{self.model.config.name} has no classifier")
         anchors = torch.nn.functional.normalize(self.model.anchors.float(), dim=-1).cpu()
         return (torch.nn.functional.normalize(torch.from_numpy(embeddings), dim=-1) @ anchors.T).numpy()
+
+    def _seen(self, views_nvchw: Tensor, moments: Moments) -> Tensor:
+        """What `FaceEncoder.embed_faces` does before views tell each other anything: [B, V, D]."""
+        projected = self.model.project_image(self.model.towers.encode_images(views_nvchw.flatten(0, 1)))
+        return self.model.temporal(projected.unflatten(0, views_nvchw.shape[:2]), moments)
+
+    def _fused(self, views_bvd: Tensor, directions_v3: Tensor) -> Tensor:
+        """What it does from there on: [B, D]."""
+        return self.model.fusion(self.model.aggregate(views_bvd, directions_v3), directions_v3)[0]

@@ -1,0 +1,94 @@
+"""Samples become embeddings, once: what all protocols and measures start from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.measures import Truth
+from pipeline.expressions import expressions_of
+from pipeline.training.damage import nothing_left
+from pipeline.training.faces import FaceReader
+from pipeline.training.trained import TrainedModel
+from shards.index import IndexRow
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """N samples as the protocols take them, those to fit on first.
+
+    Attributes:
+        views: embeddings of each view, [N, V, D].
+        directions: from the face towards each view's camera, [V, 3].
+        x: fused embeddings, [N, D].
+        y: classes, numbered as in `classes`, [N].
+        subjects: whose samples they are, [N].
+        classes: the expressions of the shards' manifest.
+        fitted, scored: the rows of the samples to fit on, and of the others.
+        num_skipped: samples that are not among them, as they are damaged.
+    """
+
+    views: NDArray[np.float32]
+    directions: NDArray[np.float32]
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    subjects: NDArray[np.str_]
+    classes: tuple[str, ...]
+    fitted: list[IndexRow]
+    scored: list[IndexRow]
+    num_skipped: int
+
+    @property
+    def num_train(self) -> int:
+        """How many are to fit on."""
+        return len(self.fitted)
+
+    @property
+    def truth(self) -> Truth:
+        """What the scored samples are."""
+        return Truth(
+            y=self.y[self.num_train :],
+            classes=self.classes,
+            levels=[row.level for row in self.scored],
+            subjects=[row.subject for row in self.scored],
+            is_multilabel=any(len(expressions_of(row.expression)) > 1 for row in (*self.fitted, *self.scored)),
+        )
+
+
+def embed(
+    model: TrainedModel,
+    reader: FaceReader,
+    train_rows: Sequence[IndexRow],
+    test_rows: Sequence[IndexRow],
+    batch_size: int,
+    on_progress: Callable[[int, int], None],
+) -> Embedded:
+    """Embed the samples to fit on and those to score.
+
+    Raises:
+        BadSampleError: a sample is damaged, or where these are skipped, all to score are.
+    """
+    rows = [*train_rows, *test_rows]
+    views: list[NDArray[np.float32]] = []
+    fused: list[NDArray[np.float32]] = []
+    for part in model.embed_views(reader, rows, batch_size):
+        views.append(part.views)
+        fused.append(part.fused)
+        on_progress(sum(map(len, fused)), len(rows))
+    fitted, scored = ([row for row in side if row.key not in reader.skipped] for side in (train_rows, test_rows))
+    if not scored:
+        raise nothing_left(reader.shards, len(test_rows))
+    good, classes = [*fitted, *scored], reader.shards.manifest.expressions
+    numbers = {expression: number for number, expression in enumerate(classes)}
+    return Embedded(
+        views=np.concatenate(views),
+        directions=reader.directions(good).numpy(),
+        x=np.concatenate(fused),
+        y=np.array([numbers[row.expression] for row in good]),
+        subjects=np.array([row.subject for row in good]),
+        classes=classes,
+        fitted=fitted,
+        scored=scored,
+        num_skipped=len(rows) - len(good),
+    )

@@ -1,0 +1,71 @@
+"""Predictions of the scored samples, by any protocol that needs no more than embeddings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.evaluation.config import Protocol
+from pipeline.evaluation.embedding import Embedded
+from pipeline.evaluation.protocols import (
+    Classes,
+    Features,
+    Probabilities,
+    cosine_softmax,
+    cross_predict,
+    knn,
+    linear_probe,
+    zero_shot,
+)
+from pipeline.training.trained import TrainedModel
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What predictions are made with.
+
+    Attributes:
+        data: samples to fit on and to score.
+        prompts: embeddings of each class's prompts, for `zero-shot`.
+        anchored: the classes that a classifier numbers its anchors by, for `classifier`.
+        seed: of the probe.
+    """
+
+    model: TrainedModel
+    data: Embedded
+    prompts: Mapping[str, Features]
+    anchored: tuple[str, ...]
+    seed: int
+
+    def probabilities(self, protocol: Protocol, x: Features) -> Probabilities:
+        """Of the classes, for the scored samples, [M, K]; `x` [N, D] are fused embeddings of all samples of `data`.
+
+        Raises:
+            UsageError: there is nothing, or no other subject, to fit on.
+            ValueError: `finetune`, which needs images.
+        """
+        data = self.data
+        if protocol == "zero-shot":
+            return zero_shot(x[data.num_train :], self.prompts, self.model.scale)
+        if protocol == "classifier":
+            return self._classify(x[data.num_train :])
+        if protocol == "finetune":
+            raise ValueError("finetune learns from images, not from embeddings")
+
+        def fit_predict(fit: Classes, predict: Classes) -> Probabilities:
+            if protocol == "knn":
+                return knn(x[fit], data.y[fit], x[predict], len(data.classes))
+            return linear_probe(x[fit], data.y[fit], x[predict], len(data.classes), self.seed, data.subjects[fit])
+
+        if data.num_train == 0:
+            return cross_predict(fit_predict, data.subjects.tolist())
+        return fit_predict(np.arange(data.num_train), np.arange(data.num_train, len(data.y)))
+
+    def _classify(self, x: Features) -> Probabilities:
+        # Only among the classes that can be right.
+        known = [number for number, name in enumerate(self.anchored) if name in self.data.classes]
+        numbers = [self.data.classes.index(self.anchored[number]) for number in known]
+        probabilities = np.zeros((len(x), len(self.data.classes)))
+        cosines = self.model.classify(np.asarray(x, np.float32))[:, known]
+        probabilities[:, numbers] = cosine_softmax(cosines, self.model.scale)
+        return probabilities

@@ -1,0 +1,35 @@
+"""Words and figures of a report, the same in its text, tables and plots."""
+
+from pipeline.evaluation.manifest import PROTOCOL_TITLES, Interval
+from pipeline.expressions import EXPRESSIONS, expressions_of
+
+
+def title_of(protocol: str) -> str:
+    """A protocol within a sentence."""
+    return PROTOCOL_TITLES.get(protocol, protocol)
+
+
+def heading_of(protocol: str) -> str:
+    """A protocol at the head of something."""
+    title = title_of(protocol)
+    return title[:1].upper() + title[1:]
+
+
+def word_for(expression: str) -> str:
+    """The word for an expression: "HA;SU" -> "happiness + surprise"."""
+    return " + ".join(EXPRESSIONS.get(part, part) for part in expressions_of(expression))
+
+
+def percent(share: float) -> str:
+    """0.904 -> "90.4 %", which no line break divides."""
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def span(interval: Interval | None) -> str:
+    """(0.879, 0.926) -> "(87.9–92.6)", the ends in percent; "" where there is none."""
+    return f"({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""
+
+
+def count(number: int, noun: str) -> str:
+    """2, "scan" -> "2 scans"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
