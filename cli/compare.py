@@ -56,7 +56,7 @@ def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _percent(over: Spread | None) -> str:
-    return "-" if over is None else f"{100 * over.mean:.1f} ± {100 * over.deviation:.1f}"
+    return "-" if over is None else over.in_percent
 
 
 def _table(table: Comparison) -> Table:

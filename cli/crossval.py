@@ -38,6 +38,5 @@ def _table(manifest: CrossvalManifest) -> Table:
         score = manifest.scores[name]
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
-        spreads = (f"{100 * each.mean:.1f} ± {100 * each.deviation:.1f}" for each in (score.accuracy, score.macro_f1))
-        table.add_row(name, *spreads, *cells)
+        table.add_row(name, score.accuracy.in_percent, score.macro_f1.in_percent, *cells)
     return table

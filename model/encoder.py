@@ -63,10 +63,17 @@ class FaceEncoder(nn.Module):
 
         `moments` tells which of the N are of which face, and when; without it each is a scan of its own.
         """
+        return self.fuse(self.embed_views(views_nvchw, moments), directions_v3)
+
+    def embed_views(self, views_nvchw: Tensor, moments: Moments | None = None) -> Tensor:
+        """Views of all moments [N, V, 3, H, W] -> [B, V, D], before views tell each other anything."""
         views_nvd = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
-        views_nvd = views_nvd.unflatten(0, views_nvchw.shape[:2])
         moments = moments or Moments.of_scans(len(views_nvchw), views_nvchw.device)
-        views_bvd = self.aggregate(self.temporal(views_nvd, moments), directions_v3)
+        return self.temporal(views_nvd.unflatten(0, views_nvchw.shape[:2]), moments)
+
+    def fuse(self, views_bvd: Tensor, directions_v3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views [B, V, D] of any part of a rig -> views as aggregated, fused [B, D], attention [B, V]."""
+        views_bvd = self.aggregate(views_bvd, directions_v3)
         return views_bvd, *self.fusion(views_bvd, directions_v3)
 
     def aggregate(self, views_bvd: Tensor, directions_v3: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
     open shards -> fold by protocol -> train and evaluate each -> manifest, scores.csv, report.html
 
+Across datasets there is one such fold: all of one set of shards is learned from, and all of another one scored.
+
 Safe to stop: asked again, it goes on with the folds that are not finished, from their last checkpoints. A fold is a
 run like any other: `smile-pipe train` with the options in its config.json makes the same.
 """
@@ -14,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import train
-from pipeline.crossvalidation.config import CrossvalConfig
+from pipeline.crossvalidation.config import DEFAULT_PROTOCOL, CrossvalConfig
 from pipeline.crossvalidation.folds import Fold, run_fold, run_on_ray
 from pipeline.crossvalidation.manifest import CrossvalManifest
 from pipeline.crossvalidation.page import crossval_page
-from pipeline.crossvalidation.protocols import plan_folds
+from pipeline.crossvalidation.protocols import Folds, plan_folds
 from pipeline.crossvalidation.scores import fold_score, gather_scores, scores_csv
 from pipeline.directory_lock import NAME as LOCK_NAME
 from pipeline.directory_lock import directory_lock
@@ -26,6 +28,7 @@ from pipeline.evaluation.config import EvaluateConfig
 from pipeline.ray_session import ray_session
 from pipeline.training.damage import open_shards
 from pipeline.training.loop import rows_of
+from pipeline.training.validation import hold_back
 from shards.errors import UsageError
 from shards.manifest import canonical_json, fingerprint
 from shards.places import Place, is_of_this_process, scheme_of, write_atomically
@@ -43,10 +46,12 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
         UsageError: see `pipeline.train.run`, also for the protocol; nothing has been written.
         BadSampleError: the shards are damaged; what is finished is kept.
     """
-    shards = open_shards(config.shards, config.on_bad_shard)
-    folds = _folds(config, shards)
-    num_steps = _num_steps(folds, shards)
-    begun = fingerprint([fold.train.for_fingerprint() for fold in folds], shards.manifest.fingerprint)
+    learned, scored = _open(config)
+    folds = _folds(config, learned, scored)
+    num_steps = _num_steps(folds, learned)
+    begun = fingerprint(
+        [fold.train.for_fingerprint() for fold in folds], learned.manifest.fingerprint, folds[0].scored_on
+    )
     mark = fingerprint(begun, config.score)
     _make_folder(config.out)
     with directory_lock(config.out):
@@ -58,45 +63,68 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
                 return manifest
         asked = {
             "fingerprint": begun,
-            "shards": train.shards_from(config.out, shards),
-            "shards_fingerprint": shards.manifest.fingerprint,
-            "crossval": config.model_dump(mode="json", exclude={"out", "shards", "address"}),
+            "shards": train.shards_from(config.out, learned),
+            "shards_fingerprint": learned.manifest.fingerprint,
+            "scored_on": train.shards_from(config.out, scored),
+            "crossval": config.model_dump(mode="json", exclude={"out", "shards", "train_on", "test_on", "address"}),
         }
         write_atomically(config.out / "config.json", canonical_json(asked).encode())
         _run_folds(config, folds, num_steps, on_progress)
-        manifest = _manifest(config, mark, shards, folds)
+        manifest = _manifest(config, mark, learned, scored, folds)
         write_atomically(config.out / "scores.csv", scores_csv(manifest).encode())
         write_atomically(config.out / "report.html", crossval_page(manifest).encode())
         manifest.write(config.out / "manifest.json")
     return manifest
 
 
-def _folds(config: CrossvalConfig, shards: ShardSet) -> list[Fold]:
-    plan = plan_folds(
-        config.protocol,
+def _open(config: CrossvalConfig) -> tuple[ShardSet, ShardSet]:
+    """The shards to learn from and those to score: two sets, or the same."""
+    if config.is_across:
+        first, second = (open_shards(str(spec), config.on_bad_shard) for spec in (config.train_on, config.test_on))
+        return first, second
+    shards = open_shards(str(config.shards), config.on_bad_shard)
+    return shards, shards
+
+
+def _plan(config: CrossvalConfig, shards: ShardSet) -> Folds:
+    if config.is_across:
+        return Folds(("all",), config.where)
+    return plan_folds(
+        config.protocol or DEFAULT_PROTOCOL,
         shards.rows,
         subset=config.subset,
         where=config.where,
         num_subjects=config.num_subjects,
         seed=config.seed,
     )
+
+
+def _folds(config: CrossvalConfig, learned: ShardSet, scored: ShardSet) -> list[Fold]:
+    plan = _plan(config, learned)
     out = config.out.absolute() if isinstance(config.out, Path) else config.out
-    spec = config.shards if "://" in config.shards else str(Path(config.shards).expanduser().absolute())
+    source, target = _absolute(config.train_on or config.shards), _absolute(config.test_on or config.shards)
+    across = {"split": "all", "fit_on": source} if config.is_across else {}
     folds = []
     for number, split in enumerate(plan.splits):
         folder = out / "folds" / f"{number:0{max(2, len(str(len(plan.splits) - 1)))}d}"
-        training = config.of_fold(split, plan.where, folder).model_copy(update={"shards": spec})
         scoring = {
             "run": folder,
-            "shards": spec,
+            "shards": target,
             "protocol": config.score,
             "where": plan.where,
             "on_bad_shard": config.on_bad_shard,
             "seed": config.seed,
             "use_gpu": config.use_gpu,
+            **across,
         }
-        folds.append(Fold(training, EvaluateConfig.model_validate(scoring)))
+        training = config.of_fold(source, split, plan.where, folder)
+        folds.append(Fold(training, EvaluateConfig.model_validate(scoring), scored.manifest.fingerprint))
     return folds
+
+
+def _absolute(spec: str | None) -> str:
+    """Workers have another working directory than the user."""
+    return str(spec) if "://" in str(spec) else str(Path(str(spec)).expanduser().absolute())
 
 
 def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
@@ -106,7 +134,8 @@ def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
     samples = Counter(row.subject for row in rows_of(shards, shards.subjects, config.where))
     total = 0
     for fold in folds:
-        num_samples = sum(samples[subject] for subject in split_subjects(fold.train.split, samples).train)
+        subjects, _ = hold_back(split_subjects(fold.train.split, samples).train, config.validation)
+        num_samples = sum(samples[subject] for subject in subjects)
         total += Sampler([""] * num_samples, config.batch_size, config.seed, config.num_workers).num_steps
     return total * config.epochs
 
@@ -138,7 +167,8 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
 
     if not left:
         return
-    if is_of_this_process(config.out) or scheme_of(config.shards) == "memory":
+    inputs = {spec for fold in folds for spec in (fold.train.shards, fold.evaluate.shards)}
+    if is_of_this_process(config.out) or any(scheme_of(spec) == "memory" for spec in inputs):
         for fold in left:
             run_fold(fold, on_metrics=tell)
         return
@@ -150,28 +180,28 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
                 run_fold(fold, on_metrics=tell)
 
 
-def _manifest(config: CrossvalConfig, mark: str, shards: ShardSet, folds: Sequence[Fold]) -> CrossvalManifest:
-    runs = [fold.directory.manifest() for fold in folds]
-    evaluations = [fold.evaluation() for fold in folds]
-    first = next(run for run in runs if run)
-    scored = [found for found in evaluations if found]
+def _manifest(
+    config: CrossvalConfig, mark: str, learned: ShardSet, scored: ShardSet, folds: Sequence[Fold]
+) -> CrossvalManifest:
+    runs = [run for fold in folds if (run := fold.directory.manifest())]
+    evaluations = [found for fold in folds if (found := fold.evaluation())]
+    everyone = rows_of(scored, scored.subjects, folds[0].evaluate.where)
+    subjects = [run.test_subjects or sorted({row.subject for row in everyone}) for run in runs]
+    told = zip(folds, runs, evaluations, subjects, strict=True)
     return CrossvalManifest(
         fingerprint=mark,
-        shards_fingerprint=shards.manifest.fingerprint,
-        protocol=config.protocol,
+        shards_fingerprint=learned.manifest.fingerprint,
+        scored_on=scored.manifest.fingerprint,
+        protocol="across" if config.is_across else config.protocol or DEFAULT_PROTOCOL,
         subset=config.subset,
         where=folds[0].train.where,
         config=folds[0].train.recorded(),
         recipe=config.recipe,
         without=config.without,
-        channel=first.channel,
-        text_source=first.text_source,
-        precision=first.precision,
-        classes=shards.manifest.expressions,
-        folds=tuple(
-            fold_score(fold.train.out.name, run, found)
-            for fold, run, found in zip(folds, runs, evaluations, strict=True)
-            if run and found
-        ),
-        scores=gather_scores(scored),
+        channel=runs[0].channel,
+        text_source=runs[0].text_source,
+        precision=runs[0].precision,
+        classes=scored.manifest.expressions,
+        folds=tuple(fold_score(fold.train.out.name, run, found, who) for fold, run, found, who in told),
+        scores=gather_scores(evaluations),
     )

@@ -21,7 +21,7 @@ from pipeline.evaluation.page import evaluation_page
 from pipeline.evaluation.predictor import Predictor
 from pipeline.evaluation.protocols import Probabilities
 from pipeline.evaluation.retrieval import retrieval_score
-from pipeline.evaluation.scope import possible_protocols, read_of_sequences, sides
+from pipeline.evaluation.scope import check_channel, possible_protocols, read_of_sequences, sides, sides_across
 from pipeline.evaluation.tables import predictions_csv, scores_csv
 from pipeline.evaluation.views import view_protocol, view_scores
 from pipeline.preview import preview_png
@@ -61,23 +61,26 @@ def run(config: EvaluateConfig, on_progress: Progress = lambda done, total: None
 def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManifest:
     run_manifest, checkpoint = open_run(config.run)
     shards = open_shards(config.shards, config.on_bad_shard)
-    if run_manifest.channel not in shards.manifest.channels:
-        raise UsageError(
-            f"--shards {config.shards}: lack the channel {run_manifest.channel}, which the run learned from"
-        )
-    train_rows, test_rows = sides(config, run_manifest, shards)
+    fit = open_shards(config.fit_on, config.on_bad_shard) if config.fit_on else None
+    check_channel(config, run_manifest, shards, fit)
+    if fit:
+        train_rows, test_rows = sides_across(config, run_manifest, fit, shards)
+    else:
+        train_rows, test_rows = sides(config, run_manifest, shards)
     names, notes = possible_protocols(config, run_manifest, shards.manifest)
-    temporal = read_of_sequences(config, run_manifest, shards, [*test_rows, *train_rows])
+    temporal = read_of_sequences(config, run_manifest, shards, test_rows if fit else [*test_rows, *train_rows])
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
     reading = Reading(run_manifest.channel, model.model.towers.image_size, temporal, run_manifest.max_frames)
     # Without fine-tuning each sample is read once, so none is worth remembering.
     reader = FaceReader(shards, reading, FINETUNE_CACHE_BYTES if "finetune" in names else 0, config.on_bad_shard)
-    data = embed(model, reader, train_rows, test_rows, config.batch_size, on_progress)
+    fit_reader = FaceReader(fit, reading, 0, config.on_bad_shard) if fit else None
+    data = embed(model, reader, train_rows, test_rows, config.batch_size, on_progress, fit_reader)
     texts = shards.manifest.prompts if "zero-shot" in names else {}
     prompts = {name: model.embed_prompts(texts[name]) for name in data.classes if texts}
     predictor = Predictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, reader, on_progress) for name in names}
     figures = _figures(predicted, predictor, shards.manifest.views, config.seed)
+    figures["fitted_on"] = fit.manifest.fingerprint if fit else None
     manifest = _manifest(config, run_manifest, shards.manifest, reading, data, figures, notes)
     x, truth = data.x[data.num_train :], data.truth.y
     metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, data.scored)
@@ -127,11 +130,12 @@ def _manifest(
     figures: Mapping[str, Any],
     notes: tuple[str, ...],
 ) -> EvaluationManifest:
-    split, names = config.split or run.split, list(figures["protocols"])
+    split, names = "all" if config.fit_on else config.split or run.split, list(figures["protocols"])
     rows, sequences = data.scored, [row for row in data.scored if is_sequence(row)]
     epochs = config.finetune_epochs if "finetune" in names else None
     made_of: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     made_of += [] if epochs is None else [epochs]
+    made_of += [figures["fitted_on"]] if figures["fitted_on"] else []
     if data.num_skipped:
         notes = (*notes, f"{data.num_skipped} damaged samples were left out (`smile-pipe verify` names them)")
         made_of.append([row.key for row in rows])

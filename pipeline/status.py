@@ -177,7 +177,11 @@ def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
 
 def _crossval_row(root: Place, found: Output, source: Output | None) -> StatusRow:
     shards = source.path if source else "SHARDS"
-    options = ["--shards", shards, *_options(found.options.get("crossval"), CrossvalConfig)]
+    scored_on = found.options.get("scored_on")
+    inputs: list[object] = ["--shards", shards]
+    if isinstance(scored_on, str) and scored_on != found.options.get("shards"):
+        inputs = ["--train-on", shards, "--test-on", _place_of(scored_on, found.path)]
+    options = [*inputs, *_options(found.options.get("crossval"), CrossvalConfig)]
     again = _type("crossval", "--out", found.path, *options)
     folds = [path / "evaluation" / "manifest.json" for path in folders_in(found.path / "folds")]
     common: dict[str, Any] = {

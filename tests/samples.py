@@ -140,7 +140,7 @@ def write_shard_set(
     write_index(root / "index.parquet", rows)
     write_failures(root / "failures.parquet", failures)
     found = order_expressions(set(expressions))
-    default_prompts = {expression: (f"a face of {EXPRESSIONS[expression]}",) for expression in found}
+    default_prompts = {expression: (f"a face of {EXPRESSIONS.get(expression, expression)}",) for expression in found}
     ShardManifest(
         fingerprint=fingerprint([entry.fingerprint for entry in entries]),
         layout="bu3dfe",

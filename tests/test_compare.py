@@ -35,6 +35,7 @@ def write(folder, recipe, probe, zero_shot=None, *, without=(), num_samples=20, 
     CrossvalManifest(
         fingerprint="1" * 32,
         shards_fingerprint="2" * 32,
+        scored_on="2" * 32,
         protocol=protocol,
         subset=None,
         where=where,

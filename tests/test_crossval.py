@@ -202,6 +202,63 @@ def test_a_fold_goes_on_where_its_worker_died(shards_dir, ray_cluster, whole, tm
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+class TestAcross:
+    """One dataset is learned from, and another one scored."""
+
+    @pytest.fixture(scope="class")
+    def other(self, tmp_path_factory):
+        """Another dataset: other people, one expression that the first has not, and six that it has."""
+        root = tmp_path_factory.mktemp("other") / "shards"
+        write_shard_set(root, num_subjects=3, expressions=("AN", "DI", "FE", "HA", "SA", "SU", "wink"), size=48)
+        return root
+
+    def across(self, shards_dir, other, out, **options):
+        fields = {"train_on": str(shards_dir), "test_on": str(other), "out": out, "epochs": 1, "batch_size": 8}
+        return CrossvalConfig(**fields | options)
+
+    def test_all_of_one_is_learned_from_and_all_of_the_other_scored(self, shards_dir, other, ray_cluster, tmp_path):
+        given = self.across(shards_dir, other, tmp_path / "cv", score=("knn", "probe"))
+        manifest = run(given)
+        learned, scored = (ShardSet.open(str(root)) for root in (shards_dir, other))
+        assert (manifest.shards_fingerprint, manifest.scored_on) == (
+            learned.manifest.fingerprint,
+            scored.manifest.fingerprint,
+        )
+        (fold,) = manifest.folds
+        assert (fold.num_samples, fold.subjects) == (21, tuple(scored.subjects))
+        assert (manifest.protocol, fold.split) == ("across", "all")
+        trained = RunManifest.read(tmp_path / "cv" / fold.folder / "manifest.json")
+        assert trained.train_subjects == tuple(learned.subjects)
+        found = EvaluationManifest.read(tmp_path / "cv" / fold.folder / "evaluation" / "manifest.json")
+        assert (found.fitted_on, found.split) == (learned.manifest.fingerprint, "all")
+        # Nobody who votes has ever winked.
+        wink = manifest.classes.index("wink")
+        assert all(row[wink] == 0 for score in manifest.scores.values() for row in score.confusion)
+        assert manifest.scores["knn"].accuracy.deviation is None
+        assert "One dataset was learned from" in (tmp_path / "cv" / "report.html").read_text()
+        assert run(given, lambda *row: pytest.fail("did it again")) == manifest
+        (row,) = (row for row in status(tmp_path).rows if row.kind == "crossval")
+        assert row.state == "finished"
+        (tmp_path / "cv" / "manifest.json").unlink()
+        (row,) = (row for row in status(tmp_path).rows if row.kind == "crossval")
+        assert f"--test-on {other}" in row.next
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"test_on": None}, "give both"),
+            ({"train_on": None}, "give both"),
+            ({"shards": "x"}, "give --shards, or"),
+            ({"protocol": "loso"}, "no folds"),
+            ({"num_subjects": 3}, "no folds"),
+        ],
+    )
+    def test_what_is_not_clear_is_refused(self, shards_dir, other, tmp_path, options, told):
+        with pytest.raises(UsageError, match=told):
+            run(self.across(shards_dir, other, tmp_path / "cv", **options))
+        assert not (tmp_path / "cv").exists()
+
+
 def test_in_memory_it_runs_in_this_process(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
     target = place("memory://crossval-of-a-test/cv")
@@ -218,7 +275,9 @@ class TestStatus:
         shutil.copytree(shards_dir, tmp_path / "shards")
         shutil.copytree(whole, tmp_path / "cv")
         about = json.loads((tmp_path / "cv" / "config.json").read_text())
-        (tmp_path / "cv" / "config.json").write_text(json.dumps(about | {"shards": "../shards"}))
+        (tmp_path / "cv" / "config.json").write_text(
+            json.dumps(about | {"shards": "../shards", "scored_on": "../shards"})
+        )
         return tmp_path
 
     def row(self, folder):

@@ -38,6 +38,7 @@ def manifest(**changes) -> CrossvalManifest:
     fields = {
         "fingerprint": "f" * 32,
         "shards_fingerprint": "b" * 32,
+        "scored_on": "b" * 32,
         "protocol": "kfold:2",
         "subset": None,
         "where": None,

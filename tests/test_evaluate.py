@@ -13,7 +13,7 @@ from cli.evaluate import _table
 from pipeline import evaluate
 from pipeline import train as training
 from pipeline.evaluate import run
-from pipeline.evaluation import measures
+from pipeline.evaluation import embedding, measures
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.finetune import finetune
 from pipeline.evaluation.manifest import EvaluationManifest
@@ -243,6 +243,54 @@ def test_the_same_run_gives_the_same_scores(evaluation, run_dir, shards_dir, tmp
 def test_a_split_that_would_test_on_training_subjects_is_refused(run_dir, shards_dir):
     with pytest.raises(UsageError, match="has learned from"):
         run(EvaluateConfig(run=run_dir, shards=str(shards_dir), split="kfold:5:1"))
+
+
+class TestFitOn:
+    """kNN and probe that are fitted on other shards than are scored."""
+
+    @pytest.fixture(scope="class")
+    def other(self, tmp_path_factory):
+        root = tmp_path_factory.mktemp("other") / "shards"
+        write_shard_set(root, num_subjects=3, expressions=("HA", "SA"), size=48)
+        return root
+
+    def test_votes_are_those_of_faces_that_the_run_learned_from(
+        self, run_dir, shards_dir, other, tmp_path, monkeypatch
+    ):
+        shutil.copytree(run_dir, tmp_path / "run")
+        embedded = []
+        keep = lambda *given: embedded.append(embedding.embed(*given)) or embedded[0]  # noqa: E731 - used once
+        monkeypatch.setattr(evaluate, "embed", keep)
+        manifest = run(
+            EvaluateConfig(run=tmp_path / "run", shards=str(other), fit_on=str(shards_dir), protocol=("knn",))
+        )
+        (data,) = embedded
+        learned = open_run(run_dir)[0].train_subjects
+        assert {row.subject for row in data.fitted} == set(learned)
+        assert {row.expression for row in data.fitted} == {"HA", "SA"}
+        assert [row.key for row in data.scored] == [row.key for row in ShardSet.open(str(other)).rows]
+        assert manifest.fitted_on == ShardSet.open(str(shards_dir)).manifest.fingerprint
+        assert "another dataset" in (tmp_path / "run" / "evaluation" / "report.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"split": "kfold:3:0"}, "leave --split out"),
+            ({"protocol": ("finetune",)}, "--protocol finetune"),
+        ],
+    )
+    def test_what_cannot_be_had_is_refused(self, run_dir, shards_dir, other, options, told):
+        with pytest.raises(UsageError, match=told):
+            run(EvaluateConfig(**{"run": run_dir, "shards": str(other), "fit_on": str(shards_dir)} | options))
+
+    def test_shards_that_the_run_learned_from_are_not_other_ones(self, run_dir, shards_dir, other):
+        with pytest.raises(UsageError, match="not other ones"):
+            run(EvaluateConfig(run=run_dir, shards=str(shards_dir), fit_on=str(other)))
+
+    def test_shards_without_a_shared_expression_are_refused(self, run_dir, other, tmp_path):
+        write_shard_set(tmp_path / "shards", num_subjects=2, expressions=("wink",), size=48)
+        with pytest.raises(UsageError, match="none of the expressions"):
+            run(EvaluateConfig(run=run_dir, shards=str(other), fit_on=str(tmp_path / "shards")))
 
 
 def test_without_text_there_is_no_zero_shot(shards_dir, ray_cluster, tmp_path):

@@ -37,7 +37,8 @@ def test_a_run_holds_exactly_what_the_contract_says(run_dir):
     board = {name for name in found if name.startswith("tensorboard/")}
     assert board
     states = {f"checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("model.safetensors", "state.pt")}
-    assert found - board - {"evaluation/manifest.json", "evaluation/report.html"} == {
+    evaluated = {f"evaluation/{name}" for name in ("manifest.json", "report.html", "scores.csv", "predictions.csv")}
+    assert found - board - evaluated == {
         "manifest.json",
         "config.json",
         "metrics.jsonl",

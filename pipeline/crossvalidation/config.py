@@ -8,15 +8,20 @@ from pipeline.crossvalidation.protocols import HELP, check_protocol
 from pipeline.evaluation.config import Protocol
 from pipeline.options import CommaSeparated
 from pipeline.training.config import TrainConfig, TrainOptions
-from shards.places import AnyPlace
+from shards.errors import UsageError
+from shards.places import AnyPlace, Place
+
+DEFAULT_PROTOCOL = "kfold:10"
 
 
 class CrossvalConfig(TrainOptions):
     """Options of `smile-pipe crossval`."""
 
-    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    shards: str | None = Field(None, description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    train_on: str | None = Field(None, description="Instead of --shards: those to learn from, all of them.")
+    test_on: str | None = Field(None, description="With --train-on: those to score, all of them.")
     out: AnyPlace = Field(description="Directory, or its URL: a run for each fold, the report and the manifest.")
-    protocol: str = Field("kfold:10", description=HELP)
+    protocol: str | None = Field(None, description=f"{HELP} [default: kfold:10]")
     subset: Literal["I", "II"] | None = Field(
         None, description="Of bu3dfe: I is the two highest levels, II all four. [default: II]"
     )
@@ -30,12 +35,29 @@ class CrossvalConfig(TrainOptions):
 
     @field_validator("protocol")
     @classmethod
-    def _known(cls, protocol: str) -> str:
-        return check_protocol(protocol)
+    def _known(cls, protocol: str | None) -> str | None:
+        return None if protocol is None else check_protocol(protocol)
 
-    def of_fold(self, split: str, where: str | None, out: AnyPlace) -> TrainConfig:
+    @property
+    def is_across(self) -> bool:
+        """Whether one dataset is learned from and another one scored.
+
+        Raises:
+            UsageError: that is not clear, or folds are asked for where there are none.
+        """
+        if (self.shards is None) == (self.train_on is None and self.test_on is None):
+            raise UsageError("give --shards, or --train-on and --test-on")
+        if self.shards is not None:
+            return False
+        if self.train_on is None or self.test_on is None:
+            raise UsageError("--train-on and --test-on: give both, or --shards")
+        if self.protocol or self.subset or self.num_subjects:
+            raise UsageError(
+                "--train-on and --test-on: are no folds; leave --protocol, --subset and --num-subjects out"
+            )
+        return True
+
+    def of_fold(self, shards: str, split: str, where: str | None, out: Place) -> TrainConfig:
         """How the fold that `split` names is trained."""
         options = self.model_dump(include=set(TrainOptions.model_fields))
-        return TrainConfig.model_validate(
-            {**options, "shards": self.shards, "out": out, "split": split, "where": where}
-        )
+        return TrainConfig.model_validate({**options, "shards": shards, "out": out, "split": split, "where": where})

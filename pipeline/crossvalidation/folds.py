@@ -22,10 +22,15 @@ MAX_RETRIES = 3
 
 @dataclass(frozen=True)
 class Fold:
-    """How a fold is trained and scored."""
+    """How a fold is trained and scored.
+
+    Attributes:
+        scored_on: fingerprint of the shards that it is scored on.
+    """
 
     train: TrainConfig
     evaluate: EvaluateConfig
+    scored_on: str
 
     @property
     def directory(self) -> RunDirectory:
@@ -45,7 +50,8 @@ class Fold:
         # One of an older release is made again.
         with suppress(UsageError):
             found = EvaluationManifest.read(self.evaluation_path)
-            if found.run_fingerprint == run.fingerprint and self._is_asked_for(found):
+            made_of = (found.run_fingerprint, found.shards_fingerprint)
+            if made_of == (run.fingerprint, self.scored_on) and self._is_asked_for(found):
                 return found
         return None
 

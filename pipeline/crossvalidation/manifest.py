@@ -9,10 +9,15 @@ from shards.manifest import Frozen, Manifest
 
 
 class Spread(Frozen):
-    """A figure over folds: its mean, and the deviation of the folds from it (of a sample, n - 1; 0 for one fold)."""
+    """A figure over folds: its mean, and the deviation of the folds from it (of a sample, n - 1); None for one fold."""
 
     mean: float
-    deviation: float
+    deviation: float | None
+
+    @property
+    def in_percent(self) -> str:
+        """0.904 and 0.012 -> "90.4 ± 1.2"."""
+        return f"{100 * self.mean:.1f}" + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
 
 
 class FoldScore(Frozen):
@@ -55,7 +60,10 @@ class CrossvalManifest(Manifest):
     """The result of `smile-pipe crossval`.
 
     Attributes:
-        protocol, subset, where: which samples count, and how their subjects are divided.
+        shards_fingerprint: of what was learned from.
+        scored_on: of the shards that were scored; the same, but across datasets.
+        protocol, subset, where: which samples count, and how their subjects are divided; `across`: they are not, one
+            dataset was learned from and another one scored.
         config: the options of training.
         text_source: where the text that was learned from came from.
         precision: what the towers computed in.
@@ -65,6 +73,7 @@ class CrossvalManifest(Manifest):
     schema_version: Literal[1] = 1
     stage: Literal["crossval"] = "crossval"
     shards_fingerprint: str
+    scored_on: str
     protocol: str
     subset: str | None
     where: str | None

@@ -40,6 +40,11 @@ def crossval_page(manifest: CrossvalManifest) -> str:
 def _conditions(manifest: CrossvalManifest) -> str:
     subset = f", subset {manifest.subset}" if manifest.subset else ""
     where = f" Only samples for which this holds count: {manifest.where}." if manifest.where else ""
+    if manifest.protocol == "across":
+        return (
+            "One dataset was learned from, and classifiers were fitted on it; every sample of another one was "
+            f"scored.{where} Guessing would be right for about {percent(1 / len(manifest.classes))}."
+        )
     return (
         f"Protocol {manifest.protocol}{subset}: each subject is in one fold, and each fold was scored by a model and "
         f"classifiers that saw none of its subjects.{where} A figure is the mean of the folds, followed by their "
@@ -106,7 +111,7 @@ def _spread(over: Spread | None) -> Cell:
 
 
 def _deviation(over: Spread) -> str:
-    return f"± {100 * over.deviation:.1f}"
+    return "" if over.deviation is None else f"± {100 * over.deviation:.1f}"
 
 
 def _accuracies(manifest: CrossvalManifest) -> dict[str, list[float]]:

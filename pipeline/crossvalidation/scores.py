@@ -12,16 +12,16 @@ from pipeline.training.manifest import RunManifest
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, and deviation of a sample (n - 1); that of a single value is 0."""
-    return Spread(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+    """Mean, and deviation of a sample (n - 1), which a single value has not."""
+    return Spread(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
-def fold_score(folder: str, run: RunManifest, found: EvaluationManifest) -> FoldScore:
-    """What the table has of one fold."""
+def fold_score(folder: str, run: RunManifest, found: EvaluationManifest, subjects: Sequence[str]) -> FoldScore:
+    """What the table has of one fold, which was scored on `subjects`."""
     return FoldScore(
         folder=f"folds/{folder}",
         split=run.split,
-        subjects=run.test_subjects,
+        subjects=tuple(subjects),
         num_samples=found.num_scans + found.num_sequences,
         run_fingerprint=run.fingerprint,
         accuracy={name: score.accuracy for name, score in found.protocols.items()},

@@ -27,6 +27,11 @@ class EvaluateConfig(Frozen):
     split: str | None = Field(
         None, description=f"{SPLIT_HELP}; all scores every sample; without it, the subjects that the run left out."
     )
+    fit_on: str | None = Field(
+        None,
+        description="Other shards that knn and probe are fitted on, such as those that the run learned from; all of "
+        "--shards is scored then, as in evaluation across datasets.",
+    )
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)

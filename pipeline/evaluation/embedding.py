@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluation.measures import Truth
@@ -11,6 +12,7 @@ from pipeline.expressions import expressions_of
 from pipeline.training.damage import nothing_left
 from pipeline.training.faces import FaceReader
 from pipeline.training.trained import TrainedModel
+from shards.errors import UsageError
 from shards.index import IndexRow
 
 
@@ -63,32 +65,47 @@ def embed(
     test_rows: Sequence[IndexRow],
     batch_size: int,
     on_progress: Callable[[int, int], None],
+    fit_reader: FaceReader | None = None,
 ) -> Embedded:
-    """Embed the samples to fit on and those to score.
+    """Embed the samples to fit on, which `fit_reader` reads where they lie elsewhere, and those to score.
 
     Raises:
+        UsageError: the two sides were seen from other directions.
         BadSampleError: a sample is damaged, or where these are skipped, all to score are.
     """
-    rows = [*train_rows, *test_rows]
+    streams = [(fit_reader, train_rows), (reader, test_rows)] if fit_reader else [(reader, [*train_rows, *test_rows])]
+    num_rows = len(train_rows) + len(test_rows)
     views: list[NDArray[np.float32]] = []
     fused: list[NDArray[np.float32]] = []
-    for part in model.embed_views(reader, rows, batch_size):
-        views.append(part.views)
-        fused.append(part.fused)
-        on_progress(sum(map(len, fused)), len(rows))
-    fitted, scored = ([row for row in side if row.key not in reader.skipped] for side in (train_rows, test_rows))
+    for read, rows in streams:
+        for part in model.embed_views(read, rows, batch_size) if rows else ():
+            views.append(part.views)
+            fused.append(part.fused)
+            on_progress(sum(map(len, fused)), num_rows)
+    fitted = [row for row in train_rows if row.key not in (fit_reader or reader).skipped]
+    scored = [row for row in test_rows if row.key not in reader.skipped]
     if not scored:
         raise nothing_left(reader.shards, len(test_rows))
+    if fit_reader and fitted:
+        _check_rigs(fit_reader, fitted, reader, scored)
     good, classes = [*fitted, *scored], reader.shards.manifest.expressions
     numbers = {expression: number for number, expression in enumerate(classes)}
     return Embedded(
         views=np.concatenate(views),
-        directions=reader.directions(good).numpy(),
+        directions=reader.directions(scored).numpy(),
         x=np.concatenate(fused),
         y=np.array([numbers[row.expression] for row in good]),
         subjects=np.array([row.subject for row in good]),
         classes=classes,
         fitted=fitted,
         scored=scored,
-        num_skipped=len(rows) - len(good),
+        num_skipped=num_rows - len(good),
     )
+
+
+def _check_rigs(
+    fit_reader: FaceReader, fitted: Sequence[IndexRow], reader: FaceReader, scored: Sequence[IndexRow]
+) -> None:
+    fit, own = fit_reader.directions(fitted), reader.directions(scored)
+    if fit.shape != own.shape or not torch.allclose(fit, own, atol=1e-3):
+        raise UsageError("--fit-on: was rendered with another rig than --shards; render one of them with the other's")

@@ -127,6 +127,7 @@ class EvaluationManifest(Manifest):
         run_fingerprint: the training run that was evaluated.
         shards_fingerprint: the shards that it was evaluated on.
         split: whom it was scored on: the test side of a split by subject, or "all" for every sample.
+        fitted_on: fingerprint of other shards that protocols were fitted on; None where they were fitted on these.
         where: the condition that the samples to fit on and to score were chosen by, if there was one.
         text_source: where the prompts that the run was trained with came from.
         temporal, max_frames: what was read of a scored sequence, and how many frames of it at most.
@@ -145,6 +146,7 @@ class EvaluationManifest(Manifest):
     run_fingerprint: str
     shards_fingerprint: str
     split: str
+    fitted_on: str | None = None
     where: str | None
     text_source: RunTextSource
     temporal: TemporalRead

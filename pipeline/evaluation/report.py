@@ -57,14 +57,19 @@ def _headline(manifest: EvaluationManifest) -> str:
     kinds = ((manifest.num_scans, "face scan"), (manifest.num_sequences, "sequence"))
     faces = " and ".join(count(number, kind) for number, kind in kinds if number)
     whose = f"{faces} of {count(manifest.num_subjects, 'subject')}"
-    unseen = "" if manifest.split == "all" else " that training never saw"
+    unseen = "" if manifest.split == "all" and not manifest.fitted_on else " that training never saw"
     ways = [title_of(name) for name in manifest.protocols]
     listed = ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} and {ways[-1]}"
     return f"{manifest.recipe} naming {count(len(manifest.classes), 'expression')} on {whose}{unseen}, by {listed}"
 
 
 def _conditions(manifest: EvaluationManifest) -> str:
-    if manifest.split == "all":
+    if manifest.fitted_on:
+        scope = (
+            "These are samples of another dataset than the one that the model learned from and that classifiers were "
+            "fitted on: all of them were scored."
+        )
+    elif manifest.split == "all":
         scope = (
             "All samples of these shards were scored, whether or not the model was trained on their subjects; "
             "classifiers were fitted in folds, each on other subjects than it was scored on."

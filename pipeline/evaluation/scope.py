@@ -17,6 +17,13 @@ from shards.reader import ShardSet
 from shards.splits import split_subjects
 
 
+def check_channel(config: EvaluateConfig, run: RunManifest, shards: ShardSet, fit: ShardSet | None) -> None:
+    """Raise UsageError where shards lack what the run's image tower sees."""
+    for option, given, found in (("--shards", config.shards, shards), ("--fit-on", config.fit_on, fit)):
+        if found is not None and run.channel not in found.manifest.channels:
+            raise UsageError(f"{option} {given}: lack the channel {run.channel}, which the run learned from")
+
+
 def sides(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> tuple[list[IndexRow], list[IndexRow]]:
     """Rows to fit protocols on, none for `all`, and rows to score.
 
@@ -36,15 +43,40 @@ def sides(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> tuple[l
     else:
         split = split_subjects(spec, shards.subjects)
         train, test = split.train, split.test
-        if seen := sorted(set(test) & set(run.train_subjects)):
+        if seen := sorted(set(test) & {*run.train_subjects, *run.validation_subjects}):
             raise UsageError(
-                f"--split {spec}: would test on {len(seen)} subjects that the run has learned from "
+                f"--split {spec}: would test on {len(seen)} subjects that the run has learned from, or was chosen by "
                 f"({', '.join(seen[:3])}, ...); leave --split out, or train on that split"
             )
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:
         raise UsageError(f"--shards {config.shards}: hold no subject of the run's test side; use --split all")
     return meant.apply(train_rows), meant.apply(test_rows)
+
+
+def sides_across(
+    config: EvaluateConfig, run: RunManifest, fit: ShardSet, shards: ShardSet
+) -> tuple[list[IndexRow], list[IndexRow]]:
+    """Rows of other shards to fit protocols on, of expressions that `shards` have as well, and all rows of `shards`.
+
+    Of the shards that the run learned from, those are fitted on that it learned from.
+
+    Raises:
+        UsageError: the two are the same, or have nothing to be compared by, or the run knows whom it is scored on.
+    """
+    if config.split not in (None, "all"):
+        raise UsageError("--fit-on: every sample of --shards is scored; leave --split out")
+    if shards.manifest.fingerprint in (fit.manifest.fingerprint, run.shards_fingerprint):
+        raise UsageError(
+            "--fit-on: --shards are not other ones; leave --fit-on out, and choose whom to score by --split"
+        )
+    meant = SampleFilter.model_validate({"where": config.where})
+    knows = fit.manifest.fingerprint == run.shards_fingerprint
+    rows = fit.of_subjects(run.train_subjects) if knows else fit.rows
+    shared = [row for row in meant.apply(rows) if row.expression in shards.manifest.expressions]
+    if not shared:
+        raise UsageError(f"--fit-on {config.fit_on}: has none of the expressions of --shards")
+    return shared, meant.apply(shards.rows)
 
 
 def possible_protocols(
@@ -57,6 +89,8 @@ def possible_protocols(
     Raises:
         UsageError: none of them can be had, or one that cannot was asked for by itself.
     """
+    if "finetune" in config.protocol and config.fit_on:
+        raise UsageError("--protocol finetune: learns from samples of --shards, and not from those of --fit-on")
     if "finetune" in config.protocol and (config.split or run.split) == "all":
         raise UsageError(
             "--protocol finetune: learns from the subjects that are not scored, and --split all scores everyone; "

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.config import RecipeConfig
-from model.moments import Moments
 from model.recipes import build_model
 from model.systems import Recipe, Supervised
 from model.towers import Tokenizer, build_tokenizer
@@ -67,15 +65,15 @@ class TrainedModel:
         for batch in reader.batches(groups):
             with torch.inference_mode():
                 views_nvchw = batch.views.to(self.device).float() / 255
-                views_bvd = self._seen(views_nvchw, batch.moments.to(self.device))
-                fused = self._fused(views_bvd, directions)
+                views_bvd = self.model.embed_views(views_nvchw, batch.moments.to(self.device))
+                _, fused, _ = self.model.fuse(views_bvd, directions)
             yield FaceEmbeddings(views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
 
     @torch.inference_mode()
     def fuse(self, views: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fuse views [N, V, D] that look from directions [V, 3] into [N, D]; any part of a rig, in any order."""
         given = (torch.from_numpy(array).to(self.device) for array in (views, directions))
-        return self._fused(*given).float().cpu().numpy()
+        return self.model.fuse(*given)[1].float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
@@ -93,12 +91,3 @@ class TrainedModel:
             raise TypeError(f"{self.model.config.name} has no classifier")
         anchors = torch.nn.functional.normalize(self.model.anchors.float(), dim=-1).cpu()
         return (torch.nn.functional.normalize(torch.from_numpy(embeddings), dim=-1) @ anchors.T).numpy()
-
-    def _seen(self, views_nvchw: Tensor, moments: Moments) -> Tensor:
-        """What `FaceEncoder.embed_faces` does before views tell each other anything: [B, V, D]."""
-        projected = self.model.project_image(self.model.towers.encode_images(views_nvchw.flatten(0, 1)))
-        return self.model.temporal(projected.unflatten(0, views_nvchw.shape[:2]), moments)
-
-    def _fused(self, views_bvd: Tensor, directions_v3: Tensor) -> Tensor:
-        """What it does from there on: [B, D]."""
-        return self.model.fusion(self.model.aggregate(views_bvd, directions_v3), directions_v3)[0]
