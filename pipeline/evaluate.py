@@ -19,11 +19,11 @@ from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.measures import score
 from pipeline.evaluation.page import evaluation_page
 from pipeline.evaluation.predictor import Predictor
-from pipeline.evaluation.protocols import Probabilities
 from pipeline.evaluation.retrieval import retrieval_score
 from pipeline.evaluation.scope import check_channel, possible_protocols, read_of_sequences, sides, sides_across
 from pipeline.evaluation.tables import predictions_csv, scores_csv
 from pipeline.evaluation.views import view_protocol, view_scores
+from pipeline.neighbours import Probabilities
 from pipeline.preview import preview_png
 from pipeline.training.damage import open_shards
 from pipeline.training.faces import FaceReader, Reading

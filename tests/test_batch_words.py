@@ -11,7 +11,7 @@ from samples import make_row, make_sample, write_shard_set
 from model.config import RecipeConfig
 from model.recipes import build_model
 from model.systems import Recipe
-from pipeline.train import says_who
+from pipeline.training.choices import says_who
 from pipeline.training.config import TrainConfig
 from pipeline.training.faces import Batch, FaceReader, Reading
 from pipeline.training.words import BatchWords, concept_number

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from pipeline import neighbours
 from pipeline.evaluation import protocols
-from pipeline.evaluation.protocols import NEIGHBOUR_TEMPERATURE, cross_predict, knn, linear_probe, unit, zero_shot
+from pipeline.evaluation.protocols import cross_predict, linear_probe, zero_shot
+from pipeline.neighbours import NEIGHBOUR_TEMPERATURE, knn, unit
 from shards.errors import UsageError
 
 SCALE = 1 / 0.07
@@ -60,7 +62,7 @@ class TestZeroShot:
 class TestKnn:
     @pytest.mark.parametrize("k", [1, 5, 20])
     def test_agrees_with_scikit_learn(self, k, monkeypatch):
-        monkeypatch.setattr(protocols, "_BLOCK", 7)
+        monkeypatch.setattr(neighbours, "_BLOCK", 7)
         x, y, _ = clusters(10, noise=2.0)
         test_x = clusters(5, noise=2.0, seed=1)[0]
         reference = KNeighborsClassifier(

@@ -8,7 +8,8 @@ import torch
 from samples import write_shard_set
 
 from model.precision import native_precision
-from pipeline.train import _weights, _weights_digest, input_channel, run, temporal_read, text_source
+from pipeline.train import _weights, _weights_digest, run
+from pipeline.training.choices import input_channel, temporal_read, text_source
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import cores_per_worker
 from pipeline.training.manifest import RunManifest

@@ -15,8 +15,9 @@ from model.systems import Recipe
 from pipeline.evaluation.embedding import Embedded, embed
 from pipeline.evaluation.measures import score
 from pipeline.evaluation.predictor import Predictor
-from pipeline.evaluation.protocols import knn, zero_shot
+from pipeline.evaluation.protocols import zero_shot
 from pipeline.evaluation.views import view_protocol, view_scores, view_subsets
+from pipeline.neighbours import knn
 from pipeline.training.faces import FaceReader, Reading
 from pipeline.training.trained import TrainedModel
 from shards.reader import ShardSet

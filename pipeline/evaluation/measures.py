@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.manifest import Interval, LabelScore, ProtocolScore, ReliabilityBin
-from pipeline.evaluation.protocols import Classes, Probabilities
 from pipeline.expressions import expressions_of, order_expressions
+from pipeline.neighbours import Classes, Probabilities
 from shards.errors import UsageError
 
 NUM_BINS = 15

@@ -7,16 +7,8 @@ import numpy as np
 
 from pipeline.evaluation.config import Protocol
 from pipeline.evaluation.embedding import Embedded
-from pipeline.evaluation.protocols import (
-    Classes,
-    Features,
-    Probabilities,
-    cosine_softmax,
-    cross_predict,
-    knn,
-    linear_probe,
-    zero_shot,
-)
+from pipeline.evaluation.protocols import cosine_softmax, cross_predict, linear_probe, zero_shot
+from pipeline.neighbours import Classes, Features, Probabilities, knn
 from pipeline.training.trained import TrainedModel
 
 

@@ -18,22 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from pipeline.neighbours import Classes, Features, Probabilities, check_training, unit
 from shards.errors import UsageError
 from shards.splits import split_subjects
 
-Classes = NDArray[np.int64]
-Features = NDArray[np.floating]
-Probabilities = NDArray[np.float64]
-
-# The vote of a neighbour is exp(cosine / 0.07): Wu et al., "Unsupervised feature learning via non-parametric instance
-# discrimination", CVPR 2018, section 3.4.
-NEIGHBOUR_TEMPERATURE = 0.07
 # Strongest regularisation first: where two do equally well, the probe takes the simpler one.
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 # The C of a probe that has no second subject to choose it on.
 PROBE_DEFAULT_STRENGTH = 0.1
-# Rows of the cosine table that are held at a time.
-_BLOCK = 1024
 
 
 def zero_shot(embeddings: Features, prompts: Mapping[str, Features], scale: float) -> Probabilities:
@@ -58,27 +50,6 @@ def class_anchors(prompts: Mapping[str, Features]) -> NDArray[np.float64]:
     return unit(np.stack([unit(texts).mean(axis=0) for texts in prompts.values()]))
 
 
-def knn(train_x: Features, train_y: Classes, test_x: Features, num_classes: int, k: int = 20) -> Probabilities:
-    """Shares of the votes of each test embedding's `k` nearest training embeddings, or of all where there are fewer.
-
-    Nearness is the cosine, and a vote weighs exp(cosine / `NEIGHBOUR_TEMPERATURE`).
-
-    Raises:
-        UsageError: there are no training embeddings.
-    """
-    _check_training(train_y)
-    train_unit, k = unit(train_x), min(k, len(train_x))
-    one_hot = np.eye(num_classes)[train_y]
-    shares = np.empty((len(test_x), num_classes))
-    for start in range(0, len(test_x), _BLOCK):
-        cosine = unit(test_x[start : start + _BLOCK]) @ train_unit.T
-        nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-        weights = np.exp(np.take_along_axis(cosine, nearest, axis=1) / NEIGHBOUR_TEMPERATURE)
-        votes = np.einsum("nk,nkc->nc", weights, one_hot[nearest])
-        shares[start : start + _BLOCK] = votes / weights.sum(axis=1, keepdims=True)
-    return shares
-
-
 def linear_probe(
     train_x: Features, train_y: Classes, test_x: Features, num_classes: int, seed: int, train_subjects: ArrayLike
 ) -> Probabilities:
@@ -91,7 +62,7 @@ def linear_probe(
     Raises:
         UsageError: there are no training embeddings.
     """
-    _check_training(train_y)
+    check_training(train_y)
     x, y, subjects = np.asarray(train_x, np.float64), np.asarray(train_y), np.asarray(train_subjects)
     strength = _choose_strength(x, y, subjects, seed)
     known, found = _fit_predict(x, y, np.asarray(test_x, np.float64), strength)
@@ -126,18 +97,6 @@ def cross_predict(
     for mask, part in zip(held, parts, strict=True):
         predicted[mask] = part
     return predicted
-
-
-def unit(x: Features) -> NDArray[np.float64]:
-    """Vectors [..., D] at length one."""
-    x64 = np.asarray(x, np.float64)
-    # An all-zero embedding keeps its zero, and is equally far from everything, rather than becoming NaN.
-    return x64 / np.maximum(np.linalg.norm(x64, axis=-1, keepdims=True), 1e-12)
-
-
-def _check_training(train_y: Classes) -> None:
-    if len(train_y) == 0:
-        raise UsageError("there are no training samples to fit on: the training part of the split is empty")
 
 
 def _choose_strength(x: Features, y: Classes, subjects: NDArray, seed: int) -> float:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.manifest import FacesOfText, RetrievalScore, TextOfFaces
-from pipeline.evaluation.protocols import Classes, Features, class_anchors, unit
+from pipeline.evaluation.protocols import class_anchors
+from pipeline.neighbours import Classes, Features, unit
 
 FACES_AT = (1, 5, 10)
 PROMPTS_AT = (1, 5)

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from model.systems import Recipe
+from pipeline.neighbours import knn
 from pipeline.sequences.settings import evenly
 from pipeline.training.assignment import Worker
 from pipeline.training.damage import nothing_left
@@ -57,16 +58,13 @@ class Validation:
         return cls(_evenly(learned, MAX_FIT), _evenly(held_back, MAX_SCORED))
 
     def accuracy(self, model: Recipe, reader: FaceReader, directions_v3: Tensor, worker: Worker) -> float:
-        """The share of the scored samples that their neighbours name rightly (`pipeline.evaluation.protocols.knn`).
+        """The share of the scored samples that their neighbours name rightly (`pipeline.neighbours`).
 
         All ranks must ask together, and get the same.
 
         Raises:
             BadSampleError: a sample is damaged; where these are skipped, all of a side are.
         """
-        # Not before it is needed: scikit-learn, which the protocols also use, takes its time.
-        from pipeline.evaluation.protocols import knn
-
         rows = [*self.fit, *self.scored]
         embedded, is_there = embed_rows(model, reader, rows, directions_v3, worker)
         x, good = embedded.cpu().numpy(), is_there.cpu().numpy()
