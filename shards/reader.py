@@ -5,6 +5,7 @@ them, one range of bytes each. Promised: nothing is unpickled, and no more of a 
 """
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,13 @@ from shards.writer import digest_of
 
 # Larger than any sample that the render stage writes; an index that promises more is not believed.
 MAX_SAMPLE_BYTES = 1 << 30
+
+# The headers of our writer's members differ in name, size and checksum alone, so that they are known by comparing. That
+# takes a sixth of the time of `tarfile`, which is a sixth of that of reading a sample and decoding its JPEGs.
+_HEADER = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
+_REST = int(_HEADER[148:154], 8) - sum(_HEADER[124:135])
+_NAME = re.compile(rb"[A-Za-z0-9_.-]+")
+_OCTAL = re.compile(rb"[0-7]{11}")
 
 
 class ShardError(ValueError):
@@ -114,11 +122,34 @@ def read_members(content: bytes, origin: str) -> dict[str, bytes]:
     Raises:
         ShardError: not a whole piece of a tar, or a member that is no plain file.
     """
+    members = _written_by_us(content)
+    if members is not None:
+        return members
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             return dict(_plain_members(tar))
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        # Sizes below nothing, or beyond what a machine can count, come back as they are.
         raise ShardError(f"{origin}: {error}") from None
+
+
+def _written_by_us(content: bytes) -> dict[str, bytes] | None:
+    """The members where all headers are those of our writer; None where `tarfile` has to tell what they mean."""
+    members, start = {}, 0
+    while start < len(content):
+        header = content[start : start + tarfile.BLOCKSIZE]
+        name, size = header[:100].rstrip(b"\0"), header[124:135]
+        checksum = b"%06o" % (_REST + sum(name) + sum(size))
+        usual = (name.ljust(100, b"\0"), _HEADER[100:124], size, _HEADER[135:148], checksum, _HEADER[154:])
+        if header != b"".join(usual) or not _NAME.fullmatch(name) or not _OCTAL.fullmatch(size):
+            return None
+        first = start + tarfile.BLOCKSIZE
+        last = first + int(size, 8)
+        start = last + -last % tarfile.BLOCKSIZE
+        if start > len(content):
+            return None
+        members[name.decode()] = content[first:last]
+    return members or None
 
 
 def _plain_members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from shapes import card, join, painted, sphere
 from torch import Tensor
 
@@ -102,6 +103,54 @@ class TestMirroring:
     def test_views_of_a_rig_that_is_not_symmetric_are_not_mirrored(self, only_mirrored):
         views = batch()
         torch.testing.assert_close(augment(views, "normal", None, generator_for(0)), views, atol=1e-5, rtol=0)
+
+
+def step_by_step(
+    views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, moments: Moments
+) -> Tensor:
+    """`augment` as it is told: mirror, then move, then recolour, each on all images, by PyTorch's own operators."""
+    num, num_views = len(moments.counts), views.shape[1]
+    if order is not None:
+        chosen = moments.spread(torch.rand(num, generator=generator) < 0.5)
+        mirrored = views[:, order].flip(-1)
+        if channel in ("normal", "flow"):
+            about_128 = moments.is_dynamic | (channel == "flow")
+            x = mirrored[:, :, 0]
+            x = torch.where(about_128[:, None, None, None], (256 / 255 - x).clamp(max=1), 1 - x)
+            mirrored = torch.cat([x[:, :, None], mirrored[:, :, 1:]], dim=2)
+        views = torch.where(chosen[:, None, None, None, None], mirrored, views)
+
+    def drawn(limit: float, *shape: int) -> Tensor:
+        return (torch.rand(num * num_views, *shape, generator=generator) * 2 - 1) * limit
+
+    zoom, turn = 1 + drawn(augmentation.ZOOM), drawn(augmentation.TURN)
+    shift = drawn(augmentation.SHIFT, 2)
+    turned = zoom[:, None, None] * torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
+    theta = torch.cat([turned, shift[:, :, None]], dim=2)
+    images = views.flatten(0, 1)
+    theta = moments.spread(theta.unflatten(0, (num, num_views))).flatten(0, 1)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    moved = moved.unflatten(0, (-1, num_views))
+    if channel != "rgb":
+        return moved
+    factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
+    factors = moments.spread(factors.unflatten(0, (num, num_views)))
+    factors = torch.where(moments.is_dynamic[:, None, None], 1.0, factors)
+    return (moved * factors[..., None, None]).clamp(0, 1)
+
+
+class TestStepByStep:
+    @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
+    @pytest.mark.parametrize("order", [None, [0, 2, 1], [2, 1, 0]])
+    def test_it_is_what_mirroring_moving_and_recolouring_in_turn_give(self, channel, order):
+        for seed, moments in enumerate((in_time([1] * 9), in_time([1, 3, 2, 3], dynamic=(3, 5, 8)))):
+            views = torch.rand(9, 3, 3, 20, 14, generator=generator_for(seed))
+            generators = generator_for(seed, 1), generator_for(seed, 1)
+            found = augment(views, channel, order, generators[0], moments)
+            expected = step_by_step(views, channel, order, generators[1], moments)
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+            assert torch.equal(*(generator.get_state() for generator in generators))
 
 
 class TestMoving:

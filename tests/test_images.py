@@ -39,7 +39,7 @@ def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
 def no_decoding(monkeypatch):
     """Fail the test when pixels are decoded."""
     monkeypatch.setattr(imagecodecs, "png_decode", lambda content: pytest.fail("decoded the pixels"))
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda content: pytest.fail("decoded the pixels"))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda content, **options: pytest.fail("decoded the pixels"))
 
 
 @given(st.tuples(sides, sides).flatmap(lambda shape: hnp.arrays(np.uint16, shape)))
@@ -85,6 +85,34 @@ def test_colours_keep_their_sharp_edges_because_colour_is_not_subsampled():
     pixels[:, ::2] = (255, 0, 0)
     pixels[:, 1::2] = (0, 0, 255)
     assert np.abs(decode_image("rgb", encode_image("rgb", pixels)).astype(int) - pixels).max() <= 40
+
+
+@pytest.mark.parametrize(
+    ("side", "min_side", "expected"),
+    [(64, 0, 64), (64, 33, 64), (64, 32, 32), (64, 20, 24), (64, 8, 8), (512, 8, 64), (65, 32, 33), (63, 32, 32)],
+)
+def test_a_jpeg_comes_smaller_where_half_of_it_is_enough(side, min_side, expected):
+    content = encode_image("rgb", np.zeros((side, side, 3), np.uint8))
+    assert decode_image("rgb.02", content, min_side).shape == (expected, expected, 3)
+
+
+def test_the_shorter_side_of_a_jpeg_decides_how_small_it_comes():
+    for shape in ((64, 256, 3), (256, 64, 3)):
+        decoded = decode_image("rgb", encode_image("rgb", np.zeros(shape, np.uint8)), min_side=32)
+        assert decoded.shape == (shape[0] // 2, shape[1] // 2, 3)
+
+
+def test_a_jpeg_that_comes_smaller_shows_the_same():
+    u, v = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 64))
+    pixels = np.stack([u, v, 255 - u], axis=-1).astype(np.uint8)
+    decoded = decode_image("rgb", encode_image("rgb", pixels), min_side=32).astype(int)
+    assert np.abs(decoded - pixels.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))).max() <= 4
+
+
+@pytest.mark.parametrize("channel", [channel for channel in CHANNELS if channel != "rgb"])
+def test_a_png_comes_as_it_is_whatever_is_enough(channel):
+    pixels = make_pixels(np.random.default_rng(0), channel, 64)
+    assert np.array_equal(decode_image(channel, encode_image(channel, pixels), min_side=8), pixels)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)

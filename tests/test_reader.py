@@ -4,6 +4,7 @@ import io
 import pickle
 import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from samples import make_sample, write_shard_set
 
+from shards import reader
 from shards.errors import UsageError
 from shards.index import read_index, write_index
 from shards.manifest import ShardManifest
@@ -253,6 +255,77 @@ class TestReadingDamage:
             assert str(error).startswith("here: ")
 
     @pytest.mark.parametrize(
+        ("place", "damage"),
+        [
+            (0, b"\xc3\xa4.json\0"),
+            (0, b"\xc3.json\0"),
+            (0, b"\0" * 8),
+            (0, b"a\0b"),
+            (0, b"a/b"),
+            (100, b"x"),
+            (100, b"0000755"),
+            (124, b" 12"),
+            (124, b"-1"),
+            (124, b"\x80"),
+            (124, b"00000000012 "),
+            (136, b"what"),
+            (156, b"5"),
+            (156, b"x"),
+            (257, b"ustar  \0"),
+            (345, b"folder"),
+            (500, b"x"),
+        ],
+    )
+    def test_an_unusual_header_means_what_tarfile_says_that_it_means(self, place, damage):
+        content = bytearray(b"".join(self.header_and_content(name, b"x" * 10) for name in ("a.json", "a.txt")))
+        content[place : place + len(damage)] = damage
+        self.correct_checksum(content)
+        assert self.outcome(lambda: read_members(bytes(content), "here")) == self.outcome(
+            lambda: self.with_tarfile(bytes(content))
+        )
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data())
+    def test_damaged_bytes_mean_what_tarfile_says_that_they_mean(self, data):
+        content = bytearray(b"".join(self.header_and_content(name, b"x" * 10) for name in ("a.json", "a.txt")))
+        for _ in range(data.draw(st.integers(0, 3))):
+            # Most of the damage is done to a header, and there to what tells members apart.
+            place = data.draw(
+                st.sampled_from((*range(0, 8), *range(100, 157), *range(257, 265), 345, *range(512, 522)))
+            )
+            content[place + data.draw(st.sampled_from((0, 1024)))] = data.draw(st.sampled_from((*b"\0 0178ax/", 0xC3)))
+        if data.draw(st.booleans()):
+            self.correct_checksum(content)
+        piece = bytes(content[: data.draw(st.sampled_from((512, 1000, 1024, 1536, 2000, 2048)))])
+        assert self.outcome(lambda: read_members(piece, "here")) == self.outcome(lambda: self.with_tarfile(piece))
+
+    @staticmethod
+    def correct_checksum(content: bytearray) -> None:
+        content[148:156] = b" " * 8
+        content[148:156] = b"%06o\0 " % sum(content[:512])
+
+    @staticmethod
+    def outcome(read: Callable[[], dict[str, bytes]]) -> object:
+        try:
+            return read()
+        except ShardError as error:
+            return str(error)
+
+    @staticmethod
+    def with_tarfile(content: bytes) -> dict[str, bytes]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reader, "_written_by_us", lambda content: None)
+            return read_members(content, "here")
+
+    @pytest.mark.parametrize("size", [b"-1", b"\x80", b"\x80" + b"\xff" * 11])
+    def test_a_member_of_a_size_that_cannot_be_is_refused(self, size):
+        content = bytearray(self.header_and_content("a.json", b"x" * 10))
+        content[124 : 124 + len(size)] = size
+        self.correct_checksum(content)
+        with pytest.raises(ShardError, match="here: "):
+            read_members(bytes(content), "here")
+
+    @pytest.mark.parametrize(
         "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
     )
     def test_a_member_that_is_no_plain_file_is_refused(self, kind):
@@ -266,6 +339,25 @@ class TestReadingDamage:
         info = tarfile.TarInfo(name)
         info.size = len(content)
         return info.tobuf() + content + bytes(-len(content) % 512)
+
+
+class TestHeaders:
+    def test_those_of_our_writer_are_known_without_tarfile(self, written, monkeypatch):
+        monkeypatch.setattr(tarfile, "open", lambda *given, **options: pytest.fail("asked tarfile"))
+        assert read_all(str(written[0])) == written[1]
+
+    @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    @pytest.mark.parametrize("name", ["a.json", "A-b_c.json", "ä.json", "x" * 100, "x" * 101 + "/a.json", "a b.json"])
+    def test_those_of_any_other_writer_are_read_as_well(self, form, name):
+        buffer, info = io.BytesIO(), tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode, info.uname = 700, 1_700_000_000, 0o600, "me"
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+            tar.addfile(info, io.BytesIO(b"x" * 700))
+        assert read_members(buffer.getvalue(), "here") == {name: b"x" * 700}
+
+    def test_of_two_members_of_one_name_the_last_is_meant(self):
+        piece = b"".join(TestReadingDamage.header_and_content("a.txt", content) for content in (b"one", b"two"))
+        assert read_members(piece, "here") == TestReadingDamage.with_tarfile(piece) == {"a.txt": b"two"}
 
 
 class TestNothingIsUnpickled:

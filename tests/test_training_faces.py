@@ -1,5 +1,6 @@
 """What is read of a sample: which moments, at which times, decoded how, and remembered for how long."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from samples import make_row, make_sample, make_timeline, write_shard_set
 
 from pipeline.training import faces
-from pipeline.training.faces import FLOW_BEND, Face, FaceReader, Reading, decode_face, flow_as_rgb
+from pipeline.training.faces import FLOW_BEND, Face, FaceReader, Reading, decode_face, fit_image, flow_as_rgb
 from pipeline.training.sequences import (
     can_read,
     default_temporal,
@@ -21,7 +23,7 @@ from pipeline.training.sequences import (
     stored_temporal,
 )
 from shards.errors import UsageError
-from shards.images import decode_image, encode_image
+from shards.images import Pixels, decode_image, encode_image
 from shards.reader import ShardSet
 from shards.sample import Sample, SampleError, Timeline
 
@@ -143,7 +145,12 @@ class TestDecoding:
 
     def test_frames_that_are_not_read_are_not_decoded(self, monkeypatch):
         decoded: list[str] = []
-        monkeypatch.setattr(faces, "decode_image", lambda n, content: decoded.append(n) or decode_image(n, content))
+
+        def spy(name: str, content: bytes, min_side: int) -> Pixels:
+            decoded.append(name)
+            return decode_image(name, content, min_side)
+
+        monkeypatch.setattr(faces, "decode_image", spy)
         face = decode_face(sequence(10), Reading("rgb", 16, "frames", max_frames=2))
         assert sorted(decoded) == ["rgb.00"] * 3 + ["rgb.09"] * 3 and len(face.views) == 2
 
@@ -151,6 +158,77 @@ class TestDecoding:
         for temporal in ("frames", "dynamic"):
             face = decode_face(sequence(2, size=16, channels=("depth",)), Reading("depth", 24, temporal))
             assert face.views.shape[-2:] == (24, 24)
+
+    def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same(self, monkeypatch):
+        pixels = np.asarray(Image.fromarray(NOISE[:6, :6]).resize((64, 64), Image.Resampling.BICUBIC))
+        sample = make_sample(size=64, channels=("rgb",))
+        sample = Sample(sample.record, "", dict.fromkeys(sample.images, encode_image("rgb", pixels)))
+        shapes = []
+        fit_image = faces.fit_image
+        monkeypatch.setattr(faces, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
+        face = decode_face(sample, Reading("rgb", 28))
+        assert shapes == [(32, 32, 3)] * 3
+        expected = np.asarray(Image.fromarray(pixels).resize((28, 28), Image.Resampling.BOX)).transpose(2, 0, 1)
+        assert np.abs(face.views[0, 0].astype(int) - expected).mean() < 4 < np.abs(expected - 128.0).mean()
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (13, 13, 3)).astype(np.uint8)
+
+
+def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels [H, W, 3] at another size, as [height, width, 3]."""
+    out = np.empty((3, height, width), np.uint8)
+    fit_image(np.ascontiguousarray(pixels), out)
+    return out.transpose(1, 2, 0)
+
+
+class TestFitting:
+    def test_an_image_of_the_right_size_is_left_as_it_is(self):
+        assert np.array_equal(fitted(NOISE, 13, 13), NOISE)
+
+    @pytest.mark.parametrize(("by_rows", "by_columns"), [(2, 2), (3, 5), (1, 4), (7, 1)])
+    def test_blocks_become_their_means_rounded(self, by_rows, by_columns):
+        pixels = np.random.default_rng(1).integers(0, 256, (6 * by_rows, 5 * by_columns, 3)).astype(np.uint8)
+        means = pixels.reshape(6, by_rows, 5, by_columns, 3).mean(axis=(1, 3))
+        assert np.abs(fitted(pixels, 6, 5) - means).max() < 0.501
+
+    @pytest.mark.parametrize(("size", "wanted"), [(224, 96), (224, 64), (256, 96), (200, 96), (640, 224), (97, 48)])
+    def test_a_view_that_is_shrunk_by_half_or_more_is_what_pillow_makes_of_it_with_a_box(self, size, wanted):
+        pixels = np.random.default_rng(2).integers(0, 256, (size, size, 3)).astype(np.uint8)
+        expected = np.asarray(Image.fromarray(pixels).resize((wanted, wanted), Image.Resampling.BOX))
+        # Pillow rounds after columns and again after rows.
+        assert np.abs(fitted(pixels, wanted, wanted).astype(int) - expected).max() <= 1
+
+    def test_pixels_are_shared_where_a_view_is_shrunk_by_less(self):
+        line = np.repeat(np.array([30, 60, 90], np.uint8)[:, None], 3, axis=1)
+        assert fitted(np.stack([line] * 4), 4, 2)[:, :, 0].tolist() == [[40, 80]] * 4
+        assert fitted(np.stack([line] * 4, axis=1), 2, 4)[:, :, 0].tolist() == [[40] * 4, [80] * 4]
+
+    @pytest.mark.parametrize("wanted", [1, 2, 13, 96])
+    def test_nothing_beside_the_image_is_looked_at(self, wanted):
+        for size in range(wanted + 1, 5 * wanted + 9):
+            first, shares = faces._covered(size, wanted)
+            assert first.min() >= 0 and first.max() + shares.shape[1] <= size
+            assert shares.min() >= 0 and np.abs(shares.sum(axis=1) - 1).max() < 1e-6
+
+    @pytest.mark.parametrize("size", [14, 17, 25, 26, 27, 40, 300])
+    @pytest.mark.parametrize("level", [0, 1, 254, 255])
+    def test_an_even_image_stays_even(self, size, level):
+        assert set(fitted(np.full((size, size, 3), level, np.uint8), 13, 13).ravel().tolist()) == {level}
+
+    @pytest.mark.parametrize("size", [14, 16, 19, 26, 31, 64, 100])
+    def test_all_pixels_count_the_same_and_where_they_lie(self, size):
+        """The mean stays, and so does the middle of what is bright."""
+        pixels = np.random.default_rng(3).integers(0, 256, (size, size, 3)).astype(np.uint8)
+        ramp = np.broadcast_to(np.linspace(0, 255, size)[None, :, None], (size, size, 3)).astype(np.uint8)
+        assert abs(fitted(pixels, 13, 13).mean() - pixels.mean()) < (4 if size > 26 else 0.6)
+        columns = fitted(ramp, 13, 13)[0, :, 0]
+        assert np.abs(columns - (255 * ((np.arange(13) + 0.5) * size / 13 - 0.5) / (size - 1))).max() <= 130 / size + 1
+
+    def test_a_view_that_is_too_small_in_any_direction_is_interpolated(self):
+        for height, width in ((20, 20), (20, 13), (6, 20)):
+            expected = np.asarray(Image.fromarray(NOISE).resize((width, height), Image.Resampling.BILINEAR))
+            assert np.array_equal(fitted(NOISE, height, width), expected)
 
 
 class TestFlow:
@@ -211,6 +289,34 @@ class TestReader:
         assert batch.times.tolist() == [time for face in own for time in face.times.tolist()]
         assert batch.texts == [face.text for face in own] and batch.concepts == ["HA", "NE", "SA", "HA"]
         assert batch.moments.counts is batch.counts and batch.moments.times is batch.times
+
+    @pytest.mark.parametrize("chunk", [1, 2, 8])
+    def test_the_order_of_a_batch_is_that_of_its_rows_however_many_a_thread_takes(self, mixed, monkeypatch, chunk):
+        monkeypatch.setattr(faces, "READ_CHUNK", chunk)
+        rows = [mixed.rows[number] for number in (5, 1, 7, 0, 3, 8, 2, 6, 4)]
+        found = list(self.read(mixed).batches([rows[:5], rows[5:], rows]))
+        assert [batch.keys for batch in found] == [[row.key for row in part] for part in (rows[:5], rows[5:], rows)]
+
+    def test_no_more_batches_are_read_ahead_than_are_said(self, mixed):
+        asked: list[int] = []
+        groups = (asked.append(number) or mixed.rows[:2] for number in range(9))
+        batches = self.read(mixed).batches(groups)
+        assert asked == []
+        for taken in range(1, 10):
+            next(batches)
+            assert len(asked) == min(taken + faces.READ_AHEAD, 9)
+        assert next(batches, None) is None
+
+    def test_the_next_batches_are_made_while_one_is_used(self, mixed, monkeypatch):
+        made: list[int] = []
+        batch_of = faces._batch
+        monkeypatch.setattr(faces, "_batch", lambda faces: made.append(len(faces)) or batch_of(faces))
+        batches = self.read(mixed).batches([mixed.rows[:n] for n in (1, 2, 3, 4, 5, 6)])
+        next(batches)
+        end = time.monotonic() + 20
+        while len(made) < 1 + faces.READ_AHEAD and time.monotonic() < end:
+            time.sleep(0.01)
+        assert made == [1, 2, 3, 4]
 
     def test_the_cache_never_outgrows_its_budget_and_what_is_in_it_is_not_read_again(self, mixed, monkeypatch):
         frame = 3 * 3 * 16 * 16

@@ -5,6 +5,8 @@ is decoded once while the cache holds, whatever the number of epochs; the cache 
 no more frames are decoded than `Reading` allows; a damaged sample is in no batch.
 """
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -24,8 +27,11 @@ from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sample import Sample, SampleError
 
+# Batches that are read ahead, and samples that a thread takes at once: to wake another for each of them has its price.
 READ_AHEAD = 3
-READ_THREADS = 2
+READ_CHUNK = 8
+# Decoding and shrinking, which are most of the work, do not hold Python's lock; what does keeps more threads waiting.
+READ_THREADS = min(max(os.cpu_count() or 1, 2), 8)
 
 # Displacements d are shown as tanh(d / FLOW_BEND), in frame units (9 mm): a millimetre at rest moves 14 of 255 levels,
 # so that micro-expressions are seen, and a jaw that drops by 4 cm is still not clipped. The upper byte of the stored 16
@@ -111,19 +117,26 @@ class FaceReader:
         Raises:
             BadSampleError: see `read`; with `skip`, none of `spares` can be read.
         """
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            ahead: list[tuple[Sequence[IndexRow], list[Future[Face | None]]]] = []
+        with ThreadPoolExecutor(READ_THREADS) as readers, ThreadPoolExecutor(1) as collator:
+            ahead: deque[Future[Batch | None]] = deque()
             for group in groups:
-                ahead.append((group, [pool.submit(self._read_good, row) for row in group]))
-                if len(ahead) > READ_AHEAD:
-                    yield from self._collate(*ahead.pop(0), spares)
+                chunks = [group[start : start + READ_CHUNK] for start in range(0, len(group), READ_CHUNK)]
+                read = [readers.submit(self._read_chunk, chunk) for chunk in chunks]
+                ahead.append(collator.submit(self._collate, group, read, spares))
+                if len(ahead) > READ_AHEAD and (batch := ahead.popleft().result()):
+                    yield batch
             while ahead:
-                yield from self._collate(*ahead.pop(0), spares)
+                if batch := ahead.popleft().result():
+                    yield batch
 
     def directions(self, rows: Sequence[IndexRow]) -> Tensor:
         """Unit vectors from the face towards each view's camera, [V, 3]; all samples of a set share their rig."""
         cameras = first_good(self.shards, rows, self.on_bad_shard).record.cameras
         return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
+
+    def _read_chunk(self, rows: Sequence[IndexRow]) -> list[Face]:
+        """The good ones of some rows."""
+        return [face for row in rows if (face := self._read_good(row)) is not None]
 
     def _read_good(self, row: IndexRow) -> Face | None:
         """One face, or None where it is skipped."""
@@ -138,13 +151,12 @@ class FaceReader:
             return None
 
     def _collate(
-        self, group: Sequence[IndexRow], read: list[Future[Face | None]], spares: Sequence[IndexRow]
-    ) -> Iterator[Batch]:
-        faces = [face for future in read if (face := future.result()) is not None]
+        self, group: Sequence[IndexRow], read: Sequence[Future[list[Face]]], spares: Sequence[IndexRow]
+    ) -> Batch | None:
+        faces = [face for future in read for face in future.result()]
         if not faces and spares:
             faces = [self._spare(group, spares)]
-        if faces:
-            yield _batch(faces)
+        return _batch(faces) if faces else None
 
     def _spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> Face:
         """The first good one of `spares` from where the group begins in them, so that not one stands for all."""
@@ -163,20 +175,78 @@ def decode_face(sample: Sample, reading: Reading) -> Face:
     for t, moment in enumerate(moments):
         name = f"{reading.channel}{moment.suffix}"
         for v, camera in enumerate(record.cameras):
-            pixels = decode_image(name, sample.images[camera.name, name])
-            views[t, v] = fit_image(_visible(pixels, sample, reading.channel), size).transpose(2, 0, 1)
+            pixels = decode_image(name, sample.images[camera.name, name], min_side=size)
+            fit_image(as_rgb(_visible(pixels, sample, reading.channel)), views[t, v])
     times = np.array([moment.time for moment in moments], np.float32)
     return Face(views, times, sample.text, record.concept, record.key, record.subject)
 
 
-def fit_image(pixels: Pixels, size: int) -> NDArray[np.uint8]:
-    """Decoded pixels of a view -> uint8 [size, size, 3]."""
-    pixels = as_rgb(pixels)
-    if pixels.shape[0] == size:
-        return pixels
-    # Box filtering when shrinking averages the pixels that fall on one: no aliasing. Growing needs interpolation.
-    method = Image.Resampling.BOX if pixels.shape[0] > size else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(pixels).resize((size, size), method))
+def fit_image(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Pixels uint8 [H, W, 3] -> the same view at the size of `out`, uint8 [3, h, w].
+
+    Shrunk, a pixel is the mean of those that it covers, rounded: no aliasing. Growing interpolates.
+    """
+    sizes = list(zip(pixels.shape[:2], out.shape[1:], strict=True))
+    if all(given == wanted for given, wanted in sizes):
+        out[:] = pixels.transpose(2, 0, 1)
+    elif all(given >= wanted for given, wanted in sizes):
+        rows, columns = (_covered(*size) for size in sizes)
+        _shrink(pixels.reshape(len(pixels), -1), *rows, *columns, out)
+    else:
+        grown = Image.fromarray(pixels).resize(out.shape[:0:-1], Image.Resampling.BILINEAR)
+        out[:] = np.asarray(grown).transpose(2, 0, 1)
+
+
+@lru_cache(maxsize=16)
+def _covered(num: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Which of `num` pixels of a line each of `wanted` covers: the first [wanted], and shares of n from there on.
+
+    Of pixels that are at least twice as small each counts as a whole where its centre lies. Larger ones are shared:
+    most would else be taken one to one, and a few in pairs.
+    """
+    edges = np.arange(wanted + 1) * num / wanted
+    if num >= 2 * wanted:
+        edges = np.floor(edges + 0.5)
+    first = edges[:-1].astype(np.int64)
+    most = int((np.ceil(edges[1:]) - first).max())
+    first = np.minimum(first, num - most)
+    pixels = first[:, None] + np.arange(most)
+    shares = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return first, (shares.clip(0) / np.diff(edges)[:, None]).astype(np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _shrink(
+    lines: NDArray[np.uint8],
+    first_rows: NDArray[np.int64],
+    row_shares: NDArray[np.float32],
+    first_columns: NDArray[np.int64],
+    column_shares: NDArray[np.float32],
+    out: NDArray[np.uint8],
+) -> None:
+    """Fill `out` [3, h, w] with the means of what its pixels cover of `lines` [H, 3 W]; see `_covered`."""
+    sums = np.empty(lines.shape[1], np.float32)
+    for y in range(len(first_rows)):
+        sums[:] = np.float32(0.5)  # for rounding
+        for n in range(row_shares.shape[1]):
+            share, i = row_shares[y, n], first_rows[y] + n
+            if share > 0:
+                for j in range(len(sums)):
+                    sums[j] += share * np.float32(lines[i, j])
+        for x in range(len(first_columns)):
+            red = green = blue = np.float32(0)
+            # A number without a sign need not be asked whether it counts from the end.
+            at = np.uint64(3 * first_columns[x])
+            for n in range(column_shares.shape[1]):
+                share = column_shares[x, n]
+                red += share * sums[at]
+                green += share * sums[at + np.uint64(1)]
+                blue += share * sums[at + np.uint64(2)]
+                at += np.uint64(3)
+            # By way of int32, which processors convert to.
+            out[0, y, x] = np.uint8(np.int32(red))
+            out[1, y, x] = np.uint8(np.int32(green))
+            out[2, y, x] = np.uint8(np.int32(blue))
 
 
 def flow_as_rgb(flow: NDArray[np.uint16], step: float) -> NDArray[np.uint8]:

@@ -1,0 +1,259 @@
+"""How fast samples are read, learned from, and both, next to a plain script with webdataset, a DataLoader and Pillow.
+
+    python tests/benchmarks/bench_training.py --cores 2
+    python tests/benchmarks/bench_training.py --shards SHARDS --epochs 30 --json training.json
+
+Makes shards with `smile-pipe synth` and `smile-pipe render` in a temporary folder, unless given some that have rgb and
+normal images from the built-in rig of 3 views. For each channel it measures, in turn and so often as `--rounds` says:
+
+    bare      tars read from front to back, images of the channel decoded by our decoder at full size, nothing else
+    cold      our loader without a cache, in the order of an epoch, with digests, resizing, collation; JPEGs that are at
+              least twice the tower's size are decoded at a part of theirs, as in training
+    warm      the same with all samples in its cache
+    plain     plain_loader.py, a process of its own, loading only; its first epoch, in which workers start, left out
+    run       a training of `--epochs` epochs: our loop in this process, and the whole of plain_loader.py
+
+All have the same samples, cores, batch size, model and precision. Files are in the page cache. Each rate is that of the
+fastest round, so that what else the machine does is seen least. The rate of the step is the run's without the time that
+it waited for batches.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.towers import Towers
+from pipeline.train import Job, check
+from pipeline.training import faces
+from pipeline.training.config import TrainConfig
+from pipeline.training.faces import Batch, FaceReader, Reading
+from pipeline.training.in_process import train_in_process
+from shards.images import decode_image
+from shards.reader import ShardSet
+from shards.sampler import Sampler
+
+ARCH = "smile-tiny"
+PLAIN = Path(__file__).with_name("plain_loader.py")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Samples a second of a variant; of a run also those of its steps, and the part of its time that it waited."""
+
+    whole: float
+    step: float = 0.0
+    waited: float = 0.0
+
+    @classmethod
+    def of_run(cls, num_samples: int, seconds: float, waited: float) -> "Rate":
+        return cls(num_samples / seconds, num_samples / (seconds - waited), waited / seconds)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One shard set and channel, and what all variants have in common."""
+
+    shards: ShardSet
+    channel: str
+    size: int
+    batch_size: int
+    epochs: int
+    cores: int
+
+    def variants(self) -> dict[str, Callable[[], Rate]]:
+        """What is measured, by name."""
+        loaders = {"bare": self.bare, "cold": self.cold, "warm": self.warm, "plain": self.plain}
+        return loaders | {"run": self.run, "plain run": self.plain_run}
+
+    def bare(self) -> Rate:
+        """Read and decode, each core a shard at a time."""
+        began = time.perf_counter()
+        with ThreadPoolExecutor(self.cores) as pool:
+            decoded = sum(pool.map(self._decode_shard, sorted({row.shard for row in self.shards.rows})))
+        assert decoded == len(self.shards.rows) * len(self.shards.manifest.views)
+        return Rate(len(self.shards.rows) / (time.perf_counter() - began))
+
+    def _decode_shard(self, name: str) -> int:
+        num_images, part = 0, f".{self.channel}."
+        with tarfile.open(f"{self.shards.root}/shards/{name}", "r:") as tar:
+            for member in tar:
+                if part in member.name:
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    decode_image(self.channel, file.read())
+                    num_images += 1
+        return num_images
+
+    def cold(self) -> Rate:
+        """Our loader, which remembers nothing."""
+        return self._load(self._reader(0))
+
+    def warm(self) -> Rate:
+        """Our loader in a later epoch."""
+        reader = self._reader(1 << 40)
+        self._load(reader)
+        return self._load(reader)
+
+    def _reader(self, cache_bytes: int) -> FaceReader:
+        return FaceReader(self.shards, Reading(self.channel, self.size), cache_bytes)
+
+    def _load(self, reader: FaceReader) -> Rate:
+        rows = self.shards.rows
+        sampler = Sampler([row.shard for row in rows], self.batch_size, seed=0)
+        groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch=0))
+        began = time.perf_counter()
+        seen = sum(len(batch.keys) for batch in reader.batches(groups))
+        assert seen == len(rows)
+        return Rate(seen / (time.perf_counter() - began))
+
+    def plain(self) -> Rate:
+        """The plain script's loader, once its workers are there."""
+        epochs = self._plain("--epochs", "3", "--no-step")["epochs"]
+        return Rate(max(samples / seconds for samples, seconds in epochs[1:]))
+
+    def run(self) -> Rate:
+        """Our training, on all samples."""
+        with tempfile.TemporaryDirectory() as folder:
+            job = replace(self._job(folder), subjects=self.shards.subjects)
+            with _waiting() as waits:
+                began = time.perf_counter()
+                train_in_process(job)
+                seconds = time.perf_counter() - began
+        return Rate.of_run(self.epochs * len(self.shards.rows), seconds, sum(waits))
+
+    def plain_run(self) -> Rate:
+        """The plain script's training."""
+        told = self._plain("--epochs", str(self.epochs), "--precision", self._job("none").precision)
+        return Rate.of_run(sum(samples for samples, _ in told["epochs"]), told["seconds"], told["waited"])
+
+    def _job(self, out: str) -> Job:
+        config = TrainConfig(
+            shards=self.shards.spec, out=out, arch=ARCH, channel=self.channel, epochs=self.epochs,
+            batch_size=self.batch_size,
+        )  # fmt: skip
+        return check(config, here=True)[2]
+
+    def _plain(self, *options: str) -> dict[str, Any]:
+        given = ["--channel", self.channel, "--batch-size", str(self.batch_size), "--cores", str(self.cores), *options]
+        command = [sys.executable, str(PLAIN), self.shards.spec, *given]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+@contextmanager
+def _waiting() -> Iterator[list[float]]:
+    """Seconds that each batch of our loader was waited for."""
+    waits: list[float] = []
+    batches = FaceReader.batches
+
+    def timed(reader: FaceReader, *given: Any, **options: Any) -> Iterator[Batch]:
+        coming = batches(reader, *given, **options)
+        while True:
+            began = time.perf_counter()
+            batch = next(coming, None)
+            waits.append(time.perf_counter() - began)
+            if batch is None:
+                return
+            yield batch
+
+    FaceReader.batches = timed
+    try:
+        yield waits
+    finally:
+        FaceReader.batches = batches
+
+
+def _make_shards(folder: Path, num_subjects: int) -> str:
+    """Shards of faces that are made, 25 samples a subject and 25 a shard."""
+    commands = [
+        ["synth", f"{folder}/data", "--subjects", str(num_subjects), "--texture-size", "256"],
+        ["render", f"{folder}/data", "--out", f"{folder}/shards", "--channels", "rgb,normal"],
+    ]
+    commands[1] += ["--samples-per-shard", "25"]
+    for command in commands:
+        subprocess.run([Path(sys.executable).with_name("smile-pipe"), *command], check=True, stdout=sys.stderr)
+    return f"{folder}/shards"
+
+
+def _rows(found: dict[str, Rate]) -> list[str]:
+    """Rows of the table for one channel: samples/s, of bare reading, of the plain script, waiting."""
+    bare, plain, plain_run = found["bare"], found["plain"], found["plain run"]
+    loaders = {
+        "bare reading and decoding": bare, "loader, cold cache": found["cold"], "loader, warm cache": found["warm"],
+        "plain script's loader": plain,
+    }  # fmt: skip
+    rows = [
+        f"{name} | {rate.whole:,.0f} | {100 * rate.whole / bare.whole:.0f} % | {rate.whole / plain.whole:.1f} | -"
+        for name, rate in loaders.items()
+    ]
+    for name, rate in (("", found["run"]), (", plain script", plain_run)):
+        waited = f"{100 * rate.waited:.1f} %"
+        rows.append(f"step{name} | {rate.step:,.0f} | - | {rate.step / plain_run.step:.1f} | -")
+        rows.append(f"whole run{name} | {rate.whole:,.0f} | - | {rate.whole / plain_run.whole:.1f} | {waited}")
+    return rows
+
+
+def _measure(benchmark: Benchmark, rounds: int) -> dict[str, list[Rate]]:
+    """All variants in turn, in each round."""
+    benchmark.cold()  # compiled code is loaded, and files come into the page cache
+    rates: dict[str, list[Rate]] = {name: [] for name in benchmark.variants()}
+    for number in range(rounds):
+        for name, measure in benchmark.variants().items():
+            rates[name].append(measure())
+            print(f"{benchmark.channel}, round {number + 1}, {name}: {rates[name][-1]}", file=sys.stderr, flush=True)
+    return rates
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", help="shards to read; made where none are given")
+    parser.add_argument("--subjects", type=int, default=16, help="subjects of the faces that are made, 25 samples each")
+    parser.add_argument("--channels", nargs="+", choices=("rgb", "normal"), default=["rgb", "normal"])
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of a run")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=2, help="the first so many of this machine are used")
+    parser.add_argument("--json", type=Path, help="write all rates to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, and print a Markdown table."""
+    given = _arguments()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
+    torch.set_num_threads(given.cores)
+    faces.READ_THREADS = given.cores
+    machine = f"{platform.machine()}, {given.cores} of {os.cpu_count()} cores, torch {torch.__version__}"
+    told: dict[str, Any] = {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
+    with tempfile.TemporaryDirectory() as folder:
+        shards = ShardSet.open(given.shards or _make_shards(Path(folder), given.subjects))
+        size = Towers(ARCH).image_size
+        print(f"{machine}, {told['date']}; {len(shards.rows)} samples, {given.epochs} epochs a run")
+        print("| channel | | samples/s | of bare | times plain | waits for data |\n|---|---|---|---|---|---|")
+        for channel in given.channels:
+            benchmark = Benchmark(shards, channel, size, given.batch_size, given.epochs, given.cores)
+            rates = _measure(benchmark, given.rounds)
+            fastest = {name: max(each, key=lambda rate: rate.whole) for name, each in rates.items()}
+            for row in _rows(fastest):
+                print(f"| {channel} | {row} |", flush=True)
+            told[channel] = {name: [asdict(rate) for rate in each] for name, each in rates.items()}
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
