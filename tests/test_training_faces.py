@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from samples import make_row, make_sample, make_timeline, write_shard_set
 
-from pipeline.training import faces
-from pipeline.training.faces import FLOW_BEND, Face, FaceReader, Reading, decode_face, fit_image, flow_as_rgb
+from pipeline.training import faces, fitting
+from pipeline.training.faces import FLOW_BEND, Face, FaceReader, Reading, decode_face, flow_as_rgb
+from pipeline.training.fitting import fit_image
 from pipeline.training.sequences import (
     can_read,
     default_temporal,
@@ -164,7 +165,6 @@ class TestDecoding:
         sample = make_sample(size=64, channels=("rgb",))
         sample = Sample(sample.record, "", dict.fromkeys(sample.images, encode_image("rgb", pixels)))
         shapes = []
-        fit_image = faces.fit_image
         monkeypatch.setattr(faces, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
         face = decode_face(sample, Reading("rgb", 28))
         assert shapes == [(32, 32, 3)] * 3
@@ -207,7 +207,7 @@ class TestFitting:
     @pytest.mark.parametrize("wanted", [1, 2, 13, 96])
     def test_nothing_beside_the_image_is_looked_at(self, wanted):
         for size in range(wanted + 1, 5 * wanted + 9):
-            first, shares = faces._covered(size, wanted)
+            first, shares = fitting._covered(size, wanted)
             assert first.min() >= 0 and first.max() + shares.shape[1] <= size
             assert shares.min() >= 0 and np.abs(shares.sum(axis=1) - 1).max() < 1e-6
 
