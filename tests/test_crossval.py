@@ -136,6 +136,15 @@ def test_another_protocol_of_scoring_trains_nothing_again(whole, shards_dir, ray
     assert stamps(tmp_path / "cv" / "folds" / "00" / "checkpoints") == trained
 
 
+def test_a_fold_that_lost_its_scores_is_scored_again(whole, shards_dir, ray_cluster, tmp_path):
+    shutil.copytree(whole, tmp_path / "cv")
+    scores = tmp_path / "cv" / "folds" / "01" / "evaluation" / "manifest.json"
+    content = scores.read_bytes()
+    scores.unlink()
+    assert run(config(shards_dir, tmp_path / "cv")) == CrossvalManifest.read(whole / "manifest.json")
+    assert scores.read_bytes() == content
+
+
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"recipe": "clip"}, {"protocol": "kfold:3"}, {"seed": 1}])
 def test_other_options_need_another_folder(whole, shards_dir, options):
     before = stamps(whole)
