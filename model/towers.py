@@ -53,7 +53,7 @@ class Towers(nn.Module):
         preprocess = self.clip.visual.preprocess_cfg
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1))
-        # Convolutions are faster with channels last, on CPUs by a third (model/README.md); others do not care.
+        # Convolutions prefer channels last; other towers do not care.
         self.clip.visual.to(memory_format=torch.channels_last)
 
     def encode_images(self, images_nchw: Tensor) -> Tensor:
