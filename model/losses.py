@@ -69,34 +69,39 @@ def cross_modal_redundancy(fused_nd: Tensor, text_nd: Tensor) -> Tensor:
 
 
 def multiview_contrast(rows_md: Tensor, concepts_m: Tensor, margin: Tensor) -> Tensor:
-    """L_mc = mean over pairs of one concept of [1 - s] + mean over pairs of two concepts of max(0, s - margin).
+    """L_mc = mean over pairs of [1 - s] where both are of one concept, and of max(0, s - margin) where they are not.
 
-    s is the cosine. AffectVLM (arXiv 2504.19739) has sums in place of the means, which are ours: they keep the term
-    independent of the batch's size. A pair is of two different rows; where there is no pair of a kind its mean is 0.
+    s is the cosine. AffectVLM (arXiv 2504.19739) has sums in place of the mean over all pairs, which is ours: it keeps
+    the term independent of the batch's size. A pair is of two different rows.
     """
     unit = F.normalize(rows_md, dim=-1)
     similarity = unit @ unit.T
     same = concepts_m[:, None] == concepts_m[None, :]
     others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return _mean_where(1 - similarity, same & others) + _mean_where(F.relu(similarity - margin), ~same)
+    return _mean_where(torch.where(same, 1 - similarity, F.relu(similarity - margin)), others)
 
 
 def multiview_triplet(
     anchors_nd: Tensor, anchor_concepts_n: Tensor, rows_md: Tensor, concepts_m: Tensor, margin: Tensor
 ) -> Tensor:
-    """L_mt = mean over anchors of max(0, |a - p|^2 - |a - n|^2 + margin), of unit vectors.
+    """L_mt = mean of |a - p|^2 - |a - n|^2 + margin over the triplets for which it is positive, of unit vectors.
 
-    AffectVLM (arXiv 2504.19739). Which triplets it takes is not published; ours are the hardest: the farthest row of
-    the anchor's concept and the nearest of another (Hermans et al., "In defense of the triplet loss", 2017, equation
-    5). An anchor without both has no part in it.
+    AffectVLM (arXiv 2504.19739). Which triplets it takes is not published; ours are all, of each anchor a, row p of its
+    concept and row n of another, those that are apart by the margin left out of the mean (Hermans et al., "In defense
+    of the triplet loss", 2017, batch all without zeros). The hardest triplets alone let all embeddings fall into one
+    point, where each costs the margin (model/README.md).
+
+    All triplets are never formed: what those of a and p sum to is told by how many n are nearer than p by the margin,
+    and by the sum of their distances, in time N M log M and memory N M.
     """
     distance = 2 - 2 * F.normalize(anchors_nd, dim=-1) @ F.normalize(rows_md, dim=-1).T
     same = anchor_concepts_n[:, None] == concepts_m[None, :]
-    farthest = distance.masked_fill(~same, -torch.inf).amax(dim=1)
-    nearest = distance.masked_fill(same, torch.inf).amin(dim=1)
-    complete = farthest.isfinite() & nearest.isfinite()
-    gap = torch.where(complete, farthest - nearest, 0.0)
-    return _mean_where(F.relu(gap + margin), complete)
+    reach = distance + margin
+    strangers = distance.masked_fill(same, torch.inf).sort(dim=1).values
+    count = torch.searchsorted(strangers.detach(), reach.detach()).masked_fill(~same, 0)
+    # sums[:, k] is of the k nearest strangers.
+    sums = F.pad(strangers.masked_fill(strangers.isinf(), 0).cumsum(dim=1), (1, 0))
+    return (count * reach - sums.gather(1, count)).sum() / count.sum().clamp_min(1)
 
 
 def stable_contrast(

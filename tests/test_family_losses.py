@@ -32,45 +32,58 @@ def cosine(x: Tensor, y: Tensor) -> float:
 
 
 class TestMultiviewContrast:
-    def test_it_is_the_sum_over_pairs_that_the_description_has_each_part_by_its_number_of_pairs(self):
-        rows = randn(6, 5)
-        same, different = [], []
+    def test_it_is_the_sum_over_pairs_that_the_description_has_by_their_number(self):
+        rows, found = randn(6, 5), []
         for i in range(6):
             for j in range(6):
                 s = cosine(rows[i], rows[j])
-                if CONCEPTS[i] != CONCEPTS[j]:
-                    different.append(max(0.0, s - 0.3))
-                elif i != j:
-                    same.append(1 - s)
-        expected = sum(same) / len(same) + sum(different) / len(different)
-        assert multiview_contrast(rows, CONCEPTS, MARGIN).item() == pytest.approx(expected)
+                if i != j:
+                    found.append(1 - s if CONCEPTS[i] == CONCEPTS[j] else max(0.0, s - 0.3))
+        assert multiview_contrast(rows, CONCEPTS, MARGIN).item() == pytest.approx(sum(found) / 30)
 
     def test_what_is_apart_by_the_margin_and_together_costs_nothing(self):
         rows = torch.eye(3, dtype=torch.float64)[CONCEPTS] * 7
         assert multiview_contrast(rows, CONCEPTS, MARGIN).item() == pytest.approx(0, abs=1e-12)
 
     @pytest.mark.parametrize("concepts", [torch.zeros(6), torch.arange(6)])
-    def test_a_batch_without_pairs_of_a_kind_has_that_part_0(self, concepts):
+    def test_a_batch_without_pairs_of_a_kind_has_a_gradient(self, concepts):
         rows = randn(6, 5).requires_grad_()
         loss = multiview_contrast(rows, concepts, MARGIN)
         loss.backward()
-        assert loss.isfinite() and rows.grad.isfinite().all()
+        assert loss.item() > 0 and rows.grad.isfinite().all()
 
 
 class TestMultiviewTriplet:
-    def test_each_anchor_has_its_farthest_friend_and_its_nearest_stranger(self):
-        anchors, rows = randn(6, 5), randn(12, 5, seed=1)
-        concepts = CONCEPTS.repeat(2)
+    def expected(self, anchors: Tensor, rows: Tensor, concepts: Tensor) -> Tensor:
+        """By the definition, triplet by triplet."""
         found = []
-        for a in range(6):
-            distance = [2 - 2 * cosine(anchors[a], row) for row in rows]
-            friends = [d for d, c in zip(distance, concepts, strict=True) if c == CONCEPTS[a]]
-            strangers = [d for d, c in zip(distance, concepts, strict=True) if c != CONCEPTS[a]]
-            found.append(max(0.0, max(friends) - min(strangers) + 0.3))
-        loss = multiview_triplet(anchors, CONCEPTS, rows, concepts, MARGIN)
-        assert loss.item() == pytest.approx(sum(found) / 6)
+        for anchor, concept in zip(F.normalize(anchors, dim=-1), CONCEPTS, strict=True):
+            distance = (anchor - F.normalize(rows, dim=-1)).square().sum(dim=-1)
+            for p in (concepts == concept).nonzero():
+                for n in (concepts != concept).nonzero():
+                    found.append(F.relu(distance[p] - distance[n] + MARGIN))
+        return torch.stack([gap for gap in found if gap > 0]).mean()
 
-    def test_an_anchor_without_a_stranger_has_no_part(self):
+    def test_it_is_the_mean_of_all_triplets_that_are_not_apart_by_the_margin(self):
+        anchors, rows = randn(6, 5).requires_grad_(), randn(12, 5, seed=1).requires_grad_()
+        concepts = CONCEPTS.repeat(2)
+        loss = multiview_triplet(anchors, CONCEPTS, rows, concepts, MARGIN)
+        expected = self.expected(anchors, rows, concepts)
+        torch.testing.assert_close(loss, expected)
+        found = torch.autograd.grad(loss, (anchors, rows))
+        torch.testing.assert_close(found, torch.autograd.grad(expected, (anchors, rows)))
+
+    def test_the_margin_has_the_gradient_of_a_mean(self):
+        margin = MARGIN.clone().requires_grad_()
+        loss = multiview_triplet(randn(6, 5), CONCEPTS, randn(6, 5), CONCEPTS, margin)
+        (gradient,) = torch.autograd.grad(loss, margin)
+        assert gradient.item() == pytest.approx(1)
+
+    def test_what_is_apart_by_the_margin_costs_nothing(self):
+        rows = torch.eye(3, dtype=torch.float64)[CONCEPTS] * 7
+        assert multiview_triplet(rows, CONCEPTS, rows, CONCEPTS, MARGIN).item() == 0
+
+    def test_a_batch_without_strangers_costs_nothing(self):
         rows = randn(6, 5).requires_grad_()
         loss = multiview_triplet(rows, torch.zeros(6), rows, torch.zeros(6), MARGIN)
         loss.backward()
