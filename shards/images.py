@@ -14,12 +14,13 @@ versions of the codecs run; what is of any other kind, or larger than `MAX_SIDE`
 """
 
 import struct
-from functools import partial
 
 import imagecodecs
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+
+from shards.png import encode_png
 
 EXTENSION = {"rgb": "jpg", "depth": "png", "normal": "png", "flow": "png"}
 CHANNELS = tuple(EXTENSION)
@@ -30,10 +31,6 @@ MAX_SIDE = 4096
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-# Encoding PNG is the largest part of writing a sample. Runs of equal bytes, after a filter that turns flat background
-# and smooth shading into them, take half the time of zlib's own search at its fastest level, and less room too.
-_encode_png = partial(imagecodecs.png_encode, level=1, strategy=imagecodecs.PNG.STRATEGY.RLE)
-_FILTER = {"depth": imagecodecs.PNG.FILTER.UP}
 _HEADER = struct.Struct(">8s4x4sIIBB")
 # The bit depth and colour type of PNG: 0 is grey, 2 is RGB.
 _PNG_KIND = {"depth": (16, 0), "normal": (8, 2), "flow": (16, 2)}
@@ -56,10 +53,9 @@ def extension(name: str) -> str:
 
 def encode_image(name: str, pixels: Pixels) -> bytes:
     """Encode one view of a channel."""
-    plain = np.ascontiguousarray(pixels)
     if extension(name) == "jpg":
-        return simplejpeg.encode_jpeg(plain, quality=JPEG_QUALITY, colorsubsampling="444")
-    return bytes(_encode_png(plain, filter=_FILTER.get(name.partition(".")[0], imagecodecs.PNG.FILTER.PAETH)))
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444")
+    return encode_png(pixels)
 
 
 def decode_image(name: str, content: bytes, min_side: int = 0) -> Pixels:

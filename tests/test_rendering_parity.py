@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pipeline.meshes.mesh import Mesh
 from pipeline.rendering.choice import build_renderer
 from pipeline.rendering.frame import apply_frame, canonical_frame
+from pipeline.rendering.kernels.vertices import vertex_normals
 from pipeline.rendering.renderer import ViewImages
 from pipeline.rendering.rig import Projection, Rig, View, views_of
-from pipeline.rendering.zbuffer_kernels import vertex_normals
 from tests.shapes import card, cube, painted, sphere
 
 if importlib.util.find_spec("pytorch3d") is None:

@@ -70,9 +70,11 @@ class PyTorch3DRenderer:
         for batch in batches([len(mesh.faces) for mesh in meshes], len(rig.cameras), rig.size, self.memory):
             surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
             cameras = [Cameras.build(rig, views, self.device) for _, views in batch]
-            fragments = _rasterise(surfaces, cameras)
-            for (m, views), surface, camera, fragment in zip(batch, surfaces, cameras, fragments, strict=True):
-                rgb, depth, normal = shade(surface, camera, *fragment)
+            screens = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
+            fragments = _rasterise(surfaces, cameras, screens)
+            drawn = zip(batch, surfaces, cameras, screens, fragments, strict=True)
+            for (m, views), surface, camera, screen, fragment in drawn:
+                rgb, depth, normal = shade(surface, camera, screen, *fragment)
                 images[m].rgb[views] = rgb.cpu().numpy()
                 images[m].depth[views] = depth.cpu().numpy()
                 images[m].normal[views] = normal.cpu().numpy()
@@ -98,9 +100,10 @@ def batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) ->
         yield batch
 
 
-def _rasterise(surfaces: list[Surface], cameras: list[Cameras]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _rasterise(
+    surfaces: list[Surface], cameras: list[Cameras], screens: list[Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each surface and its views: the face, barycentric weights and depth at each pixel, as `shade` takes them."""
-    screens = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
     packed = Meshes(
         verts=[view for views in screens for view in views],
         faces=[surface.faces for surface, views in zip(surfaces, screens, strict=True) for _ in views],

@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.meshes.mesh import Mesh
+from pipeline.rendering.mipmap import MipMap, texels_covered
 from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE
 from pipeline.rendering.rig import Rig
 
 # Nearer than this (frame units) counts as behind the camera, as in the `zbuffer` renderer.
 NEAR = 1e-3
+# Twice the area, in pixels, of the smallest triangle that a texture is told apart on.
+TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Surface:
     colors: Tensor  # float32 [V, 3], 0-255
     uvs: Tensor | None  # float32 [U, 2]
     face_uvs: Tensor | None  # int64 [F, 3]
-    texture: Tensor | None  # uint8 [H, W, 3]
+    texture: "Texture | None"
     flow: Tensor | None  # float32 [V, 3]
 
     @classmethod
@@ -45,16 +48,59 @@ class Surface:
         uvs = face_uvs = texture = None
         if mesh.texture is not None and mesh.uvs is not None and mesh.face_uvs is not None:
             uvs, face_uvs = put(mesh.uvs, torch.float32), put(mesh.face_uvs, torch.int64)
-            texture = put(mesh.texture, torch.uint8)
+            texture = Texture.build(mesh.texture, mesh.face_uvs, mesh.uvs, device)
         colors_v3 = put(colors, torch.float32).expand(len(vertices), 3)
         flow = None if mesh.flow is None else put(mesh.flow, torch.float32)
         return cls(vertices, faces, vertex_normals(vertices, faces), colors_v3, uvs, face_uvs, texture, flow)
 
-    def albedo(self, face: Tensor, weights: Tensor) -> Tensor:
-        """Colours float32 [P, 3], 0-255, of points given by `face` [P] and barycentric `weights` [P, 3]."""
+    def albedo(self, face: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+        """Colours float32 [P, 3], 0-255, of points given by `face` [P] and barycentric `weights` [P, 3].
+
+        `sizes` [P] is twice the area of the face on the screen, in pixels.
+        """
         if self.texture is None or self.uvs is None or self.face_uvs is None:
             return _interpolate(self.colors[self.faces[face]], weights)
-        return sample_texture(self.texture, _interpolate(self.uvs[self.face_uvs[face]], weights))
+        return self.texture.look_up(_interpolate(self.uvs[self.face_uvs[face]], weights), face, sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """A texture and its smaller copies on the device; see `pipeline.rendering.mipmap`."""
+
+    texels: Tensor  # uint8 [N, 4]
+    levels: Tensor  # int64 [L, 3]
+    face_texels: Tensor  # float32 [F]
+
+    @classmethod
+    def build(
+        cls, texture: NDArray[np.uint8], face_uvs: NDArray[np.int32], uvs: NDArray[np.float32], device: torch.device
+    ) -> "Texture":
+        """Pack the copies and put them on `device`."""
+        mipmap = MipMap.build(texture)
+        texels, levels = torch.from_numpy(mipmap.texels.view(np.uint8).reshape(-1, 4)), torch.from_numpy(mipmap.levels)
+        covered = torch.from_numpy(texels_covered(face_uvs, uvs, *texture.shape[:2]))
+        return cls(texels.to(device), levels.to(device, torch.int64), covered.to(device))
+
+    def look_up(self, uv: Tensor, face: Tensor, sizes: Tensor) -> Tensor:
+        """Bilinear lookup float32 [P, 3] at `uv` [P, 2], in the copy that has about one texel a pixel.
+
+        (0, 0) is the lower left corner, texel centres lie at halves, and outside clamps to the edge.
+        """
+        # Half the binary logarithm of texels a pixel, rounded: frexp's exponent is one more than it, rounded down.
+        exponent = torch.frexp(self.face_texels[face] / sizes.clamp_min(TINY)).exponent
+        first, height, width = self.levels[(exponent >> 1).clamp(0, len(self.levels) - 1).long()].unbind(dim=1)
+        x = torch.minimum((uv[:, 0] * width - 0.5).clamp_min(0), width - 1)
+        y = torch.minimum(((1 - uv[:, 1]) * height - 0.5).clamp_min(0), height - 1)
+        x0, y0 = x.long(), y.long()
+        x1, y1 = torch.minimum(x0 + 1, width - 1), torch.minimum(y0 + 1, height - 1)
+        right, down = (x - x0)[:, None], (y - y0)[:, None]
+
+        def texel(row: Tensor, column: Tensor) -> Tensor:
+            return self.texels[first + row * width + column, :3].float()
+
+        upper = torch.lerp(texel(y0, x0), texel(y0, x1), right)
+        lower = torch.lerp(texel(y1, x0), texel(y1, x1), right)
+        return torch.lerp(upper, lower, down)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +147,12 @@ class Cameras:
 
 
 def shade(
-    surface: Surface, cameras: Cameras, face: Tensor, weights: Tensor, depth: Tensor
+    surface: Surface, cameras: Cameras, screen: Tensor, face: Tensor, weights: Tensor, depth: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images rgb uint8 [V, H, W, 3], depth float32 [V, H, W] and normal float32 [V, H, W, 3] of one mesh.
 
-    `face` int64 [V, H, W] is negative where there is none; `weights` [V, H, W, 3] are perspective-correct.
+    `screen` [V, N, 3] is of `Cameras.project`; `face` int64 [V, H, W] is negative where there is none; `weights`
+    [V, H, W, 3] are perspective-correct.
     """
     view, row, column = pixels = (face >= 0).nonzero(as_tuple=True)
     seen, at = face[pixels], weights[pixels]
@@ -116,7 +163,8 @@ def shade(
     light = AMBIENT + (1 - AMBIENT) * facing.abs()
 
     rgb = torch.tensor(BACKGROUND, dtype=torch.uint8, device=face.device).repeat(*face.shape, 1)
-    rgb[pixels] = (surface.albedo(seen, at) * light + 0.5).clamp(max=255).to(torch.uint8)
+    sizes = _sizes(screen[view[:, None], surface.faces[seen], :2]) * (cameras.size / 2) ** 2
+    rgb[pixels] = (surface.albedo(seen, at, sizes) * light + 0.5).clamp(max=255).to(torch.uint8)
     normal = torch.zeros_like(weights)
     normal[pixels] = normals
     return rgb, torch.where(face >= 0, depth, 0), normal
@@ -142,20 +190,10 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     return normalize(sums.double(), dim=-1).float()
 
 
-def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """Bilinear lookup float32 [P, 3] in uint8 [H, W, 3] at `uv` [P, 2].
-
-    (0, 0) is the lower left corner, texel centres lie at halves, and outside clamps to the edge.
-    """
-    height, width = texture.shape[:2]
-    x = (uv[:, 0] * width - 0.5).clamp(0, width - 1)
-    y = ((1 - uv[:, 1]) * height - 0.5).clamp(0, height - 1)
-    x0, y0 = x.long(), y.long()
-    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
-    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
-    upper = torch.lerp(texture[y0, x0].float(), texture[y0, x1].float(), fx)
-    lower = torch.lerp(texture[y1, x0].float(), texture[y1, x1].float(), fx)
-    return torch.lerp(upper, lower, fy)
+def _sizes(triangles: Tensor) -> Tensor:
+    """Twice the areas of triangles [P, 3, 2]."""
+    (ax, ay), (bx, by) = ((triangles[:, i] - triangles[:, 0]).unbind(dim=1) for i in (1, 2))
+    return (ax * by - ay * bx).abs()
 
 
 def _interpolate(corners: Tensor, weights: Tensor) -> Tensor:
