@@ -9,7 +9,7 @@ from pipeline.sequences.settings import SequenceSettings
 from shards.manifest import Frozen, TextSource, fingerprint
 
 # Raise it when the bytes of a sample change for another reason than its renderer: framing, codecs, the record.
-DATA_VERSION = 3
+DATA_VERSION = 4
 
 
 class RenderSettings(Frozen):
@@ -36,7 +36,7 @@ class RenderSettings(Frozen):
         """Whether a scan is compared with its subject's neutral one."""
         return self.text_source == "geometry" or "flow" in self.channels
 
-    @property
+    @cached_property
     def rig(self) -> Rig:
         """The cameras of the views."""
         return Rig.build(self.views, self.size, self.projection)

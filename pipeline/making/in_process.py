@@ -7,7 +7,7 @@ them ends the process.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.making.operators import Row, encode_pieces, pieces_table, read_pieces, render_views
+from pipeline.making.operators import Row, make_pieces, pieces_table
 from pipeline.making.pieces import Piece, parcels_of, pieces_of
 from pipeline.making.writing import write_task
 from pipeline.planning.output import RenderOutput, ShardReceipt
@@ -29,6 +29,5 @@ def render_shards_here(
 
 
 def made_here(parcel: Sequence[Piece], root: Place, settings: RenderSettings) -> list[Row]:
-    """The encoded rows of a parcel: what the operators give for it, one after the other."""
-    table = read_pieces(pieces_table(parcel), str(root), settings)
-    return encode_pieces(render_views(table, settings), settings).to_pylist()
+    """The encoded rows of a parcel: what the operator gives for it."""
+    return make_pieces(pieces_table(parcel), str(root), settings).to_pylist()

@@ -2,8 +2,8 @@
 
 A parcel, a few pieces of one shard, is one block, and no operator joins or splits blocks; so blocks leave in the order
 of the samples, and the driver tells by counting rows when all of a shard have come. It hands their references, not
-their bytes, to the task that writes the shard. On CPUs Ray fuses the three operators into one task, and nothing
-travels; with GPUs the reading and encoding stay on CPUs while actors render.
+their bytes, to the task that writes the shard. On CPUs one operator does all three, a piece at a time; with GPUs the
+reading and encoding stay on CPUs while actors render.
 
 Ray makes again what a worker or a node takes with it when it dies, but not what an actor made that is gone: then the
 shards that are not written yet are begun anew.
@@ -29,7 +29,7 @@ from ray.exceptions import (
 )
 
 from pipeline.making.limits import Limits
-from pipeline.making.operators import encode_pieces, pieces_table, read_pieces, render_views
+from pipeline.making.operators import encode_pieces, make_pieces, pieces_table, read_pieces, render_views
 from pipeline.making.pieces import parcels_of, pieces_of
 from pipeline.making.writing import write_task
 from pipeline.planning.output import RenderOutput, ShardReceipt
@@ -178,18 +178,17 @@ def _encoded_blocks(
     if not parcels:
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    dataset = ray.data.from_arrow(parcels).map_batches(
-        read_pieces, fn_kwargs={"root": str(root), "settings": settings, **limits}, **arrow
-    )
+    dataset, where = ray.data.from_arrow(parcels), {"root": str(root), "settings": settings, **limits}
     if num_gpus:
         pool = ActorPoolStrategy(min_size=1, max_size=num_gpus)
+        dataset = dataset.map_batches(read_pieces, fn_kwargs=where, **arrow)
         # `map_batches` wants a number of rows with GPUs, and would join blocks until they have as many.
         dataset = dataset.map_batches_internal(
             RenderOnGpu, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow
         )
+        dataset = dataset.map_batches(encode_pieces, fn_kwargs={"settings": settings}, **arrow)
     else:
-        dataset = dataset.map_batches(render_views, fn_kwargs={"settings": settings}, **arrow)
-    dataset = dataset.map_batches(encode_pieces, fn_kwargs={"settings": settings}, **arrow)
+        dataset = dataset.map_batches(make_pieces, fn_kwargs=where, **arrow)
     for bundle in dataset.iter_internal_ref_bundles():
         for block in bundle.blocks:
             yield block.ref, block.metadata.num_rows

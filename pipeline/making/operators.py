@@ -7,13 +7,15 @@ row of `failures.parquet`, never the end of the job. A storage that fails is no 
     read    piece          -> + sources, shot (what the record needs to know), meshes (packed arrays, one a frame)
     render  meshes         -> + statistics, images (packed arrays, quantised, one a frame)
     encode  images, shot   -> + members (encoded images by frame, view, channel), sums (of dynamic images)
+
+Where a GPU renders they are three, so that it draws while processors read and encode; elsewhere they are one (`make`).
 """
 
 import functools
 import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -59,15 +61,36 @@ def pieces_table(pieces: Iterable[Piece]) -> pa.Table:
     return pa.table({"piece": [PIECE.dump_json(piece).decode() for piece in pieces]})
 
 
+def make_pieces(
+    table: pa.Table, root: str | Place, settings: RenderSettings, limits: Limits | None = None, marks: str | Place = ""
+) -> pa.Table:
+    """Read, render and encode on one processor, one piece after the other.
+
+    Only the meshes of one piece are in memory, and they are drawn while the processor's caches still have them.
+    """
+    with _reading(root, settings, limits, marks) as read:
+        pieces = (read(table.slice(number, 1)) for number in range(len(table)))
+        return pa.concat_tables([encode_pieces(render_views(piece, settings), settings) for piece in pieces])
+
+
 def read_pieces(
     table: pa.Table, root: str | Place, settings: RenderSettings, limits: Limits | None = None, marks: str | Place = ""
 ) -> pa.Table:
     """Read, digest and frame the files of each piece; `marks` is where the limits remember what workers died of."""
+    with _reading(root, settings, limits, marks) as read:
+        return read(table)
+
+
+@contextmanager
+def _reading(
+    root: str | Place, settings: RenderSettings, limits: Limits | None, marks: str | Place
+) -> Iterator[Callable[[pa.Table], pa.Table]]:
+    """`read_pieces` for several tables; a storage that failed once is not asked again."""
     lost: list[StorageError] = []
     with opened(place(root)) as files:
 
         def read(row: Row) -> Row:
-            if lost:  # it has been asked often enough
+            if lost:
                 raise lost[0]
             piece, reader = PIECE.validate_json(row["piece"]), SourceReader(files)
             try:
@@ -85,7 +108,7 @@ def read_pieces(
             blocks = [pack_arrays(asdict_arrays(mesh)) for mesh in meshes]
             return {"shot": SHOT.dump_json(shot).decode(), "meshes": blocks}
 
-        return _map_rows(table, "read", read, READ, str(files.root))
+        yield lambda table: _map_rows(table, "read", read, READ, str(files.root))
 
 
 def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,12 @@ def lies_inside(root: Path, path: str) -> bool:
     Raises:
         OSError, RuntimeError, ValueError: it leads nowhere: a ring of links, a name that is too long, a NUL.
     """
-    return (root / path).resolve().is_relative_to(root.resolve())
+    return (root / path).resolve().is_relative_to(_resolved(root))
+
+
+@lru_cache(maxsize=4)
+def _resolved(root: Path) -> Path:
+    return root.resolve()
 
 
 def leads_out(root: Path, path: str) -> bool:

@@ -17,7 +17,7 @@ from pipeline.rendering.rig import Rig
 # Shading, shared by the renderers so that their images agree: a soft light at the camera.
 #   colour = albedo * (AMBIENT + (1 - AMBIENT) * max(0, n . towards_camera))
 # Raise the version when the images of all renderers change, so that finished shards are known to be stale.
-SHADING_VERSION = 1
+SHADING_VERSION = 2
 AMBIENT = 0.35
 SKIN_TONE = (214, 178, 156)
 BACKGROUND = (240, 240, 240)
