@@ -1,9 +1,9 @@
 """The Ray Data job of a render: pieces of samples stream through read, render and encode; a task writes each shard.
 
-A parcel, a few pieces of one shard, is one block, and no operator joins or splits blocks; so blocks leave in the order
-of the samples, and the driver tells by counting rows when all of a shard have come. It hands their references, not
-their bytes, to the task that writes the shard. On CPUs one operator does all three, a piece at a time; with GPUs the
-reading and encoding stay on CPUs while actors render.
+Some parcels of one shard, a few pieces each, are one block, and no operator joins or splits blocks; so blocks leave in
+the order of the samples, and the driver tells by counting rows when all of a shard have come. It hands their
+references, not their bytes, to the task that writes the shard. On CPUs one operator does all three, a piece at a time;
+with GPUs the reading and encoding stay on CPUs while actors render.
 
 Ray makes again what a worker or a node takes with it when it dies, but not what an actor made that is gone: then the
 shards that are not written yet are begun anew.
@@ -12,6 +12,7 @@ shards that are not written yet are begun anew.
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ from shards.places import Place
 MAX_WRITES = 4
 # How often in a row the job is begun without a shard being written, before it is given up.
 MAX_ATTEMPTS = 3
+# A worker waits about 0.2 s for its next task. With as many parcels in one it seldom does; but each worker shall have a
+# few tasks, or some would be done long before the others.
+MAX_TOGETHER = 4
+TASKS_A_WORKER = 4
 # What Ray says of blocks that it cannot make again.
 LOST = (NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError)
 
@@ -174,11 +179,11 @@ def _encoded_blocks(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    parcels = [pieces_table(parcel) for task in tasks for parcel in parcels_of(task.samples, settings)]
-    if not parcels:
+    tables = _tables(tasks, settings, num_gpus)
+    if not tables:
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    dataset, where = ray.data.from_arrow(parcels), {"root": str(root), "settings": settings, **limits}
+    dataset, where = ray.data.from_arrow(tables), {"root": str(root), "settings": settings, **limits}
     if num_gpus:
         pool = ActorPoolStrategy(min_size=1, max_size=num_gpus)
         dataset = dataset.map_batches(read_pieces, fn_kwargs=where, **arrow)
@@ -194,8 +199,23 @@ def _encoded_blocks(
             yield block.ref, block.metadata.num_rows
 
 
-# Writing waits for the disk, so it asks for no core: it must not queue behind the operators, which take them all.
-@ray.remote(num_cpus=0, max_retries=3)
+def _tables(tasks: Sequence[ShardTask], settings: RenderSettings, num_gpus: int) -> list[pa.Table]:
+    """The pieces of all shards, as much together as one task of Ray shall do."""
+    parcels = [list(parcels_of(task.samples, settings)) for task in tasks]
+    together = 1
+    if not num_gpus:
+        num_workers = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        together = min(max(sum(map(len, parcels)) // (TASKS_A_WORKER * num_workers), 1), MAX_TOGETHER)
+    return [
+        pieces_table(chain.from_iterable(of_shard[start : start + together]))
+        for of_shard in parcels
+        for start in range(0, len(of_shard), together)
+    ]
+
+
+# A core each, though it mostly waits for the disk: beside workers that have all cores Ray would start another one for
+# each shard, for seconds, and take it away again.
+@ray.remote(num_cpus=1, max_retries=3)
 def _write_task(
     task: ShardTask, root: Place, layout: str, settings: RenderSettings, out: Place, *blocks: pa.Table
 ) -> ShardReceipt:

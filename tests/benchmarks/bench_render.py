@@ -184,9 +184,9 @@ def whole(folder: Path, channels: tuple[str, ...], workers: int, limit: int | No
             render.run(config, look)
         finally:
             ray.shutdown()
-    # Workers start and compile before the first scans are done.
-    (began, first, _), (ended, last, _) = next(row for row in seen if row[1]), seen[-1]
+    # In the first half workers start and load what they need.
     half = len(seen) // 2
+    (began, first, _), (ended, last, _) = seen[half], seen[-1]
     return {
         "rate": (last - first) / (ended - began),
         "memory_first_half": max(row[2] for row in seen[:half]),
