@@ -1,9 +1,9 @@
 """The options of the render stage, and how they resolve to the settings that its output depends on."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.filters import SampleFilter
 from pipeline.layouts import LAYOUTS
@@ -12,9 +12,9 @@ from pipeline.options import ADDRESS_HELP, CommaSeparated
 from pipeline.prompts.bank import load
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import RendererName, choose_renderer, renderer_version
-from pipeline.rendering.rig import Projection, views_of
+from pipeline.rendering.rig import Projection, side_of, views_of
 from pipeline.sequences.settings import SequenceSettings, Window
-from shards.images import CHANNELS
+from shards.images import CHANNELS, MAX_SIDE
 from shards.places import AnyPlace
 from shards.sample import Sampling, Temporal
 
@@ -25,10 +25,21 @@ class RenderConfig(SampleFilter):
     data_dir: AnyPlace = Field(description="Folder that the dataset lies in, or its URL.")
     out: AnyPlace = Field(description="Directory for the shards, or its URL; an earlier run's is continued.")
     layout: str = Field("auto", description=f"How the dataset lies on disk: auto, {', '.join(LAYOUTS)}.")
-    rig: str = Field("3", description="Views: 3, 5, 9, or a YAML file with a list of {name, yaw, pitch}.")
+    rig: str = Field(
+        "3",
+        description="Views: 3, 5, 9, sphere:N (N of them, all around the front), or a YAML file with a list of "
+        "{name, yaw, pitch}.",
+    )
     yaw: float = Field(30.0, gt=0, le=80, description="Degrees between neighbouring views of a built-in rig.")
     size: int = Field(224, ge=16, le=2048, description="Height and width of the images in pixels.")
     projection: Projection = Field("perspective", description="Camera model: perspective or orthographic.")
+    samples: Literal[1, 4, 9, 16] = Field(
+        1, description="Samples a pixel: with 4 or more, outlines have no jagged edges."
+    )
+    jitter_deg: float = Field(
+        0.0, ge=0, le=30, description="Move the cameras of each sample by up to so many degrees of yaw and pitch."
+    )
+    jitter_seed: int = Field(0, ge=0, description="Another number moves them otherwise.")
     channels: Annotated[tuple[str, ...], CommaSeparated] = Field(
         ("rgb", "depth", "normal"),
         min_length=1,
@@ -70,6 +81,12 @@ class RenderConfig(SampleFilter):
         # The order of the format, whatever the order of asking: the same set gives the same bytes.
         return tuple(channel for channel in CHANNELS if channel in channels)
 
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        if self.size * side_of(self.samples) > MAX_SIDE:
+            raise ValueError(f"--size {self.size} with --samples {self.samples}: draws over {MAX_SIDE} pixels a side")
+        return self
+
     @property
     def filter(self) -> SampleFilter:
         """Which samples are meant."""
@@ -93,6 +110,9 @@ class RenderConfig(SampleFilter):
             views=views_of(self.rig, self.yaw),
             size=self.size,
             projection=self.projection,
+            samples=self.samples,
+            jitter_deg=self.jitter_deg,
+            jitter_seed=self.jitter_seed if self.jitter_deg else 0,
             channels=self.channels,
             sequences=SequenceSettings(
                 frames=self.frames,

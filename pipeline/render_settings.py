@@ -2,9 +2,11 @@
 
 from functools import cached_property
 
+from blake3 import blake3
+
 from pipeline.prompts.bank import PromptBank
 from pipeline.rendering.choice import RendererName
-from pipeline.rendering.rig import Projection, Rig, View
+from pipeline.rendering.rig import Projection, Rig, View, jittered
 from pipeline.sequences.settings import SequenceSettings
 from shards.manifest import Frozen, TextSource, fingerprint
 
@@ -21,6 +23,9 @@ class RenderSettings(Frozen):
     views: tuple[View, ...]
     size: int
     projection: Projection
+    samples: int = 1
+    jitter_deg: float = 0.0
+    jitter_seed: int = 0
     channels: tuple[str, ...]
     sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
@@ -36,7 +41,16 @@ class RenderSettings(Frozen):
         """Whether a scan is compared with its subject's neutral one."""
         return self.text_source == "geometry" or "flow" in self.channels
 
+    def rig_of(self, key: str) -> Rig:
+        """The cameras of a sample: those of the views, or with jitter the sample's own."""
+        if not self.jitter_deg:
+            return self._rig
+        digest = blake3(f"{self.jitter_seed} {key}".encode()).digest(8)
+        return self._build(jittered(self.views, self.jitter_deg, int.from_bytes(digest)))
+
     @cached_property
-    def rig(self) -> Rig:
-        """The cameras of the views."""
-        return Rig.build(self.views, self.size, self.projection)
+    def _rig(self) -> Rig:
+        return self._build(self.views)
+
+    def _build(self, views: tuple[View, ...]) -> Rig:
+        return Rig.build(views, self.size, self.projection)

@@ -48,7 +48,7 @@ def mirror_image(mesh: Mesh) -> Mesh:
 
 def render(mesh: Mesh, rig: str, channel: str) -> Tensor:
     """Views as the image tower sees them, [V, 3, H, W] in [0, 1]."""
-    (images,) = ZBufferRenderer().render([mesh], Rig.build(views_of(rig, 30.0), SIZE))
+    (images,) = ZBufferRenderer().render([mesh], [Rig.build(views_of(rig, 30.0), SIZE)])
     pixels = images.rgb if channel == "rgb" else quantise_normal(images.normal)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 

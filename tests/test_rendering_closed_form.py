@@ -33,7 +33,7 @@ def projection(request) -> str:
 
 
 def render_one(renderer: Renderer, mesh: Mesh, rig: Rig) -> ViewImages:
-    (images,) = renderer.render([mesh], rig)
+    (images,) = renderer.render([mesh], [rig])
     return images
 
 
@@ -287,11 +287,11 @@ def test_a_face_that_is_seen_from_behind_keeps_the_sign_of_its_flow(renderer, pr
 
 def test_flow_is_given_where_a_mesh_has_one_and_changes_no_other_channel(renderer, projection):
     plain, rig = sphere(2, 0.7), Rig.build(TILTED, SIZE, projection)
-    still, moved = renderer.render([plain, replace(plain, flow=plain.vertices / 9)], rig)
+    still, moved = renderer.render([plain, replace(plain, flow=plain.vertices / 9)], [rig, rig])
     assert still.flow is None and moved.flow is not None
     for channel in ("rgb", "depth", "normal"):
         assert np.array_equal(getattr(still, channel), getattr(moved, channel))
 
 
 def test_no_meshes_give_no_images(renderer):
-    assert renderer.render([], Rig.build(FRONT, SIZE)) == []
+    assert renderer.render([], []) == []

@@ -66,7 +66,7 @@ class Parity:
 def compare(mesh: Mesh, size: int, projection: Projection) -> Parity:
     rig = Rig.build(VIEWS, size, projection)
     mesh = replace(mesh, flow=rough_flow(mesh))
-    a, b = (build_renderer(name).render([mesh], rig)[0] for name in ("zbuffer", "pytorch3d"))
+    a, b = (build_renderer(name).render([mesh], [rig])[0] for name in ("zbuffer", "pytorch3d"))
     return Parity.of(a, b)
 
 
@@ -123,9 +123,9 @@ def test_a_batch_of_unequal_meshes_equals_the_meshes_one_by_one(memory, projecti
     ]
     meshes[1:4:2] = [replace(mesh, flow=rough_flow(mesh)) for mesh in meshes[1:4:2]]
     rig = Rig.build(VIEWS, 32, projection)
-    together = pytorch3d.PyTorch3DRenderer(memory=memory).render(meshes, rig)
+    together = pytorch3d.PyTorch3DRenderer(memory=memory).render(meshes, [rig] * len(meshes))
     for mesh, images in zip(meshes, together, strict=True):
-        (alone,) = pytorch3d.PyTorch3DRenderer().render([mesh], rig)
+        (alone,) = pytorch3d.PyTorch3DRenderer().render([mesh], [rig])
         assert (alone.depth > 0).any()
         for channel in ("rgb", "depth", "normal"):
             assert np.array_equal(getattr(images, channel), getattr(alone, channel))
@@ -158,7 +158,7 @@ def test_a_bin_has_room_for_all_faces_of_the_largest_mesh_of_a_call(monkeypatch)
 
     rasterize = pytorch3d.rasterize_meshes
     monkeypatch.setattr(pytorch3d, "rasterize_meshes", spy)
-    pytorch3d.PyTorch3DRenderer().render([sphere(1, 0.5), sphere(3, 0.5), sphere(2, 0.5)], Rig.build(VIEWS, 16))
+    pytorch3d.PyTorch3DRenderer().render([sphere(1, 0.5), sphere(3, 0.5), sphere(2, 0.5)], [Rig.build(VIEWS, 16)] * 3)
     assert rooms == [(1280, 1280)]
 
 

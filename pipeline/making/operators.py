@@ -36,6 +36,8 @@ from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import RendererName, build_renderer
 from pipeline.rendering.encode import encode_frame, quantise_views
 from pipeline.rendering.renderer import Renderer, ViewImages
+from pipeline.rendering.rig import Rig
+from pipeline.rendering.samples import merged
 from pipeline.sequences.dynamic import rank_pooling_weights, weighted_sum
 from shards.index import SourceFile
 from shards.places import Place, place
@@ -113,21 +115,23 @@ def _reading(
 
 def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
     """Render all meshes of the table in one call of the renderer; if that fails, one by one, to find the culprit."""
-    renderer, rig = cached_renderer(settings.renderer), settings.rig
+    renderer = cached_renderer(settings.renderer)
     rows = list(_rows(table))
     good = [row for row in rows if row["failure"] is None]
     meshes = [[_mesh(block) for block in row["meshes"]] for row in good]
-    together = [mesh for group in meshes for mesh in group]
+    rigs = [_rig(row, settings) for row in good]
     try:
-        rendered: list[ViewImages | None] = [*renderer.render(together, rig)] if together else []
+        pairs = [(mesh, rig) for group, rig in zip(meshes, rigs, strict=True) for mesh in group]
+        rendered: list[ViewImages | None] = [*renderer.render(*zip(*pairs, strict=True))] if pairs else []
     except Exception:
-        rendered = [None] * len(together)
+        rendered = [None] * len(pairs)
     images = iter(rendered)
-    for row, group in zip(good, meshes, strict=True):
+    for row, group, rig in zip(good, meshes, rigs, strict=True):
         mine = [next(images) for _ in group]
         try:
-            shown = [_shown(image or renderer.render([m], rig)[0]) for m, image in zip(group, mine, strict=True)]
-            row["images"] = [pack_arrays(quantise_views(image, settings.channels)) for image in shown]
+            shown = [_shown(image or renderer.render([m], [rig])[0]) for m, image in zip(group, mine, strict=True)]
+            small = [merged(image, settings.samples) for image in shown]
+            row["images"] = [pack_arrays(quantise_views(image, settings.channels)) for image in small]
             row["statistics"] = _statistics(group[0]).model_dump_json()
         except MeshError as error:
             mesh = PIECE.validate_json(row["piece"]).sample.frames[0].mesh
@@ -178,6 +182,11 @@ def failure_of(stage: str, error: Exception, root: str = "") -> str:
 def _mesh(block: pa.Buffer) -> Mesh:
     arrays: dict[str, Any] = unpack_arrays(block)
     return Mesh(**arrays)
+
+
+def _rig(row: Row, settings: RenderSettings) -> Rig:
+    """The cameras of a row's sample, as fine as its samples are."""
+    return settings.rig_of(PIECE.validate_json(row["piece"]).sample.key).finer(settings.samples)
 
 
 def _shown(image: ViewImages) -> ViewImages:

@@ -68,5 +68,5 @@ def parcels_of(samples: Sequence[SampleSource], settings: RenderSettings) -> Ite
 
 def parcel_size(settings: RenderSettings) -> int:
     """Scans in a parcel, so that the renderer's images of one fit in memory."""
-    image_bytes = len(settings.views) * settings.size**2 * BYTES_PER_PIXEL
+    image_bytes = len(settings.views) * settings.size**2 * settings.samples * BYTES_PER_PIXEL
     return max(1, min(PARCEL, PARCEL_BYTES // image_bytes))

@@ -134,7 +134,7 @@ def _sample(made: Made, rows: Sequence[Row], layout: str, settings: RenderSettin
     dynamic, scales = _dynamic(rows, settings)
     record = SampleRecord(
         **_described(made, layout, prompt, settings),
-        cameras=settings.rig.cameras,
+        cameras=settings.rig_of(source.key).cameras,
         channels=settings.channels,
         frame=shots[0].frame,
         depth=DEPTH_SCALE if "depth" in settings.channels else None,
@@ -178,8 +178,8 @@ def _dynamic(
     sums = {channel: np.sum([part[channel] for part in parts], axis=0) for channel in parts[0]}
     pixels, scales = quantise_dynamic(sums)
     images = {
-        (camera.name, f"{channel}.{DYNAMIC}"): encode_image(f"{channel}.{DYNAMIC}", pixels[channel][v])
-        for v, camera in enumerate(settings.rig.cameras)
+        (view.name, f"{channel}.{DYNAMIC}"): encode_image(f"{channel}.{DYNAMIC}", pixels[channel][v])
+        for v, view in enumerate(settings.views)
         for channel in pixels
     }
     return images, scales

@@ -52,12 +52,15 @@ class PyTorch3DRenderer:
         self.memory = memory
 
     @torch.inference_mode()
-    def render(self, meshes: Sequence[Mesh], rig: Rig) -> list[ViewImages]:
-        """Images of each mesh from every view of `rig`; see `pipeline.rendering.renderer.Renderer`.
+    def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
+        """Images of each mesh from every view of its rig; see `pipeline.rendering.renderer.Renderer`.
 
         A mesh that does not fit `memory` even with one view is drawn alone, beyond the bound.
         """
-        shape = (len(rig.cameras), rig.size, rig.size)
+        if not meshes:
+            return []
+        num_views, size = len(rigs[0].cameras), rigs[0].size
+        shape = (num_views, size, size)
         images = [
             ViewImages(
                 rgb=np.empty((*shape, 3), np.uint8),
@@ -67,9 +70,9 @@ class PyTorch3DRenderer:
             )
             for mesh in meshes
         ]
-        for batch in batches([len(mesh.faces) for mesh in meshes], len(rig.cameras), rig.size, self.memory):
+        for batch in batches([len(mesh.faces) for mesh in meshes], num_views, size, self.memory):
             surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
-            cameras = [Cameras.build(rig, views, self.device) for _, views in batch]
+            cameras = [Cameras.build(rigs[m], views, self.device) for m, views in batch]
             screens = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
             fragments = _rasterise(surfaces, cameras, screens)
             drawn = zip(batch, surfaces, cameras, screens, fragments, strict=True)

@@ -21,6 +21,9 @@ SHADING_VERSION = 2
 AMBIENT = 0.35
 SKIN_TONE = (214, 178, 156)
 BACKGROUND = (240, 240, 240)
+# A larger face (frame units squared, twice its area) is of a vertex that is astray: the normals of the others' vertices
+# are told without it.
+MAX_FACE = 2.0**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,9 @@ class Renderer(Protocol):
     name: str
     version: str
 
-    def render(self, meshes: Sequence[Mesh], rig: Rig) -> list[ViewImages]:
-        """Images of each mesh, all views of `rig`; vertices are in the canonical frame."""
+    def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
+        """Images of each mesh from all views of its rig; vertices are in the canonical frame.
+
+        The rigs have equal numbers of views, of one size and projection.
+        """
         ...

@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.meshes.mesh import Mesh
+from pipeline.rendering.kernels.vertices import GUARD, NEAR
 from pipeline.rendering.mipmap import MipMap, texels_covered
-from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE
+from pipeline.rendering.renderer import AMBIENT, BACKGROUND, MAX_FACE, SKIN_TONE
 from pipeline.rendering.rig import Rig
 
-# Nearer than this (frame units) counts as behind the camera, as in the `zbuffer` renderer.
-NEAR = 1e-3
 # Twice the area, in pixels, of the smallest triangle that a texture is told apart on.
 TINY = 1e-12
 
@@ -125,9 +124,10 @@ class Cameras:
         camera = vertices.double() @ self.R + self.T[:, None]
         z = camera[..., 2:]
         plane = camera[..., :2] / z if self.is_perspective else camera[..., :2]
-        ndc = 1 - 2 * (self.center[:, None] - self.focal[:, None] * plane) / self.size
+        pixels = self.center[:, None] - self.focal[:, None] * plane
         # The rasteriser leaves out a face with a depth of 0: its image has no finite outline.
-        return torch.cat([ndc, torch.where(z > NEAR, z, 0)], dim=-1).float()
+        is_there = (z > NEAR) & (pixels.abs() < GUARD).all(dim=-1, keepdim=True)
+        return torch.where(is_there, torch.cat([1 - 2 * pixels / self.size, z], dim=-1), 0).float()
 
     def to_image_axes(self, view: Tensor, vectors: Tensor) -> Tensor:
         """Frame vectors float32 [P, 3], each as its view's image has them: x right, y up, z to the viewer."""
@@ -183,9 +183,9 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit normals float32 [V, 3]: the mean of the adjacent faces' normals, weighted by area; 0 where no face is."""
     a, b, c = vertices[faces].double().unbind(dim=1)
     weighted = torch.linalg.cross(b - a, c - a)
+    weighted = torch.where((weighted.abs() < MAX_FACE).all(dim=1, keepdim=True), weighted, 0)
     # Summed as integers: a GPU adds in any order, and only integers come to the same sum in every order.
-    scale = 2.0**40 / weighted.abs().max().clamp(min=1e-300)
-    fixed = (weighted * scale).round().long().repeat_interleave(3, dim=0)
+    fixed = (weighted * 2.0**40).round().long().repeat_interleave(3, dim=0)
     sums = torch.zeros(vertices.shape, dtype=torch.int64, device=vertices.device).index_add_(0, faces.flatten(), fixed)
     return normalize(sums.double(), dim=-1).float()
 

@@ -26,9 +26,9 @@ class ZBufferRenderer:
     # Raise it when the pixels change, so that finished shards are known to be stale.
     version = "2"
 
-    def render(self, meshes: Sequence[Mesh], rig: Rig) -> list[ViewImages]:
-        """Images of each mesh from every view of `rig`; see `pipeline.rendering.renderer.Renderer`."""
-        return [self._render_one(mesh, rig) for mesh in meshes]
+    def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
+        """Images of each mesh from every view of its rig; see `pipeline.rendering.renderer.Renderer`."""
+        return [self._render_one(mesh, rig) for mesh, rig in zip(meshes, rigs, strict=True)]
 
     def _render_one(self, mesh: Mesh, rig: Rig) -> ViewImages:
         num_views, size = len(rig.cameras), rig.size

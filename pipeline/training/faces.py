@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.moments import Moments
+from pipeline.rendering.rig import Rig, View
 from pipeline.training.damage import BadSampleError, OnBadShard, first_good, naming, nothing_left
 from pipeline.training.fitting import fit_image
 from pipeline.training.sequences import TemporalRead, moments_of
@@ -129,8 +130,16 @@ class FaceReader:
                     yield batch
 
     def directions(self, rows: Sequence[IndexRow]) -> Tensor:
-        """Unit vectors from the face towards each view's camera, [V, 3]; all samples of a set share their rig."""
-        cameras = first_good(self.shards, rows, self.on_bad_shard).record.cameras
+        """Unit vectors from the face towards each view's camera, [V, 3].
+
+        All samples of a set share their rig; where each has its own jitter, those of the rig that all come from.
+        """
+        settings = self.shards.manifest.settings
+        if settings.get("jitter_deg"):
+            views = tuple(View.model_validate(view) for view in settings["views"])
+            cameras = Rig.build(views, settings["size"], settings["projection"]).cameras
+        else:
+            cameras = first_good(self.shards, rows, self.on_bad_shard).record.cameras
         return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
 
     def _read_chunk(self, rows: Sequence[IndexRow]) -> list[Face]:

@@ -4,6 +4,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.rendering.renderer import MAX_FACE
+
 # Screen positions are snapped to 1/256 pixel and compared as integers: two faces that share an edge then agree
 # exactly on which side of it a pixel centre lies, so that there is neither a gap nor a double hit along it.
 SUBPIXEL = 256
@@ -26,6 +28,8 @@ def vertex_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> N
         ay, by = vertices[j, 1] - vertices[i, 1], vertices[k, 1] - vertices[i, 1]
         az, bz = vertices[j, 2] - vertices[i, 2], vertices[k, 2] - vertices[i, 2]
         nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        if not (abs(nx) < MAX_FACE and abs(ny) < MAX_FACE and abs(nz) < MAX_FACE):
+            continue
         for v in (i, j, k):
             normals[v, 0] += nx
             normals[v, 1] += ny
