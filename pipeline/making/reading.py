@@ -7,6 +7,9 @@ the face and not of the camera.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.data_dir import DataDir
 from pipeline.layouts.layout import SampleSource, ScanFiles
 from pipeline.making.limits import not_limited
@@ -25,6 +28,10 @@ from shards.index import SourceFile
 from shards.sample import Frame
 
 Measures = Mapping[str, float] | None
+
+# Textures by the digest of their file, the one that was decoded first at the front.
+MAX_TEXTURES_BYTES = 64 << 20
+_TEXTURES: dict[str, NDArray[np.uint8]] = {}
 
 
 @dataclass
@@ -76,13 +83,26 @@ class SourceReader:
         root = self.files.root
         if scan.texture is not None:
             self._check(scan.texture)
-            return replace(mesh, texture=read_texture(root / scan.texture))
+            return replace(mesh, texture=self._texture(scan.texture))
         named = named_texture(root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
         if named is None:
             return mesh
         self._note(named)
         present = self.sources[named].size >= 0
-        return replace(mesh, texture=read_texture(root / named)) if present else mesh
+        return replace(mesh, texture=self._texture(named)) if present else mesh
+
+    def _texture(self, path: str) -> NDArray[np.uint8]:
+        """A texture that was noted; of those that many scans share, one that this process has decoded before."""
+        digest = self.sources[path].blake3
+        if digest not in _TEXTURES:
+            texture = read_texture(self.files.root / path)
+            texture.flags.writeable = False
+            if not digest or texture.nbytes > MAX_TEXTURES_BYTES:
+                return texture
+            _TEXTURES[digest] = texture
+            while sum(kept.nbytes for kept in _TEXTURES.values()) > MAX_TEXTURES_BYTES:
+                del _TEXTURES[next(iter(_TEXTURES))]
+        return _TEXTURES[digest]
 
     def _check(self, *paths: str | None) -> None:
         for path in paths:
