@@ -8,9 +8,9 @@ Make scans as OBJ, VRML or PLY, then:
 For each folder and for ico-spheres of 5,120, 20,480 and 81,920 faces, with `rgb` alone and with `rgb,depth,normal`,
 three views of 224 pixels: the milliseconds of a scan that each step takes, one after the other as in a render, on one
 core in this process (the mean over scans, of the fastest of `--rounds`). Then `smile-pipe render` on Ray with one and
-two workers, from the first scans that are done to the last, and the plain scripts `plain_vtk.py` and
-`plain_pytorch3d.py` with one core each, which need VTK and PyTorch3D. `--many` links the scans of the first folder so
-often that there are so many, renders all, and tells the memory of the workers.
+two workers, of the scans linked so often that there are `--many`: scans a second of the second half, and the memory of
+the largest worker in each half. And the plain scripts `plain_vtk.py` and `plain_pytorch3d.py` with one core each, which
+need VTK and PyTorch3D.
 """
 
 import argparse
@@ -162,14 +162,14 @@ def steps(
     return min(found[1:], key=lambda spent: sum(spent.values()))
 
 
-def whole(folder: Path, channels: tuple[str, ...], workers: int, limit: int | None = None) -> dict[str, float]:
+def whole(folder: Path, channels: tuple[str, ...], workers: int) -> dict[str, float]:
     """Scans a second of `smile-pipe render`, and the most memory that a worker had in each half of it (MB)."""
     import ray
 
-    seen: list[tuple[float, int, float]] = []
+    others, seen = set(_ray_processes()), list[tuple[float, int, float]]()
 
     def look(progress: render.RenderProgress) -> None:
-        seen.append((time.perf_counter(), progress.num_done, _largest_worker()))
+        seen.append((time.perf_counter(), progress.num_done, _largest(set(_ray_processes()) - others)))
 
     with tempfile.TemporaryDirectory() as out:
         ray.init(
@@ -180,7 +180,7 @@ def whole(folder: Path, channels: tuple[str, ...], workers: int, limit: int | No
             runtime_env={"env_vars": WORKERS_ENVIRONMENT},
         )
         try:
-            config = RenderConfig(data_dir=folder, out=Path(out) / "shards", channels=channels, size=SIZE, limit=limit)
+            config = RenderConfig(data_dir=folder, out=Path(out) / "shards", channels=channels, size=SIZE)
             render.run(config, look)
         finally:
             ray.shutdown()
@@ -194,15 +194,23 @@ def whole(folder: Path, channels: tuple[str, ...], workers: int, limit: int | No
     }
 
 
-def _largest_worker() -> float:
-    """MB that the largest of Ray's workers has of its own; objects in shared memory are not counted."""
-    sizes = [0.0]
+def _ray_processes() -> Iterator[Path]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cmdline").read_bytes().startswith(b"ray::"):
-                (line,) = (line for line in (process / "status").read_text().splitlines() if "RssAnon" in line)
-                sizes.append(int(line.split()[1]) / 1024)
-        except (OSError, ValueError):  # it has ended meanwhile
+                yield process
+        except OSError:  # it has ended meanwhile
+            continue
+
+
+def _largest(processes: Iterable[Path]) -> float:
+    """MB that the largest of some processes has of its own; objects in shared memory are not counted."""
+    sizes = [0.0]
+    for process in processes:
+        try:
+            (line,) = (line for line in (process / "status").read_text().splitlines() if "RssAnon" in line)
+            sizes.append(int(line.split()[1]) / 1024)
+        except (OSError, ValueError):
             continue
     return max(sizes)
 
@@ -236,7 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scans", type=int, default=12, help="how many scans of each to measure the steps of")
     parser.add_argument("--rounds", type=int, default=3, help="how often")
     parser.add_argument("--plain", choices=("vtk", "pytorch3d"), action="append", default=[], help="scripts to run too")
-    parser.add_argument("--many", type=int, default=0, help="scans to render for the memory of a worker")
+    parser.add_argument("--many", type=int, default=800, help="scans that each render has")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     return parser.parse_args()
 
@@ -259,29 +267,29 @@ def main() -> None:
             found[f"{kind} {','.join(channels)}"] = spent
             row = " | ".join(f"{spent[step]:.2f}" for step in STEPS)
             print(f"| {kind} | {','.join(channels)} | {row} | {sum(spent.values()):.1f} |", flush=True)
-    print("\n| scans/s | channels | what | |\n|---|---|---|---|")
+    print("\n| scans | channels | what | a second | MB, first half | second half |\n|---|---|---|---|---|---|")
     for folder in given.folders:
         for channels in CHANNELS:
-            for name, rate in _rates(folder, channels, given.plain):
-                found[f"{folder.name} {','.join(channels)} {name}"] = rate
-                print(f"| {folder.name} | {','.join(channels)} | {name} | {rate:.3g} |", flush=True)
-    if given.many:
-        with tempfile.TemporaryDirectory(dir=given.folders[0]) as folder:
-            linked(_files(given.folders[0]), given.many, Path(folder))
-            found["many"] = whole(Path(folder), CHANNELS[1], 2, given.many)
-        print(f"\n{given.many} scans, two workers: {found['many']}")
+            for name, told in _rates(folder, channels, given):
+                found[f"{folder.name} {','.join(channels)} {name}"] = told
+                row = " | ".join(f"{value:.3g}" for value in told.values())
+                print(f"| {folder.name} | {','.join(channels)} | {name} | {row} |", flush=True)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
 
 
-def _rates(folder: Path, channels: tuple[str, ...], scripts: Sequence[str]) -> Iterator[tuple[str, float]]:
-    for workers in (1, 2):
-        yield f"render, {workers} workers", whole(folder, channels, workers)["rate"]
+def _rates(
+    folder: Path, channels: tuple[str, ...], given: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, float]]]:
+    with tempfile.TemporaryDirectory(dir=folder) as many:
+        linked(_files(folder), given.many, Path(many))
+        for workers in (1, 2):
+            yield f"render, {workers} workers", whole(Path(many), channels, workers)
     scans = [path for path in _files(folder) if path.suffix == ".obj"]
     if scans:
-        for script in scripts:
+        for script in given.plain:
             # PyTorch3D takes half a minute a scan on a CPU.
-            yield f"plain_{script}", plain(script, channels, scans[: 25 if script == "vtk" else 2])
+            yield f"plain_{script}", {"rate": plain(script, channels, scans[: 25 if script == "vtk" else 2])}
 
 
 def _files(folder: Path) -> list[Path]:
