@@ -129,7 +129,9 @@ def _print_summary(
         table.add_row(what, str(count))
     table.add_row("views x channels", f"{len(manifest.views)} x {len(manifest.channels)}, {manifest.image_size} px")
     table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
-    table.add_row("renderer", manifest.renderer)
+    is_default = config.renderer == "auto" and manifest.renderer == "pytorch3d"
+    hint = " (--renderer zbuffer-cuda draws on GPUs without it)" if is_default else ""
+    table.add_row("renderer", manifest.renderer + hint)
     table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} samples/s)")
     table.add_row("written to", str(config.out))
     console.print(table)

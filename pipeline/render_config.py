@@ -46,7 +46,9 @@ class RenderConfig(SampleFilter):
         description="What the images show: rgb, depth, normal; and flow, the displacement from the neutral face.",
     )
     renderer: RendererName = Field(
-        "auto", description="auto takes pytorch3d where it and a GPU are present, else zbuffer."
+        "auto",
+        description="auto takes pytorch3d where it and a GPU are present, else zbuffer, for CPUs; zbuffer-cuda is that "
+        "one for GPUs.",
     )
     samples_per_shard: int = Field(256, ge=1, description="Samples in a full shard.")
     prompts: Path | None = Field(None, description="Prompt bank (YAML) to use in place of the built-in one.")

@@ -25,9 +25,14 @@ def test_what_is_asked_for_is_taken_or_refused(monkeypatch):
     assert choice.choose_renderer("zbuffer") == "zbuffer"
     with pytest.raises(UsageError, match="not installed"):
         choice.choose_renderer("pytorch3d")
+    assert choice.choose_renderer("zbuffer-cuda") == "zbuffer-cuda"
+    pretend(monkeypatch, installed=False, gpu=False)
+    with pytest.raises(UsageError, match="--renderer zbuffer-cuda: there is no GPU"):
+        choice.choose_renderer("zbuffer-cuda")
 
 
 def test_a_version_tells_the_renderer_and_the_shading_apart(monkeypatch):
     before = choice.renderer_version("zbuffer")
     monkeypatch.setattr(choice, "SHADING_VERSION", choice.SHADING_VERSION + 1)
     assert choice.renderer_version("zbuffer") != before
+    assert choice.renderer_version("zbuffer-cuda") != choice.renderer_version("zbuffer")

@@ -36,6 +36,7 @@ from pipeline.making.writing import write_task
 from pipeline.planning.output import RenderOutput, ShardReceipt
 from pipeline.planning.plan import ShardTask
 from pipeline.render_settings import RenderSettings
+from pipeline.rendering.choice import ON_GPUS
 from shards.manifest import fingerprint
 from shards.places import Place
 
@@ -80,7 +81,7 @@ def render_shards(
         RayError: nodes die faster than shards are written.
     """
     # Counted once: to begin anew where no GPU is left for the moment is to wait for one, not to render on CPUs.
-    num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer == "pytorch3d" else 0
+    num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer in ON_GPUS else 0
     left, attempts = list(tasks), 0
     while left:
         written: set[str] = set()

@@ -9,15 +9,18 @@ from typing import Literal
 from pipeline.rendering.renderer import SHADING_VERSION, Renderer
 from shards.errors import UsageError
 
-RendererName = Literal["auto", "pytorch3d", "zbuffer"]
+RendererName = Literal["auto", "pytorch3d", "zbuffer", "zbuffer-cuda"]
+ON_GPUS = ("pytorch3d", "zbuffer-cuda")
 
 
 def choose_renderer(name: RendererName) -> RendererName:
     """Resolve `auto`: `pytorch3d` where it is importable and a GPU is present, else `zbuffer`.
 
     Raises:
-        UsageError: `pytorch3d` was asked for and is not installed.
+        UsageError: `pytorch3d` was asked for and is not installed, or `zbuffer-cuda` and there is no GPU.
     """
+    if name == "zbuffer-cuda" and not _has_gpu():
+        raise UsageError("--renderer zbuffer-cuda: there is no GPU here that PyTorch can use; use --renderer zbuffer")
     has_pytorch3d = importlib.util.find_spec("pytorch3d") is not None
     if name == "pytorch3d" and not has_pytorch3d:
         raise UsageError("--renderer pytorch3d: PyTorch3D is not installed; see docker/ or use --renderer zbuffer")
@@ -30,6 +33,10 @@ def renderer_version(name: RendererName) -> str:
     """The version of a resolved renderer and of the shading; shards made by another are stale."""
     if name == "pytorch3d":
         version = importlib.metadata.version("pytorch3d")
+    elif name == "zbuffer-cuda":
+        from pipeline.rendering.zbuffer_cuda import ZBufferCudaRenderer
+
+        version = ZBufferCudaRenderer.version
     else:
         from pipeline.rendering.zbuffer import ZBufferRenderer
 
@@ -43,6 +50,10 @@ def build_renderer(name: RendererName) -> Renderer:
         from pipeline.rendering.pytorch3d import PyTorch3DRenderer
 
         return PyTorch3DRenderer()
+    if name == "zbuffer-cuda":
+        from pipeline.rendering.zbuffer_cuda import ZBufferCudaRenderer
+
+        return ZBufferCudaRenderer()
     from pipeline.rendering.zbuffer import ZBufferRenderer
 
     return ZBufferRenderer()

@@ -73,11 +73,11 @@ class PyTorch3DRenderer:
         for batch in batches([len(mesh.faces) for mesh in meshes], num_views, size, self.memory):
             surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
             cameras = [Cameras.build(rigs[m], views, self.device) for m, views in batch]
-            screens = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
-            fragments = _rasterise(surfaces, cameras, screens)
-            drawn = zip(batch, surfaces, cameras, screens, fragments, strict=True)
-            for (m, views), surface, camera, screen, fragment in drawn:
-                rgb, depth, normal = shade(surface, camera, screen, *fragment)
+            seen = [camera.see(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
+            fragments = _rasterise(surfaces, cameras, [_screen(*all_seen, size) for all_seen in seen])
+            drawn = zip(batch, surfaces, cameras, seen, fragments, strict=True)
+            for (m, views), surface, camera, (pixels, _, _), fragment in drawn:
+                rgb, depth, normal = shade(surface, camera, pixels, *fragment)
                 images[m].rgb[views] = rgb.cpu().numpy()
                 images[m].depth[views] = depth.cpu().numpy()
                 images[m].normal[views] = normal.cpu().numpy()
@@ -101,6 +101,15 @@ def batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) ->
             batch.append((m, views))
     if batch:
         yield batch
+
+
+def _screen(pixels: Tensor, depth: Tensor, is_seen: Tensor, size: int) -> Tensor:
+    """PyTorch3D's screen space float32 [V, N, 3]: x left and y up from -1 to 1 over the image, z the depth.
+
+    Its rasteriser leaves out a face with a depth of 0, as one of a vertex that is not seen has here.
+    """
+    screen = torch.cat([1 - 2 * pixels / size, depth[..., None]], dim=-1)
+    return torch.where(is_seen[..., None], screen, 0).float()
 
 
 def _rasterise(

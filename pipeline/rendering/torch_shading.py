@@ -119,15 +119,19 @@ class Cameras:
         R, T, K = (torch.as_tensor(a[views], device=device) for a in (rig.rotations, rig.translations, rig.intrinsics))
         return cls(R, T, K[:, [0, 1], [0, 1]], K[:, :2, 2], rig.size, rig.is_perspective)
 
-    def project(self, vertices: Tensor) -> Tensor:
-        """PyTorch3D's screen space float32 [V, N, 3]: x left and y up from -1 to 1 over the image, z the depth."""
-        camera = vertices.double() @ self.R + self.T[:, None]
-        z = camera[..., 2:]
-        plane = camera[..., :2] / z if self.is_perspective else camera[..., :2]
-        pixels = self.center[:, None] - self.focal[:, None] * plane
-        # The rasteriser leaves out a face with a depth of 0: its image has no finite outline.
-        is_there = (z > NEAR) & (pixels.abs() < GUARD).all(dim=-1, keepdim=True)
-        return torch.where(is_there, torch.cat([1 - 2 * pixels / self.size, z], dim=-1), 0).float()
+    def see(self, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels u, v [V, N, 2] and depths [V, N] of vertices [N, 3], in float64, and which are seen [V, N].
+
+        Not seen are those behind the camera, outside the guard band, and no numbers.
+        """
+        x, y, z = vertices.double().unbind(dim=1)
+        R, T = self.R[:, None], self.T[:, None]
+        # One product at a time, and in this order: so the `zbuffer` renderer has the same numbers to the last bit.
+        camera = [x * R[..., 0, m] + y * R[..., 1, m] + z * R[..., 2, m] + T[..., m] for m in range(3)]
+        scale = 1 / camera[2] if self.is_perspective else torch.ones_like(camera[2])
+        pixels = [self.center[:, None, m] - self.focal[:, None, m] * camera[m] * scale for m in range(2)]
+        is_seen = (camera[2] > NEAR) & (pixels[0].abs() < GUARD) & (pixels[1].abs() < GUARD)
+        return torch.stack(pixels, dim=-1), camera[2], is_seen
 
     def to_image_axes(self, view: Tensor, vectors: Tensor) -> Tensor:
         """Frame vectors float32 [P, 3], each as its view's image has them: x right, y up, z to the viewer."""
@@ -147,15 +151,15 @@ class Cameras:
 
 
 def shade(
-    surface: Surface, cameras: Cameras, screen: Tensor, face: Tensor, weights: Tensor, depth: Tensor
+    surface: Surface, cameras: Cameras, pixels: Tensor, face: Tensor, weights: Tensor, depth: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images rgb uint8 [V, H, W, 3], depth float32 [V, H, W] and normal float32 [V, H, W, 3] of one mesh.
 
-    `screen` [V, N, 3] is of `Cameras.project`; `face` int64 [V, H, W] is negative where there is none; `weights`
+    `pixels` [V, N, 2] is where its vertices are seen; `face` int64 [V, H, W] is negative where there is none; `weights`
     [V, H, W, 3] are perspective-correct.
     """
-    view, row, column = pixels = (face >= 0).nonzero(as_tuple=True)
-    seen, at = face[pixels], weights[pixels]
+    view, row, column = covered = (face >= 0).nonzero(as_tuple=True)
+    seen, at = face[covered], weights[covered]
     world = _interpolate(surface.normals[surface.faces[seen]], at)
     normals = normalize(cameras.to_image_axes(view, world), dim=-1)
     facing = (normals * cameras.towards_camera(view, row, column)).sum(dim=-1, keepdim=True)
@@ -163,10 +167,10 @@ def shade(
     light = AMBIENT + (1 - AMBIENT) * facing.abs()
 
     rgb = torch.tensor(BACKGROUND, dtype=torch.uint8, device=face.device).repeat(*face.shape, 1)
-    sizes = _sizes(screen[view[:, None], surface.faces[seen], :2]) * (cameras.size / 2) ** 2
-    rgb[pixels] = (surface.albedo(seen, at, sizes) * light + 0.5).clamp(max=255).to(torch.uint8)
+    sizes = _sizes(pixels[view[:, None], surface.faces[seen]].float())
+    rgb[covered] = (surface.albedo(seen, at, sizes) * light + 0.5).clamp(max=255).to(torch.uint8)
     normal = torch.zeros_like(weights)
-    normal[pixels] = normals
+    normal[covered] = normals
     return rgb, torch.where(face >= 0, depth, 0), normal
 
 

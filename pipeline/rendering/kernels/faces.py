@@ -9,7 +9,7 @@ from pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
 # A pixel's word has the nearness in its upper and the face in its lower half, so that the greatest word is that of the
 # nearest face, and of faces equally near that of the first. Of no face it is this.
 NO_FACE = 0
-_LAST_FACE = 0x7FFFFFFF
+LAST_FACE = 0x7FFFFFFF
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -56,7 +56,7 @@ def rasterise(
         slope1, slope2 = (q1 - q0) / area, (q2 - q0) / area
         q = q0 + slope1 * e1 + slope2 * e2
         q_column, q_row = -(slope1 * dy1 + slope2 * dy2), slope1 * dx1 + slope2 * dx2
-        word = np.int64(_LAST_FACE - f)
+        word = np.int64(LAST_FACE - f)
         # All pixels of the bounding box in one loop without a branch but its own: most boxes have few, of which some
         # are outside, and a processor that guesses wrongly loses more time than a pixel takes.
         columns = right - left + 1
@@ -80,7 +80,7 @@ def rasterise(
 @njit(cache=True, nogil=True)
 def face_of(word: np.int64) -> np.int32:
     """The face of a pixel's word."""
-    return np.int32(_LAST_FACE - (word & _LAST_FACE))
+    return np.int32(LAST_FACE - (word & LAST_FACE))
 
 
 @njit(cache=True, nogil=True)
