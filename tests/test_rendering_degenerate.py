@@ -105,6 +105,15 @@ def test_texture_coordinates_that_are_all_one_point(renderer, rig):
     assert np.abs(images.rgb[0, SIZE // 2, SIZE // 2].astype(int) - texture[-1, 0]).max() <= 1
 
 
+def test_texture_coordinates_beyond_all_bounds_read_no_foreign_memory(renderer, rig):
+    texture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    mesh = card((-0.8, -0.8, 0), (1.6, 0, 0), (0, 1.6, 0), 3, texture)
+    far = np.where(np.indices(mesh.uvs.shape).sum(axis=0) % 2, 3.4e38, -3.4e38).astype(np.float32)
+    images = drawn(renderer, replace(mesh, uvs=far), rig)
+    lit = {tuple(color) for color in images.rgb[0][images.depth[0] > 0]}
+    assert lit and max(max(color) for color in lit) <= texture.max() and len(lit) < 4000
+
+
 def test_two_million_faces(rig):
     side = 1000
     y, x = np.meshgrid(np.linspace(-0.9, 0.9, side + 1), np.linspace(-0.9, 0.9, side + 1), indexing="ij")

@@ -88,8 +88,9 @@ class Texture:
         # Half the binary logarithm of texels a pixel, rounded: frexp's exponent is one more than it, rounded down.
         exponent = torch.frexp(self.face_texels[face] / sizes.clamp_min(TINY)).exponent
         first, height, width = self.levels[(exponent >> 1).clamp(0, len(self.levels) - 1).long()].unbind(dim=1)
-        x = torch.minimum((uv[:, 0] * width - 0.5).clamp_min(0), width - 1)
-        y = torch.minimum(((1 - uv[:, 1]) * height - 0.5).clamp_min(0), height - 1)
+        # What is no number counts as 0: these become places in memory.
+        x = torch.minimum((uv[:, 0] * width - 0.5).nan_to_num(0).clamp_min(0), width - 1)
+        y = torch.minimum(((1 - uv[:, 1]) * height - 0.5).nan_to_num(0).clamp_min(0), height - 1)
         x0, y0 = x.long(), y.long()
         x1, y1 = torch.minimum(x0 + 1, width - 1), torch.minimum(y0 + 1, height - 1)
         right, down = (x - x0)[:, None], (y - y0)[:, None]

@@ -247,8 +247,8 @@ def _look_up(
     for p in range(num):
         height, width = heights[p], widths[p]
         last_row, last_column = np.int32(height - 1), np.int32(width - 1)
-        x = min(max(us[p] * np.float32(width) - _HALF, _ZERO), np.float32(last_column))
-        y = min(max((_ONE - vs[p]) * np.float32(height) - _HALF, _ZERO), np.float32(last_row))
+        x = _clamp(us[p] * np.float32(width) - _HALF, np.float32(last_column))
+        y = _clamp((_ONE - vs[p]) * np.float32(height) - _HALF, np.float32(last_row))
         column, row = np.int32(x), np.int32(y)
         us[p], vs[p] = x - np.float32(column), y - np.float32(row)
         ats[p] = np.int32(firsts[p] + row * width) + column
@@ -264,6 +264,12 @@ def _look_up(
             c, d = _byte(found[2, p], shift), _byte(found[3, p], shift)
             upper, lower = a + (b - a) * us[p], c + (d - c) * us[p]
             albedo[m, p] = upper + (lower - upper) * vs[p]
+
+
+@njit(cache=True, nogil=True)
+def _clamp(value: np.float32, most: np.float32) -> np.float32:
+    """A number from 0 to `most`, also where `value` is beyond all bounds, or none: it becomes a place in memory."""
+    return min(value, most) if value > _ZERO else _ZERO
 
 
 @njit(cache=True, nogil=True)
