@@ -1,5 +1,6 @@
 """What tests share: few threads, one Ray, small datasets that are made once, and the shared faces where they lie."""
 
+import importlib.util
 import logging
 import os
 
@@ -12,8 +13,12 @@ os.environ.setdefault("NO_COLOR", "1")
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.rendering.renderer import Renderer
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +93,13 @@ def run_dir(shards_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPa
     out = tmp_path_factory.mktemp("trained") / "run"
     run(TrainConfig(shards=str(shards_dir), out=out, epochs=2, batch_size=8, split="kfold:5:0"))
     return out
+
+
+@pytest.fixture(scope="module", params=["zbuffer", "pytorch3d"])
+def renderer(request: pytest.FixtureRequest) -> "Renderer":
+    """Each renderer that a CPU can run."""
+    from pipeline.rendering.choice import build_renderer
+
+    if request.param == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:
+        pytest.skip("PyTorch3D is not installed")
+    return build_renderer(request.param)

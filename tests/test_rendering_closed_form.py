@@ -1,13 +1,11 @@
 """Both renderers against images that are known in closed form: spheres, planes and boxes met by the rays of pixels."""
 
-import importlib.util
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.choice import build_renderer
 from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE, Renderer, ViewImages
 from pipeline.rendering.rig import HALF_SPAN, Rig, View, project, views_of
 from shards.sample import Camera
@@ -18,13 +16,6 @@ SIZE = 64
 RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 30), (30, 30, 220), (220, 220, 30)
 FRONT = (View(name="front"),)
 TILTED = (*views_of("3", 30.0), View(name="above", yaw=20.0, pitch=25.0))
-
-
-@pytest.fixture(scope="module", params=["zbuffer", "pytorch3d"])
-def renderer(request) -> Renderer:
-    if request.param == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:
-        pytest.skip("PyTorch3D is not installed")
-    return build_renderer(request.param)
 
 
 @pytest.fixture(params=["perspective", "orthographic"])

@@ -1,26 +1,17 @@
 """Meshes that are not as they should be: what can be drawn is drawn, and the rest takes nothing with it."""
 
-import importlib.util
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.choice import build_renderer
 from pipeline.rendering.renderer import Renderer, ViewImages
 from pipeline.rendering.rig import Rig, views_of
 from pipeline.rendering.zbuffer import ZBufferRenderer
 from tests.shapes import card, sphere
 
 SIZE = 48
-
-
-@pytest.fixture(scope="module", params=["zbuffer", "pytorch3d"])
-def renderer(request) -> Renderer:
-    if request.param == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:
-        pytest.skip("PyTorch3D is not installed")
-    return build_renderer(request.param)
 
 
 @pytest.fixture(params=["perspective", "orthographic"])

@@ -4,7 +4,6 @@ python tests/benchmarks/plain_pytorch3d.py TAR CHANNELS OBJ...: three views of e
 there is one. Prints scans a second, the first scan not counted.
 """
 
-import io
 import sys
 import tarfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from plain_tar import add_image
 from pytorch3d.io import load_obj
 from pytorch3d.renderer import (
     FoVPerspectiveCameras,
@@ -70,15 +70,7 @@ def main() -> None:
                 start = time.perf_counter()
             for channel, images in views(load(path), channels).items():
                 for yaw, pixels in zip(YAWS, images, strict=True):
-                    buffer = io.BytesIO()
-                    if channel == "rgb":
-                        Image.fromarray(pixels).save(buffer, "JPEG", quality=92, subsampling=0)
-                    else:
-                        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-                    member = tarfile.TarInfo(f"{path.stem}.{yaw}.{channel}")
-                    member.size = buffer.tell()
-                    buffer.seek(0)
-                    tar.addfile(member, buffer)
+                    add_image(tar, f"{path.stem}.{yaw}", channel, pixels)
     print((len(paths) - 1) / (time.perf_counter() - start))
 
 

@@ -5,7 +5,6 @@ python tests/benchmarks/plain_vtk.py TAR CHANNELS OBJ...: three views of each sc
 z-buffer.
 """
 
-import io
 import sys
 import tarfile
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import vtk
-from PIL import Image
+from plain_tar import add_image
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 SIZE, DISTANCE, HALF_SPAN, YAWS = 224, 45.0, 10.8, (0, 35, -35)
@@ -110,15 +109,7 @@ def main() -> None:
                 if "normal" in channels:
                     images["normal"] = window.normal(yaw)
                 for channel, pixels in images.items():
-                    buffer = io.BytesIO()
-                    if channel == "rgb":
-                        Image.fromarray(pixels).save(buffer, "JPEG", quality=92, subsampling=0)
-                    else:
-                        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-                    member = tarfile.TarInfo(f"{path.stem}.{yaw}.{channel}")
-                    member.size = buffer.tell()
-                    buffer.seek(0)
-                    tar.addfile(member, buffer)
+                    add_image(tar, f"{path.stem}.{yaw}", channel, pixels)
     print((len(paths) - 1) / (time.perf_counter() - start))
 
 
