@@ -18,17 +18,17 @@ from pipeline.evaluation.embedding import Embedded, embed
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.measures import score
 from pipeline.evaluation.page import evaluation_page
-from pipeline.evaluation.predictor import Predictor
+from pipeline.evaluation.protocol_predictor import ProtocolPredictor
 from pipeline.evaluation.retrieval import retrieval_score
 from pipeline.evaluation.scope import check_channel, possible_protocols, read_of_sequences, sides, sides_across
 from pipeline.evaluation.tables import predictions_csv, scores_csv
 from pipeline.evaluation.views import view_protocol, view_scores
-from pipeline.neighbours import Probabilities
+from pipeline.heads.neighbours import Probabilities
 from pipeline.preview import preview_png
 from pipeline.training.damage import open_shards
 from pipeline.training.faces import FaceReader, Reading
 from pipeline.training.manifest import RunManifest
-from pipeline.training.run_directory import RunDirectory, open_run
+from pipeline.training.run_directory import PROBE, RunDirectory, open_run
 from pipeline.training.sequences import frames_read, is_sequence
 from pipeline.training.trained import TrainedModel
 from shards.errors import UsageError
@@ -77,7 +77,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     data = embed(model, reader, train_rows, test_rows, config.batch_size, on_progress, fit_reader)
     texts = shards.manifest.prompts if "zero-shot" in names else {}
     prompts = {name: model.embed_prompts(texts[name]) for name in data.classes if texts}
-    predictor = Predictor(model, data, prompts, run_manifest.classes, config.seed)
+    predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, reader, on_progress) for name in names}
     figures = _figures(predicted, predictor, shards.manifest.views, config.seed)
     figures["fitted_on"] = fit.manifest.fingerprint if fit else None
@@ -89,12 +89,14 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
         "scores.csv": scores_csv(manifest),
         "predictions.csv": predictions_csv(data.scored, data.classes, predicted),
     }
+    if "probe" in names and (probe := predictor.probe):
+        files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
     _write(config.run / "evaluation", files, manifest)
     return manifest
 
 
 def _predict(
-    name: Protocol, config: EvaluateConfig, predictor: Predictor, reader: FaceReader, on_progress: Progress
+    name: Protocol, config: EvaluateConfig, predictor: ProtocolPredictor, reader: FaceReader, on_progress: Progress
 ) -> Probabilities:
     """Probabilities of the classes, for the scored samples."""
     data = predictor.data
@@ -108,7 +110,7 @@ def _predict(
 
 
 def _figures(
-    predicted: Mapping[Protocol, Probabilities], predictor: Predictor, views: tuple[str, ...], seed: int
+    predicted: Mapping[Protocol, Probabilities], predictor: ProtocolPredictor, views: tuple[str, ...], seed: int
 ) -> dict[str, Any]:
     """All that is measured, by the names of the manifest's fields."""
     data, chosen = predictor.data, view_protocol(predicted)
@@ -164,8 +166,9 @@ def _manifest(
 def _write(folder: Place, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
     if isinstance(folder, Path):
         folder.mkdir(exist_ok=True)
-    # The manifest of an evaluation before this one must not stand beside files of this one.
-    (folder / "manifest.json").unlink(missing_ok=True)
+    # Neither the manifest nor the probe of an evaluation before this one must stand beside files of this one.
+    for name in ("manifest.json", PROBE):
+        (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
     manifest.write(folder / "manifest.json")

@@ -40,6 +40,11 @@ def expressions_of(expression: str) -> tuple[str, ...]:
     return tuple(expression.split(";"))
 
 
+def word_for(expression: str) -> str:
+    """The word for an expression: "HA;SU" -> "happiness + surprise"."""
+    return " + ".join(EXPRESSIONS.get(part, part) for part in expressions_of(expression))
+
+
 def order_expressions(found: Iterable[str]) -> tuple[str, ...]:
     """The expressions that occur, each once, basic ones in the field's order, then all others by name."""
     names = set(found)

@@ -172,6 +172,8 @@ def _manifest(
         config=config.recorded(),
         recipe=job.recipe.model_dump(mode="json"),
         channel=job.channel,
+        settings=shards.manifest.settings,
+        prompts=shards.manifest.prompts,
         temporal=job.temporal,
         max_frames=config.max_frames,
         views=shards.manifest.views,

@@ -53,6 +53,7 @@ def test_it_leaves_a_report_and_tables_beside_the_manifest(evaluation, run_dir):
         "report.html",
         "scores.csv",
         "predictions.csv",
+        "probe.safetensors",
     }
 
 

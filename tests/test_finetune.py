@@ -21,7 +21,7 @@ from model.recipes import build_model
 from model.towers import build_tokenizer
 from pipeline.evaluation import finetune as module
 from pipeline.evaluation.finetune import LinearHead, finetune, learning_rate
-from pipeline.evaluation.protocols import PROBE_DEFAULT_STRENGTH
+from pipeline.heads.probe import PROBE_DEFAULT_STRENGTH
 from pipeline.training.damage import BadSampleError
 from pipeline.training.faces import Face, FaceReader, Reading
 from pipeline.training.run_directory import open_run

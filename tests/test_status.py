@@ -49,6 +49,8 @@ def run_manifest(shards_fingerprint: str) -> RunManifest:
         config={},
         recipe={},
         channel="rgb",
+        settings={},
+        prompts={},
         temporal="none",
         max_frames=16,
         views=("front",),

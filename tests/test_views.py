@@ -14,10 +14,10 @@ from model.recipes import build_model
 from model.systems import Recipe
 from pipeline.evaluation.embedding import Embedded, embed
 from pipeline.evaluation.measures import score
-from pipeline.evaluation.predictor import Predictor
-from pipeline.evaluation.protocols import zero_shot
+from pipeline.evaluation.protocol_predictor import ProtocolPredictor
 from pipeline.evaluation.views import view_protocol, view_scores, view_subsets
-from pipeline.neighbours import knn
+from pipeline.heads.neighbours import knn
+from pipeline.heads.zero_shot import zero_shot
 from pipeline.training.faces import FaceReader, Reading
 from pipeline.training.trained import TrainedModel
 from shards.reader import ShardSet
@@ -68,10 +68,10 @@ def fused_alone(model: Recipe, shards: ShardSet, views: list[int]) -> np.ndarray
         return model.embed_faces(images, directions, batch.moments)[1].numpy()
 
 
-def predictor_of(model: TrainedModel, data: Embedded, **changes) -> Predictor:
+def predictor_of(model: TrainedModel, data: Embedded, **changes) -> ProtocolPredictor:
     # Prompts that lie where a class differs from the others: else random weights would name all faces alike.
     prompts = {name: data.x[data.y == n] - data.x.mean(axis=0) for n, name in enumerate(data.classes)}
-    return Predictor(**{"model": model, "data": data, "prompts": prompts, "anchored": (), "seed": 0} | changes)
+    return ProtocolPredictor(**{"model": model, "data": data, "prompts": prompts, "anchored": (), "seed": 0} | changes)
 
 
 class TestSubsets:
@@ -167,8 +167,10 @@ class TestScores:
     def test_zero_shot_is_scored_from_each_part_by_itself(self, arch, shards, monkeypatch):
         model = trained(arch, "smile-vlm")
         predictor = predictor_of(model, embedded(model, shards, num_train=0))
-        seen, real = [], Predictor.probabilities
-        monkeypatch.setattr(Predictor, "probabilities", lambda self, name, x: seen.append(x) or real(self, name, x))
+        seen, real = [], ProtocolPredictor.probabilities
+        monkeypatch.setattr(
+            ProtocolPredictor, "probabilities", lambda self, name, x: seen.append(x) or real(self, name, x)
+        )
         found = view_scores(predictor, "zero-shot", VIEWS, 0)
         assert [part.views for part in found] == [tuple(VIEWS[v] for v in part) for part in view_subsets(3)]
         for part, embeddings in zip(found, seen, strict=True):

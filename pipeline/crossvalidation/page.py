@@ -6,7 +6,8 @@ from html import escape
 from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, Spread
 from pipeline.evaluation import plots
 from pipeline.evaluation.markup import TEXT_SOURCES, Cell, facts_table, plots_section, share, table, whole_page
-from pipeline.evaluation.words import count, heading_of, percent, word_for
+from pipeline.evaluation.words import count, heading_of, percent
+from pipeline.expressions import word_for
 
 
 def crossval_page(manifest: CrossvalManifest) -> str:

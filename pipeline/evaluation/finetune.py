@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.precision import native_precision
-from pipeline.evaluation.protocols import PROBE_DEFAULT_STRENGTH
+from pipeline.heads.probe import PROBE_DEFAULT_STRENGTH
 from pipeline.training.augment import augment, cosine_schedule, generator_for, mirror_order
 from pipeline.training.faces import FaceReader
 from pipeline.training.stepper import BETAS, MAX_GRADIENT_NORM

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.manifest import Interval, LabelScore, ProtocolScore, ReliabilityBin
 from pipeline.expressions import expressions_of, order_expressions
-from pipeline.neighbours import Classes, Probabilities
+from pipeline.heads.neighbours import Classes, Probabilities
 from shards.errors import UsageError
 
 NUM_BINS = 15

@@ -23,7 +23,8 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.evaluation.manifest import ProtocolScore
-from pipeline.evaluation.words import title_of, word_for
+from pipeline.evaluation.words import title_of
+from pipeline.expressions import word_for
 
 _INK, _FAINT, _GRID, _CELL = "#24272d", "#6b7078", "#d9dce1", "#1f5f9f"
 # Distinct in hue and, for those who do not see hue, in lightness: after Okabe and Ito, "Color universal design", 2008.

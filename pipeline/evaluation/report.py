@@ -9,7 +9,8 @@ from html import escape
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.markup import TEXT_SOURCES, facts_table, picture, plots_section, whole_page
 from pipeline.evaluation.report_tables import labels_table, retrieval_tables, scores_table, views_table
-from pipeline.evaluation.words import count, heading_of, percent, span, title_of, word_for
+from pipeline.evaluation.words import count, heading_of, percent, span, title_of
+from pipeline.expressions import word_for
 from pipeline.training.sequences import in_words
 
 _ABOUT = {

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from pipeline.evaluation.manifest import EvaluationManifest, RetrievalScore
 from pipeline.evaluation.markup import share, table
-from pipeline.evaluation.words import heading_of, percent, word_for
+from pipeline.evaluation.words import heading_of, percent
+from pipeline.expressions import word_for
 
 
 def scores_table(manifest: EvaluationManifest) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.manifest import FacesOfText, RetrievalScore, TextOfFaces
-from pipeline.evaluation.protocols import class_anchors
-from pipeline.neighbours import Classes, Features, unit
+from pipeline.heads.neighbours import Classes, Features, unit
+from pipeline.heads.zero_shot import class_anchors
 
 FACES_AT = (1, 5, 10)
 PROMPTS_AT = (1, 5)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.config import Protocol
 from pipeline.evaluation.manifest import EvaluationManifest, Interval, ProtocolScore, RetrievalScore
-from pipeline.neighbours import Probabilities
+from pipeline.heads.neighbours import Probabilities
 from shards.index import IndexRow
 
 # What a spreadsheet takes for the beginning of a formula, also after blanks, which it may drop.

@@ -6,7 +6,7 @@ from itertools import combinations
 from pipeline.evaluation.config import Protocol
 from pipeline.evaluation.manifest import ViewScore
 from pipeline.evaluation.measures import score
-from pipeline.evaluation.predictor import Predictor
+from pipeline.evaluation.protocol_predictor import ProtocolPredictor
 
 # Of the protocols that are asked for, the first of these is scored on parts of the rig: the quickest come first, and
 # what needs nothing fitted anew. Fine-tuning would have to be done again for each.
@@ -33,7 +33,9 @@ def view_subsets(num_views: int) -> list[tuple[int, ...]]:
     return [subset for size in sizes for subset in combinations(range(num_views), size)]
 
 
-def view_scores(predictor: Predictor, protocol: Protocol, views: Sequence[str], seed: int) -> tuple[ViewScore, ...]:
+def view_scores(
+    predictor: ProtocolPredictor, protocol: Protocol, views: Sequence[str], seed: int
+) -> tuple[ViewScore, ...]:
     """Score `protocol` on parts of the rig whose views are `views` [V].
 
     The views of a part are fused, on either side, as if there were no others; what is fitted is fitted anew.

@@ -1,7 +1,6 @@
 """Words and figures of a report, the same in its text, tables and plots."""
 
 from pipeline.evaluation.manifest import PROTOCOL_TITLES, Interval
-from pipeline.expressions import EXPRESSIONS, expressions_of
 
 
 def title_of(protocol: str) -> str:
@@ -13,11 +12,6 @@ def heading_of(protocol: str) -> str:
     """A protocol at the head of something."""
     title = title_of(protocol)
     return title[:1].upper() + title[1:]
-
-
-def word_for(expression: str) -> str:
-    """The word for an expression: "HA;SU" -> "happiness + surprise"."""
-    return " + ".join(EXPRESSIONS.get(part, part) for part in expressions_of(expression))
 
 
 def percent(share: float) -> str:

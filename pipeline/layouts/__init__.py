@@ -45,15 +45,25 @@ def _asked(listing: Listing, layout: Layout) -> tuple[Layout, str]:
     return layout, evidence
 
 
-def _detect(listing: Listing) -> tuple[Layout, str]:
+def recognised(listing: Listing) -> tuple[Layout, str] | None:
+    """The layout that fits a listing, and why it does; None where none fits.
+
+    Raises:
+        UsageError: two layouts of datasets fit.
+    """
     fitting = [(layout, evidence) for layout in _DATASETS if (evidence := layout.evidence(listing))]
     if len(fitting) > 1:
         names = " and ".join(f"{layout.name} ({evidence})" for layout, evidence in fitting)
         raise UsageError(f"{listing.root}: looks like {names}; say which with --layout")
     if fitting:
         return fitting[0]
-    if evidence := _FALLBACK.evidence(listing):
-        return _FALLBACK, evidence
+    evidence = _FALLBACK.evidence(listing)
+    return (_FALLBACK, evidence) if evidence else None
+
+
+def _detect(listing: Listing) -> tuple[Layout, str]:
+    if found := recognised(listing):
+        return found
     raise UsageError(
         f"{listing.root}: no known layout ({', '.join(LAYOUTS)}){_left_out(listing)}; "
         "a labels.csv makes any tree of meshes one"

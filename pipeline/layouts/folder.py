@@ -3,14 +3,13 @@
 The columns are in the README; those that are not known become labels.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
 from pipeline.layouts.labels_table import read_table, table_names
 from pipeline.layouts.layout import SampleSource, ScanFiles, key_of
-from pipeline.layouts.listing import Listing, stem_of
+from pipeline.layouts.listing import Listing, natural_order, stem_of
 from pipeline.layouts.takes import Take, takes_of, unit_columns
 from shards.errors import UsageError
 
@@ -110,11 +109,4 @@ def _in_time(name: str, takes: Sequence[Take]) -> tuple[ScanFiles, ...]:
         raise UsageError(f"{takes[0].where}: a mesh comes twice in the sequence {name!r}")
     if numbers:
         return tuple(numbers[number].scans[0] for number in sorted(numbers))
-    return tuple(sorted(scans, key=lambda scan: _natural_order(scan.mesh)))
-
-
-def _natural_order(path: str) -> tuple[list[tuple[int, str]], str]:
-    """What to sort paths by so that frame 9 comes before frame 10."""
-    pieces = re.split(r"0*([0-9]+)", stem_of(path))
-    # Of two numbers the longer one is larger; between them stand texts, which have no length here.
-    return [(len(piece) if i % 2 else 0, piece) for i, piece in enumerate(pieces)], path
+    return tuple(sorted(scans, key=lambda scan: natural_order(scan.mesh)))

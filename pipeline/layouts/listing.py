@@ -6,6 +6,7 @@ directory that way.
 """
 
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,13 @@ def suffix_of(path: str) -> str:
 def stem_of(path: str) -> str:
     """A path without its last suffix."""
     return path[: len(path) - len(suffix_of(path))]
+
+
+def natural_order(path: str) -> tuple[list[tuple[int, str]], str]:
+    """What to sort paths by so that frame 9 comes before frame 10."""
+    pieces = re.split(r"0*([0-9]+)", stem_of(path))
+    # Of two numbers the longer one is larger; between them stand texts, which have no length here.
+    return [(len(piece) if i % 2 else 0, piece) for i, piece in enumerate(pieces)], path
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

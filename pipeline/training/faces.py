@@ -25,7 +25,7 @@ from pipeline.training.sequences import TemporalRead, moments_of
 from shards.images import Pixels, as_rgb, decode_image
 from shards.index import IndexRow
 from shards.reader import ShardSet
-from shards.sample import Sample, SampleError
+from shards.sample import Camera, Sample, SampleError
 
 # Batches that are read ahead, and samples that a thread takes at once: to wake another for each of them has its price.
 READ_AHEAD = 3
@@ -137,10 +137,8 @@ class FaceReader:
         settings = self.shards.manifest.settings
         if settings.get("jitter_deg"):
             views = tuple(View.model_validate(view) for view in settings["views"])
-            cameras = Rig.build(views, settings["size"], settings["projection"]).cameras
-        else:
-            cameras = first_good(self.shards, rows, self.on_bad_shard).record.cameras
-        return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
+            return directions_of(Rig.build(views, settings["size"], settings["projection"]).cameras)
+        return directions_of(first_good(self.shards, rows, self.on_bad_shard).record.cameras)
 
     def _read_chunk(self, rows: Sequence[IndexRow]) -> list[Face]:
         """The good ones of some rows."""
@@ -164,7 +162,7 @@ class FaceReader:
         faces = [face for future in read for face in future.result()]
         if not faces and spares:
             faces = [self._spare(group, spares)]
-        return _batch(faces) if faces else None
+        return batch_of(faces) if faces else None
 
     def _spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> Face:
         """The first good one of `spares` from where the group begins in them, so that not one stands for all."""
@@ -173,6 +171,11 @@ class FaceReader:
             if (face := self._read_good(row)) is not None:
                 return face
         raise nothing_left(self.shards, len(spares))
+
+
+def directions_of(cameras: Sequence[Camera]) -> Tensor:
+    """Unit vectors from the face towards each camera, [V, 3]."""
+    return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
 
 
 def decode_face(sample: Sample, reading: Reading) -> Face:
@@ -209,7 +212,8 @@ def _visible(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
     return flow_as_rgb(pixels.astype(np.uint16, copy=False), sample.record.flow.step)
 
 
-def _batch(faces: Sequence[Face]) -> Batch:
+def batch_of(faces: Sequence[Face]) -> Batch:
+    """Faces of one step, in their order."""
     return Batch(
         views=torch.from_numpy(np.concatenate([face.views for face in faces])),
         counts=torch.tensor([len(face.times) for face in faces]),

@@ -12,6 +12,8 @@ class RunManifest(Manifest):
     """The truth about a training: from what, how, on whom, and which checkpoint is the result.
 
     Attributes:
+        settings, prompts: how the shards were rendered, and each expression's wordings, from their manifest: with
+            these scans of which there are no shards are seen and named as those were.
         temporal, max_frames: what was read of a sequence, and how many frames of it at most; `none`: all were scans.
         where: the condition that the samples to learn from were chosen by, if there was one.
         text_source: where the prompts that were learned from came from, `auto` resolved.
@@ -25,12 +27,14 @@ class RunManifest(Manifest):
         metadata: whether half of the prompts also said who is shown.
     """
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     stage: Literal["train"] = "train"
     shards_fingerprint: str
     config: Mapping[str, Any]
     recipe: Mapping[str, Any]
     channel: str
+    settings: Mapping[str, Any]
+    prompts: Mapping[str, tuple[str, ...]]
     temporal: TemporalRead
     max_frames: int
     views: tuple[str, ...]

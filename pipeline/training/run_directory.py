@@ -7,6 +7,7 @@
     RUN/wandb.json                      what Weights & Biases calls the run, if it is logged there
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
     RUN/manifest.json                   written last
+    RUN/evaluation/                     of `smile-pipe evaluate`; its linear probe is for `smile-pipe predict`
 
 Promised: a checkpoint that is found is whole, on a disk and in an object store; loading one runs no code from it.
 """
@@ -32,6 +33,7 @@ WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 """Of a checkpoint's files the last to come and the first to go: where it is, the checkpoint is whole."""
 
+PROBE = "probe.safetensors"
 _TAIL = 1 << 16
 
 
@@ -64,6 +66,7 @@ class RunDirectory:
         self.tensorboard_path = root / "tensorboard"
         self.skipped_path = root / "skipped.json"
         self.wandb_path = root / "wandb.json"
+        self.probe_path = root / "evaluation" / PROBE
 
     def manifest(self) -> RunManifest | None:
         """The manifest of a finished run, if there is one."""

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.config import RecipeConfig
 from model.recipes import build_model
 from model.systems import Recipe, Supervised
 from model.towers import Tokenizer, build_tokenizer
-from pipeline.training.faces import FaceReader
+from pipeline.training.faces import Batch, FaceReader
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import Checkpoint
 from shards.index import IndexRow
@@ -60,14 +61,19 @@ class TrainedModel:
 
     def embed_views(self, reader: FaceReader, rows: Sequence[IndexRow], batch_size: int) -> Iterator[FaceEmbeddings]:
         """The same, with the embeddings of their views, from which any part of the rig can be fused."""
-        directions = reader.directions(rows).to(self.device)
+        directions = reader.directions(rows)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         for batch in reader.batches(groups):
-            with torch.inference_mode():
-                views_nvchw = batch.views.to(self.device).float() / 255
-                views_bvd = self.model.embed_views(views_nvchw, batch.moments.to(self.device))
-                _, fused, _ = self.model.fuse(views_bvd, directions)
-            yield FaceEmbeddings(views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
+            yield self.embed_batch(batch, directions)
+
+    @torch.inference_mode()
+    def embed_batch(self, batch: Batch, directions: Tensor) -> FaceEmbeddings:
+        """Embeddings of one batch, whose views look from `directions` [V, 3]."""
+        directions = directions.to(self.device)
+        views_nvchw = batch.views.to(self.device).float() / 255
+        views_bvd = self.model.embed_views(views_nvchw, batch.moments.to(self.device))
+        _, fused, _ = self.model.fuse(views_bvd, directions)
+        return FaceEmbeddings(views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
 
     @torch.inference_mode()
     def fuse(self, views: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from model.systems import Recipe
-from pipeline.neighbours import knn
+from pipeline.heads.neighbours import knn
 from pipeline.sequences.settings import evenly
 from pipeline.training.assignment import Worker
 from pipeline.training.damage import nothing_left
@@ -58,7 +58,7 @@ class Validation:
         return cls(_evenly(learned, MAX_FIT), _evenly(held_back, MAX_SCORED))
 
     def accuracy(self, model: Recipe, reader: FaceReader, directions_v3: Tensor, worker: Worker) -> float:
-        """The share of the scored samples that their neighbours name rightly (`pipeline.neighbours`).
+        """The share of the scored samples that their neighbours name rightly (`pipeline.heads.neighbours`).
 
         All ranks must ask together, and get the same.
 

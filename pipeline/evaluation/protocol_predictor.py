@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.evaluation.config import Protocol
+from pipeline.evaluation.cross_predict import cross_predict
 from pipeline.evaluation.embedding import Embedded
-from pipeline.evaluation.protocols import cosine_softmax, cross_predict, linear_probe, zero_shot
-from pipeline.neighbours import Classes, Features, Probabilities, knn
+from pipeline.heads.neighbours import Classes, Features, Probabilities, knn
+from pipeline.heads.probe import LinearProbe, fit_probe
+from pipeline.heads.zero_shot import cosine_softmax, zero_shot
 from pipeline.training.trained import TrainedModel
 
 
 @dataclass(frozen=True)
-class Predictor:
+class ProtocolPredictor:
     """What predictions are made with.
 
     Attributes:
@@ -47,11 +49,19 @@ class Predictor:
         def fit_predict(fit: Classes, predict: Classes) -> Probabilities:
             if protocol == "knn":
                 return knn(x[fit], data.y[fit], x[predict], len(data.classes))
-            return linear_probe(x[fit], data.y[fit], x[predict], len(data.classes), self.seed, data.subjects[fit])
+            return self._fit_probe(x, fit).probabilities(x[predict], len(data.classes))
 
         if data.num_train == 0:
             return cross_predict(fit_predict, data.subjects.tolist())
         return fit_predict(np.arange(data.num_train), np.arange(data.num_train, len(data.y)))
+
+    @property
+    def probe(self) -> LinearProbe | None:
+        """The probe of all samples to fit on; None where everyone is scored, each by a probe of others."""
+        return self._fit_probe(self.data.x, np.arange(self.data.num_train)) if self.data.num_train else None
+
+    def _fit_probe(self, x: Features, fit: Classes) -> LinearProbe:
+        return fit_probe(x[fit], self.data.y[fit], self.data.subjects[fit], self.seed)
 
     def _classify(self, x: Features) -> Probabilities:
         # Only among the classes that can be right.

@@ -1,13 +1,17 @@
-"""The protocols: what they predict where the answer is known, how sure they are, and what they may see."""
+"""The heads: what they predict where the answer is known, how sure they are, and what they may see."""
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from pipeline import neighbours
-from pipeline.evaluation import protocols
-from pipeline.evaluation.protocols import cross_predict, linear_probe, zero_shot
-from pipeline.neighbours import NEIGHBOUR_TEMPERATURE, knn, unit
+from pipeline.evaluation.cross_predict import cross_predict
+from pipeline.heads import neighbours, probe
+from pipeline.heads.neighbours import NEIGHBOUR_TEMPERATURE, knn, unit
+from pipeline.heads.probe import LinearProbe, fit_probe, read_probe
+from pipeline.heads.zero_shot import zero_shot
 from shards.errors import UsageError
 
 SCALE = 1 / 0.07
@@ -84,6 +88,10 @@ class TestKnn:
             knn(np.zeros((0, 2)), np.zeros(0, int), np.eye(2), 2)
 
 
+def linear_probe(train_x, train_y, test_x, num_classes, seed, subjects):
+    return fit_probe(train_x, train_y, subjects, seed).probabilities(test_x, num_classes)
+
+
 class TestLinearProbe:
     def test_separates_what_a_line_separates_at_any_scale(self):
         x, y, subjects = clusters(8)
@@ -97,35 +105,64 @@ class TestLinearProbe:
         owner = {row.tobytes(): subject for row, subject in zip(x, subjects, strict=True)}
         test_x = clusters(3, seed=1)[0]
         calls = []
-        real = protocols._fit_predict
+        real = probe._fit
 
-        def spy(train_x, train_y, held_x, strength):
-            calls.append(({owner[row.tobytes()] for row in train_x}, held_x, strength))
-            return real(train_x, train_y, held_x, strength)
+        class Spy(LinearProbe):
+            def probabilities(self, x, num_classes):
+                calls[-1] += (x,)
+                return super().probabilities(x, num_classes)
 
-        monkeypatch.setattr(protocols, "_fit_predict", spy)
+        def spy(train_x, train_y, strength):
+            calls.append((strength, {owner[row.tobytes()] for row in train_x}))
+            return Spy(**vars(real(train_x, train_y, strength)))
+
+        monkeypatch.setattr(probe, "_fit", spy)
         linear_probe(x, y, test_x, 3, 0, subjects)
-        *choices, (fitted, predicted, _) = calls
-        assert [strength for _, _, strength in choices] == list(protocols.PROBE_STRENGTHS)
-        for fitted_on, held_x, _ in choices:
+        *choices, (_, fitted, predicted) = calls
+        assert [strength for strength, _, _ in choices] == list(probe.PROBE_STRENGTHS)
+        for _, fitted_on, held_x in choices:
             held = {owner[row.tobytes()] for row in held_x}
             assert held and fitted_on and not held & fitted_on
         assert fitted == set(subjects) and (predicted == test_x).all()
 
     def test_takes_the_strength_that_does_best_on_held_subjects(self, monkeypatch):
         x, y, subjects = clusters(8)
-        # Training lacks two of the five classes.
-        known = np.array([0, 2, 4])
-        used = []
+        used, real = [], probe._fit
 
-        def only_c_of_a_tenth_is_right(train_x, train_y, held_x, strength):
+        def only_c_of_a_tenth_is_right(train_x, train_y, strength):
             used.append(strength)
-            truth = y[[np.flatnonzero((x == row).all(axis=1))[0] for row in held_x]]
-            return known, np.eye(3)[truth if strength == 0.1 else (truth + 1) % 3]
+            found = real(train_x, train_y, 1.0)
+            # Its classes change places: everyone is called by another's name.
+            return found if strength == 0.1 else LinearProbe(np.roll(found.classes, 1), found.weight, found.bias)
 
-        monkeypatch.setattr(protocols, "_fit_predict", only_c_of_a_tenth_is_right)
-        linear_probe(x, known[y], x[:5], 5, 0, subjects)
+        monkeypatch.setattr(probe, "_fit", only_c_of_a_tenth_is_right)
+        # Training lacks two of the five classes.
+        linear_probe(x, np.array([0, 2, 4])[y], x[:5], 5, 0, subjects)
         assert used[-1] == 0.1
+
+    @pytest.mark.parametrize("num_classes", [2, 3])
+    def test_is_logistic_regression_of_standardised_embeddings(self, num_classes):
+        x, y, _ = clusters(4, num_classes=num_classes, noise=2.0)
+        x = 100 * x + np.arange(8)
+        expected = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(x, y)
+        assert probe._fit(x, y, 0.1).probabilities(x, num_classes) == pytest.approx(expected.predict_proba(x))
+
+    def test_comes_back_from_its_file_with_the_names_of_its_classes(self):
+        x, y, subjects = clusters(4)
+        fitted = fit_probe(x, y, subjects, 0)
+        again, names, run = read_probe(fitted.to_bytes(("AN", "HA", "NE"), "0123"))
+        assert names == ("AN", "HA", "NE") and run == "0123"
+        assert (again.probabilities(x, 3) == fitted.probabilities(x, 3)).all()
+
+    @pytest.mark.parametrize("change", ["cut", "weight", "names"])
+    def test_what_is_no_probe_is_refused(self, change):
+        x, y, subjects = clusters(4)
+        fitted = fit_probe(x, y, subjects, 0)
+        if change == "weight":
+            fitted = LinearProbe(fitted.classes, fitted.weight[:2], fitted.bias)
+        content = fitted.to_bytes(("AN", "HA") if change == "names" else ("AN", "HA", "NE"), "0123")
+        with pytest.raises(ValueError, match="linear probe"):
+            read_probe(content[:-9] if change == "cut" else content)
 
     def test_a_class_that_training_lacks_is_never_predicted_and_indices_are_kept(self):
         x, y, subjects = clusters(6)
