@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from cli import stopping
+from pipeline.options import Repeated
 from shards.errors import UsageError
 from shards.manifest import canonical_json
 from shards.places import Place
@@ -80,7 +81,7 @@ def _report_stop() -> int:
 
 def _resolve(config: type[C], given: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:
     values = _from_file(file, config) if file else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {name: value for name, value in given.items() if value not in (None, [])}
     try:
         return config.model_validate(values)
     except ValidationError as error:
@@ -109,7 +110,7 @@ def _from_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
 
 
 def _parameter(name: str, field: Any, positional: bool) -> inspect.Parameter:
-    kind = _cli_type(field.annotation)
+    kind = list[str] if Repeated in field.metadata else _cli_type(field.annotation)
     required = field.is_required()
     default = False if required or field.default in (None, ()) else _show(field.default)
     help_text = f"{field.description} (required)" if required and not positional else field.description

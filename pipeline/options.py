@@ -13,5 +13,8 @@ def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+Repeated = "repeated"
+"""Marks a tuple that is given by saying the option, or the argument, once for each: its parts may hold commas."""
+
 CommaSeparated = BeforeValidator(_split)
 """Lets a tuple be given as `a,b,c`."""

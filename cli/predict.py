@@ -1,0 +1,64 @@
+"""`smile-pipe predict`: a run and scans in, probabilities of expressions out."""
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.options import CheckFailedError, Result, command
+from cli.progress import StageProgress
+from pipeline.expressions import word_for
+from pipeline.prediction.config import PredictConfig
+from pipeline.prediction.results import Prediction, Predictions
+
+# Of more classes than fit a line, so many are shown, the likeliest first.
+MAX_COLUMNS, SHOWN = 8, 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "predict", PredictConfig, arguments=("run", "scans"))
+    def predict(config: PredictConfig, console: Console) -> Result:
+        """Say what the faces of SCANS express, by a trained RUN."""
+        from pipeline.predict import run
+
+        with StageProgress(console, "predict") as progress:
+            found = run(config, progress.update)
+        console.print(_table(found))
+        for failed in (one for one in found.predictions if one.failure):
+            console.print(f"{failed.source}: {failed.failure}", markup=False, highlight=False)
+        if config.save_views:
+            console.print(f"views: {config.save_views}", highlight=False)
+        if all(one.failure for one in found.predictions):
+            raise CheckFailedError("none of the scans could be read", found)
+        return found
+
+
+def _table(found: Predictions) -> Table:
+    """A row a scan: the share of each class in percent, or of many classes the likeliest ones."""
+    is_wide = len(found.classes) > MAX_COLUMNS
+    labelled = any(one.labelled for one in found.predictions)
+    table = Table(title=f"percent, by {found.head}, text: {found.text_source}")
+    table.add_column("scan", overflow="fold")
+    for heading in (*(["labelled"] if labelled else []), "expression"):
+        table.add_column(heading)
+    for name in range(1, SHOWN + 1) if is_wide else found.classes:
+        table.add_column(f"likeliest {name}" if is_wide else word_for(str(name)), justify="right")
+    for one in found.predictions:
+        if one.failure:
+            table.add_row(escape(one.source), *([one.labelled or ""] if labelled else []), "not read")
+            continue
+        cells = [word_for(one.labelled or "")] if labelled else []
+        cells.append(f"[bold]{escape(word_for(one.expression or ''))}[/]")
+        table.add_row(escape(one.source), *cells, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
+    return table
+
+
+def _shares(one: Prediction, classes: tuple[str, ...]) -> list[str]:
+    return [f"{100 * one.probabilities[name]:.1f}" for name in classes]
+
+
+def _likeliest(one: Prediction) -> list[str]:
+    best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
+    return [f"{escape(word_for(name))} {100 * share:.1f}" for name, share in best]
