@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import TyperException
 
+from cli import app as app_command
 from cli import compare, crossval, evaluate, inspect, predict, render, status, stopping, synth, train, verify
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (synth, render, verify, train, evaluate, predict, crossval, compare, inspect, status):
+for module in (synth, render, verify, train, evaluate, predict, app_command, crossval, compare, inspect, status):
     module.register(app)
 
 

@@ -40,18 +40,19 @@ def _table(found: Predictions) -> Table:
     is_wide = len(found.classes) > MAX_COLUMNS
     labelled = any(one.labelled for one in found.predictions)
     table = Table(title=f"percent, by {found.head}, text: {found.text_source}")
-    table.add_column("scan", overflow="fold")
+    table.add_column("scan", no_wrap=True)
     for heading in (*(["labelled"] if labelled else []), "expression"):
         table.add_column(heading)
     for name in range(1, SHOWN + 1) if is_wide else found.classes:
-        table.add_column(f"likeliest {name}" if is_wide else word_for(str(name)), justify="right")
+        # Codes of expressions, where words would not fit a terminal beside each other.
+        table.add_column(f"likeliest {name}" if is_wide else str(name), justify="right")
     for one in found.predictions:
         if one.failure:
-            table.add_row(escape(one.source), *([one.labelled or ""] if labelled else []), "not read")
+            table.add_row(one.key, *([one.labelled or ""] if labelled else []), "not read")
             continue
         cells = [word_for(one.labelled or "")] if labelled else []
         cells.append(f"[bold]{escape(word_for(one.expression or ''))}[/]")
-        table.add_row(escape(one.source), *cells, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
+        table.add_row(one.key, *cells, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
     return table
 
 

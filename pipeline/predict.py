@@ -34,7 +34,7 @@ from pipeline.training.run_directory import open_run
 from pipeline.training.trained import FaceEmbeddings, TrainedModel
 from shards.errors import UsageError
 from shards.places import Place, place, write_atomically
-from shards.sample import Sample, to_members
+from shards.sample import MAX_FRAMES, Sample, to_members
 
 
 def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Predictions:
@@ -123,16 +123,17 @@ class Predictor:
         reading = Reading(manifest.channel, model.model.towers.image_size, temporal, manifest.max_frames)
         return cls(root, manifest, model, settings, reading, choose_head(head, root, manifest, model))
 
-    def words(self, words: Sequence[str]) -> Head:
-        """A head that chooses among any words, each of which stands for itself.
+    def words(self, words: Sequence[str], beside_classes: bool = False) -> Head:
+        """A head that chooses among any words, each of which stands for itself, and with them the run's expressions.
 
         Raises:
             UsageError: the run has learned no words, or there are none.
         """
-        given = {word.strip(): [word.strip()] for word in words if word.strip()}
+        given = {word.strip(): (word.strip(),) for word in words if word.strip()}
         if not given:
             raise UsageError("--prompts: is empty; give words, such as 'a polite smile'")
-        return words_head(given, self.root, self.run, self.model)
+        known = {name: prompts for name, prompts in self.run.prompts.items() if prompts} if beside_classes else {}
+        return words_head({**known, **given}, self.root, self.run, self.model)
 
     def predict(self, *paths: str | Path, prompts: Sequence[str] = ()) -> Iterator[Prediction]:
         """Name what lies at some paths; see `pipeline.prediction.inputs.find_inputs`."""
@@ -172,8 +173,12 @@ class Predictor:
         return self.model.embed_batch(batch_of([decode_face(sample, self.reading)]), self.directions)
 
     def embed_moments(self, sample: Sample) -> FaceEmbeddings:
-        """The same of each moment of a sequence, as if it were a scan: [T, V, D] and [T, D]."""
-        face = decode_face(sample, self.reading)
+        """The same of each frame of a sequence, as if it were a scan: [T, V, D] and [T, D].
+
+        Raises:
+            SampleError: no frames of it were rendered.
+        """
+        face = decode_face(sample, replace(self.reading, temporal="frames", max_frames=MAX_FRAMES))
         start = np.zeros(1, np.float32)
         moments = [replace(face, views=views[None], times=start) for views in face.views]
         return self.model.embed_batch(batch_of(moments), self.directions)

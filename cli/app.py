@@ -1,0 +1,19 @@
+"""`smile-pipe app`: a run in, a page in the browser out."""
+
+import typer
+from rich.console import Console
+
+from cli.options import Result, command
+from pipeline.app.config import AppConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "app", AppConfig, arguments=("run",))
+    def serve(config: AppConfig, console: Console) -> Result:
+        """Serve a page in which faces can be dropped, turned and put into words, by a trained RUN."""
+        from pipeline.app.launch import run
+
+        console.print(f"http://{config.host}:{config.port}   (Ctrl-C ends it)", highlight=False)
+        return {"exit_code": run(config)}

@@ -1,0 +1,119 @@
+"""What the page draws: a face that can be turned, shares as bars, and shares over time.
+
+Goes in: meshes and numbers. Comes out: Plotly figures, of bounded size whatever the mesh.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from pipeline.meshes.mesh import Mesh
+
+# What a browser turns without stutter, and takes no megabytes to send.
+MAX_FACES = 60_000
+_SKIN = (214, 188, 172)
+_STRONG, _PALE = "#c2410c", "#94a3b8"
+# Told apart with any eyes: Okabe and Ito's colours.
+_LINES = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#56b4e9", "#7f7f7f")
+
+
+def face_figure(mesh: Mesh) -> go.Figure:
+    """A face in the canonical frame, seen from the front, in its own colours."""
+    vertices, colors, faces = _simplified(mesh.vertices, vertex_colors(mesh), mesh.faces)
+    surface = go.Mesh3d(
+        **dict(zip("xyz", vertices.T, strict=True)),
+        **dict(zip("ijk", faces.T, strict=True)),
+        vertexcolor=colors,
+        hoverinfo="skip",
+        flatshading=False,
+        lighting={"ambient": 0.55, "diffuse": 0.6, "specular": 0.05, "roughness": 0.9},
+        lightposition={"x": 0, "y": 200, "z": 1000},
+    )
+    hidden = {"visible": False}
+    camera = {"up": {"x": 0, "y": 1, "z": 0}, "eye": {"x": 0, "y": 0, "z": 1.6}}
+    figure = go.Figure(surface)
+    figure.update_layout(
+        scene={"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data", "camera": camera},
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=380,
+        # Whoever has turned the face finds it so after every change of the page.
+        uirevision="face",
+    )
+    return figure
+
+
+def vertex_colors(mesh: Mesh) -> NDArray[np.uint8]:
+    """The colour of each vertex, uint8 [V, 3]: its own, that of the texture there, or plain skin."""
+    if mesh.colors is not None:
+        return mesh.colors
+    colors = np.empty((len(mesh.vertices), 3), np.uint8)
+    colors[:] = _SKIN
+    if mesh.texture is None or mesh.uvs is None or mesh.face_uvs is None:
+        return colors
+    height, width = mesh.texture.shape[:2]
+    # A texture goes on beyond its edges; so does the renderer's.
+    u, v = (mesh.uvs - np.floor(mesh.uvs)).T
+    found = mesh.texture[((1 - v) * (height - 1)).astype(np.int64), (u * (width - 1)).astype(np.int64)]
+    colors[mesh.faces.ravel()] = found[mesh.face_uvs.ravel()]
+    return colors
+
+
+def shares_figure(shares: Mapping[str, float]) -> go.Figure:
+    """Shares as bars, the largest on top and strong."""
+    ordered = sorted(shares.items(), key=lambda item: item[1])
+    values = [100 * value for _, value in ordered]
+    bars = go.Bar(
+        x=values,
+        y=[name for name, _ in ordered],
+        orientation="h",
+        text=[f"{value:.1f} %" for value in values],
+        textposition="outside",
+        cliponaxis=False,
+        marker_color=[_PALE] * (len(ordered) - 1) + [_STRONG],
+        hoverinfo="skip",
+    )
+    figure = go.Figure(bars)
+    figure.update_layout(
+        xaxis={"range": [0, 118], "visible": False, "fixedrange": True},
+        yaxis={"fixedrange": True, "automargin": True},
+        margin={"l": 0, "r": 0, "t": 4, "b": 4},
+        height=44 + 34 * len(ordered),
+    )
+    return figure
+
+
+def over_time_figure(times: Sequence[float], shares: NDArray[np.float64], names: Sequence[str], at: int) -> go.Figure:
+    """Shares [T, K] over the seconds of a sequence, with a line where frame `at` is."""
+    figure = go.Figure()
+    for number, name in enumerate(names):
+        color = _LINES[number % len(_LINES)]
+        figure.add_scatter(x=list(times), y=100 * shares[:, number], name=name, mode="lines+markers", line_color=color)
+    figure.add_vline(x=times[at], line_dash="dot", line_color=_STRONG)
+    figure.update_layout(
+        xaxis={"title": "seconds"},
+        yaxis={"title": "percent", "range": [-3, 103], "fixedrange": True},
+        legend={"orientation": "h", "y": -0.3},
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        height=320,
+    )
+    return figure
+
+
+def _simplified(
+    vertices: NDArray[np.float32], colors: NDArray[np.uint8], faces: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int32]]:
+    """At most `MAX_FACES` faces: vertices in a cell of a grid become one (Rossignac and Borrel, 1993)."""
+    # The face lies within a few units of the origin; what is far off is no face, and would make the cells large.
+    cell = 0.0
+    kept, tint, corners = vertices, colors, faces
+    while len(corners) > MAX_FACES:
+        cell = 1.5 * cell or 0.01
+        _, first, of = np.unique(
+            np.round(vertices / cell).astype(np.int64), axis=0, return_index=True, return_inverse=True
+        )
+        corners = of.ravel()[faces].astype(np.int32)
+        is_face = (corners != np.roll(corners, 1, axis=1)).all(axis=1)
+        kept, tint, corners = vertices[first], colors[first], corners[is_face]
+    return kept, tint, corners

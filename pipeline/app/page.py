@@ -1,0 +1,172 @@
+"""The page that `smile-pipe app` serves: Streamlit runs this file from top to bottom whenever something changes.
+
+Goes in: `AppConfig` as JSON, behind `--` on the command line. What is computed of a face is kept in its visitor's
+session; what is sent is looked at and let go.
+"""
+
+import sys
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from pipeline.app.config import AppConfig
+from pipeline.app.examples import EXAMPLES, example
+from pipeline.app.figures import face_figure, over_time_figure, shares_figure
+from pipeline.app.seen import Seen, see_upload
+from pipeline.app.uploads import ACCEPTED, UploadError
+from pipeline.expressions import word_for
+from pipeline.meshes.mesh import MeshError
+from pipeline.predict import Predictor
+from pipeline.prediction.heads import Head
+from shards.errors import UsageError
+from shards.images import as_rgb, decode_image
+
+MAX_WORDS = 12
+_BARE = {"displayModeBar": False}
+
+
+@st.cache_resource(show_spinner="Loading the run")
+def load_predictor(options: str) -> Predictor:
+    """One predictor for all visitors; it is not changed by use."""
+    config = AppConfig.model_validate_json(options)
+    return Predictor.load(config.run, renderer=config.renderer, use_gpu=config.use_gpu)
+
+
+def main() -> None:
+    """Draw the page."""
+    st.set_page_config("smile-pipe", layout="wide")
+    st.title("What does this face express?")
+    try:
+        predictor = load_predictor(sys.argv[1])
+    except UsageError as error:
+        st.error(str(error))
+        return
+    choose_face(predictor)
+    seen: Seen | None = st.session_state.get("seen")
+    if seen is None:
+        st.info("Send a scan, or click on one of the examples.")
+        return
+    show(predictor, seen)
+
+
+def choose_face(predictor: Predictor) -> None:
+    """What a visitor sends or clicks on becomes the face of the session."""
+    with st.sidebar:
+        sent = st.file_uploader("A mesh, or a zip of a mesh and its texture, or of a sequence", type=ACCEPTED)
+        st.caption("Or an example, made by this program:")
+        clicked = [name for name in EXAMPLES if st.button(name, width="stretch")]
+        about(predictor)
+    # An upload stays in its place; it is looked at once, and again only when another one comes.
+    is_new = sent is not None and sent.file_id != st.session_state.get("sent")
+    if not clicked and not is_new:
+        return
+    try:
+        with st.spinner("Looking"):
+            if clicked:
+                st.session_state["seen"] = example(predictor, clicked[0])
+            elif sent is not None:
+                st.session_state["sent"] = sent.file_id
+                st.session_state["seen"] = see_upload(predictor, sent.name, sent.getvalue())
+    except (MeshError, UploadError) as error:
+        st.session_state.pop("seen", None)
+        st.error(str(error))
+
+
+def about(predictor: Predictor) -> None:
+    """Which run this is."""
+    run = predictor.run
+    facts = [
+        f"{run.recipe['name']}, {run.recipe['arch']}",
+        f"learned from {run.num_train_samples:,} samples of {len(run.train_subjects)} subjects",
+        f"sees {run.channel} images from {len(predictor.settings.views)} views",
+        f"text: {run.text_source}",
+    ]
+    st.divider()
+    st.caption("  \n".join(facts))
+    st.caption("It tells what a face shows, as far as its training data go, and not what anyone feels.")
+
+
+def show(predictor: Predictor, seen: Seen) -> None:
+    """The face, its views, and what they say."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        frame = choose_frame(seen)
+        st.plotly_chart(face_figure(seen.meshes[frame]), config=_BARE, key="face")
+        views = choose_views(predictor, seen, frame)
+    with right:
+        if not views:
+            st.warning("Every view is left out; keep at least one.")
+            return
+        head = predictor.head
+        st.subheader(word_for(head.classes[int(shares_of(predictor, seen, views, head)[0].argmax())]).capitalize())
+        show_shares(predictor, seen, views, head)
+        show_words(predictor, seen, views)
+    if seen.moments is not None:
+        st.subheader("Over time")
+        shares = head.probabilities(predictor.fuse(seen.moments, views))
+        names = [word_for(name) for name in head.classes]
+        st.plotly_chart(over_time_figure(seen.times, shares, names, frame), config=_BARE, key="time")
+        st.caption("Each frame by itself; the bars above are of the sequence as a whole.")
+
+
+def choose_frame(seen: Seen) -> int:
+    """Which frame is shown; a scan has one."""
+    st.subheader(seen.name, divider="gray")
+    if len(seen.meshes) == 1:
+        return 0
+    return st.slider("Frame", 1, len(seen.meshes), 1, key="frame") - 1
+
+
+def choose_views(predictor: Predictor, seen: Seen, frame: int) -> list[int]:
+    """The rendered views, each with a box to leave it out; the numbers of those that are kept."""
+    st.caption("What the model looks at. Leave a view out and see what changes.")
+    names = [view.name for view in predictor.settings.views]
+    kept = []
+    for start in range(0, len(names), 3):
+        for number, column in zip(range(start, min(start + 3, len(names))), st.columns(3), strict=False):
+            with column:
+                pictures = views_of(predictor, seen, names[number], frame)
+                st.image(pictures, width="stretch", alt=f"{names[number]} view")
+                if st.checkbox(names[number], value=True, key=f"view-{names[number]}"):
+                    kept.append(number)
+    return kept
+
+
+def views_of(predictor: Predictor, seen: Seen, view: str, frame: int) -> NDArray[np.uint8]:
+    """In colour, and below it, where that is another image, what the model sees."""
+    timeline = seen.sample.record.timeline
+    moment = "" if timeline is None else f".{timeline.moments[min(frame, len(timeline.moments) - 1)]}"
+    channels = dict.fromkeys(("rgb", predictor.run.channel))
+    names = [f"{channel}{moment}" for channel in channels]
+    return np.vstack([as_rgb(decode_image(name, seen.sample.images[view, name])) for name in names])
+
+
+def shares_of(predictor: Predictor, seen: Seen, views: list[int], head: Head) -> NDArray[np.float64]:
+    """Probabilities [1, K] by the views that are kept."""
+    return head.probabilities(predictor.fuse(seen.whole, views))
+
+
+def show_shares(predictor: Predictor, seen: Seen, views: list[int], head: Head) -> None:
+    """Bars of a head's classes."""
+    shares = shares_of(predictor, seen, views, head)[0]
+    named = {word_for(name): float(share) for name, share in zip(head.classes, shares, strict=True)}
+    st.plotly_chart(shares_figure(named), config=_BARE, key=f"shares-{','.join(head.classes)}")
+
+
+def show_words(predictor: Predictor, seen: Seen, views: list[int]) -> None:
+    """Any words, and how near the face lies to each."""
+    text = st.text_area("In your own words, one description a line", placeholder="a polite smile\na skeptical face")
+    words = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))[:MAX_WORDS]
+    if not words:
+        return
+    try:
+        head = predictor.words(words, beside_classes=True)
+    except UsageError as error:
+        st.error(str(error))
+        return
+    show_shares(predictor, seen, views, head)
+    st.caption("Beside the expressions that the run knows. A run knows the words that it was trained with best.")
+
+
+main()
