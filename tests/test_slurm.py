@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,20 +28,23 @@ REAL = {
     "ray": f"""exec {sys.executable} -m ray.scripts.scripts "$@" """,
     "smile-pipe": f"""exec {sys.executable} -c 'from cli.main import main; main()' "$@" """,
 }
-# They note how they are called; what Ray says comes in its order, but not at once.
+# They note how they are called and when they stop; what Ray says comes in its order, but not at once.
 NOTED = {
     "ray": """
         echo "$SLURMD_NODENAME: ray $*" >>"$NOTES"
         echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>"$NOTES.tokens"
         [[ $SLURMD_NODENAME != "$MISSING" ]] || { echo "no room"; exit 1; }
         [[ $* =~ --temp-dir=([^ ]*) ]] && touch "${BASH_REMATCH[1]}/$SLURMD_NODENAME"
-        sleep 0.3; echo "Ray runtime started."
-        [[ $* != *--head* ]] || { sleep 0.3; echo "  ray start --address='10.0.0.1:4242'"; }
-        exec sleep 100""",
+        trap 'kill $!; echo "$SLURMD_NODENAME: stopped" >>"$NOTES"; exit' TERM
+        echo "Ray runtime started."
+        [[ $* != *--head* ]] || { sleep "$LATER"; echo "  ray start --address='10.0.0.1:4242'"; }
+        sleep 100 & wait""",
     "smile-pipe": """
         echo "smile-pipe $*" >>"$NOTES"
         [[ $1 != "$FAILS" ]] || exit 3
-        [[ $1 != "$LASTS" ]] || { trap 'kill $!; echo stopped >>"$NOTES"; exit 143' TERM; sleep 100 & wait; }""",
+        [[ $1 == "$LASTS" ]] || exit 0
+        trap 'kill $!; sleep 0.5; echo "$1: stopped" >>"$NOTES"; exit 143' TERM
+        sleep 100 & wait""",
 }
 
 
@@ -57,6 +61,7 @@ class SlurmJob:
             "SLURM_JOB_NODELIST": "a,b,c",
             "SLURM_CPUS_PER_TASK": "1",
             "NOTES": str(self.notes_path),
+            "LATER": "0.1",
             **dict.fromkeys(("MISSING", "FAILS", "LASTS"), "nothing"),
         }
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
@@ -72,6 +77,7 @@ class SlurmJob:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         return self.began
 
@@ -98,16 +104,17 @@ class SlurmJob:
 def job(tmp_path: Path) -> Iterator[SlurmJob]:
     job = SlurmJob(tmp_path)
     yield job
-    if job.began.poll() is None:
-        job.began.terminate()
-        job.began.communicate()
+    # Nothing of it is left, unless a test has failed.
+    with suppress(ProcessLookupError):
+        os.killpg(job.began.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> SlurmJob:
     """A job to which nothing happened."""
     job = SlurmJob(tmp_path_factory.mktemp("slurm"))
-    code, said = job.run()
+    # Later than the script looks for the first time.
+    code, said = job.run(LATER="1.5")
     assert code == 0, said
     return job
 
@@ -174,7 +181,8 @@ def test_a_job_that_is_stopped_lets_its_command_stop_before_its_nodes(job):
     job.began.send_signal(signal.SIGTERM)
     job.began.communicate(timeout=60)
     assert job.began.returncode == 143
-    assert job.notes[-1] == "stopped"
+    assert next(note for note in job.notes if note.endswith("stopped")) == "train: stopped"
+    assert sorted(job.notes[-3:]) == ["a: stopped", "b: stopped", "c: stopped"]
     assert not any(folder.exists() for folder in job.folders)
 
 
