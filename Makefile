@@ -9,7 +9,7 @@ SUBJECTS ?= 16
 help:
 	@echo "make demo   faces -> views -> trained model -> report, in a few minutes, into $(DEMO)/"
 	@echo "make test   the whole test suite"
-	@echo "make test-faults   renders and trainings whose drivers, workers and machines are killed, in full"
+	@echo "make test-faults   renders and trainings whose drivers, workers and machines are killed, and Slurm, in full"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove .venv, $(DEMO)/ and caches"
 
@@ -38,7 +38,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 test-faults: .venv/installed-dev
-	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/test_faults.py tests/test_nodes_killed.py tests/test_train_killed.py --timeout 3600
+	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/test_faults.py tests/test_nodes_killed.py tests/test_train_killed.py tests/test_slurm.py --timeout 3600
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

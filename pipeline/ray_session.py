@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ def ray_session(address: str) -> Iterator[None]:
     # A worker that dies is replaced, however often: what workers die of twice is given up (pipeline/making/limits.py).
     os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # `ray job submit --working-dir` gives the driver a directory; Ray refuses a second one unless it may replace it.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     import ray
 
     if ray.is_initialized():
@@ -67,11 +70,14 @@ def ray_session(address: str) -> Iterator[None]:
 
 def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
+    # As Ray understands it: whoever submits a job to a cluster is told of it so.
+    meant = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
     try:
-        if ":" in address and "://" not in address:
+        if ":" in meant and "://" not in meant:
             # Ray itself goes on trying for minutes.
-            host, _, port = address.rpartition(":")
+            host, _, port = meant.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
         for attempts_left in reversed(range(START_ATTEMPTS)):
             try:
@@ -83,16 +89,25 @@ def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
                     **options,
                 )
                 return
-            except (OSError, ValueError):
+            except (OSError, ValueError, AuthenticationError):
                 raise
             except Exception:
                 # On a machine with much else to do, a start may take longer than Ray's patience of 30 s.
                 ray.shutdown()
                 if not attempts_left:
                     raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--address {address}: no Ray there; `ray start --head` starts one ({reason})") from None
+    except (OSError, ValueError, AuthenticationError) as error:
+        raise UsageError(f"--address {address}: {_what_is_wrong(error)}") from None
+
+
+def _what_is_wrong(error: Exception) -> str:
+    # Ray tells of a refused token in the text of the error that this one comes from.
+    if "AuthenticationError" in "".join(traceback.format_exception(error)):
+        return (
+            "the Ray there wants a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that has the "
+            "token of its head"
+        )
+    return f"no Ray there; `ray start --head` starts one ({str(error).splitlines()[0]})"
 
 
 @contextmanager

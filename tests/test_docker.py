@@ -35,8 +35,12 @@ def constraints() -> dict[str, str]:
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
+def spec(name: str) -> dict:
+    return yaml.safe_load((ROOT / "docker" / name).read_text())["spec"]
+
+
 def ray_job() -> dict:
-    return yaml.safe_load((ROOT / "docker" / "rayjob.yaml").read_text())["spec"]
+    return spec("rayjob.yaml")
 
 
 def pods() -> list[dict]:
@@ -159,3 +163,36 @@ class TestRayJob:
             for container in pod["containers"]:
                 assert container["securityContext"]["allowPrivilegeEscalation"] is False
                 assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+    def test_who_lacks_the_token_of_the_cluster_cannot_use_it(self):
+        assert ray_job()["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+    def test_no_secret_stands_in_it(self):
+        names = {name for pod in pods() for container in pod["containers"] for name in container}
+        assert names == {"name", "image", "securityContext", "resources", "volumeMounts"}
+
+
+class TestRayCluster:
+    def test_its_pods_are_those_of_the_job(self):
+        assert spec("raycluster.yaml") == ray_job()["rayClusterSpec"]
+
+
+class TestPage:
+    """What docker/README.md tells operators to type."""
+
+    PAGE = (ROOT / "docker" / "README.md").read_text()
+    NAMED = re.findall(r"docker/([\w.-]+)", PAGE) + re.findall(r"^\| `([\w.-]+)` \|", PAGE, re.MULTILINE)
+    COMMANDS = sorted(set(re.findall(r"smile-pipe ((?:render|train) [^`\n]+)", PAGE)))
+
+    def test_every_file_that_it_names_is_there_and_each_that_is_there_is_named(self):
+        here = {path.name for path in (ROOT / "docker").iterdir()} - {"README.md"}
+        assert set(self.NAMED) == here
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_its_commands_have_the_options_that_it_gives_them(self, command):
+        result = CliRunner().invoke(app, [command.split()[0], "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
+        known = set(re.findall(r"--[a-z][a-z-]+", result.stdout))
+        assert set(re.findall(r"--[a-z][a-z-]+", command)) <= known
+
+    def test_ray_is_named_by_the_version_that_the_images_hold(self):
+        assert set(re.findall(r"ray(?:\[default\])?==([\d.]+)", self.PAGE)) == {constraints()["ray"]}

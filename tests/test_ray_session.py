@@ -63,3 +63,9 @@ print(found)
     )
     assert done.stdout.split() == ["model"], done.stderr
     assert set(Path(tempfile.gettempdir()).glob("smile-pipe-*")) <= before
+
+
+def test_an_address_of_the_environment_where_nobody_answers_takes_no_minutes_either(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match="--address auto: no Ray there"):
+        module._connect("auto", tmp_path, {})
