@@ -23,6 +23,8 @@ from shards.errors import UsageError
 from shards.images import as_rgb, decode_image
 
 MAX_WORDS = 12
+# Pixels; three of them fit a phone beside each other.
+VIEW_WIDTH = 108
 _BARE = {"displayModeBar": False}
 
 
@@ -93,21 +95,17 @@ def show(predictor: Predictor, seen: Seen) -> None:
     with left:
         frame = choose_frame(seen)
         st.plotly_chart(face_figure(seen.meshes[frame]), config=_BARE, key="face")
+    # Filled before what stands above it, which depends on it.
+    with st.container():
         views = choose_views(predictor, seen, frame)
     with right:
         if not views:
             st.warning("Every view is left out; keep at least one.")
             return
-        head = predictor.head
-        st.subheader(word_for(head.classes[int(shares_of(predictor, seen, views, head)[0].argmax())]).capitalize())
-        show_shares(predictor, seen, views, head)
+        show_shares(predictor, seen, views, predictor.head, heading=True)
         show_words(predictor, seen, views)
     if seen.moments is not None:
-        st.subheader("Over time")
-        shares = head.probabilities(predictor.fuse(seen.moments, views))
-        names = [word_for(name) for name in head.classes]
-        st.plotly_chart(over_time_figure(seen.times, shares, names, frame), config=_BARE, key="time")
-        st.caption("Each frame by itself; the bars above are of the sequence as a whole.")
+        show_moments(predictor, seen, views, frame)
 
 
 def choose_frame(seen: Seen) -> int:
@@ -121,14 +119,13 @@ def choose_frame(seen: Seen) -> int:
 def choose_views(predictor: Predictor, seen: Seen, frame: int) -> list[int]:
     """The rendered views, each with a box to leave it out; the numbers of those that are kept."""
     st.caption("What the model looks at. Leave a view out and see what changes.")
-    names = [view.name for view in predictor.settings.views]
     kept = []
-    for start in range(0, len(names), 3):
-        for number, column in zip(range(start, min(start + 3, len(names))), st.columns(3), strict=False):
-            with column:
-                pictures = views_of(predictor, seen, names[number], frame)
-                st.image(pictures, width="stretch", alt=f"{names[number]} view")
-                if st.checkbox(names[number], value=True, key=f"view-{names[number]}"):
+    with st.container(horizontal=True):
+        for number, view in enumerate(predictor.settings.views):
+            with st.container(width=VIEW_WIDTH):
+                picture = views_of(predictor, seen, view.name, frame)
+                st.image(picture, width=VIEW_WIDTH, alt=f"{view.name} view")
+                if st.checkbox(view.name, value=True, key=f"view-{view.name}"):
                     kept.append(number)
     return kept
 
@@ -142,16 +139,25 @@ def views_of(predictor: Predictor, seen: Seen, view: str, frame: int) -> NDArray
     return np.vstack([as_rgb(decode_image(name, seen.sample.images[view, name])) for name in names])
 
 
-def shares_of(predictor: Predictor, seen: Seen, views: list[int], head: Head) -> NDArray[np.float64]:
-    """Probabilities [1, K] by the views that are kept."""
-    return head.probabilities(predictor.fuse(seen.whole, views))
+def show_shares(predictor: Predictor, seen: Seen, views: list[int], head: Head, heading: bool = False) -> None:
+    """Bars of a head's classes by the views that are kept, the likeliest of them above as a heading if asked for."""
+    shares = head.probabilities(predictor.fuse(seen.whole, views))[0]
+    names = [word_for(name) for name in head.classes]
+    if heading:
+        st.subheader(names[int(shares.argmax())].capitalize(), divider="gray")
+    bars = shares_figure(dict(zip(names, shares.tolist(), strict=True)))
+    st.plotly_chart(bars, config=_BARE, key=f"shares-{','.join(head.classes)}")
 
 
-def show_shares(predictor: Predictor, seen: Seen, views: list[int], head: Head) -> None:
-    """Bars of a head's classes."""
-    shares = shares_of(predictor, seen, views, head)[0]
-    named = {word_for(name): float(share) for name, share in zip(head.classes, shares, strict=True)}
-    st.plotly_chart(shares_figure(named), config=_BARE, key=f"shares-{','.join(head.classes)}")
+def show_moments(predictor: Predictor, seen: Seen, views: list[int], frame: int) -> None:
+    """What each frame of a sequence says by itself, over time."""
+    assert seen.moments is not None
+    head = predictor.head
+    st.subheader("Over time")
+    shares = head.probabilities(predictor.fuse(seen.moments, views))
+    names = [word_for(name) for name in head.classes]
+    st.plotly_chart(over_time_figure(seen.times, shares, names, frame), config=_BARE, key="time")
+    st.caption("Each frame by itself; the bars above are of the sequence as a whole.")
 
 
 def show_words(predictor: Predictor, seen: Seen, views: list[int]) -> None:
