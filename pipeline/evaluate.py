@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cards.run_card import run_card
 from pipeline.directory_lock import directory_lock
 from pipeline.evaluation.config import EvaluateConfig, Protocol
 from pipeline.evaluation.embedding import Embedded, embed
@@ -92,6 +93,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
     _write(config.run / "evaluation", files, manifest)
+    write_atomically(RunDirectory(config.run).card_path, run_card(run_manifest, manifest).encode())
     return manifest
 
 

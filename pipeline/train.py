@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from model.recipes import check_recipe
 from model.towers import can_checkpoint, check_arch
+from pipeline.cards.run_card import run_card
 from pipeline.directory_lock import directory_lock
 from pipeline.ray_session import ray_session
 from pipeline.training.assignment import Job
@@ -84,6 +85,7 @@ def run(
         sizes = world_sizes(config, directory)
         _train(job, directory, {**about, "precision": job.precision, "world_sizes": sizes}, on_metrics, here)
         manifest = _manifest(config, mark, shards, split, job, sizes, directory)
+        write_atomically(directory.card_path, run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
 

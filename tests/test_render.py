@@ -49,7 +49,7 @@ def first_mesh(folder: Path) -> Path:
 
 def test_the_directory_holds_exactly_what_the_contract_says(shards_dir):
     tars = {f"shards/{number:06d}.tar" for number in range(5)}
-    assert files(shards_dir).keys() == {"manifest.json", "index.parquet", "failures.parquet", *tars}
+    assert files(shards_dir).keys() == {"README.md", "manifest.json", "index.parquet", "failures.parquet", *tars}
 
 
 def test_the_manifest_counts_what_was_rendered(shards_dir):
@@ -152,6 +152,8 @@ def test_a_changed_texture_rerenders_only_its_own_shard(some_faces, ray_cluster,
         "shards/000000.tar",
         "manifest.json",
         "index.parquet",
+        # It ends with the fingerprint.
+        "README.md",
     }
 
 

@@ -19,7 +19,7 @@ def rendered(tmp_path) -> World:
 
 def test_a_directory_holds_nothing_but_the_contract_after_a_run(rendered):
     shards = {f"shards/00000{number}.tar" for number in range(3)}
-    assert rendered.content().keys() == {"manifest.json", "index.parquet", "failures.parquet", *shards}
+    assert rendered.content().keys() == {"README.md", "manifest.json", "index.parquet", "failures.parquet", *shards}
 
 
 def test_a_directory_can_be_read_back_as_it_was_made(world):

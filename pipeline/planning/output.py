@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pipeline.cards.shards_card import shards_card
 from pipeline.directory_lock import NAME as LOCK
 from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
@@ -62,6 +63,7 @@ class RenderOutput:
         self.manifest_path = root / "manifest.json"
         self.index_path = root / "index.parquet"
         self.failures_path = root / "failures.parquet"
+        self.card_path = root / "README.md"
 
     def check_writable(self) -> None:
         """Raise UsageError where the directory cannot be made or written, before any work is done."""
@@ -133,8 +135,10 @@ class RenderOutput:
         write_failures(self.failures_path, [failure for receipt in receipts for failure in receipt.failures])
 
     def finish(self, manifest: ShardManifest, receipts: Sequence[ShardReceipt]) -> None:
-        """Write the tables and, last, the manifest; then forget the receipts."""
+        """Write the tables, the card and, last, the manifest; then forget the receipts."""
         self.refresh(receipts)
+        card = shards_card(manifest, [row for receipt in receipts for row in receipt.rows])
+        write_atomically(self.card_path, card.encode())
         manifest.write(self.manifest_path)
         remove_tree(self.progress)
 

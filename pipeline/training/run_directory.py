@@ -6,6 +6,7 @@
     RUN/skipped.json                    keys of damaged samples that were left out, if any were
     RUN/wandb.json                      what Weights & Biases calls the run, if it is logged there
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
+    RUN/README.md                       the model card
     RUN/manifest.json                   written last
     RUN/evaluation/                     of `smile-pipe evaluate`; its linear probe is for `smile-pipe predict`
 
@@ -66,6 +67,7 @@ class RunDirectory:
         self.tensorboard_path = root / "tensorboard"
         self.skipped_path = root / "skipped.json"
         self.wandb_path = root / "wandb.json"
+        self.card_path = root / "README.md"
         self.probe_path = root / "evaluation" / PROBE
 
     def manifest(self) -> RunManifest | None:
