@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from cli import compare, crossval, evaluate, inspect, render, status, stopping, synth, train, verify
+from cli import compare, crossval, evaluate, export, inspect, render, status, stopping, synth, train, verify
 
 app = typer.Typer(
     name="smile-pipe",
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (synth, render, verify, train, evaluate, crossval, compare, inspect, status):
+for module in (synth, render, verify, train, evaluate, crossval, compare, export, inspect, status):
     module.register(app)
 
 
