@@ -10,7 +10,7 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 
 from cli import app as app_command
-from cli import compare, crossval, evaluate, inspect, predict, render, status, stopping, synth, train, verify
+from cli import compare, crossval, evaluate, export, inspect, predict, render, status, stopping, synth, train, verify
 
 app = typer.Typer(
     name="smile-pipe",
@@ -19,7 +19,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (synth, render, verify, train, evaluate, predict, app_command, crossval, compare, inspect, status):
+for module in (
+    synth,
+    render,
+    verify,
+    train,
+    evaluate,
+    predict,
+    app_command,
+    export,
+    crossval,
+    compare,
+    inspect,
+    status,
+):
     module.register(app)
 
 

@@ -67,9 +67,13 @@ class FaceEncoder(nn.Module):
 
     def embed_views(self, views_nvchw: Tensor, moments: Moments | None = None) -> Tensor:
         """Views of all moments [N, V, 3, H, W] -> [B, V, D], before views tell each other anything."""
-        views_nvd = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
         moments = moments or Moments.of_scans(len(views_nvchw), views_nvchw.device)
-        return self.temporal(views_nvd.unflatten(0, views_nvchw.shape[:2]), moments)
+        return self.temporal(self.embed_moments(views_nvchw), moments)
+
+    def embed_moments(self, views_nvchw: Tensor) -> Tensor:
+        """Views of all moments [N, V, 3, H, W] -> [N, V, D], before moments are pooled; of scans nothing else is."""
+        views_nvd = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
+        return views_nvd.unflatten(0, views_nvchw.shape[:2])
 
     def fuse(self, views_bvd: Tensor, directions_v3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views [B, V, D] of any part of a rig -> views as aggregated, fused [B, D], attention [B, V]."""

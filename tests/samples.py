@@ -1,6 +1,6 @@
 """Samples and whole shard directories without rendering: valid to the letter, with flat colours for faces."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +184,13 @@ def make_row(sample: Sample, shard: str = "000000.tar", at: Location = NOWHERE) 
         surface=record.mesh.surface,
         sources=(SourceFile(record.source, 1000, 1, fingerprint(record.key)),),
     )
+
+
+def spoil(shards: Path, rows: Iterable[IndexRow]) -> None:
+    """Change a byte of each sample, in the middle of it; sizes stay."""
+    for row in rows:
+        with open(shards / "shards" / row.shard, "r+b") as file:
+            file.seek(row.offset + row.bytes // 2)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 1]))

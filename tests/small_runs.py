@@ -5,13 +5,17 @@ from typing import Any
 
 import tiny_arch
 import torch
+from safetensors.torch import save_file
 from samples import write_shard_set
 from torch import Tensor
 
 from pipeline import train
 from pipeline.training.config import TrainConfig
+from pipeline.training.faces import FaceReader, Reading
 from pipeline.training.manifest import RunManifest
-from pipeline.training.run_directory import RunDirectory
+from pipeline.training.run_directory import WEIGHTS, RunDirectory, open_run
+from pipeline.training.trained import TrainedModel
+from shards.reader import ShardSet
 
 ARCH = "tiny-run-vit"
 NUM_LEARNED, NUM_STEPS = 15, 4
@@ -54,3 +58,21 @@ def timeless(run: Path) -> list[dict[str, Any]]:
     """Rows of metrics without how fast it went."""
     of_time = ("samples_per_second", "data_wait")
     return [{name: value for name, value in row.items() if name not in of_time} for row in RunDirectory(run).metrics()]
+
+
+def shake(run: Path) -> None:
+    """Move all weights of the result, so that none has the value that it begins with, at which parts do nothing."""
+    path, generator = RunDirectory(run).checkpoints()[-1].path / WEIGHTS, torch.Generator().manual_seed(7)
+    save_file({name: w + 0.3 * torch.randn(w.shape, generator=generator) for name, w in weights(run).items()}, path)
+
+
+def result(run: Path) -> TrainedModel:
+    """The model of a run."""
+    return TrainedModel.load(*open_run(run))
+
+
+def reader_of(shards: Path, run: Path) -> FaceReader:
+    """Reads samples as the run did."""
+    manifest, size = open_run(run)[0], result(run).model.towers.image_size
+    reading = Reading(manifest.channel, size, manifest.temporal, manifest.max_frames)
+    return FaceReader(ShardSet.open(str(shards)), reading, 0)

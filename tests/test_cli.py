@@ -26,7 +26,7 @@ def complaint(*arguments: object) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("command", ["synth", "render", "train", "evaluate", "inspect"])
+@pytest.mark.parametrize("command", ["synth", "render", "train", "evaluate", "export", "inspect"])
 def test_every_option_is_explained(command):
     code, out, _ = invoke(command, "--help")
     assert code == 0 and "--json" in out and "--config" in out

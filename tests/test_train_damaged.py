@@ -4,13 +4,12 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from samples import make_timeline, write_shard_set
+from samples import make_timeline, spoil, write_shard_set
 
 from pipeline.evaluate import run as evaluate
 from pipeline.evaluation.config import EvaluateConfig
@@ -45,16 +44,6 @@ def train_rows(shards: Path, out: Path) -> list[IndexRow]:
     """What a run of `config` learns from."""
     opened = ShardSet.open(str(shards))
     return opened.of_subjects(RunManifest.read(out / "manifest.json").train_subjects)
-
-
-def spoil(shards: Path, rows: Iterable[IndexRow]) -> None:
-    """Change a byte of each sample, in the middle of it; sizes stay."""
-    for row in rows:
-        with open(shards / "shards" / row.shard, "r+b") as file:
-            file.seek(row.offset + row.bytes // 2)
-            byte = file.read(1)
-            file.seek(-1, 1)
-            file.write(bytes([byte[0] ^ 1]))
 
 
 def cut(shards: Path, name: str) -> None:

@@ -18,7 +18,6 @@ def run_card(run: RunManifest, evaluation: EvaluationManifest | None = None) -> 
     # Of a file its name alone: where it lay is nobody's business.
     name = Path(str(recipe.get("pretrained") or "")).name
     weights = f"the weights {plain(name)}" if name else "random weights"
-    )
     tags = ["3d", "faces", "facial-expression-recognition", "vision-language"]
     return f"""{front_matter(library_name="smile-pipe", pipeline_tag="zero-shot-image-classification", tags=tags)}
 # {recipe["name"]} for 3D facial expressions

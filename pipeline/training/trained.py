@@ -23,10 +23,12 @@ class FaceEmbeddings:
     """A batch of faces in the joint space.
 
     Attributes:
+        keys: of the samples, in order.
         views: float32 [B, V, D], one embedding a view, before views tell each other anything; see `TrainedModel.fuse`.
         fused: float32 [B, D], all of them fused.
     """
 
+    keys: list[str]
     views: NDArray[np.float32]
     fused: NDArray[np.float32]
 
@@ -73,7 +75,7 @@ class TrainedModel:
         views_nvchw = batch.views.to(self.device).float() / 255
         views_bvd = self.model.embed_views(views_nvchw, batch.moments.to(self.device))
         _, fused, _ = self.model.fuse(views_bvd, directions)
-        return FaceEmbeddings(views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
+        return FaceEmbeddings(batch.keys, views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
 
     @torch.inference_mode()
     def fuse(self, views: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:

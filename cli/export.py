@@ -1,0 +1,31 @@
+"""`smile-pipe export`: a run in, the same model in formats that others read out."""
+
+import typer
+from rich.console import Console
+
+from cli.options import Result, command
+from cli.progress import StageProgress
+from pipeline.exporting.config import ExportConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "export", ExportConfig, arguments=("run",))
+    def export(config: ExportConfig, console: Console) -> Result:
+        """Write a trained RUN for open_clip, as an ONNX graph, or its embeddings as a table."""
+        from pipeline.export import run
+
+        with StageProgress(console, "export") as progress:
+            exported = run(config, progress.update)
+        if exported.open_clip:
+            console.print(f"{exported.open_clip}: README.md in it says how to use it", highlight=False)
+        if exported.onnx:
+            agreement = f"ONNX Runtime differs from PyTorch by {exported.onnx_difference:.1e} at most"
+            console.print(f"{exported.onnx}: {agreement}", highlight=False)
+        if exported.embeddings:
+            skipped = f", without {exported.num_skipped} damaged samples" if exported.num_skipped else ""
+            console.print(f"{exported.embeddings}: {exported.num_embeddings} rows{skipped}", highlight=False)
+        for note in exported.notes:
+            console.print(note, highlight=False)
+        return exported
