@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
         from pipeline.crossval import run
 
-        with StageProgress(console, "crossval") as progress:
+        with StageProgress("crossval") as progress:
             manifest = run(config, progress.update)
         if not progress.began:
             console.print(f"Nothing to do: {config.out} is finished", highlight=False)

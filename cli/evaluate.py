@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         """Score a trained RUN on subjects that it has not seen, and write a report into RUN/evaluation."""
         from pipeline.evaluate import run
 
-        with StageProgress(console, "evaluate") as progress:
+        with StageProgress("evaluate") as progress:
             manifest = run(config, progress.update)
         console.print(_table(manifest))
         for note in manifest.notes:

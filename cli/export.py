@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
         """Write a trained RUN for open_clip, as an ONNX graph, or its embeddings as a table."""
         from pipeline.export import run
 
-        with StageProgress(console, "export") as progress:
+        with StageProgress("export") as progress:
             exported = run(config, progress.update)
         if exported.open_clip:
             console.print(f"{exported.open_clip}: README.md in it says how to use it", highlight=False)

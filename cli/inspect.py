@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cli.counts import expression_table
 from cli.curves import curves_table
+from cli.one_sample import print_sample, row_of
 from cli.options import Result, command
 from pipeline.training.curves import curves_of, curves_png
 from pipeline.training.manifest import RunManifest
@@ -29,6 +30,7 @@ class InspectOptions(Frozen):
     """Options of `smile-pipe inspect`."""
 
     target: str = Field(description="Shards (as for --shards of train), or the directory of a run.")
+    key: str | None = Field(None, description="Show this one sample: labels, text, cameras; with --preview its views.")
     preview: AnyPlace | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
     curves: AnyPlace | None = Field(None, description="Write the curves of a run to this PNG file.")
 
@@ -41,16 +43,24 @@ def register(app: typer.Typer) -> None:
         """Show what TARGET, shards or a run, holds."""
         target = place(config.target)
         if (target / "config.json").exists():
-            if config.preview:
-                raise UsageError("--preview: shows shards; a run has --curves, and a report by `smile-pipe evaluate`")
+            if config.preview or config.key:
+                option = "--preview" if config.preview else "--key"
+                raise UsageError(f"{option}: shows shards; a run has --curves, and a report by `smile-pipe evaluate`")
             return _inspect_run(target, config.curves, console)
         if config.curves:
             raise UsageError("--curves: shows a run, and these are shards; they have --preview")
         shards = ShardSet.open(config.target)
-        _print_shards(shards, console)
+        rows = [row_of(shards, config.key)] if config.key else []
+        result: Result = shards.manifest
+        if rows:
+            sample = shards.read(rows[0])
+            print_sample(sample, rows[0], console)
+            result = {"text": sample.text} | sample.record.model_dump(mode="json")
+        else:
+            _print_shards(shards, console)
         if config.preview:
-            _write_preview(shards, config.preview, console)
-        return shards.manifest
+            _write_preview(shards, rows, config.preview, console)
+        return result
 
 
 def _print_shards(shards: ShardSet, console: Console) -> None:
@@ -84,10 +94,10 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
     return told if len(sequences) == len(rows) else f"{len(rows) - len(sequences)} scans, {told}"
 
 
-def _write_preview(shards: ShardSet, path: Place, console: Console) -> None:
+def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: Place, console: Console) -> None:
     from pipeline.preview import preview_png
 
-    _write_picture("--preview", path, preview_png(shards))
+    _write_picture("--preview", path, preview_png(shards, rows))
     console.print(f"contact sheet: {path}", highlight=False)
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from cli import stopping
+from pipeline import ray_session
 from pipeline.options import Repeated
 from shards.errors import UsageError
 from shards.manifest import canonical_json
@@ -38,6 +39,7 @@ class CheckFailedError(RuntimeError):
 _COMMON = {
     "config": (Path | None, "File (YAML or TOML) with any of these options by name."),
     "json": (bool, "Print the result as JSON on stdout, and everything else on stderr."),
+    "verbose": (bool, "Show what Ray and its workers say, too."),
     "debug": (bool, "Show the traceback of an error."),
 }
 
@@ -49,7 +51,8 @@ def command(
 
     def register(function: Callable[[C, Console], Result]) -> Callable[..., None]:
         def run(**given: Any) -> None:
-            file, as_json, debug = (given.pop(option) for option in _COMMON)
+            file, as_json, verbose, debug = (given.pop(option) for option in _COMMON)
+            ray_session.say_all(verbose)
             console = Console(stderr=as_json)
             try:
                 result = function(_resolve(config, given, file, arguments), console)

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         """Say what the faces of SCANS express, by a trained RUN."""
         from pipeline.predict import run
 
-        with StageProgress(console, "predict") as progress:
+        with StageProgress("predict") as progress:
             found = run(config, progress.update)
         console.print(_table(found))
         for failed in (one for one in found.predictions if one.failure):

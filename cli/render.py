@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
             _print_plan(plan, console)
             made.append(plan)
 
-        with StageProgress(console, "render") as progress:
+        with StageProgress("render") as progress:
             manifest = stage.run(
                 config, lambda p: progress.update(p.num_done, p.num_total, f"{p.num_failed} failed"), on_plan
             )

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
         """Make labelled face scans, or sequences, of neutral and the six basic expressions, without a download."""
         from pipeline.synth import run
 
-        with StageProgress(console, "synth") as progress:
+        with StageProgress("synth") as progress:
             manifest = run(config, progress.update)
         made = f"{manifest.num_scans} scans"
         if manifest.sequences:

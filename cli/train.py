@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
             told.update(row)
             progress.update(row["step"], row["num_steps"], _note(told))
 
-        with StageProgress(console, "train") as progress:
+        with StageProgress("train") as progress:
             manifest = run(config, tell)
         if manifest.num_skipped:
             console.print(

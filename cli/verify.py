@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         shards = ShardSet.open(config.shards)
         names = {row.shard for row in shards.rows}
         problems: list[Problem] = []
-        with StageProgress(console, "verify") as progress:
+        with StageProgress("verify") as progress:
             for done, (_, found) in enumerate(verify_shards(shards, config.quick)):
                 problems += found
                 progress.update(done, len(names), f"{len(problems)} problems")

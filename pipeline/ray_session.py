@@ -27,6 +27,16 @@ START_ATTEMPTS = 2
 WORKERS_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
+# Of this process, and no option of a stage: what is heard changes nothing of what is made.
+_says_all = False
+
+
+def say_all(on: bool) -> None:
+    """From now on, let Ray and its workers be heard, or not."""
+    global _says_all
+    _says_all = on
+
+
 @contextmanager
 def ray_session(address: str) -> Iterator[None]:
     """Connect to Ray, or start it here (`local`), and let go of it at the end; a connection that exists is used.
@@ -84,8 +94,8 @@ def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
                 ray.init(
                     address=address,
                     runtime_env={"working_dir": str(working_dir), "env_vars": WORKERS_ENVIRONMENT},
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
+                    log_to_driver=_says_all,
+                    logging_level=logging.INFO if _says_all else logging.ERROR,
                     **options,
                 )
                 return
@@ -112,12 +122,12 @@ def _what_is_wrong(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the notes of Ray and others below an error: progress is shown by the stages themselves.
+    """Hold back the notes of Ray and others below an error, unless all is heard: stages show progress themselves.
 
     A level on Ray's loggers would not last, since it sets them anew for each dataset.
     """
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.NOTSET if _says_all else logging.WARNING)
     try:
         yield
     finally:

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.progress import StageProgress
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
@@ -169,3 +173,64 @@ def test_a_render_of_which_nothing_comes_has_failed(ray_cluster, tmp_path):
     (tmp_path / "data" / "labels.csv").write_text("path,subject,expression\nface.obj,anna,happy\n")
     code, _, stderr = invoke("render", tmp_path / "data", "--out", tmp_path / "out")
     assert code == 1 and "none of 1 scans" in stderr and "failures.parquet" in stderr
+
+
+class TestOneSample:
+    def test_is_shown_with_its_text_its_cameras_and_its_views(self, shards_dir, tmp_path):
+        code, out, _ = invoke(
+            "inspect", shards_dir, "--key", "F0001_HA04WH", "--preview", tmp_path / "one.png", "--json"
+        )
+        shown = json.loads(out)
+        assert code == 0 and (shown["key"], shown["expression"]) == ("F0001_HA04WH", "HA")
+        assert shown["text"] and [camera["name"] for camera in shown["cameras"]] == ["front", "left", "right"]
+        from PIL import Image
+
+        with Image.open(tmp_path / "one.png") as sheet:
+            assert sheet.width > 9 * 100 and sheet.height < 3 * 160
+
+    def test_stands_in_a_table_with_the_angles_of_its_cameras(self, shards_dir):
+        code, out, _ = invoke("inspect", shards_dir, "--key", "F0001_HA04WH")
+        rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
+        assert code == 0 and "happiness, level 4" in out
+        assert rows["front"].split()[3:6:2] == ["0.0", "0.0"]
+        assert "30.0" in rows["left"] and "-30.0" not in rows["left"] and "-30.0" in rows["right"]
+
+    def test_that_is_not_there_is_missed_with_names_like_it(self, shards_dir):
+        line = complaint("inspect", shards_dir, "--key", "f0001_ha")
+        assert "no such sample" in line and "F0001_HA04WH" in line
+
+
+def typed(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own, its output piped."""
+    code = "from cli.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+
+
+class TestManners:
+    @pytest.mark.parametrize(("wrong", "right"), [(["rendr"], "render"), (["render", "--rigg", "3"], "--rig")])
+    def test_what_is_typed_wrong_gets_a_suggestion(self, wrong, right):
+        done = typed(*wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.search(rf"(Did you mean|Possible options:) '?{right}\b", done.stderr)
+
+    def test_what_is_piped_is_the_result_alone_without_colours(self, faces_dir, tmp_path):
+        done = typed("render", faces_dir, "--out", tmp_path / "out", "--limit", 2, "--size", 32, NO_COLOR="")
+        assert done.returncode == 0 and "layout bu3dfe" in done.stdout
+        assert "render: " not in done.stdout and "\x1b" not in done.stdout + done.stderr
+        assert "INFO" not in done.stderr
+
+    def test_ray_is_heard_when_it_is_asked_for(self, faces_dir, tmp_path):
+        options = ("--out", tmp_path / "out", "--limit", 2, "--size", 32, "--verbose")
+        assert "Started a local Ray instance" in typed("render", faces_dir, *options).stderr
+
+    def test_progress_on_long_work_is_told_on_stderr(self, monkeypatch, capsys):
+        now = [100.0]
+        monkeypatch.setattr("cli.progress.time.monotonic", lambda: now[0])
+        with StageProgress("render") as progress:
+            for done in range(11):
+                progress.update(done, 10)
+                now[0] += 0.5
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert [line.split()[1] for line in told.err.splitlines()] == ["5", "6", "7", "8", "9", "10"]

@@ -37,7 +37,7 @@ class Destructor:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_whose_exception_is_lost_stops_at_the_next_step(number):
-    with StageProgress(Console(quiet=True), "render") as progress:
+    with StageProgress("render", Console(quiet=True)) as progress:
         progress.update(1, 3)
         Destructor(number)
         with pytest.raises(KeyboardInterrupt):
@@ -63,6 +63,6 @@ def test_other_threads_are_left_alone():
 
 
 def test_unasked_nothing_happens():
-    with StageProgress(Console(quiet=True), "render") as progress:
+    with StageProgress("render", Console(quiet=True)) as progress:
         progress.update(1, 3)
     assert stopping.put_away() == signal.SIGINT

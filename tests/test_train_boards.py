@@ -174,7 +174,7 @@ class TestProgress:
 
     @pytest.mark.parametrize("width", [72, 80, 120])
     def test_how_far_it_is_and_how_long_to_go_stand_on_a_narrow_line_too(self, width):
-        progress = StageProgress(Console(file=io.StringIO(), force_terminal=True), "train")
+        progress = StageProgress("train", Console(file=io.StringIO(), force_terminal=True))
         progress.update(40, 400, _note(self.row))
         console = Console(width=width, file=io.StringIO(), color_system=None)
         console.print(progress.bar.get_renderable())
