@@ -33,6 +33,8 @@ demo: .venv/installed
 	@echo "Look at:"
 	@echo "  $(DEMO)/views.png                      the views of some faces"
 	@echo "  $(DEMO)/run/evaluation/report.html     how well unseen faces were read"
+	@echo "Ask what a face expresses:"
+	@echo "  $(BIN)/smile-pipe predict $(DEMO)/run FACE.obj"
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -182,17 +182,10 @@ class TestPage:
 
     PAGE = (ROOT / "docker" / "README.md").read_text()
     NAMED = re.findall(r"docker/([\w.-]+)", PAGE) + re.findall(r"^\| `([\w.-]+)` \|", PAGE, re.MULTILINE)
-    COMMANDS = sorted(set(re.findall(r"smile-pipe ((?:render|train) [^`\n]+)", PAGE)))
 
     def test_every_file_that_it_names_is_there_and_each_that_is_there_is_named(self):
         here = {path.name for path in (ROOT / "docker").iterdir()} - {"README.md"}
         assert set(self.NAMED) == here
-
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_its_commands_have_the_options_that_it_gives_them(self, command):
-        result = CliRunner().invoke(app, [command.split()[0], "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-        known = set(re.findall(r"--[a-z][a-z-]+", result.stdout))
-        assert set(re.findall(r"--[a-z][a-z-]+", command)) <= known
 
     def test_ray_is_named_by_the_version_that_the_images_hold(self):
         assert set(re.findall(r"ray(?:\[default\])?==([\d.]+)", self.PAGE)) == {constraints()["ray"]}
