@@ -21,6 +21,9 @@ def zipped(**files: bytes) -> bytes:
     return buffer.getvalue()
 
 
+THREE = zipped(a_obj=OBJ, b_obj=OBJ, c_obj=OBJ)
+
+
 def with_name(name: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -110,8 +113,14 @@ class TestRefused:
         with pytest.raises(UploadError, match=reason):
             unpack(name, content, tmp_path)
 
+    def test_more_names_than_are_worth_an_object_each(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(uploads, "MAX_NAMES", 2)
+        monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+        with pytest.raises(UploadError, match="over 2 names"):
+            unpack("face.zip", THREE, tmp_path)
+
     def test_too_many_files_or_frames(self, tmp_path, monkeypatch):
-        sent = zipped(a_obj=OBJ, b_obj=OBJ, c_obj=OBJ)
+        sent = THREE
         monkeypatch.setattr(uploads, "MAX_FRAMES", 2)
         with pytest.raises(UploadError, match="has 3 frames"):
             unpack("face.zip", sent, tmp_path)

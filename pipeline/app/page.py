@@ -113,7 +113,8 @@ def choose_frame(seen: Seen) -> int:
     st.subheader(seen.name, divider="gray")
     if len(seen.meshes) == 1:
         return 0
-    return st.slider("Frame", 1, len(seen.meshes), 1, key="frame") - 1
+    # A slider of its own for each length: one that remembers a frame which is not there would be an error.
+    return st.slider("Frame", 1, len(seen.meshes), 1, key=f"frame-of-{len(seen.meshes)}") - 1
 
 
 def choose_views(predictor: Predictor, seen: Seen, frame: int) -> list[int]:

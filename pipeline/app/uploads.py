@@ -19,6 +19,9 @@ from shards.errors import UsageError
 MAX_BYTES = 512 << 20
 MAX_FILES = 2000
 MAX_FRAMES = 600
+MAX_NAMES = 20_000
+# What each name in the directory of a zip begins with.
+_NAME = b"PK\x01\x02"
 _CHUNK = 1 << 20
 _PART = re.compile(r"[\w()+-][\w .()+-]{0,99}", re.ASCII)
 _SUFFIXES = frozenset(suffix_of(f"x{ending}") for ending in (*TEXTURES, *LANDMARKS)) | MESH_SUFFIXES | {".mtl", ".bin"}
@@ -42,6 +45,9 @@ def unpack(name: str, content: bytes, folder: Path) -> Input:
         return find_inputs([str(folder / f"scan{suffix}")])[0]
     if suffix != ".zip":
         raise UploadError(f"A file {suffix or 'without an ending'} cannot be read; send {', '.join(ACCEPTED)}.")
+    # To open a zip is to make an object of each name in it, before any can be counted.
+    if content.count(_NAME) > MAX_NAMES:
+        raise UploadError(f"The zip holds over {MAX_NAMES:,} names; send one scan, or one sequence.")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _extract(archive, folder)
