@@ -205,7 +205,7 @@ def test_the_files_say_which_run_they_are_of_and_not_where_it_lay(folder, run):
         "15 samples",
     ):
         assert told in readme
-    assert "prompts made of labels, which is supervision" in readme
+    assert "prompts, `label`, of each sample's label: text is supervision here" in readme
     for path in folder.iterdir():
         assert str(run.parent).encode() not in path.read_bytes()
     with safe_open(folder / "fusion.safetensors", "pt") as file:

@@ -7,6 +7,7 @@ Promised: nothing in it says where the run or its shards lay.
 from collections.abc import Mapping
 
 from model.systems import Recipe, Supervised
+from pipeline.cards.words import prompts_of
 from pipeline.exporting.example import example
 from pipeline.training.faces import FLOW_BEND
 from pipeline.training.manifest import RunManifest
@@ -20,19 +21,11 @@ _IMAGES: Mapping[str, str] = {
     "and blue; the stored 16 bits are (d - 32768) `flow.step`, as in the sample's JSON",
 }
 
-_SUPERVISION = {
-    "label": "prompts made of labels, which is supervision",
-    "au": "prompts made of action units that people coded, which is supervision",
-    "geometry": "prompts made of what was measured on the face",
-    "pseudo": "prompts of clusters that the model found without labels",
-    "none": "no text: its text tower is as it began",
-}
-
 _TEXT = """\
 # {recipe}: embeddings of faces seen from several sides
 
 Made by `smile-pipe export` from the run `{fingerprint}`, which learned from {samples} samples and
-{supervision}.
+{words}.
 
 | file | what |
 |---|---|
@@ -79,7 +72,7 @@ def model_card(model: Recipe, run: RunManifest) -> str:
         recipe=run.recipe["name"],
         fingerprint=run.fingerprint,
         samples=run.num_train_samples,
-        supervision="their labels" if isinstance(model, Supervised) else _SUPERVISION[run.text_source],
+        words="their labels" if isinstance(model, Supervised) else f"prompts, {prompts_of(run.text_source)}",
         arch=model.config.arch,
         others=", ".join(others),
         dim=model.config.joint_dim,
