@@ -41,25 +41,25 @@ def _table(found: Predictions) -> Table:
     labelled = any(one.labelled for one in found.predictions)
     table = Table(title=f"percent, by {found.head}, text: {found.text_source}")
     table.add_column("scan", no_wrap=True)
-    for heading in (*(["labelled"] if labelled else []), "expression"):
-        table.add_column(heading)
+    for heading in (*(["label"] if labelled else []), "expression"):
+        table.add_column(heading, no_wrap=True)
     for name in range(1, SHOWN + 1) if is_wide else found.classes:
         # Codes of expressions, where words would not fit a terminal beside each other.
-        table.add_column(f"likeliest {name}" if is_wide else str(name), justify="right")
+        table.add_column(f"{name}." if is_wide else escape(str(name)), justify="right", min_width=3)
     for one in found.predictions:
+        cells = [escape(one.labelled or "")] if labelled else []
         if one.failure:
-            table.add_row(one.key, *([one.labelled or ""] if labelled else []), "not read")
+            table.add_row(one.key, *cells, "not read")
             continue
-        cells = [word_for(one.labelled or "")] if labelled else []
         cells.append(f"[bold]{escape(word_for(one.expression or ''))}[/]")
         table.add_row(one.key, *cells, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
     return table
 
 
 def _shares(one: Prediction, classes: tuple[str, ...]) -> list[str]:
-    return [f"{100 * one.probabilities[name]:.1f}" for name in classes]
+    return [f"{100 * one.probabilities[name]:.0f}" for name in classes]
 
 
 def _likeliest(one: Prediction) -> list[str]:
     best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
-    return [f"{escape(word_for(name))} {100 * share:.1f}" for name, share in best]
+    return [f"{escape(word_for(name))} {100 * share:.0f}" for name, share in best]
