@@ -212,3 +212,9 @@ def test_words_mean_nothing_to_a_run_without_text(predictor):
     silent = replace(predictor, run=predictor.run.model_copy(update={"text_source": "none"}))
     with pytest.raises(UsageError, match="trained without text"):
         silent.words(["a smile"])
+
+
+def test_seven_classes_with_labels_fit_a_terminal_of_eighty_columns(evaluated, faces_dir):
+    result = CliRunner().invoke(app, ["predict", str(evaluated), str(faces_dir)], env={"COLUMNS": "80"})
+    row = next(line for line in result.stdout.splitlines() if "F0001_HA04WH" in line)
+    assert "…" not in result.stdout and len(row.split()) == 3 + 7
