@@ -1,7 +1,6 @@
 """`smile-pipe predict`: a run and scans in, probabilities of expressions out."""
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -41,7 +40,7 @@ def _table(found: Predictions) -> Table:
     is_wide = len(found.classes) > MAX_COLUMNS
     labelled = any(one.labelled for one in found.predictions)
     # Without lines between them, so that seven classes fit 80 columns.
-    table = Table(title=f"percent, by {found.head}, text: {found.text_source}", box=SIMPLE_HEAD)
+    table = Table(title=f"percent, by {found.head}, text: {found.text_source}", box=None)
     table.add_column("scan", no_wrap=True)
     for heading in (*(["label"] if labelled else []), "expression"):
         table.add_column(heading, no_wrap=True)

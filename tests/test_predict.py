@@ -217,4 +217,5 @@ def test_words_mean_nothing_to_a_run_without_text(predictor):
 def test_seven_classes_with_labels_fit_a_terminal_of_eighty_columns(evaluated, faces_dir):
     result = CliRunner().invoke(app, ["predict", str(evaluated), str(faces_dir)], env={"COLUMNS": "80"})
     row = next(line for line in result.stdout.splitlines() if "F0001_HA04WH" in line)
+    assert max(map(len, result.stdout.splitlines())) <= 80 - len("_F3D")
     assert "…" not in result.stdout and len(row.split()) == 3 + 7
