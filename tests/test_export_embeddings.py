@@ -178,7 +178,9 @@ class TestWrongRequests:
             make(run=tmp_path / "nowhere")
 
 
-def test_the_command_says_what_it_has_written(run, shards, tmp_path):
+def test_the_command_says_what_it_has_written(run, shards, tmp_path, monkeypatch):
+    # As if it took long.
+    monkeypatch.setattr("cli.progress.QUIET_SECONDS", -1.0)
     file = tmp_path / "e.parquet"
     arguments = ["export", str(run), "--embeddings", str(file), "--shards", str(shards), "--json"]
     found = CliRunner().invoke(app, arguments)

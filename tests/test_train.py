@@ -38,8 +38,10 @@ def test_a_run_holds_exactly_what_the_contract_says(run_dir):
     board = {name for name in found if name.startswith("tensorboard/")}
     assert board
     states = {f"checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("model.safetensors", "state.pt")}
-    evaluated = {f"evaluation/{name}" for name in ("manifest.json", "report.html", "scores.csv", "predictions.csv")}
+    names = ("manifest.json", "report.html", "scores.csv", "predictions.csv", "probe.safetensors")
+    evaluated = {f"evaluation/{name}" for name in names}
     assert found - board - evaluated == {
+        "README.md",
         "manifest.json",
         "config.json",
         "metrics.jsonl",
