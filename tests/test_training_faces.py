@@ -309,8 +309,8 @@ class TestReader:
 
     def test_the_next_batches_are_made_while_one_is_used(self, mixed, monkeypatch):
         made: list[int] = []
-        batch_of = faces._batch
-        monkeypatch.setattr(faces, "_batch", lambda faces: made.append(len(faces)) or batch_of(faces))
+        batch_of = faces.batch_of
+        monkeypatch.setattr(faces, "batch_of", lambda faces: made.append(len(faces)) or batch_of(faces))
         batches = self.read(mixed).batches([mixed.rows[:n] for n in (1, 2, 3, 4, 5, 6)])
         next(batches)
         end = time.monotonic() + 20
