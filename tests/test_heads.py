@@ -154,6 +154,11 @@ class TestLinearProbe:
         assert names == ("AN", "HA", "NE") and run == "0123"
         assert (again.probabilities(x, 3) == fitted.probabilities(x, 3)).all()
 
+    def test_is_the_same_file_whenever_it_is_written(self):
+        x, y, subjects = clusters(4)
+        fitted = fit_probe(x, y, subjects, 0)
+        assert len({fitted.to_bytes(("AN", "HA", "NE"), "0123") for _ in range(40)}) == 1
+
     @pytest.mark.parametrize("change", ["cut", "weight", "names"])
     def test_what_is_no_probe_is_refused(self, change):
         x, y, subjects = clusters(4)

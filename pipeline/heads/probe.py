@@ -27,6 +27,7 @@ from pipeline.heads.neighbours import Classes, Features, Probabilities, check_tr
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 # The C of a probe that has no second subject to choose it on.
 PROBE_DEFAULT_STRENGTH = 0.1
+_ABOUT = "smile_pipe"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,9 @@ class LinearProbe:
         """As a safetensors file, with the names of all classes and the fingerprint of the run that it is of."""
         arrays = {"classes": self.classes, "weight": self.weight, "bias": self.bias}
         # The format takes the memory as it lies, and scikit-learn's lies by columns.
-        return save(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-            {"names": json.dumps(list(names)), "run": run},
-        )
+        ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        # One entry: of several, safetensors writes now one first and now another, and equal probes differ in bytes.
+        return save(ordered, {_ABOUT: json.dumps({"names": list(names), "run": run})})
 
 
 def read_probe(content: bytes) -> tuple[LinearProbe, tuple[str, ...], str]:
@@ -67,8 +67,8 @@ def read_probe(content: bytes) -> tuple[LinearProbe, tuple[str, ...], str]:
     try:
         arrays = load(content)
         size = int.from_bytes(content[:8], "little")
-        about = json.loads(content[8 : 8 + size])["__metadata__"]
-        names, run = tuple(json.loads(about["names"])), str(about["run"])
+        about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_ABOUT])
+        names, run = tuple(about["names"]), str(about["run"])
         probe = LinearProbe(arrays["classes"], arrays["weight"], arrays["bias"])
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"holds no linear probe ({error})") from None
