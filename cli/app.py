@@ -16,4 +16,6 @@ def register(app: typer.Typer) -> None:
         from pipeline.app.launch import run
 
         console.print(f"http://{config.host}:{config.port}   (Ctrl-C ends it)", highlight=False)
-        return {"exit_code": run(config)}
+        if code := run(config):
+            raise RuntimeError(f"the page ended with exit code {code}; is port {config.port} taken?")
+        return {"exit_code": code}

@@ -188,3 +188,10 @@ def test_the_server_tells_nobody_and_takes_no_more_than_it_may():
 def test_without_a_run_there_is_no_page(tmp_path):
     result = CliRunner().invoke(app, ["app", str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "no such run" in result.stderr
+
+
+def test_a_port_that_is_taken_is_told(run_dir):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["app", str(run_dir), "--port", str(port)])
+    assert result.exit_code == 1 and f"is port {port} taken?" in result.stderr

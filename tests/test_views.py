@@ -12,6 +12,7 @@ from samples import make_timeline, write_shard_set
 from model.config import RecipeConfig
 from model.recipes import build_model
 from model.systems import Recipe
+from pipeline.evaluation import protocol_predictor
 from pipeline.evaluation.embedding import Embedded, embed
 from pipeline.evaluation.measures import score
 from pipeline.evaluation.protocol_predictor import ProtocolPredictor
@@ -138,6 +139,18 @@ class TestPredictor:
         found = predictor.probabilities("zero-shot", predictor.data.x)
         assert found.shape == (3, 3)
         assert found == pytest.approx(zero_shot(predictor.data.x[9:], predictor.prompts, np.exp(2.0)))
+
+    def test_the_probe_of_all_views_is_fitted_once_and_is_the_one_that_is_kept(self, arch, shards, monkeypatch):
+        data, fits = embedded(trained(arch, "smile-vlm"), shards), []
+        real = protocol_predictor.fit_probe
+        monkeypatch.setattr(protocol_predictor, "fit_probe", lambda *given: fits.append(1) or real(*given))
+        predictor = predictor_of(trained(arch, "smile-vlm"), data)
+        found = predictor.probabilities("probe", data.x)
+        assert predictor.probe is not None and len(fits) == 1
+        assert (found == predictor.probe.probabilities(data.x[9:], 3)).all()
+        # Of other embeddings it is another one.
+        predictor.probabilities("probe", data.x[:, ::-1].copy())
+        assert len(fits) == 2
 
     def test_a_classifier_chooses_among_the_classes_that_can_be_right(self, arch, shards):
         model = trained(arch, "supervised")

@@ -35,6 +35,12 @@ def load_predictor(options: str) -> Predictor:
     return Predictor.load(config.run, renderer=config.renderer, use_gpu=config.use_gpu)
 
 
+@st.cache_resource(show_spinner=False)
+def load_example(_predictor: Predictor, name: str) -> Seen:
+    """An example, made once for all visitors; of what has an underscore Streamlit takes no hash."""
+    return example(_predictor, name)
+
+
 def main() -> None:
     """Draw the page."""
     st.set_page_config("smile-pipe", layout="wide")
@@ -66,7 +72,7 @@ def choose_face(predictor: Predictor) -> None:
     try:
         with st.spinner("Looking"):
             if clicked:
-                st.session_state["seen"] = example(predictor, clicked[0])
+                st.session_state["seen"] = load_example(predictor, clicked[0])
             elif sent is not None:
                 st.session_state["sent"] = sent.file_id
                 st.session_state["seen"] = see_upload(predictor, sent.name, sent.getvalue())

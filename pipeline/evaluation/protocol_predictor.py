@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,6 +47,9 @@ class ProtocolPredictor:
         if protocol == "finetune":
             raise ValueError("finetune learns from images, not from embeddings")
 
+        if protocol == "probe" and self.probe and x is data.x:
+            return self.probe.probabilities(x[data.num_train :], len(data.classes))
+
         def fit_predict(fit: Classes, predict: Classes) -> Probabilities:
             if protocol == "knn":
                 return knn(x[fit], data.y[fit], x[predict], len(data.classes))
@@ -55,7 +59,7 @@ class ProtocolPredictor:
             return cross_predict(fit_predict, data.subjects.tolist())
         return fit_predict(np.arange(data.num_train), np.arange(data.num_train, len(data.y)))
 
-    @property
+    @cached_property
     def probe(self) -> LinearProbe | None:
         """The probe of all samples to fit on; None where everyone is scored, each by a probe of others."""
         return self._fit_probe(self.data.x, np.arange(self.data.num_train)) if self.data.num_train else None

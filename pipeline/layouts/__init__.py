@@ -28,11 +28,20 @@ def find_samples(root: Place, layout: str, neutrals: bool = True) -> Found:
     Raises:
         UsageError: no such directory or layout, no layout fits (or two do), or two samples have the same key.
     """
+    check_layout(layout)
+    return samples_in(Listing.scan(root), layout, neutrals)
+
+
+def check_layout(layout: str) -> None:
+    """Raise UsageError where there is no layout of that name."""
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"--layout {layout}: unknown; choose auto, {', '.join(LAYOUTS)}")
-    listing = Listing.scan(root)
+
+
+def samples_in(listing: Listing, layout: str, neutrals: bool = True) -> Found:
+    """What a listing holds; see `find_samples`."""
     chosen, evidence = _detect(listing) if layout == "auto" else _asked(listing, LAYOUTS[layout])
-    samples = checked(chosen.samples(listing), root)
+    samples = checked(chosen.samples(listing), listing.root)
     if neutrals:
         samples = with_neutrals(samples)
     return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples), listing.stats)

@@ -7,8 +7,8 @@ no link below a folder leads out of it; keys are unique, so that views of two fa
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.layouts import LAYOUTS, find_samples, recognised
-from pipeline.layouts.layout import SampleSource, ScanFiles, checked, key_of, with_neutrals
+from pipeline.layouts import LAYOUTS, check_layout, recognised, samples_in
+from pipeline.layouts.layout import SampleSource, ScanFiles, checked, key_of
 from pipeline.layouts.listing import MESH_SUFFIXES, Listing, natural_order, stem_of, suffix_of
 from shards.errors import UsageError
 from shards.places import Place, place
@@ -37,6 +37,7 @@ def find_inputs(
     Raises:
         UsageError: a path is not there or no mesh, or a folder holds none.
     """
+    check_layout(layout)
     found = [found for path in paths for found in _inputs(place(path), layout, sequence, frame_rate)]
     return list(_with_unique_keys(found))
 
@@ -50,10 +51,10 @@ def _inputs(path: Place, layout: str, sequence: bool, frame_rate: float) -> list
         return [_of_frames(path, frame_rate)]
     listing = Listing.scan(path)
     if layout != "auto" or recognised(listing):
-        samples: Iterable[SampleSource] = find_samples(path, layout).samples
+        samples: Iterable[SampleSource] = samples_in(listing, layout).samples
     else:
         shown = [mesh for mesh in listing.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
-        samples = with_neutrals(checked((_scan(ScanFiles.beside(mesh, listing)) for mesh in shown), path))
+        samples = checked((_scan(ScanFiles.beside(mesh, listing)) for mesh in shown), path)
     found = [Input(path, sample, f"{path / sample.frames[0].mesh}") for sample in samples]
     if not found:
         raise UsageError(f"{path}: holds no mesh; a mesh is a file {_suffixes()}, or {', '.join(LAYOUTS)} as a folder")
