@@ -16,6 +16,7 @@ from cli.counts import counts, expression_table, subject_lines
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.layouts.layout import SampleSource
+from pipeline.making.workers import Shares
 from pipeline.planning.plan import RenderPlan
 from pipeline.render_config import RenderConfig
 from shards.manifest import ShardManifest
@@ -56,12 +57,17 @@ def register(app: typer.Typer) -> None:
             _print_plan(plan, console)
             made.append(plan)
 
+        busy: list[Shares] = []
+
         with StageProgress("render") as progress:
-            manifest = stage.run(
-                config, lambda p: progress.update(p.num_done, p.num_total, f"{p.num_failed} failed"), on_plan
-            )
+
+            def on_progress(told: stage.RenderProgress) -> None:
+                progress.update(told.num_done, told.num_total, f"{told.num_failed} failed")
+                busy[:] = [told.shares]
+
+            manifest = stage.run(config, on_progress, on_plan)
         (plan,) = made
-        _print_summary(config, plan, manifest, time.monotonic() - started, console)
+        _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)
         if not manifest.num_samples:
             raise RuntimeError(f"none of {len(plan.samples)} scans could be rendered; failures.parquet has the reasons")
         return manifest
@@ -117,7 +123,12 @@ def _amount(samples: Sequence[SampleSource]) -> str:
 
 
 def _print_summary(
-    config: RenderOptions, plan: RenderPlan, manifest: ShardManifest, seconds: float, console: Console
+    config: RenderOptions,
+    plan: RenderPlan,
+    manifest: ShardManifest,
+    busy: Sequence[Shares],
+    seconds: float,
+    console: Console,
 ) -> None:
     if plan.is_done:
         console.print(f"Nothing to do: {config.out} is up to date", highlight=False)
@@ -133,8 +144,17 @@ def _print_summary(
     hint = " (--renderer zbuffer-cuda draws on GPUs without it)" if is_default else ""
     table.add_row("renderer", manifest.renderer + hint)
     table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} samples/s)")
+    for shares in busy:
+        table.add_row("workers", _busy(shares))
+        table.add_row("limited by", shares.limit)
     table.add_row("written to", str(config.out))
     console.print(table)
+
+
+def _busy(shares: Shares) -> str:
+    steps = ", ".join(f"{step} {share:.0%}" for step, share in shares.steps.items())
+    cores = f"cores busy {shares.cores:.0%} ({steps})"
+    return cores if shares.gpus is None else f"GPUs busy {shares.gpus:.0%}; {cores}"
 
 
 def _shortcomings(config: RenderOptions) -> list[tuple[str, int]]:

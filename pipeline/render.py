@@ -6,6 +6,7 @@ Safe to stop and to run again: finished shards are kept, and when nothing is to 
 """
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from pipeline.expressions import order_expressions
 from pipeline.layouts import find_samples
 from pipeline.layouts.layout import SampleSource
 from pipeline.making.pieces import needed, num_stored
+from pipeline.making.workers import Shares, Spent, Workers, Written
 from pipeline.planning.marks import Marks
 from pipeline.planning.output import RenderOutput, ShardReceipt
 from pipeline.planning.plan import RenderPlan, plan_shards
@@ -32,11 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RenderProgress:
-    """How far a render is: samples that passed the renderer, of how many, and failures known so far."""
+    """How far a render is.
+
+    Attributes:
+        num_done, num_total: samples that passed the renderer, of how many.
+        num_failed: failures known so far.
+        shares: how busy its workers were so far, as far as shards are written.
+    """
 
     num_done: int
     num_total: int
     num_failed: int
+    shares: Shares
 
 
 def plan(config: RenderConfig) -> RenderPlan:
@@ -153,15 +162,22 @@ def _render(
     if not work.tasks:
         return []
     receipts: list[ShardReceipt] = []
-    num_done = 0
-    on_progress(RenderProgress(0, work.num_to_render, 0))
-    for event in _events(work, config, settings):
-        if isinstance(event, ShardReceipt):
-            receipts.append(event)
+    num_done, done, began = 0, Spent(), time.monotonic()
+    workers, events = _job(work, config, settings)
+
+    def tell() -> None:
+        num_failed = sum(len(receipt.failures) for receipt in receipts)
+        shares = Shares.of(done, workers, time.monotonic() - began)
+        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, shares))
+
+    tell()
+    for event in events:
+        if isinstance(event, Written):
+            receipts.append(event.receipt)
+            done += event.spent
         else:
             num_done += event
-        num_failed = sum(len(receipt.failures) for receipt in receipts)
-        on_progress(RenderProgress(num_done, work.num_to_render, num_failed))
+        tell()
     return receipts
 
 
@@ -170,16 +186,18 @@ def _in_process(config: RenderConfig) -> bool:
     return is_of_this_process(config.data_dir) or is_of_this_process(config.out)
 
 
-def _events(work: RenderPlan, config: RenderConfig, settings: RenderSettings) -> Iterator[int | ShardReceipt]:
+def _job(work: RenderPlan, config: RenderConfig, settings: RenderSettings) -> tuple[Workers, Iterator[int | Written]]:
+    """Who works, and what comes of it: a number of samples whenever some are rendered, and each shard once written."""
     root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
     if _in_process(config):
         from pipeline.making.in_process import render_shards_here
 
-        return render_shards_here(work.tasks, root, work.layout, settings, output)
+        return Workers(cores=1), render_shards_here(work.tasks, root, work.layout, settings, output)
     # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
-    from pipeline.making.job import render_shards
+    from pipeline.making.job import render_shards, workers_of
 
-    return render_shards(work.tasks, root, work.layout, settings, output, config.limits)
+    workers = workers_of(settings)
+    return workers, render_shards(work.tasks, root, work.layout, settings, output, config.limits, workers)
 
 
 def _manifest(work: RenderPlan, settings: RenderSettings, receipts: Sequence[ShardReceipt]) -> ShardManifest:

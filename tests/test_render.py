@@ -282,6 +282,15 @@ def test_progress_reaches_the_end_and_never_goes_back(some_faces, ray_cluster, t
     assert done[0] == 0 and done[-1] == seen[-1].num_total == 9 and done == sorted(done)
 
 
+def test_the_end_tells_what_workers_were_busy_with(some_faces, ray_cluster, tmp_path):
+    seen: list[RenderProgress] = []
+    run(RenderConfig(data_dir=some_faces, out=tmp_path / "out", size=32), seen.append)
+    first, last = seen[0].shares, seen[-1].shares
+    assert first.cores == 0
+    assert list(last.steps) == ["read", "render", "encode", "write"] and all(last.steps.values())
+    assert 0 < last.cores == pytest.approx(sum(last.steps.values())) < 1.2 and last.gpus is None
+
+
 def test_an_output_that_is_not_a_render_is_refused_and_left_alone(faces_dir, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UsageError, match="not of a render"):

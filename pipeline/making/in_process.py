@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from pipeline.making.operators import Row, make_pieces, pieces_table
 from pipeline.making.pieces import Piece, parcels_of, pieces_of
+from pipeline.making.workers import Written
 from pipeline.making.writing import write_task
-from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.output import RenderOutput
 from pipeline.planning.plan import ShardTask
 from pipeline.render_settings import RenderSettings
 from shards.places import Place
@@ -18,7 +19,7 @@ from shards.places import Place
 
 def render_shards_here(
     tasks: Sequence[ShardTask], root: Place, layout: str, settings: RenderSettings, output: RenderOutput
-) -> Iterator[int | ShardReceipt]:
+) -> Iterator[int | Written]:
     """Make the shards of `tasks`, one after the other; yields what `pipeline.making.job.render_shards` does."""
     for task in tasks:
         rows: list[Row] = []

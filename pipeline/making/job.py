@@ -32,8 +32,9 @@ from ray.exceptions import (
 from pipeline.making.limits import Limits
 from pipeline.making.operators import encode_pieces, make_pieces, pieces_table, read_pieces, render_views
 from pipeline.making.pieces import parcels_of, pieces_of
+from pipeline.making.workers import Workers, Written
 from pipeline.making.writing import write_task
-from pipeline.planning.output import RenderOutput, ShardReceipt
+from pipeline.planning.output import RenderOutput
 from pipeline.planning.plan import ShardTask
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import ON_GPUS
@@ -63,6 +64,16 @@ class RenderOnGpu:
         return render_views(table, self.settings)
 
 
+def workers_of(settings: RenderSettings) -> Workers:
+    """What the connected cluster has for a render.
+
+    Counted once: to begin anew where no GPU is left for the moment is to wait for one, not to render on CPUs.
+    """
+    found = ray.cluster_resources()
+    num_gpus = int(found.get("GPU", 0)) if settings.renderer in ON_GPUS else 0
+    return Workers(max(int(found.get("CPU", 1)), 1), num_gpus)
+
+
 def render_shards(
     tasks: Sequence[ShardTask],
     root: Place,
@@ -70,8 +81,9 @@ def render_shards(
     settings: RenderSettings,
     output: RenderOutput,
     limits: Limits,
-) -> Iterator[int | ShardReceipt]:
-    """Make the shards of `tasks`: yields a number of samples whenever some are rendered, and each shard's receipt.
+    workers: Workers,
+) -> Iterator[int | Written]:
+    """Make the shards of `tasks`: yields a number of samples whenever some are rendered, and each shard once written.
 
     Ray must be connected. A worker that dies has its parcels done again; where that is not enough, the number of
     samples that have to be rendered again is yielded, negative, and the job begun anew.
@@ -80,16 +92,14 @@ def render_shards(
         OSError, ShardError: what kept a task from writing.
         RayError: nodes die faster than shards are written.
     """
-    # Counted once: to begin anew where no GPU is left for the moment is to wait for one, not to render on CPUs.
-    num_gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.renderer in ON_GPUS else 0
     left, attempts = list(tasks), 0
     while left:
         written: set[str] = set()
         num_rendered = 0
         try:
-            for event in _render_once(left, root, layout, settings, output, limits, num_gpus):
-                if isinstance(event, ShardReceipt):
-                    written.add(event.name)
+            for event in _render_once(left, root, layout, settings, output, limits, workers):
+                if isinstance(event, Written):
+                    written.add(event.receipt.name)
                 else:
                     num_rendered += event
                 yield event
@@ -110,11 +120,11 @@ def _render_once(
     settings: RenderSettings,
     output: RenderOutput,
     limits: Limits,
-    num_gpus: int,
-) -> Iterator[int | ShardReceipt]:
+    workers: Workers,
+) -> Iterator[int | Written]:
     writing: list[ray.ObjectRef] = []
     watched = {"limits": limits, "marks": _marks(output)}
-    with closing(_encoded_blocks(tasks, root, settings, watched, num_gpus)) as blocks:
+    with closing(_encoded_blocks(tasks, root, settings, watched, workers)) as blocks:
         try:
             for task in tasks:
                 refs: list[ray.ObjectRef] = []
@@ -126,10 +136,10 @@ def _render_once(
                     del completes[:num_rows]
                 if len(writing) >= MAX_WRITES:
                     done, writing = ray.wait(writing, num_returns=1)
-                    yield from _receipts(done)
+                    yield from _written(done)
                 bare = replace(task, samples=())
                 writing.append(_write_task.remote(bare, root, layout, settings, output.root, *refs))
-            yield from _receipts(writing)
+            yield from _written(writing)
             # To its end, at which Ray Data puts its threads away.
             next(blocks, None)
         except RayError:
@@ -156,8 +166,8 @@ def _marks(output: RenderOutput) -> str:
     return f".deaths-{fingerprint(str(output.root))}"
 
 
-def _receipts(refs: Sequence[ray.ObjectRef]) -> list[ShardReceipt]:
-    """The receipts of written shards.
+def _written(refs: Sequence[ray.ObjectRef]) -> list[Written]:
+    """Shards whose tasks are done.
 
     Raises:
         OSError, ShardError: what kept a task from writing.
@@ -174,19 +184,19 @@ def _cause(error: RayError) -> Exception:
 
 
 def _encoded_blocks(
-    tasks: Sequence[ShardTask], root: Place, settings: RenderSettings, limits: dict[str, Any], num_gpus: int
+    tasks: Sequence[ShardTask], root: Place, settings: RenderSettings, limits: dict[str, Any], workers: Workers
 ) -> Generator[tuple[ray.ObjectRef, int], None, None]:
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    tables = _tables(tasks, settings, num_gpus)
+    tables = _tables(tasks, settings, workers)
     if not tables:
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     dataset, where = ray.data.from_arrow(tables), {"root": str(root), "settings": settings, **limits}
-    if num_gpus:
-        pool = ActorPoolStrategy(min_size=1, max_size=num_gpus)
+    if workers.gpus:
+        pool = ActorPoolStrategy(min_size=1, max_size=workers.gpus)
         dataset = dataset.map_batches(read_pieces, fn_kwargs=where, **arrow)
         # `map_batches` wants a number of rows with GPUs, and would join blocks until they have as many.
         dataset = dataset.map_batches_internal(
@@ -200,13 +210,12 @@ def _encoded_blocks(
             yield block.ref, block.metadata.num_rows
 
 
-def _tables(tasks: Sequence[ShardTask], settings: RenderSettings, num_gpus: int) -> list[pa.Table]:
+def _tables(tasks: Sequence[ShardTask], settings: RenderSettings, workers: Workers) -> list[pa.Table]:
     """The pieces of all shards, as much together as one task of Ray shall do."""
     parcels = [list(parcels_of(task.samples, settings)) for task in tasks]
     together = 1
-    if not num_gpus:
-        num_workers = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        together = min(max(sum(map(len, parcels)) // (TASKS_A_WORKER * num_workers), 1), MAX_TOGETHER)
+    if not workers.gpus:
+        together = min(max(sum(map(len, parcels)) // (TASKS_A_WORKER * workers.cores), 1), MAX_TOGETHER)
     return [
         pieces_table(chain.from_iterable(of_shard[start : start + together]))
         for of_shard in parcels
@@ -219,6 +228,6 @@ def _tables(tasks: Sequence[ShardTask], settings: RenderSettings, num_gpus: int)
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_task(
     task: ShardTask, root: Place, layout: str, settings: RenderSettings, out: Place, *blocks: pa.Table
-) -> ShardReceipt:
+) -> Written:
     rows = [row for block in blocks for row in block.to_pylist()]
     return write_task(task, root, layout, settings, RenderOutput(out), rows)

@@ -2,7 +2,7 @@
 
 A row that fails anywhere becomes a row that says so (`failure`), and the later operators let it pass: one bad scan is a
 row of `failures.parquet`, never the end of the job. A storage that fails is no fault of a scan: its rows say so too
-(`STORAGE`), and whoever makes samples of them ends the job.
+(`STORAGE`), and whoever makes samples of them ends the job. Each operator notes how long a row took (`seconds_of`).
 
     read    piece          -> + sources, shot (what the record needs to know), meshes (packed arrays, one a frame)
     render  meshes         -> + statistics, images (packed arrays, quantised, one a frame)
@@ -13,6 +13,7 @@ Where a GPU renders they are three, so that it draws while processors read and e
 
 import functools
 import json
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,6 +32,7 @@ from pipeline.layouts.listing import printable
 from pipeline.making.limits import Limits, limited
 from pipeline.making.pieces import Piece
 from pipeline.making.reading import Shot, SourceReader, read_piece
+from pipeline.making.workers import STEPS, seconds_of
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.render_settings import RenderSettings
 from pipeline.rendering.choice import RendererName, build_renderer
@@ -51,7 +53,8 @@ Row = dict[str, Any]
 STORAGE = "storage"
 """The stage of a failure that is none of the sample."""
 
-_PIECE = [("piece", pa.string()), ("sources", pa.string()), ("failure", pa.string()), ("shot", pa.string())]
+_TEXTS = [(name, pa.string()) for name in ("piece", "sources", "failure", "shot")]
+_PIECE = [*_TEXTS, *((seconds_of(step), pa.float64()) for step in STEPS)]
 _BLOCKS = pa.list_(pa.large_binary())
 READ = pa.schema([*_PIECE, ("meshes", _BLOCKS)])
 RENDERED = pa.schema([*_PIECE, ("statistics", pa.string()), ("images", _BLOCKS)])
@@ -116,6 +119,7 @@ def _reading(
 def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
     """Render all meshes of the table in one call of the renderer; if that fails, one by one, to find the culprit."""
     renderer = cached_renderer(settings.renderer)
+    began = time.perf_counter()
     rows = list(_rows(table))
     good = [row for row in rows if row["failure"] is None]
     meshes = [[_mesh(block) for block in row["meshes"]] for row in good]
@@ -138,6 +142,8 @@ def render_views(table: pa.Table, settings: RenderSettings) -> pa.Table:
             row["failure"] = failure_of("render", MeshError(f"{mesh}: {error}"))
         except Exception as error:
             row["failure"] = failure_of("render", error)
+    for row in good:
+        row[seconds_of("render")] = (time.perf_counter() - began) / len(good)
     return _table(rows, RENDERED)
 
 
@@ -203,12 +209,14 @@ def _map_rows(
 
 def _mapped(row: Row, stage: str, function: Callable[[Row], Row], root: str) -> Row:
     if row.get("failure") is None:
+        began = time.perf_counter()
         try:
             row |= function(row)
         except StorageError as error:
             row["failure"] = json.dumps({"stage": STORAGE, "reason": str(error)})
         except Exception as error:
             row["failure"] = failure_of(stage, error, root)
+        row[seconds_of(stage)] = time.perf_counter() - began
     return row
 
 

@@ -1,10 +1,12 @@
 """Writing one shard: encoded pieces become samples, and stand beside those whose bytes or images are used again."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.making.operators import Row
 from pipeline.making.samples import Made, made_from, rewritten
+from pipeline.making.workers import Spent, Written
 from pipeline.planning.output import RenderOutput, ShardReceipt
 from pipeline.planning.plan import ShardTask
 from pipeline.render_settings import RenderSettings
@@ -17,8 +19,9 @@ from shards.writer import PackedSample, digest_of, pack, write_shard
 
 def write_task(
     task: ShardTask, root: Place, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[Row]
-) -> ShardReceipt:
+) -> Written:
     """Write one shard from encoded rows and from what is reused of it, and its receipt once it has its final name."""
+    began = time.perf_counter()
     made = list(made_from(rows, layout, settings))
     entries: list[tuple[PackedSample, IndexRow]] = [
         (pack(one.sample), _index_row(task.name, one, one.sample.record)) for one in made if one.sample is not None
@@ -49,7 +52,7 @@ def write_task(
         failures=tuple(sorted(failures, key=lambda failure: failure.key)),
     )
     output.write_receipt(receipt)
-    return receipt
+    return Written(receipt, Spent.of(rows, time.perf_counter() - began))
 
 
 def _content(path: Place, row: IndexRow) -> bytes:
