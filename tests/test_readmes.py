@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import typer.main
 from cli.main import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path for path in ROOT.glob("**/README.md") if not {".venv", "demo"} & set(path.relative_to(ROOT).parts))
+PAGES = sorted(
+    path for path in ROOT.glob("**/README.md") if not {".venv", "demo", "out"} & set(path.relative_to(ROOT).parts)
+)
 ROOT_COMMAND = typer.main.get_command(app)
 COMMANDS = ROOT_COMMAND.commands  # type: ignore[attr-defined]
 
@@ -38,6 +41,13 @@ def test_a_command_is_there_with_the_options_that_are_given(page, command):
     asked = ROOT_COMMAND if words[0].startswith("--") else COMMANDS[words[0]]
     known = {option for parameter in asked.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize(("page", "command"), ALL, ids=lambda value: str(value)[-60:])
+def test_a_command_that_is_typed_in_a_clone_writes_to_no_folder_of_the_code(page, command):
+    words = shlex.split(command)
+    written = [value for option, value in pairwise(words) if option in {"--out", "--open-clip", "--save-views"}]
+    assert not {Path(value).parts[0] for value in written} & {path.name for path in ROOT.iterdir()} - {"out"}
 
 
 def test_there_are_commands_of_every_kind():
