@@ -175,6 +175,15 @@ def test_a_render_of_which_nothing_comes_has_failed(ray_cluster, tmp_path):
     assert code == 1 and "none of 1 scans" in stderr and "failures.parquet" in stderr
 
 
+def test_a_render_ends_with_what_its_workers_did_and_what_limited_it(faces_dir, ray_cluster, tmp_path):
+    code, out, _ = invoke("render", faces_dir, "--out", tmp_path / "out", "--limit", 5, "--size", 32)
+    said = {line[:18].strip(): line[18:].strip() for line in out.splitlines()}
+    assert code == 0 and said["samples"] == "5 (5 rendered, 0 rewritten)"
+    steps = r"\d+%, render \d+%, encode \d+%, write \d+%\)"
+    assert re.fullmatch(rf"cores busy \d+% \(read {steps}", said["workers"])
+    assert said["limited by"] in {"cores", "waiting (storage, or starting up)"}
+
+
 class TestOneSample:
     def test_is_shown_with_its_text_its_cameras_and_its_views(self, shards_dir, tmp_path):
         code, out, _ = invoke(

@@ -1,8 +1,14 @@
 """What a render's workers were busy with, and what of it limited the rate."""
 
+import time
+
 import pytest
 
+from pipeline.making.operators import pieces_table, read_pieces, render_views
+from pipeline.making.pieces import parcels_of
 from pipeline.making.workers import Shares, Spent, Workers
+from pipeline.render import plan
+from pipeline.render_config import RenderConfig
 
 
 def row(read: float | None, render: float | None, encode: float | None) -> dict[str, float | None]:
@@ -39,3 +45,15 @@ def test_gpus_render_and_cores_do_the_rest(spent, cores, gpus, limit):
     shares = Shares.of(spent, Workers(cores=8, gpus=4), seconds=10)
     assert shares.gpus == pytest.approx(gpus) and shares.cores == pytest.approx(cores)
     assert "render" not in shares.steps and shares.limit == limit
+
+
+def test_rows_that_are_rendered_in_one_call_share_its_time(faces_dir, tmp_path):
+    config = RenderConfig(data_dir=faces_dir, out=tmp_path / "out", size=32, limit=6)
+    (task,) = plan(config).tasks
+    (parcel,) = parcels_of(task.samples, config.resolve())
+    read = read_pieces(pieces_table(parcel), str(faces_dir), config.resolve())
+    began = time.perf_counter()
+    rendered = render_views(read, config.resolve())
+    took = time.perf_counter() - began
+    assert len(rendered) == 6 and 0.5 * took < sum(rendered["render_seconds"].to_pylist()) <= took
+    assert rendered["read_seconds"] == read["read_seconds"] and rendered["encode_seconds"].null_count == 6
