@@ -42,6 +42,20 @@ def test_notes_are_held_back_only_while_it_lasts(ray_cluster, caplog):
     assert [record.message for record in caplog.records if record.name == "smile"] == ["trouble", "after"]
 
 
+@pytest.mark.parametrize("is_verbose", [False, True])
+def test_what_workers_print_comes_here_only_when_it_is_asked_for(is_verbose, monkeypatch, tmp_path):
+    import ray
+
+    options: dict[str, object] = {}
+    monkeypatch.setattr(ray, "init", lambda **given: options.update(given))
+    module.say_all(is_verbose)
+    try:
+        module._connect("local", tmp_path, {})
+    finally:
+        module.say_all(False)
+    assert options["log_to_driver"] is is_verbose
+
+
 def test_workers_do_not_import_from_the_users_folder_and_nothing_is_left_behind(tmp_path):
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "model.py").write_text("raise RuntimeError('not mine')")
