@@ -136,15 +136,15 @@ def _facts(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
     facts.add_row("trained on", f"{manifest.num_train_samples} samples of {len(manifest.train_subjects)} subjects")
-    facts.add_row(
-        "read", f"{in_words(manifest.temporal, manifest.max_frames)}; {manifest.num_train_sequences} sequences"
-    )
+    if manifest.num_train_sequences:
+        read = in_words(manifest.temporal, manifest.max_frames)
+        facts.add_row("sequences", f"{manifest.num_train_sequences}; {read}")
     if manifest.validation_subjects:
         facts.add_row("held back", f"{len(manifest.validation_subjects)} subjects")
     facts.add_row("tested on", f"{len(manifest.test_subjects)} subjects (split {manifest.split})")
     facts.add_row("prompts", f"from {manifest.text_source}")
     changes = ", ".join(f"{size} from step {step}" for step, size in manifest.world_sizes[1:])
-    facts.add_row("steps", f"{manifest.num_steps}, {manifest.world_size} worker(s){f' ({changes})' if changes else ''}")
+    facts.add_row("steps", f"{manifest.num_steps}, workers: {manifest.world_size}{f' ({changes})' if changes else ''}")
     return facts
 
 

@@ -29,7 +29,7 @@ def evaluation_page(
         "trained on": f"{run.num_train_samples} samples of {len(run.train_subjects)} subjects, of them "
         f"{run.num_train_sequences} sequences",
         "learned from": in_words(run.temporal, run.max_frames),
-        "steps": f"{run.num_steps} on {run.world_size} worker(s)",
+        "steps": f"{run.num_steps}, workers: {run.world_size}",
         "split": run.split,
         "prompts": f"from {run.text_source}",
         "checkpoint": run.checkpoint,
