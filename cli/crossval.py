@@ -30,7 +30,8 @@ def register(app: typer.Typer) -> None:
 def _table(manifest: CrossvalManifest) -> Table:
     people = sum(len(fold.subjects) for fold in manifest.folds)
     samples = sum(fold.num_samples for fold in manifest.folds)
-    title = f"percent, mean and deviation of {len(manifest.folds)} folds, {samples} samples of {people} subjects"
+    of_folds = f"mean and deviation of {len(manifest.folds)} folds, " if len(manifest.folds) > 1 else ""
+    title = f"percent, {of_folds}{samples} samples of {people} subjects"
     table = Table(title=f"{title}, text: {manifest.text_source}")
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)

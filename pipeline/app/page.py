@@ -97,18 +97,20 @@ def about(predictor: Predictor) -> None:
 
 def show(predictor: Predictor, seen: Seen) -> None:
     """The face, its views, and what they say."""
-    left, right = st.columns(2, gap="large")
-    with left:
+    # Two rows of two; on a phone all four stand below each other, in this order.
+    beside_face, beside_views = (st.columns(2, gap="large") for _ in range(2))
+    with beside_face[0]:
         frame = choose_frame(seen)
         st.plotly_chart(face_figure(seen.meshes[frame]), config=_BARE, key="face")
-    # Filled before what stands above it, which depends on it.
-    with st.container():
+    # Before the verdict above them, which depends on them.
+    with beside_views[0]:
         views = choose_views(predictor, seen, frame)
-    with right:
-        if not views:
-            st.warning("Every view is left out; keep at least one.")
-            return
+    if not views:
+        beside_face[1].warning("Every view is left out; keep at least one.")
+        return
+    with beside_face[1]:
         show_shares(predictor, seen, views, predictor.head, heading=True)
+    with beside_views[1]:
         show_words(predictor, seen, views)
     if seen.moments is not None:
         show_moments(predictor, seen, views, frame)
