@@ -217,6 +217,11 @@ def typed(*arguments: object, **environment: str) -> subprocess.CompletedProcess
 
 
 class TestManners:
+    def test_no_command_waits_for_what_only_others_need(self):
+        code = "import sys, cli.main; print({'torch', 'ray', 'open_clip', 'sklearn', 'pandas'} & sys.modules.keys())"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert told.stdout == "set()\n"
+
     @pytest.mark.parametrize(("wrong", "right"), [(["rendr"], "render"), (["render", "--rigg", "3"], "--rig")])
     def test_what_is_typed_wrong_gets_a_suggestion(self, wrong, right):
         done = typed(*wrong)

@@ -19,16 +19,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pipeline.training.manifest import RunManifest
 from shards.errors import UsageError
 from shards.manifest import canonical_json
 from shards.places import Place, read_range, remove_tree, replacing, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
@@ -45,12 +44,17 @@ class Checkpoint:
     path: Place
     step: int
 
-    def load_model(self) -> dict[str, Tensor]:
+    def load_model(self) -> dict[str, "Tensor"]:
         """The model's weights."""
+        # Imported where tensors are read and written: PyTorch takes a second, and every command knows this module.
+        from safetensors.torch import load
+
         return load((self.path / WEIGHTS).read_bytes())
 
     def load_state(self) -> dict[str, Any]:
         """The optimiser's state; nothing but tensors and plain values is accepted."""
+        import torch
+
         content = io.BytesIO((self.path / STATE).read_bytes())
         return torch.load(content, map_location="cpu", weights_only=True)
 
@@ -78,8 +82,10 @@ class RunDirectory:
         """All checkpoints, oldest first."""
         return sorted((c for c in self._begun() if (c.path / STATE).exists()), key=lambda c: c.step)
 
-    def save(self, step: int, model: Mapping[str, Tensor], state: Mapping[str, Any], keep: int) -> Checkpoint:
+    def save(self, step: int, model: Mapping[str, "Tensor"], state: Mapping[str, Any], keep: int) -> Checkpoint:
         """Write a checkpoint, and let go of all but the newest `keep`, and of those that were never whole."""
+        import torch
+
         path = self.checkpoints_path / f"step-{step:06d}"
         if isinstance(path, Path):
             temporary = path.with_name(f".{path.name}.tmp")
@@ -157,7 +163,9 @@ def open_run(root: Place) -> tuple[RunManifest, Checkpoint]:
     return manifest, checkpoints[manifest.checkpoint]
 
 
-def _save_weights(file: Path, model: Mapping[str, Tensor]) -> None:
+def _save_weights(file: Path, model: Mapping[str, "Tensor"]) -> None:
+    from safetensors.torch import save_file
+
     save_file({name: tensor.contiguous() for name, tensor in model.items()}, file)
 
 
