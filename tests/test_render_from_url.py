@@ -111,7 +111,7 @@ class TestAgain:
         return config
 
     def test_nothing_is_done_and_no_file_is_asked_for(self, config, data, monkeypatch):
-        monkeypatch.setattr(render, "_events", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
         for method in ("info", "get_file", "cat_file"):
             monkeypatch.setattr(data.fs, method, lambda *_, **__: pytest.fail("a file was asked for"))
         assert render.plan(config).is_done

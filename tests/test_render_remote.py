@@ -77,7 +77,7 @@ class TestAgain:
         out = place(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
-        monkeypatch.setattr(render, "_events", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
         assert render.run(config(faces_dir, out)) == first
         assert times(out) == before
 

@@ -177,7 +177,7 @@ class TestCheckpoints:
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("pipeline.training.run_directory.save_file", stop)
+        monkeypatch.setattr("pipeline.training.run_directory._save_weights", stop)
         with pytest.raises(KeyboardInterrupt):
             run.save(4, {"weight": torch.ones(2)}, {"step": 4}, keep=2)
         assert run.checkpoints() == []
