@@ -138,11 +138,11 @@ def read_columns(source: Place | pa.BufferReader, schema: pa.Schema, origin: str
         UsageError: it is missing, damaged, or has other columns; `origin` names it in the message.
     """
     try:
-        # Not `pq.read_table`: a dataset's scanner may still be letting go of the file, on a thread of its own, when the
-        # interpreter ends, which aborts the process.
+        # On this thread, and not by `pq.read_table`: a thread of Arrow may still be letting go of the bytes, which are
+        # Python's, when the interpreter ends, and that aborts the process.
         content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(source.read_bytes())
         with pq.ParquetFile(content) as file:
-            table = file.read()
+            table = file.read(use_threads=False)
         # Asked for by schema, Arrow would fill a column that is not there with nulls.
         if table.column_names != schema.names:
             odd = sorted(set(table.column_names) ^ set(schema.names)) or ["their order"]
