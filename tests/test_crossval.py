@@ -15,6 +15,7 @@ import torch
 from processes import wait_until, workers
 from samples import write_shard_set
 
+from cli.crossval import _table
 from pipeline.crossval import run
 from pipeline.crossvalidation.config import CrossvalConfig
 from pipeline.crossvalidation.manifest import CrossvalManifest
@@ -244,6 +245,7 @@ class TestAcross:
         wink = manifest.classes.index("wink")
         assert all(row[wink] == 0 for score in manifest.scores.values() for row in score.confusion)
         assert manifest.scores["knn"].accuracy.deviation is None
+        assert _table(manifest).title == "percent, 21 samples of 3 subjects, text: label"
         assert "One dataset was learned from" in (tmp_path / "cv" / "report.html").read_text()
         assert run(given, lambda *row: pytest.fail("did it again")) == manifest
         (row,) = (row for row in status(tmp_path).rows if row.kind == "crossval")

@@ -72,7 +72,7 @@ def _csv_rows(path: Place) -> Iterator[TableRow]:
 def _parquet_rows(path: Place) -> Iterator[TableRow]:
     num_bytes = number = 0
     with path.open("rb") as content, pq.ParquetFile(content) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
+        for batch in file.iter_batches(_BATCH_ROWS):
             # A column of one repeated text takes next to nothing in the file.
             num_bytes += batch.nbytes
             if num_bytes > MAX_BYTES:
