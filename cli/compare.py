@@ -11,6 +11,7 @@ from pipeline.crossvalidation.manifest import Spread
 from pipeline.evaluation.manifest import PROTOCOL_TITLES
 from shards.manifest import Frozen
 from shards.places import AnyPlace
+from shards.words import counted
 
 
 class CompareOptions(Frozen):
@@ -40,8 +41,8 @@ def register(app: typer.Typer) -> None:
 def _title(table: Comparison) -> str:
     subset = f", subset {table.subset}" if table.subset else ""
     return (
-        f"accuracy in percent, mean and deviation of {table.num_folds} folds ({table.protocol}{subset}), "
-        f"{table.num_samples} samples of {table.num_subjects} subjects"
+        f"accuracy in percent, mean and deviation of {counted(table.num_folds, 'fold')} ({table.protocol}{subset}), "
+        f"{counted(table.num_samples, 'sample')} of {counted(table.num_subjects, 'subject')}"
     )
 
 

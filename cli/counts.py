@@ -7,6 +7,7 @@ from rich.table import Table
 
 from pipeline.conditions import Labelled
 from pipeline.expressions import order_expressions
+from shards.words import counted
 
 MAX_GROUPS = 12
 
@@ -30,7 +31,8 @@ def subject_lines(samples: Iterable[Labelled]) -> list[str]:
         groups.setdefault(count, []).append(subject)
     largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     lines = [
-        f"{_named(subjects)} {'have' if len(subjects) > 1 else 'has'} {count} samples" for count, subjects in largest
+        f"{_named(subjects)} {'have' if len(subjects) > 1 else 'has'} {counted(count, 'sample')}"
+        for count, subjects in largest
     ]
     return lines[:MAX_GROUPS] + [f"... and {len(lines) - MAX_GROUPS} more numbers of samples"] * (
         len(lines) > MAX_GROUPS

@@ -8,6 +8,7 @@ from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.crossvalidation.config import CrossvalConfig
 from pipeline.crossvalidation.manifest import CrossvalManifest
+from shards.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def _table(manifest: CrossvalManifest) -> Table:
     people = sum(len(fold.subjects) for fold in manifest.folds)
     samples = sum(fold.num_samples for fold in manifest.folds)
     of_folds = f"mean and deviation of {len(manifest.folds)} folds, " if len(manifest.folds) > 1 else ""
-    title = f"percent, {of_folds}{samples} samples of {people} subjects"
+    title = f"percent, {of_folds}{counted(samples, 'sample')} of {counted(people, 'subject')}"
     table = Table(title=f"{title}, text: {manifest.text_source}")
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)

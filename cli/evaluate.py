@@ -8,6 +8,7 @@ from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.manifest import EvaluationManifest, Interval
+from shards.words import counted, samples_in_words
 
 
 def register(app: typer.Typer) -> None:
@@ -28,9 +29,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _table(manifest: EvaluationManifest) -> Table:
-    kinds = ((manifest.num_scans, "scans"), (manifest.num_sequences, "sequences"))
-    samples = " and ".join(f"{number} {kind}" for number, kind in kinds if number)
-    subjects = f"{samples} of {manifest.num_subjects} subjects"
+    samples = samples_in_words(manifest.num_scans, manifest.num_sequences)
+    subjects = f"{samples} of {counted(manifest.num_subjects, 'subject')}"
     title = f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}"
     has_intervals = any(score.accuracy_interval for score in manifest.protocols.values())
     table = Table(title=title, caption="under a figure its 95 % interval over subjects" if has_intervals else None)

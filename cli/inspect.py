@@ -21,6 +21,7 @@ from shards.index import IndexRow
 from shards.manifest import Frozen
 from shards.places import AnyPlace, Place, place, write_atomically
 from shards.reader import ShardSet
+from shards.words import counted, samples_in_words
 
 if TYPE_CHECKING:
     from pipeline.training.run_directory import RunDirectory
@@ -66,7 +67,11 @@ def register(app: typer.Typer) -> None:
 def _print_shards(shards: ShardSet, console: Console) -> None:
     manifest = shards.manifest
     facts = Table(show_header=False, box=None)
-    facts.add_row("samples", f"{len(shards.rows)} of {len(shards.subjects)} subjects, {manifest.num_failures} failures")
+    facts.add_row(
+        "samples",
+        f"{len(shards.rows)} of {counted(len(shards.subjects), 'subject')}, "
+        f"{counted(manifest.num_failures, 'failure')}",
+    )
     facts.add_row("kinds", _kinds(shards.rows))
     facts.add_row("layout", manifest.layout)
     facts.add_row("views", ", ".join(manifest.views))
@@ -86,12 +91,12 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
     """How many are scans and how many are sequences, of how many frames, at what rates."""
     sequences = [row for row in rows if is_sequence(row)]
     if not sequences:
-        return f"{len(rows)} scans"
+        return samples_in_words(len(rows), 0)
     counts = [row.num_frames for row in sequences]
     each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     rates = ", ".join(f"{rate:g}" for rate in sorted({row.frame_rate for row in sequences}))
-    told = f"{len(sequences)} sequences of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
-    return told if len(sequences) == len(rows) else f"{len(rows) - len(sequences)} scans, {told}"
+    told = samples_in_words(len(rows) - len(sequences), len(sequences))
+    return f"{told} of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
 
 
 def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: Place, console: Console) -> None:
@@ -135,13 +140,16 @@ def _inspect_run(root: Place, picture: Place | None, console: Console) -> Result
 def _facts(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
-    facts.add_row("trained on", f"{manifest.num_train_samples} samples of {len(manifest.train_subjects)} subjects")
+    facts.add_row(
+        "trained on",
+        f"{counted(manifest.num_train_samples, 'sample')} of {counted(len(manifest.train_subjects), 'subject')}",
+    )
     if manifest.num_train_sequences:
         read = in_words(manifest.temporal, manifest.max_frames)
         facts.add_row("sequences", f"{manifest.num_train_sequences}; {read}")
     if manifest.validation_subjects:
-        facts.add_row("held back", f"{len(manifest.validation_subjects)} subjects")
-    facts.add_row("tested on", f"{len(manifest.test_subjects)} subjects (split {manifest.split})")
+        facts.add_row("held back", counted(len(manifest.validation_subjects), "subject"))
+    facts.add_row("tested on", f"{counted(len(manifest.test_subjects), 'subject')} (split {manifest.split})")
     facts.add_row("prompts", f"from {manifest.text_source}")
     changes = ", ".join(f"{size} from step {step}" for step, size in manifest.world_sizes[1:])
     facts.add_row("steps", f"{manifest.num_steps}, workers: {manifest.world_size}{f' ({changes})' if changes else ''}")

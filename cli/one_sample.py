@@ -11,6 +11,7 @@ from shards.errors import UsageError
 from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sample import Camera, Sample
+from shards.words import counted
 
 MAX_NAMED = 5
 
@@ -40,7 +41,9 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     facts.add_row("text", f"{escape(sample.text)}  ({record.text_source})")
     facts.add_row("from", f"{escape(record.source)}  ({record.layout})")
     mesh = record.mesh
-    facts.add_row("mesh", f"{mesh.num_vertices:,} vertices, {mesh.num_faces:,} faces, {mesh.surface}")
+    facts.add_row(
+        "mesh", f"{counted(mesh.num_vertices, 'vertex', 'vertices')}, {counted(mesh.num_faces, 'face')}, {mesh.surface}"
+    )
     facts.add_row("framed by", f"{record.frame.method}, {mesh.num_landmarks} landmarks")
     if record.timeline is not None:
         time = record.timeline

@@ -21,6 +21,7 @@ from pipeline.planning.plan import RenderPlan
 from pipeline.render_config import RenderConfig
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
+from shards.words import counted, samples_in_words
 
 if TYPE_CHECKING:
     from pipeline.making.estimate import Estimate
@@ -69,16 +70,18 @@ def register(app: typer.Typer) -> None:
         (plan,) = made
         _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)
         if not manifest.num_samples:
-            raise RuntimeError(f"none of {len(plan.samples)} scans could be rendered; failures.parquet has the reasons")
+            raise RuntimeError(
+                f"of {counted(len(plan.samples), 'sample')} none could be rendered; failures.parquet has the reasons"
+            )
         return manifest
 
 
 def _print_plan(plan: RenderPlan, console: Console) -> None:
     subjects = len({sample.subject for sample in plan.samples})
     console.print(f"layout {plan.layout}: {plan.evidence}", highlight=False)
-    console.print(f"{_amount(plan.samples)} of {subjects} subjects: {_work(plan)}", highlight=False)
+    console.print(f"{_amount(plan.samples)} of {counted(subjects, 'subject')}: {_work(plan)}", highlight=False)
     for reason, count in plan.reasons.items():
-        console.print(f"  {count} samples: {reason}", highlight=False)
+        console.print(f"  {counted(count, 'sample')}: {reason}", highlight=False)
     for line in plan.ignored:
         console.print(f"  ignored: {line}", highlight=False)
 
@@ -111,15 +114,14 @@ def _cost(plan: RenderPlan, cost: "Estimate") -> str:
     each = cost.core_seconds / plan.num_to_render
     samples = "1 sample that was" if cost.num_tried == 1 else f"{cost.num_tried} samples that were"
     return (
-        f"estimate: {duration} on {cores} cores like this machine's ({each:.3g} s a sample and core), {told}; "
-        f"from {samples} tried"
+        f"estimate: {duration} on {counted(cores, 'core')} like this machine's ({each:.3g} s a sample and core), "
+        f"{told}; from {samples} tried"
     )
 
 
 def _amount(samples: Sequence[SampleSource]) -> str:
     num_sequences = sum(sample.frame_rate is not None for sample in samples)
-    parts = ((len(samples) - num_sequences, "scans"), (num_sequences, "sequences"))
-    return " and ".join(f"{count} {what}" for count, what in parts if count)
+    return samples_in_words(len(samples) - num_sequences, num_sequences)
 
 
 def _print_summary(

@@ -6,6 +6,7 @@ from rich.console import Console
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.synth import SynthConfig
+from shards.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -18,8 +19,8 @@ def register(app: typer.Typer) -> None:
 
         with StageProgress("synth") as progress:
             manifest = run(config, progress.update)
-        made = f"{manifest.num_scans} scans"
+        made = counted(manifest.num_scans, "scan")
         if manifest.sequences:
-            made = f"{len(manifest.sequences)} sequences of {manifest.frames} frames each,"
-        console.print(f"{made} of {manifest.num_subjects} subjects in {config.out}", highlight=False)
+            made = f"{counted(len(manifest.sequences), 'sequence')} of {counted(manifest.frames, 'frame')} each,"
+        console.print(f"{made} of {counted(manifest.num_subjects, 'subject')} in {config.out}", highlight=False)
         return manifest

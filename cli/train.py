@@ -10,6 +10,7 @@ from rich.console import Console
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.training.config import TrainConfig
+from shards.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +31,8 @@ def register(app: typer.Typer) -> None:
             manifest = run(config, tell)
         if manifest.num_skipped:
             console.print(
-                f"{manifest.num_skipped} damaged samples were left out; {config.out / 'skipped.json'} has their keys, "
-                f"and `smile-pipe verify {config.shards}` tells what is wrong",
+                f"{counted(manifest.num_skipped, 'damaged sample')} left out; {config.out / 'skipped.json'} has the "
+                f"keys, and `smile-pipe verify {config.shards}` tells what is wrong",
                 highlight=False,
                 markup=False,
             )
@@ -40,8 +41,8 @@ def register(app: typer.Typer) -> None:
             return manifest
         losses = ", ".join(f"{n.removeprefix('loss_')} {v:.3f}" for n, v in manifest.final_losses.items())
         console.print(
-            f"{manifest.num_steps} steps on {manifest.num_train_samples} samples of "
-            f"{len(manifest.train_subjects)} subjects in {time.monotonic() - started:.0f} s, "
+            f"{counted(manifest.num_steps, 'step')} on {counted(manifest.num_train_samples, 'sample')} of "
+            f"{counted(len(manifest.train_subjects), 'subject')} in {time.monotonic() - started:.0f} s, "
             f"waited {_percent(told.get('data_wait', 0.0))} for data; losses: {losses}{_validation(told)}\n"
             f"{config.out / 'checkpoints' / manifest.checkpoint}",
             highlight=False,

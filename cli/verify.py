@@ -11,6 +11,7 @@ from cli.progress import StageProgress
 from shards.manifest import Frozen
 from shards.reader import ShardSet
 from shards.verify import Problem, verify_shards
+from shards.words import counted
 
 MAX_SHOWN = 20
 
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
         with StageProgress("verify") as progress:
             for done, (_, found) in enumerate(verify_shards(shards, config.quick)):
                 problems += found
-                progress.update(done, len(names), f"{len(problems)} problems")
+                progress.update(done, len(names), counted(len(problems), "problem"))
         for problem in problems[:MAX_SHOWN]:
             where = " ".join(part for part in (problem.shard, problem.key) if part)
             console.print(f"{where or shards.root}: {problem.what}", highlight=False)
@@ -42,6 +43,9 @@ def register(app: typer.Typer) -> None:
             console.print(f"... and {len(problems) - MAX_SHOWN} more (all of them with --json)")
         result = {"shards": config.shards, "quick": config.quick, "problems": [asdict(problem) for problem in problems]}
         if problems:
-            raise CheckFailedError(f"{config.shards}: {len(problems)} problems", result)
-        console.print(f"{len(shards.rows)} samples in {len(names)} shards are as they were written", highlight=False)
+            raise CheckFailedError(f"{config.shards}: {counted(len(problems), 'problem')}", result)
+        console.print(
+            f"{counted(len(shards.rows), 'sample')} in {counted(len(names), 'shard')}, all as written",
+            highlight=False,
+        )
         return result

@@ -35,6 +35,7 @@ from shards.places import Place, is_of_this_process, scheme_of, write_atomically
 from shards.reader import ShardSet
 from shards.sampler import Sampler
 from shards.splits import split_subjects
+from shards.words import counted
 
 Progress = Callable[[int, int, str], None]
 
@@ -163,7 +164,7 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
     def tell(*_: Any) -> None:
         done = sum(fold.directory.progress()[0] for fold in folds)
         finished = sum(fold.evaluation_path.exists() for fold in folds)
-        on_progress(min(done, num_steps), num_steps, f"{finished} of {len(folds)} folds")
+        on_progress(min(done, num_steps), num_steps, f"{finished} of {counted(len(folds), 'fold')}")
 
     if not left:
         return

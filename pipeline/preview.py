@@ -15,6 +15,7 @@ from shards.index import IndexRow
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
 from shards.sample import Sample, Timeline
+from shards.words import counted
 
 MAX_ROWS = 14
 MAX_FRAMES = 8
@@ -35,7 +36,8 @@ def preview_png(shards: ShardSet, rows: Sequence[IndexRow] = (), max_rows: int =
         _cells(samples, manifest),
         row_labels=[_label(row) for row in chosen],
         column_labels=_column_labels(samples, manifest),
-        title=f"{manifest.num_samples} samples, {manifest.renderer}, {manifest.image_size} px{_about(samples)}",
+        title=f"{counted(manifest.num_samples, 'sample')}, "
+        f"{manifest.renderer}, {manifest.image_size} px{_about(samples)}",
         cell_size=CELL,
     )
     buffer = io.BytesIO()

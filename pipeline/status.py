@@ -21,6 +21,7 @@ from pipeline.training.run_directory import STATE, RunDirectory
 from shards.errors import UsageError
 from shards.manifest import Frozen, ShardManifest
 from shards.places import Place, place, scheme_of
+from shards.words import counted
 
 
 class StatusRow(Frozen):
@@ -99,7 +100,7 @@ def _shards_row(root: Place, found: Output, is_used: bool) -> StatusRow:
         return _row(root, found, "damaged", about=found.problem, next=render)
     if found.manifest is None:
         num_made = sum(name.endswith(".json") for name in _sizes(found.path / ".progress"))
-        about = f"unfinished, {num_made} shards so far"
+        about = f"unfinished, {counted(num_made, 'shard')} so far"
         return _row(root, found, "unfinished", about=about, counts={"shards": num_made}, next=render)
     manifest: ShardManifest = found.manifest
     counts = {
@@ -110,7 +111,7 @@ def _shards_row(root: Place, found: Output, is_used: bool) -> StatusRow:
     }
     sizes = _sizes(found.path / "shards")
     if damaged := [entry.name for entry in manifest.shards if sizes.get(entry.name) != entry.bytes]:
-        about = f"{len(damaged)} shards are gone or have another size, {damaged[0]} first"
+        about = f"{counted(len(damaged), 'shard')} gone or of another size, {damaged[0]} first"
         return _row(root, found, "damaged", about=about, counts=counts, next=_type("verify", found.path))
     train = "" if is_used else _type("train", "--shards", found.path, "--out", "RUN")
     return _row(root, found, "finished", counts=counts, next=train)

@@ -49,6 +49,7 @@ from shards.places import (
 )
 from shards.reader import ShardSet
 from shards.splits import Split, split_subjects
+from shards.words import counted
 
 
 def run(
@@ -133,7 +134,9 @@ def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
     if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
         raise UsageError("--recipe supervised: tells expressions apart, and the shards have only one")
     if len(rows) < 2 * config.num_workers:
-        raise UsageError(f"{len(rows)} training samples are too few for {config.num_workers} workers")
+        raise UsageError(
+            f"{counted(len(rows), 'training sample')}: too few for {counted(config.num_workers, 'worker')}"
+        )
     if source == "none" and len(shards.manifest.views) < 2:
         raise UsageError("--text none: views are then compared with each other, and the shards have only one")
     temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))

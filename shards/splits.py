@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from shards.errors import UsageError
+from shards.words import counted
 
 HELP = "kfold:K:I (fold I of K, by subject), holdout:FRACTION, loso:SUBJECT or all"
 
@@ -51,12 +52,12 @@ def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
     elif match := re.fullmatch(r"holdout:(0?\.\d+)", spec):
         test = _shuffled(everyone)[: round(float(match[1]) * len(everyone))]
         if not test:
-            raise UsageError(f"--split {spec}: of {len(everyone)} subjects that leaves none to test on")
+            raise UsageError(f"--split {spec}: of {counted(len(everyone), 'subject')} that leaves none to test on")
     else:
         raise UsageError(f"--split {spec}: not understood; give {HELP}")
     train = sorted(set(everyone) - set(test))
     if not train:
-        raise UsageError(f"--split {spec}: leaves no subject to learn from; {len(everyone)} subjects are too few")
+        raise UsageError(f"--split {spec}: leaves none of {counted(len(everyone), 'subject')} to learn from")
     return Split(spec, tuple(train), tuple(sorted(test)))
 
 

@@ -17,6 +17,7 @@ from shards.index import IndexRow
 from shards.manifest import ShardEntry, fingerprint
 from shards.reader import ShardError, ShardSet
 from shards.sample import Sample, SampleError
+from shards.words import counted
 
 _CHUNK = 1 << 20
 
@@ -88,7 +89,9 @@ def _sizes(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Ite
     if size != entry.bytes:
         yield Problem(entry.name, "", f"has {size} bytes, and {entry.bytes} were written")
     if len(rows) != entry.num_samples:
-        yield Problem(entry.name, "", f"has {entry.num_samples} samples by the manifest, {len(rows)} by the index")
+        yield Problem(
+            entry.name, "", f"has {counted(entry.num_samples, 'sample')} by the manifest, {len(rows)} by the index"
+        )
     if fingerprint([row.fingerprint for row in rows]) != entry.fingerprint:
         yield Problem(entry.name, "", "the manifest and the index have other fingerprints of its samples")
     end = 0

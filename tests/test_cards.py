@@ -30,7 +30,7 @@ class TestOfShards:
     def test_it_stands_beside_them_and_counts_what_they_hold(self, shards_dir):
         card = (shards_dir / "README.md").read_text()
         assert "webdataset" in metadata(card)["tags"]
-        assert "35 scans and 0 sequences of 5 subjects" in card and "| happiness | 5 |" in card
+        assert "\n35 scans of 5 subjects, each" in card and "| happiness | 5 |" in card
         assert "`label`, of each sample's label: text is supervision here" in card
         assert "those of BU-3DFE do. If they are" in card
 
@@ -60,7 +60,7 @@ class TestOfARun:
         card = (run_dir / "README.md").read_text()
         assert "facial-expression-recognition" in metadata(card)["tags"]
         assert f"| linear probe | {100 * found.protocols['probe'].accuracy:.1f} |" in card
-        assert "28 samples of 4 subjects" in card and "On 7 samples of 1 subjects" in card
+        assert "28 samples of 4 subjects" in card and "On 7 scans of 1 subject," in card
         assert str(run_dir) not in card and str(shards_dir) not in card
 
     def test_of_a_file_of_weights_it_has_the_name_alone(self):

@@ -172,7 +172,7 @@ def test_a_render_of_which_nothing_comes_has_failed(ray_cluster, tmp_path):
     (tmp_path / "data" / "face.obj").write_text("v 0 0 zero\n")
     (tmp_path / "data" / "labels.csv").write_text("path,subject,expression\nface.obj,anna,happy\n")
     code, _, stderr = invoke("render", tmp_path / "data", "--out", tmp_path / "out")
-    assert code == 1 and "none of 1 scans" in stderr and "failures.parquet" in stderr
+    assert code == 1 and "of 1 sample none could be rendered" in stderr and "failures.parquet" in stderr
 
 
 def test_a_render_ends_with_what_its_workers_did_and_what_limited_it(faces_dir, ray_cluster, tmp_path):

@@ -110,7 +110,7 @@ def test_split_and_where_choose_as_they_do_for_evaluate(make, run):
     assert set(found["subject"].to_pylist()) == set(manifest.test_subjects)
     _, found = make(where="expression == 'HA'")
     assert found["expression"].to_pylist() == ["HA"] * 6
-    with pytest.raises(UsageError, match=r"--split kfold:6:1: would test on 1 subjects that the run has learned from"):
+    with pytest.raises(UsageError, match=r"--split kfold:6:1: would test on 1 subject that the run has learned from"):
         make(split="kfold:6:1")
 
 

@@ -99,7 +99,7 @@ def test_a_sequence_does_not_hide_the_scan_of_the_same_face(tmp_path, drawn):
         ((None,), "2 scans"),
         ((make_timeline(3),), "2 sequences of 3 frames (6 in all), recorded at 25 fps"),
         ((make_timeline(3), make_timeline(5)), "2 sequences of 3 to 5 frames (8 in all), recorded at 25 fps"),
-        ((None, make_timeline(5)), "1 scans, 1 sequences of 5 frames (5 in all), recorded at 25 fps"),
+        ((None, make_timeline(5)), "1 scan and 1 sequence of 5 frames (5 in all), recorded at 25 fps"),
     ],
 )
 def test_inspect_tells_scans_sequences_frames_and_rates(tmp_path, timelines, told):

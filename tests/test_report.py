@@ -186,7 +186,7 @@ def test_the_headline_says_what_was_measured_on_whom():
     for part in (
         "smile-vlm",
         "3 expressions",
-        "120 face scans",
+        "120 scans",
         "7 subjects",
         "never saw",
         "zero-shot",
@@ -226,8 +226,8 @@ def test_prompts_from_action_units_are_called_supervision_and_measured_ones_are_
 def test_a_page_of_sequences_says_how_many_there_are_and_what_was_read_of_them(temporal, num_frames, told):
     counts = {"num_scans": 40, "num_sequences": 80, "num_frames": num_frames}
     text = Page(render_report(made_up(temporal=temporal, max_frames=6, **counts), {}, None, {})).text
-    assert "on 40 face scans and 80 sequences of 7 subjects" in text and told in text
-    assert "scored40 scans, 80 sequences" in text
+    assert "on 40 scans and 80 sequences of 7 subjects" in text and told in text
+    assert "scored40 scans and 80 sequences" in text
 
 
 def test_a_page_of_scans_does_not_speak_of_reading_sequences():

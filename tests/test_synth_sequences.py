@@ -211,7 +211,7 @@ def test_the_command_says_what_it_made(tmp_path):
     options = ["--kind", "sequences", "--subjects", "1", "--frames", "5", "--texture-size", "64"]
     result = CliRunner().invoke(app, ["synth", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
-    assert "6 sequences of 5 frames each, of 1 subjects" in " ".join(result.output.split())
+    assert "6 sequences of 5 frames each, of 1 subject in" in " ".join(result.output.split())
     assert len(list(tmp_path.glob("?001/*/*.wrl"))) == 30
 
 

@@ -40,7 +40,7 @@ def test_a_run_goes_on_over_another_number_of_workers_that_take_as_many_samples(
 
 
 def test_workers_that_take_another_number_of_samples_are_refused_with_what_to_choose(shards, stopped):
-    told = "takes 4 samples a step, and 1 workers with 5 each take 5; choose .* whose product is 4"
+    told = r"takes 4 samples a step, and this one would take 5 \(1 x 5\); choose .* whose product is 4"
     with pytest.raises(UsageError, match=told):
         learn(shards, stopped, resume=True, batch_size=5)
     with pytest.raises(UsageError, match="other options"):

@@ -72,15 +72,15 @@ def test_the_evaluation_reads_what_the_run_did_and_counts_it(evaluation):
 
 def test_the_report_tells_it_too(evaluation, run_of_mixed):
     page = (run_of_mixed / "evaluation" / "report.html").read_text()
-    assert "1 face scan and 2 sequences of 1 subject" in page
+    assert "1 scan and 2 sequences of 1 subject" in page
     assert "frames of each sequence, at most 4 frames (6 frames in all)" in page
     assert "9 samples of 3 subjects, of them 6 sequences" in page
 
 
 def test_the_command_line_counts_scans_and_sequences(evaluation):
-    assert "1 scans and 2 sequences of 1 subjects" in str(_table(evaluation).title)
+    assert "1 scan and 2 sequences of 1 subject," in str(_table(evaluation).title)
     scans = evaluation.model_copy(update={"num_scans": 3, "num_sequences": 0})
-    assert "3 scans of 1 subjects" in str(_table(scans).title)
+    assert "3 scans of 1 subject," in str(_table(scans).title)
 
 
 def test_two_workers_learn_from_scans_and_sequences_and_both_kinds_of_moments(mixed, ray_cluster, tmp_path):

@@ -169,7 +169,7 @@ def test_samples_that_stand_in_the_index_twice_or_overlap_are_found(copy):
 class TestTheCommand:
     def test_says_that_all_is_well(self, written):
         result = CliRunner().invoke(app, ["verify", str(written)])
-        assert result.exit_code == 0 and "9 samples in 3 shards are as they were written" in result.output
+        assert result.exit_code == 0 and "9 samples in 3 shards, all as written" in result.output
 
     def test_fails_and_lists_what_is_wrong_for_people_and_as_json(self, copy):
         (copy / "shards/000001.tar").unlink()

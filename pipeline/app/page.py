@@ -21,6 +21,7 @@ from pipeline.predict import Predictor
 from pipeline.prediction.heads import Head
 from shards.errors import UsageError
 from shards.images import as_rgb, decode_image
+from shards.words import counted
 
 MAX_WORDS = 12
 # Pixels; three of them fit a phone beside each other.
@@ -86,8 +87,8 @@ def about(predictor: Predictor) -> None:
     run = predictor.run
     facts = [
         f"{run.recipe['name']}, {run.recipe['arch']}",
-        f"learned from {run.num_train_samples:,} samples of {len(run.train_subjects)} subjects",
-        f"sees {run.channel} images from {len(predictor.settings.views)} views",
+        f"learned from {counted(run.num_train_samples, 'sample')} of {counted(len(run.train_subjects), 'subject')}",
+        f"sees {run.channel} images from {counted(len(predictor.settings.views), 'view')}",
         f"text: {run.text_source}",
     ]
     st.divider()

@@ -7,6 +7,7 @@ from pipeline.evaluation.manifest import PROTOCOL_TITLES, EvaluationManifest
 from pipeline.expressions import word_for
 from pipeline.training.manifest import RunManifest
 from pipeline.training.sequences import in_words
+from shards.words import counted, samples_in_words
 
 MAX_CLASSES = 60
 
@@ -64,6 +65,7 @@ def _scores(evaluation: EvaluationManifest | None) -> str:
         (PROTOCOL_TITLES.get(name, name), f"{100 * score.accuracy:.1f}", f"{100 * score.macro_f1:.1f}")
         for name, score in evaluation.protocols.items()
     ]
-    whom = f"{evaluation.num_scans + evaluation.num_sequences:,} samples of {evaluation.num_subjects:,} subjects"
+    samples = samples_in_words(evaluation.num_scans, evaluation.num_sequences)
+    whom = f"{samples} of {counted(evaluation.num_subjects, 'subject')}"
     scored = table(("protocol", "accuracy, %", "macro F1, %"), rows)
     return f"{scored}\nOn {whom}, split `{evaluation.split}`; all of it in `evaluation/report.html`.\n"

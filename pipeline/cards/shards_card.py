@@ -7,6 +7,7 @@ from pipeline.cards.words import ETHICS, front_matter, prompts_of, source_of, ta
 from pipeline.expressions import word_for
 from shards.index import IndexRow
 from shards.manifest import ShardManifest
+from shards.words import counted, samples_in_words
 
 MAX_EXPRESSIONS = 60
 
@@ -16,14 +17,14 @@ def shards_card(manifest: ShardManifest, rows: Sequence[IndexRow]) -> str:
     counts = Counter(row.expression for row in rows)
     shown = [(word_for(name), counts[name]) for name in manifest.expressions[:MAX_EXPRESSIONS]]
     settings, sequences = manifest.settings, manifest.num_sequences
-    kinds = f"{manifest.num_samples - sequences:,} scans and {sequences:,} sequences"
+    kinds = samples_in_words(manifest.num_samples - sequences, sequences)
     channels = ", ".join(manifest.channels)
     return f"""{front_matter(pretty_name="Multiview renderings of 3D faces", tags=["webdataset", "3d", "faces"])}
 # Multiview renderings of 3D faces
 
-{kinds} of {manifest.num_subjects:,} subjects, each seen from {len(manifest.views)} views
+{kinds} of {counted(manifest.num_subjects, "subject")}, each seen from {counted(len(manifest.views), "view")}
 ({", ".join(manifest.views)}) in the channels {channels}, {manifest.image_size} pixels a side, drawn by
-{manifest.renderer}. {manifest.num_failures:,} scans could not be read or drawn; `failures.parquet` says why.
+{manifest.renderer}. {counted(manifest.num_failures, "sample")} could not be read or drawn; `failures.parquet` says why.
 
 ## From where
 

@@ -6,8 +6,9 @@ from html import escape
 from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, Spread
 from pipeline.evaluation import plots
 from pipeline.evaluation.markup import TEXT_SOURCES, Cell, facts_table, plots_section, share, table, whole_page
-from pipeline.evaluation.words import count, heading_of, percent
+from pipeline.evaluation.words import heading_of, percent
 from pipeline.expressions import word_for
+from shards.words import counted
 
 
 def crossval_page(manifest: CrossvalManifest) -> str:
@@ -16,8 +17,8 @@ def crossval_page(manifest: CrossvalManifest) -> str:
     people = sum(len(fold.subjects) for fold in manifest.folds)
     samples = sum(fold.num_samples for fold in manifest.folds)
     headline = (
-        f"{system} naming {count(len(manifest.classes), 'expression')} on {count(samples, 'sample')} of "
-        f"{count(people, 'subject')}, in {count(len(manifest.folds), 'fold')}"
+        f"{system} naming {counted(len(manifest.classes), 'expression')} on {counted(samples, 'sample')} of "
+        f"{counted(people, 'subject')}, in {counted(len(manifest.folds), 'fold')}"
     )
     figures = {"Accuracy of the folds": plots.fold_accuracy(_accuracies(manifest))} | {
         f"Confusion, {name}": plots.confusion_matrix(score, manifest.classes)
@@ -96,7 +97,7 @@ def _facts(manifest: CrossvalManifest) -> str:
         {
             "recipe": manifest.system,
             "image tower": f"{manifest.config['arch']} on {manifest.channel} images, in {manifest.precision}",
-            "training": f"{manifest.config['epochs']} epochs, seed {manifest.config['seed']}",
+            "training": f"{counted(manifest.config['epochs'], 'epoch')}, seed {manifest.config['seed']}",
             "text source": manifest.text_source,
             "expressions": ", ".join(word_for(c) for c in manifest.classes),
             "beside this page": "folds/, scores.csv, manifest.json",

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.heads.neighbours import Classes, Probabilities
 from shards.errors import UsageError
 from shards.splits import split_subjects
+from shards.words import counted
 
 
 def cross_predict(
@@ -29,7 +30,7 @@ def cross_predict(
     whose, num_subjects = np.asarray(subjects), len(set(subjects))
     if num_subjects < 2:
         raise UsageError(
-            f"{len(whose)} samples of {num_subjects} subject cannot be scored by knn or probe: "
+            f"{counted(len(whose), 'sample')} of {counted(num_subjects, 'subject')} cannot be scored by knn or probe: "
             "these fit on some subjects and predict others, so give shards with at least two subjects"
         )
     folds = min(folds, num_subjects)

@@ -11,6 +11,7 @@ from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.report import render_report
 from pipeline.training.manifest import RunManifest
 from pipeline.training.sequences import in_words
+from shards.words import counted
 
 
 def evaluation_page(
@@ -26,8 +27,8 @@ def evaluation_page(
         "recipe": manifest.recipe,
         "image tower": f"{run.recipe['arch']} on {run.channel} images",
         "views": ", ".join(run.views),
-        "trained on": f"{run.num_train_samples} samples of {len(run.train_subjects)} subjects, of them "
-        f"{run.num_train_sequences} sequences",
+        "trained on": f"{counted(run.num_train_samples, 'sample')} of {counted(len(run.train_subjects), 'subject')}, "
+        f"of them {counted(run.num_train_sequences, 'sequence')}",
         "learned from": in_words(run.temporal, run.max_frames),
         "steps": f"{run.num_steps}, workers: {run.world_size}",
         "split": run.split,

@@ -9,9 +9,10 @@ from html import escape
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.markup import TEXT_SOURCES, facts_table, picture, plots_section, whole_page
 from pipeline.evaluation.report_tables import labels_table, retrieval_tables, scores_table, views_table
-from pipeline.evaluation.words import count, heading_of, percent, span, title_of
+from pipeline.evaluation.words import heading_of, percent, span, title_of
 from pipeline.expressions import word_for
 from pipeline.training.sequences import in_words
+from shards.words import counted, samples_in_words
 
 _ABOUT = {
     "zero-shot": "No classifier: a face is given the expression whose prompts lie nearest to it in the joint space.",
@@ -55,13 +56,12 @@ def render_report(
 
 
 def _headline(manifest: EvaluationManifest) -> str:
-    kinds = ((manifest.num_scans, "face scan"), (manifest.num_sequences, "sequence"))
-    faces = " and ".join(count(number, kind) for number, kind in kinds if number)
-    whose = f"{faces} of {count(manifest.num_subjects, 'subject')}"
+    faces = samples_in_words(manifest.num_scans, manifest.num_sequences)
+    whose = f"{faces} of {counted(manifest.num_subjects, 'subject')}"
     unseen = "" if manifest.split == "all" and not manifest.fitted_on else " that training never saw"
     ways = [title_of(name) for name in manifest.protocols]
     listed = ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} and {ways[-1]}"
-    return f"{manifest.recipe} naming {count(len(manifest.classes), 'expression')} on {whose}{unseen}, by {listed}"
+    return f"{manifest.recipe} naming {counted(len(manifest.classes), 'expression')} on {whose}{unseen}, by {listed}"
 
 
 def _conditions(manifest: EvaluationManifest) -> str:
@@ -97,7 +97,7 @@ def _ends(manifest: EvaluationManifest) -> str:
 
 def _seen(manifest: EvaluationManifest) -> Iterable[str]:
     if manifest.num_sequences:
-        frames = f" ({count(manifest.num_frames, 'frame')} in all)" if manifest.num_frames else ""
+        frames = f" ({counted(manifest.num_frames, 'frame')} in all)" if manifest.num_frames else ""
         yield f"What was read: {in_words(manifest.temporal, manifest.max_frames)}{frames}."
 
 
@@ -143,7 +143,7 @@ def _facts(manifest: EvaluationManifest, run_facts: Mapping[str, str]) -> str:
         **run_facts,
         "scored split": manifest.split,
         "text source": manifest.text_source,
-        "scored": f"{count(manifest.num_scans, 'scan')}, {count(manifest.num_sequences, 'sequence')}",
+        "scored": samples_in_words(manifest.num_scans, manifest.num_sequences),
         "read of sequences": in_words(manifest.temporal, manifest.max_frames),
         "expressions": ", ".join(word_for(c) for c in manifest.classes),
         "beside this page": "scores.csv, predictions.csv, manifest.json",

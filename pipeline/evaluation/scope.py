@@ -15,6 +15,7 @@ from shards.index import IndexRow
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
 from shards.splits import split_subjects
+from shards.words import counted
 
 
 def check_channel(config: EvaluateConfig, run: RunManifest, shards: ShardSet, fit: ShardSet | None) -> None:
@@ -45,8 +46,8 @@ def sides(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> tuple[l
         train, test = split.train, split.test
         if seen := sorted(set(test) & {*run.train_subjects, *run.validation_subjects}):
             raise UsageError(
-                f"--split {spec}: would test on {len(seen)} subjects that the run has learned from, or was chosen by "
-                f"({', '.join(seen[:3])}, ...); leave --split out, or train on that split"
+                f"--split {spec}: would test on {counted(len(seen), 'subject')} that the run has learned from, "
+                f"or was chosen by ({', '.join(seen[:3])}, ...); leave --split out, or train on that split"
             )
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:

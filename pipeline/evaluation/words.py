@@ -22,8 +22,3 @@ def percent(share: float) -> str:
 def span(interval: Interval | None) -> str:
     """(0.879, 0.926) -> "(87.9–92.6)", the ends in percent; "" where there is none."""
     return f"({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""
-
-
-def count(number: int, noun: str) -> str:
-    """2, "scan" -> "2 scans"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -8,7 +8,8 @@ import re
 
 from pipeline.expressions import expression_code
 from pipeline.layouts.layout import SampleSource, ScanFiles
-from pipeline.layouts.listing import Listing, counted, stem_of
+from pipeline.layouts.listing import Listing, stem_of
+from shards.words import counted
 
 _NAME = re.compile(r"(?:.*/)?((bs\d{3})_(N|E|LFAU|UFAU|CAU)_([A-Za-z0-9]{1,40})_\d+)\.\w+")
 _EMOTION = re.compile(r"ANGER|DISGUST|FEAR|HAPPY|SADNESS|SURPRISE")

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable
 
 from pipeline.layouts.layout import SampleSource
-from pipeline.layouts.listing import Listing, counted
+from pipeline.layouts.listing import Listing
 from pipeline.layouts.sequences import NumberedSequence, num_sequences, numbered_sequences
 from shards.errors import UsageError
 from shards.places import Place
+from shards.words import counted
 
 FRAME_RATE = 25.0
 # What each task is made to bring about; nobody has said that it did.

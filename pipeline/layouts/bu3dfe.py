@@ -7,7 +7,8 @@ research", FG 2006). Any mesh format may stand under these names.
 import re
 
 from pipeline.layouts.layout import SampleSource, ScanFiles
-from pipeline.layouts.listing import Listing, counted
+from pipeline.layouts.listing import Listing
+from shards.words import counted
 
 _NAME = re.compile(r"((?:.*/)?(([FM]\d{4})_(AN|DI|FE|HA|SA|SU|NE)(\d\d)(WH|AE|LA|BL|AM|IN))_F3D)\.\w+")
 _TEXTURES = ("_F2D.bmp", "_F2D.png", "_F2D.jpg", "_F2D.jpeg")

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from pipeline.expressions import expression_code
 from pipeline.layouts.layout import SampleSource
-from pipeline.layouts.listing import Listing, counted, stem_of
+from pipeline.layouts.listing import Listing, stem_of
 from pipeline.layouts.sequences import num_sequences, numbered_sequences
+from shards.words import counted
 
 FRAME_RATE = 25.0
 _FRAME = re.compile(

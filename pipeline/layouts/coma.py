@@ -8,8 +8,9 @@ format may stand under these names.
 import re
 
 from pipeline.layouts.layout import SampleSource, key_of
-from pipeline.layouts.listing import Listing, counted
+from pipeline.layouts.listing import Listing
 from pipeline.layouts.sequences import num_sequences, numbered_sequences
+from shards.words import counted
 
 FRAME_RATE = 60.0
 # VOCASET names its subjects alike; its folders are sentences, which are no expressions.

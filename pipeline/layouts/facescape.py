@@ -8,7 +8,8 @@ import re
 
 from pipeline.expressions import expression_code
 from pipeline.layouts.layout import SampleSource, ScanFiles
-from pipeline.layouts.listing import Listing, counted
+from pipeline.layouts.listing import Listing
+from shards.words import counted
 
 _NAME = re.compile(r"(?:.*/)?(\d{1,9})/models_reg/((?:[1-9]|1\d|20)_([a-z_]{1,40}))\.\w+")
 

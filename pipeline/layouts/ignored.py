@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from pipeline.layouts.layout import SampleSource
-from pipeline.layouts.listing import MESH_SUFFIXES, Listing, counted, printable, suffix_of
+from pipeline.layouts.listing import MESH_SUFFIXES, Listing, printable, suffix_of
+from shards.words import counted
 
 MAX_LINES = 6
 _MESH_OF = {".mtl": ".obj", ".bin": ".gltf"}  # files that meshes name: a material, a buffer

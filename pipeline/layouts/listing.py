@@ -148,11 +148,6 @@ def natural_order(path: str) -> tuple[list[tuple[int, str]], str]:
     return [(len(piece) if i % 2 else 0, piece) for i, piece in enumerate(pieces)], path
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with what it counts: "2,500 files", "1 mesh"."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
 def printable(path: str) -> str:
     """`path` for a message: letters that would move a terminal's cursor are escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)

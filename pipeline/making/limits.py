@@ -18,6 +18,7 @@ from pipeline.data_dir import storage_errors
 from pipeline.meshes.mesh import MeshError
 from shards.manifest import Frozen
 from shards.places import Place
+from shards.words import counted
 
 # One death may be an accident: a machine that fails, a worker that Ray takes away.
 MAX_DEATHS = 2
@@ -65,7 +66,9 @@ def limited(limits: Limits, marks: Place, key: str) -> Iterator[None]:
     mark = marks / f"{key}.deaths"
     deaths = _deaths(mark)
     if deaths >= MAX_DEATHS:
-        raise MeshError(f"given up: {deaths} workers died of it, or it took them more than {limits.seconds:g} s")
+        raise MeshError(
+            f"given up: {counted(deaths, 'worker')} died of it, or it took them more than {limits.seconds:g} s"
+        )
     # One byte a death: written before, taken back after, and left there by whoever does not come to that.
     _write(mark, b"x" * (deaths + 1))
     _budget = _Budget(limits)

@@ -12,6 +12,7 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from shards.errors import UsageError
+from shards.words import counted
 
 WorldSizes = tuple[tuple[int, int], ...]
 """(step, workers) wherever the number of workers changed, from the first step on."""
@@ -38,9 +39,9 @@ def check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> Non
     elif found["fingerprint"] != mark:
         if config.resume and (before := _joined_batch_size(found)) != config.joined_batch_size:
             raise UsageError(
-                f"--resume: the run in {config.out} takes {before} samples a step, and {config.num_workers} workers "
-                f"with {config.batch_size} each take {config.joined_batch_size}; choose --num-workers and --batch-size "
-                f"whose product is {before}"
+                f"--resume: the run in {config.out} takes {counted(before, 'sample')} a step, and this one would "
+                f"take {config.joined_batch_size} ({config.num_workers} x {config.batch_size}); choose --num-workers "
+                f"and --batch-size whose product is {before}"
             )
         raise UsageError(
             f"--out {config.out}: holds a run with other options or shards (see config.json); name another"

@@ -16,6 +16,7 @@ from shards.index import IndexRow
 from shards.reader import ShardError, ShardSet
 from shards.sample import Sample, SampleError
 from shards.verify import Problem, verify_shards
+from shards.words import counted
 
 OnBadShard = Literal["fail", "skip"]
 
@@ -71,7 +72,8 @@ def first_good(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadSh
 def nothing_left(shards: ShardSet, num_rows: int) -> BadSampleError:
     """The error for samples of which none can be read."""
     return BadSampleError(
-        f"--shards {shards.spec}: none of {num_rows} samples can be read; `smile-pipe verify {shards.spec}` tells why"
+        f"--shards {shards.spec}: of {counted(num_rows, 'sample')} none can be read; "
+        f"`smile-pipe verify {shards.spec}` tells why"
     )
 
 

@@ -71,7 +71,7 @@ def resources_per_worker(config: TrainConfig) -> dict[str, int]:
 
     if config.use_gpu:
         if ray.cluster_resources().get("GPU", 0) < config.num_workers:
-            raise UsageError(f"--use-gpu: {config.num_workers} workers need as many GPUs, and Ray has fewer")
+            raise UsageError(f"--use-gpu: Ray has fewer GPUs than one for each of {config.num_workers} --num-workers")
         return {"CPU": 1, "GPU": 1}
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     return {"CPU": cores_per_worker(nodes, config.num_workers)}

@@ -15,6 +15,7 @@ from shards.images import DYNAMIC
 from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sample import SampleError, SampleRecord, Temporal, Timeline
+from shards.words import counted
 
 TemporalRead = Temporal | Literal["none"]
 """What is read of sequences; `none` where there are none."""
@@ -70,7 +71,7 @@ def in_words(temporal: TemporalRead, max_frames: int) -> str:
     """What was read of each sequence, for a person."""
     if temporal == "none":
         return "no sequences"
-    limit = "" if temporal == "dynamic" else f", at most {max_frames} frames"
+    limit = "" if temporal == "dynamic" else f", at most {counted(max_frames, 'frame')}"
     return f"{_WORDS[temporal]} of each sequence{limit}"
 
 

@@ -1,0 +1,27 @@
+"""Numbers within sentences: one thing has no plural, and what there is none of is left out."""
+
+import pytest
+
+from shards.words import counted, samples_in_words
+
+
+@pytest.mark.parametrize(
+    ("count", "nouns", "said"),
+    [
+        (1, ("shard",), "1 shard"),
+        (0, ("shard",), "0 shards"),
+        (2500, ("file",), "2,500 files"),
+        (1, ("mesh", "meshes"), "1 mesh"),
+        (2, ("mesh", "meshes"), "2 meshes"),
+    ],
+)
+def test_counted(count, nouns, said):
+    assert counted(count, *nouns) == said
+
+
+@pytest.mark.parametrize(
+    ("scans", "sequences", "said"),
+    [(1, 0, "1 scan"), (0, 2, "2 sequences"), (24, 1, "24 scans and 1 sequence"), (0, 0, "no samples")],
+)
+def test_samples_in_words(scans, sequences, said):
+    assert samples_in_words(scans, sequences) == said
