@@ -1,5 +1,6 @@
 """What one sample may cost a worker, with real workers that hang, crash and swell."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -15,7 +16,11 @@ import pytest
 from processes import workers
 
 from pipeline.data_dir import StorageError
+from pipeline.layouts.layout import SampleSource, ScanFiles
+from pipeline.making import operators
 from pipeline.making.limits import MAX_DEATHS, Limits, limited, not_limited
+from pipeline.making.operators import pieces_table, read_pieces
+from pipeline.making.pieces import Piece
 from pipeline.meshes.mesh import MeshError
 from pipeline.render import run
 from pipeline.render_config import RenderConfig
@@ -134,6 +139,32 @@ class TestWaitingForSomethingElse:
             assert np.ones(400 << 17).nbytes == 400 << 20
 
 
+def test_pieces_of_one_sequence_that_are_made_at_the_same_time_are_not_deaths_of_each_other(
+    limits, marks, tmp_path, monkeypatch
+):
+    sample = SampleSource("a", "a", "HA", None, (ScanFiles("a.obj"),) * 3, frame_rate=25.0)
+    fork = multiprocessing.get_context("fork")
+    together, settings = fork.Barrier(3), RenderConfig(data_dir=tmp_path, out=tmp_path / "out").resolve()
+
+    def meet(*_: object) -> None:
+        together.wait(timeout=30)
+        raise MeshError("met the others")
+
+    def read(start: int) -> None:
+        piece = pieces_table([Piece(sample, start, start + 1)])
+        (row,) = read_pieces(piece, str(tmp_path), settings, limits, str(marks)).to_pylist()
+        (tmp_path / f"{start}.failure").write_text(row["failure"])
+
+    monkeypatch.setattr(operators, "read_piece", meet)
+    children = [fork.Process(target=read, args=(start,)) for start in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert all("met the others" in (tmp_path / f"{start}.failure").read_text() for start in range(3))
+    assert list(marks.iterdir()) == []
+
+
 class TestMarksUnderAUrl:
     def test_are_kept_and_taken_away(self, limits, s3_url):
         marks = place(s3_url) / "shards/.progress/deaths"
@@ -171,7 +202,7 @@ def test_a_scan_that_its_workers_die_of_is_a_failure_and_all_others_are_rendered
     def kill_whoever_reads_it() -> None:
         deaths = 0
         while not stop.is_set():
-            mark = out / ".progress/deaths" / f"{key}.deaths"
+            mark = out / ".progress/deaths" / f"{key}.0.deaths"
             # The mark of a sample that is given up stays where it is.
             if mark.exists() and mark.stat().st_size == deaths + 1 <= MAX_DEATHS:
                 deaths += 1

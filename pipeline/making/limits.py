@@ -2,8 +2,8 @@
 
 A sample that takes too long ends its worker, since nothing milder ends a loop in compiled code; so does one that
 crashes it. Ray starts another worker, which sees from a mark in the output directory what the last one was doing: a
-sample that two workers died of is given up, as a failure, and the others go on. Waiting for the storage of a data
-directory does not count: that is no fault of the sample.
+sample of which two workers died at the same piece is given up, as a failure, and the others go on. Waiting for the
+storage of a data directory does not count: that is no fault of the sample.
 """
 
 import faulthandler
@@ -55,15 +55,18 @@ class _Budget:
 
 
 @contextmanager
-def limited(limits: Limits, marks: Place, key: str) -> Iterator[None]:
-    """Work on sample `key` within the limits; `marks` is a folder that all workers see.
+def limited(limits: Limits, marks: Place, name: str) -> Iterator[None]:
+    """Work on a piece within the limits; `marks` is a folder that all workers see.
+
+    Args:
+        name: the piece's own: a mark that another process has made at the same time would count as its death.
 
     Raises:
         MeshError: workers died of it before, or it takes too much memory.
         StorageError: the mark cannot be written under a URL.
     """
     global _budget
-    mark = marks / f"{key}.deaths"
+    mark = marks / f"{name}.deaths"
     deaths = _deaths(mark)
     if deaths >= MAX_DEATHS:
         raise MeshError(

@@ -99,7 +99,7 @@ def _reading(
                 raise lost[0]
             piece, reader = PIECE.validate_json(row["piece"]), SourceReader(files)
             try:
-                with limited(limits, place(marks), piece.sample.key) if limits else nullcontext():
+                with limited(limits, place(marks), piece.name) if limits else nullcontext():
                     shot, meshes = read_piece(piece, reader, settings)
             except StorageError as error:
                 lost.append(error)

@@ -24,6 +24,11 @@ class Piece:
     start: int = 0
     stop: int = 1
 
+    @property
+    def name(self) -> str:
+        """Tells it from all others of a job, also from those of the same sample, which may be made at the same time."""
+        return f"{self.sample.key}.{self.start}"
+
 
 def needed(sample: SampleSource, settings: RenderSettings) -> SampleSource:
     """The sample with those of its files alone that its images and text depend on.
