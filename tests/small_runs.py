@@ -18,20 +18,24 @@ from pipeline.training.trained import TrainedModel
 from shards.reader import ShardSet
 
 ARCH = "tiny-run-vit"
+DROPPING_ARCH = "tiny-run-dropping-vit"
+"""It drops half of each image's patches, by chance, whenever it learns."""
 NUM_LEARNED, NUM_STEPS = 15, 4
 """Samples of the training side, and steps of an epoch."""
 
 
 def write_shards(folder: Path) -> Path:
-    """Six subjects with three samples each; the architecture is made known, too."""
+    """Six subjects with three samples each; the architectures are made known, too."""
     register(folder)
     write_shard_set(folder / "shards", num_subjects=6, channels=("rgb",))
     return folder / "shards"
 
 
 def register(folder: Path) -> None:
-    """Make the architecture known in this process; it takes any prompt."""
-    tiny_arch.register(folder, ARCH, text_cfg=tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408})
+    """Make the architectures known in this process; they take any prompt."""
+    text, vision = tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408}, tiny_arch.CONFIG["vision_cfg"]
+    tiny_arch.register(folder, ARCH, text_cfg=text)
+    tiny_arch.register(folder, DROPPING_ARCH, text_cfg=text, vision_cfg=vision | {"patch_dropout": 0.5})
 
 
 def config(shards: Path, out: Path, **options: Any) -> TrainConfig:

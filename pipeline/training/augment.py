@@ -122,6 +122,11 @@ def generator_for(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
+def seed_dropout(generator: torch.Generator) -> None:
+    """Let what towers drop from now on follow from `generator` alone, which each rank has for each step."""
+    torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
+
+
 def cosine_schedule(step: int, num_steps: int, warmup: float) -> float:
     """Factor of the learning rate: linear up to 1 over the first `warmup` part of the steps, then half a cosine."""
     num_warmup = warmup * num_steps

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.systems import Recipe
 from pipeline.training.assignment import Job, Worker
-from pipeline.training.augment import augment, generator_for, mirror_order
+from pipeline.training.augment import augment, generator_for, mirror_order, seed_dropout
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.faces import Batch, FaceReader
 from pipeline.training.gradients import Shown, backward
@@ -92,6 +92,7 @@ class Stepper:
         views = batch.views.to(device, non_blocking=True).float() / 255
         views = augment(views, self.job.channel, self.order, generator, batch.moments)
         tokens, targets = self.words.of(batch, epoch, device)
+        seed_dropout(generator)
         shown = Shown(views, self.directions, tokens, batch.moments)
         self.optimizer.zero_grad(set_to_none=True)
         losses = backward(self.trained, self.model, shown, targets, self.job.precision, config.accumulate)
