@@ -21,7 +21,9 @@ _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast
 _LOGIC = (ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare)
 _VALUES = (ast.Name, ast.Load, ast.Constant, ast.Tuple, ast.List, ast.Call, ast.Attribute)
 _METHODS = {"startswith", "endswith", "lower", "upper"}
-_MAX_LETTERS = 2000
+# Enough to name thousands of subjects.
+_MAX_LETTERS = 100_000
+_MAX_SHOWN = 200
 
 
 class Labelled(Protocol):
@@ -105,7 +107,7 @@ class Condition:
     """
 
     def __init__(self, text: str, labels: Iterable[str]) -> None:
-        self._shown = f"--where {text[:_MAX_LETTERS]!r}"
+        self._shown = f"--where {text[:_MAX_SHOWN] + ' ...' if len(text) > _MAX_SHOWN else text!r}"
         # Of two labels with one name here, the one that has it in truth comes last and stays.
         names = sorted(set(labels) - set(FIELDS), key=lambda label: (label.isidentifier(), label))
         self._labels = {re.sub(r"\W", "_", label): label for label in names}
@@ -137,7 +139,7 @@ class Condition:
     def _parse(self, text: str) -> ast.expr:
         try:
             if len(text) > _MAX_LETTERS:
-                raise ValueError(f"over {_MAX_LETTERS} letters")
+                raise ValueError(f"over {_MAX_LETTERS:,} letters")
             tree = ast.parse(text.strip(), mode="eval").body
             nodes = list(ast.walk(tree))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -150,4 +152,16 @@ class Condition:
             if isinstance(node, ast.Name) and node.id not in {*FIELDS, *self._labels}:
                 names = ", ".join([*FIELDS, *sorted(self._labels)])
                 raise UsageError(f"{self._shown}: there is no label {node.id}; there are {names}")
+        for node in nodes:
+            if isinstance(node, ast.Compare):
+                node.comparators = [*map(_looked_up, node.ops, node.comparators)]
         return tree
+
+
+def _looked_up(comparison: ast.cmpop, values: ast.expr) -> ast.expr:
+    """Of `in`, a list of texts as a set, for not each of hundreds of subjects is to be compared with every sample's."""
+    if isinstance(comparison, ast.In | ast.NotIn) and isinstance(values, ast.Tuple | ast.List):
+        texts = [value.value for value in values.elts if isinstance(value, ast.Constant)]
+        if len(texts) == len(values.elts) and all(isinstance(text, str) for text in texts):
+            return ast.Constant(frozenset(texts))  # type: ignore[arg-type]
+    return values

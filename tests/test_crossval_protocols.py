@@ -35,6 +35,13 @@ def counted(folds, rows=ROWS):
     return SampleFilter(where=folds.where).apply(rows)
 
 
+def test_hundreds_of_subjects_may_be_drawn():
+    people = [f"a_subject_with_a_long_name_{number:04d}" for number in range(900)]
+    rows = [replace(ROW, key=f"{name}_{code}", subject=name, expression=code) for name in people for code in SIX]
+    left = counted(plan_folds("kfold:10", rows, num_subjects=800), rows)
+    assert len(left) == 800 * 6 and len({row.subject for row in left}) == 800
+
+
 @pytest.mark.parametrize(
     ("protocol", "options", "levels", "expressions", "num_folds"),
     [
