@@ -72,7 +72,7 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
         write_atomically(config.out / "config.json", canonical_json(asked).encode())
         _run_folds(config, folds, num_steps, on_progress)
         manifest = _manifest(config, mark, learned, scored, folds)
-        write_atomically(config.out / "scores.csv", scores_csv(manifest).encode())
+        write_atomically(config.out / "scores.csv", scores_csv(manifest))
         write_atomically(config.out / "report.html", crossval_page(manifest).encode())
         manifest.write(config.out / "manifest.json")
     return manifest

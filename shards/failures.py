@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from shards.index import SOURCE, SourceFile, read_table, write_table
-from shards.manifest import Frozen
+from shards.manifest import Frozen, ShardName
 from shards.places import Place
 
 SCHEMA = pa.schema(
@@ -25,7 +25,7 @@ class FailureRow(Frozen):
     source: str
     stage: str
     reason: str
-    shard: str
+    shard: ShardName
     fingerprint: str
     sources: tuple[SourceFile, ...]
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import UsageError
+from shards.manifest import SHARD_NAME, ShardName
 from shards.places import Place, replacing
 
 SOURCE = pa.struct(
@@ -88,7 +89,7 @@ class IndexRow:
     frame_rate: float
     layout: str
     labels: Mapping[str, str]
-    shard: str
+    shard: ShardName
     offset: int
     bytes: int
     digest: str
@@ -109,7 +110,7 @@ def read_index(source: Place | pa.BufferReader, origin: str = "") -> list[IndexR
     """Read `index.parquet`.
 
     Raises:
-        UsageError: it is missing, damaged, or lacks a column.
+        UsageError: see `read_columns`.
     """
     table = read_columns(source, SCHEMA, origin or str(source))
     # Column by column: row by row, Arrow would make a dict of each row and of each file in it, which takes longer than
@@ -135,7 +136,8 @@ def read_columns(source: Place | pa.BufferReader, schema: pa.Schema, origin: str
     """The table that `write_table` wrote.
 
     Raises:
-        UsageError: it is missing, damaged, or has other columns; `origin` names it in the message.
+        UsageError: it is missing, damaged, has other columns, or names a shard that no render would have written;
+            `origin` names it in the message.
     """
     try:
         # On this thread, and not by `pq.read_table`: a thread of Arrow may still be letting go of the bytes, which are
@@ -147,9 +149,13 @@ def read_columns(source: Place | pa.BufferReader, schema: pa.Schema, origin: str
         if table.column_names != schema.names:
             odd = sorted(set(table.column_names) ^ set(schema.names)) or ["their order"]
             raise UsageError(f"{origin}: has not the columns of this release ({', '.join(odd)}); render again")
-        return table.cast(schema)
+        table = table.cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{origin}: not a readable table ({str(error).splitlines()[0]}); render again") from None
+    for name in table["shard"].unique().to_pylist():
+        if name is None or not SHARD_NAME.fullmatch(name):
+            raise UsageError(f"{origin}: names the shard {name!r:.80}, as no render does; render again")
+    return table
 
 
 def _nested(column: pa.ChunkedArray, entries: Callable[..., Iterable[Any]], collect: Callable[[Any], Any]) -> list[Any]:

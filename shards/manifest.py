@@ -5,16 +5,23 @@ Promised: equal content gives equal bytes, on every machine, so that equal finge
 """
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from shards.errors import UsageError
 from shards.places import Place, write_atomically
 
 TextSource = Literal["label", "geometry", "au", "none"]
+
+SHARD_NAME = re.compile(r"[0-9]+\.tar")
+"""What every shard is called. Files are opened, written and removed by these names, so none may lead elsewhere."""
+
+ShardName = Annotated[str, StringConstraints(pattern=rf"^{SHARD_NAME.pattern}$")]
+"""A field of a record that is the name of a shard."""
 
 
 class Frozen(BaseModel):
@@ -62,7 +69,7 @@ class Manifest(Frozen):
 class ShardEntry(Frozen):
     """One shard as the manifest knows it."""
 
-    name: str
+    name: ShardName
     num_samples: int
     bytes: int
     sha256: str

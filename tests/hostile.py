@@ -6,6 +6,7 @@ with a labels table, among scans that are well, and beside it a folder of traps 
 
 import csv
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +144,9 @@ def _bad_places(root: Path, outside: Path) -> Iterator[Entry]:
         (root / f"absolute.{suffix}").symlink_to(outside / f"trap.{suffix}")
         (root / f"zero.{suffix}").symlink_to("/dev/zero")
         os.mkfifo(root / f"pipe.{suffix}")
-        with open(root / f"sparse.{suffix}", "wb") as file:
-            file.truncate(SPARSE_BYTES)
+        # What it begins with is well, so that its size alone can tell.
+        shutil.copy(outside / f"trap.{suffix}", root / f"sparse.{suffix}")
+        os.truncate(root / f"sparse.{suffix}", SPARSE_BYTES)
         if suffix != "obj":
             places["folder"] = "folder"
         for kind, path in places.items():

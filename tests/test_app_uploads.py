@@ -91,6 +91,25 @@ class TestRefused:
                 unpack("face.zip", sent, folder)
             assert sum(path.stat().st_size for path in folder.rglob("*.obj")) <= 3 << 20
 
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_what_was_damaged_on_its_way_however_it_was_packed(self, tmp_path, method):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            archive.writestr("a.obj", OBJ)
+            packed = archive.getinfo("a.obj").compress_size
+        start = zipfile.sizeFileHeader + len("a.obj")
+        refusals = []
+        for place in range(start, start + packed):
+            content = bytearray(buffer.getvalue())
+            content[place] ^= 0xFF
+            (folder := tmp_path / str(place)).mkdir()
+            try:
+                unpack("face.zip", bytes(content), folder)
+            except UploadError as error:
+                refusals.append(str(error))
+        # A few bytes say nothing of the content, such as the size of LZMA's dictionary.
+        assert len(refusals) > packed // 2 and all("The zip is damaged" in refusal for refusal in refusals)
+
     def test_two_files_of_one_name(self, tmp_path):
         buffer = io.BytesIO()
         with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "w") as archive:
@@ -105,6 +124,7 @@ class TestRefused:
             ("face.exe", b"MZ", "cannot be read"),
             ("face", b"", "without an ending"),
             ("face.zip", b"no zip", "damaged"),
+            ("face.zip", zipped(a_obj=OBJ).replace(b"a.obj", b"\0.obj"), "damaged"),
             ("face.zip", zipped(notes_txt=b"words"), "holds no mesh"),
             ("face.zip", zipped(a__x_obj=OBJ, b__y_obj=OBJ), "2 folders"),
         ],

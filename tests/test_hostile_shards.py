@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from samples import write_shard_set
 
+from shards.errors import UsageError
 from shards.index import read_index, write_index
 from shards.manifest import ShardManifest
 from shards.reader import ShardSet
@@ -202,6 +203,17 @@ def test_a_shard_that_is_a_folder_or_leads_back_to_itself_is_placed(copy):
     path.unlink()
     path.symlink_to(path.name)
     assert {problem.shard for problem in problems(copy)} == {_SHARD}
+
+
+def test_shards_that_lead_out_of_the_directory_are_refused_and_none_is_read(copy):
+    outside = (copy / "shards" / _SHARD).rename(copy.parent / "000009.tar")
+    rows = read_index(copy / "index.parquet")
+    named = [replace(row, shard=f"../../{outside.name}") if row.shard == _SHARD else row for row in rows]
+    write_index(copy / "index.parquet", named)
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace(f'"{_SHARD}"', f'"../../{outside.name}"'))
+    with pytest.raises(UsageError, match=r"shards\.1\.name"):
+        ShardSet.open(str(copy))
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 700])

@@ -105,6 +105,15 @@ class TestRefusing:
             read(tmp_path / "index.parquet")
         assert "\n" not in str(error.value)
 
+    @pytest.mark.parametrize("name", ["../../victim", "/etc/passwd", "..", "", "a.tar", "000000.tar\n", None])
+    def test_a_shard_of_a_name_that_is_none_of_ours(self, tmp_path, read, name):
+        write_index(tmp_path / "index.parquet", [ROWS[0], replace(ROWS[1], shard=name)])
+        write_failures(tmp_path / "failures.parquet", [FAILURE, FAILURE.model_copy(update={"shard": name})])
+        path = tmp_path / ("index.parquet" if read is read_index else "failures.parquet")
+        with pytest.raises(UsageError, match="names the shard") as error:
+            read(path)
+        assert str(error.value).startswith(f"{path}: ") and repr(name) in str(error.value)
+
     def test_a_column_of_another_type(self, tmp_path, read):
         write_index(tmp_path / "index.parquet", ROWS)
         write_failures(tmp_path / "failures.parquet", [FAILURE])

@@ -2,6 +2,7 @@
 
 import datetime
 import sys
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -307,6 +308,34 @@ class TestTables:
         assert (tmp_path / "labels.parquet").stat().st_size < 1 << 16
         with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
             find_samples(tmp_path, "auto")
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_cells_that_take_no_room_in_a_file_are_counted_before_they_take_any_in_memory(
+        self, tmp_path, suffix, monkeypatch
+    ):
+        monkeypatch.setattr("pipeline.layouts.labels_table.MAX_CELLS", 20_000)
+        path, columns = tmp_path / f"labels.{suffix}", [f"c{number}" for number in range(2000)]
+        if suffix == "csv":
+            path.write_text(",".join(columns) + "\n" + "a\n" * 2000)
+        else:
+            pq.write_table(pa.table({name: pa.nulls(2000) for name in columns}), path)
+        assert path.stat().st_size < 1 << 20
+        tracemalloc.start()
+        with pytest.raises(UsageError, match=rf"labels\.{suffix}: has over 20,000 cells.*leave out columns"):
+            find_samples(tmp_path, "auto")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16 << 20
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_as_many_cells_as_are_read_are_read(self, tmp_path, suffix, monkeypatch):
+        monkeypatch.setattr("pipeline.layouts.labels_table.MAX_CELLS", 6)
+        columns = {"path": ["a.obj", "b.obj"], "subject": ["s", "s"], "expression": ["HA", "SA"]}
+        if suffix == "csv":
+            table(tmp_path, "path,subject,expression\na.obj,s,HA\nb.obj,s,SA\n")
+        else:
+            pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        assert meshes(tmp_path) == {"a": ["a.obj"], "b": ["b.obj"]}
 
     def test_a_table_that_is_too_large_is_not_opened(self, tmp_path, monkeypatch):
         monkeypatch.setattr("pipeline.layouts.labels_table.MAX_BYTES", 10)

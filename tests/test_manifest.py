@@ -19,6 +19,8 @@ JSON = st.recursive(
     max_leaves=12,
 )
 
+ENTRY = {"name": "000000.tar", "num_samples": 1, "bytes": 1, "sha256": "0", "fingerprint": "f"}
+
 
 def backwards(value):
     """The same value with the keys of every mapping in the opposite order."""
@@ -66,7 +68,7 @@ class TestFingerprint:
 
     @pytest.mark.parametrize(("field", "value"), [("bytes", 2), ("name", "b"), ("sha256", ""), ("fingerprint", "x")])
     def test_differs_when_any_field_of_a_record_changes(self, field, value):
-        entry = ShardEntry(name="a", num_samples=1, bytes=1, sha256="0", fingerprint="f")
+        entry = ShardEntry.model_validate(ENTRY)
         assert fingerprint(entry) != fingerprint(entry.model_copy(update={field: value}))
 
     def test_is_the_same_in_every_release_on_every_machine(self):
@@ -123,6 +125,9 @@ class TestManifests:
         [
             ({"num_samples": "many"}, "num_samples"),
             ({"shards": [{"name": "000000.tar"}]}, "shards.0.num_samples"),
+            ({"shards": [ENTRY | {"name": "../../victim"}]}, "shards.0.name"),
+            ({"shards": [ENTRY | {"name": "/000000.tar"}]}, "shards.0.name"),
+            ({"shards": [ENTRY | {"name": "000000.tar\n"}]}, "shards.0.name"),
             ({"color": "red"}, "color"),
             ({"stage": "train"}, "stage"),
         ],

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.meshes import places
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.reader import read_mesh
 from pipeline.meshes.texture import named_texture, read_texture
@@ -56,6 +58,19 @@ def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> N
     (tmp_path / "t.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels_and_end)
     with pytest.raises(MeshError, match=r"t\.png: "):
         read_texture(tmp_path / "t.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])
+def test_a_small_image_in_a_file_larger_than_is_read_is_refused_unread(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    Image.fromarray(_PIXELS).save(path)
+    os.truncate(path, places.MAX_BYTES + 1)
+    tracemalloc.start()
+    with pytest.raises(MeshError, match=f"is {places.MAX_BYTES + 1} bytes; at most {places.MAX_BYTES} are read"):
+        read_texture(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 class TestLarge:

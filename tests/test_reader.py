@@ -144,11 +144,18 @@ class TestRefusing:
         with pytest.raises(UsageError, match="holds no sample"):
             ShardSet.open(str(copy))
 
-    @pytest.mark.parametrize("change", [{"shard": "000009.tar"}, {"shard": "../manifest.json"}, None])
-    def test_an_index_that_is_not_of_the_manifest(self, copy, change):
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"shard": "000009.tar"}, "are not of one render"),
+            ({"shard": "../manifest.json"}, r"index\.parquet: names the shard '\.\./manifest\.json'"),
+            (None, "are not of one render"),
+        ],
+    )
+    def test_an_index_that_is_not_of_the_manifest(self, copy, change, problem):
         rows = read_index(copy / "index.parquet")
         write_index(copy / "index.parquet", [*rows[:-1], *([replace(rows[-1], **change)] if change else [])])
-        with pytest.raises(UsageError, match="are not of one render"):
+        with pytest.raises(UsageError, match=problem):
             ShardSet.open(str(copy))
 
 
@@ -379,14 +386,14 @@ class TestNothingIsUnpickled:
             def __reduce__(self):
                 return (Path.touch, (tmp_path / "exploded",))
 
-        sample = make_sample("a")
-        write_shard(tmp_path / "a.tar", [sample])
+        path = tmp_path / "000000.tar"
+        write_shard(path, [make_sample("a")])
         content = pickle.dumps(Bomb())
-        with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        with tarfile.open(path, "a") as tar:
             info = tarfile.TarInfo(f"a.{suffix}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-        members = read_members((tmp_path / "a.tar").read_bytes(), "a.tar")
+        members = read_members(path.read_bytes(), path.name)
         with pytest.raises(SampleError, match=suffix):
             from_members(members)
         assert pickles == [] and not (tmp_path / "exploded").exists()

@@ -321,10 +321,12 @@ class TestDamage:
         path = chain / "shards" / "manifest.json"
         outside = chain / "outside.tar"
         outside.write_bytes(b"x")
-        manifest = json.loads(path.read_text())
+        text = path.read_text()
+        manifest = json.loads(text)
         manifest["shards"][0] |= {"name": "../../outside.tar", "bytes": 1}
         path.write_text(json.dumps(manifest))
-        assert rows(chain)["shards"].state == "damaged"
+        assert rows(chain)["shards"].state == "damaged" and "shards.0.name" in rows(chain)["shards"].about
+        path.write_text(text)
         config = json.loads((chain / "run" / "config.json").read_text())
         (chain / "run" / "config.json").write_text(json.dumps(config | {"shards": "../../.."}))
         assert rows(chain)["run"].made_from == "shards"

@@ -6,8 +6,11 @@ import io
 import numpy as np
 import pytest
 from samples import make_row, make_sample
+from test_crossval_page import ACCURACIES
+from test_crossval_page import manifest as made_up_folds
 from test_report import CLASSES, made_up, multilabel
 
+from pipeline.crossvalidation.scores import scores_csv as scores_csv_of_folds
 from pipeline.evaluation.manifest import ProtocolScore, ViewScore
 from pipeline.evaluation.tables import predictions_csv, scores_csv
 
@@ -124,3 +127,14 @@ class TestPredictions:
         sample.subject = name
         (row,) = rows_of(predictions_csv([sample], CLASSES, {"knn": np.eye(3)[:1]}))
         assert (row["key"], row["subject"], row["knn"]) == ("F0001_HA04WH", told, "AN")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1"])
+def test_a_name_that_a_spreadsheet_would_run_is_text_among_the_scores_of_folds_too(name):
+    told = made_up_folds()
+    scores = {each: score.model_copy(update={"per_class": {name: 0.25}}) for each, score in told.scores.items()}
+    folds = tuple(fold.model_copy(update={"split": name}) for fold in told.folds)
+    rows = rows_of(scores_csv_of_folds(told.model_copy(update={"scores": scores, "folds": folds})))
+    assert {row["of"] for row in rows} == {"all", "level 4", f"'{name}"}
+    recalls = [(row["protocol"], row["of"], row["value"]) for row in rows if row["measure"] == "recall"]
+    assert recalls == [(protocol, f"'{name}", "0.25") for protocol in ACCURACIES]

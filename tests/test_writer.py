@@ -23,12 +23,12 @@ def path(tmp_path):
     return tmp_path / "000000.tar"
 
 
-def test_the_same_samples_give_the_same_bytes_and_the_same_entry(samples, tmp_path):
+def test_the_same_samples_give_the_same_bytes_and_the_same_entry(samples, path, tmp_path):
     (tmp_path / "again").mkdir()
-    first = write_shard(tmp_path / "a.tar", samples)
-    again = write_shard(tmp_path / "again" / "a.tar", iter(samples))
+    first = write_shard(path, samples)
+    again = write_shard(tmp_path / "again" / path.name, iter(samples))
     assert first == again
-    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "again" / "a.tar").read_bytes()
+    assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
 def test_nothing_of_the_machine_and_the_time_is_in_a_shard(samples, path):
@@ -52,10 +52,10 @@ def test_the_entry_tells_the_truth_about_the_file(samples, path):
     assert entry.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_the_fingerprint_of_a_shard_changes_with_any_sample_and_with_their_order(samples, tmp_path):
+def test_the_fingerprint_of_a_shard_changes_with_any_sample_and_with_their_order(samples, path):
     other = replace(samples[0], record=samples[0].record.model_copy(update={"fingerprint": "other"}))
     variants = [samples, samples[1:], samples[::-1], [other, *samples[1:]]]
-    entries = [write_shard(tmp_path / "a.tar", variant)[0] for variant in variants]
+    entries = [write_shard(path, variant)[0] for variant in variants]
     assert len({entry.fingerprint for entry in entries}) == len(variants)
 
 
@@ -73,12 +73,12 @@ def test_locations_follow_one_another_without_a_gap_and_leave_only_the_end_mark(
     assert not any(path.read_bytes()[ends[-1] :])
 
 
-def test_a_name_longer_than_a_plain_tar_header_holds_is_kept_whole(tmp_path):
+def test_a_name_longer_than_a_plain_tar_header_holds_is_kept_whole(path):
     sample = make_sample("k" * 80, views=[View(name="v" * 40)])
-    _, (at,) = write_shard(tmp_path / "a.tar", [sample])
-    content = (tmp_path / "a.tar").read_bytes()[: at.bytes]
+    _, (at,) = write_shard(path, [sample])
+    content = path.read_bytes()[: at.bytes]
     assert from_members(read_members(content, "range")) == sample
-    with tarfile.open(tmp_path / "a.tar") as tar:
+    with tarfile.open(path) as tar:
         assert max(map(len, tar.getnames())) == 80 + 40 + len("..normal.png")
 
 

@@ -6,6 +6,7 @@ the zip says of itself; every refusal is a sentence.
 """
 
 import io
+import lzma
 import re
 import zipfile
 import zlib
@@ -22,6 +23,11 @@ MAX_FRAMES = 600
 MAX_NAMES = 20_000
 # What each name in the directory of a zip begins with.
 _NAME = b"PK\x01\x02"
+# What a damaged zip raises: each way of packing has an error of its own, but for BZ2, and so has a file without a name.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, IndexError),
+    *(EOFError, NotImplementedError, RuntimeError, OSError, ValueError),
+)
 _CHUNK = 1 << 20
 _PART = re.compile(r"[\w()+-][\w .()+-]{0,99}", re.ASCII)
 _SUFFIXES = frozenset(suffix_of(f"x{ending}") for ending in (*TEXTURES, *LANDMARKS)) | MESH_SUFFIXES | {".mtl", ".bin"}
@@ -51,7 +57,7 @@ def unpack(name: str, content: bytes, folder: Path) -> Input:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _extract(archive, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    except _DAMAGE as error:
         if isinstance(error, UploadError):
             raise
         raise UploadError("The zip is damaged, or locked by a password; make it again.") from None

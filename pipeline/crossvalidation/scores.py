@@ -1,12 +1,11 @@
 """What folds tell together: means and deviations over folds, and counts over the samples of all of them."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, FoldScore, Spread
+from pipeline.csv_table import csv_table
 from pipeline.evaluation.manifest import EvaluationManifest, ProtocolScore
 from pipeline.training.manifest import RunManifest
 
@@ -51,20 +50,20 @@ def _together(scores: Sequence[ProtocolScore], classes: Sequence[str]) -> Crossv
     )
 
 
-def scores_csv(manifest: CrossvalManifest) -> str:
+def scores_csv(manifest: CrossvalManifest) -> bytes:
     """The figures, one a line: protocol, measure, of what (all, a fold, level or expression), value, deviation."""
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(("protocol", "measure", "of", "value", "deviation"))
+    return csv_table([("protocol", "measure", "of", "value", "deviation"), *_rows(manifest)])
+
+
+def _rows(manifest: CrossvalManifest) -> Iterator[tuple[object, ...]]:
     for name, score in manifest.scores.items():
         for measure in ("accuracy", "macro_f1"):
             over: Spread = getattr(score, measure)
-            table.writerow((name, measure, "all", over.mean, over.deviation))
+            yield name, measure, "all", over.mean, over.deviation
             for fold in manifest.folds:
                 figures: Mapping[str, float] = getattr(fold, measure)
-                table.writerow((name, measure, fold.split, figures[name], ""))
+                yield name, measure, fold.split, figures[name], ""
         for level, over in score.per_level.items():
-            table.writerow((name, "accuracy", f"level {level}", over.mean, over.deviation))
+            yield name, "accuracy", f"level {level}", over.mean, over.deviation
         for expression, recall in score.per_class.items():
-            table.writerow((name, "recall", expression, recall, ""))
-    return file.getvalue()
+            yield name, "recall", expression, recall, ""

@@ -6,18 +6,14 @@
 Promised: the figures are those of the manifest, to the last digit; no cell is a formula to a spreadsheet.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.csv_table import csv_table
 from pipeline.evaluation.config import Protocol
 from pipeline.evaluation.manifest import EvaluationManifest, Interval, ProtocolScore, RetrievalScore
 from pipeline.heads.neighbours import Probabilities
 from shards.index import IndexRow
-
-# What a spreadsheet takes for the beginning of a formula, also after blanks, which it may drop.
-_FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ def scores_csv(manifest: EvaluationManifest) -> bytes:
         (row.protocol, row.measure, row.of_class, row.level, row.views, row.value, *(row.interval or ("", "")))
         for row in rows
     )
-    return _csv([head, *cells])
+    return csv_table([head, *cells])
 
 
 def predictions_csv(
@@ -66,7 +62,7 @@ def predictions_csv(
         ]
         for n, row in enumerate(rows)
     )
-    return _csv([head, *body])
+    return csv_table([head, *body])
 
 
 def _of_protocol(name: str, score: ProtocolScore) -> Iterable[ScoreRow]:
@@ -91,18 +87,3 @@ def _of_retrieval(score: RetrievalScore) -> Iterable[ScoreRow]:
     yield from (ScoreRow("faces of text", f"precision_at_{k}", value) for k, value in faces.precision_at.items())
     yield from (ScoreRow("faces of text", f"recall_at_{k}", value) for k, value in faces.recall_at.items())
     yield from (ScoreRow("text of faces", f"recall_at_{k}", value) for k, value in text.recall_at.items())
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([_cell(cell) for cell in row] for row in rows)
-    return buffer.getvalue().encode()
-
-
-def _cell(value: object) -> object:
-    """A text with an apostrophe before what would be a formula: subjects and expressions come from names of files."""
-    if not isinstance(value, str):
-        return value
-    # The csv module leaves a carriage return without quotes, and then does not read it back.
-    text = value.replace("\r", " ")
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text

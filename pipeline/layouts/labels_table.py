@@ -1,7 +1,7 @@
 """The table that names the samples of a `folder`: `labels.csv` or `labels.parquet`, as rows of text.
 
-Goes in: the file. Comes out: `TableRow`s, whatever the format. Promised: memory that is bounded by the file's size or
-`MAX_BYTES`, and no code from the data.
+Goes in: the file. Comes out: `TableRow`s, whatever the format. Promised: memory that is bounded by `MAX_BYTES` and
+`MAX_CELLS`, and no code from the data.
 """
 
 import csv
@@ -18,6 +18,9 @@ from shards.places import Place
 
 NAMES = ("labels.csv", "labels.parquet")
 MAX_BYTES = 256 << 20
+MAX_CELLS = 1 << 24
+"""Rows by columns. A cell in which nothing stands takes no room in a file, and some tens of bytes in memory."""
+
 _BATCH_ROWS = 1024
 
 
@@ -48,7 +51,7 @@ def read_table(path: Place) -> list[TableRow]:
     What stands beyond the last column of a CSV has no name and is left out.
 
     Raises:
-        UsageError: it cannot be read, or takes more than `MAX_BYTES`.
+        UsageError: it cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS`.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -64,7 +67,8 @@ def read_table(path: Place) -> list[TableRow]:
 def _csv_rows(path: Place) -> Iterator[TableRow]:
     with path.open("r", newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        for row in reader:
+        for number, row in enumerate(reader, 1):
+            _check_cells(path, number * len(reader.fieldnames or ()))
             cells = {name.strip(): (value or "").strip() for name, value in row.items() if name}
             yield TableRow(f"{path}, line {reader.line_num}", cells)
 
@@ -77,9 +81,15 @@ def _parquet_rows(path: Place) -> Iterator[TableRow]:
             num_bytes += batch.nbytes
             if num_bytes > MAX_BYTES:
                 raise UsageError(f"{path}: takes over {MAX_BYTES >> 20} MB; split the dataset")
+            _check_cells(path, (number + batch.num_rows) * batch.num_columns)
             for row in batch.to_pylist():
                 number += 1
                 yield TableRow(f"{path}, row {number}", {name.strip(): _text(row[name]) for name in row})
+
+
+def _check_cells(path: Place, num_cells: int) -> None:
+    if num_cells > MAX_CELLS:
+        raise UsageError(f"{path}: has over {MAX_CELLS:,} cells; leave out columns or split the dataset")
 
 
 def _text(value: Any) -> str:

@@ -3,8 +3,8 @@
 import os
 import stat
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pipeline.meshes.mesh import MeshError
 
@@ -34,7 +34,7 @@ def leads_out(root: Path, path: str) -> bool:
         return False
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> FileIO:
     """Open a file for reading, without waiting for the other end of a pipe; the stream has no buffer.
 
     Raises:

@@ -6,6 +6,7 @@ import posixpath
 import re
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.places import lies_inside
+from pipeline.meshes.places import lies_inside, open_file
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
@@ -29,15 +30,13 @@ def read_texture(path: Path) -> NDArray[np.uint8]:
     One of more than `KEPT_PIXELS` is made smaller; see `bounded`.
 
     Raises:
-        MeshError: the file is missing, not one of `FORMATS` (by content; the suffix does not count), damaged or cut
-            off, or has more than `MAX_PIXELS` pixels, which is found out before any is decoded.
+        MeshError: the file is missing, larger than `MAX_BYTES`, not one of `FORMATS` (by content; the suffix does not
+            count), damaged or cut off, or has more than `MAX_PIXELS` pixels, which is found out before any is decoded.
     """
     try:
-        if not path.is_file():
-            raise MeshError("is missing or not a regular file")
-        with warnings.catch_warnings():
+        with io.BufferedReader(open_file(path)) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a damaged file decodes to; MAX_PIXELS is stricter than Pillow's
-            return _decode(path, MAX_PIXELS)
+            return _decode(file, MAX_PIXELS)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
@@ -62,14 +61,15 @@ def decode_texture(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint
         raise MeshError(f"is not a readable {', '.join(FORMATS)} image: {error}") from error
 
 
-def _decode(file: Path | io.BytesIO, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise MeshError(f"has {image.width} x {image.height} pixels; at most {max_pixels} are read")
         width, divisor = image.width, _divisor(image.width, image.height)
         if divisor == 1 and image.format == "PNG" and image.mode == "RGB":
             # Takes half of Pillow's time, which is a good part of what a scan costs.
-            found = imagecodecs.png_decode(file.read_bytes() if isinstance(file, Path) else file.getvalue())
+            file.seek(0)
+            found = imagecodecs.png_decode(file.read())
             return found[..., :3] if found.dtype == np.uint8 else (found[..., :3] >> 8).astype(np.uint8)
         if divisor > 1:
             # A JPEG can be decoded at that size, in a quarter of the memory; for other formats this does nothing.

@@ -8,7 +8,6 @@ that it was working on.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pipeline.directory_lock import NAME as LOCK
 from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
-from shards.manifest import ShardEntry, ShardManifest
+from shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName
 from shards.places import Place, files_in, remove_leftovers, remove_tree, sizes_in, write_atomically
 
 
@@ -36,7 +35,7 @@ class ShardReceipt:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    name: str
+    name: ShardName
     settings: str
     entry: ShardEntry | None
     rows: tuple[IndexRow, ...]
@@ -49,7 +48,6 @@ class ShardReceipt:
 
 
 _RECEIPT = TypeAdapter(ShardReceipt)
-_SHARD = re.compile(r"[0-9]+\.tar")
 
 
 class RenderOutput:
@@ -89,15 +87,17 @@ class RenderOutput:
         """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
         found = {receipt.name: receipt for receipt in self._finished()}
         for path in files_in(self.progress, "*.json"):
-            # A receipt that this release cannot read is no receipt: its shard is made again.
+            # A receipt that this release cannot read is no receipt: its shard is made again. Nor is one in the file of
+            # another, which would outlive its shard.
             with suppress(ValidationError):
                 receipt = _RECEIPT.validate_json(path.read_bytes())
-                found[receipt.name] = receipt
+                if path.name == self._receipt_path(receipt.name).name:
+                    found[receipt.name] = receipt
         return [found[name] for name in sorted(found)]
 
     def shard_sizes(self) -> dict[str, int]:
         """The shards that lie in the directory, by name, with their sizes in bytes."""
-        return {name: size for name, size in sizes_in(self.shards).items() if _SHARD.fullmatch(name)}
+        return {name: size for name, size in sizes_in(self.shards).items() if SHARD_NAME.fullmatch(name)}
 
     def begin(self, removed: Iterable[str]) -> None:
         """Make the directories, clear what a killed run was writing, and withdraw the manifest.
