@@ -14,6 +14,7 @@ import pytest
 import torch
 from processes import wait_until, workers
 from samples import write_shard_set
+from sklearn import metrics
 
 from cli.crossval import _table
 from pipeline.crossval import run
@@ -87,6 +88,13 @@ def test_the_folds_are_told_together(whole):
         assert score.accuracy.mean == pytest.approx((first.accuracy + second.accuracy) / 2)
         assert score.accuracy.deviation == pytest.approx(abs(first.accuracy - second.accuracy) / 2**0.5)
         assert score.macro_f1.mean == pytest.approx((first.macro_f1 + second.macro_f1) / 2)
+        # Each sample shows one expression, so over all of them this is what scikit-learn calls macro F1.
+        rows = [
+            row for n in (0, 1) for row in csv.DictReader((whole / f"folds/0{n}/evaluation/predictions.csv").open())
+        ]
+        truth, named = [row["truth"] for row in rows], [row[name] for row in rows]
+        assert score.labels.macro_uf1 == pytest.approx(metrics.f1_score(truth, named, average="macro"))
+        assert score.labels.uar == pytest.approx(metrics.recall_score(truth, named, average="macro"))
         assert np.array_equal(score.confusion, np.array(first.confusion) + np.array(second.confusion))
         own = np.array(score.confusion)
         assert score.per_class == pytest.approx(
@@ -103,6 +111,9 @@ def test_the_table_holds_what_the_manifest_does(whole):
         assert float(told[name, "accuracy", "all"]["value"]) == score.accuracy.mean
         assert float(told[name, "macro_f1", "all"]["deviation"]) == score.macro_f1.deviation
         assert float(told[name, "accuracy", "kfold:2:1"]["value"]) == manifest.folds[1].accuracy[name]
+        assert float(told[name, "macro_uf1", "all"]["value"]) == score.labels.macro_uf1
+        assert float(told[name, "uar", "all"]["value"]) == score.labels.uar
+        assert float(told[name, "label_f1", "HA"]["value"]) == score.labels.f1["HA"]
         assert float(told[name, "recall", "HA"]["value"]) == score.per_class["HA"]
         assert float(told[name, "accuracy", "level 4"]["value"]) == score.per_level["4"].mean
 

@@ -7,6 +7,7 @@ import pytest
 from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, FoldScore, Spread
 from pipeline.crossvalidation.page import crossval_page
 from pipeline.crossvalidation.scores import spread
+from pipeline.evaluation.manifest import LabelScore
 from pipeline.evaluation.plots import fold_accuracy
 
 ACCURACIES = {"zero-shot": [0.911, 0.873], "probe": [0.512, 0.555]}
@@ -20,6 +21,7 @@ def manifest(**changes) -> CrossvalManifest:
             per_class={"HA": 0.777, "SA": 0.666},
             per_level={"4": Spread(mean=0.444, deviation=0.0456)},
             confusion=((7, 2), (1, 6)),
+            labels=LabelScore(macro_uf1=0.234, uar=0.345, f1={"HA": 0.3, "SA": 0.2}, recall={"HA": 0.4, "SA": 0.3}),
         )
         for name, values in ACCURACIES.items()
     }
@@ -67,7 +69,8 @@ def test_means_deviations_and_folds_are_told():
     assert "happiness, recall 77.7 % 77.7 %" in told
     assert "level 4, accuracy 44.4 % ± 4.6" in told
     assert "kfold:2:1 2 8 87.3 % 55.5 %" in told
-    assert "guessing would be right for about 50.0 %" in told
+    assert "macro UF1 23.4 % 23.4 % UAR 34.5 % 34.5 %" in told
+    assert "Guessing would be right for about 50.0 %" in told
 
 
 def test_what_was_left_out_and_which_samples_counted_is_said():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from model.config import RunTextSource
-from pipeline.evaluation.manifest import PROTOCOL_TITLES
+from pipeline.evaluation.manifest import PROTOCOL_TITLES, LabelScore
 from shards.manifest import Frozen, Manifest
 
 
@@ -47,6 +47,8 @@ class CrossvalScore(Frozen):
         per_class: recall over the samples of all folds.
         per_level: accuracy at each intensity level, over folds.
         confusion: counts over all folds; rows are the truth, in the order of the manifest's `classes`.
+        labels: single expressions as yes and no over the samples of all folds, as publications on micro-expressions
+            count: a fold of one person is too small for an F1 of its own. None in what earlier releases wrote.
     """
 
     accuracy: Spread
@@ -54,6 +56,7 @@ class CrossvalScore(Frozen):
     per_class: Mapping[str, float]
     per_level: Mapping[str, Spread]
     confusion: tuple[tuple[int, ...], ...]
+    labels: LabelScore | None = None
 
 
 class CrossvalManifest(Manifest):

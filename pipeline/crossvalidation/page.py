@@ -50,7 +50,8 @@ def _conditions(manifest: CrossvalManifest) -> str:
     return (
         f"Protocol {manifest.protocol}{subset}: each subject is in one fold, and each fold was scored by a model and "
         f"classifiers that saw none of its subjects.{where} A figure is the mean of the folds, followed by their "
-        f"deviation; guessing would be right for about {percent(1 / len(manifest.classes))}."
+        "deviation; recall, macro UF1 and UAR are those of all samples together, of single expressions. "
+        f"Guessing would be right for about {percent(1 / len(manifest.classes))}."
     )
 
 
@@ -66,9 +67,12 @@ def _cards(manifest: CrossvalManifest) -> Iterable[str]:
 def _scores_table(manifest: CrossvalManifest) -> str:
     scores = _scores(manifest).values()
     levels = sorted({level for score in scores for level in score.per_level}, key=lambda level: (len(level), level))
+    labels = [score.labels for score in scores]
     rows = [
         ("accuracy", [_spread(score.accuracy) for score in scores]),
         ("macro F1", [_spread(score.macro_f1) for score in scores]),
+        ("macro UF1", [share(each.macro_uf1 if each else None) for each in labels]),
+        ("UAR", [share(each.uar if each else None) for each in labels]),
     ]
     rows += [(f"{word_for(c)}, recall", [share(score.per_class.get(c)) for score in scores]) for c in manifest.classes]
     rows += [

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, FoldScore, Spread
 from pipeline.csv_table import csv_table
 from pipeline.evaluation.manifest import EvaluationManifest, ProtocolScore
+from pipeline.evaluation.measures import label_score
 from pipeline.training.manifest import RunManifest
 
 
@@ -47,6 +48,7 @@ def _together(scores: Sequence[ProtocolScore], classes: Sequence[str]) -> Crossv
             level: spread([score.per_level[level] for score in scores if level in score.per_level]) for level in levels
         },
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        labels=label_score(confusion, classes),
     )
 
 
@@ -63,6 +65,11 @@ def _rows(manifest: CrossvalManifest) -> Iterator[tuple[object, ...]]:
             for fold in manifest.folds:
                 figures: Mapping[str, float] = getattr(fold, measure)
                 yield name, measure, fold.split, figures[name], ""
+        if score.labels is not None:
+            yield name, "macro_uf1", "all", score.labels.macro_uf1, ""
+            yield name, "uar", "all", score.labels.uar, ""
+            for expression, f1 in score.labels.f1.items():
+                yield name, "label_f1", expression, f1, ""
         for level, over in score.per_level.items():
             yield name, "accuracy", f"level {level}", over.mean, over.deviation
         for expression, recall in score.per_class.items():

@@ -50,8 +50,7 @@ def score(truth: Truth, probabilities: Probabilities, seed: int = 0) -> Protocol
     if len(y) == 0:
         raise UsageError("there are no samples to score: this split of the shards is empty")
     predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (y, predicted), 1)
+    confusion = confusion_of(y, predicted, len(classes))
     hit, actual = y == predicted, confusion.sum(axis=1)
     by_level = {
         level: np.array([own == level for own in truth.levels]) for level in {*truth.levels} if level is not None
@@ -69,7 +68,7 @@ def score(truth: Truth, probabilities: Probabilities, seed: int = 0) -> Protocol
         num_samples=len(y),
         calibration_error=calibration_error(reliability),
         reliability=reliability,
-        labels=label_score(y, predicted, classes) if truth.is_multilabel else None,
+        labels=label_score(confusion, classes) if truth.is_multilabel else None,
     )
 
 
@@ -116,7 +115,14 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     return float(np.average([abs(found.accuracy - found.confidence) for found in bins], weights=weights))
 
 
-def label_score(y: Classes, predicted: Classes, classes: Sequence[str]) -> LabelScore:
+def confusion_of(y: Classes, predicted: Classes, num_classes: int) -> NDArray[np.int64]:
+    """Counts [K, K]; rows are the truth, columns the prediction."""
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion, (y, predicted), 1)
+    return confusion
+
+
+def label_score(confusion: NDArray[np.int64], classes: Sequence[str]) -> LabelScore:
     """Score single expressions as yes and no: a sample has those that its class names, "HA;SU" both HA and SU.
 
     So has the prediction: a protocol says yes to the expressions that its class names, and no to all others. Macro-UF1
@@ -124,9 +130,10 @@ def label_score(y: Classes, predicted: Classes, classes: Sequence[str]) -> Label
     grand challenge", 2019), here over those that occur in the truth.
     """
     labels = order_expressions(part for name in classes for part in expressions_of(name))
-    has = np.array([[label in expressions_of(name) for label in labels] for name in classes])
-    right = (has[y] & has[predicted]).sum(axis=0)
-    actual, named = has[y].sum(axis=0), has[predicted].sum(axis=0)
+    has = np.array([[label in expressions_of(name) for label in labels] for name in classes], np.int64)
+    # For each expression: over the pairs of truth and prediction that both have it.
+    right = np.einsum("tp,tl,pl->l", confusion, has, has)
+    actual, named = confusion.sum(axis=1) @ has, confusion.sum(axis=0) @ has
     found = np.flatnonzero(actual).tolist()
     f1 = {labels[n]: float(2 * right[n] / (actual[n] + named[n])) for n in found}
     recall = {labels[n]: float(right[n] / actual[n]) for n in found}
