@@ -209,6 +209,12 @@ def test_label_derived_prompts_are_called_supervision():
     assert "supervision" not in without and "No text took part in training" in without
 
 
+def test_labels_as_classes_are_called_supervision_without_text():
+    told = Page(render_report(made_up(recipe="supervised"), {}, None, {})).text
+    assert "The model learned the expression labels of its training subjects as classes; no text took part." in told
+    assert "prompts are supervision" not in told
+
+
 def test_prompts_from_action_units_are_called_supervision_and_measured_ones_are_not():
     assert "These prompts are supervision." in Page(render_report(made_up(text_source="au"), {}, None, {})).text
     measured = Page(render_report(made_up(text_source="geometry"), {}, None, {})).text

@@ -5,7 +5,7 @@ from html import escape
 
 from pipeline.crossvalidation.manifest import CrossvalManifest, CrossvalScore, Spread
 from pipeline.evaluation import plots
-from pipeline.evaluation.markup import TEXT_SOURCES, Cell, facts_table, plots_section, share, table, whole_page
+from pipeline.evaluation.markup import Cell, facts_table, plots_section, share, supervision_note, table, whole_page
 from pipeline.evaluation.words import heading_of, percent
 from pipeline.expressions import word_for
 from shards.words import counted
@@ -29,7 +29,7 @@ def crossval_page(manifest: CrossvalManifest) -> str:
         [
             f'<p class="kicker">{escape(system)} &middot; cross-validation</p>\n<h1>{escape(headline)}</h1>',
             f"<p>{escape(_conditions(manifest))}</p>",
-            f'<p class="note">{TEXT_SOURCES[manifest.text_source]}</p>',
+            f'<p class="note">{supervision_note(manifest.recipe, manifest.text_source)}</p>',
             f'<div class="cards">{"".join(_cards(manifest))}</div>',
             f"<h2>Scores by expression and by intensity</h2>\n{_scores_table(manifest)}",
             f"<h2>Folds</h2>\n{_folds_table(manifest)}",

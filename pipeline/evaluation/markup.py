@@ -8,12 +8,13 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from model.config import RECIPES
 from pipeline.evaluation.manifest import Interval
 from pipeline.evaluation.words import percent, span
 
 Cell = str
 _NONE: Cell = "<td>&ndash;</td>"
-TEXT_SOURCES = {
+_TEXT_SOURCES = {
     "label": (
         "<strong>These prompts are supervision.</strong> The text that the model learned from was derived from the "
         "expression labels, so the model has seen the labels of its training subjects, in words. None of these figures "
@@ -38,7 +39,10 @@ TEXT_SOURCES = {
         "classifiers of the protocols did."
     ),
 }
-"""What a reader has to know of where the text came from that a run learned from."""
+_LABELS_THEMSELVES = (
+    "<strong>This is supervised learning.</strong> The model learned the expression labels of its training subjects as "
+    "classes; no text took part."
+)
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --card: #ffffff; --ink: #24272d; --faint: #686d76; --line: #e6e6e3;
   --accent: #2f6fb0; --tint: 47 111 176; --note: #fdf6e7; --note-line: #e0a83c; }
@@ -91,6 +95,12 @@ figure img { display: block; width: 100%; height: auto; }
   .facts th { width: 8rem; white-space: normal; }
 }
 """
+
+
+def supervision_note(recipe: str, text_source: str) -> str:
+    """What a reader has to know of what a run learned from: labels, text, and who or what wrote that."""
+    known = RECIPES.get(recipe)
+    return _LABELS_THEMSELVES if known and known.system == "Supervised" else _TEXT_SOURCES[text_source]
 
 
 def whole_page(title: str, sections: Iterable[str]) -> str:

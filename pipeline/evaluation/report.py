@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from pipeline.evaluation.manifest import EvaluationManifest
-from pipeline.evaluation.markup import TEXT_SOURCES, facts_table, picture, plots_section, whole_page
+from pipeline.evaluation.markup import facts_table, picture, plots_section, supervision_note, whole_page
 from pipeline.evaluation.report_tables import labels_table, retrieval_tables, scores_table, views_table
 from pipeline.evaluation.words import heading_of, percent, span, title_of
 from pipeline.expressions import word_for
@@ -41,7 +41,7 @@ def render_report(
     sections = [
         f'<p class="kicker">{escape(manifest.recipe)} &middot; evaluation</p>\n<h1>{escape(headline)}</h1>',
         f"<p>{escape(_conditions(manifest))}</p>",
-        f'<p class="note">{TEXT_SOURCES[manifest.text_source]}</p>',
+        f'<p class="note">{supervision_note(manifest.recipe, manifest.text_source)}</p>',
         *(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in manifest.notes),
         f'<div class="cards">{"".join(_cards(manifest))}</div>',
         f"<h2>Scores by expression and by intensity</h2>\n{scores_table(manifest)}",

@@ -1,7 +1,7 @@
 """Augmentation of batched views: mirror, small similarity transforms, and for colour images brightness and tint.
 
 Mirroring a face turns its left view into the right view of the mirrored face, so the views change places with it. Each
-view is moved on its own: the mixed view augmentation of the AffectVLM description.
+view is moved on its own, which may be what the AffectVLM description calls mixed view augmentation.
 """
 
 import math
