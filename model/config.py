@@ -23,7 +23,6 @@ class RecipeAbout:
         system: the class that it is built of (model/recipes.py).
         weights: of its loss terms, by name. Ours: no publication gives any.
         text: the text that it learns from: any, that of labels, that of pseudo-labels, or none.
-        summary: a line for people.
         text_free: the terms that are left where there is no text.
         metadata: whether texts that it learns from also say who is shown, where that is known.
     """
@@ -31,31 +30,18 @@ class RecipeAbout:
     system: str
     weights: Mapping[str, float]
     text: TextNeed
-    summary: str
     text_free: tuple[str, ...] = ()
     metadata: bool = False
 
 
 RECIPES: Mapping[str, RecipeAbout] = {
-    "smile-vlm": RecipeAbout(
-        "SmileVLM", {"mv": 0.1, "vl": 1.0, "cm": 0.01}, "any", "SMILE-VLM (arXiv 2506.01203): three losses", ("mv",)
-    ),
-    "affect-vlm": RecipeAbout(
-        "AffectVLM",
-        {"mc": 1.0, "mt": 1.0},
-        "label",
-        "AffectVLM (arXiv 2504.19739): contrast and triplets",
-        metadata=True,
-    ),
-    "multiview-vlm": RecipeAbout(
-        "MultiviewVLM", {"i2t": 1.0, "t2i": 1.0}, "pseudo", "MultiviewVLM (arXiv 2505.09336): pseudo-labels, no labels"
-    ),
-    "facet-vlm": RecipeAbout(
-        "FacetVLM", {"vl": 1.0, "guide": 0.1, "agree": 0.5}, "any", "FACET-VLM (arXiv 2507.01673): views that attend"
-    ),
-    "supervised": RecipeAbout("Supervised", {"ce": 1.0}, "label", "cross-entropy of the fused embedding, without text"),
-    "barlow": RecipeAbout("SmileVLM", {"mv": 1.0}, "none", "L_mv of SMILE-VLM alone, without text", ("mv",)),
-    "clip": RecipeAbout("SmileVLM", {"vl": 1.0}, "any", "L_vl of SMILE-VLM alone"),
+    "smile-vlm": RecipeAbout("SmileVLM", {"mv": 0.1, "vl": 1.0, "cm": 0.01}, "any", text_free=("mv",)),
+    "affect-vlm": RecipeAbout("AffectVLM", {"mc": 1.0, "mt": 1.0}, "label", metadata=True),
+    "multiview-vlm": RecipeAbout("MultiviewVLM", {"i2t": 1.0, "t2i": 1.0}, "pseudo"),
+    "facet-vlm": RecipeAbout("FacetVLM", {"vl": 1.0, "guide": 0.1, "agree": 0.5}, "any"),
+    "supervised": RecipeAbout("Supervised", {"ce": 1.0}, "label"),
+    "barlow": RecipeAbout("SmileVLM", {"mv": 1.0}, "none", text_free=("mv",)),
+    "clip": RecipeAbout("SmileVLM", {"vl": 1.0}, "any"),
 }
 
 

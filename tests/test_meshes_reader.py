@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from PIL import Image
 
 from pipeline.meshes.landmarks import write_bnd
 from pipeline.meshes.mesh import Mesh, MeshError
@@ -117,21 +116,13 @@ def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path: Path) -> N
         read_mesh(tmp_path / "f.npz")
 
 
-def test_a_scan_joins_its_three_files(tmp_path: Path) -> None:
+def test_a_scan_joins_its_mesh_and_its_landmarks(tmp_path: Path) -> None:
     write_wrl(tmp_path / "f.wrl", _mesh(), "t.png")
     write_bnd(tmp_path / "f.bnd", [3, 4], np.array([[1.0, 2, 3], [4, 5, 6]]))
-    Image.fromarray(_PIXELS).save(tmp_path / "t.png")
-    scan = read_scan(tmp_path / "f.wrl", tmp_path / "t.png", tmp_path / "f.bnd")
-    assert np.array_equal(scan.texture, _PIXELS)
+    scan = read_scan(tmp_path / "f.wrl", tmp_path / "f.bnd")
     assert scan.landmarks is not None and scan.landmarks.tolist() == [[1, 2, 3], [4, 5, 6]]
-    bare = read_scan(tmp_path / "f.wrl", None, None)
-    assert bare.texture is None and bare.landmarks is None and np.array_equal(bare.faces, scan.faces)
-
-
-def test_a_scan_whose_texture_is_missing_names_that_file(tmp_path: Path) -> None:
-    write_wrl(tmp_path / "f.wrl", _mesh(), "t.png")
-    with pytest.raises(MeshError, match=r"t\.png: is missing"):
-        read_scan(tmp_path / "f.wrl", tmp_path / "t.png", None)
+    bare = read_scan(tmp_path / "f.wrl", None)
+    assert bare.landmarks is None and np.array_equal(bare.faces, scan.faces)
 
 
 @pytest.mark.skipif(not (_FACES / "ict_facekit.npz").is_file(), reason=f"no face model at {_FACES}")

@@ -87,7 +87,7 @@ def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir
     shards = ShardSet.open(str(shards_dir))
     source = find_samples(faces_dir, "auto").samples[0]
     record = shards.read(next(row for row in shards.rows if row.key == source.key)).record
-    scan = read_scan(faces_dir / source.frames[0].mesh, None, faces_dir / source.frames[0].landmarks)
+    scan = read_scan(faces_dir / source.frames[0].mesh, faces_dir / source.frames[0].landmarks)
     landmarks = apply_frame(scan, record.frame).landmarks
     # From the front, the landmark that stands out most is hidden by nothing.
     nose = landmarks[landmarks[:, 2].argmax()][None]

@@ -77,7 +77,7 @@ class SourceReader:
         self._note(*scan.paths)
         self._check(scan.mesh, scan.landmarks)
         companions = Companions(root, scan.mesh, self._note, looks)
-        return read_scan(root / scan.mesh, None, root / scan.landmarks if scan.landmarks else None, companions)
+        return read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, companions)
 
     def _textured(self, mesh: Mesh, scan: ScanFiles) -> Mesh:
         root = self.files.root

@@ -1,4 +1,4 @@
-"""A scan as it lies on disk: a mesh file, and perhaps a texture and landmarks beside it."""
+"""A scan as it lies on disk: a mesh file, and landmarks beside it. Textures, which scans share, are read apart."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,23 +7,17 @@ from pipeline.meshes.companions import Companions
 from pipeline.meshes.landmarks import read_landmarks
 from pipeline.meshes.mesh import Mesh
 from pipeline.meshes.reader import read_mesh
-from pipeline.meshes.texture import read_texture
 
 
-def read_scan(
-    mesh_path: Path, texture_path: Path | None, landmarks_path: Path | None, companions: Companions | None = None
-) -> Mesh:
-    """Read a mesh, with the texture and the landmarks of those files.
+def read_scan(mesh_path: Path, landmarks_path: Path | None, companions: Companions | None = None) -> Mesh:
+    """Read a mesh with its landmarks, if it has any, and with the texture that is in the file, as in a GLB.
 
-    A path that is None leaves what the mesh file itself gives: a GLB brings its texture along, others none. The files
-    that the mesh names are its `companions`, or else those beside it.
+    The files that the mesh names are its `companions`, or else those beside it.
 
     Raises:
         MeshError: one of the files cannot be read; the message begins with its path.
     """
     mesh = read_mesh(mesh_path, companions)
-    if texture_path is not None:
-        mesh = replace(mesh, texture=read_texture(texture_path))
     if landmarks_path is not None:
         mesh = replace(mesh, landmarks=read_landmarks(landmarks_path))
     return mesh

@@ -129,7 +129,7 @@ def of_scan(sample: SampleSource, root: Path, laps: Laps) -> tuple[Mesh, Frame]:
     for path in files.paths:
         digested(root, path, stat_source(root, path))
     laps.lap("digest")
-    mesh = read_scan(root / files.mesh, None, root / files.landmarks if files.landmarks else None)
+    mesh = read_scan(root / files.mesh, root / files.landmarks if files.landmarks else None)
     laps.lap("read")
     if files.texture:
         mesh = Mesh(**{**vars(mesh), "texture": read_texture(root / files.texture)})
