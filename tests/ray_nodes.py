@@ -44,6 +44,7 @@ class RayNodes:
             port, client_port = free_ports(2)
             head = f"--head --port={port} --ray-client-server-port={client_port} --include-dashboard=false"
             self.address = f"127.0.0.1:{port}"
+            self._processes: list[subprocess.Popen] = []
             self._start(stack, head.split(), self.folders[:1])
             self._start(stack, [f"--address={self.address}"], self.folders[1:])
             self._stack = stack.pop_all()
@@ -63,6 +64,14 @@ class RayNodes:
         logs = (folder.glob("session_latest/logs/worker-*.out") for folder in self.folders)
         return [any(said.search(log.read_text()) for log in of_node) for of_node in logs]
 
+    def kill_one(self, having: str = "") -> None:
+        """SIGKILL to a node that is not the head; where a task or an actor of that name began, if one is given."""
+        worked = self.worked(having) if having else [True] * len(self.folders)
+        living = (n for n, process in enumerate(self._processes) if n and worked[n] and process.poll() is None)
+        killed = self._processes[next(living)]
+        killed.kill()
+        killed.wait()
+
     def _start(self, stack: ExitStack, options: list[str], folders: list[Path]) -> None:
         """Begin a node for each folder, and wait until they are there."""
         begun = []
@@ -73,6 +82,7 @@ class RayNodes:
                 command = [*RAY, *SMALL, f"--temp-dir={folder}", *options]
                 process = subprocess.Popen(command, env=self.environment, stdout=stream, stderr=subprocess.STDOUT)
             stack.callback(_stop, process)
+            self._processes.append(process)
             begun.append((process, log))
         for process, log in begun:
             wait_until(partial(_is_decided, process, log), seconds=180)

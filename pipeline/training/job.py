@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.training.assignment import Job
 from pipeline.training.config import TrainConfig
 from pipeline.training.damage import BadSampleError
+from pipeline.training.lost_nodes import telling_of_lost_nodes
 from pipeline.training.scratch import JobScratch
 from shards.errors import UsageError
 from shards.places import remove_tree
@@ -51,7 +52,8 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with telling_of_lost_nodes(config, resources):
+            trainer.fit()
     except Exception as error:
         raise TrainingError(_root_cause(error)) from error
     else:
