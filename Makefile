@@ -40,7 +40,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 test-faults: .venv/installed-dev
-	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/test_faults.py tests/test_nodes_killed.py tests/test_train_killed.py tests/test_slurm.py --timeout 3600
+	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/test_faults.py tests/test_nodes_killed.py tests/test_lost_nodes.py tests/test_train_killed.py tests/test_slurm.py --timeout 3600
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
