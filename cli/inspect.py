@@ -160,9 +160,10 @@ def _unfinished(directory: "RunDirectory") -> tuple[dict[str, Any], Table]:
     """What there is of a run that is not finished."""
     from pipeline.training.continuation import begun
 
-    about, checkpoints = begun(directory), directory.checkpoints()
-    if "train" not in about:
-        raise UsageError(f"{directory.root}: holds no run; name one, or shards")
+    try:
+        about, checkpoints = begun(directory), directory.checkpoints()
+    except UsageError:
+        raise UsageError(f"{directory.root}: holds no run; name one, or shards") from None
     step, num_steps = directory.progress()
     last = checkpoints[-1].path.name if checkpoints else None
     facts = Table(show_header=False, box=None)

@@ -8,7 +8,6 @@ Safe to stop: asked again, it goes on with the folds that are not finished, from
 run like any other: `smile-pipe train` with the options in its config.json makes the same.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from pipeline.directory_lock import NAME as LOCK_NAME
 from pipeline.directory_lock import directory_lock
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.ray_session import ray_session
+from pipeline.training.continuation import Begun, begun_with
 from pipeline.training.damage import open_shards
 from pipeline.training.loop import rows_of
 from pipeline.training.validation import hold_back
@@ -38,6 +38,10 @@ from shards.splits import split_subjects
 from shards.words import counted
 
 Progress = Callable[[int, int, str], None]
+
+
+class _BegunFolds(Begun):
+    crossval: dict[str, Any]
 
 
 def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note: None) -> CrossvalManifest:
@@ -151,10 +155,9 @@ def _make_folder(out: Place) -> None:
 
 
 def _has_other(out: Place, begun: str) -> bool:
-    """Whether a folder holds what is not of this cross-validation."""
-    path = out / "config.json"
-    if path.exists():
-        return json.loads(path.read_text())["fingerprint"] != begun
+    """Whether a folder holds what is not of this cross-validation; see `begun_with` for the errors."""
+    if found := begun_with(out / "config.json", _BegunFolds, "cross-validation"):
+        return found["fingerprint"] != begun
     return bool({entry.name for entry in out.iterdir()} - {LOCK_NAME})
 
 

@@ -34,7 +34,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def place(text: str | Place) -> Place:
-    """The place that `text` names.
+    """The place that `text` names; `~` at the head of a path is the home, as it is to fsspec in a spec of shards.
 
     Raises:
         UsageError: a URL of an unknown kind, or one that carries credentials.
@@ -43,7 +43,10 @@ def place(text: str | Place) -> Place:
         return text
     check_no_credentials(text)
     scheme = scheme_of(text)
-    if scheme in ("", "file"):
+    if scheme == "":
+        # Not `Path.expanduser`, which raises where there is no user of that name.
+        return Path(os.path.expanduser(text))
+    if scheme == "file":
         return Path(text.removeprefix("file://"))
     try:
         get_filesystem_class(scheme)

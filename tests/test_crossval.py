@@ -173,6 +173,26 @@ def test_a_folder_with_other_things_is_left_alone(shards_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"model_type": "bert"}',
+        '{"fingerprint": 1, "crossval": {}}',
+        # Of a run.
+        '{"fingerprint": "f", "train": {"num_workers": 1, "batch_size": 4}}',
+    ],
+)
+def test_a_folder_whose_config_json_is_of_something_else_is_left_alone(shards_dir, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match="holds files that are not of a cross-validation"):
+        run(config(shards_dir, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == content
+
+
+@pytest.mark.parametrize(
     ("options", "told"),
     [
         ({"recipe": "smile"}, "smile-vlm"),

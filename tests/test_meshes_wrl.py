@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.meshes.mesh import Mesh, MeshError
 from pipeline.meshes.reader import read_mesh
 from pipeline.meshes.source import Source
+from pipeline.meshes.vrml_syntax import read_nodes
 from pipeline.meshes.wrl import parse_wrl, write_wrl
 
 _SQUARE = "coord Coordinate { point [0 0 0, 1 0 0, 1 1 0, 0 1 0] }"
@@ -247,6 +248,18 @@ def test_a_small_file_that_uses_a_large_array_often_takes_little_memory() -> Non
         _parse(source)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_each_of_many_small_shapes_takes_no_more_memory_than_what_it_holds() -> None:
+    text = "#VRML V2.0 utf8\n" + _shape(_SQUARE + "coordIndex [0 1 2 -1] texCoordIndex [0 1 2 -1]") * 2000
+    source = Source.of(text.encode(), Path("face.wrl"))
+    tracemalloc.start()
+    scene = read_nodes(source)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    indices = [array for shape in scene.children for array in shape.children[0].indices.values()]
+    assert len(indices) == 4000 and all(array.base is None and array.nbytes == 16 for array in indices)
     assert peak < 64 << 20
 
 

@@ -155,6 +155,33 @@ def test_what_another_process_wrote_is_seen(s3_url):
     assert names(mine) == ["a.bin", "b.bin"]
 
 
+class TestHome:
+    """A shell writes the home out only where it begins a word, which it does not in `--out=~/x` or in a file."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path, monkeypatch) -> Path:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        return tmp_path
+
+    @pytest.mark.parametrize(("text", "path"), [("~", ""), ("~/x", "x"), ("~/x/../~", "x/../~")])
+    def test_is_where_a_path_begins_that_begins_with_its_sign(self, home, text, path):
+        assert place(text) == home / path
+
+    @pytest.mark.parametrize("text", ["./~/x", "x/~", "x~", "/~/x", "~nobody-of-this-name/x"])
+    def test_is_not_meant_by_a_sign_elsewhere_or_for_somebody_unknown(self, text):
+        assert place(text) == Path(text)
+
+    @pytest.mark.parametrize("text", ["file:///~/x", "memory://~/x"])
+    def test_is_not_meant_in_a_url(self, home, text):
+        assert "~/x" in str(place(text)) and str(home) not in str(place(text))
+
+    def test_is_meant_in_the_options_of_a_config(self, home):
+        class Config(BaseModel):
+            out: AnyPlace
+
+        assert Config(out="~/x").model_dump(mode="json") == {"out": f"{home}/x"}
+
+
 class TestUrls:
     def test_paths_stay_paths(self):
         assert place("a/b") == Path("a/b")

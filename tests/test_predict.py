@@ -206,6 +206,13 @@ def test_a_link_out_of_a_folder_is_not_followed(predictor, scan, tmp_path):
         predictor.see(given)
 
 
+def test_a_folder_whose_name_is_the_sign_of_the_home_is_found_where_it_is_named(predictor, scan, tmp_path, monkeypatch):
+    copied(scan, tmp_path / "~", "face")
+    monkeypatch.chdir(tmp_path)
+    (found,) = predictor.predict(f"./~/face{scan.suffix}")
+    assert (found.key, found.failure) == ("face", None)
+
+
 def test_words_mean_nothing_to_a_run_without_text(predictor):
     from dataclasses import replace
 

@@ -73,7 +73,46 @@ def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_pa
     directory = RunDirectory(tmp_path)
     if earlier:
         told = {} if earlier == "older" else {"world_sizes": earlier}
-        directory.config_path.write_text(json.dumps({"train": {"num_workers": 3}} | told))
+        begun = {"fingerprint": "f", "train": {"num_workers": 3, "batch_size": 4}}
+        directory.config_path.write_text(json.dumps(begun | told))
     if step:
         directory.save(step, {}, {"step": step}, keep=1)
     assert world_sizes(config(tmp_path, tmp_path, num_workers=asked), directory) == expected
+
+
+TRAIN = {"num_workers": 1, "batch_size": 4}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"architectures": ["BertModel"], "model_type": "bert"}',
+        # Of a cross-validation.
+        b'{"crossval": {"epochs": 1}, "fingerprint": "f", "shards": "../shards"}',
+        json.dumps({"train": TRAIN}).encode(),
+        json.dumps({"fingerprint": 1, "train": TRAIN}).encode(),
+        json.dumps({"fingerprint": "f", "train": {"num_workers": 1}}).encode(),
+        json.dumps({"fingerprint": "f", "train": TRAIN | {"batch_size": "many"}}).encode(),
+        json.dumps({"fingerprint": "f", "train": TRAIN, "world_sizes": [[0]]}).encode(),
+    ],
+)
+def test_a_config_json_that_no_run_has_written_makes_a_folder_of_something_else(shards, tmp_path, content, resume):
+    (tmp_path / "config.json").write_bytes(content)
+    told = f"^--out {tmp_path}: holds files that are not of a run; name a new or empty directory$"
+    with pytest.raises(UsageError, match=told):
+        learn(shards, tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_a_folder_in_the_place_of_config_json_is_something_else(shards, tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UsageError, match="not of a run"):
+        learn(shards, tmp_path)

@@ -100,6 +100,21 @@ def test_a_foreign_shard_is_found(copy):
     assert problems(copy) == [Problem("000009.tar", "", "is not in the manifest")]
 
 
+@pytest.mark.parametrize(("name", "neighbour"), [("set[1]", "set1"), ("set*", "set 2"), ("set?", "set3")])
+def test_a_foreign_shard_is_found_in_the_set_alone_whose_name_looks_like_a_pattern(copy, name, neighbour):
+    root = copy.rename(copy.parent / name)
+    for folder, strange in ((root, "000009.tar"), (copy.parent / neighbour, "000010.tar")):
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        (folder / "shards" / strange).touch()
+    (root / "shards/notes.txt").touch()
+    assert problems(root) == [Problem("000009.tar", "", "is not in the manifest")]
+
+
+def test_a_set_whose_folder_of_shards_is_gone_has_no_strangers(copy):
+    shutil.rmtree(copy / "shards")
+    assert {problem.what for problem in problems(copy)} == {"is missing"}
+
+
 def test_an_image_that_is_none_is_found_though_every_digest_is_right(copy):
     shards = ShardSet.open(str(copy))
     sample = shards.read(shards.rows[-1])

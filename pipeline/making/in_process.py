@@ -31,4 +31,4 @@ def render_shards_here(
 
 def made_here(parcel: Sequence[Piece], root: Place, settings: RenderSettings) -> list[Row]:
     """The encoded rows of a parcel: what the operator gives for it."""
-    return make_pieces(pieces_table(parcel), str(root), settings).to_pylist()
+    return make_pieces(pieces_table(parcel), root, settings).to_pylist()

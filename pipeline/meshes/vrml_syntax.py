@@ -145,7 +145,9 @@ def _list(source: Source, node: Node, name: str, at: int) -> int:
             raise MeshError(f"{node.kind} has {len(numbers)} numbers, not a multiple of {width}")
         node.values[name] = numbers.reshape(-1, width).astype(np.float32)
     elif name in _INDICES and node.kind == "IndexedFaceSet":
-        node.indices[name], at = read_integers(source, at)
+        integers, at = read_integers(source, at)
+        # A view would keep room for as many as the rest of the file could hold.
+        node.indices[name] = integers.copy()
     else:
         skipped = _NUMBERS.match(source.data, at)
         return skipped.end() if skipped else at

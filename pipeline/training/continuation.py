@@ -4,23 +4,61 @@ Goes in: the options, and the fingerprint of all that decides the result. Promis
 over how many workers a step's samples are spread may change from one start to the next, and is written down.
 """
 
-import json
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.directory_lock import NAME as LOCK_NAME
 from pipeline.training.config import TrainConfig
 from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from shards.errors import UsageError
+from shards.places import Place
 from shards.words import counted
 
 WorldSizes = tuple[tuple[int, int], ...]
 """(step, workers) wherever the number of workers changed, from the first step on."""
 
 
+class _Told(BaseModel):
+    # More may stand there, and is kept as it is.
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Begun(_Told):
+    """What is gone by of the `config.json` that a stage has begun with."""
+
+    fingerprint: str
+
+
+class _Options(_Told):
+    num_workers: int
+    batch_size: int
+
+
+class _BegunRun(Begun):
+    train: _Options
+    precision: str = ""
+    world_sizes: WorldSizes = ()
+
+
 def begun(directory: RunDirectory) -> dict[str, Any]:
-    """What the run in a directory was begun with; nothing where none was."""
-    return json.loads(directory.config_path.read_text()) if directory.config_path.exists() else {}
+    """What the run in a directory was begun with; see `begun_with`."""
+    return begun_with(directory.config_path, _BegunRun, "run")
+
+
+def begun_with(path: Place, kind: type[Begun], stage: str) -> dict[str, Any]:
+    """The `config.json` of a stage's output; nothing where there is none.
+
+    Raises:
+        UsageError: it is damaged, or of something else: models of other programs have a file of that name, too.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return kind.model_validate_json(path.read_bytes()).model_dump(mode="json", exclude_unset=True)
+    except (ValidationError, IsADirectoryError):
+        raise _foreign(path.parent, stage) from None
 
 
 def finished(directory: RunDirectory, mark: str) -> RunManifest | None:
@@ -33,7 +71,7 @@ def check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> Non
     found = begun(directory)
     if not found:
         if {path.name for path in directory.root.iterdir()} - {LOCK_NAME}:
-            raise UsageError(f"--out {config.out}: holds files that are not of a run; name a new or empty directory")
+            raise _foreign(config.out, "run")
         if config.resume:
             raise UsageError(f"--resume: {config.out} holds no run to go on with")
     elif found["fingerprint"] != mark:
@@ -63,3 +101,7 @@ def world_sizes(config: TrainConfig, directory: RunDirectory) -> WorldSizes:
 def _joined_batch_size(found: dict[str, Any]) -> int:
     options = found["train"]
     return options["batch_size"] * options["num_workers"]
+
+
+def _foreign(out: Place, stage: str) -> UsageError:
+    return UsageError(f"--out {out}: holds files that are not of a {stage}; name a new or empty directory")
