@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from processes import workers
 
-from pipeline.data_dir import StorageError
 from pipeline.making.limits import MAX_DEATHS, Limits, limited, not_limited
 from pipeline.meshes.mesh import MeshError
 from pipeline.render import run
 from pipeline.render_config import RenderConfig
 from shards.failures import read_failures
-from shards.places import place
+from shards.places import StorageError, place
 
 
 @pytest.fixture
