@@ -90,7 +90,9 @@ def _object_lock(root: UPath) -> Iterator[None]:
     path, me = root / NAME, _me() | {"token": secrets.token_hex(8)}
     try:
         _claim(path, me)
-    except OSError as error:
+    except UsageError:
+        raise
+    except Exception as error:  # storages raise what they like
         raise UsageError(f"{root}: cannot be written ({error}); does it exist, and may you write to it?") from None
     _tokens.add(me["token"])
     done = threading.Event()
@@ -102,7 +104,8 @@ def _object_lock(root: UPath) -> Iterator[None]:
         done.set()
         thread.join()
         _tokens.discard(me["token"])
-        with suppress(OSError):
+        # A storage that fails now takes nothing from what was done, and the lock counts as let go of.
+        with suppress(Exception):
             if _read(path).get("token") == me["token"]:
                 path.unlink()
 
@@ -135,8 +138,8 @@ def _is_made(path: UPath, me: dict[str, Any]) -> bool:
 
 def _renew(path: UPath, me: dict[str, Any], done: threading.Event) -> None:
     while not done.wait(RENEWED_EVERY):
-        # A storage that fails for a while is no reason to stop: the lock is good for longer than that.
-        with suppress(OSError):
+        # A storage that fails for a while, with whatever error, is no reason to stop: the lock is good for longer.
+        with suppress(Exception):
             path.write_bytes(_renewed(me))
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from processes import wait_until
 
 from pipeline.directory_lock import NAME, STALE_AFTER, directory_lock
@@ -186,6 +187,36 @@ class TestObjectStore:
             first = renewed()
             wait_until(lambda: renewed() > first)
 
+    @pytest.mark.parametrize("error", [ConnectionError("reset"), EndpointConnectionError(endpoint_url="nowhere")])
+    def test_a_storage_that_fails_for_a_moment_does_not_end_its_renewal(self, root, monkeypatch, error):
+        monkeypatch.setattr("pipeline.directory_lock.RENEWED_EVERY", 0.05)
+        write, failed = type(root).write_bytes, []
+
+        def fail_once(path: Place, content: bytes) -> int:
+            if not failed:
+                failed.append(path)
+                raise error
+            return write(path, content)
+
+        monkeypatch.setattr(type(root), "write_bytes", fail_once)
+        with directory_lock(root):
+            wait_until(lambda: failed == [root / NAME])
+            found = root.fs.cat_file((root / NAME).path)
+            wait_until(lambda: root.fs.cat_file((root / NAME).path) != found, 10)
+
+    def test_a_storage_that_fails_at_the_end_keeps_nothing_back_and_nobody_out(self, root, monkeypatch):
+        with monkeypatch.context() as patch, directory_lock(root):
+            patch.setattr(root.fs, "cat_file", failing(EndpointConnectionError(endpoint_url="nowhere")))
+        assert (root / NAME).exists()
+        with directory_lock(root):
+            pass
+        assert not (root / NAME).exists()
+
+    def test_a_storage_that_cannot_be_reached_is_told_as_such(self, root, monkeypatch):
+        monkeypatch.setattr(root.fs, "pipe_file", failing(EndpointConnectionError(endpoint_url="nowhere")))
+        with pytest.raises(UsageError, match=r"out: cannot be written .*nowhere"), directory_lock(root):
+            pass
+
     def test_a_lock_of_which_only_the_answer_was_lost_is_ours(self, root, monkeypatch):
         made = root.fs.pipe_file
 
@@ -201,3 +232,12 @@ class TestObjectStore:
         root = place("s3://no-such-bucket/out")
         with pytest.raises(UsageError, match=r"no-such-bucket/out: cannot be written"), directory_lock(root):
             pass
+
+
+def failing(error: Exception):
+    """A call to a storage that fails."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
