@@ -88,7 +88,7 @@ def is_of_this_process(where: Place) -> bool:
 
 
 @contextmanager
-def storage_errors(where: Place) -> Iterator[None]:
+def storage_errors(where: Place | str) -> Iterator[None]:
     """Tell a storage that fails from a file that is missing; storages raise what they like, `OSError` or not.
 
     Raises:

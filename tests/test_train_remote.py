@@ -29,7 +29,7 @@ from pipeline.training.follow import following
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.run_log import RunLog
 from shards.errors import UsageError
-from shards.places import Place, place
+from shards.places import Place, StorageError, place
 from shards.reader import ShardSet
 
 LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
@@ -414,3 +414,27 @@ class TestWorker:
         worker.train_worker(given)
         assert len(entered) == 1
         assert worker.JobScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
+
+    def test_one_whose_storage_failed_goes_on_from_the_last_checkpoint_and_has_skipped_nothing(
+        self, disk, remote, arch, monkeypatch
+    ):
+        given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
+        shards, _, job = train.check(given, here=True)
+        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        monkeypatch.setattr(ray.train, "get_context", lambda: context)
+        monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+        read = shards.filesystem.cat_file
+
+        def fail_after_a_checkpoint(path: str, **given: object) -> bytes:
+            if path.endswith(".tar") and run.checkpoints():
+                raise PermissionError("ExpiredToken")
+            return read(path, **given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shards.filesystem, "cat_file", fail_after_a_checkpoint)
+            with pytest.raises(StorageError, match="ExpiredToken"):
+                worker.train_worker({"job": job})
+        assert [checkpoint.step for checkpoint in run.checkpoints()] == [4]
+        # It left no note, so that it begins again.
+        worker.train_worker({"job": job})
+        assert run.skipped() == () and timeless(remote / "run") == timeless(disk / "run")
