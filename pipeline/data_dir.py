@@ -19,7 +19,7 @@ from upath import UPath
 
 from pipeline.meshes.places import MAX_BYTES
 from shards.errors import UsageError
-from shards.places import Place
+from shards.places import Place, reason_of, storage_errors
 
 Stat = tuple[int, int]
 """Size in bytes and time of modification in nanoseconds."""
@@ -30,10 +30,6 @@ GONE: Stat = (-1, -1)
 # What storages call the time of an object. Memory has no other than that of its making, which is made anew.
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 _NANOSECONDS = 10**9
-
-
-class StorageError(ConnectionError):
-    """The storage failed, which says nothing of the file that it was asked for: a job ends with it."""
 
 
 class DataDir:
@@ -140,7 +136,7 @@ def list_files(root: UPath) -> dict[str, Stat]:
     except FileNotFoundError:
         return {}
     except Exception as error:  # storages raise what they like
-        raise UsageError(f"{root}: cannot be listed ({_reason(error)}); see that you may read it") from None
+        raise UsageError(f"{root}: cannot be listed ({reason_of(error)}); see that you may read it") from None
     files: dict[str, Stat] = {}
     for name, info in found.items():
         path = name.removeprefix(f"{base}/")
@@ -151,26 +147,6 @@ def list_files(root: UPath) -> dict[str, Stat]:
             raise UsageError(f"{root}: holds the object {path[:200]!a}, which no folder could hold; rename it")
         files[path] = _stat_of(info)
     return files
-
-
-@contextmanager
-def storage_errors(where: Place) -> Iterator[None]:
-    """Tell a storage that fails from a file that is missing.
-
-    Raises:
-        FileNotFoundError, MemoryError: as they came.
-        StorageError: in place of any other exception.
-    """
-    try:
-        yield
-    except (FileNotFoundError, MemoryError, StorageError):
-        raise
-    except Exception as error:
-        raise StorageError(f"{where}: the storage failed ({_reason(error)}); run the same command to go on") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _names_a_file(path: str) -> bool:

@@ -29,6 +29,11 @@ RENEWED_EVERY = 30.0
 STALE_AFTER = 300.0
 """Seconds without one after which a holder counts as dead; clocks of machines may differ by less than this."""
 
+LONGEST_WAIT = 2 * STALE_AFTER
+"""Seconds after which a holder that died counts as dead by any machine's clock."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at a lock that is waited for."""
+
 SETTLED_AFTER = 1.0
 """Seconds after which two that take over the same lock see which of them has it."""
 
@@ -45,6 +50,16 @@ def directory_lock(root: Place) -> Iterator[None]:
     """
     with _file_lock(root) if isinstance(root, Path) else _object_lock(root):
         yield
+
+
+def wait_while_held(root: Place) -> None:
+    """Wait until nobody holds `root` who may be alive, for `LONGEST_WAIT` at most: so long a dead process may seem so.
+
+    On a disk nothing is waited for: the operating system lets go of what a dead process held.
+    """
+    end = time.monotonic() + LONGEST_WAIT
+    while not isinstance(root, Path) and not _is_dead(_read(root / NAME)) and time.monotonic() < end:
+        time.sleep(LOOK_EVERY)
 
 
 @contextmanager
@@ -90,7 +105,9 @@ def _object_lock(root: UPath) -> Iterator[None]:
     path, me = root / NAME, _me() | {"token": secrets.token_hex(8)}
     try:
         _claim(path, me)
-    except OSError as error:
+    except UsageError:
+        raise
+    except Exception as error:  # storages raise what they like
         raise UsageError(f"{root}: cannot be written ({error}); does it exist, and may you write to it?") from None
     _tokens.add(me["token"])
     done = threading.Event()
@@ -102,7 +119,8 @@ def _object_lock(root: UPath) -> Iterator[None]:
         done.set()
         thread.join()
         _tokens.discard(me["token"])
-        with suppress(OSError):
+        # A storage that fails now takes nothing from what was done, and the lock counts as let go of.
+        with suppress(Exception):
             if _read(path).get("token") == me["token"]:
                 path.unlink()
 
@@ -135,8 +153,8 @@ def _is_made(path: UPath, me: dict[str, Any]) -> bool:
 
 def _renew(path: UPath, me: dict[str, Any], done: threading.Event) -> None:
     while not done.wait(RENEWED_EVERY):
-        # A storage that fails for a while is no reason to stop: the lock is good for longer than that.
-        with suppress(OSError):
+        # A storage that fails for a while, with whatever error, is no reason to stop: the lock is good for longer.
+        with suppress(Exception):
             path.write_bytes(_renewed(me))
 
 
@@ -145,6 +163,7 @@ def _renewed(me: dict[str, Any]) -> bytes:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether a holder counts as dead; one that is not there does, too."""
     renewed = holder.get("renewed", 0.0)
     if not isinstance(renewed, int | float) or time.time() - renewed > STALE_AFTER:
         return True

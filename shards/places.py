@@ -2,7 +2,7 @@
 
 Goes in: what a user wrote. Comes out: a `Place`, a `pathlib.Path` or what looks like one. Promised: what is published
 under a name is whole, on a disk and in an object store; no place carries credentials, which the storage libraries take
-from the environment, so none reaches a log or a manifest.
+from the environment, so none reaches a log or a manifest; a storage that fails can be told from a file that is missing.
 """
 
 import errno
@@ -31,6 +31,10 @@ P = TypeVar("P", Path, UPath)
 WHOLE_WHEN_PUT = frozenset(("memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
 _SECRET = re.compile(r"key|token|secret|password|signature|credential|^sig$", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class StorageError(ConnectionError):
+    """The storage failed, which says nothing of the file that it was asked for: a job ends with it."""
 
 
 def place(text: str | Place) -> Place:
@@ -84,6 +88,28 @@ def check_no_credentials(text: str) -> None:
 def is_of_this_process(where: Place) -> bool:
     """Whether no other process can see the place, as is so with memory://."""
     return isinstance(where, UPath) and where.protocol == "memory"
+
+
+@contextmanager
+def storage_errors(where: Place | str) -> Iterator[None]:
+    """Tell a storage that fails from a file that is missing; storages raise what they like, `OSError` or not.
+
+    Raises:
+        FileNotFoundError, MemoryError: as they came.
+        StorageError: in place of any other exception.
+    """
+    try:
+        yield
+    except (FileNotFoundError, MemoryError, StorageError):
+        raise
+    except Exception as error:
+        reason = reason_of(error)
+        raise StorageError(f"{where}: the storage failed ({reason}); run the same command to go on") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write_atomically(path: Place, content: bytes) -> None:

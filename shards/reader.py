@@ -1,13 +1,16 @@
 """Reading shards: a directory, a manifest, a glob, a brace pattern or a URL -> the samples that it names.
 
 Goes in: a spec as a user gives it. Comes out: a `ShardSet`, which knows all samples from the index and reads any of
-them, one range of bytes each. Promised: nothing is unpickled, and no more of a shard is read than what is asked for.
+them, one range of bytes each. Promised: nothing is unpickled, no more of a shard is read than what is asked for, and a
+storage that fails is no shard that is damaged.
 """
 
+import errno
 import io
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from glob import has_magic
@@ -17,16 +20,21 @@ import fsspec
 import pyarrow as pa
 from braceexpand import braceexpand
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from shards.errors import UsageError
 from shards.index import IndexRow, read_index
 from shards.manifest import ShardManifest
-from shards.places import check_no_credentials
+from shards.places import StorageError, check_no_credentials, reason_of, storage_errors
 from shards.sample import Sample, from_members
 from shards.writer import digest_of
 
 # Larger than any sample that the render stage writes; an index that promises more is not believed.
 MAX_SAMPLE_BYTES = 1 << 30
+
+# What a disk says of a file that it cannot read. All else, such as too many open files, it says of us or of itself, and
+# whatever a storage under a URL says may be of a token that expired.
+_OF_THE_FILE = frozenset((errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR))
 
 # The headers of our writer's members differ in name, size and checksum alone, so that they are known by comparing. That
 # takes a sixth of the time of `tarfile`, which is a sixth of that of reading a sample and decoding its JPEGs.
@@ -83,19 +91,11 @@ class ShardSet:
         Raises:
             ShardError: the range does not hold the members that it should.
             SampleError: the members are not a sample.
+            StorageError: the storage failed, which says nothing of the shard.
         """
         if not 0 < row.bytes <= MAX_SAMPLE_BYTES or row.offset < 0:
             raise ShardError(f"{row.shard}: {row.key} claims {row.bytes} bytes at {row.offset}; render again")
-        path = f"{self.root}/shards/{row.shard}"
-        try:
-            content = self.filesystem.cat_file(path, start=row.offset, end=row.offset + row.bytes)
-        except FileNotFoundError:
-            raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
-        except (ConnectionError, TimeoutError):
-            # The storage failed, which says nothing of the shard.
-            raise
-        except OSError as error:
-            raise ShardError(f"{row.shard}: {row.key} at {row.offset} cannot be read ({error.strerror})") from None
+        content = self._content(row)
         if len(content) != row.bytes:
             raise ShardError(f"{row.shard}: ends before {row.key} does; copy it again or render again")
         if digest_of(content) != row.digest:
@@ -104,6 +104,31 @@ class ShardSet:
         if sample.record.key != row.key:
             raise ShardError(f"{row.shard} at {row.offset}: holds {sample.record.key}, not {row.key}; render again")
         return sample
+
+    def _content(self, row: IndexRow) -> bytes:
+        """The bytes of a sample, or fewer where its shard ends before; see `read` for the errors."""
+        path = f"{self.root}/shards/{row.shard}"
+        try:
+            with storage_errors(path):
+                return self.filesystem.cat_file(path, start=row.offset, end=row.offset + row.bytes)
+        except FileNotFoundError:
+            raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
+        except StorageError as error:
+            # To some storages a range that begins at the end of an object is an error.
+            if self._ends_before(path, row.offset):
+                return b""
+            cause = error.__cause__
+            if isinstance(self.filesystem, LocalFileSystem) and getattr(cause, "errno", None) in _OF_THE_FILE:
+                reason = reason_of(cause or error)
+                raise ShardError(f"{row.shard}: {row.key} at {row.offset} cannot be read ({reason})") from None
+            raise
+
+    def _ends_before(self, path: str, offset: int) -> bool:
+        """Whether a file is known to have nothing from `offset` on."""
+        with suppress(FileNotFoundError, StorageError), storage_errors(path):
+            size = self.filesystem.size(path)
+            return size is not None and size <= offset
+        return False
 
     def of_subjects(self, subjects: Sequence[str]) -> list[IndexRow]:
         """Rows of the samples of `subjects`."""

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shards.errors import UsageError
 from shards.images import ImageError, decode_image
 from shards.index import IndexRow
 from shards.manifest import ShardEntry, fingerprint
+from shards.places import StorageError, reason_of, storage_errors
 from shards.reader import ShardError, ShardSet
 from shards.sample import Sample, SampleError
 from shards.words import counted
@@ -46,13 +46,7 @@ def verify_shards(shards: ShardSet, quick: bool = False) -> Iterator[tuple[str, 
         # The set was not asked for in part.
         yield "", [*_strangers(shards), *_counts(shards)]
     for entry in (entry for entry in shards.manifest.shards if entry.name in rows):
-        problems = list(_sizes(shards, entry, rows[entry.name]))
-        if not quick and not any(problem.what == _MISSING for problem in problems):
-            problems += _contents(shards, entry, rows[entry.name])
-        yield entry.name, problems
-
-
-_MISSING = "is missing"
+        yield entry.name, list(_problems(shards, entry, rows[entry.name], quick))
 
 
 def _strangers(shards: ShardSet) -> Iterator[Problem]:
@@ -83,15 +77,21 @@ def _counts(shards: ShardSet) -> Iterator[Problem]:
         yield Problem("", "", f"the index has the expression {expression!r}, which the manifest does not know")
 
 
-def _sizes(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Iterator[Problem]:
+def _problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow], quick: bool) -> Iterator[Problem]:
+    """What is wrong with a shard, as far as it can be read: that it cannot is the last of its problems."""
     try:
-        size = shards.filesystem.size(_path(shards, entry))
+        yield from _sizes(shards, entry, rows)
+        if not quick:
+            yield from _contents(shards, entry, rows)
     except FileNotFoundError:
-        yield Problem(entry.name, "", _MISSING)
-        return
-    except OSError as error:
-        yield Problem(entry.name, "", f"cannot be read ({error.strerror})")
-        return
+        yield Problem(entry.name, "", "is missing")
+    except StorageError as error:
+        yield Problem(entry.name, "", f"cannot be read ({reason_of(error.__cause__ or error)})")
+
+
+def _sizes(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Iterator[Problem]:
+    with storage_errors(_path(shards, entry)):
+        size = shards.filesystem.size(_path(shards, entry))
     if size != entry.bytes:
         yield Problem(entry.name, "", f"has {size} bytes, and {entry.bytes} were written")
     if len(rows) != entry.num_samples:
@@ -155,12 +155,9 @@ def _compared(sample: Sample, row: IndexRow) -> list[tuple[str, Any, Any]]:
 
 def _sha256(shards: ShardSet, entry: ShardEntry) -> str:
     digest = hashlib.sha256()
-    try:
-        with shards.filesystem.open(_path(shards, entry), "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise UsageError(f"{_path(shards, entry)}: cannot be read ({error})") from None
+    with storage_errors(_path(shards, entry)), shards.filesystem.open(_path(shards, entry), "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from cli.crossval import _table
 from pipeline.crossval import run
 from pipeline.crossvalidation.config import CrossvalConfig
 from pipeline.crossvalidation.manifest import CrossvalManifest
+from pipeline.directory_lock import NAME as LOCK_NAME
+from pipeline.directory_lock import STALE_AFTER
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.status import status
 from pipeline.training.damage import BadSampleError
@@ -307,6 +310,19 @@ def test_in_memory_it_runs_in_this_process(tmp_path):
     manifest = run(config(tmp_path / "shards", target, score=("knn",), batch_size=2))
     assert [fold.num_samples for fold in manifest.folds] == [6, 6]
     assert json.loads((target / "manifest.json").read_text())["stage"] == "crossval"
+
+
+def test_a_fold_goes_on_where_its_worker_died_on_another_machine_and_left_its_lock(tmp_path):
+    write_shard_set(tmp_path / "shards", num_subjects=4)
+    given = config(tmp_path / "shards", place(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
+    whole, fold = run(given), given.out / "folds" / "01"
+    (given.out / "manifest.json").unlink()
+    (fold / "manifest.json").unlink()
+    # It counts as one of the living for a moment more.
+    holder = {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": time.time() - STALE_AFTER + 3}
+    (fold / LOCK_NAME).write_bytes(json.dumps(holder).encode())
+    assert run(given) == whole
+    assert not (fold / LOCK_NAME).exists()
 
 
 class TestStatus:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data_dir import GONE, DataDir, RemoteDir, StorageError, opened
+from pipeline.data_dir import GONE, DataDir, RemoteDir, opened
 from pipeline.layouts import find_samples
 from pipeline.layouts.listing import Listing
 from pipeline.meshes.mesh import MeshError
 from pipeline.meshes.reader import read_mesh
 from pipeline.planning.source_files import SourceFiles, read_source
 from shards.errors import UsageError
-from shards.places import Place, place
+from shards.places import Place, StorageError, place
 
 FILES = {"a.obj": b"v 0 0 0\n", "deep/er/b.png": b"image", "labels.csv": b"path\n"}
 

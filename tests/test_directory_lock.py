@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from processes import wait_until
 
-from pipeline.directory_lock import NAME, STALE_AFTER, directory_lock
+from pipeline.directory_lock import NAME, STALE_AFTER, directory_lock, wait_while_held
 from shards.errors import UsageError
 from shards.places import Place, place
 
@@ -101,6 +102,13 @@ def test_never_two_at_once_however_they_meet(tmp_path):
     assert most == 1 and entered > 10
 
 
+def test_on_a_disk_nobody_is_waited_for(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
+    wait_while_held(tmp_path)
+    with pytest.raises(UsageError, match=f"process {holder.pid}"), directory_lock(tmp_path):
+        pass
+
+
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"), directory_lock(tmp_path / "file" / "out"):
@@ -163,18 +171,46 @@ class TestObjectStore:
     def test_of_two_that_take_over_the_same_one_the_later_has_it(self, root, monkeypatch):
         """The earlier one has made the lock anew when the later one, which saw the old one too, removes it."""
         (root / NAME).write_bytes(b"{}")
-        later = {"pid": 1, "host": "elsewhere", "since": "noon", "token": "later", "renewed": time.time()}
+        later = elsewhere(time.time()) | {"token": "later"}
         monkeypatch.setattr("time.sleep", lambda seconds: (root / NAME).write_bytes(json.dumps(later).encode()))
         with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
             pass
         assert json.loads((root / NAME).read_bytes()) == later
 
     def test_a_living_one_elsewhere_keeps_it(self, root):
-        holder = {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": time.time() - STALE_AFTER / 2}
+        holder = elsewhere(time.time() - STALE_AFTER / 2)
         (root / NAME).write_bytes(json.dumps(holder).encode())
         with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
             pass
         assert json.loads((root / NAME).read_bytes()) == holder
+
+    def test_one_that_is_no_longer_renewed_is_waited_out(self, root, monkeypatch):
+        monkeypatch.setattr("pipeline.directory_lock.LOOK_EVERY", 0.05)
+        (root / NAME).write_bytes(json.dumps(elsewhere(time.time() - STALE_AFTER + 1)).encode())
+        wait_while_held(root)
+        with directory_lock(root):
+            assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
+
+    def test_one_that_is_let_go_of_is_waited_for(self, root, monkeypatch):
+        (root / NAME).write_bytes(json.dumps(elsewhere(time.time())).encode())
+        monkeypatch.setattr("time.sleep", lambda seconds: (root / NAME).unlink())
+        wait_while_held(root)
+        assert not (root / NAME).exists()
+
+    def test_nobody_is_waited_for_where_none_holds_it(self, root, monkeypatch):
+        monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
+        wait_while_held(root)
+        with directory_lock(root):
+            pass
+        wait_while_held(root)
+
+    def test_one_that_lives_is_not_waited_for_without_end(self, root, monkeypatch):
+        monkeypatch.setattr("pipeline.directory_lock.LOOK_EVERY", 0.05)
+        monkeypatch.setattr("pipeline.directory_lock.LONGEST_WAIT", 0.3)
+        (root / NAME).write_bytes(json.dumps(elsewhere(time.time())).encode())
+        wait_while_held(root)
+        with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
+            pass
 
     def test_it_is_renewed_while_it_is_held(self, root, monkeypatch):
         monkeypatch.setattr("pipeline.directory_lock.RENEWED_EVERY", 0.05)
@@ -185,6 +221,36 @@ class TestObjectStore:
         with directory_lock(root):
             first = renewed()
             wait_until(lambda: renewed() > first)
+
+    @pytest.mark.parametrize("error", [ConnectionError("reset"), EndpointConnectionError(endpoint_url="nowhere")])
+    def test_a_storage_that_fails_for_a_moment_does_not_end_its_renewal(self, root, monkeypatch, error):
+        monkeypatch.setattr("pipeline.directory_lock.RENEWED_EVERY", 0.05)
+        write, failed = type(root).write_bytes, []
+
+        def fail_once(path: Place, content: bytes) -> int:
+            if not failed:
+                failed.append(path)
+                raise error
+            return write(path, content)
+
+        monkeypatch.setattr(type(root), "write_bytes", fail_once)
+        with directory_lock(root):
+            wait_until(lambda: failed == [root / NAME])
+            found = root.fs.cat_file((root / NAME).path)
+            wait_until(lambda: root.fs.cat_file((root / NAME).path) != found, 10)
+
+    def test_a_storage_that_fails_at_the_end_keeps_nothing_back_and_nobody_out(self, root, monkeypatch):
+        with monkeypatch.context() as patch, directory_lock(root):
+            patch.setattr(root.fs, "cat_file", failing(EndpointConnectionError(endpoint_url="nowhere")))
+        assert (root / NAME).exists()
+        with directory_lock(root):
+            pass
+        assert not (root / NAME).exists()
+
+    def test_a_storage_that_cannot_be_reached_is_told_as_such(self, root, monkeypatch):
+        monkeypatch.setattr(root.fs, "pipe_file", failing(EndpointConnectionError(endpoint_url="nowhere")))
+        with pytest.raises(UsageError, match=r"out: cannot be written .*nowhere"), directory_lock(root):
+            pass
 
     def test_a_lock_of_which_only_the_answer_was_lost_is_ours(self, root, monkeypatch):
         made = root.fs.pipe_file
@@ -201,3 +267,17 @@ class TestObjectStore:
         root = place("s3://no-such-bucket/out")
         with pytest.raises(UsageError, match=r"no-such-bucket/out: cannot be written"), directory_lock(root):
             pass
+
+
+def elsewhere(renewed: float) -> dict[str, object]:
+    """A holder on another machine, and when it last gave a sign of life."""
+    return {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": renewed}
+
+
+def failing(error: Exception):
+    """A call to a storage that fails."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

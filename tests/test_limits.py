@@ -25,7 +25,7 @@ from pipeline.meshes.mesh import MeshError
 from pipeline.render import run
 from pipeline.render_config import RenderConfig
 from shards.failures import read_failures
-from shards.places import place
+from shards.places import StorageError, place
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The reader: every way to name shards, what is refused, and that nothing is ever unpickled."""
 
+import errno
 import io
 import pickle
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from samples import make_sample, write_shard_set
@@ -18,6 +20,7 @@ from shards import reader
 from shards.errors import UsageError
 from shards.index import read_index, write_index
 from shards.manifest import ShardManifest
+from shards.places import StorageError, place
 from shards.reader import MAX_SAMPLE_BYTES, ShardError, ShardSet, read_members
 from shards.sample import Sample, SampleError, from_members
 from shards.writer import digest_of, write_shard
@@ -176,6 +179,20 @@ class TestReadingDamage:
         with pytest.raises(ShardError, match=r"000000\.tar: ends before F0002_HA04WH does"):
             shards.read(row)
         shards.read(shards.rows[2])
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EISDIR, errno.ELOOP])
+    def test_a_file_that_a_disk_cannot_read_is_a_damaged_shard(self, written, monkeypatch, number):
+        shards = ShardSet.open(str(written[0]))
+        monkeypatch.setattr(shards.filesystem, "cat_file", failing(OSError(number, "odd blocks")))
+        with pytest.raises(ShardError, match=r"000000\.tar: F0001_HA04WH at 0 cannot be read \(.*odd blocks\)"):
+            shards.read(shards.rows[0])
+
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+    def test_what_a_disk_says_of_us_or_of_itself_is_no_damage(self, written, monkeypatch, number):
+        shards = ShardSet.open(str(written[0]))
+        monkeypatch.setattr(shards.filesystem, "cat_file", failing(OSError(number, "not now")))
+        with pytest.raises(StorageError, match=r"000000\.tar: the storage failed \(.*not now\)"):
+            shards.read(shards.rows[0])
 
     @pytest.mark.parametrize(
         "lie",
@@ -346,6 +363,58 @@ class TestReadingDamage:
         info = tarfile.TarInfo(name)
         info.size = len(content)
         return info.tobuf() + content + bytes(-len(content) % 512)
+
+
+class TestReadingUnderAUrl:
+    """What a storage says of a shard, and what it says of itself."""
+
+    @pytest.fixture(params=["memory", "s3"])
+    def shards(self, written, request, tmp_path) -> ShardSet:
+        top = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
+        root = place(f"{top}/faces")
+        for file in ("manifest.json", "index.parquet", *(f"shards/00000{n}.tar" for n in range(3))):
+            root.fs.pipe_file(f"{root.path}/{file}", (written[0] / file).read_bytes())
+        return ShardSet.open(str(root))
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            PermissionError("ExpiredToken"),
+            OSError(errno.EBUSY, "SlowDown"),
+            OSError(errno.EREMOTEIO, "InternalError"),
+            OSError(errno.EIO, "another code"),
+            OSError(errno.EINVAL, "InvalidToken"),
+            TimeoutError("RequestTimeout"),
+            EndpointConnectionError(endpoint_url="nowhere"),
+        ],
+    )
+    @pytest.mark.parametrize("fails", [("cat_file",), ("cat_file", "size")])
+    def test_a_storage_that_fails_is_no_damage(self, shards, monkeypatch, error, fails):
+        for method in fails:
+            monkeypatch.setattr(shards.filesystem, method, failing(error))
+        with pytest.raises(StorageError, match=r"faces/shards/000000\.tar: the storage failed"):
+            shards.read(shards.rows[1])
+
+    def test_a_shard_that_is_missing_is_damage(self, shards):
+        shards.filesystem.rm_file(f"{shards.root}/shards/000001.tar")
+        with pytest.raises(ShardError, match=r"000001\.tar: is in the manifest but not in"):
+            shards.read(shards.rows[4])
+
+    @pytest.mark.parametrize("left", [-512, 0, 512])
+    def test_a_shard_that_ends_before_a_sample_does_is_damage(self, shards, left):
+        row, path = shards.rows[3], f"{shards.root}/shards/000000.tar"
+        shards.filesystem.pipe_file(path, shards.filesystem.cat_file(path)[: row.offset + left])
+        with pytest.raises(ShardError, match=rf"000000\.tar: ends before {row.key} does"):
+            shards.read(row)
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    """A call to a storage that fails."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
 
 
 class TestHeaders:

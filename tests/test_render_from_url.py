@@ -13,13 +13,13 @@ from faulty_server import FaultyServer
 from small_datasets import write_bp4d, write_folder
 
 from pipeline import render
-from pipeline.data_dir import StorageError, opened
+from pipeline.data_dir import opened
 from pipeline.layouts import find_samples
 from pipeline.making.reading import SourceReader
 from pipeline.render_config import RenderConfig
 from shards.failures import read_failures
 from shards.index import IndexRow, read_index
-from shards.places import Place, place
+from shards.places import Place, StorageError, place
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "samples_per_shard": 4}
 

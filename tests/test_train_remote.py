@@ -10,6 +10,7 @@ import pytest
 import ray.train.torch
 import tiny_arch
 import torch
+from botocore.exceptions import ConnectionClosedError
 from processes import wait_until
 from samples import write_shard_set
 from typer.testing import CliRunner
@@ -28,7 +29,7 @@ from pipeline.training.follow import following
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.run_log import RunLog
 from shards.errors import UsageError
-from shards.places import Place, place
+from shards.places import Place, StorageError, place
 from shards.reader import ShardSet
 
 LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
@@ -222,17 +223,18 @@ class TestMetrics:
         assert [row["step"] for row in run.metrics()] == [5, 10, 15, 20]
         assert len(list(run.tensorboard_path.iterdir())) == 2 and not log.folder.exists()
 
-    def test_a_storage_that_fails_for_a_moment_does_not_end_the_run(self, remote, monkeypatch):
+    @pytest.mark.parametrize("error", [ConnectionError("the network is down"), ConnectionClosedError(endpoint_url="-")])
+    def test_a_storage_that_fails_for_a_moment_does_not_end_the_run(self, remote, monkeypatch, error):
         run = RunDirectory(remote / "run")
 
         def fail(*_: object) -> None:
-            raise ConnectionError("the network is down")
+            raise error
 
         with self.log(run) as log, monkeypatch.context() as patch:
             patch.setattr(run_log, "write_atomically", fail)
             patch.setattr(log, "next_put", 0.0)
             log.step(5, 0, self.losses, 0.1, learned)
-            with pytest.raises(ConnectionError):
+            with pytest.raises(type(error)):
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
 
@@ -245,6 +247,24 @@ class TestMetrics:
                 log.publish()
                 wait_until(lambda: told[-1:] == [step])  # noqa: B023 - not kept
         assert told == [5, 10]
+
+    def test_a_storage_that_fails_for_a_moment_does_not_end_the_following(self, remote, monkeypatch):
+        monkeypatch.setattr(follow, "PUT_EVERY", 0.01)
+        run, told, failed, size = RunDirectory(remote / "run"), [], [], follow._size
+
+        def fail_once(directory: RunDirectory) -> int:
+            if not failed:
+                failed.append(directory)
+                raise ConnectionClosedError(endpoint_url="-")
+            return size(directory)
+
+        with following(run, lambda row: told.append(row["step"])), self.log(run) as log:
+            monkeypatch.setattr(follow, "_size", fail_once)
+            wait_until(lambda: bool(failed))
+            log.step(5, 0, self.losses, 0.1, learned)
+            log.publish()
+            wait_until(lambda: told == [5], 10)
+        assert failed == [run]
 
 
 class TestInMemory:
@@ -394,3 +414,27 @@ class TestWorker:
         worker.train_worker(given)
         assert len(entered) == 1
         assert worker.JobScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
+
+    def test_one_whose_storage_failed_goes_on_from_the_last_checkpoint_and_has_skipped_nothing(
+        self, disk, remote, arch, monkeypatch
+    ):
+        given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
+        shards, _, job = train.check(given, here=True)
+        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        monkeypatch.setattr(ray.train, "get_context", lambda: context)
+        monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+        read = shards.filesystem.cat_file
+
+        def fail_after_a_checkpoint(path: str, **given: object) -> bytes:
+            if path.endswith(".tar") and run.checkpoints():
+                raise PermissionError("ExpiredToken")
+            return read(path, **given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shards.filesystem, "cat_file", fail_after_a_checkpoint)
+            with pytest.raises(StorageError, match="ExpiredToken"):
+                worker.train_worker({"job": job})
+        assert [checkpoint.step for checkpoint in run.checkpoints()] == [4]
+        # It left no note, so that it begins again.
+        worker.train_worker({"job": job})
+        assert run.skipped() == () and timeless(remote / "run") == timeless(disk / "run")

@@ -8,8 +8,10 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from samples import write_shard_set
 from typer.testing import CliRunner
 
@@ -179,6 +181,47 @@ def test_samples_that_stand_in_the_index_twice_or_overlap_are_found(copy):
     found = problems(copy, quick=True)
     assert Problem("", rows[0].key, "stands in the index 2 times") in found
     assert any("begins at 0 by the index" in p.what for p in found)
+
+
+class TestAStorageThatFails:
+    """For one shard of three; the others are verified."""
+
+    @pytest.fixture
+    def shards(self, written: Path, tmp_path: Path) -> ShardSet:
+        root = f"/{tmp_path.name}/faces"
+        fsspec.filesystem("memory").put(str(written), root, recursive=True)
+        return ShardSet.open(f"memory:/{root}")
+
+    @pytest.mark.parametrize("method", ["size", "cat_file", "open"])
+    @pytest.mark.parametrize("error", [PermissionError("ExpiredToken"), EndpointConnectionError(endpoint_url="-")])
+    def test_it_is_a_problem_with_a_reason(self, shards, monkeypatch, method, error):
+        self.let_fail(shards, monkeypatch, method, error)
+        found = dict(verify_shards(shards))
+        assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read ({error})")]
+        assert list(found.values()) == [[], [], []]
+
+    def test_a_shard_that_goes_while_it_is_verified_is_missing(self, shards, monkeypatch):
+        def vanish(path: str, *_: object) -> None:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(shards.filesystem, "open", vanish)
+        assert dict(verify_shards(shards))["000000.tar"] == [Problem("000000.tar", "", "is missing")]
+
+    def test_the_command_lists_it(self, shards, monkeypatch):
+        self.let_fail(shards, monkeypatch, "cat_file", PermissionError("ExpiredToken"))
+        result = CliRunner().invoke(app, ["verify", shards.spec])
+        assert result.exit_code == 1 and "000001.tar: cannot be read (ExpiredToken)" in result.output
+
+    def let_fail(self, shards: ShardSet, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception) -> None:
+        """Let the storage fail whenever it is asked for the second shard."""
+        asked = getattr(shards.filesystem, method)
+
+        def ask(path: str, *given: object, **options: object) -> object:
+            if path.endswith("000001.tar"):
+                raise error
+            return asked(path, *given, **options)
+
+        monkeypatch.setattr(shards.filesystem, method, ask)
 
 
 class TestTheCommand:

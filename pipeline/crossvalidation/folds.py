@@ -1,7 +1,7 @@
 """Folds of a cross-validation: each a training run and its evaluation, made by a Ray task or in this process.
 
 Promised: a fold that is finished is not made again; one that was stopped goes on from its last checkpoint, also where
-the worker that made it died.
+the worker that made it died: if on another machine, and under a URL, then once its lock no longer counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.directory_lock import wait_while_held
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.training.config import TrainConfig
@@ -73,6 +74,8 @@ def run_fold(
     if num_threads:
         torch.set_num_threads(num_threads)
     config = fold.train
+    # A worker that died on another machine has left its lock under a URL, where nobody lets go of it.
+    wait_while_held(config.out)
     if fold.directory.manifest() is None and fold.directory.config_path.exists():
         config = config.model_copy(update={"resume": True})
     # For the loop of a single worker this process is as good as another, and warm from the fold before.

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from pipeline.data_dir import storage_errors
 from pipeline.meshes.mesh import MeshError
 from shards.manifest import Frozen
-from shards.places import Place
+from shards.places import Place, storage_errors
 from shards.words import counted
 
 # One death may be an accident: a machine that fails, a worker that Ray takes away.

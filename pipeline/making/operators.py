@@ -27,7 +27,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from pipeline.arrays import pack_arrays, unpack_arrays
-from pipeline.data_dir import StorageError, opened
+from pipeline.data_dir import opened
 from pipeline.layouts.listing import printable
 from pipeline.making.limits import Limits, limited
 from pipeline.making.pieces import Piece
@@ -42,7 +42,7 @@ from pipeline.rendering.rig import Rig
 from pipeline.rendering.samples import merged
 from pipeline.sequences.dynamic import rank_pooling_weights, weighted_sum
 from shards.index import SourceFile
-from shards.places import Place, place
+from shards.places import Place, StorageError, place
 from shards.sample import MeshStatistics
 
 SOURCES = TypeAdapter(tuple[SourceFile, ...])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.arrays import unpack_arrays
-from pipeline.data_dir import StorageError, opened
+from pipeline.data_dir import opened
 from pipeline.layouts.layout import SampleSource
 from pipeline.making.operators import PIECE, SHOT, SOURCES, STORAGE, Row, failure_of
 from pipeline.making.pieces import pieces_of
@@ -22,7 +22,7 @@ from pipeline.sequences.dynamic import quantise_dynamic
 from shards.failures import FailureRow
 from shards.images import DYNAMIC, encode_image
 from shards.index import IndexRow, SourceFile
-from shards.places import Place
+from shards.places import Place, StorageError
 from shards.sample import DynamicScale, MeshStatistics, Sample, SampleRecord, Timeline
 
 

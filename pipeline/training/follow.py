@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.run_log import PUT_EVERY
+from shards.places import storage_errors
 
 POLL_SECONDS = 0.5
 
@@ -24,7 +25,7 @@ def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], No
         while True:
             last, seen = stop.wait(pause), len(rows)
             # Where a storage fails for a moment, what it holds is told the next time.
-            with suppress(OSError):
+            with suppress(OSError), storage_errors(directory.root):
                 if last or _size(directory) != size:
                     size, rows = _size(directory), directory.metrics()
             for row in rows[seen:]:

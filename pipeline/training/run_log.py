@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.training.boards import Board, TensorBoard, WandbBoard
 from pipeline.training.run_directory import RunDirectory
-from shards.places import write_atomically
+from shards.places import storage_errors, write_atomically
 
 Learned = Callable[[], Mapping[str, float]]
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class RunLog:
             board.add(row)
         if self.is_remote and time.monotonic() > self.next_put:
             # A storage that fails for a moment is no reason to stop: the next time, all rows are put again.
-            with suppress(OSError):
+            with suppress(OSError), storage_errors(self.run.metrics_path):
                 self._put_metrics()
 
     def _put_metrics(self) -> None:
