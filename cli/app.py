@@ -3,6 +3,7 @@
 import typer
 from rich.console import Console
 
+from cli.console import say
 from cli.options import Result, command
 from pipeline.app.config import AppConfig
 
@@ -15,7 +16,7 @@ def register(app: typer.Typer) -> None:
         """Serve a page in which faces can be dropped, turned and put into words, by a trained RUN."""
         from pipeline.app.launch import run
 
-        console.print(f"http://{config.host}:{config.port}   (Ctrl-C ends it)", highlight=False)
+        say(console, f"http://{config.host}:{config.port}   (Ctrl-C ends it)")
         if code := run(config):
             raise RuntimeError(f"the page ended with exit code {code}; is port {config.port} taken?")
         return {"exit_code": code}

@@ -3,7 +3,6 @@
 import math
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.expressions import word_for
@@ -35,11 +34,11 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     facts = Table(show_header=False, box=None)
     level = f", level {record.level}" if record.level else ""
     facts.add_row("key", record.key)
-    facts.add_row("subject", escape(record.subject))
-    facts.add_row("expression", f"{escape(word_for(record.expression))}{level}")
-    facts.add_row("labels", escape(", ".join(f"{name}: {value}" for name, value in record.labels.items())) or "none")
-    facts.add_row("text", f"{escape(sample.text)}  ({record.text_source})")
-    facts.add_row("from", f"{escape(record.source)}  ({record.layout})")
+    facts.add_row("subject", record.subject)
+    facts.add_row("expression", f"{word_for(record.expression)}{level}")
+    facts.add_row("labels", ", ".join(f"{name}: {value}" for name, value in record.labels.items()) or "none")
+    facts.add_row("text", f"{sample.text}  ({record.text_source})")
+    facts.add_row("from", f"{record.source}  ({record.layout})")
     mesh = record.mesh
     facts.add_row(
         "mesh", f"{counted(mesh.num_vertices, 'vertex', 'vertices')}, {counted(mesh.num_faces, 'face')}, {mesh.surface}"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from cli import stopping
+from cli.console import complain, plain_console, say
 from pipeline import ray_session
 from pipeline.options import Repeated
 from shards.errors import UsageError
@@ -53,7 +54,7 @@ def command(
         def run(**given: Any) -> None:
             file, as_json, verbose, debug = (given.pop(option) for option in _COMMON)
             ray_session.say_all(verbose)
-            console = Console(stderr=as_json)
+            console = plain_console(stderr=as_json)
             try:
                 result = function(_resolve(config, given, file, arguments), console)
             except KeyboardInterrupt:
@@ -78,7 +79,7 @@ def command(
 
 def _report_stop() -> int:
     number = stopping.put_away()
-    Console(stderr=True).print("stopped; the same command goes on from here (train: with --resume)")
+    say(plain_console(stderr=True), "stopped; the same command goes on from here (train: with --resume)")
     return 128 + number
 
 
@@ -156,14 +157,12 @@ def _show(default: Any) -> str:
 
 def _report(error: Exception, debug: bool) -> int:
     """Print the error; returns the exit code."""
-    console = Console(stderr=True)
     if debug:
-        console.print_exception()
+        plain_console(stderr=True).print_exception()
     usage = isinstance(error, UsageError)
     text = str(error).strip() or type(error).__name__
     if not usage and isinstance(error, (OSError, KeyError)):
         text = f"{type(error).__name__}: {text}"
     hint = "" if usage or debug else "  (--debug shows where)"
-    console.print(f"[bold red]{'error' if usage else 'failed'}:[/] ", end="")
-    console.print(" ".join(text.split()) + hint, markup=False, highlight=False, soft_wrap=True)
+    complain("error" if usage else "failed", " ".join(text.split()) + hint)
     return 2 if usage else 1

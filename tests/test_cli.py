@@ -157,6 +157,22 @@ def test_inspect_tells_what_is_there_and_draws_it(shards_dir, run_dir, tmp_path)
     assert code == 0 and json.loads(out)["stage"] == "train"
 
 
+def test_a_long_path_is_piped_whole(shards_dir, run_dir, tmp_path):
+    root = tmp_path / ("[a] long " * 20)
+    shutil.copytree(run_dir, root / "run")
+    options = ("--shards", shards_dir, "--split", "kfold:5:0", "--epochs", 2, "--batch-size", 8)
+    for path, *command in (
+        (f"{root}/run is finished", "train", "--out", root / "run", *options),
+        (f"{root}/run/checkpoints/", "inspect", root / "run"),
+        (f"{root}/curves.png", "inspect", root / "run", "--curves", root / "curves.png"),
+        (f"{root}/sheet.png", "inspect", shards_dir, "--preview", root / "sheet.png"),
+        (f"{root}/clip: README.md", "export", root / "run", "--open-clip", root / "clip"),
+        (f"{root}/run/evaluation/report.html", "evaluate", root / "run", "--shards", shards_dir),
+    ):
+        code, out, stderr = invoke(*command)
+        assert code == 0 and path in out, (command, out, stderr)
+
+
 def test_a_job_that_fails_exits_with_1_and_one_line(shards_dir, run_dir, tmp_path):
     shutil.copytree(shards_dir, tmp_path / "shards")
     for tar in (tmp_path / "shards" / "shards").glob("*.tar"):

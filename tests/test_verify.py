@@ -178,3 +178,15 @@ class TestTheCommand:
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick", "--json"])
         listed = json.loads(result.stdout)["problems"]
         assert result.exit_code == 1 and listed == [{"shard": "000001.tar", "key": "", "what": "is missing"}]
+
+    @pytest.mark.parametrize("name", ["x[/b]", "[red]", ":smile:"])
+    def test_lists_names_from_the_data_as_they_are(self, copy, name):
+        rows = read_index(copy / "index.parquet")
+        write_index(copy / "index.parquet", [replace(rows[0], expression=name), *rows[1:]])
+        what = f"the index has the expression {name!r}, which the manifest does not know"
+        result = CliRunner().invoke(app, ["verify", str(copy), "--quick"])
+        assert result.exit_code == 1 and f"{copy}: {what}\n" in result.stdout
+        result = CliRunner().invoke(app, ["verify", str(copy), "--quick", "--json"])
+        assert [problem["what"] for problem in json.loads(result.stdout)["problems"]] == [what]
+        result = CliRunner().invoke(app, ["inspect", str(copy)])
+        assert result.exit_code == 0 and f" {name} " in result.stdout
