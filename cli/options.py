@@ -8,13 +8,14 @@ import inspect
 import tomllib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 
 from cli import stopping
@@ -89,14 +90,21 @@ def _resolve(config: type[C], given: dict[str, Any], file: Path | None, argument
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        shown = name.upper() if name in arguments else f"--{name.replace('_', '-')}"
-        if isinstance(cause := first.get("ctx", {}).get("error"), UsageError):
-            # It says what the value was, as far as that may be shown.
-            raise UsageError(f"{shown} {cause}") from None
-        problem = "is required" if first["type"] == "missing" else f"{values.get(name)}: {first['msg']}"
-        raise UsageError(f"{shown} {problem}".removesuffix(".")) from None
+        raise UsageError(_problem(error.errors()[0], values, arguments)) from None
+
+
+def _problem(first: ErrorDetails, values: Mapping[str, Any], arguments: tuple[str, ...]) -> str:
+    """What is wrong with an option, by its name; of several that do not go together their message tells."""
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    shown = name.upper() if name in arguments else f"--{name.replace('_', '-')}"
+    if first["type"] == "missing":
+        return f"{shown} is required"
+    # A UsageError says what the value was, as far as that may be shown.
+    is_told = isinstance(first.get("ctx", {}).get("error"), UsageError)
+    return f"{shown} {message}" if is_told else f"{shown} {values.get(name)}: {message}"
 
 
 def _from_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:

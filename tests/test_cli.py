@@ -76,6 +76,14 @@ class TestBadInput:
     def test_a_number_out_of_range(self, faces_dir):
         assert "--size" in complaint("render", faces_dir, "--out", self.out, "--size", "3")
 
+    def test_two_options_that_do_not_go_together(self, faces_dir):
+        line = complaint("render", faces_dir, "--out", self.out, "--size", 2048, "--samples", 9)
+        assert line == "error: --size 2048 with --samples 9: draws over 4096 pixels a side"
+
+    def test_a_value_that_is_not_understood(self, faces_dir):
+        line = complaint("render", faces_dir, "--out", self.out, "--window", 3)
+        assert line == "error: --window 3: a window is START:END, two numbers of frames"
+
     def test_a_rig_that_is_not_there(self, faces_dir):
         assert "--rig" in complaint("render", faces_dir, "--out", self.out, "--rig", "7")
 
