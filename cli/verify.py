@@ -34,8 +34,11 @@ def register(app: typer.Typer) -> None:
         names = {row.shard for row in shards.rows}
         problems: list[Problem] = []
         with StageProgress("verify") as progress:
-            for done, (_, found) in enumerate(verify_shards(shards, config.quick)):
+            done = 0
+            for name, found in verify_shards(shards, config.quick):
                 problems += found
+                # What is told of the set as a whole, and not of a part of it, has no name.
+                done += bool(name)
                 progress.update(done, len(names), counted(len(problems), "problem"))
         for problem in problems[:MAX_SHOWN]:
             where = " ".join(part for part in (problem.shard, problem.key) if part)
