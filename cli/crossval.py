@@ -15,7 +15,7 @@ from shards.words import counted
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "crossval", CrossvalConfig)
+    @command(app, "crossval", CrossvalConfig, goes_on="the same command")
     def crossval(config: CrossvalConfig, console: Console) -> Result:
         """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
         from pipeline.crossval import run

@@ -47,9 +47,16 @@ _COMMON = {
 
 
 def command(
-    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = ()
+    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = (), goes_on: str = ""
 ) -> Callable[[Callable[[C, Console], Result]], Callable[..., None]]:
-    """Register a function of (config, console) as a command; fields in `arguments` are positional."""
+    """Register a function of (config, console) as a command.
+
+    Args:
+        app, name: where, and under which name.
+        config: the model of its options.
+        arguments: fields that are positional.
+        goes_on: what goes on with the work where this command was stopped; nothing does by default.
+    """
 
     def register(function: Callable[[C, Console], Result]) -> Callable[..., None]:
         def run(**given: Any) -> None:
@@ -59,7 +66,7 @@ def command(
             try:
                 result = function(_resolve(config, given, file, arguments), console)
             except KeyboardInterrupt:
-                raise typer.Exit(_report_stop()) from None
+                raise typer.Exit(_report_stop(goes_on)) from None
             except Exception as error:
                 if as_json and isinstance(error, CheckFailedError):
                     print(canonical_json(error.result), end="")
@@ -78,9 +85,9 @@ def command(
     return register
 
 
-def _report_stop() -> int:
+def _report_stop(goes_on: str) -> int:
     number = stopping.put_away()
-    say(plain_console(stderr=True), "stopped; the same command goes on from here (train: with --resume)")
+    say(plain_console(stderr=True), f"stopped; {goes_on} goes on from here" if goes_on else "stopped")
     return 128 + number
 
 

@@ -37,7 +37,7 @@ class RenderOptions(RenderConfig):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "render", RenderOptions, arguments=("data_dir",))
+    @command(app, "render", RenderOptions, arguments=("data_dir",), goes_on="the same command")
     def render(config: RenderOptions, console: Console) -> Result:
         """Render multiview images of all scans under DATA_DIR and write them as WebDataset shards.
 

@@ -17,7 +17,7 @@ from shards.words import counted
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "train", TrainConfig)
+    @command(app, "train", TrainConfig, goes_on="the same command with --resume")
     def train(config: TrainConfig, console: Console) -> Result:
         """Train a recipe on shards, with Ray Train; the test side of the split is never read."""
         from pipeline.train import run
