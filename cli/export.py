@@ -7,6 +7,7 @@ from cli.console import say
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.exporting.config import ExportConfig
+from shards.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -25,8 +26,8 @@ def register(app: typer.Typer) -> None:
             agreement = f"ONNX Runtime differs from PyTorch by {exported.onnx_difference:.1e} at most"
             say(console, f"{exported.onnx}: {agreement}")
         if exported.embeddings:
-            skipped = f", without {exported.num_skipped} damaged samples" if exported.num_skipped else ""
-            say(console, f"{exported.embeddings}: {exported.num_embeddings} rows{skipped}")
+            skipped = f", without {counted(exported.num_skipped, 'damaged sample')}" if exported.num_skipped else ""
+            say(console, f"{exported.embeddings}: {counted(exported.num_embeddings, 'row')}{skipped}")
         for note in exported.notes:
             say(console, note)
         return exported

@@ -10,9 +10,7 @@ from shards.errors import UsageError
 from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sample import Camera, Sample
-from shards.words import counted
-
-MAX_NAMED = 5
+from shards.words import counted, some_of
 
 
 def row_of(shards: ShardSet, key: str) -> IndexRow:
@@ -23,8 +21,9 @@ def row_of(shards: ShardSet, key: str) -> IndexRow:
     """
     rows = {row.key: row for row in shards.rows}
     if key not in rows:
-        near = [name for name in rows if key.lower() in name.lower()] or list(rows)
-        raise UsageError(f"--key {key}: no such sample; there are {', '.join(sorted(near)[:MAX_NAMED])}, ...")
+        near = sorted(name for name in rows if key.lower() in name.lower())
+        named = f"like it are {some_of(near)}" if near else f"there are {some_of(sorted(rows))}"
+        raise UsageError(f"--key {key}: no such sample; {named}")
     return rows[key]
 
 
@@ -43,7 +42,7 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     facts.add_row(
         "mesh", f"{counted(mesh.num_vertices, 'vertex', 'vertices')}, {counted(mesh.num_faces, 'face')}, {mesh.surface}"
     )
-    facts.add_row("framed by", f"{record.frame.method}, {mesh.num_landmarks} landmarks")
+    facts.add_row("framed by", f"{record.frame.method}, {counted(mesh.num_landmarks, 'landmark')}")
     if record.timeline is not None:
         time = record.timeline
         frames = ", ".join(map(str, time.frames))

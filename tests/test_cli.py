@@ -6,12 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from samples import make_row, make_sample
 from typer.testing import CliRunner
 
+from cli.console import plain_console
 from cli.main import app
+from cli.one_sample import print_sample
 from cli.progress import StageProgress
 
 
@@ -228,9 +232,19 @@ class TestOneSample:
         assert rows["front"].split()[3:6:2] == ["0.0", "0.0"]
         assert "30.0" in rows["left"] and "-30.0" not in rows["left"] and "-30.0" in rows["right"]
 
+    def test_has_one_landmark_or_several(self, capsys):
+        for count, said in ((1, "bounds, 1 landmark "), (68, "bounds, 68 landmarks ")):
+            sample = make_sample()
+            mesh = sample.record.mesh.model_copy(update={"num_landmarks": count})
+            shown = replace(sample, record=sample.record.model_copy(update={"mesh": mesh}))
+            print_sample(shown, make_row(sample), plain_console())
+            assert said in capsys.readouterr().out
+
     def test_that_is_not_there_is_missed_with_names_like_it(self, shards_dir):
         line = complaint("inspect", shards_dir, "--key", "f0001_ha")
-        assert "no such sample" in line and "F0001_HA04WH" in line
+        assert line.endswith("no such sample; like it are F0001_HA04WH")
+        line = complaint("inspect", shards_dir, "--key", "x")
+        assert "no such sample; there are F0001_AN04WH, " in line and line.endswith(", ...")
 
 
 def typed(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
