@@ -137,6 +137,19 @@ def test_words_are_scored_at_once_and_a_view_can_be_left_out(page):
     assert sum(shares(page).values()) == pytest.approx(100, abs=1)
 
 
+def test_typed_names_of_expressions_are_scored_once_and_what_is_left_out_is_told(page):
+    page.get_by_role("button", name="a smile", exact=True).click()
+    page.get_by_role("textbox").fill("surprise\nSU\na polite smile")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("scored anyway").wait_for()
+    words = shares(page, 1)
+    assert {"a polite smile", "surprise"} <= words.keys() and "SU" not in words
+    assert len(words) == 8 and sum(words.values()) == pytest.approx(100, abs=1)
+    page.get_by_role("textbox").fill("\n".join(f"description {number}" for number in range(14)))
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("Of 14 descriptions the first 12 are scored.").wait_for()
+
+
 def test_a_zipped_sequence_is_stepped_through_over_time(page, smile):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
