@@ -5,6 +5,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from cli.console import say
 from cli.options import Result, command
 from pipeline.compare import Comparison, compare
 from pipeline.crossvalidation.manifest import Spread
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
         tables = compare(config.directory)
         for table in tables:
             if config.markdown:
-                console.print(_markdown(table), markup=False, highlight=False, soft_wrap=True)
+                say(console, _markdown(table))
             else:
                 console.print(_table(table))
         return {"comparisons": [table.model_dump(mode="json") for table in tables]}

@@ -4,6 +4,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.console import say
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.crossvalidation.config import CrossvalConfig
@@ -14,7 +15,7 @@ from shards.words import counted
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "crossval", CrossvalConfig)
+    @command(app, "crossval", CrossvalConfig, goes_on="the same command")
     def crossval(config: CrossvalConfig, console: Console) -> Result:
         """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
         from pipeline.crossval import run
@@ -22,9 +23,9 @@ def register(app: typer.Typer) -> None:
         with StageProgress("crossval") as progress:
             manifest = run(config, progress.update)
         if not progress.began:
-            console.print(f"Nothing to do: {config.out} is finished", highlight=False)
+            say(console, f"Nothing to do: {config.out} is finished")
         console.print(_table(manifest))
-        console.print(f"{config.out / 'report.html'}", highlight=False)
+        say(console, str(config.out / "report.html"))
         return manifest
 
 

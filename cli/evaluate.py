@@ -4,6 +4,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.console import say
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.evaluation.config import EvaluateConfig
@@ -23,8 +24,8 @@ def register(app: typer.Typer) -> None:
             manifest = run(config, progress.update)
         console.print(_table(manifest))
         for note in manifest.notes:
-            console.print(note, highlight=False)
-        console.print(f"{config.run / 'evaluation' / 'report.html'}", highlight=False)
+            say(console, note)
+        say(console, str(config.run / "evaluation" / "report.html"))
         return manifest
 
 

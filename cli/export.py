@@ -3,9 +3,11 @@
 import typer
 from rich.console import Console
 
+from cli.console import say
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.exporting.config import ExportConfig
+from shards.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -19,13 +21,13 @@ def register(app: typer.Typer) -> None:
         with StageProgress("export") as progress:
             exported = run(config, progress.update)
         if exported.open_clip:
-            console.print(f"{exported.open_clip}: README.md in it says how to use it", highlight=False)
+            say(console, f"{exported.open_clip}: README.md in it says how to use it")
         if exported.onnx:
             agreement = f"ONNX Runtime differs from PyTorch by {exported.onnx_difference:.1e} at most"
-            console.print(f"{exported.onnx}: {agreement}", highlight=False)
+            say(console, f"{exported.onnx}: {agreement}")
         if exported.embeddings:
-            skipped = f", without {exported.num_skipped} damaged samples" if exported.num_skipped else ""
-            console.print(f"{exported.embeddings}: {exported.num_embeddings} rows{skipped}", highlight=False)
+            skipped = f", without {counted(exported.num_skipped, 'damaged sample')}" if exported.num_skipped else ""
+            say(console, f"{exported.embeddings}: {counted(exported.num_embeddings, 'row')}{skipped}")
         for note in exported.notes:
-            console.print(note, highlight=False)
+            say(console, note)
         return exported

@@ -9,6 +9,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from cli.console import say
 from cli.counts import expression_table
 from cli.curves import curves_table
 from cli.one_sample import print_sample, row_of
@@ -103,7 +104,7 @@ def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: Place, cons
     from pipeline.preview import preview_png
 
     _write_picture("--preview", path, preview_png(shards, rows))
-    console.print(f"contact sheet: {path}", highlight=False)
+    say(console, f"contact sheet: {path}")
 
 
 def _write_picture(option: str, path: Place, picture: bytes) -> None:
@@ -133,7 +134,7 @@ def _inspect_run(root: Place, picture: Place | None, console: Console) -> Result
         if not curves:
             raise UsageError(f"--curves {picture}: {root} has no metrics yet")
         _write_picture("--curves", picture, curves_png(curves))
-        console.print(f"curves: {picture}", highlight=False)
+        say(console, f"curves: {picture}")
     return result
 
 

@@ -5,12 +5,11 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.exceptions import TyperException
 
 from cli import app as app_command
 from cli import compare, crossval, evaluate, export, inspect, predict, render, status, stopping, synth, train, verify
+from cli.console import complain
 
 app = typer.Typer(
     name="smile-pipe",
@@ -57,5 +56,5 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(error.format_message())}", soft_wrap=True)
+        complain("error", error.format_message())
         sys.exit(2)

@@ -3,7 +3,6 @@
 import math
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.expressions import word_for
@@ -11,9 +10,7 @@ from shards.errors import UsageError
 from shards.index import IndexRow
 from shards.reader import ShardSet
 from shards.sample import Camera, Sample
-from shards.words import counted
-
-MAX_NAMED = 5
+from shards.words import counted, some_of
 
 
 def row_of(shards: ShardSet, key: str) -> IndexRow:
@@ -24,8 +21,9 @@ def row_of(shards: ShardSet, key: str) -> IndexRow:
     """
     rows = {row.key: row for row in shards.rows}
     if key not in rows:
-        near = [name for name in rows if key.lower() in name.lower()] or list(rows)
-        raise UsageError(f"--key {key}: no such sample; there are {', '.join(sorted(near)[:MAX_NAMED])}, ...")
+        near = sorted(name for name in rows if key.lower() in name.lower())
+        named = f"like it are {some_of(near)}" if near else f"there are {some_of(sorted(rows))}"
+        raise UsageError(f"--key {key}: no such sample; {named}")
     return rows[key]
 
 
@@ -35,16 +33,16 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     facts = Table(show_header=False, box=None)
     level = f", level {record.level}" if record.level else ""
     facts.add_row("key", record.key)
-    facts.add_row("subject", escape(record.subject))
-    facts.add_row("expression", f"{escape(word_for(record.expression))}{level}")
-    facts.add_row("labels", escape(", ".join(f"{name}: {value}" for name, value in record.labels.items())) or "none")
-    facts.add_row("text", f"{escape(sample.text)}  ({record.text_source})")
-    facts.add_row("from", f"{escape(record.source)}  ({record.layout})")
+    facts.add_row("subject", record.subject)
+    facts.add_row("expression", f"{word_for(record.expression)}{level}")
+    facts.add_row("labels", ", ".join(f"{name}: {value}" for name, value in record.labels.items()) or "none")
+    facts.add_row("text", f"{sample.text}  ({record.text_source})")
+    facts.add_row("from", f"{record.source}  ({record.layout})")
     mesh = record.mesh
     facts.add_row(
         "mesh", f"{counted(mesh.num_vertices, 'vertex', 'vertices')}, {counted(mesh.num_faces, 'face')}, {mesh.surface}"
     )
-    facts.add_row("framed by", f"{record.frame.method}, {mesh.num_landmarks} landmarks")
+    facts.add_row("framed by", f"{record.frame.method}, {counted(mesh.num_landmarks, 'landmark')}")
     if record.timeline is not None:
         time = record.timeline
         frames = ", ".join(map(str, time.frames))

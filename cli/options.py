@@ -8,16 +8,18 @@ import inspect
 import tomllib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 
 from cli import stopping
+from cli.console import complain, plain_console, say
 from pipeline import ray_session
 from pipeline.options import Repeated
 from shards.errors import UsageError
@@ -45,19 +47,26 @@ _COMMON = {
 
 
 def command(
-    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = ()
+    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = (), goes_on: str = ""
 ) -> Callable[[Callable[[C, Console], Result]], Callable[..., None]]:
-    """Register a function of (config, console) as a command; fields in `arguments` are positional."""
+    """Register a function of (config, console) as a command.
+
+    Args:
+        app, name: where, and under which name.
+        config: the model of its options.
+        arguments: fields that are positional.
+        goes_on: what goes on with the work where this command was stopped; nothing does by default.
+    """
 
     def register(function: Callable[[C, Console], Result]) -> Callable[..., None]:
         def run(**given: Any) -> None:
             file, as_json, verbose, debug = (given.pop(option) for option in _COMMON)
             ray_session.say_all(verbose)
-            console = Console(stderr=as_json)
+            console = plain_console(stderr=as_json)
             try:
                 result = function(_resolve(config, given, file, arguments), console)
             except KeyboardInterrupt:
-                raise typer.Exit(_report_stop()) from None
+                raise typer.Exit(_report_stop(goes_on)) from None
             except Exception as error:
                 if as_json and isinstance(error, CheckFailedError):
                     print(canonical_json(error.result), end="")
@@ -76,9 +85,9 @@ def command(
     return register
 
 
-def _report_stop() -> int:
+def _report_stop(goes_on: str) -> int:
     number = stopping.put_away()
-    Console(stderr=True).print("stopped; the same command goes on from here (train: with --resume)")
+    say(plain_console(stderr=True), f"stopped; {goes_on} goes on from here" if goes_on else "stopped")
     return 128 + number
 
 
@@ -88,14 +97,21 @@ def _resolve(config: type[C], given: dict[str, Any], file: Path | None, argument
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        shown = name.upper() if name in arguments else f"--{name.replace('_', '-')}"
-        if isinstance(cause := first.get("ctx", {}).get("error"), UsageError):
-            # It says what the value was, as far as that may be shown.
-            raise UsageError(f"{shown} {cause}") from None
-        problem = "is required" if first["type"] == "missing" else f"{values.get(name)}: {first['msg']}"
-        raise UsageError(f"{shown} {problem}".removesuffix(".")) from None
+        raise UsageError(_problem(error.errors()[0], values, arguments)) from None
+
+
+def _problem(first: ErrorDetails, values: Mapping[str, Any], arguments: tuple[str, ...]) -> str:
+    """What is wrong with an option, by its name; of several that do not go together their message tells."""
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    shown = name.upper() if name in arguments else f"--{name.replace('_', '-')}"
+    if first["type"] == "missing":
+        return f"{shown} is required"
+    # A UsageError says what the value was, as far as that may be shown.
+    is_told = isinstance(first.get("ctx", {}).get("error"), UsageError)
+    return f"{shown} {message}" if is_told else f"{shown} {values.get(name)}: {message}"
 
 
 def _from_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
@@ -156,14 +172,12 @@ def _show(default: Any) -> str:
 
 def _report(error: Exception, debug: bool) -> int:
     """Print the error; returns the exit code."""
-    console = Console(stderr=True)
     if debug:
-        console.print_exception()
+        plain_console(stderr=True).print_exception()
     usage = isinstance(error, UsageError)
     text = str(error).strip() or type(error).__name__
     if not usage and isinstance(error, (OSError, KeyError)):
         text = f"{type(error).__name__}: {text}"
     hint = "" if usage or debug else "  (--debug shows where)"
-    console.print(f"[bold red]{'error' if usage else 'failed'}:[/] ", end="")
-    console.print(" ".join(text.split()) + hint, markup=False, highlight=False, soft_wrap=True)
+    complain("error" if usage else "failed", " ".join(text.split()) + hint)
     return 2 if usage else 1

@@ -2,9 +2,10 @@
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from cli.console import say
 from cli.options import CheckFailedError, Result, command
 from cli.progress import StageProgress
 from pipeline.expressions import word_for
@@ -27,9 +28,9 @@ def register(app: typer.Typer) -> None:
             found = run(config, progress.update)
         console.print(_table(found))
         for failed in (one for one in found.predictions if one.failure):
-            console.print(f"{failed.source}: {failed.failure}", markup=False, highlight=False)
+            say(console, f"{failed.source}: {failed.failure}")
         if config.save_views:
-            console.print(f"views: {config.save_views}", highlight=False)
+            say(console, f"views: {config.save_views}")
         if all(one.failure for one in found.predictions):
             raise CheckFailedError("none of the scans could be read", found)
         return found
@@ -46,14 +47,14 @@ def _table(found: Predictions) -> Table:
         table.add_column(heading, no_wrap=True)
     for name in range(1, SHOWN + 1) if is_wide else found.classes:
         # Codes of expressions, where words would not fit a terminal beside each other.
-        table.add_column(f"{name}." if is_wide else escape(str(name)), justify="right", min_width=3)
+        table.add_column(f"{name}." if is_wide else str(name), justify="right", min_width=3)
     for one in found.predictions:
-        cells = [escape(one.labelled or "")] if labelled else []
+        cells = [one.labelled or ""] if labelled else []
         if one.failure:
             table.add_row(one.key, *cells, "not read")
             continue
-        cells.append(f"[bold]{escape(word_for(one.expression or ''))}[/]")
-        table.add_row(one.key, *cells, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
+        best = Text(word_for(one.expression or ""), style="bold")
+        table.add_row(one.key, *cells, best, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
     return table
 
 
@@ -63,4 +64,4 @@ def _shares(one: Prediction, classes: tuple[str, ...]) -> list[str]:
 
 def _likeliest(one: Prediction) -> list[str]:
     best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
-    return [f"{escape(word_for(name))} {100 * share:.0f}" for name, share in best]
+    return [f"{word_for(name)} {100 * share:.0f}" for name, share in best]

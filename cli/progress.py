@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from cli.console import plain_console, say
 from cli.stopping import stop_if_asked
 
 # What is done sooner needs no lines about it.
@@ -19,7 +20,7 @@ class StageProgress:
     """A bar for one stage, used as a context; where stderr is no terminal, a line now and then on long work."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
-        self.console, self.title = console or Console(stderr=True), title
+        self.console, self.title = console or plain_console(stderr=True), title
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -62,4 +63,4 @@ class StageProgress:
         is_long = time.monotonic() - self.started > QUIET_SECONDS
         if not self.console.is_terminal and is_long and tenth > self.printed:
             self.printed = tenth
-            self.console.print(f"{self.title}: {done} of {total}  {note}".rstrip(), highlight=False)
+            say(self.console, f"{self.title}: {done} of {total}  {note}".rstrip())

@@ -12,6 +12,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from cli.console import say
 from cli.counts import counts, expression_table, subject_lines
 from cli.options import Result, command
 from cli.progress import StageProgress
@@ -36,7 +37,7 @@ class RenderOptions(RenderConfig):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "render", RenderOptions, arguments=("data_dir",))
+    @command(app, "render", RenderOptions, arguments=("data_dir",), goes_on="the same command")
     def render(config: RenderOptions, console: Console) -> Result:
         """Render multiview images of all scans under DATA_DIR and write them as WebDataset shards.
 
@@ -49,7 +50,7 @@ def register(app: typer.Typer) -> None:
             _print_plan(plan, console)
             _print_counts(plan, console)
             cost = stage.estimate(config, plan)
-            console.print(_cost(plan, cost), highlight=False)
+            say(console, _cost(plan, cost))
             return _as_dict(plan, cost)
         started = time.monotonic()
         made: list[RenderPlan] = []
@@ -78,12 +79,12 @@ def register(app: typer.Typer) -> None:
 
 def _print_plan(plan: RenderPlan, console: Console) -> None:
     subjects = len({sample.subject for sample in plan.samples})
-    console.print(f"layout {plan.layout}: {plan.evidence}", highlight=False)
-    console.print(f"{_amount(plan.samples)} of {counted(subjects, 'subject')}: {_work(plan)}", highlight=False)
+    say(console, f"layout {plan.layout}: {plan.evidence}")
+    say(console, f"{_amount(plan.samples)} of {counted(subjects, 'subject')}: {_work(plan)}")
     for reason, count in plan.reasons.items():
-        console.print(f"  {counted(count, 'sample')}: {reason}", highlight=False)
+        say(console, f"  {counted(count, 'sample')}: {reason}")
     for line in plan.ignored:
-        console.print(f"  ignored: {line}", highlight=False)
+        say(console, f"  ignored: {line}")
 
 
 def _work(plan: RenderPlan) -> str:
@@ -100,7 +101,7 @@ def _work(plan: RenderPlan) -> str:
 def _print_counts(plan: RenderPlan, console: Console) -> None:
     console.print(expression_table(plan.samples))
     for line in subject_lines(plan.samples):
-        console.print(line, highlight=False)
+        say(console, line)
 
 
 def _cost(plan: RenderPlan, cost: "Estimate") -> str:
@@ -133,7 +134,7 @@ def _print_summary(
     console: Console,
 ) -> None:
     if plan.is_done:
-        console.print(f"Nothing to do: {config.out} is up to date", highlight=False)
+        say(console, f"Nothing to do: {config.out} is up to date")
         return
     table = Table(show_header=False, box=None)
     table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered, {plan.num_to_rewrite} rewritten)")

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import typer
 from pydantic import Field
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from cli.console import say
 from cli.options import Result, command
 from pipeline.status import StatusReport, StatusRow, status
 from shards.manifest import Frozen
@@ -32,12 +32,12 @@ def register(app: typer.Typer) -> None:
         """Tell what DIRECTORY holds, what was made from what, what is stale, and what to type next."""
         report = status(config.directory)
         if not report.rows:
-            console.print(f"{config.directory}: holds no shards and no run; `smile-pipe render` makes shards")
+            say(console, f"{config.directory}: holds no shards and no run; `smile-pipe render` makes shards")
             return report
         console.print(_table(report))
         for row in report.rows:
             if row.next:
-                console.print(f"next: {row.next}", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"next: {row.next}")
         return report
 
 
@@ -64,5 +64,5 @@ def _about(row: StatusRow) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Names from a disk, without markup and without signs that a terminal would act on."""
-    return escape("".join(sign for sign in text if sign.isprintable() or sign == "\n"))
+    """Names from a disk, without signs that a terminal would act on."""
+    return "".join(sign for sign in text if sign.isprintable() or sign == "\n")

@@ -3,6 +3,7 @@
 import typer
 from rich.console import Console
 
+from cli.console import say
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.synth import SynthConfig
@@ -22,5 +23,5 @@ def register(app: typer.Typer) -> None:
         made = counted(manifest.num_scans, "scan")
         if manifest.sequences:
             made = f"{counted(len(manifest.sequences), 'sequence')} of {counted(manifest.frames, 'frame')} each,"
-        console.print(f"{made} of {counted(manifest.num_subjects, 'subject')} in {config.out}", highlight=False)
+        say(console, f"{made} of {counted(manifest.num_subjects, 'subject')} in {config.out}")
         return manifest

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from cli.console import say
 from cli.options import Result, command
 from cli.progress import StageProgress
 from pipeline.training.config import TrainConfig
@@ -16,7 +17,7 @@ from shards.words import counted
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "train", TrainConfig)
+    @command(app, "train", TrainConfig, goes_on="the same command with --resume")
     def train(config: TrainConfig, console: Console) -> Result:
         """Train a recipe on shards, with Ray Train; the test side of the split is never read."""
         from pipeline.train import run
@@ -30,22 +31,21 @@ def register(app: typer.Typer) -> None:
         with StageProgress("train") as progress:
             manifest = run(config, tell)
         if manifest.num_skipped:
-            console.print(
+            say(
+                console,
                 f"{counted(manifest.num_skipped, 'damaged sample')} left out; {config.out / 'skipped.json'} has the "
                 f"keys, and `smile-pipe verify {config.shards}` tells what is wrong",
-                highlight=False,
-                markup=False,
             )
         if not progress.began:
-            console.print(f"Nothing to do: {config.out} is finished", highlight=False)
+            say(console, f"Nothing to do: {config.out} is finished")
             return manifest
         losses = ", ".join(f"{n.removeprefix('loss_')} {v:.3f}" for n, v in manifest.final_losses.items())
-        console.print(
+        say(
+            console,
             f"{counted(manifest.num_steps, 'step')} on {counted(manifest.num_train_samples, 'sample')} of "
             f"{counted(len(manifest.train_subjects), 'subject')} in {time.monotonic() - started:.0f} s, "
             f"waited {_percent(told.get('data_wait', 0.0))} for data; losses: {losses}{_validation(told)}\n"
             f"{config.out / 'checkpoints' / manifest.checkpoint}",
-            highlight=False,
         )
         return manifest
 

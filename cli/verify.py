@@ -6,6 +6,7 @@ import typer
 from pydantic import Field
 from rich.console import Console
 
+from cli.console import say
 from cli.options import CheckFailedError, Result, command
 from cli.progress import StageProgress
 from shards.manifest import Frozen
@@ -33,19 +34,19 @@ def register(app: typer.Typer) -> None:
         names = {row.shard for row in shards.rows}
         problems: list[Problem] = []
         with StageProgress("verify") as progress:
-            for done, (_, found) in enumerate(verify_shards(shards, config.quick)):
+            done = 0
+            for name, found in verify_shards(shards, config.quick):
                 problems += found
+                # What is told of the set as a whole, and not of a part of it, has no name.
+                done += bool(name)
                 progress.update(done, len(names), counted(len(problems), "problem"))
         for problem in problems[:MAX_SHOWN]:
             where = " ".join(part for part in (problem.shard, problem.key) if part)
-            console.print(f"{where or shards.root}: {problem.what}", highlight=False)
+            say(console, f"{where or shards.root}: {problem.what}")
         if len(problems) > MAX_SHOWN:
-            console.print(f"... and {len(problems) - MAX_SHOWN} more (all of them with --json)")
+            say(console, f"... and {len(problems) - MAX_SHOWN} more (all of them with --json)")
         result = {"shards": config.shards, "quick": config.quick, "problems": [asdict(problem) for problem in problems]}
         if problems:
             raise CheckFailedError(f"{config.shards}: {counted(len(problems), 'problem')}", result)
-        console.print(
-            f"{counted(len(shards.rows), 'sample')} in {counted(len(names), 'shard')}, all as written",
-            highlight=False,
-        )
+        say(console, f"{counted(len(shards.rows), 'sample')} in {counted(len(names), 'shard')}, all as written")
         return result

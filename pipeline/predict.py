@@ -7,7 +7,7 @@ whether it lies in a shard or in a file.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -132,8 +132,13 @@ class Predictor:
         given = {word.strip(): (word.strip(),) for word in words if word.strip()}
         if not given:
             raise UsageError("--prompts: is empty; give words, such as 'a polite smile'")
-        known = {name: prompts for name, prompts in self.run.prompts.items() if prompts} if beside_classes else {}
+        known = self.known if beside_classes else {}
         return words_head({**known, **given}, self.root, self.run, self.model)
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, ...]]:
+        """The expressions that the run has prompts for, with these."""
+        return {name: prompts for name, prompts in self.run.prompts.items() if prompts}
 
     def predict(self, *paths: str | Path, prompts: Sequence[str] = ()) -> Iterator[Prediction]:
         """Name what lies at some paths; see `pipeline.prediction.inputs.find_inputs`."""

@@ -7,7 +7,7 @@ The labels are mixes of action units by construction, not human ratings; sex let
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline import synth_scans, synth_sequences
 from pipeline.expressions import EXPRESSIONS
 from pipeline.faces.ict import IctFace
 from pipeline.faces.model import FaceModel
@@ -24,7 +25,7 @@ from pipeline.faces.timing import MIN_FRAMES
 from pipeline.options import CommaSeparated
 from pipeline.synth_files import write_scan
 from pipeline.synth_scans import Scans
-from pipeline.synth_sequences import FOLDERS, MAX_FRAMES, MAX_SUBJECTS, Sequences
+from pipeline.synth_sequences import FOLDERS, MAX_FRAMES, Sequences
 from shards.errors import UsageError
 from shards.manifest import Frozen, Manifest, fingerprint
 from shards.places import AnyPlace, Place
@@ -32,6 +33,11 @@ from shards.places import AnyPlace, Place
 Kind = Literal["scans", "sequences"]
 Level = Annotated[int, Field(ge=1, le=4)]
 Program = Scans | Sequences
+# Whose names a kind has, and for how many subjects they have room.
+_NAMES: Mapping[Kind, tuple[str, int]] = {
+    "scans": ("BU-3DFE", synth_scans.MAX_SUBJECTS),
+    "sequences": ("BU-4DFE", synth_sequences.MAX_SUBJECTS),
+}
 
 
 class SynthConfig(Frozen):
@@ -111,8 +117,9 @@ def run(config: SynthConfig, on_progress: Callable[[int, int], None] | None = No
 def _check(config: SynthConfig) -> None:
     if config.subjects < 1 or not config.levels:
         raise UsageError(f"subjects {config.subjects}, levels {list(config.levels)}: at least one of each is needed")
-    if config.kind == "sequences" and config.subjects > MAX_SUBJECTS:
-        raise UsageError(f"--subjects {config.subjects}: BU-4DFE's names have room for {MAX_SUBJECTS}")
+    whose, room = _NAMES[config.kind]
+    if config.subjects > room:
+        raise UsageError(f"--subjects {config.subjects}: {whose}'s names have room for {room}")
     other = "levels" if config.kind == "sequences" else "frames"
     if getattr(config, other) != SynthConfig.model_fields[other].default:
         raise UsageError(f"--{other} has no meaning for --kind {config.kind}; leave it out")

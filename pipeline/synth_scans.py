@@ -19,6 +19,8 @@ from pipeline.synth_files import NUM_BND_LANDMARKS, ScanPaths
 from shards.places import Place
 
 ANCESTRY = "WH"
+# Names have four digits for the subject.
+MAX_SUBJECTS = 9999
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from shards.errors import UsageError
-from shards.words import counted
+from shards.words import counted, some_of
 
 HELP = "kfold:K:I (fold I of K, by subject), holdout:FRACTION, loso:SUBJECT or all"
 
@@ -41,7 +41,7 @@ def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
     if match := re.fullmatch(r"loso:(.+)", spec):
         test = [subject for subject in everyone if subject == match[1]]
         if not test:
-            raise UsageError(f"--split {spec}: no such subject; there are {', '.join(everyone[:5])}, ...")
+            raise UsageError(f"--split {spec}: no such subject; there are {some_of(everyone)}")
     elif match := re.fullmatch(r"kfold:(\d+):(\d+)", spec):
         folds, fold = int(match[1]), int(match[2])
         if folds < 2 or fold >= folds:

@@ -1,4 +1,8 @@
-"""Numbers of things within a sentence, the same in every message, table and page."""
+"""Numbers and names of things within a sentence, the same in every message, table and page."""
+
+from collections.abc import Sequence
+
+_MAX_NAMED = 5
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -10,3 +14,9 @@ def samples_in_words(num_scans: int, num_sequences: int) -> str:
     """Samples by their kind, of which only those are named that there are: "24 scans and 1 sequence"."""
     kinds = ((num_scans, "scan"), (num_sequences, "sequence"))
     return " and ".join(counted(count, kind) for count, kind in kinds if count) or "no samples"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few of some names, with dots where others are left out: "F001, F002, F003, F004, F005, ..."."""
+    dots = ["..."] if len(names) > _MAX_NAMED else []
+    return ", ".join([*names[:_MAX_NAMED], *dots])

@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,19 +32,26 @@ PATIENCE = 60_000
 @pytest.fixture(scope="module")
 def address(run_dir: Path, tmp_path_factory) -> Iterator[str]:
     """Where the command serves the page."""
+    with serving(run_dir, tmp_path_factory.mktemp("app") / "log") as (port, _):
+        yield f"http://localhost:{port}"
+
+
+@contextmanager
+def serving(run_dir: Path, log: Path) -> Iterator[tuple[int, subprocess.Popen]]:
+    """The command, once it serves its page: the port, and its process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("app") / "log"
     code = "from cli.main import main; main()"
     arguments = [sys.executable, "-c", code, "app", str(run_dir), "--port", str(port)]
     with log.open("w") as file:
         server = subprocess.Popen(arguments, stdout=file, stderr=file, start_new_session=True)
         try:
             _wait_for(port, server, log)
-            yield f"http://localhost:{port}"
+            yield port, server
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(20)
 
 
@@ -129,6 +137,19 @@ def test_words_are_scored_at_once_and_a_view_can_be_left_out(page):
     assert sum(shares(page).values()) == pytest.approx(100, abs=1)
 
 
+def test_typed_names_of_expressions_are_scored_once_and_what_is_left_out_is_told(page):
+    page.get_by_role("button", name="a smile", exact=True).click()
+    page.get_by_role("textbox").fill("surprise\nSU\na polite smile")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("scored anyway").wait_for()
+    words = shares(page, 1)
+    assert {"a polite smile", "surprise"} <= words.keys() and "SU" not in words
+    assert len(words) == 8 and sum(words.values()) == pytest.approx(100, abs=1)
+    page.get_by_role("textbox").fill("\n".join(f"description {number}" for number in range(14)))
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("Of 14 descriptions the first 12 are scored.").wait_for()
+
+
 def test_a_zipped_sequence_is_stepped_through_over_time(page, smile):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -188,6 +209,18 @@ def test_the_server_tells_nobody_and_takes_no_more_than_it_may():
 def test_without_a_run_there_is_no_page(tmp_path):
     result = CliRunner().invoke(app, ["app", str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "no such run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 0, []), (signal.SIGTERM, 128 + signal.SIGTERM, ["stopped"])]
+)
+def test_ctrl_c_is_how_a_page_ends_and_no_failure(run_dir, tmp_path, number, code, said):
+    with serving(run_dir, tmp_path / "log") as (_, server):
+        # To the page's process as well, as a terminal sends it.
+        os.killpg(server.pid, number)
+        assert server.wait(20) == code
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in lines if line.startswith(("stopped", "failed"))] == said
 
 
 def test_a_port_that_is_taken_is_told(run_dir):

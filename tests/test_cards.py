@@ -63,6 +63,18 @@ class TestOfARun:
         assert "28 samples of 4 subjects" in card and "On 7 scans of 1 subject," in card
         assert str(run_dir) not in card and str(shards_dir) not in card
 
+    def test_one_of_a_kind_has_no_plural(self):
+        recipe = {"name": "smile-vlm", "arch": "ViT-B-16"}
+        changes = {"recipe": recipe, "num_train_samples": 1, "num_train_sequences": 1, "num_steps": 1}
+        card = run_card(run_manifest("0123").model_copy(update=changes))
+        for said in (
+            "encoder of 1 view of a face",
+            "1 sample of 1 subject (split `kfold:3:0`), of\nthem 1 sequence; `rgb`",
+            "Of 1 other subject nothing was read.",
+            "; 1 step;\n",
+        ):
+            assert said in card
+
     def test_of_a_file_of_weights_it_has_the_name_alone(self):
         recipe = {"name": "smile-vlm", "arch": "ViT-B-16", "without": (), "pretrained": "/home/anna/weights.pt"}
         card = run_card(run_manifest("0123").model_copy(update={"recipe": recipe}))

@@ -6,12 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from samples import make_row, make_sample
 from typer.testing import CliRunner
 
+from cli.console import plain_console
 from cli.main import app
+from cli.one_sample import print_sample
 from cli.progress import StageProgress
 
 
@@ -75,6 +79,14 @@ class TestBadInput:
 
     def test_a_number_out_of_range(self, faces_dir):
         assert "--size" in complaint("render", faces_dir, "--out", self.out, "--size", "3")
+
+    def test_two_options_that_do_not_go_together(self, faces_dir):
+        line = complaint("render", faces_dir, "--out", self.out, "--size", 2048, "--samples", 9)
+        assert line == "error: --size 2048 with --samples 9: draws over 4096 pixels a side"
+
+    def test_a_value_that_is_not_understood(self, faces_dir):
+        line = complaint("render", faces_dir, "--out", self.out, "--window", 3)
+        assert line == "error: --window 3: a window is START:END, two numbers of frames"
 
     def test_a_rig_that_is_not_there(self, faces_dir):
         assert "--rig" in complaint("render", faces_dir, "--out", self.out, "--rig", "7")
@@ -157,6 +169,22 @@ def test_inspect_tells_what_is_there_and_draws_it(shards_dir, run_dir, tmp_path)
     assert code == 0 and json.loads(out)["stage"] == "train"
 
 
+def test_a_long_path_is_piped_whole(shards_dir, run_dir, tmp_path):
+    root = tmp_path / ("[a] long " * 20)
+    shutil.copytree(run_dir, root / "run")
+    options = ("--shards", shards_dir, "--split", "kfold:5:0", "--epochs", 2, "--batch-size", 8)
+    for path, *command in (
+        (f"{root}/run is finished", "train", "--out", root / "run", *options),
+        (f"{root}/run/checkpoints/", "inspect", root / "run"),
+        (f"{root}/curves.png", "inspect", root / "run", "--curves", root / "curves.png"),
+        (f"{root}/sheet.png", "inspect", shards_dir, "--preview", root / "sheet.png"),
+        (f"{root}/clip: README.md", "export", root / "run", "--open-clip", root / "clip"),
+        (f"{root}/run/evaluation/report.html", "evaluate", root / "run", "--shards", shards_dir),
+    ):
+        code, out, stderr = invoke(*command)
+        assert code == 0 and path in out, (command, out, stderr)
+
+
 def test_a_job_that_fails_exits_with_1_and_one_line(shards_dir, run_dir, tmp_path):
     shutil.copytree(shards_dir, tmp_path / "shards")
     for tar in (tmp_path / "shards" / "shards").glob("*.tar"):
@@ -204,9 +232,19 @@ class TestOneSample:
         assert rows["front"].split()[3:6:2] == ["0.0", "0.0"]
         assert "30.0" in rows["left"] and "-30.0" not in rows["left"] and "-30.0" in rows["right"]
 
+    def test_has_one_landmark_or_several(self, capsys):
+        for count, said in ((1, "bounds, 1 landmark "), (68, "bounds, 68 landmarks ")):
+            sample = make_sample()
+            mesh = sample.record.mesh.model_copy(update={"num_landmarks": count})
+            shown = replace(sample, record=sample.record.model_copy(update={"mesh": mesh}))
+            print_sample(shown, make_row(sample), plain_console())
+            assert said in capsys.readouterr().out
+
     def test_that_is_not_there_is_missed_with_names_like_it(self, shards_dir):
         line = complaint("inspect", shards_dir, "--key", "f0001_ha")
-        assert "no such sample" in line and "F0001_HA04WH" in line
+        assert line.endswith("no such sample; like it are F0001_HA04WH")
+        line = complaint("inspect", shards_dir, "--key", "x")
+        assert "no such sample; there are F0001_AN04WH, " in line and line.endswith(", ...")
 
 
 def typed(*arguments: object, **environment: str) -> subprocess.CompletedProcess:

@@ -1,8 +1,8 @@
-"""Numbers within sentences: one thing has no plural, and what there is none of is left out."""
+"""Numbers and names within sentences: one thing has no plural, and what there is none of is left out."""
 
 import pytest
 
-from shards.words import counted, samples_in_words
+from shards.words import counted, samples_in_words, some_of
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,10 @@ def test_counted(count, nouns, said):
 )
 def test_samples_in_words(scans, sequences, said):
     assert samples_in_words(scans, sequences) == said
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [("", ""), ("a", "a"), ("abcde", "a, b, c, d, e"), ("abcdef", "a, b, c, d, e, ...")]
+)
+def test_dots_stand_only_for_names_that_are_left_out(names, said):
+    assert some_of(list(names)) == said

@@ -16,8 +16,10 @@ import torch
 from processes import wait_until, workers
 from samples import write_shard_set
 from sklearn import metrics
+from typer.testing import CliRunner
 
 from cli.crossval import _table
+from cli.main import app
 from pipeline.crossval import run
 from pipeline.crossvalidation.config import CrossvalConfig
 from pipeline.crossvalidation.manifest import CrossvalManifest
@@ -158,6 +160,15 @@ def test_a_fold_that_lost_its_scores_is_scored_again(whole, shards_dir, ray_clus
     scores.unlink()
     assert run(config(shards_dir, tmp_path / "cv")) == CrossvalManifest.read(whole / "manifest.json")
     assert scores.read_bytes() == content
+
+
+def test_the_command_tells_where_the_report_is_in_one_line(whole, shards_dir, tmp_path):
+    out = tmp_path / ("a long name " * 10) / "cv"
+    shutil.copytree(whole, out)
+    options = ["--shards", str(shards_dir), "--protocol", "kfold:2", "--epochs", "1", "--batch-size", "8"]
+    result = CliRunner().invoke(app, ["crossval", "--out", str(out), *options])
+    assert result.exit_code == 0, result.output
+    assert {f"Nothing to do: {out} is finished", f"{out}/report.html"} <= set(result.stdout.splitlines())
 
 
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"recipe": "clip"}, {"protocol": "kfold:3"}, {"seed": 1}])

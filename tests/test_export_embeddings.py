@@ -188,5 +188,17 @@ def test_the_command_says_what_it_has_written(run, shards, tmp_path, monkeypatch
     result = json.loads(found.stdout)
     assert (result["embeddings"], result["num_embeddings"], result["open_clip"]) == (str(file), NUM, None)
     assert f"export: {NUM} of {NUM}" in found.stderr and "18 rows" in found.stderr
+
+
+def test_the_command_tells_one_row_and_one_damaged_sample_without_a_plural(run, tmp_path):
+    write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",))
+    manifest = RunDirectory(run).manifest()
+    shards = ShardSet.open(str(tmp_path / "shards"))
+    first, second, *_ = (row for row in shards.rows if row.subject in manifest.test_subjects)
+    spoil(tmp_path / "shards", [second])
+    where = f"expression in ['{first.expression}', '{second.expression}']"
+    options = ["--embeddings", f"{tmp_path}/e.parquet", "--shards", str(tmp_path / "shards"), "--where", where]
+    found = CliRunner().invoke(app, ["export", str(run), *options, "--split", manifest.split, "--on-bad-shard", "skip"])
+    assert found.exit_code == 0 and found.stdout == f"{tmp_path}/e.parquet: 1 row, without 1 damaged sample\n"
     refused = CliRunner().invoke(app, ["export", str(run)])
     assert refused.exit_code == 2 and refused.stderr.startswith("error: nothing to export")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.export import run as export
 from pipeline.exporting import open_clip_folder
+from pipeline.exporting.card import model_card
 from pipeline.exporting.config import ExportConfig
 from pipeline.training.faces import Face
 from pipeline.training.fitting import fit_image
@@ -211,6 +212,11 @@ def test_the_files_say_which_run_they_are_of_and_not_where_it_lay(folder, run):
     with safe_open(folder / "fusion.safetensors", "pt") as file:
         told = json.loads(file.metadata()["smile_pipe"])
     assert (told["run_fingerprint"], told["text_source"]) == (manifest.fingerprint, "label")
+
+
+def test_one_sample_has_no_plural(run):
+    manifest = RunDirectory(run).manifest().model_copy(update={"num_train_samples": 1})
+    assert "which learned from 1 sample and\n" in model_card(result(run).model, manifest)
 
 
 class TestFolder:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from processes import workers
 
-from pipeline.data_dir import StorageError
 from pipeline.layouts.layout import SampleSource, ScanFiles
 from pipeline.making import operators
 from pipeline.making.limits import MAX_DEATHS, Limits, limited, not_limited

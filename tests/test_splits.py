@@ -121,6 +121,11 @@ def test_what_cannot_be_split_is_refused_with_the_reason(spec, reason):
     assert f"--split {spec}" in str(error.value)
 
 
+def test_all_subjects_are_named_where_they_are_few():
+    with pytest.raises(UsageError, match=r"there are F0000, F0001$"):
+        split_subjects("loso:F9999", TEN[:2])
+
+
 @pytest.mark.parametrize("spec", ["loso:F0000", "kfold:2:0", "holdout:0.9"])
 def test_a_single_subject_cannot_be_split(spec):
     with pytest.raises(UsageError, match="subject"):

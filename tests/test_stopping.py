@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from cli import stopping
+from cli.main import app
 from cli.progress import StageProgress
 
 
@@ -60,6 +62,30 @@ def test_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert done == [None]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["render", "faces", "--out", "shards"], "stopped; the same command goes on from here\n"),
+        (["crossval", "--shards", "shards", "--out", "folds"], "stopped; the same command goes on from here\n"),
+        (
+            ["train", "--shards", "shards", "--out", "run"],
+            "stopped; the same command with --resume goes on from here\n",
+        ),
+        (["synth", "faces"], "stopped\n"),
+        (["evaluate", "run"], "stopped\n"),
+        (["export", "run"], "stopped\n"),
+        (["verify", "shards"], "stopped\n"),
+    ],
+)
+def test_only_of_a_command_that_goes_on_it_is_said(command, said, monkeypatch):
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("cli.options._resolve", stop)
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stderr) == (128 + signal.SIGTERM, said)
 
 
 def test_unasked_nothing_happens():

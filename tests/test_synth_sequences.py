@@ -184,6 +184,7 @@ def test_68_landmarks_have_no_vertex_numbers_and_lie_beside_the_mesh():
     [
         ({"subjects": 1000}, "--subjects 1000.* 999"),
         ({"levels": (4,)}, "--levels has no meaning for --kind sequences"),
+        ({"kind": "scans", "frames": 30, "subjects": 10_000}, "--subjects 10000: BU-3DFE.* 9999"),
         ({"kind": "scans"}, "--frames has no meaning for --kind scans"),
         ({"subjects": 0}, "at least one"),
     ],

@@ -236,6 +236,12 @@ def test_a_worker_gets_as_many_cores_as_one_node_can_give(nodes, num_workers, co
     assert cores_per_worker(nodes, num_workers) == cores
 
 
+@pytest.mark.parametrize(("nodes", "there_is"), [([1], "1 core,"), ([1, 1], "2 cores,")])
+def test_how_many_cores_there_are_is_told_where_they_are_too_few(nodes, there_is):
+    with pytest.raises(UsageError, match=f"Ray has {there_is}"):
+        cores_per_worker(nodes, 3)
+
+
 def test_more_workers_than_cores_are_refused_and_nothing_is_written(shards_dir, ray_cluster, tmp_path):
     import ray
 

@@ -236,3 +236,24 @@ class TestTheCommand:
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick", "--json"])
         listed = json.loads(result.stdout)["problems"]
         assert result.exit_code == 1 and listed == [{"shard": "000001.tar", "key": "", "what": "is missing"}]
+
+    @pytest.mark.parametrize(("part", "num_shards"), [("", 3), ("/shards/00000[12].tar", 2)])
+    def test_counts_all_shards_that_it_was_asked_for(self, written, monkeypatch, part, num_shards):
+        told = []
+        monkeypatch.setattr(
+            "cli.progress.StageProgress.update", lambda self, done, total, note: told.append((done, total))
+        )
+        CliRunner().invoke(app, ["verify", f"{written}{part}"])
+        assert told[-1] == (num_shards, num_shards) and sorted(told) == told
+
+    @pytest.mark.parametrize("name", ["x[/b]", "[red]", ":smile:"])
+    def test_lists_names_from_the_data_as_they_are(self, copy, name):
+        rows = read_index(copy / "index.parquet")
+        write_index(copy / "index.parquet", [replace(rows[0], expression=name), *rows[1:]])
+        what = f"the index has the expression {name!r}, which the manifest does not know"
+        result = CliRunner().invoke(app, ["verify", str(copy), "--quick"])
+        assert result.exit_code == 1 and f"{copy}: {what}\n" in result.stdout
+        result = CliRunner().invoke(app, ["verify", str(copy), "--quick", "--json"])
+        assert [problem["what"] for problem in json.loads(result.stdout)["problems"]] == [what]
+        result = CliRunner().invoke(app, ["inspect", str(copy)])
+        assert result.exit_code == 0 and f" {name} " in result.stdout

@@ -5,6 +5,7 @@ session; what is sent is looked at and let go.
 """
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
@@ -14,6 +15,7 @@ from pipeline.app.config import AppConfig
 from pipeline.app.examples import EXAMPLES, example
 from pipeline.app.figures import face_figure, over_time_figure, shares_figure
 from pipeline.app.seen import Seen, see_upload
+from pipeline.app.typed import read_typed
 from pipeline.app.uploads import ACCEPTED, UploadError
 from pipeline.expressions import word_for
 from pipeline.meshes.mesh import MeshError
@@ -23,7 +25,6 @@ from shards.errors import UsageError
 from shards.images import as_rgb, decode_image
 from shards.words import counted
 
-MAX_WORDS = 12
 # Pixels; three of them fit a phone beside each other.
 VIEW_WIDTH = 108
 _BARE = {"displayModeBar": False}
@@ -110,7 +111,7 @@ def show(predictor: Predictor, seen: Seen) -> None:
         beside_face[1].warning("Every view is left out; keep at least one.")
         return
     with beside_face[1]:
-        show_shares(predictor, seen, views, predictor.head, heading=True)
+        show_expressions(predictor, seen, views)
     with beside_views[1]:
         show_words(predictor, seen, views)
     if seen.moments is not None:
@@ -149,14 +150,23 @@ def views_of(predictor: Predictor, seen: Seen, view: str, frame: int) -> NDArray
     return np.vstack([as_rgb(decode_image(name, seen.sample.images[view, name])) for name in names])
 
 
-def show_shares(predictor: Predictor, seen: Seen, views: list[int], head: Head, heading: bool = False) -> None:
-    """Bars of a head's classes by the views that are kept, the likeliest of them above as a heading if asked for."""
-    shares = head.probabilities(predictor.fuse(seen.whole, views))[0]
-    names = [word_for(name) for name in head.classes]
-    if heading:
-        st.subheader(names[int(shares.argmax())].capitalize(), divider="gray")
+def show_expressions(predictor: Predictor, seen: Seen, views: list[int]) -> None:
+    """The shares of the run's expressions, the likeliest of them above as a heading."""
+    names = [word_for(name) for name in predictor.head.classes]
+    shares = shares_of(predictor, seen, views, predictor.head)
+    st.subheader(names[int(shares.argmax())].capitalize(), divider="gray")
+    show_bars("expressions", names, shares)
+
+
+def shares_of(predictor: Predictor, seen: Seen, views: list[int], head: Head) -> NDArray[np.float64]:
+    """What a head says of a face by the views that are kept: a share for each of its classes."""
+    return head.probabilities(predictor.fuse(seen.whole, views))[0]
+
+
+def show_bars(purpose: str, names: Sequence[str], shares: NDArray[np.float64]) -> None:
+    """Shares as bars; charts are told apart by what they are for, as their names may be the same."""
     bars = shares_figure(dict(zip(names, shares.tolist(), strict=True)))
-    st.plotly_chart(bars, config=_BARE, key=f"shares-{','.join(head.classes)}")
+    st.plotly_chart(bars, config=_BARE, key=f"shares-of-{purpose}")
 
 
 def show_moments(predictor: Predictor, seen: Seen, views: list[int], frame: int) -> None:
@@ -173,15 +183,19 @@ def show_moments(predictor: Predictor, seen: Seen, views: list[int], frame: int)
 def show_words(predictor: Predictor, seen: Seen, views: list[int]) -> None:
     """Any words, and how near the face lies to each."""
     text = st.text_area("In your own words, one description a line", placeholder="a polite smile\na skeptical face")
-    words = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))[:MAX_WORDS]
-    if not words:
+    typed = read_typed(text, predictor.known)
+    for note in typed.notes:
+        st.caption(note)
+    if not typed.words:
         return
     try:
-        head = predictor.words(words, beside_classes=True)
+        head = predictor.words(typed.words, beside_classes=True)
     except UsageError as error:
         st.error(str(error))
         return
-    show_shares(predictor, seen, views, head)
+    # A typed word may be the code of an expression that the run does not know, and means no more than it says.
+    names = [word_for(name) if name in predictor.known else name for name in head.classes]
+    show_bars("words", names, shares_of(predictor, seen, views, head))
     st.caption("Beside the expressions that the run knows. A run knows the words that it was trained with best.")
 
 

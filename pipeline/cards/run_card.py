@@ -24,13 +24,13 @@ def run_card(run: RunManifest, evaluation: EvaluationManifest | None = None) -> 
 # {recipe["name"]} for 3D facial expressions
 
 The recipe `{recipe["name"]}`{without} on the architecture `{recipe["arch"]}`, which began with {weights}: a shared
-encoder of {len(run.views)} views of a face ({", ".join(run.views)}), their fusion, and text.
+encoder of {counted(len(run.views), "view")} of a face ({", ".join(run.views)}), their fusion, and text.
 
 ## What it learned from
 
-{run.num_train_samples:,} samples of {len(run.train_subjects):,} subjects (split `{run.split}`), of which
-{run.num_train_sequences:,} are sequences; `{run.channel}` images; {in_words(run.temporal, run.max_frames)}.
-Prompts were {prompts_of(run.text_source)}. Of {len(run.test_subjects):,} other subjects nothing was read.
+{counted(run.num_train_samples, "sample")} of {counted(len(run.train_subjects), "subject")} (split `{run.split}`), of
+them {counted(run.num_train_sequences, "sequence")}; `{run.channel}` images; {in_words(run.temporal, run.max_frames)}.
+Prompts were {prompts_of(run.text_source)}. Of {counted(len(run.test_subjects), "other subject")} nothing was read.
 The shards' own card, beside them, says where the scans come from and on what terms; the model falls under these too.
 
 It tells apart: {", ".join(plain(word_for(name)) for name in run.classes[:MAX_CLASSES])}.
@@ -54,7 +54,8 @@ well the two agree stands in the evaluation's report.
 
 {ETHICS}
 
-Fingerprint {run.fingerprint}, of shards {run.shards_fingerprint}; {run.num_steps:,} steps; format {run.schema_version}.
+Fingerprint {run.fingerprint}, of shards {run.shards_fingerprint}; {counted(run.num_steps, "step")};
+format {run.schema_version}.
 """
 
 

@@ -12,6 +12,7 @@ from pipeline.exporting.example import example
 from pipeline.training.faces import FLOW_BEND
 from pipeline.training.manifest import RunManifest
 from pipeline.training.sequences import in_words
+from shards.words import counted
 
 _IMAGES: Mapping[str, str] = {
     "rgb": "colour images",
@@ -24,7 +25,7 @@ _IMAGES: Mapping[str, str] = {
 _TEXT = """\
 # {recipe}: embeddings of faces seen from several sides
 
-Made by `smile-pipe export` from the run `{fingerprint}`, which learned from {samples} samples and
+Made by `smile-pipe export` from the run `{fingerprint}`, which learned from {samples} and
 {words}.
 
 | file | what |
@@ -71,7 +72,7 @@ def model_card(model: Recipe, run: RunManifest) -> str:
     return _TEXT.format(
         recipe=run.recipe["name"],
         fingerprint=run.fingerprint,
-        samples=run.num_train_samples,
+        samples=counted(run.num_train_samples, "sample"),
         words="their labels" if isinstance(model, Supervised) else f"prompts, {prompts_of(run.text_source)}",
         arch=model.config.arch,
         others=", ".join(others),

@@ -14,6 +14,7 @@ from pipeline.training.lost_nodes import telling_of_lost_nodes
 from pipeline.training.scratch import JobScratch
 from shards.errors import UsageError
 from shards.places import remove_tree
+from shards.words import counted
 
 MAX_RESTARTS = 3
 
@@ -88,7 +89,7 @@ def cores_per_worker(nodes: Sequence[int], num_workers: int) -> int:
     for cores in range(max(nodes, default=0), 0, -1):
         if sum(node // cores for node in nodes) >= num_workers:
             return cores
-    raise UsageError(f"--num-workers {num_workers}: Ray has {sum(nodes)} cores, and each worker needs one")
+    raise UsageError(f"--num-workers {num_workers}: Ray has {counted(sum(nodes), 'core')}, and each worker needs one")
 
 
 def _root_cause(error: BaseException) -> str:

@@ -1,0 +1,27 @@
+"""What a visitor types becomes descriptions, none of which has the name of another bar."""
+
+from pipeline.app.typed import MAX_WORDS, read_typed
+
+
+def test_each_line_is_a_description_once_and_in_its_order():
+    typed = read_typed("a polite smile\n\n  angry  \na polite smile\n", ["SU"])
+    assert (typed.words, typed.notes) == (("a polite smile", "angry"), ())
+
+
+def test_one_that_names_an_expression_of_the_run_is_left_out_and_that_is_told():
+    typed = read_typed("Surprise\nSU\na polite smile\nsmirk\nneutral\nhappiness + sadness", ["SU", "smirk", "HA;SA"])
+    assert typed.words == ("a polite smile", "neutral")
+    (note,) = typed.notes
+    assert "scored anyway" in note
+
+
+def test_where_there_are_too_many_it_is_told_how_many_are_scored():
+    lines = [f"description {number}" for number in range(MAX_WORDS + 2)]
+    typed = read_typed("\n".join(lines), [])
+    assert typed.words == tuple(lines[:MAX_WORDS])
+    assert typed.notes == ("Of 14 descriptions the first 12 are scored.",)
+    assert read_typed("\n".join(lines[:MAX_WORDS]), []).notes == ()
+
+
+def test_of_names_alone_nothing_is_left():
+    assert read_typed("surprise", ["SU"]).words == ()
