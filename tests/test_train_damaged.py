@@ -149,7 +149,7 @@ class TestReader:
     def test_where_no_sample_is_good_that_is_said_once(self, shards):
         reader = self.reader(shards)
         spoil(shards, reader.shards.rows)
-        with pytest.raises(BadSampleError, match="none of 18 samples can be read"):
+        with pytest.raises(BadSampleError, match="of 18 samples none can be read"):
             list(reader.batches([reader.shards.rows[:4]], spares=reader.shards.rows))
 
     def test_a_network_that_fails_is_no_damage(self, shards, monkeypatch):
@@ -244,7 +244,7 @@ class TestStages:
         evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
         before = (copied / "run" / "evaluation" / "manifest.json").read_bytes()
         spoil(shards, ShardSet.open(str(shards)).of_subjects(run.test_subjects))
-        with pytest.raises(BadSampleError, match="none of 3 samples can be read"):
+        with pytest.raises(BadSampleError, match="of 3 samples none can be read"):
             evaluate(EvaluateConfig(run=copied / "run", shards=str(shards), on_bad_shard="skip"))
         assert (copied / "run" / "evaluation" / "manifest.json").read_bytes() == before
 

@@ -153,7 +153,7 @@ class TestDamage:
         model = TrainedModel.load(*open_run(validated[0])).model
         directions = reader.directions(self.rows)
         reader.skipped |= {row.key for row in self.rows[6:9]}
-        with pytest.raises(RuntimeError, match="none of 9 samples can be read"):
+        with pytest.raises(RuntimeError, match="of 9 samples none can be read"):
             Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, ALONE)
 
 
