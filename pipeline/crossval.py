@@ -8,9 +8,9 @@ Safe to stop: asked again, it goes on with the folds that are not finished, from
 run like any other: `smile-pipe train` with the options in its config.json makes the same.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,15 @@ from pipeline.training.loop import rows_of
 from pipeline.training.validation import hold_back
 from shards.errors import UsageError
 from shards.manifest import canonical_json, fingerprint
-from shards.places import Place, is_of_this_process, scheme_of, write_atomically
+from shards.places import (
+    Place,
+    absolute,
+    check_folder,
+    is_of_this_process,
+    scheme_of,
+    storage_errors,
+    write_atomically,
+)
 from shards.reader import ShardSet
 from shards.sampler import Sampler
 from shards.splits import split_subjects
@@ -58,7 +66,7 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
         [fold.train.for_fingerprint() for fold in folds], learned.manifest.fingerprint, folds[0].scored_on
     )
     mark = fingerprint(begun, config.score)
-    _make_folder(config.out)
+    check_folder(config.out)
     with directory_lock(config.out):
         if _has_other(config.out, begun):
             raise UsageError(f"--out {config.out}: holds something else, or folds with other options; name another")
@@ -107,7 +115,7 @@ def _plan(config: CrossvalConfig, shards: ShardSet) -> Folds:
 def _folds(config: CrossvalConfig, learned: ShardSet, scored: ShardSet) -> list[Fold]:
     plan = _plan(config, learned)
     out = config.out.absolute() if isinstance(config.out, Path) else config.out
-    source, target = _absolute(config.train_on or config.shards), _absolute(config.test_on or config.shards)
+    source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
     across = {"split": "all", "fit_on": source} if config.is_across else {}
     folds = []
     for number, split in enumerate(plan.splits):
@@ -127,11 +135,6 @@ def _folds(config: CrossvalConfig, learned: ShardSet, scored: ShardSet) -> list[
     return folds
 
 
-def _absolute(spec: str | None) -> str:
-    """Workers have another working directory than the user."""
-    return str(spec) if "://" in str(spec) else str(Path(str(spec)).expanduser().absolute())
-
-
 def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
     """Steps of all folds, the first of which is looked at closely: see `pipeline.train.check` for the errors."""
     config = folds[0].train
@@ -145,15 +148,6 @@ def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
     return total * config.epochs
 
 
-def _make_folder(out: Place) -> None:
-    if isinstance(out, Path):
-        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise UsageError(f"--out {out}: {existing} is a file; name a directory")
-        if not os.access(existing, os.W_OK):
-            raise UsageError(f"--out {out}: {existing} cannot be written")
-
-
 def _has_other(out: Place, begun: str) -> bool:
     """Whether a folder holds what is not of this cross-validation; see `begun_with` for the errors."""
     if found := begun_with(out / "config.json", _BegunFolds, "cross-validation"):
@@ -164,9 +158,14 @@ def _has_other(out: Place, begun: str) -> bool:
 def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on_progress: Progress) -> None:
     left = [fold for fold in folds if fold.evaluation() is None]
 
+    done = finished = 0
+
     def tell(*_: Any) -> None:
-        done = sum(fold.directory.progress()[0] for fold in folds)
-        finished = sum(fold.evaluation_path.exists() for fold in folds)
+        nonlocal done, finished
+        # Where a storage fails for a moment, what it holds is told the next time.
+        with suppress(OSError), storage_errors(config.out):
+            done = sum(fold.directory.progress()[0] for fold in folds)
+            finished = sum(fold.evaluation_path.exists() for fold in folds)
         on_progress(min(done, num_steps), num_steps, f"{finished} of {counted(len(folds), 'fold')}")
 
     if not left:

@@ -40,6 +40,8 @@ from shards.errors import UsageError
 from shards.manifest import canonical_json, fingerprint
 from shards.places import (
     Place,
+    absolute,
+    check_folder,
     check_no_credentials,
     is_of_this_process,
     place,
@@ -69,7 +71,7 @@ def run(
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if found := finished(directory, mark):
         return found
-    _check_folder(config.out)
+    check_folder(config.out)
     about = {
         "fingerprint": mark,
         "shards": shards_from(directory.root, shards),
@@ -142,20 +144,13 @@ def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
     temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))
     if temporal == "none" and any(map(is_sequence, held_rows)):
         raise UsageError("--validation: would hold back all subjects of whom there are sequences; choose another part")
-    absolute = {"out": config.out.absolute(), "shards": _absolute(config.shards), "pretrained": _weights(config)}
+    found = {"out": config.out.absolute(), "shards": absolute(config.shards), "pretrained": _weights(config)}
     channel = input_channel(config, shards.manifest)
-    config = config.model_copy(update=absolute)
+    config = config.model_copy(update=found)
     recipe = config.recipe_config(len(shards.manifest.expressions))
     precision = precision_of(config)
     metadata = says_who(config, source)
     return shards, split, Job(config, recipe, channel, split.train, source, temporal, precision, held_back, metadata)
-
-
-def _check_folder(out: Place) -> None:
-    if isinstance(out, Path):
-        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise UsageError(f"--out {out}: {existing} is a file; name a directory")
 
 
 def _manifest(
@@ -218,11 +213,6 @@ def shards_from(root: Place, shards: ShardSet) -> str:
 def _in_process(config: TrainConfig) -> bool:
     """Whether workers of Ray could not see what is read or written."""
     return is_of_this_process(config.out) or scheme_of(config.shards) == "memory"
-
-
-def _absolute(spec: str) -> str:
-    """Workers have another working directory than the user."""
-    return spec if "://" in spec else str(Path(spec).expanduser().absolute())
 
 
 def _weights(config: TrainConfig) -> str | None:

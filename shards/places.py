@@ -85,6 +85,25 @@ def check_no_credentials(text: str) -> None:
             raise UsageError(f"{bare}: credentials do not belong in a URL; set them in the environment")
 
 
+def absolute(text: str) -> str:
+    """A path or URL as it is named from any working directory; workers have another one than the user."""
+    return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
+
+
+def check_folder(out: Place) -> None:
+    """See that files can lie in `out`, before any work is done; of a URL its storage tells when it is written to.
+
+    Raises:
+        UsageError: it is a file, lies in one, or may not be written.
+    """
+    if isinstance(out, Path):
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"--out {out}: {existing} is a file; name a directory")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"--out {out}: {existing} cannot be written; check its permissions")
+
+
 def is_of_this_process(where: Place) -> bool:
     """Whether no other process can see the place, as is so with memory://."""
     return isinstance(where, UPath) and where.protocol == "memory"

@@ -54,7 +54,7 @@ def _strangers(shards: ShardSet) -> Iterator[Problem]:
     known = {entry.name for entry in shards.manifest.shards}
     paths: Sequence[str] = ()
     # A storage that lists nothing may read well; what cannot be read is told shard by shard.
-    with suppress(OSError):
+    with suppress(OSError), storage_errors(shards.root):
         # Not `glob`, which takes signs in the name of the folder for those of a pattern.
         paths = shards.filesystem.ls(f"{shards.root}/shards", detail=False)
     for name in sorted({path.rpartition("/")[2] for path in paths} - known):

@@ -132,10 +132,15 @@ class TestBadInput:
         assert "sise" in complaint("render", faces_dir, "--out", self.out, "--config", tmp_path / "options.yaml")
 
 
-def test_an_unwritable_output_is_refused(faces_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("stage", "options"), [("render", ()), ("train", ("--split", "kfold:5:0")), ("crossval", ("--protocol", "kfold:5"))]
+)
+def test_an_unwritable_output_is_refused(faces_dir, shards_dir, tmp_path, monkeypatch, stage, options):
     # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr("pipeline.planning.output.os.access", lambda path, mode: not mode & os.W_OK)
-    assert "cannot be written" in complaint("render", faces_dir, "--out", tmp_path / "out")
+    monkeypatch.setattr("shards.places.os.access", lambda path, mode: not mode & os.W_OK)
+    source = (faces_dir,) if stage == "render" else ("--shards", shards_dir)
+    assert "cannot be written; check its permissions" in complaint(stage, *source, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(faces_dir, tmp_path):

@@ -7,11 +7,9 @@ A shard counts as made when its receipt (or the manifest) says so; an interrupte
 that it was working on.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -21,7 +19,7 @@ from shards.errors import UsageError
 from shards.failures import FailureRow, read_failures, write_failures
 from shards.index import IndexRow, read_index, write_index
 from shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName
-from shards.places import Place, files_in, remove_leftovers, remove_tree, sizes_in, write_atomically
+from shards.places import Place, check_folder, files_in, remove_leftovers, remove_tree, sizes_in, write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,7 @@ class RenderOutput:
 
     def check_writable(self) -> None:
         """Raise UsageError where the directory cannot be made or written, before any work is done."""
-        if isinstance(self.root, Path):
-            existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
-            if not existing.is_dir():
-                raise UsageError(f"--out {self.root}: {existing} is a file; name a directory")
-            if not os.access(existing, os.W_OK | os.X_OK):
-                raise UsageError(f"--out {self.root}: {existing} cannot be written; check its permissions")
+        check_folder(self.root)
         if (
             self.root.is_dir()
             and not self.manifest_path.exists()
