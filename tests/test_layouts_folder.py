@@ -309,6 +309,28 @@ class TestTables:
         with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
             find_samples(tmp_path, "auto")
 
+    def test_words_that_a_parquet_tells_once_count_wherever_they_stand(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("pipeline.layouts.labels_table.MAX_BYTES", 1 << 20)
+        words = pa.DictionaryArray.from_arrays(pa.array([0, None] * 1000), ["x" * 2000])
+        columns = {"path": ["a.obj"] * 2000, "subject": words, "expression": ["HA"] * 2000}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
+            find_samples(tmp_path, "auto")
+
+    def test_categories_of_a_parquet_are_read_as_what_they_stand_for(self, tmp_path):
+        people = pa.array(["a", "b", "a"]).dictionary_encode()
+        columns = {"path": ["1.obj", "2.obj", "3.obj"], "subject": people, "expression": ["HA", "SA", "NE"]}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        touch(tmp_path, "1.obj", "2.obj", "3.obj")
+        assert [sample.subject for sample in find_samples(tmp_path, "auto").samples] == ["a", "b", "a"]
+
+    @pytest.mark.parametrize("value", [[None] * 100_000, {"a": None}])
+    def test_lists_and_records_in_a_parquet_are_refused(self, tmp_path, value):
+        columns = {"path": ["a.obj"], "subject": ["s"], "expression": ["HA"], "more": [value]}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        with pytest.raises(UsageError, match=r"the column more holds lists or records"):
+            find_samples(tmp_path, "auto")
+
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
     def test_cells_that_take_no_room_in_a_file_are_counted_before_they_take_any_in_memory(
         self, tmp_path, suffix, monkeypatch

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.layouts.listing import Listing
@@ -76,15 +77,27 @@ def _csv_rows(path: Place) -> Iterator[TableRow]:
 def _parquet_rows(path: Place) -> Iterator[TableRow]:
     num_bytes = number = 0
     with path.open("rb") as content, pq.ParquetFile(content) as file:
+        for column in file.schema_arrow:
+            # Of nothing but missing values, a list takes no room either.
+            if pa.types.is_nested(column.type):
+                raise UsageError(f"{path}: the column {column.name} holds lists or records; give each cell one value")
         for batch in file.iter_batches(_BATCH_ROWS):
             # A column of one repeated text takes next to nothing in the file.
-            num_bytes += batch.nbytes
+            num_bytes += sum(map(_size, batch.columns))
             if num_bytes > MAX_BYTES:
                 raise UsageError(f"{path}: takes over {MAX_BYTES >> 20} MB; split the dataset")
             _check_cells(path, (number + batch.num_rows) * batch.num_columns)
             for row in batch.to_pylist():
                 number += 1
                 yield TableRow(f"{path}, row {number}", {name.strip(): _text(row[name]) for name in row})
+
+
+def _size(column: pa.Array) -> int:
+    """Bytes of the values, of which those of a dictionary count wherever they stand."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    values = column.dictionary.cast(pa.string())
+    return pc.sum(pc.binary_length(values).take(column.indices)).as_py() or 0
 
 
 def _check_cells(path: Place, num_cells: int) -> None:
