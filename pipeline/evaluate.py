@@ -35,6 +35,7 @@ from pipeline.training.trained import TrainedModel
 from shards.errors import UsageError
 from shards.manifest import ShardManifest, fingerprint
 from shards.places import Place, write_atomically
+from shards.words import counted
 
 # For images that are looked at in every epoch of fine-tuning; as much as training takes by default.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -141,7 +142,7 @@ def _manifest(
     made_of += [] if epochs is None else [epochs]
     made_of += [figures["fitted_on"]] if figures["fitted_on"] else []
     if data.num_skipped:
-        notes = (*notes, f"{data.num_skipped} damaged samples were left out (`smile-pipe verify` names them)")
+        notes = (*notes, f"{counted(data.num_skipped, 'damaged sample')} left out (`smile-pipe verify` names them)")
         made_of.append([row.key for row in rows])
     return EvaluationManifest(
         fingerprint=fingerprint(*made_of),

@@ -234,7 +234,7 @@ class TestStages:
         found = evaluate(EvaluateConfig(run=copied / "run", shards=str(shards), on_bad_shard="skip"))
         assert (found.num_skipped, found.num_scans) == (2, whole.num_scans - 1)
         assert all(score.num_samples == len(test) - 1 for score in found.protocols.values())
-        assert found.notes == ("2 damaged samples were left out (`smile-pipe verify` names them)",)
+        assert found.notes == ("2 damaged samples left out (`smile-pipe verify` names them)",)
         assert found.fingerprint != whole.fingerprint
         # What is scored keeps its own label: the expression of the one that was left out is scored no more.
         assert test[1].expression not in found.protocols["knn"].per_class
