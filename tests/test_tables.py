@@ -132,7 +132,12 @@ class TestPredictions:
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1"])
 def test_a_name_that_a_spreadsheet_would_run_is_text_among_the_scores_of_folds_too(name):
     told = made_up_folds()
-    scores = {each: score.model_copy(update={"per_class": {name: 0.25}}) for each, score in told.scores.items()}
+    scores = {
+        each: score.model_copy(
+            update={"per_class": {name: 0.25}, "labels": score.labels.model_copy(update={"f1": {name: 0.25}})}
+        )
+        for each, score in told.scores.items()
+    }
     folds = tuple(fold.model_copy(update={"split": name}) for fold in told.folds)
     rows = rows_of(scores_csv_of_folds(told.model_copy(update={"scores": scores, "folds": folds})))
     assert {row["of"] for row in rows} == {"all", "level 4", f"'{name}"}
