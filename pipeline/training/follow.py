@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.training.beside import beside
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.run_log import PUT_EVERY
 from shards.places import storage_errors
@@ -16,11 +17,10 @@ POLL_SECONDS = 0.5
 @contextmanager
 def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Pass on each new row of `metrics.jsonl` until the block ends; the last ones before it does."""
-    stop = threading.Event()
     pause = POLL_SECONDS if isinstance(directory.root, Path) else PUT_EVERY
     rows, size = directory.metrics(), _size(directory)
 
-    def follow() -> None:
+    def follow(stop: threading.Event) -> None:
         nonlocal rows, size
         while True:
             last, seen = stop.wait(pause), len(rows)
@@ -33,13 +33,8 @@ def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], No
             if last:
                 return
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with beside(follow):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _size(directory: RunDirectory) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from pipeline.training.beside import beside
 from pipeline.training.config import TrainConfig
 
 # Of two checks both must find too little: a node that comes back at once is not worth a word.
@@ -19,9 +20,7 @@ def telling_of_lost_nodes(config: TrainConfig, resources: Mapping[str, int]) -> 
     """Log an error while Ray has no room for the workers, each of which needs `resources`; once for each time."""
     import ray
 
-    stop = threading.Event()
-
-    def watch() -> None:
+    def watch(stop: threading.Event) -> None:
         lacked = 0
         while not stop.wait(CHECK_SECONDS):
             # Where Ray itself is gone, the training ends with an error of its own.
@@ -36,13 +35,8 @@ def telling_of_lost_nodes(config: TrainConfig, resources: Mapping[str, int]) -> 
                     config.joined_batch_size,
                 )
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with beside(watch):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def has_room(nodes: Sequence[Mapping[str, Any]], resources: Mapping[str, int], num_workers: int) -> bool:
