@@ -7,8 +7,9 @@ Makes shards with `smile-pipe synth` and `smile-pipe render` in a temporary fold
 normal images from the built-in rig of 3 views. For each channel it measures, in turn and so often as `--rounds` says:
 
     bare      tars read from front to back, images of the channel decoded by our decoder at full size, nothing else
-    cold      our loader without a cache, in the order of an epoch, with digests, resizing, collation; JPEGs that are at
-              least twice the tower's size are decoded at a part of theirs, as in training
+    small     the same, but JPEGs that are at least twice the tower's size are decoded at a part of theirs, as by our
+              loader; PNGs are as before
+    cold      our loader without a cache, in the order of an epoch, with digests, resizing, collation
     warm      the same with all samples in its cache
     plain     plain_loader.py, a process of its own, loading only; its first epoch, in which workers start, left out
     run       a training of `--epochs` epochs: our loop in this process, and the whole of plain_loader.py
@@ -77,25 +78,31 @@ class Benchmark:
 
     def variants(self) -> dict[str, Callable[[], Rate]]:
         """What is measured, by name."""
-        loaders = {"bare": self.bare, "cold": self.cold, "warm": self.warm, "plain": self.plain}
-        return loaders | {"run": self.run, "plain run": self.plain_run}
+        bare = {"bare": self.bare, "small": self.small}
+        loaders = {"cold": self.cold, "warm": self.warm, "plain": self.plain}
+        return bare | loaders | {"run": self.run, "plain run": self.plain_run}
 
-    def bare(self) -> Rate:
+    def bare(self, min_side: int = 0) -> Rate:
         """Read and decode, each core a shard at a time."""
         began = time.perf_counter()
         with ThreadPoolExecutor(self.cores) as pool:
-            decoded = sum(pool.map(self._decode_shard, sorted({row.shard for row in self.shards.rows})))
+            names = sorted({row.shard for row in self.shards.rows})
+            decoded = sum(pool.map(lambda name: self._decode_shard(name, min_side), names))
         assert decoded == len(self.shards.rows) * len(self.shards.manifest.views)
         return Rate(len(self.shards.rows) / (time.perf_counter() - began))
 
-    def _decode_shard(self, name: str) -> int:
+    def small(self) -> Rate:
+        """Read and decode no larger than the tower needs."""
+        return self.bare(self.size)
+
+    def _decode_shard(self, name: str, min_side: int) -> int:
         num_images, part = 0, f".{self.channel}."
         with tarfile.open(f"{self.shards.root}/shards/{name}", "r:") as tar:
             for member in tar:
                 if part in member.name:
                     file = tar.extractfile(member)
                     assert file is not None
-                    decode_image(self.channel, file.read())
+                    decode_image(self.channel, file.read(), min_side)
                     num_images += 1
         return num_images
 
@@ -190,20 +197,21 @@ def _make_shards(folder: Path, num_subjects: int) -> str:
 
 
 def _rows(found: dict[str, Rate]) -> list[str]:
-    """Rows of the table for one channel: samples/s, of bare reading, of the plain script, waiting."""
-    bare, plain, plain_run = found["bare"], found["plain"], found["plain run"]
+    """Rows of the table for one channel: samples/s, of bare reading twice, of the plain script, waiting."""
+    bare, small, plain, plain_run = (found[name] for name in ("bare", "small", "plain", "plain run"))
     loaders = {
-        "bare reading and decoding": bare, "loader, cold cache": found["cold"], "loader, warm cache": found["warm"],
-        "plain script's loader": plain,
+        "bare reading and decoding": bare, "the same, decoded small": small, "loader, cold cache": found["cold"],
+        "loader, warm cache": found["warm"], "plain script's loader": plain,
     }  # fmt: skip
     rows = [
-        f"{name} | {rate.whole:,.0f} | {100 * rate.whole / bare.whole:.0f} % | {rate.whole / plain.whole:.1f} | -"
+        f"{name} | {rate.whole:,.0f} | {100 * rate.whole / bare.whole:.0f} % | {100 * rate.whole / small.whole:.0f} % "
+        f"| {rate.whole / plain.whole:.1f} | -"
         for name, rate in loaders.items()
     ]
     for name, rate in (("", found["run"]), (", plain script", plain_run)):
         waited = f"{100 * rate.waited:.1f} %"
-        rows.append(f"step{name} | {rate.step:,.0f} | - | {rate.step / plain_run.step:.1f} | -")
-        rows.append(f"whole run{name} | {rate.whole:,.0f} | - | {rate.whole / plain_run.whole:.1f} | {waited}")
+        rows.append(f"step{name} | {rate.step:,.0f} | - | - | {rate.step / plain_run.step:.1f} | -")
+        rows.append(f"whole run{name} | {rate.whole:,.0f} | - | - | {rate.whole / plain_run.whole:.1f} | {waited}")
     return rows
 
 
@@ -243,7 +251,8 @@ def main() -> None:
         shards = ShardSet.open(given.shards or _make_shards(Path(folder), given.subjects))
         size = Towers(ARCH).image_size
         print(f"{machine}, {told['date']}; {len(shards.rows)} samples, {given.epochs} epochs a run")
-        print("| channel | | samples/s | of bare | times plain | waits for data |\n|---|---|---|---|---|---|")
+        print("| channel | | samples/s | of bare | of it small | times plain | waits for data |")
+        print("|---|---|---|---|---|---|---|")
         for channel in given.channels:
             benchmark = Benchmark(shards, channel, size, given.batch_size, given.epochs, given.cores)
             rates = _measure(benchmark, given.rounds)
