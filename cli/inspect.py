@@ -16,7 +16,7 @@ from cli.one_sample import print_sample, row_of
 from cli.options import Result, command
 from pipeline.training.curves import curves_of, curves_png
 from pipeline.training.manifest import RunManifest
-from pipeline.training.sequences import in_words, is_sequence
+from pipeline.training.sequences import is_sequence
 from shards.errors import UsageError
 from shards.index import IndexRow
 from shards.manifest import Frozen
@@ -141,13 +141,7 @@ def _inspect_run(root: Place, picture: Place | None, console: Console) -> Result
 def _facts(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
-    facts.add_row(
-        "trained on",
-        f"{counted(manifest.num_train_samples, 'sample')} of {counted(len(manifest.train_subjects), 'subject')}",
-    )
-    if manifest.num_train_sequences:
-        read = in_words(manifest.temporal, manifest.max_frames)
-        facts.add_row("sequences", f"{manifest.num_train_sequences}; {read}")
+    facts.add_row("trained on", manifest.learned_from())
     if manifest.validation_subjects:
         facts.add_row("held back", counted(len(manifest.validation_subjects), "subject"))
     facts.add_row("tested on", f"{counted(len(manifest.test_subjects), 'subject')} (split {manifest.split})")

@@ -159,7 +159,7 @@ class Condition:
 
 
 def _looked_up(comparison: ast.cmpop, values: ast.expr) -> ast.expr:
-    """Of `in`, a list of texts as a set, for not each of hundreds of subjects is to be compared with every sample's."""
+    """A list of texts after `in` as a set: of hundreds of subjects, a sample's is found without comparing with each."""
     if isinstance(comparison, ast.In | ast.NotIn) and isinstance(values, ast.Tuple | ast.List):
         texts = [value.value for value in values.elts if isinstance(value, ast.Constant)]
         if len(texts) == len(values.elts) and all(isinstance(text, str) for text in texts):

@@ -157,7 +157,6 @@ def _has_other(out: Place, begun: str) -> bool:
 
 def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on_progress: Progress) -> None:
     left = [fold for fold in folds if fold.evaluation() is None]
-
     done = finished = 0
 
     def tell(*_: Any) -> None:

@@ -60,7 +60,7 @@ class TestOfARun:
         card = (run_dir / "README.md").read_text()
         assert "facial-expression-recognition" in metadata(card)["tags"]
         assert f"| linear probe | {100 * found.protocols['probe'].accuracy:.1f} |" in card
-        assert "28 samples of 4 subjects" in card and "On 7 scans of 1 subject," in card
+        assert "28 scans of 4 subjects; `normal` images; split `kfold:5:0`." in card and "On 7 scans of 1 subject," in card
         assert str(run_dir) not in card and str(shards_dir) not in card
 
     def test_one_of_a_kind_has_no_plural(self):
@@ -69,7 +69,7 @@ class TestOfARun:
         card = run_card(run_manifest("0123").model_copy(update=changes))
         for said in (
             "encoder of 1 view of a face",
-            "1 sample of 1 subject (split `kfold:3:0`), of\nthem 1 sequence; `rgb`",
+            "1 sequence of 1 subject; `rgb` images",
             "Of 1 other subject nothing was read.",
             "; 1 step;\n",
         ):

@@ -54,6 +54,8 @@ def test_the_run_says_what_it_read(run_of_mixed):
     manifest = RunManifest.read(run_of_mixed / "manifest.json")
     assert (manifest.temporal, manifest.max_frames, manifest.text_source) == ("frames", 4, "label")
     assert (manifest.num_train_samples, manifest.num_train_sequences) == (9, 6)
+    whom = "3 scans and 6 sequences of 3 subjects"
+    assert manifest.learned_from() == f"{whom}; frames of each sequence, at most 4 frames"
 
 
 def test_pooling_over_time_has_learned(run_of_mixed):
@@ -74,7 +76,7 @@ def test_the_report_tells_it_too(evaluation, run_of_mixed):
     page = (run_of_mixed / "evaluation" / "report.html").read_text()
     assert "1 scan and 2 sequences of 1 subject" in page
     assert "frames of each sequence, at most 4 frames (6 frames in all)" in page
-    assert "9 samples of 3 subjects, of them 6 sequences" in page
+    assert "3 scans and 6 sequences of 3 subjects; frames" in page
 
 
 def test_the_command_line_counts_scans_and_sequences(evaluation):
@@ -94,6 +96,7 @@ def test_a_run_on_scans_leaves_pooling_as_it_began_and_scores_sequences_by_their
 ):
     run = train(config(mixed, tmp_path / "run", where="expression == 'HA'", batch_size=2))
     assert (run.temporal, run.num_train_samples, run.num_train_sequences) == ("none", 3, 0)
+    assert run.learned_from() == "3 scans of 3 subjects"
     other = RunManifest.read(run_of_mixed / "manifest.json")
     assert run.where == "expression == 'HA'" and run.fingerprint != other.fingerprint
     # Who is tested on does not depend on the condition.

@@ -200,6 +200,11 @@ class TestAStorageThatFails:
         assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read ({error})")]
         assert list(found.values()) == [[], [], []]
 
+    @pytest.mark.parametrize("error", [PermissionError("Access Denied"), EndpointConnectionError(endpoint_url="-")])
+    def test_where_the_folder_cannot_be_listed_what_is_in_it_is_verified(self, shards, monkeypatch, error):
+        self.let_fail(shards, monkeypatch, "ls", error, where="shards")
+        assert list(dict(verify_shards(shards)).values()) == [[], [], [], []]
+
     def test_a_shard_that_goes_while_it_is_verified_is_missing(self, shards, monkeypatch):
         def vanish(path: str, *_: object) -> None:
             raise FileNotFoundError(path)
@@ -212,12 +217,14 @@ class TestAStorageThatFails:
         result = CliRunner().invoke(app, ["verify", shards.spec])
         assert result.exit_code == 1 and "000001.tar: cannot be read (ExpiredToken)" in result.output
 
-    def let_fail(self, shards: ShardSet, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception) -> None:
-        """Let the storage fail whenever it is asked for the second shard."""
+    def let_fail(
+        self, shards: ShardSet, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, where: str = "000001.tar"
+    ) -> None:
+        """Let the storage fail whenever it is asked for what `where` names: the second shard, if nothing else."""
         asked = getattr(shards.filesystem, method)
 
         def ask(path: str, *given: object, **options: object) -> object:
-            if path.endswith("000001.tar"):
+            if path.endswith(where):
                 raise error
             return asked(path, *given, **options)
 

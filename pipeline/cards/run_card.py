@@ -6,7 +6,6 @@ from pipeline.cards.words import ETHICS, front_matter, plain, prompts_of, table
 from pipeline.evaluation.manifest import PROTOCOL_TITLES, EvaluationManifest
 from pipeline.expressions import word_for
 from pipeline.training.manifest import RunManifest
-from pipeline.training.sequences import in_words
 from shards.words import counted, samples_in_words
 
 MAX_CLASSES = 60
@@ -28,8 +27,7 @@ encoder of {counted(len(run.views), "view")} of a face ({", ".join(run.views)}),
 
 ## What it learned from
 
-{counted(run.num_train_samples, "sample")} of {counted(len(run.train_subjects), "subject")} (split `{run.split}`), of
-them {counted(run.num_train_sequences, "sequence")}; `{run.channel}` images; {in_words(run.temporal, run.max_frames)}.
+{run.learned_from()}; `{run.channel}` images; split `{run.split}`.
 Prompts were {prompts_of(run.text_source)}. Of {counted(len(run.test_subjects), "other subject")} nothing was read.
 The shards' own card, beside them, says where the scans come from and on what terms; the model falls under these too.
 

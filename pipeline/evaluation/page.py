@@ -10,8 +10,6 @@ from pipeline.evaluation import plots
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.evaluation.report import render_report
 from pipeline.training.manifest import RunManifest
-from pipeline.training.sequences import in_words
-from shards.words import counted
 
 
 def evaluation_page(
@@ -27,9 +25,7 @@ def evaluation_page(
         "recipe": manifest.recipe,
         "image tower": f"{run.recipe['arch']} on {run.channel} images",
         "views": ", ".join(run.views),
-        "trained on": f"{counted(run.num_train_samples, 'sample')} of {counted(len(run.train_subjects), 'subject')}, "
-        f"of them {counted(run.num_train_sequences, 'sequence')}",
-        "learned from": in_words(run.temporal, run.max_frames),
+        "trained on": run.learned_from(),
         "steps": f"{run.num_steps}, workers: {run.world_size}",
         "split": run.split,
         "prompts": f"from {run.text_source}",

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from model.config import Precision, RunTextSource
-from pipeline.training.sequences import TemporalRead
+from pipeline.training.sequences import TemporalRead, in_words
 from shards.manifest import Manifest
+from shards.words import counted, samples_in_words
 
 
 class RunManifest(Manifest):
@@ -55,3 +56,9 @@ class RunManifest(Manifest):
     metadata: bool = False
     final_losses: Mapping[str, float]
     checkpoint: str
+
+    def learned_from(self) -> str:
+        """The samples and subjects, and what was read of sequences if there were any, for a person."""
+        samples = samples_in_words(self.num_train_samples - self.num_train_sequences, self.num_train_sequences)
+        told = f"{samples} of {counted(len(self.train_subjects), 'subject')}"
+        return told if self.temporal == "none" else f"{told}; {in_words(self.temporal, self.max_frames)}"
