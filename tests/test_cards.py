@@ -60,7 +60,8 @@ class TestOfARun:
         card = (run_dir / "README.md").read_text()
         assert "facial-expression-recognition" in metadata(card)["tags"]
         assert f"| linear probe | {100 * found.protocols['probe'].accuracy:.1f} |" in card
-        assert "28 scans of 4 subjects; `normal` images; split `kfold:5:0`." in card and "On 7 scans of 1 subject," in card
+        assert "28 scans of 4 subjects; `normal` images; split `kfold:5:0`." in card
+        assert "On 7 scans of 1 subject," in card
         assert str(run_dir) not in card and str(shards_dir) not in card
 
     def test_one_of_a_kind_has_no_plural(self):

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from botocore.exceptions import EndpointConnectionError
 from processes import wait_until, workers
 from samples import write_shard_set
 from sklearn import metrics
@@ -334,6 +335,23 @@ def test_a_fold_goes_on_where_its_worker_died_on_another_machine_and_left_its_lo
     (fold / LOCK_NAME).write_bytes(json.dumps(holder).encode())
     assert run(given) == whole
     assert not (fold / LOCK_NAME).exists()
+
+
+@pytest.mark.parametrize("error", [PermissionError("not now"), EndpointConnectionError(endpoint_url="-")])
+def test_a_storage_that_fails_while_progress_is_told_is_asked_again(tmp_path, monkeypatch, error):
+    write_shard_set(tmp_path / "shards", num_subjects=4, size=8)
+    given = config(tmp_path / "shards", place(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
+    progress, failures, told = RunDirectory.progress, [error], []
+
+    def fail_at_first(self) -> tuple[int, int]:
+        if failures:
+            raise failures.pop()
+        return progress(self)
+
+    monkeypatch.setattr(RunDirectory, "progress", fail_at_first)
+    run(given, lambda *row: told.append(row))
+    # A row for each fold: of the first nothing could be told.
+    assert [done for done, _, _ in told] == [0, 6]
 
 
 class TestStatus:

@@ -106,7 +106,8 @@ class TestInspect:
         assert code == 0, out
         for name in ("total loss", "validation kNN", "learning rate", "samples a second", "waiting for data"):
             assert name in out
-        assert re.search(r"trained on +\d+ scans of \d+ subjects *\n", out) and re.search(r"steps +\d+, workers: 1\b", out)
+        assert re.search(r"trained on +\d+ scans of \d+ subjects *\n", out)
+        assert re.search(r"steps +\d+, workers: 1\b", out)
         assert "held back" in out and "2 subjects" in out and f"curves: {tmp_path}/curves.png" in out
         with Image.open(tmp_path / "curves.png") as picture:
             assert picture.width == 1260

@@ -218,7 +218,12 @@ class TestAStorageThatFails:
         assert result.exit_code == 1 and "000001.tar: cannot be read (ExpiredToken)" in result.output
 
     def let_fail(
-        self, shards: ShardSet, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, where: str = "000001.tar"
+        self,
+        shards: ShardSet,
+        monkeypatch: pytest.MonkeyPatch,
+        method: str,
+        error: Exception,
+        where: str = "000001.tar",
     ) -> None:
         """Let the storage fail whenever it is asked for what `where` names: the second shard, if nothing else."""
         asked = getattr(shards.filesystem, method)
