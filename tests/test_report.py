@@ -157,7 +157,7 @@ class TestRetrieval:
         assert rows[3].rstrip() == "text of a face, recall" + "".join(map(percent, text.recall_at.values())) + "–"
         averages = [*faces.average_precision.values(), faces.mean_average_precision]
         assert rows[4:] == ["angerhappinesssmirkmean", "average precision" + "".join(map(percent, averages))]
-        assert "among the 120 that were scored" in html and "bank&rsquo;s 9." in html
+        assert "among the 120 that were scored" in html and "bank&rsquo;s 9 prompts" in html
 
     def test_without_it_there_is_no_word_of_it(self):
         assert "Recall at k" not in render_report(made_up(retrieval=None), {}, None, {})

@@ -43,13 +43,24 @@ class TestFacesOfText:
         faces, y, prompts = scattered()
         found = faces_of_text(faces, y, prompts)
         for n, (name, texts) in enumerate(prompts.items()):
-            # The anchor of zero-shot: prompts of length one, and their mean.
-            cosines = lengthless(faces) @ lengthless(texts).mean(axis=0)
-            assert found.average_precision[name] == pytest.approx(metrics.average_precision_score(y == n, cosines))
+            cosines = lengthless(faces) @ lengthless(texts).T
+            each = [metrics.average_precision_score(y == n, of_prompt) for of_prompt in cosines.T]
+            assert found.average_precision[name] == pytest.approx(np.mean(each))
+        assert found.mean_average_precision == pytest.approx(np.mean(list(found.average_precision.values())))
+        assert found.num_prompts == 3 + 4 + 5 + 6
+
+    def test_each_prompt_asks_by_itself(self):
+        # Anger's second prompt has both happy faces nearer than the angry one.
+        prompts = {"AN": faces_at(0, 80), "HA": faces_at(90)}
+        found = faces_of_text(faces_at(10, 70, 89), np.array([0, 1, 1]), prompts)
+        assert found.recall_at == {"1": 2 / 3} and found.precision_at == {"1": 2 / 3}
+        assert found.average_precision == pytest.approx({"AN": (1 + 1 / 3) / 2, "HA": 1.0})
+        assert found.mean_average_precision == pytest.approx((2 / 3 + 1) / 2)
 
     def test_a_class_without_a_face_asks_for_none(self):
         found = faces_of_text(faces_at(10, 20), np.array([0, 0]), PROMPTS)
         assert found.average_precision == {"AN": 1.0} and found.precision_at == {"1": 1.0}
+        assert found.num_prompts == 1
 
     def test_more_answers_than_there_are_faces_are_not_asked_for(self):
         found = faces_of_text(faces_at(*range(9)), np.array([0, 1] * 4 + [0]), PROMPTS)

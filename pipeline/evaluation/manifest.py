@@ -86,15 +86,17 @@ class ViewScore(Frozen):
 
 
 class FacesOfText(Frozen):
-    """Each class's prompts ask for its faces.
+    """Each prompt asks for the faces of its class.
 
     Attributes:
-        precision_at: share of right faces among the first k, the mean over classes, by k.
-        recall_at: share of classes that have a right face among the first k, by k.
-        average_precision: of each class that has a face.
-        mean_average_precision: their mean.
+        num_prompts: how many ask, those of classes that have a face.
+        precision_at: share of right faces among the first k, the mean over prompts, by k.
+        recall_at: share of prompts that have a right face among the first k, by k.
+        average_precision: of each class that has a face, the mean over its prompts.
+        mean_average_precision: the mean over classes.
     """
 
+    num_prompts: int
     precision_at: Mapping[str, float]
     recall_at: Mapping[str, float]
     average_precision: Mapping[str, float]
@@ -141,7 +143,7 @@ class EvaluationManifest(Manifest):
         retrieval: with zero-shot, how well text finds faces and faces text.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     stage: Literal["evaluate"] = "evaluate"
     run_fingerprint: str
     shards_fingerprint: str

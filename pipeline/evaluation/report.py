@@ -129,10 +129,11 @@ def _parts(manifest: EvaluationManifest) -> Iterable[str]:
     if manifest.retrieval is not None:
         num_faces = manifest.num_scans + manifest.num_sequences
         yield (
-            "<h2>Faces by text, and text by faces</h2>\n<p>Each expression&rsquo;s prompts ask for its faces among the "
-            f"{num_faces:,} that were scored, and each face asks for its prompts among the bank&rsquo;s "
-            f"{manifest.retrieval.text_of_faces.num_prompts:,}. Recall at k is the share of those who ask that find a "
-            "right answer among the first k; precision at k is the share of right ones among these.</p>\n"
+            "<h2>Faces by text, and text by faces</h2>\n<p>Each of the bank&rsquo;s "
+            f"{manifest.retrieval.text_of_faces.num_prompts:,} prompts asks for the faces of its expression among the "
+            f"{num_faces:,} that were scored, and each face asks for its expression&rsquo;s prompts. Recall at k is "
+            "the share of those who ask that find a right answer among the first k; precision at k is the share of "
+            "right ones among these.</p>\n"
             f"{retrieval_tables(manifest.retrieval)}"
         )
 

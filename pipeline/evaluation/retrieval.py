@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.manifest import FacesOfText, RetrievalScore, TextOfFaces
 from pipeline.heads.neighbours import Classes, Features, unit
-from pipeline.heads.zero_shot import class_anchors
 
 FACES_AT = (1, 5, 10)
 PROMPTS_AT = (1, 5)
@@ -30,31 +29,38 @@ def retrieval_score(faces: Features, y: Classes, prompts: Mapping[str, Features]
 
 
 def faces_of_text(faces: Features, y: Classes, prompts: Mapping[str, Features]) -> FacesOfText:
-    """Each class's anchor, as zero-shot takes it, ranks all faces; classes without a face ask for none.
+    """Each prompt ranks all faces, one by one; those of a class without a face ask for none.
 
     Average precision is the mean, over the right faces, of the precision at each one's rank (Manning et al.,
     "Introduction to information retrieval", 2008, section 8.4).
     """
-    asked = np.unique(y)
-    cosines = class_anchors(prompts)[asked] @ unit(faces).T
-    right = y[_ranked(cosines)] == asked[:, None]
+    bank, whose = _bank(prompts)
+    asking = np.isin(whose, y)
+    whose = whose[asking]
+    right = y[_ranked(bank[asking] @ unit(faces).T)] == whose[:, None]
     precision = right.cumsum(axis=1) / np.arange(1, len(y) + 1)
     average = (precision * right).sum(axis=1) / right.sum(axis=1)
-    names = list(prompts)
+    of_class = {name: float(average[whose == c].mean()) for c, name in enumerate(prompts) if c in whose}
     return FacesOfText(
+        num_prompts=len(whose),
         precision_at={str(k): float(precision[:, k - 1].mean()) for k in _within(FACES_AT, len(y))},
         recall_at=_recall_at(right, FACES_AT),
-        average_precision={names[c]: float(value) for c, value in zip(asked.tolist(), average, strict=True)},
-        mean_average_precision=float(average.mean()),
+        average_precision=of_class,
+        mean_average_precision=float(np.mean(list(of_class.values()))),
     )
 
 
 def text_of_faces(faces: Features, y: Classes, prompts: Mapping[str, Features]) -> TextOfFaces:
     """Each face ranks all prompts of all classes, one by one."""
-    whose = np.repeat(np.arange(len(prompts)), [len(texts) for texts in prompts.values()])
-    cosines = unit(faces) @ unit(np.concatenate(list(prompts.values()))).T
-    right = whose[_ranked(cosines)] == y[:, None]
+    bank, whose = _bank(prompts)
+    right = whose[_ranked(unit(faces) @ bank.T)] == y[:, None]
     return TextOfFaces(num_prompts=len(whose), recall_at=_recall_at(right, PROMPTS_AT))
+
+
+def _bank(prompts: Mapping[str, Features]) -> tuple[Features, Classes]:
+    """All prompts of all classes, of length one, [P, D], and the class of each, [P]."""
+    whose = np.repeat(np.arange(len(prompts)), [len(texts) for texts in prompts.values()])
+    return unit(np.concatenate(list(prompts.values()))), whose
 
 
 def _ranked(cosines: NDArray[np.float64]) -> NDArray[np.int64]:
