@@ -131,9 +131,10 @@ class TestInspect:
         assert code == 2 and "has no metrics yet" in out and not (tmp_path / "curves.png").exists()
 
     def test_what_is_no_run_is_refused(self, folder, tmp_path):
-        (tmp_path / "config.json").write_text("{}")
-        code, out = invoke("inspect", tmp_path)
-        assert code == 2 and "holds no run" in out
+        for content in ({}, {"fingerprint": "f", "train": {"num_workers": 1, "batch_size": 4, "split": "all"}}):
+            (tmp_path / "config.json").write_text(json.dumps(content))
+            code, out = invoke("inspect", tmp_path)
+            assert code == 2 and "holds no run" in out
         code, out = invoke("inspect", folder / "shards", "--curves", tmp_path / "curves.png")
         assert code == 2 and "--curves: shows a run, and these are shards" in out
         code, out = invoke("inspect", folder / "run", "--preview", tmp_path / "sheet.png")

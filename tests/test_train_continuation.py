@@ -12,6 +12,9 @@ from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from shards.errors import UsageError
 
+TRAIN = {"num_workers": 1, "batch_size": 4, "split": "kfold:5:0"}
+RECIPE = {"name": "clip", "arch": "smile-tiny"}
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -73,14 +76,11 @@ def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_pa
     directory = RunDirectory(tmp_path)
     if earlier:
         told = {} if earlier == "older" else {"world_sizes": earlier}
-        begun = {"fingerprint": "f", "train": {"num_workers": 3, "batch_size": 4}}
+        begun = {"fingerprint": "f", "train": TRAIN | {"num_workers": 3}, "recipe": RECIPE}
         directory.config_path.write_text(json.dumps(begun | told))
     if step:
         directory.save(step, {}, {"step": step}, keep=1)
     assert world_sizes(config(tmp_path, tmp_path, num_workers=asked), directory) == expected
-
-
-TRAIN = {"num_workers": 1, "batch_size": 4}
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -96,11 +96,13 @@ TRAIN = {"num_workers": 1, "batch_size": 4}
         b'{"architectures": ["BertModel"], "model_type": "bert"}',
         # Of a cross-validation.
         b'{"crossval": {"epochs": 1}, "fingerprint": "f", "shards": "../shards"}',
-        json.dumps({"train": TRAIN}).encode(),
-        json.dumps({"fingerprint": 1, "train": TRAIN}).encode(),
-        json.dumps({"fingerprint": "f", "train": {"num_workers": 1}}).encode(),
-        json.dumps({"fingerprint": "f", "train": TRAIN | {"batch_size": "many"}}).encode(),
-        json.dumps({"fingerprint": "f", "train": TRAIN, "world_sizes": [[0]]}).encode(),
+        json.dumps({"train": TRAIN, "recipe": RECIPE}).encode(),
+        json.dumps({"fingerprint": 1, "train": TRAIN, "recipe": RECIPE}).encode(),
+        json.dumps({"fingerprint": "f", "train": {"num_workers": 1}, "recipe": RECIPE}).encode(),
+        json.dumps({"fingerprint": "f", "train": TRAIN | {"batch_size": "many"}, "recipe": RECIPE}).encode(),
+        json.dumps({"fingerprint": "f", "train": TRAIN, "recipe": RECIPE, "world_sizes": [[0]]}).encode(),
+        json.dumps({"fingerprint": "f", "train": TRAIN}).encode(),
+        json.dumps({"fingerprint": "f", "train": TRAIN, "recipe": {"name": "clip"}}).encode(),
     ],
 )
 def test_a_config_json_that_no_run_has_written_makes_a_folder_of_something_else(shards, tmp_path, content, resume):

@@ -34,10 +34,17 @@ class Begun(_Told):
 class _Options(_Told):
     num_workers: int
     batch_size: int
+    split: str
+
+
+class _Recipe(_Told):
+    name: str
+    arch: str
 
 
 class _BegunRun(Begun):
     train: _Options
+    recipe: _Recipe
     precision: str = ""
     world_sizes: WorldSizes = ()
 
