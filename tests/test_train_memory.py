@@ -1,6 +1,7 @@
 """Training in less memory or time: in parts, without activations, compiled; what is learned is the same."""
 
 import json
+import shutil
 
 import pytest
 import small_runs
@@ -37,17 +38,22 @@ def losses(run) -> torch.Tensor:
     return torch.tensor([[value for name, value in row.items() if "loss" in name] for row in timeless(run)])
 
 
+def check_first_steps(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Before the first step losses are equal but for rounding.
+
+    After it they are less so: AdamW's steps along gradients that are nothing but rounding are as long as others.
+    """
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
+
+
 def test_in_parts_the_same_losses_are_learned_from(shards, plain, tmp_path, monkeypatch):
     faces, embed = [], gradients.embed
     monkeypatch.setattr(
         gradients, "embed", lambda net, shown, how: faces.append(len(shown.moments.counts)) or embed(net, shown, how)
     )
     learn(shards, tmp_path / "run", accumulate=3, **EXACT)
-    # Before the first step they are equal but for rounding; AdamW's steps along gradients that are nothing but rounding
-    # are as long as others.
-    found, expected = losses(tmp_path / "run"), losses(plain)
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
+    check_first_steps(losses(tmp_path / "run"), losses(plain))
     # Fifteen samples in four steps, three parts each, twice.
     assert max(faces) == 2 and len(faces) == 2 * 8 * 3 and sum(faces) == 2 * 2 * 15
 
@@ -80,6 +86,16 @@ def test_compiled_the_losses_are_the_same_and_so_are_the_names_of_the_weights(sh
     assert found.load_model().keys() == found.load_state()["model"].keys() == weights(plain).keys()
     learn(shards, tmp_path / "other", compile=True, **EXACT)
     torch.testing.assert_close(losses(tmp_path / "other"), losses(plain), rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="the usual backend needs a C++ compiler")
+def test_compiled_by_the_usual_backend_the_losses_are_the_same(shards, plain, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch.compiler.reset()
+    learn(shards, tmp_path / "run", compile=True, **EXACT)
+    assert any((tmp_path / "cache").rglob("*.so"))
+    check_first_steps(losses(tmp_path / "run"), losses(plain))
     torch.compiler.reset()
 
 
