@@ -185,8 +185,7 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
 def _manifest(
     config: CrossvalConfig, mark: str, learned: ShardSet, scored: ShardSet, folds: Sequence[Fold]
 ) -> CrossvalManifest:
-    runs = [run for fold in folds if (run := fold.directory.manifest())]
-    evaluations = [found for fold in folds if (found := fold.evaluation())]
+    runs, evaluations = zip(*(fold.made() for fold in folds), strict=True)
     everyone = rows_of(scored, scored.subjects, folds[0].evaluate.where)
     subjects = [run.test_subjects or sorted({row.subject for row in everyone}) for run in runs]
     told = zip(folds, runs, evaluations, subjects, strict=True)

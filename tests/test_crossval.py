@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 
 from cli.crossval import _table
 from cli.main import app
+from pipeline import crossval
 from pipeline.crossval import run
 from pipeline.crossvalidation.config import CrossvalConfig
+from pipeline.crossvalidation.folds import Fold, FoldError
 from pipeline.crossvalidation.manifest import CrossvalManifest
 from pipeline.directory_lock import NAME as LOCK_NAME
 from pipeline.directory_lock import STALE_AFTER
@@ -335,6 +337,21 @@ def test_a_fold_goes_on_where_its_worker_died_on_another_machine_and_left_its_lo
     (fold / LOCK_NAME).write_bytes(json.dumps(holder).encode())
     assert run(given) == whole
     assert not (fold / LOCK_NAME).exists()
+
+
+def test_a_fold_that_another_version_has_scored_is_told_as_such(tmp_path, monkeypatch):
+    write_shard_set(tmp_path / "shards", num_subjects=2, size=8)
+    given = config(tmp_path / "shards", place(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
+    make = crossval.run_fold
+
+    def make_with_another_version(fold: Fold, **options) -> None:
+        make(fold, **options)
+        found = json.loads(fold.evaluation_path.read_text())
+        fold.evaluation_path.write_text(json.dumps(found | {"schema_version": found["schema_version"] + 1}))
+
+    monkeypatch.setattr(crossval, "run_fold", make_with_another_version)
+    with pytest.raises(FoldError, match=r"00: was made, .* is the same version of smile-pipe installed"):
+        run(given)
 
 
 @pytest.mark.parametrize("error", [PermissionError("not now"), EndpointConnectionError(endpoint_url="-")])

@@ -13,12 +13,17 @@ from pipeline.directory_lock import wait_while_held
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.manifest import EvaluationManifest
 from pipeline.training.config import TrainConfig
+from pipeline.training.manifest import RunManifest
 from pipeline.training.run_directory import RunDirectory
 from shards.errors import UsageError
 from shards.places import Place
 
 POLL_SECONDS = 1.0
 MAX_RETRIES = 3
+
+
+class FoldError(RuntimeError):
+    """A fold was made, and cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,20 @@ class Fold:
             if made_of == (run.fingerprint, self.scored_on) and self._is_asked_for(found):
                 return found
         return None
+
+    def made(self) -> tuple[RunManifest, EvaluationManifest]:
+        """Its run and its scores, of a fold that is finished.
+
+        Raises:
+            FoldError: they cannot be read; another version has written them.
+        """
+        run, evaluation = self.directory.manifest(), self.evaluation()
+        if run is None or evaluation is None:
+            raise FoldError(
+                f"{self.train.out}: was made, and has no scores that can be read here; "
+                "is the same version of smile-pipe installed on all machines?"
+            )
+        return run, evaluation
 
     def _is_asked_for(self, found: EvaluationManifest) -> bool:
         asked = {"classifier" if name == "zero-shot" else name for name in self.evaluate.protocol}
