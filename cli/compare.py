@@ -1,5 +1,8 @@
 """`smile-pipe compare`: cross-validations in, a table of systems out."""
 
+from collections import Counter
+from collections.abc import Mapping
+
 import typer
 from pydantic import Field
 from rich.console import Console
@@ -7,7 +10,7 @@ from rich.table import Table
 
 from cli.console import say
 from cli.options import Result, command
-from pipeline.compare import Comparison, compare
+from pipeline.compare import ComparedRow, Comparison, compare
 from pipeline.crossvalidation.manifest import Spread
 from pipeline.evaluation.manifest import PROTOCOL_TITLES
 from shards.manifest import Frozen
@@ -50,11 +53,22 @@ def _title(table: Comparison) -> str:
 def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
     had = {name for row in table.rows for name in row.accuracy}
     names = [name for name in PROTOCOL_TITLES if name in had]
+    alike = Counter((row.system, row.text_source) for row in table.rows)
     body = [
-        [row.system, row.text_source, *(_percent(row.accuracy.get(name)) for name in names), _percent(row.behind)]
+        [
+            _name(row, alike),
+            row.text_source,
+            *(_percent(row.accuracy.get(name)) for name in names),
+            _percent(row.behind),
+        ]
         for row in table.rows
     ]
     return ["system", "text", *names, f"behind by {table.ordered_by}"], body
+
+
+def _name(row: ComparedRow, alike: Mapping[tuple[str, str], int]) -> str:
+    """The system, and where its cross-validation lies if others of the same system differ by their options."""
+    return row.system if alike[row.system, row.text_source] == 1 else f"{row.system} ({row.path})"
 
 
 def _percent(over: Spread | None) -> str:

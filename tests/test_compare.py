@@ -108,3 +108,12 @@ def test_the_command_prints_a_table_for_a_readme(tmp_path):
         "| clip | label | - | 60.0 ± 14.1 | 25.0 ± 7.1 |",
         "",
     ]
+
+
+def test_the_command_tells_runs_of_one_system_apart_by_where_they_lie(tmp_path):
+    write(tmp_path / "flow", "smile-vlm", (0.8, 0.9))
+    write(tmp_path / "normal", "smile-vlm", (0.7, 0.8))
+    write(tmp_path / "other", "clip", (0.5, 0.7))
+    result = CliRunner().invoke(app, ["compare", str(tmp_path), "--markdown"])
+    told = [line.split(" | ")[0] for line in result.stdout.splitlines() if " ± " in line]
+    assert told == ["| smile-vlm (flow)", "| smile-vlm (normal)", "| clip"]
