@@ -11,7 +11,6 @@ from samples import write_shard_set
 
 from cli.evaluate import _table
 from pipeline import evaluate
-from pipeline import train as training
 from pipeline.evaluate import run
 from pipeline.evaluation import embedding, measures
 from pipeline.evaluation.config import EvaluateConfig
@@ -180,10 +179,9 @@ class TestSeveralExpressionsAtOnce:
         write_index(tmp_path / "shards" / "index.parquet", rows)
         return tmp_path / "shards"
 
-    def test_are_scored_as_classes_and_one_by_one(self, shards, tmp_path, monkeypatch):
-        monkeypatch.setattr(training, "_in_process", lambda config: True)
+    def test_are_scored_as_classes_and_one_by_one(self, shards, tmp_path):
         options = {"epochs": 1, "batch_size": 4, "split": "kfold:4:0", "text": "none"}
-        train(TrainConfig(shards=str(shards), out=tmp_path / "run", **options))
+        train(TrainConfig(shards=str(shards), out=tmp_path / "run", **options), here=True)
         found = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards)))
         assert found.classes == ("HA", "HA;SU", "NE")
         for score in found.protocols.values():
@@ -294,9 +292,9 @@ class TestFitOn:
             run(EvaluateConfig(run=run_dir, shards=str(other), fit_on=str(tmp_path / "shards")))
 
 
-def test_without_text_there_is_no_zero_shot(shards_dir, ray_cluster, tmp_path):
+def test_without_text_there_is_no_zero_shot(shards_dir, tmp_path):
     options = {"epochs": 1, "batch_size": 8, "split": "kfold:5:0", "text": "none"}
-    train(TrainConfig(shards=str(shards_dir), out=tmp_path / "run", **options))
+    train(TrainConfig(shards=str(shards_dir), out=tmp_path / "run", **options), here=True)
     manifest = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir)))
     assert manifest.protocols.keys() == {"knn", "probe"}
     with pytest.raises(UsageError, match="without text"):

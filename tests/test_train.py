@@ -58,14 +58,14 @@ def test_the_manifest_says_on_whom_it_was_trained(run_dir, shards_dir):
     assert (manifest.channel, manifest.temporal, manifest.num_train_sequences) == ("normal", "none", 0)
 
 
-def test_what_a_run_computes_in_is_recorded_and_kept_where_it_goes_on(run_dir, shards_dir, ray_cluster, tmp_path):
+def test_what_a_run_computes_in_is_recorded_and_kept_where_it_goes_on(run_dir, shards_dir, tmp_path):
     assert RunManifest.read(run_dir / "manifest.json").precision == native_precision("cpu")
     other = "float32" if native_precision("cpu") == "bfloat16" else "bfloat16"
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
     begun = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(begun | {"precision": other}))
-    assert run(config(shards_dir, tmp_path / "run", resume=True)).precision == other
+    assert run(config(shards_dir, tmp_path / "run", resume=True), here=True).precision == other
     weights = [RunDirectory(root).checkpoints()[-1].load_model() for root in (run_dir, tmp_path / "run")]
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

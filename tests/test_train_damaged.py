@@ -178,11 +178,11 @@ class TestReader:
 
 class TestStages:
     @pytest.fixture(scope="class")
-    def whole(self, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def whole(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A folder with undamaged shards and a run on them."""
         root = tmp_path_factory.mktemp("whole")
         write_shard_set(root / "shards", num_subjects=6, channels=("rgb",))
-        train(config(root / "shards", root / "run"))
+        train(config(root / "shards", root / "run"), here=True)
         return root
 
     @pytest.fixture
@@ -190,7 +190,7 @@ class TestStages:
         """A copy that may be damaged."""
         return shutil.copytree(whole, tmp_path / "copy")
 
-    def test_damage_ends_training_and_skipping_goes_on_counts_and_names_it(self, whole, copied):
+    def test_damage_ends_training_and_skipping_goes_on_counts_and_names_it(self, ray_cluster, whole, copied):
         before = RunManifest.read(whole / "run" / "manifest.json")
         shards, out = copied / "shards", copied / "new"
         bad = train_rows(shards, copied / "run")[2:9:3]
@@ -209,11 +209,11 @@ class TestStages:
         assert train(config(shards, out)) == found
 
     def test_skipping_changes_nothing_where_nothing_is_damaged(self, whole, tmp_path):
-        found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"))
+        found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"), here=True)
         assert found == RunManifest.read(whole / "run" / "manifest.json")
         assert found.num_skipped == 0 and not (tmp_path / "run" / "skipped.json").exists()
 
-    def test_two_ranks_take_as_many_steps_where_one_has_nothing_left_of_a_batch(self, copied):
+    def test_two_ranks_take_as_many_steps_where_one_has_nothing_left_of_a_batch(self, ray_cluster, copied):
         shards, options = copied / "shards", {"num_workers": 2, "batch_size": 2, "on_bad_shard": "skip"}
         # Of fifteen samples in four steps of two ranks each, all but four: some rank has nothing left in some step.
         bad = train_rows(shards, copied / "run")[:11]

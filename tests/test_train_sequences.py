@@ -38,10 +38,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_of_mixed(mixed: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_of_mixed(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch on three of the subjects, with four frames of each sequence at most."""
     out = tmp_path_factory.mktemp("run") / "run"
-    train(config(mixed, out, max_frames=4))
+    train(config(mixed, out, max_frames=4), here=True)
     return out
 
 
@@ -91,10 +91,8 @@ def test_two_workers_learn_from_scans_and_sequences_and_both_kinds_of_moments(mi
     assert evaluate(EvaluateConfig(run=tmp_path / "run", shards=str(mixed))).temporal == "both"
 
 
-def test_a_run_on_scans_leaves_pooling_as_it_began_and_scores_sequences_by_their_mean(
-    mixed, run_of_mixed, ray_cluster, tmp_path
-):
-    run = train(config(mixed, tmp_path / "run", where="expression == 'HA'", batch_size=2))
+def test_a_run_on_scans_leaves_pooling_as_it_began_and_scores_sequences_by_their_mean(mixed, run_of_mixed, tmp_path):
+    run = train(config(mixed, tmp_path / "run", where="expression == 'HA'", batch_size=2), here=True)
     assert (run.temporal, run.num_train_samples, run.num_train_sequences) == ("none", 3, 0)
     assert run.learned_from() == "3 scans of 3 subjects"
     other = RunManifest.read(run_of_mixed / "manifest.json")
@@ -115,12 +113,12 @@ def test_shards_that_store_other_moments_than_the_run_read_are_refused(run_of_mi
         evaluate(EvaluateConfig(run=run_of_mixed, shards=str(tmp_path / "shards"), split="all"))
 
 
-def test_shards_of_dynamic_images_alone_are_learned_from_as_they_are(ray_cluster, tmp_path):
+def test_shards_of_dynamic_images_alone_are_learned_from_as_they_are(tmp_path):
     timelines = (make_timeline(4, "dynamic"),)
     write_shard_set(
         tmp_path / "shards", num_subjects=4, timelines=timelines, channels=("normal",), text_source="geometry"
     )
-    run = train(config(tmp_path / "shards", tmp_path / "run", channel="auto"))
+    run = train(config(tmp_path / "shards", tmp_path / "run", channel="auto"), here=True)
     assert (run.temporal, run.channel, run.text_source) == ("dynamic", "normal", "geometry")
     found = evaluate(EvaluateConfig(run=tmp_path / "run", shards=str(tmp_path / "shards")))
     assert (found.temporal, found.num_frames, found.text_source) == ("dynamic", 0, "geometry")
