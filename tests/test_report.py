@@ -308,6 +308,17 @@ def test_figures_are_svg_and_the_same_twice_and_leave_matplotlib_as_it_was():
     assert all(ElementTree.fromstring(svg).tag.endswith("svg") for svg in first.values())
 
 
+def test_no_word_of_a_figure_is_cut_off_at_its_edge(monkeypatch):
+    monkeypatch.setattr(plots, "_svg", lambda figure: figure)
+    for name, figure in all_figures(made_up()).items():
+        figure.canvas.draw()
+        for axes in figure.axes:
+            for words in (axes.xaxis.label, axes.yaxis.label, axes.title, *axes.texts):
+                box = words.get_window_extent()
+                inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0
+                assert inside or not words.get_text(), (name, words.get_text())
+
+
 def test_figures_change_with_what_they_show():
     manifest = made_up()
     other = manifest.protocols["probe"].model_copy(

@@ -151,7 +151,7 @@ def reliability(protocols: Mapping[str, ProtocolScore]) -> bytes:
         axes.scatter(sure, right, s=sizes, color=color, alpha=0.75, linewidths=0, zorder=3, clip_on=False)
     axes.set_xlim(0, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("how sure (probability of what was named); on the dashed line it is right as often as that")
+    axes.set_xlabel("how sure (probability of what was named);\non the dashed line it is right as often as that")
     _share_axis(axes, "accuracy")
     _legend(figure, axes)
     return _svg(figure)
