@@ -126,15 +126,15 @@ def _parts(manifest: EvaluationManifest) -> Iterable[str]:
             f"<h2>Accuracy by views</h2>\n<p>{escape(title)} from parts of the rig: the views that are marked were "
             f"fused as if there were no others.</p>\n{views}"
         )
-    if manifest.retrieval is not None:
+    if (found := manifest.retrieval) is not None:
         num_faces = manifest.num_scans + manifest.num_sequences
         yield (
-            "<h2>Faces by text, and text by faces</h2>\n<p>Each of the bank&rsquo;s "
-            f"{manifest.retrieval.text_of_faces.num_prompts:,} prompts asks for the faces of its expression among the "
-            f"{num_faces:,} that were scored, and each face asks for its expression&rsquo;s prompts. Recall at k is "
-            "the share of those who ask that find a right answer among the first k; precision at k is the share of "
-            "right ones among these.</p>\n"
-            f"{retrieval_tables(manifest.retrieval)}"
+            "<h2>Faces by text, and text by faces</h2>\n<p>Each of "
+            f"{counted(found.faces_of_text.num_prompts, 'prompt')} asks for the faces of its expression among the "
+            f"{num_faces:,} that were scored, and each face asks for its expression&rsquo;s prompts among the "
+            f"bank&rsquo;s {found.text_of_faces.num_prompts:,}. Recall at k is the share of those who ask that find a right "
+            "answer among the first k; precision at k is the share of right ones among these.</p>\n"
+            f"{retrieval_tables(found)}"
         )
 
 
