@@ -132,8 +132,8 @@ def _parts(manifest: EvaluationManifest) -> Iterable[str]:
             "<h2>Faces by text, and text by faces</h2>\n<p>Each of "
             f"{counted(found.faces_of_text.num_prompts, 'prompt')} asks for the faces of its expression among the "
             f"{num_faces:,} that were scored, and each face asks for its expression&rsquo;s prompts among the "
-            f"bank&rsquo;s {found.text_of_faces.num_prompts:,}. Recall at k is the share of those who ask that find a right "
-            "answer among the first k; precision at k is the share of right ones among these.</p>\n"
+            f"bank&rsquo;s {found.text_of_faces.num_prompts:,}. Recall at k is the share of those who ask that find a "
+            "right answer among the first k; precision at k is the share of right ones among these.</p>\n"
             f"{retrieval_tables(found)}"
         )
 
