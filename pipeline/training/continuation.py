@@ -26,7 +26,7 @@ class _Told(BaseModel):
 
 
 class Begun(_Told):
-    """What is gone by of the `config.json` that a stage has begun with."""
+    """The part of a stage's `config.json` on which going on with it depends."""
 
     fingerprint: str
 
