@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 SUBJECTS ?= 16
+TYPED := .mypy_cache/tree
 
 .PHONY: help demo test test-faults lint clean
 
@@ -40,12 +41,15 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 test-faults: .venv/installed-dev
-	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/test_faults.py tests/test_nodes_killed.py tests/test_lost_nodes.py tests/test_train_killed.py tests/test_slurm.py --timeout 3600
+	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest tests/pipeline/render/test_faults.py tests/pipeline/render/test_nodes_killed.py tests/pipeline/train/test_lost_nodes.py tests/pipeline/train/test_killed.py tests/docker/test_slurm.py --timeout 3600
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	@# mypy does not read setuptools' package-dir: give it the installed layout as a tree of links.
+	rm -rf $(TYPED) && mkdir -p $(TYPED)/smile_pipe
+	ln -s $(CURDIR)/cli $(CURDIR)/model $(CURDIR)/pipeline $(CURDIR)/shards $(CURDIR)/pipeline/api/* $(TYPED)/smile_pipe
+	MYPYPATH=$(TYPED) $(BIN)/mypy
 
 clean:
 	rm -rf .venv $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

@@ -22,11 +22,11 @@ def plain_console(stderr: bool = False) -> Console:
     return console
 
 
-def say(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
     """Print lines; ones that are too long for a terminal are left to it, which knows that they are one."""
     console.print(text, soft_wrap=True)
 
 
-def complain(kind: str, text: str) -> None:
+def print_error(kind: str, text: str) -> None:
     """Print one line about what went wrong on stderr, such as "error: --out is required"."""
     plain_console(stderr=True).print(Text.assemble((f"{kind}:", "bold red"), " ", text), soft_wrap=True)

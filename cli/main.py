@@ -7,9 +7,22 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli import app as app_command
-from cli import compare, crossval, evaluate, export, inspect, predict, render, status, stopping, synth, train, verify
-from cli.console import complain
+from smile_pipe.cli import signals
+from smile_pipe.cli.commands import app as app_command
+from smile_pipe.cli.commands import (
+    compare,
+    crossval,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    render,
+    status,
+    synth,
+    train,
+    verify,
+)
+from smile_pipe.cli.console import print_error
 
 app = typer.Typer(
     name="smile-pipe",
@@ -52,9 +65,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong option gets one line and exit code 2, as every other wrong request does."""
-    stopping.listen()
+    signals.listen()
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
-        complain("error", error.format_message())
+        print_error("error", error.format_message())
         sys.exit(2)

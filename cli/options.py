@@ -18,13 +18,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from rich.console import Console
 
-from cli import stopping
-from cli.console import complain, plain_console, say
-from pipeline import ray_session
-from pipeline.options import Repeated
-from shards.errors import UsageError
-from shards.manifest import canonical_json
-from shards.places import Place
+from smile_pipe.cli import signals
+from smile_pipe.cli.console import plain_console, print_error, print_line
+from smile_pipe.pipeline.common import ray_session
+from smile_pipe.pipeline.common.option_types import Repeated
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.manifest import canonical_json
+from smile_pipe.shards.storage import Place
 
 C = TypeVar("C", bound=BaseModel)
 Result = BaseModel | dict[str, Any]
@@ -86,8 +86,8 @@ def command(
 
 
 def _report_stop(goes_on: str) -> int:
-    number = stopping.put_away()
-    say(plain_console(stderr=True), f"stopped; {goes_on} goes on from here" if goes_on else "stopped")
+    number = signals.ignore_further_signals()
+    print_line(plain_console(stderr=True), f"stopped; {goes_on} goes on from here" if goes_on else "stopped")
     return 128 + number
 
 
@@ -179,5 +179,5 @@ def _report(error: Exception, debug: bool) -> int:
     if not usage and isinstance(error, (OSError, KeyError)):
         text = f"{type(error).__name__}: {text}"
     hint = "" if usage or debug else "  (--debug shows where)"
-    complain("error" if usage else "failed", " ".join(text.split()) + hint)
+    print_error("error" if usage else "failed", " ".join(text.split()) + hint)
     return 2 if usage else 1

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from cli.console import plain_console, say
-from cli.stopping import stop_if_asked
+from smile_pipe.cli.console import plain_console, print_line
+from smile_pipe.cli.signals import stop_if_asked
 
 # What is done sooner needs no lines about it.
 QUIET_SECONDS = 2.0
@@ -63,4 +63,4 @@ class StageProgress:
         is_long = time.monotonic() - self.started > QUIET_SECONDS
         if not self.console.is_terminal and is_long and tenth > self.printed:
             self.printed = tenth
-            say(self.console, f"{self.title}: {done} of {total}  {note}".rstrip())
+            print_line(self.console, f"{self.title}: {done} of {total}  {note}".rstrip())

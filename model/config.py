@@ -16,11 +16,11 @@ RunTextSource = Literal["label", "geometry", "au", "pseudo", "none"]
 
 
 @dataclass(frozen=True)
-class RecipeAbout:
+class RecipeSpec:
     """What is to be known of a recipe before a model is built.
 
     Attributes:
-        system: the class that it is built of (model/recipes.py).
+        system: the class that it is built of (model/objectives.py).
         weights: of its loss terms, by name. Ours: no publication gives any.
         text: the text that it learns from: any, that of labels, that of pseudo-labels, or none.
         text_free: the terms that are left where there is no text.
@@ -34,14 +34,14 @@ class RecipeAbout:
     metadata: bool = False
 
 
-RECIPES: Mapping[str, RecipeAbout] = {
-    "smile-vlm": RecipeAbout("SmileVLM", {"mv": 0.1, "vl": 1.0, "cm": 0.01}, "any", text_free=("mv",)),
-    "affect-vlm": RecipeAbout("AffectVLM", {"mc": 1.0, "mt": 1.0}, "label", metadata=True),
-    "multiview-vlm": RecipeAbout("MultiviewVLM", {"i2t": 1.0, "t2i": 1.0}, "pseudo"),
-    "facet-vlm": RecipeAbout("FacetVLM", {"vl": 1.0, "guide": 0.1, "agree": 0.5}, "any"),
-    "supervised": RecipeAbout("Supervised", {"ce": 1.0}, "label"),
-    "barlow": RecipeAbout("SmileVLM", {"mv": 1.0}, "none", text_free=("mv",)),
-    "clip": RecipeAbout("SmileVLM", {"vl": 1.0}, "any"),
+RECIPES: Mapping[str, RecipeSpec] = {
+    "smile-vlm": RecipeSpec("SmileVLM", {"mv": 0.1, "vl": 1.0, "cm": 0.01}, "any", text_free=("mv",)),
+    "affect-vlm": RecipeSpec("AffectVLM", {"mc": 1.0, "mt": 1.0}, "label", metadata=True),
+    "multiview-vlm": RecipeSpec("MultiviewVLM", {"i2t": 1.0, "t2i": 1.0}, "pseudo"),
+    "facet-vlm": RecipeSpec("FacetVLM", {"vl": 1.0, "guide": 0.1, "agree": 0.5}, "any"),
+    "supervised": RecipeSpec("Supervised", {"ce": 1.0}, "label"),
+    "barlow": RecipeSpec("SmileVLM", {"mv": 1.0}, "none", text_free=("mv",)),
+    "clip": RecipeSpec("SmileVLM", {"vl": 1.0}, "any"),
 }
 
 

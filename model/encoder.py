@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.config import RecipeConfig
-from model.fusion import TemporalPooling, ViewFusion
-from model.moments import Moments
-from model.towers import Towers
+from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.fusion import TemporalPooling, ViewFusion
+from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.towers import Towers
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class FaceEncoder(nn.Module):
         views_nvchw: Tensor,
         directions_v3: Tensor,
         tokens_bt: Tensor | None,
-        moments: Moments | None = None,
+        moments: PackedFrames | None = None,
     ) -> Embeddings:
         """Embed a batch of faces, and their prompts where there are any; images in [0, 1]."""
         views, fused, attention = self.embed_faces(views_nvchw, directions_v3, moments)
         return Embeddings(views, fused, attention, None if tokens_bt is None else self.embed_text(tokens_bt))
 
     def embed_faces(
-        self, views_nvchw: Tensor, directions_v3: Tensor, moments: Moments | None = None
+        self, views_nvchw: Tensor, directions_v3: Tensor, moments: PackedFrames | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Views of all moments [N, V, 3, H, W] -> embeddings of the views [B, V, D], fused [B, D], attention [B, V].
 
@@ -65,9 +65,9 @@ class FaceEncoder(nn.Module):
         """
         return self.fuse(self.embed_views(views_nvchw, moments), directions_v3)
 
-    def embed_views(self, views_nvchw: Tensor, moments: Moments | None = None) -> Tensor:
+    def embed_views(self, views_nvchw: Tensor, moments: PackedFrames | None = None) -> Tensor:
         """Views of all moments [N, V, 3, H, W] -> [B, V, D], before views tell each other anything."""
-        moments = moments or Moments.of_scans(len(views_nvchw), views_nvchw.device)
+        moments = moments or PackedFrames.of_scans(len(views_nvchw), views_nvchw.device)
         return self.temporal(self.embed_moments(views_nvchw), moments)
 
     def embed_moments(self, views_nvchw: Tensor) -> Tensor:

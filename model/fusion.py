@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.config import PoolingKind
-from model.moments import Moments
+from smile_pipe.model.config import PoolingKind
+from smile_pipe.model.packing import PackedFrames
 
 # Sines and cosines of half a turn over the sequence, a whole one, two and four; and whether it is a dynamic image.
 NUM_OCTAVES = 4
@@ -34,7 +34,7 @@ class TemporalPooling(nn.Module):
             nn.init.zeros_(self.score.weight)
             nn.init.zeros_(self.gain.weight)
 
-    def forward(self, moments_nvd: Tensor, moments: Moments) -> Tensor:
+    def forward(self, moments_nvd: Tensor, moments: PackedFrames) -> Tensor:
         """Pool the moments [N, V, D] of a batch of faces: [B, V, D]."""
         scores_nv = torch.zeros_like(moments_nvd[..., 0])
         if self.kind == "attention":

@@ -1,4 +1,8 @@
-"""Image and text encoders: any architecture that open_clip knows, and the small one that CPUs train in minutes.
+"""What towers compute in: single precision, or bfloat16 where the hardware multiplies it.
+
+Weights, losses and the optimiser are in single precision either way (`torch.autocast`).
+
+Image and text encoders: any architecture that open_clip knows, and the small one that CPUs train in minutes.
 
 Goes in: an architecture's name and the tag or file of its pretrained weights, or the name of a model on the Hugging
 Face hub, which brings its own. Comes out: one module with both towers, and the tokenizer that belongs to it. Promised:
@@ -16,6 +20,20 @@ import open_clip
 import torch
 from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
+
+from smile_pipe.model.config import Precision
+
+
+def native_precision(device_type: str) -> Precision:
+    """The fastest precision that this machine's `device_type` ("cpu", "cuda") has in hardware and that is enough.
+
+    GPUs have bfloat16. Of CPUs those have it that know AVX512-BF16 or AMX; others emulate it, more slowly than float32.
+    """
+    if device_type == "cuda":
+        return "bfloat16"
+    known = torch.cpu.get_capabilities()
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+
 
 CONFIGS = Path(__file__).parent / "configs"
 HUB = "hf-hub:"

@@ -1,6 +1,8 @@
 """The index: one row a sample, so that stages know what lies where without opening a shard.
 
 On disk it is `index.parquet`; in memory, a list of `IndexRow` in the order of shards and offsets.
+
+The table of failures: one row a sample that could not be rendered, `failures.parquet`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import UsageError
-from shards.manifest import SHARD_NAME, ShardName
-from shards.places import Place, replacing
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.manifest import SHARD_NAME, Frozen, ShardName
+from smile_pipe.shards.storage import Place, replacing
 
 SOURCE = pa.struct(
     [
@@ -25,7 +27,7 @@ SOURCE = pa.struct(
         ("named", pa.bool_()),
     ]
 )
-SCHEMA = pa.schema(
+INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("subject", pa.string()),
@@ -103,7 +105,7 @@ class IndexRow:
 def write_index(path: Place, rows: Iterable[IndexRow]) -> None:
     """Write the index by way of a temporary name; equal rows give equal bytes."""
     # Labels that passed through JSON come in another order, and are equal all the same.
-    write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], SCHEMA)
+    write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], INDEX_SCHEMA)
 
 
 def read_index(source: Place | pa.BufferReader, origin: str = "") -> list[IndexRow]:
@@ -112,10 +114,10 @@ def read_index(source: Place | pa.BufferReader, origin: str = "") -> list[IndexR
     Raises:
         UsageError: see `read_columns`.
     """
-    table = read_columns(source, SCHEMA, origin or str(source))
+    table = read_columns(source, INDEX_SCHEMA, origin or str(source))
     # Column by column: row by row, Arrow would make a dict of each row and of each file in it, which takes longer than
     # everything else that a render with nothing to do does.
-    columns = {name: table[name].to_pylist() for name in SCHEMA.names if name not in ("labels", "sources")}
+    columns = {name: table[name].to_pylist() for name in INDEX_SCHEMA.names if name not in ("labels", "sources")}
     columns["labels"] = _nested(table["labels"], zip, dict)
     columns["sources"] = _nested(table["sources"], partial(map, SourceFile), tuple)
     return list(map(IndexRow, *(columns[field.name] for field in fields(IndexRow))))
@@ -168,3 +170,35 @@ def _nested(column: pa.ChunkedArray, entries: Callable[..., Iterable[Any]], coll
         flat, ends = list(entries(*(part.to_pylist() for part in parts))), chunk.offsets.to_pylist()
         built += [collect(flat[start:end]) for start, end in pairwise(ends)]
     return built
+
+
+FAILURES_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("key", "source", "stage", "reason", "shard", "fingerprint")]
+    + [("sources", pa.list_(SOURCE))]
+)
+
+
+class FailureRow(Frozen):
+    """Which sample failed, at what stage (`read`, `render`, `encode` or `text`), and why; the columns of the table.
+
+    `shard` is where the sample would have stood; `fingerprint` and `sources` tell what it would have been made from, so
+    that a mended file is noticed.
+    """
+
+    key: str
+    source: str
+    stage: str
+    reason: str
+    shard: ShardName
+    fingerprint: str
+    sources: tuple[SourceFile, ...]
+
+
+def write_failures(path: Place, failures: Sequence[FailureRow]) -> None:
+    """Write the table; equal rows give equal bytes."""
+    write_table(path, [failure.model_dump() for failure in failures], FAILURES_SCHEMA)
+
+
+def read_failures(path: Place) -> list[FailureRow]:
+    """Read the table; see `smile_pipe.shards.index.read_table` for the errors."""
+    return [FailureRow.model_validate(row) for row in read_table(path, FAILURES_SCHEMA, str(path))]

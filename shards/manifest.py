@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from shards.errors import UsageError
-from shards.places import Place, write_atomically
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.storage import Place, write_atomically
 
 TextSource = Literal["label", "geometry", "au", "none"]
 

@@ -22,12 +22,12 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from shards.errors import UsageError
-from shards.index import IndexRow, read_index
-from shards.manifest import ShardManifest
-from shards.places import StorageError, check_no_credentials, reason_of, storage_errors
-from shards.sample import Sample, from_members
-from shards.writer import digest_of
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.index import IndexRow, read_index
+from smile_pipe.shards.manifest import ShardManifest
+from smile_pipe.shards.sample import Sample, from_members
+from smile_pipe.shards.storage import StorageError, check_no_credentials, describe_error, storage_errors
+from smile_pipe.shards.writer import digest_of
 
 # Larger than any sample that the render stage writes; an index that promises more is not believed.
 MAX_SAMPLE_BYTES = 1 << 30
@@ -119,7 +119,7 @@ class ShardSet:
                 return b""
             cause = error.__cause__
             if isinstance(self.filesystem, LocalFileSystem) and getattr(cause, "errno", None) in _OF_THE_FILE:
-                reason = reason_of(cause or error)
+                reason = describe_error(cause or error)
                 raise ShardError(f"{row.shard}: {row.key} at {row.offset} cannot be read ({reason})") from None
             raise
 

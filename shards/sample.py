@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
-from shards.images import CHANNELS, DYNAMIC, extension
-from shards.manifest import Frozen, TextSource, canonical_json
+from smile_pipe.shards.images import CHANNELS, DYNAMIC, extension
+from smile_pipe.shards.manifest import Frozen, TextSource, canonical_json
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _SHOWN = 8

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from shards.errors import UsageError
-from shards.words import counted, some_of
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.formatting import pluralize, truncate_list
 
 HELP = "kfold:K:I (fold I of K, by subject), holdout:FRACTION, loso:SUBJECT or all"
 
@@ -41,7 +41,7 @@ def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
     if match := re.fullmatch(r"loso:(.+)", spec):
         test = [subject for subject in everyone if subject == match[1]]
         if not test:
-            raise UsageError(f"--split {spec}: no such subject; there are {some_of(everyone)}")
+            raise UsageError(f"--split {spec}: no such subject; there are {truncate_list(everyone)}")
     elif match := re.fullmatch(r"kfold:(\d+):(\d+)", spec):
         folds, fold = int(match[1]), int(match[2])
         if folds < 2 or fold >= folds:
@@ -52,12 +52,12 @@ def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
     elif match := re.fullmatch(r"holdout:(0?\.\d+)", spec):
         test = _shuffled(everyone)[: round(float(match[1]) * len(everyone))]
         if not test:
-            raise UsageError(f"--split {spec}: of {counted(len(everyone), 'subject')} that leaves none to test on")
+            raise UsageError(f"--split {spec}: of {pluralize(len(everyone), 'subject')} that leaves none to test on")
     else:
         raise UsageError(f"--split {spec}: not understood; give {HELP}")
     train = sorted(set(everyone) - set(test))
     if not train:
-        raise UsageError(f"--split {spec}: leaves none of {counted(len(everyone), 'subject')} to learn from")
+        raise UsageError(f"--split {spec}: leaves none of {pluralize(len(everyone), 'subject')} to learn from")
     return Split(spec, tuple(train), tuple(sorted(test)))
 
 

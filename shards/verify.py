@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shards.images import ImageError, decode_image
-from shards.index import IndexRow
-from shards.manifest import ShardEntry, fingerprint
-from shards.places import StorageError, reason_of, storage_errors
-from shards.reader import ShardError, ShardSet
-from shards.sample import Sample, SampleError
-from shards.words import counted
+from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.images import ImageError, decode_image
+from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.manifest import ShardEntry, fingerprint
+from smile_pipe.shards.reader import ShardError, ShardSet
+from smile_pipe.shards.sample import Sample, SampleError
+from smile_pipe.shards.storage import StorageError, describe_error, storage_errors
 
 _CHUNK = 1 << 20
 
@@ -86,7 +86,7 @@ def _problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow], qui
     except FileNotFoundError:
         yield Problem(entry.name, "", "is missing")
     except StorageError as error:
-        yield Problem(entry.name, "", f"cannot be read ({reason_of(error.__cause__ or error)})")
+        yield Problem(entry.name, "", f"cannot be read ({describe_error(error.__cause__ or error)})")
 
 
 def _sizes(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Iterator[Problem]:
@@ -96,7 +96,7 @@ def _sizes(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Ite
         yield Problem(entry.name, "", f"has {size} bytes, and {entry.bytes} were written")
     if len(rows) != entry.num_samples:
         yield Problem(
-            entry.name, "", f"has {counted(entry.num_samples, 'sample')} by the manifest, {len(rows)} by the index"
+            entry.name, "", f"has {pluralize(entry.num_samples, 'sample')} by the manifest, {len(rows)} by the index"
         )
     if fingerprint([row.fingerprint for row in rows]) != entry.fingerprint:
         yield Problem(entry.name, "", "the manifest and the index have other fingerprints of its samples")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from shards.manifest import ShardEntry, fingerprint
-from shards.places import Place, replacing
-from shards.sample import Sample, to_members
+from smile_pipe.shards.manifest import ShardEntry, fingerprint
+from smile_pipe.shards.sample import Sample, to_members
+from smile_pipe.shards.storage import Place, replacing
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pipeline.rendering.renderer import Renderer
+    from smile_pipe.pipeline.rendering.backend import Renderer
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3_url(s3_server: str) -> str:
     """The URL of an empty bucket."""
-    from shards.places import place
+    from smile_pipe.shards.storage import place
 
     url = f"s3://bucket-{uuid.uuid4().hex[:12]}"
     bucket = place(url)
@@ -57,7 +57,7 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
 
     Its workers inherit the environment, so the S3 server is there before it.
     """
-    from pipeline.ray_session import ray_session
+    from smile_pipe.pipeline.common.ray_session import ray_session
 
     with ray_session("local"):
         yield
@@ -66,7 +66,7 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def faces_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven scans of each of five parametric subjects, laid out as BU-3DFE."""
-    from pipeline.synth import SynthConfig, run
+    from smile_pipe.pipeline.synth.stage import SynthConfig, run
 
     out = tmp_path_factory.mktemp("faces")
     run(SynthConfig(out=out, subjects=5, levels=(4,), texture_size=128))
@@ -76,8 +76,8 @@ def faces_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards_dir(faces_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those scans, rendered small into shards of eight samples."""
-    from pipeline.render import run
-    from pipeline.render_config import RenderConfig
+    from smile_pipe.pipeline.render.config import RenderConfig
+    from smile_pipe.pipeline.render.stage import run
 
     out = tmp_path_factory.mktemp("rendered") / "shards"
     run(RenderConfig(data_dir=faces_dir, out=out, size=48, samples_per_shard=8))
@@ -87,8 +87,8 @@ def shards_dir(faces_dir: Path, ray_cluster: None, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def run_dir(shards_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained on them for two short epochs."""
-    from pipeline.train import run
-    from pipeline.training.config import TrainConfig
+    from smile_pipe.pipeline.train.config import TrainConfig
+    from smile_pipe.pipeline.train.stage import run
 
     out = tmp_path_factory.mktemp("trained") / "run"
     run(TrainConfig(shards=str(shards_dir), out=out, epochs=2, batch_size=8, split="kfold:5:0"))
@@ -98,7 +98,7 @@ def run_dir(shards_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module", params=["zbuffer", "pytorch3d"])
 def renderer(request: pytest.FixtureRequest) -> "Renderer":
     """Each renderer that a CPU can run."""
-    from pipeline.rendering.choice import build_renderer
+    from smile_pipe.pipeline.rendering.backend import build_renderer
 
     if request.param == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:
         pytest.skip("PyTorch3D is not installed")

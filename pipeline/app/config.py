@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
-from pipeline.rendering.choice import RendererName
-from shards.manifest import Frozen
-from shards.places import AnyPlace
+from smile_pipe.pipeline.rendering.backend import RendererName
+from smile_pipe.shards.manifest import Frozen
+from smile_pipe.shards.storage import AnyPlace
 
 
 class AppConfig(Frozen):

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.meshes.mesh import Mesh
 
 # What a browser turns without stutter, and takes no megabytes to send.
 MAX_FACES = 60_000
@@ -60,7 +60,7 @@ def vertex_colors(mesh: Mesh) -> NDArray[np.uint8]:
     return colors
 
 
-def shares_figure(shares: Mapping[str, float]) -> go.Figure:
+def probabilities_figure(shares: Mapping[str, float]) -> go.Figure:
     """Shares as bars, the largest on top and strong."""
     ordered = sorted(shares.items(), key=lambda item: item[1])
     values = [100 * value for _, value in ordered]
@@ -84,7 +84,9 @@ def shares_figure(shares: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def over_time_figure(times: Sequence[float], shares: NDArray[np.float64], names: Sequence[str], at: int) -> go.Figure:
+def probabilities_over_time_figure(
+    times: Sequence[float], shares: NDArray[np.float64], names: Sequence[str], at: int
+) -> go.Figure:
     """Shares [T, K] over the seconds of a sequence, with a line where frame `at` is."""
     figure = go.Figure()
     for number, name in enumerate(names):

@@ -11,19 +11,18 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from pipeline.app.config import AppConfig
-from pipeline.app.examples import EXAMPLES, example
-from pipeline.app.figures import face_figure, over_time_figure, shares_figure
-from pipeline.app.seen import Seen, see_upload
-from pipeline.app.typed import read_typed
-from pipeline.app.uploads import ACCEPTED, UploadError
-from pipeline.expressions import word_for
-from pipeline.meshes.mesh import MeshError
-from pipeline.predict import Predictor
-from pipeline.prediction.heads import Head
-from shards.errors import UsageError
-from shards.images import as_rgb, decode_image
-from shards.words import counted
+from smile_pipe.pipeline.app.analysis import EXAMPLES, FaceAnalysis, analyze_upload, example
+from smile_pipe.pipeline.app.config import AppConfig
+from smile_pipe.pipeline.app.figures import face_figure, probabilities_figure, probabilities_over_time_figure
+from smile_pipe.pipeline.app.free_text import parse_free_text
+from smile_pipe.pipeline.app.uploads import ACCEPTED, UploadError
+from smile_pipe.pipeline.common.expressions import word_for
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.predict.classifier import Head
+from smile_pipe.pipeline.predict.predictor import Predictor
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.images import as_rgb, decode_image
 
 # Pixels; three of them fit a phone beside each other.
 VIEW_WIDTH = 108
@@ -38,7 +37,7 @@ def load_predictor(options: str) -> Predictor:
 
 
 @st.cache_resource(show_spinner=False)
-def load_example(_predictor: Predictor, name: str) -> Seen:
+def load_example(_predictor: Predictor, name: str) -> FaceAnalysis:
     """An example, made once for all visitors; of what has an underscore Streamlit takes no hash."""
     return example(_predictor, name)
 
@@ -53,7 +52,7 @@ def main() -> None:
         st.error(str(error))
         return
     choose_face(predictor)
-    seen: Seen | None = st.session_state.get("seen")
+    seen: FaceAnalysis | None = st.session_state.get("seen")
     if seen is None:
         st.info("Send a scan, or click on one of the examples.")
         return
@@ -77,7 +76,7 @@ def choose_face(predictor: Predictor) -> None:
                 st.session_state["seen"] = load_example(predictor, clicked[0])
             elif sent is not None:
                 st.session_state["sent"] = sent.file_id
-                st.session_state["seen"] = see_upload(predictor, sent.name, sent.getvalue())
+                st.session_state["seen"] = analyze_upload(predictor, sent.name, sent.getvalue())
     except (MeshError, UploadError) as error:
         st.session_state.pop("seen", None)
         st.error(str(error))
@@ -88,8 +87,8 @@ def about(predictor: Predictor) -> None:
     run = predictor.run
     facts = [
         f"{run.recipe['name']}, {run.recipe['arch']}",
-        f"learned from {counted(run.num_train_samples, 'sample')} of {counted(len(run.train_subjects), 'subject')}",
-        f"sees {run.channel} images from {counted(len(predictor.settings.views), 'view')}",
+        f"learned from {pluralize(run.num_train_samples, 'sample')} of {pluralize(len(run.train_subjects), 'subject')}",
+        f"sees {run.channel} images from {pluralize(len(predictor.settings.views), 'view')}",
         f"text: {run.text_source}",
     ]
     st.divider()
@@ -97,7 +96,7 @@ def about(predictor: Predictor) -> None:
     st.caption("It tells what a face shows, as far as its training data go, and not what anyone feels.")
 
 
-def show(predictor: Predictor, seen: Seen) -> None:
+def show(predictor: Predictor, seen: FaceAnalysis) -> None:
     """The face, its views, and what they say."""
     # Two rows of two; on a phone all four stand below each other, in this order.
     beside_face, beside_views = (st.columns(2, gap="large") for _ in range(2))
@@ -118,7 +117,7 @@ def show(predictor: Predictor, seen: Seen) -> None:
         show_moments(predictor, seen, views, frame)
 
 
-def choose_frame(seen: Seen) -> int:
+def choose_frame(seen: FaceAnalysis) -> int:
     """Which frame is shown; a scan has one."""
     st.subheader(seen.name, divider="gray")
     if len(seen.meshes) == 1:
@@ -127,7 +126,7 @@ def choose_frame(seen: Seen) -> int:
     return st.slider("Frame", 1, len(seen.meshes), 1, key=f"frame-of-{len(seen.meshes)}") - 1
 
 
-def choose_views(predictor: Predictor, seen: Seen, frame: int) -> list[int]:
+def choose_views(predictor: Predictor, seen: FaceAnalysis, frame: int) -> list[int]:
     """The rendered views, each with a box to leave it out; the numbers of those that are kept."""
     st.caption("What the model looks at. Leave a view out and see what changes.")
     kept = []
@@ -141,7 +140,7 @@ def choose_views(predictor: Predictor, seen: Seen, frame: int) -> list[int]:
     return kept
 
 
-def views_of(predictor: Predictor, seen: Seen, view: str, frame: int) -> NDArray[np.uint8]:
+def views_of(predictor: Predictor, seen: FaceAnalysis, view: str, frame: int) -> NDArray[np.uint8]:
     """In colour, and below it, where that is another image, what the model sees."""
     timeline = seen.sample.record.timeline
     moment = "" if timeline is None else f".{timeline.moments[min(frame, len(timeline.moments) - 1)]}"
@@ -150,7 +149,7 @@ def views_of(predictor: Predictor, seen: Seen, view: str, frame: int) -> NDArray
     return np.vstack([as_rgb(decode_image(name, seen.sample.images[view, name])) for name in names])
 
 
-def show_expressions(predictor: Predictor, seen: Seen, views: list[int]) -> None:
+def show_expressions(predictor: Predictor, seen: FaceAnalysis, views: list[int]) -> None:
     """The shares of the run's expressions, the likeliest of them above as a heading."""
     names = [word_for(name) for name in predictor.head.classes]
     shares = shares_of(predictor, seen, views, predictor.head)
@@ -158,32 +157,32 @@ def show_expressions(predictor: Predictor, seen: Seen, views: list[int]) -> None
     show_bars("expressions", names, shares)
 
 
-def shares_of(predictor: Predictor, seen: Seen, views: list[int], head: Head) -> NDArray[np.float64]:
+def shares_of(predictor: Predictor, seen: FaceAnalysis, views: list[int], head: Head) -> NDArray[np.float64]:
     """What a head says of a face by the views that are kept: a share for each of its classes."""
     return head.probabilities(predictor.fuse(seen.whole, views))[0]
 
 
 def show_bars(purpose: str, names: Sequence[str], shares: NDArray[np.float64]) -> None:
     """Shares as bars; charts are told apart by what they are for, as their names may be the same."""
-    bars = shares_figure(dict(zip(names, shares.tolist(), strict=True)))
+    bars = probabilities_figure(dict(zip(names, shares.tolist(), strict=True)))
     st.plotly_chart(bars, config=_BARE, key=f"shares-of-{purpose}")
 
 
-def show_moments(predictor: Predictor, seen: Seen, views: list[int], frame: int) -> None:
+def show_moments(predictor: Predictor, seen: FaceAnalysis, views: list[int], frame: int) -> None:
     """What each frame of a sequence says by itself, over time."""
     assert seen.moments is not None
     head = predictor.head
     st.subheader("Over time")
     shares = head.probabilities(predictor.fuse(seen.moments, views))
     names = [word_for(name) for name in head.classes]
-    st.plotly_chart(over_time_figure(seen.times, shares, names, frame), config=_BARE, key="time")
+    st.plotly_chart(probabilities_over_time_figure(seen.times, shares, names, frame), config=_BARE, key="time")
     st.caption("Each frame by itself; the bars above are of the sequence as a whole.")
 
 
-def show_words(predictor: Predictor, seen: Seen, views: list[int]) -> None:
+def show_words(predictor: Predictor, seen: FaceAnalysis, views: list[int]) -> None:
     """Any words, and how near the face lies to each."""
     text = st.text_area("In your own words, one description a line", placeholder="a polite smile\na skeptical face")
-    typed = read_typed(text, predictor.known)
+    typed = parse_free_text(text, predictor.known)
     for note in typed.notes:
         st.caption(note)
     if not typed.words:

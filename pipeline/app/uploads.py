@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.layouts.listing import LANDMARKS, MESH_SUFFIXES, TEXTURES, suffix_of
-from pipeline.prediction.inputs import Input, find_inputs
-from shards.errors import UsageError
+from smile_pipe.pipeline.datasets.file_index import LANDMARKS, MESH_SUFFIXES, TEXTURES, suffix_of
+from smile_pipe.pipeline.predict.inputs import Input, find_inputs
+from smile_pipe.shards.errors import UsageError
 
 MAX_BYTES = 512 << 20
 MAX_FILES = 2000

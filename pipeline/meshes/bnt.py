@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.grid import front_faces, line_length
-from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.triangulation import front_faces, line_length
 
 _FIXED, _COUNT = struct.Struct("<HHdH"), struct.Struct("<I")
 _COLUMNS = 5

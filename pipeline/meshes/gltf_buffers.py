@@ -12,9 +12,9 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.gltf_document import Accessor, Document, item
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.source import MAX_BYTES, Source
+from smile_pipe.pipeline.meshes.gltf_document import Accessor, Document, item
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
 
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic.alias_generators import to_camel
 
-from pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.mesh import MeshError
 
 T = TypeVar("T")
 _MAX_ITEMS, _MAX_PARTS = 1 << 14, 1 << 8  # of a kind, and of meshes and their primitives: a scan has a few

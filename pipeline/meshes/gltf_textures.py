@@ -6,11 +6,11 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.gltf_buffers import Buffers, data_of
-from pipeline.meshes.gltf_document import Document, TextureInfo, item
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.shapes import Shape
-from pipeline.meshes.texture import MAX_PIXELS, decode_texture
+from smile_pipe.pipeline.meshes.gltf_buffers import Buffers, data_of
+from smile_pipe.pipeline.meshes.gltf_document import Document, TextureInfo, item
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.shapes import Shape
+from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, decode_texture
 
 _WHITE = np.full((1, 1, 3), 255, np.uint8)
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.colors import bytes_of_colors
-from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.source import Source
-from pipeline.meshes.texture import MAX_PIXELS
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.texture import MAX_PIXELS
 
 # name -> kind of the numbers and columns; a texture is [H, W, 3]
 _ARRAYS = {"vertices": ("f", 3), "faces": ("iu", 3), "uvs": ("f", 2), "face_uvs": ("iu", 3), "landmarks": ("f", 3)}

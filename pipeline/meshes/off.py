@@ -5,11 +5,11 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.colors import bytes_of_colors
-from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.polygons import triangulate
-from pipeline.meshes.source import Source
-from pipeline.meshes.tokens import read_numbers
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.numbers import read_numbers
+from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 _HEADER = re.compile(rb"(C|N|ST|STN|STC|CN|STCN)?OFF\s+(\d{1,15})\s+(\d{1,15})(\s+\d+)?\s*")
 

@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.colors import bytes_of_colors
-from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.ply_body import Column, read_body, stacked
-from pipeline.meshes.ply_header import read_header
-from pipeline.meshes.polygons import triangulate
-from pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.ply_body import Column, read_body, stacked
+from smile_pipe.pipeline.meshes.ply_header import read_header
+from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 _POLYGONS = ("vertex_indices", "vertex_index")
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))

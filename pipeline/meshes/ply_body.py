@@ -9,10 +9,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.ply_header import Element, Header, Property
-from pipeline.meshes.source import Source
-from pipeline.meshes.tokens import read_numbers
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.numbers import read_numbers
+from smile_pipe.pipeline.meshes.ply_header import Element, Header, Property
+from smile_pipe.pipeline.meshes.source import Source
 
 _FLOAT = np.dtype("<f8")
 _COMMON = (np.dtype("<f4"), np.dtype("<i4"))  # what nearly all files have; each type more is compiled once more

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.source import Source
 
 _MAX_BYTES = 65536
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}

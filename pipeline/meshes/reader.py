@@ -4,18 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.meshes.bnt import parse_bnt
-from pipeline.meshes.companions import Companions
-from pipeline.meshes.glb import parse_gltf
-from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.npz import parse_npz
-from pipeline.meshes.obj import parse_obj
-from pipeline.meshes.off import parse_off
-from pipeline.meshes.ply import parse_ply
-from pipeline.meshes.source import Source
-from pipeline.meshes.stl import parse_stl
-from pipeline.meshes.texture import bounded
-from pipeline.meshes.wrl import parse_wrl
+from smile_pipe.pipeline.meshes.bnt import parse_bnt
+from smile_pipe.pipeline.meshes.gltf import parse_gltf
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.npz import parse_npz
+from smile_pipe.pipeline.meshes.obj import parse_obj
+from smile_pipe.pipeline.meshes.off import parse_off
+from smile_pipe.pipeline.meshes.ply import parse_ply
+from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
+from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.stl import parse_stl
+from smile_pipe.pipeline.meshes.texture import bounded
+from smile_pipe.pipeline.meshes.vrml import parse_wrl
 
 _PARSERS: dict[str, Callable[[Source], Mesh]] = {
     ".wrl": parse_wrl,
@@ -33,7 +33,7 @@ SUFFIXES = tuple(_PARSERS)
 """The suffixes that `read_mesh` knows, in lower case and with their dot."""
 
 
-def read_mesh(path: Path, companions: Companions | None = None) -> Mesh:
+def read_mesh(path: Path, companions: SidecarFiles | None = None) -> Mesh:
     """Read a mesh file; the suffix decides how, whatever its case.
 
     The files that it names are its `companions`, or else those beside it.

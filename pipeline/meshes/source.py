@@ -8,10 +8,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.companions import Companions
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.places import MAX_BYTES, open_file
-from pipeline.meshes.scratch import scratch
+from smile_pipe.pipeline.meshes.buffers import scratch
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.paths import MAX_BYTES, open_file
+from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 
 __all__ = ["MAX_BYTES", "PADDING", "Source"]
 
@@ -36,16 +36,16 @@ class Source:
     path: Path
     text: NDArray[np.uint8]
     size: int
-    companions: Companions
+    companions: SidecarFiles
 
     @classmethod
     def of(cls, data: bytes, path: Path) -> Self:
         """Wrap bytes that are in memory already as if they had been read from `path`."""
         text = np.concatenate([np.frombuffer(data, np.uint8), _SENTINEL])
-        return cls(path, text, len(data), Companions.beside(path))
+        return cls(path, text, len(data), SidecarFiles.beside(path))
 
     @classmethod
-    def read(cls, path: Path, companions: Companions | None = None) -> Self:
+    def read(cls, path: Path, companions: SidecarFiles | None = None) -> Self:
         """Read a whole file; it may name those of its `companions`, or else those beside it.
 
         Raises:
@@ -62,7 +62,7 @@ class Source:
             raise MeshError("is empty or not a regular file")
         text = text[: size + PADDING]
         text[size:] = _SENTINEL
-        return cls(path, text, size, companions or Companions.beside(path))
+        return cls(path, text, size, companions or SidecarFiles.beside(path))
 
     @property
     def data(self) -> memoryview:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.mesh import Mesh, MeshError
-from pipeline.meshes.source import Source
-from pipeline.meshes.tokens import read_numbers
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.numbers import read_numbers
+from smile_pipe.pipeline.meshes.source import Source
 
 _COUNT = struct.Struct("<I")
 _HEADER = 80

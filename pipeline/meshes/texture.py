@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.places import lies_inside, open_file
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.paths import is_inside, open_file
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
@@ -116,7 +116,7 @@ def named_texture(root: Path, mesh: str, name: str) -> str | None:
         return None
     try:
         path = root / found
-        if not lies_inside(root, found):
+        if not is_inside(root, found):
             return None
         exists = path.exists()
         return found if path.is_file() or not exists else None

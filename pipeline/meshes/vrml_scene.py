@@ -1,16 +1,133 @@
-"""What is found on a walk through a VRML file: its shapes, and the first texture in use."""
+"""The shapes of a VRML scene, from the fields of an IndexedFaceSet.
+
+The nodes of VRML that move shapes, as matrices: Transform of 2.0 and 1.0, and the single steps that 1.0 has too.
+
+What is found on a walk through a VRML file: its shapes, and the first texture in use.
+"""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.shapes import Shape, moved
-from pipeline.meshes.source import Source
-from pipeline.meshes.vrml_shapes import shape_of
-from pipeline.meshes.vrml_syntax import Node
-from pipeline.meshes.vrml_transforms import matrix_of
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.shapes import Shape, moved
+from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.triangulation import triangulate
+from smile_pipe.pipeline.meshes.vrml_syntax import Node
+
+
+def shape_of(
+    points: NDArray[np.float32],
+    uvs: NDArray[np.float32],
+    colors: NDArray[np.float32],
+    corners: NDArray[np.int32],
+    uv_corners: NDArray[np.int32] | None,
+    color_corners: NDArray[np.int32] | None,
+) -> Shape:
+    """Build a shape from its arrays, polygons as fans.
+
+    Args:
+        points: [V, 3].
+        uvs: [U, 2]; U may be 0.
+        colors: [C, 3]; they are dropped if they do not give every vertex one colour.
+        corners: [N], `coordIndex`.
+        uv_corners: [N], `texCoordIndex`, or None where it is as `coordIndex`.
+        color_corners: [N], `colorIndex`, or None where it is as `coordIndex`.
+
+    Raises:
+        MeshError: the two index lists do not describe the same polygons, or an index is out of range.
+    """
+    if not len(uvs):
+        faces = triangulate(corners)[0]
+        face_uvs = np.zeros_like(faces)
+    elif uv_corners is None:
+        faces = face_uvs = triangulate(corners)[0]
+    else:
+        corners, uv_corners = _ended(corners), _ended(uv_corners)
+        if not np.array_equal(corners == -1, uv_corners == -1):
+            raise MeshError("has a texCoordIndex that does not describe the polygons of coordIndex")
+        faces, face_uvs = triangulate(corners, uv_corners)
+    for what, indices, count in (("coordIndex", faces, len(points)), ("texCoordIndex", face_uvs, len(uvs) or 1)):
+        if indices.size and not 0 <= indices.min() <= indices.max() < count:
+            raise MeshError(f"has a {what} from {indices.min()} to {indices.max()} for {count} elements")
+    return Shape(points, faces, uvs, face_uvs, _vertex_colors(len(points), colors, corners, color_corners))
+
+
+def _vertex_colors(
+    num_points: int, colors: NDArray[np.float32], corners: NDArray[np.int32], color_corners: NDArray[np.int32] | None
+) -> NDArray[np.float32]:
+    """Colours by vertex [V, 3], or [0, 3] if corners at one vertex differ or the lists do not fit together."""
+    if color_corners is None or not len(colors):
+        return colors if len(colors) == num_points else colors[:0]
+    corners, color_corners = _ended(corners), _ended(color_corners)
+    used = corners != -1
+    if not np.array_equal(used, color_corners != -1):
+        return colors[:0]
+    at, wanted = corners[used], color_corners[used]
+    if not 0 <= wanted.min(initial=0) <= wanted.max(initial=0) < len(colors) or at.max(initial=0) >= num_points:
+        return colors[:0]
+    chosen = np.zeros(num_points, np.int32)
+    chosen[at] = wanted
+    return colors[chosen] if np.array_equal(chosen[at], wanted) else colors[:0]
+
+
+def _ended(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Add the -1 after the last polygon where a file leaves it out."""
+    return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
+
+
+KINDS = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
+"""The kinds of nodes that move shapes."""
+
+_DEFAULTS = {
+    "translation": (0.0, 0.0, 0.0),
+    "rotation": (0.0, 0.0, 1.0, 0.0),
+    "scale": (1.0, 1.0, 1.0),
+    "scaleFactor": (1.0, 1.0, 1.0),  # what VRML 1.0 calls scale
+    "scaleOrientation": (0.0, 0.0, 1.0, 0.0),
+    "center": (0.0, 0.0, 0.0),
+    "matrix": tuple(np.eye(4).ravel().tolist()),
+}
+
+
+def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]:
+    """The matrix [4, 4] that a node multiplies points (as columns) with.
+
+    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52); a MatrixTransform gives its own, for points as rows.
+
+    Args:
+        kind: one of `KINDS`.
+        numbers: the fields that the node gives.
+
+    Raises:
+        MeshError: a field has too few or too many numbers, or one that is not finite.
+    """
+    values = {name: np.array(numbers.get(name, default)) for name, default in _DEFAULTS.items()}
+    for name, default in _DEFAULTS.items():
+        if values[name].shape != (len(default),) or not np.isfinite(values[name]).all():
+            raise MeshError(f"{kind} has a {name} that is not {len(default)} finite numbers")
+    if kind == "MatrixTransform":
+        return values["matrix"].reshape(4, 4).T
+    oriented = _rotation(values["scaleOrientation"])
+    scale = np.diag(values["scale"] * values["scaleFactor"])
+    linear = _rotation(values["rotation"]) @ oriented @ scale @ oriented.T
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = values["translation"] + values["center"] - linear @ values["center"]
+    return matrix
+
+
+def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation matrix [3, 3] of an axis of any length and an angle in radians [4] (Rodrigues' formula)."""
+    axis, angle = axis_angle[:3], axis_angle[3]
+    length = np.linalg.norm(axis)
+    if angle == 0.0 or length == 0.0:
+        return np.eye(3)
+    x, y, z = axis / length
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
+
 
 NO_UVS = np.empty((0, 2), np.float32)
 NO_POINTS = NO_COLORS = np.empty((0, 3), np.float32)

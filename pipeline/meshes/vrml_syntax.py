@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.meshes.mesh import MeshError
-from pipeline.meshes.source import Source
-from pipeline.meshes.tokens import read_integers, read_numbers
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.numbers import read_integers, read_numbers
+from smile_pipe.pipeline.meshes.source import Source
 
 _MAX_DEPTH = 256
 _MAX_NODES = 65536  # each counted as often as it is used

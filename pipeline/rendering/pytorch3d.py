@@ -19,10 +19,10 @@ from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
 from pytorch3d.structures import Meshes
 from torch import Tensor
 
-from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.renderer import ViewImages
-from pipeline.rendering.rig import Rig
-from pipeline.rendering.torch_shading import Cameras, Surface, draw_flow, shade
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.rendering.backend import ViewImages
+from smile_pipe.pipeline.rendering.cameras import Rig
+from smile_pipe.pipeline.rendering.torch_shading import Cameras, Surface, draw_flow, shade
 
 # PyTorch3D counts a pixel centre that lies on an edge, or within rounding of it, as outside both faces: a hole in the
 # surface. A margin of 1e-6 of half the image (squared here, as PyTorch3D wants it) closes it and moves no outline.
@@ -53,7 +53,7 @@ class PyTorch3DRenderer:
 
     @torch.inference_mode()
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from every view of its rig; see `pipeline.rendering.renderer.Renderer`.
+        """Images of each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`.
 
         A mesh that does not fit `memory` even with one view is drawn alone, beyond the bound.
         """

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.kernels.vertices import GUARD, NEAR
-from pipeline.rendering.mipmap import MipMap, texels_covered
-from pipeline.rendering.renderer import AMBIENT, BACKGROUND, MAX_FACE, SKIN_TONE
-from pipeline.rendering.rig import Rig
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, MAX_FACE, SKIN_TONE
+from smile_pipe.pipeline.rendering.cameras import Rig
+from smile_pipe.pipeline.rendering.kernels.vertices import GUARD, NEAR
+from smile_pipe.pipeline.rendering.mipmap import MipMap, texels_covered
 
 # Twice the area, in pixels, of the smallest triangle that a texture is told apart on.
 TINY = 1e-12
@@ -64,7 +64,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """A texture and its smaller copies on the device; see `pipeline.rendering.mipmap`."""
+    """A texture and its smaller copies on the device; see `smile_pipe.pipeline.rendering.mipmap`."""
 
     texels: Tensor  # uint8 [N, 4]
     levels: Tensor  # int64 [L, 3]

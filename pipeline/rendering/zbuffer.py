@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.kernels.faces import rasterise
-from pipeline.rendering.kernels.pixels import Images, Lens, Surface, shade
-from pipeline.rendering.kernels.vertices import project, vertex_normals
-from pipeline.rendering.mipmap import MipMap, texels_covered
-from pipeline.rendering.renderer import AMBIENT, BACKGROUND, SKIN_TONE, ViewImages
-from pipeline.rendering.rig import Rig
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, SKIN_TONE, ViewImages
+from smile_pipe.pipeline.rendering.cameras import Rig
+from smile_pipe.pipeline.rendering.kernels.faces import rasterise
+from smile_pipe.pipeline.rendering.kernels.pixels import Images, Surface, ViewParams, shade
+from smile_pipe.pipeline.rendering.kernels.vertices import project, vertex_normals
+from smile_pipe.pipeline.rendering.mipmap import MipMap, texels_covered
 
 _NO_IMAGE = np.empty((0, 0, 3), np.float32)
 
@@ -27,7 +27,7 @@ class ZBufferRenderer:
     version = "2"
 
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from every view of its rig; see `pipeline.rendering.renderer.Renderer`."""
+        """Images of each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
         return [self._render_one(mesh, rig) for mesh, rig in zip(meshes, rigs, strict=True)]
 
     def _render_one(self, mesh: Mesh, rig: Rig) -> ViewImages:
@@ -44,7 +44,7 @@ class ZBufferRenderer:
         snapped = np.empty((len(mesh.vertices), 3), np.int32)
         words = np.empty((size, size), np.int64)
         for v in range(num_views):
-            lens = Lens(rig.rotations[v], rig.intrinsics[v], rig.is_perspective)
+            lens = ViewParams(rig.rotations[v], rig.intrinsics[v], rig.is_perspective)
             project(mesh.vertices, lens.R, rig.translations[v], lens.K, lens.perspective, screen, snapped)
             rasterise(snapped, mesh.faces, lens.perspective, words)
             flow = _NO_IMAGE if images.flow is None else images.flow[v]

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.meshes.mesh import Mesh
-from pipeline.rendering.cuda_faces import rasterise
-from pipeline.rendering.kernels.faces import LAST_FACE, NO_FACE
-from pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
-from pipeline.rendering.renderer import ViewImages
-from pipeline.rendering.rig import Rig
-from pipeline.rendering.torch_shading import TINY, Cameras, Surface, draw_flow, shade
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.rendering.backend import ViewImages
+from smile_pipe.pipeline.rendering.cameras import Rig
+from smile_pipe.pipeline.rendering.kernels.cuda_faces import rasterise
+from smile_pipe.pipeline.rendering.kernels.faces import LAST_FACE, NO_FACE
+from smile_pipe.pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
+from smile_pipe.pipeline.rendering.torch_shading import TINY, Cameras, Surface, draw_flow, shade
 
 
 class ZBufferCudaRenderer:
@@ -31,7 +31,7 @@ class ZBufferCudaRenderer:
 
     @torch.inference_mode()
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from every view of its rig; see `pipeline.rendering.renderer.Renderer`."""
+        """Images of each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
         drawn = [self._draw(mesh, rig) for mesh, rig in zip(meshes, rigs, strict=True)]
         found = []
         for images, flow in drawn:
@@ -52,7 +52,7 @@ class ZBufferCudaRenderer:
 
 
 def _snapped(pixels: Tensor, nearness: Tensor, is_seen: Tensor) -> Tensor:
-    """Vertices as `pipeline.rendering.kernels.vertices.project` snaps them, int32 [V, N, 3]."""
+    """Vertices as `smile_pipe.pipeline.rendering.kernels.vertices.project` snaps them, int32 [V, N, 3]."""
     snapped = torch.where(is_seen[..., None], (pixels * SUBPIXEL).round(), NOWHERE).int()
     return torch.cat([snapped, nearness.view(torch.int32)[..., None]], dim=-1)
 
@@ -60,7 +60,7 @@ def _snapped(pixels: Tensor, nearness: Tensor, is_seen: Tensor) -> Tensor:
 def _weigh(face: Tensor, pixels: Tensor, nearness: Tensor, faces: Tensor, perspective: bool) -> tuple[Tensor, Tensor]:
     """What share each corner has in what each pixel shows, [V, H, W, 3], and the depth there, [V, H, W].
 
-    As `pipeline.rendering.kernels.pixels` weighs them; 0 where no face is.
+    As `smile_pipe.pipeline.rendering.kernels.pixels` weighs them; 0 where no face is.
     """
     view, row, column = covered = (face >= 0).nonzero(as_tuple=True)
     corners = faces[face[covered]]

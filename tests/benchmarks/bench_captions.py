@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from pipeline.meshes.landmarks import read_landmarks
-from pipeline.meshes.mesh import Mesh
-from pipeline.prompts.action_units import PHRASES
-from pipeline.prompts.features import FEATURES, Feature
-from pipeline.prompts.geometry import Description, describe, measure
-from pipeline.prompts.phrases import RELAXED
-from pipeline.rendering.frame import apply_frame, canonical_frame
+from smile_pipe.pipeline.captions.action_units import PHRASES, RELAXED
+from smile_pipe.pipeline.captions.geometry import FEATURES, Description, Feature, describe, measure
+from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.files import read_landmarks
+from smile_pipe.pipeline.meshes.mesh import Mesh
 
 # The action units that move the same points in the same direction; the first one gives the phrase where it has one.
 FOLLOWS = {
@@ -46,7 +44,7 @@ FOLLOWS = {
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceSample:
     """A face's measures and what moved it."""
 
     subject: str
@@ -55,7 +53,7 @@ class Face:
     units: dict[str, float]
 
 
-def _read_faces(folder: Path) -> list[Face]:
+def _read_faces(folder: Path) -> list[FaceSample]:
     faces = []
     with (folder / "static" / "labels.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -63,7 +61,7 @@ def _read_faces(folder: Path) -> list[Face]:
             points = read_landmarks(mesh_path.with_name(f"{mesh_path.stem}_lmk68.txt"))
             mesh = replace(Mesh.build(points, np.array([[0, 1, 2]])), landmarks=points)
             framed = apply_frame(mesh, canonical_frame(mesh)).landmarks
-            faces.append(Face(row["subject"], row["code"], measure(framed), json.loads(row["aus"])))
+            faces.append(FaceSample(row["subject"], row["code"], measure(framed), json.loads(row["aus"])))
     return faces
 
 
@@ -72,7 +70,7 @@ def _says(description: Description, phrase: str) -> bool:
     return any(phrase.format(adverb) in description.text.split(", ") for adverb in ("slightly ", "", "strongly "))
 
 
-def _row(feature: Feature, faces: list[Face], descriptions: list[Description], least: float, none: float) -> str:
+def _row(feature: Feature, faces: list[FaceSample], descriptions: list[Description], least: float, none: float) -> str:
     followed = FOLLOWS[feature.phrase]
     weights = np.array([max(face.units.get(unit, 0.0) for unit in followed) for face in faces])
     scores = np.array([feature.score(description.numbers) for description in descriptions])
@@ -88,11 +86,13 @@ def _row(feature: Feature, faces: list[Face], descriptions: list[Description], l
     )
 
 
-def _reference_of(face: Face, faces: list[Face]) -> Mapping[str, float]:
+def _reference_of(face: FaceSample, faces: list[FaceSample]) -> Mapping[str, float]:
     return next(other.measures for other in faces if other.subject == face.subject and other.expression == "NE")
 
 
-def _print_table(title: str, faces: list[Face], descriptions: list[Description], least: float, none: float) -> None:
+def _print_table(
+    title: str, faces: list[FaceSample], descriptions: list[Description], least: float, none: float
+) -> None:
     texts = [description.text for description in descriptions]
     resting = [text for face, text in zip(faces, texts, strict=True) if face.expression == "NE"]
     print(f"\nAgainst {title}: {len(faces)} faces, {len(set(texts))} captions that differ.")

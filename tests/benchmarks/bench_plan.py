@@ -12,15 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.layouts import find_samples
-from pipeline.making.pieces import needed
-from pipeline.planning.marks import Marks
-from pipeline.planning.output import RenderOutput
-from pipeline.planning.source_files import read_source
-from pipeline.render_config import RenderConfig
-from shards.failures import write_failures
-from shards.index import IndexRow, write_index
-from shards.manifest import ShardEntry, ShardManifest, fingerprint
+from smile_pipe.pipeline.datasets import find_samples
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints, read_source
+from smile_pipe.pipeline.render.output import RenderOutput
+from smile_pipe.pipeline.render.units import needed
+from smile_pipe.shards.index import IndexRow, write_failures, write_index
+from smile_pipe.shards.manifest import ShardEntry, ShardManifest, fingerprint
 
 EXPRESSIONS = [("NE", 0), *((code, level) for code in ("AN", "DI", "FE", "HA", "SA", "SU") for level in range(1, 5))]
 PER_SHARD = 256
@@ -28,8 +26,8 @@ PLAN = """
 import resource, sys, time
 start = time.perf_counter()
 from pathlib import Path
-from pipeline.render import plan
-from pipeline.render_config import RenderConfig
+from smile_pipe.pipeline.render.stage import plan
+from smile_pipe.pipeline.render.config import RenderConfig
 imported = time.perf_counter()
 work = plan(RenderConfig(data_dir=Path(sys.argv[1]), out=Path(sys.argv[2])))
 end = time.perf_counter()
@@ -55,7 +53,7 @@ def make_output(data: Path, out: Path) -> None:
     """What a render would have left, without the shards' content."""
     config = RenderConfig(data_dir=data, out=out)
     settings, found = config.resolve(), find_samples(data, "auto")
-    marks = Marks.of(settings, found.layout)
+    marks = SampleFingerprints.of(settings, found.layout)
     rows: list[IndexRow] = []
     for number, source in enumerate(needed(sample, settings) for sample in found.samples):
         files = tuple(read_source(data, path) for path in source.paths)

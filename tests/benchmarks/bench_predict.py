@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.predict import Predictor
+from smile_pipe.pipeline.predict.predictor import Predictor
 
 
 def measure(run: Path, scans: list[Path]) -> dict[str, float]:

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pipeline.meshes.bnt import write_bnt
-from pipeline.meshes.mesh import Mesh
-from pipeline.meshes.reader import SUFFIXES, read_mesh
+from smile_pipe.pipeline.meshes.bnt import write_bnt
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.meshes.reader import SUFFIXES, read_mesh
 
 _SIDES = (200, 230)  # of a range image that is about as large as those of Bosphorus
 

@@ -29,25 +29,25 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pipeline import render
-from pipeline.data_dir import stat_source
-from pipeline.layouts.layout import SampleSource
-from pipeline.meshes.mesh import Mesh
-from pipeline.meshes.scan import read_scan
-from pipeline.meshes.texture import read_texture
-from pipeline.planning.source_files import digested
-from pipeline.ray_session import WORKERS_ENVIRONMENT
-from pipeline.render_config import RenderConfig
-from pipeline.rendering.encode import DEPTH_SCALE, encode_frame, quantise_views
-from pipeline.rendering.frame import apply_frame, canonical_frame
-from pipeline.rendering.kernels.faces import rasterise
-from pipeline.rendering.kernels.pixels import Images, Lens, shade
-from pipeline.rendering.kernels.vertices import project
-from pipeline.rendering.renderer import AMBIENT, BACKGROUND, ViewImages
-from pipeline.rendering.rig import Rig, views_of
-from pipeline.rendering.zbuffer import surface_of
-from shards.sample import Frame, MeshStatistics, Sample, SampleRecord
-from shards.writer import pack
+from smile_pipe.pipeline.common.ray_session import WORKERS_ENVIRONMENT
+from smile_pipe.pipeline.datasets.adapter import SampleSource
+from smile_pipe.pipeline.datasets.data_dir import stat_source
+from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.scan import read_scan
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.meshes.texture import read_texture
+from smile_pipe.pipeline.render import stage as render
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.fingerprints import digested
+from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, ViewImages
+from smile_pipe.pipeline.rendering.cameras import Rig, views_of
+from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, encode_frame, quantise_views
+from smile_pipe.pipeline.rendering.kernels.faces import rasterise
+from smile_pipe.pipeline.rendering.kernels.pixels import Images, ViewParams, shade
+from smile_pipe.pipeline.rendering.kernels.vertices import project
+from smile_pipe.pipeline.rendering.zbuffer import surface_of
+from smile_pipe.shards.sample import Frame, MeshStatistics, Sample, SampleRecord
+from smile_pipe.shards.writer import pack
 
 SIZE, YAW = 224, 35.0
 CHANNELS = (("rgb",), ("rgb", "depth", "normal"))
@@ -83,7 +83,7 @@ def draw(mesh: Mesh, rig: Rig, laps: Laps) -> ViewImages:
     words, no_flow = np.empty((rig.size, rig.size), np.int64), np.empty((0, 0, 3), np.float32)
     laps.lap("prepare")
     for v in range(len(rig.cameras)):
-        lens = Lens(rig.rotations[v], rig.intrinsics[v], rig.is_perspective)
+        lens = ViewParams(rig.rotations[v], rig.intrinsics[v], rig.is_perspective)
         project(mesh.vertices, lens.R, rig.translations[v], lens.K, lens.perspective, screen, snapped)
         laps.lap("project")
         rasterise(snapped, mesh.faces, lens.perspective, words)

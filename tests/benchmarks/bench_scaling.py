@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import RecipeConfig
-from model.encoder import Embeddings
-from model.recipes import build_model
-from model.systems import Recipe, Targets
-from model.towers import build_tokenizer
+from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.encoder import Embeddings
+from smile_pipe.model.objectives import ContrastiveModel, Targets, build_model
+from smile_pipe.model.towers import build_tokenizer
 
 BYTES = 4
 # Weights, gradients and the two moments of AdamW, in single precision.
@@ -91,7 +90,7 @@ class Step:
         return self.joined_batch / self.seconds
 
 
-def measure(model: Recipe, arch: str, num_views: int, num_samples: int) -> Measured:
+def measure(model: ContrastiveModel, arch: str, num_views: int, num_samples: int) -> Measured:
     """Count what steps of so many samples, and of twice as many, do."""
     flops, saved = _towers(model, arch, num_views, num_samples)
     saved_bytes = (_towers(model, arch, num_views, 2 * num_samples)[1] - saved) / num_samples
@@ -109,14 +108,14 @@ def measure(model: Recipe, arch: str, num_views: int, num_samples: int) -> Measu
     )
 
 
-def losses_a_pair(model: Recipe, num_views: int, num_samples: int = 256) -> tuple[float, float]:
+def losses_a_pair(model: ContrastiveModel, num_views: int, num_samples: int = 256) -> tuple[float, float]:
     """Operations and saved bytes of the losses for each pair of samples: of c + a n + b n^2, at three sizes n, b."""
-    counted = [_losses(model, num_views, times * num_samples) for times in (1, 2, 3)]
-    flops, saved = ((few - 2 * more + most) / (2 * num_samples**2) for few, more, most in zip(*counted, strict=True))
+    pluralize = [_losses(model, num_views, times * num_samples) for times in (1, 2, 3)]
+    flops, saved = ((few - 2 * more + most) / (2 * num_samples**2) for few, more, most in zip(*pluralize, strict=True))
     return flops, saved
 
 
-def _towers(model: Recipe, arch: str, num_views: int, num_samples: int) -> tuple[int, int]:
+def _towers(model: ContrastiveModel, arch: str, num_views: int, num_samples: int) -> tuple[int, int]:
     """Operations, forward and backward, and saved bytes of what makes embeddings."""
     size = model.towers.image_size
     views = torch.rand(num_samples, num_views, 3, size, size)
@@ -129,7 +128,7 @@ def _towers(model: Recipe, arch: str, num_views: int, num_samples: int) -> tuple
     return counter.get_total_flops(), _without_own(saved, model)
 
 
-def _losses(model: Recipe, num_views: int, num_samples: int) -> tuple[int, int]:
+def _losses(model: ContrastiveModel, num_views: int, num_samples: int) -> tuple[int, int]:
     """Operations, forward and backward, and saved bytes of the losses of a joined batch."""
     dim = model.config.joint_dim
     shapes = ((num_samples, num_views, dim), (num_samples, dim), (num_samples, num_views), (num_samples, dim))
@@ -154,7 +153,7 @@ def _saving() -> Iterator[dict[int, int]]:
         yield saved
 
 
-def _without_own(saved: dict[int, int], model: Recipe) -> int:
+def _without_own(saved: dict[int, int], model: ContrastiveModel) -> int:
     """Bytes in all, but for the weights, which are there anyway."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     return sum(size for pointer, size in saved.items() if pointer not in own)

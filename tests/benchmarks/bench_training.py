@@ -38,15 +38,15 @@ from typing import Any
 
 import torch
 
-from model.towers import Towers
-from pipeline.train import Job, check
-from pipeline.training import faces
-from pipeline.training.config import TrainConfig
-from pipeline.training.faces import Batch, FaceReader, Reading
-from pipeline.training.in_process import train_in_process
-from shards.images import decode_image
-from shards.reader import ShardSet
-from shards.sampler import Sampler
+from smile_pipe.model.towers import Towers
+from smile_pipe.pipeline.data import dataset
+from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
+from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.job import train_in_process
+from smile_pipe.pipeline.train.stage import Job, check
+from smile_pipe.shards.images import decode_image
+from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sampler import Sampler
 
 ARCH = "smile-tiny"
 PLAIN = Path(__file__).with_name("plain_loader.py")
@@ -116,10 +116,10 @@ class Benchmark:
         self._load(reader)
         return self._load(reader)
 
-    def _reader(self, cache_bytes: int) -> FaceReader:
-        return FaceReader(self.shards, Reading(self.channel, self.size), cache_bytes)
+    def _reader(self, cache_bytes: int) -> FaceDataset:
+        return FaceDataset(self.shards, DecodeSpec(self.channel, self.size), cache_bytes)
 
-    def _load(self, reader: FaceReader) -> Rate:
+    def _load(self, reader: FaceDataset) -> Rate:
         rows = self.shards.rows
         sampler = Sampler([row.shard for row in rows], self.batch_size, seed=0)
         groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch=0))
@@ -165,9 +165,9 @@ class Benchmark:
 def _waiting() -> Iterator[list[float]]:
     """Seconds that each batch of our loader was waited for."""
     waits: list[float] = []
-    batches = FaceReader.batches
+    batches = FaceDataset.batches
 
-    def timed(reader: FaceReader, *given: Any, **options: Any) -> Iterator[Batch]:
+    def timed(reader: FaceDataset, *given: Any, **options: Any) -> Iterator[Batch]:
         coming = batches(reader, *given, **options)
         while True:
             began = time.perf_counter()
@@ -177,11 +177,11 @@ def _waiting() -> Iterator[list[float]]:
                 return
             yield batch
 
-    FaceReader.batches = timed
+    FaceDataset.batches = timed
     try:
         yield waits
     finally:
-        FaceReader.batches = batches
+        FaceDataset.batches = batches
 
 
 def _make_shards(folder: Path, num_subjects: int) -> str:
@@ -244,7 +244,7 @@ def main() -> None:
     given = _arguments()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     torch.set_num_threads(given.cores)
-    faces.READ_THREADS = given.cores
+    dataset.READ_THREADS = given.cores
     machine = f"{platform.machine()}, {given.cores} of {os.cpu_count()} cores, torch {torch.__version__}"
     told: dict[str, Any] = {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
     with tempfile.TemporaryDirectory() as folder:

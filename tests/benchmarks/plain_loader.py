@@ -4,7 +4,7 @@
 
 Takes the shards that `smile-pipe render` wrote, with a symmetric rig whose views are front, left and right. Images of
 one channel are decoded and brought to the tower's size by Pillow in as many workers as there are cores, every epoch
-anew, and augmented there one by one: mirrored, moved, recoloured as pipeline/training/augment.py does on batches. Then
+anew, and augmented there one by one: mirrored, moved, recoloured as pipeline/data/augment.py does on batches. Then
 the model, its losses, precision and optimiser of `smile-pipe train`. It is spared checkpoints and logs, loads no image
 of another channel, keeps its workers between epochs, and hands on bytes instead of floats. `--no-step` only loads, and
 does not augment. Prints JSON: seconds since the imports, samples and seconds of each epoch, and seconds that batches
@@ -29,13 +29,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from model.config import RecipeConfig
-from model.moments import Moments
-from model.recipes import build_model
-from model.systems import Recipe, Targets
-from model.towers import build_tokenizer
-from pipeline.training.augment import BRIGHTNESS, SHIFT, TINT, TURN, ZOOM, cosine_schedule
-from shards.manifest import ShardManifest
+from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.objectives import ContrastiveModel, Targets, build_model
+from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.towers import build_tokenizer
+from smile_pipe.pipeline.common.optimization import cosine_schedule
+from smile_pipe.pipeline.data.augment import BRIGHTNESS, SHIFT, TINT, TURN, ZOOM
+from smile_pipe.shards.manifest import ShardManifest
 
 ARCH = "smile-tiny"
 VIEWS = ("front", "left", "right")
@@ -99,7 +99,7 @@ def _loader(shards: str, channel: str, size: int, batch_size: int, cores: int, i
 class _Step:
     """The step of `smile-pipe train` with its default options, on batches that are augmented."""
 
-    def __init__(self, model: Recipe, directions: Tensor, precision: str) -> None:
+    def __init__(self, model: ContrastiveModel, directions: Tensor, precision: str) -> None:
         self.model, self.directions, self.precision = model, directions, precision
         self.tokenizer = build_tokenizer(ARCH)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -114,7 +114,7 @@ class _Step:
             group["lr"] = learning_rate
         views, tokens = batch["views"].float() / 255, self.tokenizer(batch["text"])
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            embeddings = self.model(views, self.directions, tokens, Moments.of_scans(len(views)))
+            embeddings = self.model(views, self.directions, tokens, PackedFrames.of_scans(len(views)))
         losses = self.model.losses(embeddings, Targets(_numbers(batch["concept"]), _numbers(batch["subject"])))
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()

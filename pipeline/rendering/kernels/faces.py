@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
+from smile_pipe.pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
 
 # A pixel's word has the nearness in its upper and the face in its lower half, so that the greatest word is that of the
 # nearest face, and of faces equally near that of the first. Of no face it is this.

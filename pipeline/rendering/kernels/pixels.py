@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.rendering.kernels.faces import NO_FACE, face_of
+from smile_pipe.pipeline.rendering.kernels.faces import NO_FACE, face_of
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -28,7 +28,7 @@ class Surface(NamedTuple):
         normals: float32 [V, 3].
         colors: float32 [V, 3], 0-255, or one row for all; not looked at where there is a texture.
         face_uvs, uvs: int32 [F, 3], float32 [U, 2].
-        texels, levels: the texture and its smaller copies, as `pipeline.rendering.mipmap` packs them.
+        texels, levels: the texture and its smaller copies, as `smile_pipe.pipeline.rendering.mipmap` packs them.
         face_texels: how many texels each face covers (twice), float32 [F].
         flow: float32 [V, 3].
     """
@@ -44,7 +44,7 @@ class Surface(NamedTuple):
     flow: Floats
 
 
-class Lens(NamedTuple):
+class ViewParams(NamedTuple):
     """How a view sees: R [3, 3] and K [3, 3] of its camera, and whether it divides by depth."""
 
     R: NDArray[np.float64]
@@ -66,7 +66,7 @@ def shade(
     words: NDArray[np.int64],
     screen: Floats,
     surface: Surface,
-    lens: Lens,
+    lens: ViewParams,
     ambient: float,
     background: tuple[int, int, int],
     images: Images,
@@ -196,7 +196,7 @@ def _to_image_axes(num: int, R: NDArray[np.float64], vectors: Floats) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _face_camera(num: int, columns: Ints, y: int, lens: Lens, normals: Floats, light: Floats) -> None:
+def _face_camera(num: int, columns: Ints, y: int, lens: ViewParams, normals: Floats, light: Floats) -> None:
     """Normals of unit length, turned to the camera, and the cosines of their angles with the directions to it."""
     left, up = _ZERO, _ZERO
     per_column = np.float32(1 / lens.K[0, 0]) if lens.perspective else _ZERO

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.rendering.renderer import MAX_FACE
+from smile_pipe.pipeline.rendering.backend import MAX_FACE
 
 # Screen positions are snapped to 1/256 pixel and compared as integers: two faces that share an edge then agree
 # exactly on which side of it a pixel centre lies, so that there is neither a gap nor a double hit along it.

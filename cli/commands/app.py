@@ -1,0 +1,32 @@
+"""`smile-pipe app`: a run in, a page in the browser out."""
+
+import signal
+
+import typer
+from rich.console import Console
+
+from smile_pipe.cli import signals
+from smile_pipe.cli.console import print_line
+from smile_pipe.cli.options import Result, command
+from smile_pipe.pipeline.app.config import AppConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "app", AppConfig, arguments=("run",))
+    def serve(config: AppConfig, console: Console) -> Result:
+        """Serve a page in which faces can be dropped, turned and put into words, by a trained RUN."""
+        from smile_pipe.pipeline.app.stage import run
+
+        print_line(console, f"http://{config.host}:{config.port}   (Ctrl-C ends it)")
+        try:
+            code = run(config)
+        except KeyboardInterrupt:
+            if signals.ignore_further_signals() != signal.SIGINT:
+                raise
+            # It is how a page ends, and nothing went wrong.
+            code = 0
+        if code:
+            raise RuntimeError(f"the page ended with exit code {code}; is port {config.port} taken?")
+        return {"exit_code": code}

@@ -1,0 +1,91 @@
+"""`smile-pipe compare`: cross-validations in, a table of systems out."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import typer
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from smile_pipe.cli.console import print_line
+from smile_pipe.cli.options import Result, command
+from smile_pipe.pipeline.runs.compare import ComparedRow, Comparison, compare
+from smile_pipe.pipeline.runs.crossval_manifest import MeanStd
+from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES
+from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.manifest import Frozen
+from smile_pipe.shards.storage import AnyPlace
+
+
+class CompareOptions(Frozen):
+    """Options of `smile-pipe compare`."""
+
+    directory: AnyPlace = Field(
+        description="A folder that holds cross-validations, at most two levels deep; or its URL."
+    )
+    markdown: bool = Field(False, description="Print tables as Markdown.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "compare", CompareOptions, arguments=("directory",))
+    def compare_systems(config: CompareOptions, console: Console) -> Result:
+        """Put the cross-validations in DIRECTORY side by side, the best first."""
+        tables = compare(config.directory)
+        for table in tables:
+            if config.markdown:
+                print_line(console, _markdown(table))
+            else:
+                console.print(_table(table))
+        return {"comparisons": [table.model_dump(mode="json") for table in tables]}
+
+
+def _title(table: Comparison) -> str:
+    subset = f", subset {table.subset}" if table.subset else ""
+    return (
+        f"accuracy in percent, mean and deviation of {pluralize(table.num_folds, 'fold')} ({table.protocol}{subset}), "
+        f"{pluralize(table.num_samples, 'sample')} of {pluralize(table.num_subjects, 'subject')}"
+    )
+
+
+def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
+    had = {name for row in table.rows for name in row.accuracy}
+    names = [name for name in PROTOCOL_TITLES if name in had]
+    alike = Counter((row.system, row.text_source) for row in table.rows)
+    body = [
+        [
+            _name(row, alike),
+            row.text_source,
+            *(_percent(row.accuracy.get(name)) for name in names),
+            _percent(row.behind),
+        ]
+        for row in table.rows
+    ]
+    return ["system", "text", *names, f"behind by {table.ordered_by}"], body
+
+
+def _name(row: ComparedRow, alike: Mapping[tuple[str, str], int]) -> str:
+    """The system, and where its cross-validation lies if others of the same system differ by their options."""
+    return row.system if alike[row.system, row.text_source] == 1 else f"{row.system} ({row.path})"
+
+
+def _percent(over: MeanStd | None) -> str:
+    return "-" if over is None else over.in_percent
+
+
+def _table(table: Comparison) -> Table:
+    head, body = _cells(table)
+    shown = Table(title=_title(table))
+    for number, name in enumerate(head):
+        shown.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 1)
+    for cells in body:
+        shown.add_row(*cells)
+    return shown
+
+
+def _markdown(table: Comparison) -> str:
+    head, body = _cells(table)
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join([f"{_title(table)}:", "", *(f"| {' | '.join(cells)} |" for cells in lines), ""])

@@ -1,0 +1,45 @@
+"""`smile-pipe crossval`: shards in, runs and scores of all folds out."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from smile_pipe.cli.console import print_line
+from smile_pipe.cli.options import Result, command
+from smile_pipe.cli.progress import StageProgress
+from smile_pipe.pipeline.crossval.config import CrossvalConfig
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
+from smile_pipe.shards.formatting import pluralize
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "crossval", CrossvalConfig, goes_on="the same command")
+    def crossval(config: CrossvalConfig, console: Console) -> Result:
+        """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
+        from smile_pipe.pipeline.crossval.stage import run
+
+        with StageProgress("crossval") as progress:
+            manifest = run(config, progress.update)
+        if not progress.began:
+            print_line(console, f"Nothing to do: {config.out} is finished")
+        console.print(_table(manifest))
+        print_line(console, str(config.out / "report.html"))
+        return manifest
+
+
+def _table(manifest: CrossvalManifest) -> Table:
+    people = sum(len(fold.subjects) for fold in manifest.folds)
+    samples = sum(fold.num_samples for fold in manifest.folds)
+    of_folds = f"mean and deviation of {len(manifest.folds)} folds, " if len(manifest.folds) > 1 else ""
+    title = f"percent, {of_folds}{pluralize(samples, 'sample')} of {pluralize(people, 'subject')}"
+    table = Table(title=f"{title}, text: {manifest.text_source}")
+    for column in ("protocol", "accuracy", "F1", *manifest.classes):
+        table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
+    for name in manifest.ways:
+        score = manifest.scores[name]
+        recalls = [score.per_class.get(expression) for expression in manifest.classes]
+        cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
+        table.add_row(name, score.accuracy.in_percent, score.macro_f1.in_percent, *cells)
+    return table

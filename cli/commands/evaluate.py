@@ -1,0 +1,51 @@
+"""`smile-pipe evaluate`: a run in, scores and a report out."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from smile_pipe.cli.console import print_line
+from smile_pipe.cli.options import Result, command
+from smile_pipe.cli.progress import StageProgress
+from smile_pipe.pipeline.evaluate.config import EvaluateConfig
+from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Interval
+from smile_pipe.shards.formatting import describe_samples, pluralize
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "evaluate", EvaluateConfig, arguments=("run",))
+    def evaluate(config: EvaluateConfig, console: Console) -> Result:
+        """Score a trained RUN on subjects that it has not seen, and write a report into RUN/evaluation."""
+        from smile_pipe.pipeline.evaluate.stage import run
+
+        with StageProgress("evaluate") as progress:
+            manifest = run(config, progress.update)
+        console.print(_table(manifest))
+        for note in manifest.notes:
+            print_line(console, note)
+        print_line(console, str(config.run / "evaluation" / "report.html"))
+        return manifest
+
+
+def _table(manifest: EvaluationManifest) -> Table:
+    samples = describe_samples(manifest.num_scans, manifest.num_sequences)
+    subjects = f"{samples} of {pluralize(manifest.num_subjects, 'subject')}"
+    title = f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}"
+    has_intervals = any(score.accuracy_interval for score in manifest.protocols.values())
+    table = Table(title=title, caption="under a figure its 95 % interval over subjects" if has_intervals else None)
+    for column in ("protocol", "accuracy", "F1", *manifest.classes):
+        table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
+    for name, score in manifest.protocols.items():
+        recalls = [score.per_class.get(expression) for expression in manifest.classes]
+        cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
+        accuracy, macro_f1 = (score.accuracy, score.accuracy_interval), (score.macro_f1, score.macro_f1_interval)
+        table.add_row(name, _figure(*accuracy), _figure(*macro_f1), *cells)
+    return table
+
+
+def _figure(share: float, interval: Interval | None) -> str:
+    """In percent, and under it the 95 % interval, which would not fit beside it."""
+    ends = f"\n{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else ""
+    return f"{100 * share:.1f}{ends}"

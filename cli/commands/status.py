@@ -1,0 +1,68 @@
+"""`smile-pipe status`: where render, train and evaluate stand, and what to type next."""
+
+from collections.abc import Iterator
+
+import typer
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from smile_pipe.cli.console import print_line
+from smile_pipe.cli.options import Result, command
+from smile_pipe.pipeline.runs.status import StatusReport, StatusRow, status
+from smile_pipe.shards.manifest import Frozen
+from smile_pipe.shards.storage import AnyPlace
+
+PREFIX = 8
+
+
+class StatusOptions(Frozen):
+    """Options of `smile-pipe status`."""
+
+    directory: AnyPlace = Field(
+        description="A shard set, a run, or a folder that holds some, at most two levels deep; or its URL."
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "status", StatusOptions, arguments=("directory",))
+    def show_status(config: StatusOptions, console: Console) -> Result:
+        """Tell what DIRECTORY holds, what was made from what, what is stale, and what to type next."""
+        report = status(config.directory)
+        if not report.rows:
+            print_line(console, f"{config.directory}: holds no shards and no run; `smile-pipe render` makes shards")
+            return report
+        console.print(_table(report))
+        for row in report.rows:
+            if row.next:
+                print_line(console, f"next: {row.next}")
+        return report
+
+
+def _table(report: StatusReport) -> Table:
+    table = Table("what", "where, and what it holds", "state", "finished", "fingerprint", box=None)
+    for column in table.columns:
+        # No part of a path or a name is cut off, however narrow the terminal is.
+        column.overflow = "fold"
+    for row in report.rows:
+        finished = f"{row.finished.astimezone():%Y-%m-%d %H:%M}" if row.finished else "-"
+        cells = (row.kind, "\n  ".join((row.path, *_about(row))), row.state, finished, row.fingerprint[:PREFIX] or "-")
+        table.add_row(*(_plain(cell) for cell in cells))
+    return table
+
+
+def _about(row: StatusRow) -> Iterator[str]:
+    shown = ((name, count) for name, count in row.counts.items() if count or name not in ("skipped", "failures"))
+    if row.counts:
+        yield ", ".join(f"{count} {name}" for name, count in shown)
+    if row.build_samples:
+        yield f"made from {row.build_samples}"
+    if row.about:
+        yield row.about
+
+
+def _plain(text: str) -> str:
+    """Names from a disk, without signs that a terminal would act on."""
+    return "".join(sign for sign in text if sign.isprintable() or sign == "\n")

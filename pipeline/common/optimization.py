@@ -1,0 +1,16 @@
+"""Constants and schedule of the optimiser, shared by training and fine-tuning."""
+
+import math
+
+MAX_GRADIENT_NORM = 5.0
+
+
+BETAS = (0.9, 0.98)
+
+
+def cosine_schedule(step: int, num_steps: int, warmup: float) -> float:
+    """Factor of the learning rate: linear up to 1 over the first `warmup` part of the steps, then half a cosine."""
+    num_warmup = warmup * num_steps
+    if step < num_warmup:
+        return (step + 1) / (num_warmup + 1)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - num_warmup) / max(num_steps - num_warmup, 1))

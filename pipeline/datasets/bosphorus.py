@@ -1,0 +1,52 @@
+"""Bosphorus: `bs000/bs000_E_HAPPY_0.bnt`, one static scan a file, what it shows in the name.
+
+Source: the file naming of the Bosphorus database (Savran et al., "Bosphorus database for 3D face analysis", BIOID
+2008). Any mesh format may stand under these names. How strong a unit counts that is weak or one-sided is ours.
+"""
+
+import re
+
+from smile_pipe.pipeline.common.expressions import expression_code
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.datasets.file_index import FileIndex, stem_of
+from smile_pipe.shards.formatting import pluralize
+
+_NAME = re.compile(r"(?:.*/)?((bs\d{3})_(N|E|LFAU|UFAU|CAU)_([A-Za-z0-9]{1,40})_\d+)\.\w+")
+_EMOTION = re.compile(r"ANGER|DISGUST|FEAR|HAPPY|SADNESS|SURPRISE")
+_UNIT = re.compile(r"A?(\d{1,2})(LW|L|R)?", re.IGNORECASE)
+_UNITS = re.compile(rf"(?:{_UNIT.pattern})(?:A\d{{1,2}}(?:LW|L|R)?)*", re.IGNORECASE)
+_WEAK_OR_ONE_SIDED = 0.5
+
+
+class Bosphorus:
+    """Finds neutral scans, emotions and action units at any depth; poses and occlusions are left out."""
+
+    name = "bosphorus"
+
+    def evidence(self, listing: FileIndex) -> str:
+        """How many files have a name of the database."""
+        count = len(self.samples(listing))
+        return f"{pluralize(count, 'mesh', 'meshes')} named like bs000_E_HAPPY_0.bnt" if count else ""
+
+    def samples(self, listing: FileIndex) -> list[SampleSource]:
+        """One sample a scan that shows a neutral face, an emotion, or action units."""
+        matches = (match for path in listing.meshes if (match := _NAME.fullmatch(path)))
+        return [source for match in matches if (source := _source(listing, match))]
+
+
+def _source(listing: FileIndex, match: re.Match[str]) -> SampleSource | None:
+    key, subject, kind, shown = match.groups()
+    units: dict[str, float] | None = None
+    if kind == "N" and shown == "N":
+        expression = "NE"
+    elif kind == "E" and _EMOTION.fullmatch(shown):
+        expression = expression_code(shown)
+    elif kind.endswith("AU") and _UNITS.fullmatch(shown):
+        parts = list(_UNIT.finditer(shown))
+        expression = "_".join(f"au{int(part[1])}{(part[2] or '').lower()}" for part in parts)
+        units = {f"AU{int(part[1])}": _WEAK_OR_ONE_SIDED if part[2] else 1.0 for part in parts}
+    else:
+        return None
+    stem = stem_of(match.string)
+    scan = ScanFiles(match.string, listing.first_of(stem, (".png",)), listing.first_of(stem, (".lm3",)))
+    return SampleSource(key, subject, expression, level=None, frames=(scan,), action_units=units)

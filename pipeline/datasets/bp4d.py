@@ -1,0 +1,104 @@
+"""BP4D-Spontaneous: `F001/T1/0000.obj`, one sequence a subject and task, 25 frames a second, action units in tables.
+
+Source: Zhang et al., "BP4D-Spontaneous: a high-resolution spontaneous 3D dynamic facial expression database", Image and
+Vision Computing 32(10), 2014. Any mesh format may stand under these names.
+"""
+
+import csv
+import re
+from collections.abc import Iterable
+
+from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.file_index import FileIndex
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.storage import Place
+
+FRAME_RATE = 25.0
+# What each task is made to bring about; nobody has said that it did.
+TASKS = {
+    "T1": "HA",
+    "T2": "SA",
+    "T3": "SU",
+    "T4": "embarrassment",
+    "T5": "FE",
+    "T6": "pain",
+    "T7": "AN",
+    "T8": "DI",
+}
+_FRAME = re.compile(r"(?:.*/)?(?P<subject>[FM]\d{3})/(?P<task>T[1-8])/(?P<frame>\d{3,4})\.\w+")
+_CODING = re.compile(r"(?:.*/)?AU_OCC/([FM]\d{3}_T[1-8])\.csv")
+_UNIT = re.compile(r"(?:AU)?0*(\d{1,3})", re.IGNORECASE)
+_NOT_CODED = "9"
+_MAX_BYTES = 16 << 20
+
+
+class Bp4d:
+    """Finds the tasks at any depth, and the tables of action units in any folder `AU_OCC`."""
+
+    name = "bp4d"
+
+    def evidence(self, listing: FileIndex) -> str:
+        """How many folders have a name of the database and hold numbered meshes."""
+        count = num_sequences(listing, _FRAME)
+        return f"{pluralize(count, 'folder')} named like F001/T1 with numbered meshes" if count else ""
+
+    def samples(self, listing: FileIndex) -> list[SampleSource]:
+        """One sample a folder; its expression is what the task elicits, its action units are how often they occur."""
+        tables = {match[1]: path for path in sorted(listing.files) if (match := _CODING.fullmatch(path))}
+        return [_source(listing.root, sequence, tables) for sequence in numbered_sequences(listing, _FRAME)]
+
+
+def read_occurrence(path: Place) -> dict[str, float]:
+    """The share of the coded frames in which each action unit occurs: "AU12" -> 0 to 1.
+
+    The table's first row names the action units of its columns but the first, which counts frames; the other rows hold
+    0, 1, or 9 where that was not coded. A unit that is coded in no frame is left out.
+
+    Raises:
+        UsageError: it cannot be read, or is no such table; the message has its line.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: is over {_MAX_BYTES >> 20} MB; a table of action units is small")
+        with path.open("r", newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            return _shares(rows, [_unit(cell, path) for cell in next(rows, [])[1:]], path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read as a CSV table ({error})") from None
+
+
+def _shares(rows: Iterable[list[str]], units: list[str], path: Place) -> dict[str, float]:
+    seen, coded = [0] * len(units), [0] * len(units)
+    for line, row in enumerate(rows, start=2):
+        cells = [cell.strip() for cell in row[1:]]
+        if len(cells) > len(units) or any(cell not in ("", "0", "1", _NOT_CODED) for cell in cells):
+            raise UsageError(f"{path}, line {line}: action units are coded 0 or 1, or 9 where they are not")
+        for column, cell in enumerate(cells):
+            seen[column] += cell == "1"
+            coded[column] += cell in ("0", "1")
+    return {unit: seen[i] / coded[i] for i, unit in enumerate(units) if coded[i]}
+
+
+def _unit(cell: str, path: Place) -> str:
+    match = _UNIT.fullmatch(cell.strip())
+    if match is None:
+        raise UsageError(f"{path}: its first row must name action units after the first column; {cell[:40]!r} is none")
+    return f"AU{match[1]}"
+
+
+def _source(root: Place, sequence: FrameSequence, tables: dict[str, str]) -> SampleSource:
+    subject, task = sequence.name["subject"], sequence.name["task"]
+    key = f"{subject}_{task}"
+    table = tables.get(key)
+    return SampleSource(
+        key=key,
+        subject=subject,
+        expression=TASKS[task],
+        level=None,
+        frames=sequence.frames,
+        frame_rate=FRAME_RATE,
+        action_units=(read_occurrence(root / table) or None) if table else None,
+        labels={"sex": subject[0], "task": task},
+        label_files=(table,) if table else (),
+    )

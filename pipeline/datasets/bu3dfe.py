@@ -1,0 +1,43 @@
+"""BU-3DFE: `F0001/F0001_AN01WH_F3D.wrl`, one static scan a file, labels in the name.
+
+Source: the file naming of the BU-3DFE database (Yin et al., "A 3D facial expression database for facial behavior
+research", FG 2006). Any mesh format may stand under these names.
+"""
+
+import re
+
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.datasets.file_index import FileIndex
+from smile_pipe.shards.formatting import pluralize
+
+_NAME = re.compile(r"((?:.*/)?(([FM]\d{4})_(AN|DI|FE|HA|SA|SU|NE)(\d\d)(WH|AE|LA|BL|AM|IN))_F3D)\.\w+")
+_TEXTURES = ("_F2D.bmp", "_F2D.png", "_F2D.jpg", "_F2D.jpeg")
+_LANDMARKS = (".bnd", "_lmk68.txt")
+
+
+class Bu3dfe:
+    """Finds `..._F3D` scans at any depth; raw scans (`..._RAW`) and everything else are left out."""
+
+    name = "bu3dfe"
+
+    def evidence(self, listing: FileIndex) -> str:
+        """How many files have a name of the database."""
+        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+        return f"{pluralize(count, 'mesh', 'meshes')} named like F0001_AN01WH_F3D.wrl" if count else ""
+
+    def samples(self, listing: FileIndex) -> list[SampleSource]:
+        """One sample for each `..._F3D` mesh, with the texture and landmarks of the same name."""
+        return [_source(listing, match) for path in listing.meshes if (match := _NAME.fullmatch(path))]
+
+
+def _source(listing: FileIndex, match: re.Match[str]) -> SampleSource:
+    stem, key, subject, expression, level, ancestry = match.groups()
+    texture = listing.first_of(stem.removesuffix("_F3D"), _TEXTURES)
+    return SampleSource(
+        key=key,
+        subject=subject,
+        expression=expression,
+        level=int(level) or None,
+        frames=(ScanFiles(match.string, texture, listing.first_of(stem, _LANDMARKS)),),
+        labels={"sex": subject[0], "ancestry": ancestry},
+    )

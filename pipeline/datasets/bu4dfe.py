@@ -1,0 +1,62 @@
+"""BU-4DFE: `F001/Happy/000.wrl`, sequences of one expression each, 25 frames a second.
+
+Source: the file naming of the BU-4DFE database (Yin et al., "A high-resolution 3D dynamic facial expression database",
+FG 2008). Any mesh format may stand under these names.
+"""
+
+import re
+from dataclasses import replace
+
+from smile_pipe.pipeline.common.expressions import expression_code
+from smile_pipe.pipeline.datasets.adapter import SampleSource, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.file_index import FileIndex, stem_of
+from smile_pipe.shards.formatting import pluralize
+
+FRAME_RATE = 25.0
+_FRAME = re.compile(
+    r"(?:.*/)?(?P<subject>[FM]\d{3})/(?P<word>(?i:angry|disgust|fear|happy|sad|surprise))/(?P<frame>\d+)\.\w+"
+)
+
+
+class Bu4dfe:
+    """Finds the sequences at any depth; landmarks lie beside the meshes, or in a tree of their own."""
+
+    name = "bu4dfe"
+
+    def evidence(self, listing: FileIndex) -> str:
+        """How many folders have a name of the database and hold numbered meshes."""
+        count = num_sequences(listing, _FRAME)
+        return f"{pluralize(count, 'folder')} named like F001/Happy with numbered meshes" if count else ""
+
+    def samples(self, listing: FileIndex) -> list[SampleSource]:
+        """One sample a folder."""
+        landmarks = _landmark_tree(listing)
+        sources = []
+        for sequence in numbered_sequences(listing, _FRAME):
+            subject, expression = sequence.name["subject"], expression_code(sequence.name["word"])
+            frames = (
+                scan if scan.landmarks else replace(scan, landmarks=landmarks.get(_last_three(scan.mesh)))
+                for scan in sequence.frames
+            )
+            sources.append(
+                SampleSource(
+                    key=f"{subject}_{expression}",
+                    subject=subject,
+                    expression=expression,
+                    level=None,
+                    frames=tuple(frames),
+                    frame_rate=FRAME_RATE,
+                    labels={"sex": subject[0]},
+                )
+            )
+        return sources
+
+
+def _landmark_tree(listing: FileIndex) -> dict[str, str]:
+    """`f001/happy/000` -> the `.bnd` file of that name, in whichever folder it lies; of several, the first by name."""
+    files = sorted((path for path in listing.files if path.endswith(".bnd")), reverse=True)
+    return {_last_three(path): path for path in files}
+
+
+def _last_three(path: str) -> str:
+    return "/".join(stem_of(path).split("/")[-3:]).lower()

@@ -1,0 +1,39 @@
+"""FaceScape: `1/models_reg/4_anger.obj`, twenty registered scans a subject, the expression in the name.
+
+Source: the data of Yang et al., "FaceScape: a large-scale high quality 3D face dataset", CVPR 2020. Any mesh format may
+stand under these names.
+"""
+
+import re
+
+from smile_pipe.pipeline.common.expressions import expression_code
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.datasets.file_index import FileIndex
+from smile_pipe.shards.formatting import pluralize
+
+_NAME = re.compile(r"(?:.*/)?(\d{1,9})/models_reg/((?:[1-9]|1\d|20)_([a-z_]{1,40}))\.\w+")
+
+
+class Facescape:
+    """Finds the registered models at any depth."""
+
+    name = "facescape"
+
+    def evidence(self, listing: FileIndex) -> str:
+        """How many files have a name of the dataset."""
+        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+        return f"{pluralize(count, 'mesh', 'meshes')} named like 1/models_reg/4_anger.obj" if count else ""
+
+    def samples(self, listing: FileIndex) -> list[SampleSource]:
+        """One sample a mesh, with the texture of the same name."""
+        return [
+            SampleSource(
+                key=f"{match[1]}_{match[2]}",
+                subject=match[1],
+                expression=expression_code(match[3]),
+                level=None,
+                frames=(ScanFiles.beside(path, listing),),
+            )
+            for path in listing.meshes
+            if (match := _NAME.fullmatch(path))
+        ]

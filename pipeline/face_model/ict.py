@@ -1,0 +1,85 @@
+"""The face of ICT-FaceKit as a face model: its scanned identities and ARKit-style shapes, moved by our action units."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_pipe.pipeline.face_model.ict_files import IctModel, load_ict
+from smile_pipe.pipeline.face_model.ict_texture import atlas, paint
+from smile_pipe.pipeline.face_model.interface import ActionUnits, Appearance, Identity
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.shards.errors import UsageError
+
+MM_PER_CM = 10.0
+# The modes are principal components of scans; a little less than their full spread keeps all faces plausible.
+IDENTITY_SCALE = 0.85
+
+# Which shapes an action unit is made of, and how much of each; a name with sides stands for `name_L` and `name_R`.
+SHAPES: dict[str, dict[str, float]] = {
+    "AU1": {"browInnerUp": 1.0},
+    "AU2": {"browOuterUp": 1.0},
+    "AU4": {"browDown": 1.0},
+    "AU5": {"eyeWide": 1.0},
+    "AU6": {"cheekSquint": 1.0, "eyeSquint": 0.35},
+    "AU7": {"eyeSquint": 0.9},
+    "AU9": {"noseSneer": 1.0, "browDown": 0.2},
+    "AU10": {"mouthUpperUp": 0.9},
+    "AU12": {"mouthSmile": 1.0},
+    "AU14": {"mouthDimple": 1.0},
+    "AU15": {"mouthFrown": 1.0},
+    "AU16": {"mouthLowerDown": 0.9},
+    "AU17": {"mouthShrugLower": 0.8},
+    "AU18": {"mouthPucker": 0.8},
+    "AU20": {"mouthStretch": 1.0},
+    "AU23": {"mouthRollLower": 0.4, "mouthRollUpper": 0.35},
+    "AU24": {"mouthPress": 0.9},
+    "AU25": {"mouthUpperUp": 0.25, "mouthLowerDown": 0.4},
+    "AU26": {"jawOpen": 0.6},
+    "AU43": {"eyeBlink": 1.0},
+    "AU64": {"eyeLookDown": 0.9},
+}
+
+
+class IctFace:
+    """ICT-FaceKit cropped to the narrow face, in millimetres; see `smile_pipe.pipeline.face_model.interface.FaceModel`.
+
+    Raises:
+        UsageError: on construction, when `path` is not the model, or lacks a shape that an action unit needs.
+    """
+
+    name = "ict-facekit"
+
+    def __init__(self, path: Path) -> None:
+        self._model = load_ict(path)
+        self.landmarks = self._model.landmarks
+        missing = sorted({name for parts in SHAPES.values() for name in parts if not _sides(self._model, name)})
+        if missing:
+            raise UsageError(f"--face-model {path}: lacks the expression shape {missing[0]}")
+        self._uvs, self._face_uvs = atlas(self._model)
+
+    def identity(self, rng: np.random.Generator) -> Identity:
+        """A subject at random: each mode normally distributed, cut at two and a half standard deviations."""
+        shape = np.clip(rng.normal(size=len(self._model.identity)), -2.5, 2.5) * IDENTITY_SCALE
+        return Identity(shape, Appearance.sample(rng))
+
+    def mesh(self, identity: Identity, action_units: ActionUnits) -> Mesh:
+        """The subject's face with these action units; see `FaceModel.mesh`."""
+        model = self._model
+        vertices = model.neutral + np.tensordot(identity.shape.astype(np.float32), model.identity, 1)
+        for unit, (left, right) in action_units.items():
+            for name, share in SHAPES[unit].items():
+                for shape, side in _sides(model, name):
+                    strength = {"L": left, "R": right, "": (left + right) / 2}[side]
+                    vertices += np.float32(share * strength) * model.expression[shape]
+        return Mesh.build(vertices * MM_PER_CM, model.faces, self._uvs, self._face_uvs)
+
+    def texture(self, identity: Identity, size: int) -> NDArray[np.uint8]:
+        """The subject's texture; see `FaceModel.texture`."""
+        return paint(self._model, identity.look, size)
+
+
+def _sides(model: IctModel, name: str) -> list[tuple[str, str]]:
+    """The shapes that `name` stands for, each with its side; empty where the model has none."""
+    names = ((name, ""), (f"{name}_L", "L"), (f"{name}_R", "R"))
+    return [(shape, side) for shape, side in names if shape in model.expression]

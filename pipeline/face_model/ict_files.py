@@ -1,0 +1,164 @@
+"""Reading ICT-FaceKit (light), by the USC Institute for Creative Technologies: packed in one `.npz`, or checked out.
+
+The packed form holds `neutral` [V, 3], `faces` and `faces_uv` [F, 3], `uv` [U, 2], `identity` [K, V, 3], `expression`
+[E, V, 3] with `expression_names` [E], `landmarks68` [68], `face_material` [F] with `material_names`. The checkout is
+the repository's folder, with `FaceXModel/generic_neutral_mesh.obj`, one OBJ a shape, and `vertex_indices.json`.
+Both are in centimetres, +x the subject's left, +y up, +z out of the face.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_pipe.shards.errors import UsageError
+
+# Vertex ranges by the README of ICT-FaceKit: the narrow face area (no ears, like a BU-3DFE scan), and from the mouth
+# socket to the eyeballs, all that lies behind its openings.
+NARROW_FACE = range(0, 6706)
+BEHIND = range(11248, 24591)
+
+
+@dataclass(frozen=True, eq=False)
+class IctModel:
+    """The model, cropped to the narrow face and what lies behind it; centimetres.
+
+    Attributes:
+        neutral: float32 [V, 3]. identity: float32 [K, V, 3]. expression: float32 [V, 3] by name; all but `neutral`
+            are displacements.
+        faces, face_uvs: int32 [F, 3]. uvs: float32 [U, 2], in the unit square of each face's material.
+        materials: str [F]. landmarks: int [68].
+    """
+
+    neutral: NDArray[np.float32]
+    identity: NDArray[np.float32]
+    expression: dict[str, NDArray[np.float32]]
+    faces: NDArray[np.int32]
+    uvs: NDArray[np.float32]
+    face_uvs: NDArray[np.int32]
+    materials: NDArray[np.str_]
+    landmarks: NDArray[np.intp]
+
+
+def load_ict(path: Path) -> IctModel:
+    """Read the model from a packed file or a checkout.
+
+    Raises:
+        UsageError: `path` is neither, or lacks a part.
+    """
+    try:
+        model = _from_checkout(path) if path.is_dir() else _from_npz(path)
+        return _cropped(model)
+    except FileNotFoundError as error:
+        raise UsageError(f"--face-model {path}: {error.filename or path} does not exist") from None
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
+        raise UsageError(
+            f"--face-model {path}: neither a packed ICT-FaceKit (.npz) nor a checkout of its repository ({error})"
+        ) from None
+
+
+def _from_npz(path: Path) -> IctModel:
+    arrays = np.load(path, allow_pickle=False)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise ValueError("one array, where several belong")
+    with arrays:
+        names = [str(name) for name in arrays["expression_names"]]
+        shapes = arrays["expression"].astype(np.float32)
+        return IctModel(
+            neutral=arrays["neutral"].astype(np.float32),
+            identity=arrays["identity"].astype(np.float32),
+            expression=dict(zip(names, shapes, strict=True)),
+            faces=arrays["faces"].astype(np.int32),
+            uvs=arrays["uv"].astype(np.float32),
+            face_uvs=arrays["faces_uv"].astype(np.int32),
+            materials=arrays["material_names"].astype(str)[arrays["face_material"]],
+            landmarks=arrays["landmarks68"].astype(np.intp),
+        )
+
+
+@dataclass(eq=False)
+class _Obj:
+    """The lines of an OBJ that matter here; corners are (vertex, texture) indices from 0, polygons cut to triangles."""
+
+    vertices: list[list[float]] = field(default_factory=list)
+    uvs: list[list[float]] = field(default_factory=list)
+    corners: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+    materials: list[str] = field(default_factory=list)
+
+    def read(self, lines: Iterable[str]) -> "_Obj":
+        material = ""
+        for line in lines:
+            match line.split():
+                case ["v", *xyz]:
+                    self.vertices.append([float(value) for value in xyz[:3]])
+                case ["vt", *uv]:
+                    self.uvs.append([float(value) for value in uv[:2]])
+                case ["usemtl", name]:
+                    material = name
+                case ["f", *polygon]:
+                    first, *others = (self._corner(text) for text in polygon)
+                    for pair in pairwise(others):
+                        self.corners.append((first, *pair))
+                        self.materials.append(material)
+        return self
+
+    @staticmethod
+    def _corner(text: str) -> tuple[int, int]:
+        vertex, uv = text.split("/")[:2]
+        return int(vertex) - 1, int(uv) - 1
+
+
+def _from_checkout(path: Path) -> IctModel:
+    folder = path / "FaceXModel" if (path / "FaceXModel").is_dir() else path
+    indices = json.loads((folder / "vertex_indices.json").read_text(encoding="utf-8"))
+    with open(folder / "generic_neutral_mesh.obj", encoding="utf-8") as file:
+        obj = _Obj().read(file)
+    neutral = np.array(obj.vertices, np.float32)
+    corners = np.array(obj.corners, np.int32)
+    identities = sorted(folder.glob("identity[0-9]*.obj"))
+    if not identities:
+        raise FileNotFoundError(None, None, str(folder / "identity000.obj"))
+    return IctModel(
+        neutral=neutral,
+        identity=np.stack([_vertices(file) - neutral for file in identities]),
+        expression={name: _vertices(folder / f"{name}.obj") - neutral for name in indices["expressions"]},
+        faces=corners[:, :, 0],
+        uvs=np.array(obj.uvs, np.float32),
+        face_uvs=corners[:, :, 1],
+        materials=np.array(obj.materials),
+        landmarks=np.array(indices["idx_to_landmark_verts"], np.intp),
+    )
+
+
+def _vertices(path: Path) -> NDArray[np.float32]:
+    with open(path, encoding="utf-8") as file:
+        return np.array([line.split()[1:4] for line in file if line.startswith("v ")], np.float32)
+
+
+def _cropped(model: IctModel) -> IctModel:
+    if len(model.landmarks) != 68:
+        raise ValueError(f"has {len(model.landmarks)} landmarks, not 68")
+    faces = model.faces
+    keep = np.zeros(len(faces), bool)
+    for part in (NARROW_FACE, BEHIND):
+        keep |= ((faces >= part.start) & (faces < part.stop)).all(axis=1)
+    used, numbered = np.unique(np.concatenate([faces[keep].ravel(), model.landmarks]), return_inverse=True)
+    used_uvs, numbered_uvs = np.unique(model.face_uvs[keep], return_inverse=True)
+    num_corners = int(keep.sum()) * 3
+    # The tiles of a material may lie beyond the unit square (UDIM); only the place within the tile counts here.
+    return IctModel(
+        neutral=model.neutral[used],
+        identity=np.ascontiguousarray(model.identity[:, used]),
+        expression={name: shape[used] for name, shape in model.expression.items()},
+        faces=numbered[:num_corners].reshape(-1, 3).astype(np.int32),
+        uvs=np.mod(model.uvs[used_uvs], 1.0),
+        face_uvs=numbered_uvs.reshape(-1, 3).astype(np.int32),
+        materials=model.materials[keep],
+        landmarks=numbered[num_corners:].astype(np.intp),
+    )

@@ -1,0 +1,221 @@
+"""Landmarks that have names, as Bosphorus has them: which points a file gives, and in which order they are wanted.
+
+Landmark files: the points of a face that people or programs marked, in the units of the scan beside them.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.source import Source
+
+LM3_NAMES = (
+    "Outer left eye brow",
+    "Middle of the left eye brow",
+    "Inner left eye brow",
+    "Inner right eye brow",
+    "Middle of the right eye brow",
+    "Outer right eye brow",
+    "Outer left eye corner",
+    "Inner left eye corner",
+    "Inner right eye corner",
+    "Outer right eye corner",
+    "Nose saddle left",
+    "Nose saddle right",
+    "Left nose peak",
+    "Nose tip",
+    "Right nose peak",
+    "Left mouth corner",
+    "Upper lip outer middle",
+    "Right mouth corner",
+    "Upper lip inner middle",
+    "Lower lip inner middle",
+    "Lower lip outer middle",
+    "Chin middle",
+)
+"""The 22 landmarks of Bosphorus. A scan lacks those that cannot be seen."""
+
+_COUNT = re.compile(r"\d+ landmarks?:?", re.IGNORECASE)
+_FILLERS = re.compile(r"\b(of|the)\b|\s")  # some files leave them out
+
+
+def named_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, list[str]]]:
+    """Pair names with points: each name with its point in the line after it, or all names and then all points.
+
+    Comments (`#`), titles that end in a colon, and what comes before a line `22 landmarks:` are stepped over. A name is
+    a line that begins with a letter.
+
+    Args:
+        rows: the number and the words of each line that is not blank.
+
+    Yields:
+        the number of the point's line, the name, the words of the point.
+
+    Raises:
+        MeshError: there are more points than names (with the line), or more names than points.
+    """
+    start = next((i + 1 for i, (_, row) in enumerate(rows) if _COUNT.fullmatch(" ".join(row))), 0)
+    names: deque[str] = deque()
+    for number, row in rows[start:]:
+        if row[0].startswith("#") or row[-1].endswith(":"):
+            continue
+        if row[0][0].isalpha() and row[0].lower() not in ("nan", "inf"):
+            names.append(" ".join(row))
+        elif names:
+            yield number, names.popleft(), row
+        else:
+            raise MeshError(f"line {number}: a point has no name before it")
+    if names:
+        raise MeshError(f"the file ends after the name {names[0][:40]!r}, without its point")
+
+
+def place_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring points into the order of `LM3_NAMES`, if all names but those of ear lobes are among those.
+
+    Args:
+        names: [L], the line and the name of each point.
+        points: [L, K].
+
+    Returns:
+        float32 [22, K], NaN where there is no such point, without ear lobes; or `points` as they are.
+
+    Raises:
+        MeshError: a name comes twice (with its line).
+    """
+    order = {_plain(name): i for i, name in enumerate(LM3_NAMES)}
+    wanted = [(number, name, row) for row, (number, name) in enumerate(names) if "ear lobe" not in name.lower()]
+    if not wanted or any(_plain(name) not in order for _, name, _ in wanted):
+        return points
+    placed = np.full((len(LM3_NAMES), points.shape[1]), np.nan, np.float32)
+    seen: set[str] = set()
+    for number, name, row in wanted:
+        if _plain(name) in seen:
+            raise MeshError(f"line {number}: {name!r} comes twice")
+        seen.add(_plain(name))
+        placed[order[_plain(name)]] = points[row]
+    return placed
+
+
+def _plain(name: str) -> str:
+    return _FILLERS.sub("", name.lower())
+
+
+_COLUMNS = {".bnd": 4, ".txt": 3}
+_MAX_BYTES = 1 << 20
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def write_bnd(path: Path, indices: Sequence[int] | NDArray[np.integer], points: NDArray[np.floating]) -> None:
+    """Write landmarks as BU-3DFE does: one row `vertexIndex x y z` a point, four decimals.
+
+    Args:
+        path: the file to write; an existing one is replaced.
+        indices: [L], the vertex that each landmark lies on, from 0.
+        points: [L, 3], in the units of the scan.
+
+    Raises:
+        ValueError: `indices` and `points` differ in length.
+        OSError: the file cannot be written.
+    """
+    rows = zip(np.asarray(indices).tolist(), np.asarray(points).tolist(), strict=True)
+    text = "".join(f"{index} {x:.4f} {y:.4f} {z:.4f}\n" for index, (x, y, z) in rows)
+    path.write_text(text, encoding="ascii", newline="\n")
+
+
+def write_lm3(path: Path, points: NDArray[np.floating], names: Sequence[str] = LM3_NAMES) -> None:
+    """Write landmarks as Bosphorus does, a name and then its point; a NaN point is missing and left out with its name.
+
+    Args:
+        path: the file to write, `.lm3`, or `.lm2` for two columns; an existing one is replaced.
+        points: [L, 3], in the units of the scan, or [L, 2], in pixels.
+        names: [L].
+
+    Raises:
+        ValueError: `points` and `names` differ in length.
+        OSError: the file cannot be written.
+    """
+    rows = [row for row in zip(names, np.asarray(points).tolist(), strict=True) if not np.isnan(row[1]).any()]
+    blocks = [f"{name}\n{' '.join(f'{value:.4f}' for value in point)}\n" for name, point in rows]
+    path.write_text(f"{len(rows)} landmarks:\n\n" + "".join(blocks), encoding="utf-8", newline="\n")
+
+
+def read_landmarks(path: Path) -> NDArray[np.float32]:
+    """Read landmarks, by suffix.
+
+    `.bnd` (BU-3DFE) has rows `vertexIndex x y z` and `.txt` has rows `x y z`; the points come in the file's order.
+    `.lm3` (Bosphorus) has names too (see `named_points`), and its points come in the order of `LM3_NAMES` if all names
+    are among those, with NaN for those that the file lacks; otherwise in the file's order.
+
+    Returns:
+        float32 [L, 3], in the units of the scan; a point may be NaN, which means that it is missing.
+
+    Raises:
+        MeshError: the suffix is unknown, or the file cannot be read, is malformed (with its line) or has no points.
+    """
+    try:
+        suffix = path.suffix.lower()
+        if suffix == ".lm2":
+            raise MeshError("has points in an image, not on the scan; read_landmarks_2d reads them")
+        if suffix not in _COLUMNS and suffix != ".lm3":
+            raise MeshError(f"has no suffix of landmarks; those are {', '.join(_COLUMNS)}, .lm3")
+        rows = _rows(path)
+        if suffix == ".lm3":
+            return _by_name(rows, 3)
+        return _array([_numbers(number, row, _COLUMNS[suffix])[-3:] for number, row in rows])
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from error
+
+
+def read_landmarks_2d(path: Path) -> NDArray[np.float32]:
+    """Read the landmarks of an image, `.lm2` (Bosphorus): names and points `x y`, in the order of `read_landmarks`.
+
+    Returns:
+        float32 [L, 2], in pixels of the image, as the file has them; NaN for a point that is missing.
+
+    Raises:
+        MeshError: the suffix is another, or the file cannot be read, is malformed (with its line) or has no points.
+    """
+    try:
+        if path.suffix.lower() != ".lm2":
+            raise MeshError("has no suffix of landmarks in an image; that is .lm2")
+        return _by_name(_rows(path), 2)
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from error
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The words of each line that is not blank, with its number."""
+    source = Source.read(path)
+    if source.size > _MAX_BYTES:
+        raise MeshError(f"is {source.size} bytes; landmarks take at most {_MAX_BYTES}")
+    lines = source.cut(0, source.size).decode("utf-8-sig", "replace").splitlines()
+    return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float32]:
+    names, points = [], []
+    for number, name, row in named_points(rows):
+        names.append((number, name))
+        points.append(_numbers(number, row, columns))
+    return place_by_name(names, _array(points))
+
+
+def _array(points: list[list[float]]) -> NDArray[np.float32]:
+    if not points:
+        raise MeshError("has no landmarks")
+    return np.array(points, np.float32)
+
+
+def _numbers(number: int, row: list[str], count: int) -> list[float]:
+    try:
+        values = [float(word) for word in row]
+    except ValueError:
+        values = []
+    if len(values) != count or any(abs(value) > _LARGEST for value in values):
+        raise MeshError(f"line {number}: {' '.join(row)[:20]!r} is not {count} numbers")
+    return values

@@ -1,0 +1,104 @@
+"""Which landmarks are which part of the face, in the three sets that are known, and where the parts' ends lie.
+
+Goes in: landmarks in the canonical frame. Comes out: named points. Sets differ in where a ring of points starts and
+which side comes first, and BU-3DFE's files do not say; so the ends of a brow, an eye or a mouth are found by where they
+lie, not by their numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Landmark numbers by part. Brows and eyes are pairs, one a side; a part that a set does not mark is empty."""
+
+    brows: tuple[tuple[int, ...], tuple[int, ...]]
+    eyes: tuple[tuple[int, ...], tuple[int, ...]]
+    nose_wings: tuple[int, ...]
+    nose_middle: tuple[int, ...]  # below the tip, between the nostrils
+    outer_lips: tuple[int, ...]
+    inner_lips: tuple[int, ...]  # where a set says which: the middle of the upper one, then that of the lower one
+    chin: int
+
+
+def _span(first: int, last: int) -> tuple[int, ...]:
+    return tuple(range(first, last + 1))
+
+
+# By the number of landmarks: iBUG's 68, BU-3DFE's 83 (our reading, see `pipeline/face_model/chart.py`) and Bosphorus'
+# 22 named ones, in the order that `smile_pipe.pipeline.landmarks.alignment` gives.
+PARTS = {
+    22: Parts(
+        brows=(_span(0, 2), _span(3, 5)),
+        eyes=(_span(6, 7), _span(8, 9)),
+        nose_wings=(12, 14),
+        nose_middle=(),
+        outer_lips=(15, 16, 17, 20),
+        inner_lips=(18, 19),
+        chin=21,
+    ),
+    68: Parts(
+        brows=(_span(17, 21), _span(22, 26)),
+        eyes=(_span(36, 41), _span(42, 47)),
+        nose_wings=(31, 35),
+        nose_middle=(33,),
+        outer_lips=_span(48, 59),
+        inner_lips=(62, 66),
+        chin=8,
+    ),
+    83: Parts(
+        brows=(_span(16, 25), _span(26, 35)),
+        eyes=(_span(0, 7), _span(8, 15)),
+        nose_wings=(39, 44),
+        nose_middle=(41, 42),
+        outer_lips=_span(48, 59),
+        inner_lips=_span(60, 67),
+        chin=75,
+    ),
+}
+
+
+def group(points: Points, numbers: Sequence[int]) -> Points:
+    """Those of `points` [L, 3] that make up a part, [N, 3].
+
+    All NaN where one of them is missing, for then the ends of the rest are not the ends of the part.
+    """
+    part = points[list(numbers)]
+    return part if np.isfinite(part).all() else np.full_like(part, np.nan)
+
+
+def ends(brow: Points) -> tuple[Points, Points]:
+    """The inner and the outer end of a brow, [3] each: the fifth next to the middle of the face, the far two fifths."""
+    from_inside = brow[np.argsort(np.abs(brow[:, 0]))]
+    num_inner, num_outer = (max(1, fifths * len(brow) // 5) for fifths in (1, 2))
+    return from_inside[:num_inner].mean(axis=0), from_inside[-num_outer:].mean(axis=0)
+
+
+def lid_heights(eye: Points) -> tuple[float, float]:
+    """The mean heights of the upper and of the lower lid; NaN where the eye is its corners only."""
+    lids = eye[np.argsort(eye[:, 0])][1:-1]
+    if len(lids) < 2:
+        return np.nan, np.nan
+    # Along the eye, an upper point stands by a lower one; this also holds for a slanted eye that is nearly closed.
+    pairs = lids[:, 1].reshape(-1, 2)
+    return float(pairs.max(axis=1).mean()), float(pairs.min(axis=1).mean())
+
+
+def far_points(part: Points) -> Points:
+    """The two ends of an eye or a mouth in x: [2, 3]."""
+    return part[np.argsort(part[:, 0])[[0, -1]]]
+
+
+def middle_pair(lips: Points) -> tuple[Points, Points]:
+    """The upper and the lower point, [3] each, in the middle of a ring of points; of two points, the two."""
+    if len(lips) == 2:
+        return lips[0], lips[1]
+    from_middle = np.abs(lips[:, 0] - np.median(lips[:, 0]))
+    one, other = lips[np.argsort(from_middle)[:2]]
+    return (one, other) if one[1] >= other[1] else (other, one)

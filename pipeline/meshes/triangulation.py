@@ -1,0 +1,142 @@
+"""Range images into triangles: a grid of points, some of them background, seen along z.
+
+Polygons into triangles, as fans around each polygon's first corner: right for convex ones, which scanners write.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+MAX_SLOPE = 6.0
+"""The rise in z for each unit across (80.5 degrees) from which on a triangle spans an edge between near and far."""
+
+
+def line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: tuple[int, ...]) -> int:
+    """Which of `lengths` a line of the grid has: the one at which points lie closer to those of the next line.
+
+    Args:
+        points: [N, 3], line after line.
+        valid: [N], False for background.
+        lengths: the two sides of the grid.
+    """
+    steps = {}
+    for length in lengths:
+        pairs = np.flatnonzero(valid[length:] & valid[: len(valid) - length])
+        apart = points[pairs + length, :2] - points[pairs, :2]
+        steps[length] = float(np.median((apart**2).sum(axis=1))) if len(pairs) else np.inf
+    return min(lengths, key=lambda length: steps[length])
+
+
+def front_faces(points: NDArray[np.float64], valid: NDArray[np.bool_], length: int) -> NDArray[np.int32]:
+    """Mesh a grid, with normals towards +z.
+
+    A cell gives two triangles, cut along its shorter diagonal; one if a corner of it is background; none if two are. A
+    triangle as steep as `MAX_SLOPE` is dropped: its depth differs that many times
+    more than its points lie apart across.
+
+    Args:
+        points: [N, 3], line after line.
+        valid: [N], False for background.
+        length: points in a line.
+
+    Returns:
+        int32 [F, 3], indices into `points`.
+    """
+    faces, area = _grid_faces(points, valid, length, MAX_SLOPE)
+    return faces if area >= 0.0 else np.ascontiguousarray(faces[:, ::-1])
+
+
+@njit(cache=True, nogil=True)
+def _grid_faces(
+    points: NDArray[np.float64], valid: NDArray[np.bool_], length: int, max_slope: float
+) -> tuple[NDArray[np.int32], float]:
+    """The triangles, all wound the same way round on the grid, and twice their area across; negative if clockwise."""
+    num_lines = len(points) // length
+    faces = np.empty((2 * max(num_lines - 1, 0) * (length - 1), 3), np.int32)
+    count, area = 0, 0.0
+    for line in range(num_lines - 1):
+        for i in range(line * length, (line + 1) * length - 1):
+            a, b, c, d = i, i + 1, i + 1 + length, i + length
+            ac = _distance(points, a, c) if valid[a] and valid[c] else np.inf
+            bd = _distance(points, b, d) if valid[b] and valid[d] else np.inf
+            for p, q, r in ((a, b, c), (a, c, d)) if ac <= bd else ((a, b, d), (b, c, d)):
+                if not (valid[p] and valid[q] and valid[r]):
+                    continue
+                across, rise = _across(points, p, q, r)
+                if rise < max_slope * abs(across):
+                    faces[count, 0], faces[count, 1], faces[count, 2] = p, q, r
+                    count += 1
+                    area += across
+    return faces[:count].copy(), area
+
+
+@njit(cache=True, nogil=True)
+def _distance(points: NDArray[np.float64], p: int, q: int) -> float:
+    """Squared distance of two points."""
+    x, y, z = points[p, 0] - points[q, 0], points[p, 1] - points[q, 1], points[p, 2] - points[q, 2]
+    return x * x + y * y + z * z
+
+
+@njit(cache=True, nogil=True)
+def _across(points: NDArray[np.float64], p: int, q: int, r: int) -> tuple[float, float]:
+    """The z of a triangle's normal, which is twice its area across, and the length of the normal's x and y.
+
+    Their quotient is the slope of the triangle's plane.
+    """
+    ux, uy, uz = points[q, 0] - points[p, 0], points[q, 1] - points[p, 1], points[q, 2] - points[p, 2]
+    vx, vy, vz = points[r, 0] - points[p, 0], points[r, 1] - points[p, 1], points[r, 2] - points[p, 2]
+    return ux * vy - uy * vx, np.hypot(uy * vz - uz * vy, uz * vx - ux * vz)
+
+
+def triangulate(corners: NDArray[np.int32], *others: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """Split polygons into triangles.
+
+    Args:
+        corners: [N], a vertex index for every corner of one polygon after another, each polygon ended by -1 (the
+            last may lack it). A polygon of fewer than three corners gives nothing.
+        others: [N] each, what else the corners have, such as a texture coordinate's index.
+
+    Returns:
+        int32 [F, 3] for `corners`, and one for each of `others`.
+    """
+    if _are_triangles(corners):
+        return [_without_ends(values) for values in (corners, *others)]
+    triangles = fan(corners)
+    return [np.take(values, triangles) for values in (corners, *others)]
+
+
+@njit(cache=True, nogil=True)
+def _are_triangles(corners: NDArray[np.int32]) -> bool:
+    """Whether every polygon has three corners and an end."""
+    wrong = len(corners) & 3
+    for i in range(len(corners) >> 2):
+        a, b, c, end = corners[4 * i], corners[4 * i + 1], corners[4 * i + 2], corners[4 * i + 3]
+        wrong |= (a == -1) | (b == -1) | (c == -1) | (end != -1)
+    return wrong == 0
+
+
+@njit(cache=True, nogil=True)
+def _without_ends(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The first three of every four values, [F, 3]; ten times as fast as a copied slice."""
+    out = np.empty((len(values) >> 2, 3), np.int32)
+    for i in range(len(out)):
+        out[i, 0], out[i, 1], out[i, 2] = values[4 * i], values[4 * i + 1], values[4 * i + 2]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def fan(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Positions in `corners` (as for `triangulate`) of the triangles' corners, int32 [F, 3]."""
+    total = length = 0
+    for corner in corners:
+        length = 0 if corner == -1 else length + 1
+        total += length >= 3
+    triangles = np.empty((total, 3), np.int32)
+    row = first = 0
+    for i in range(len(corners)):
+        if corners[i] == -1:
+            first = i + 1
+        elif i >= first + 2:
+            triangles[row, 0], triangles[row, 1], triangles[row, 2] = first, i - 1, i
+            row += 1
+    return triangles

@@ -1,1 +1,0 @@
-"""What a render has to do: what is there, what changed since, and the plan that follows."""

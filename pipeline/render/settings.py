@@ -1,0 +1,56 @@
+"""The part of a render's configuration that its output depends on: what the manifest records and fingerprints cover."""
+
+from functools import cached_property
+
+from blake3 import blake3
+
+from smile_pipe.pipeline.captions.bank import PromptBank
+from smile_pipe.pipeline.rendering.backend import RendererName
+from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jittered
+from smile_pipe.pipeline.sequences.sampling import SequenceSettings
+from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
+
+# Raise it when the bytes of a sample change for another reason than its renderer: framing, codecs, the record.
+DATA_VERSION = 4
+
+
+class RenderSettings(Frozen):
+    """Everything but the scans themselves that decides the bytes of a shard."""
+
+    data_version: int = DATA_VERSION
+    renderer: RendererName
+    renderer_version: str
+    views: tuple[View, ...]
+    size: int
+    projection: Projection
+    samples: int = 1
+    jitter_deg: float = 0.0
+    jitter_seed: int = 0
+    channels: tuple[str, ...]
+    sequences: SequenceSettings = SequenceSettings()
+    text_source: TextSource = "label"
+    prompts: PromptBank
+
+    @cached_property
+    def images_fingerprint(self) -> str:
+        """Changes exactly when every image has to be rendered again."""
+        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
+
+    @property
+    def needs_neutral(self) -> bool:
+        """Whether a scan is compared with its subject's neutral one."""
+        return self.text_source == "geometry" or "flow" in self.channels
+
+    def rig_of(self, key: str) -> Rig:
+        """The cameras of a sample: those of the views, or with jitter the sample's own."""
+        if not self.jitter_deg:
+            return self._rig
+        digest = blake3(f"{self.jitter_seed} {key}".encode()).digest(8)
+        return self._build(jittered(self.views, self.jitter_deg, int.from_bytes(digest)))
+
+    @cached_property
+    def _rig(self) -> Rig:
+        return self._build(self.views)
+
+    def _build(self, views: tuple[View, ...]) -> Rig:
+        return Rig.build(views, self.size, self.projection)

@@ -1,0 +1,1 @@
+"""Parts of HTML reports: pages, tables, plots and contact sheets."""

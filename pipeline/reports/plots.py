@@ -1,0 +1,275 @@
+"""The figures of a report, each a function of numbers to SVG bytes.
+
+Goes in: scores, embeddings, rows of training metrics. Comes out: SVG on a transparent ground, text as outlines, so that
+it looks the same everywhere. Promised: equal input gives equal bytes, and no state of matplotlib's is left changed.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any, Protocol
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from smile_pipe.pipeline.common.expressions import word_for
+from smile_pipe.pipeline.reports.formatting import title_of
+from smile_pipe.pipeline.runs.evaluation_manifest import ProtocolScore
+
+_INK, _FAINT, _GRID, _CELL = "#24272d", "#6b7078", "#d9dce1", "#1f5f9f"
+# Distinct in hue and, for those who do not see hue, in lightness: after Okabe and Ito, "Color universal design", 2008.
+_PALETTE = (
+    "#d55e00",
+    "#6a9a2d",
+    "#7b5fb2",
+    "#e0a100",
+    "#2f7fc1",
+    "#cc6fa3",
+    "#8a9099",
+    "#00907a",
+    "#5a3b1c",
+    "#b5b000",
+)
+# One for each protocol, apart from the palette of the expressions.
+_PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86", "#8a4f9e")
+_MAX_TSNE = 3000
+_FEWEST_TSNE = 10
+_LOSS = "loss_"
+_LOSS_WORDS = {
+    "total": "total loss",
+    "mv": "multiview decorrelation",
+    "vl": "vision-language contrast",
+    "cm": "cross-modal redundancy",
+}
+
+
+class Confused(Protocol):
+    """What has counts of each true class (rows) by what it was named (columns)."""
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """The counts."""
+
+
+def confusion_matrix(score: Confused, classes: Sequence[str]) -> bytes:
+    """Shares of each true class (rows) by what it was named (columns), with the counts beneath."""
+    counts = np.array(score.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(3.6, 0.58 * len(classes) + 1.0)
+    figure, axes = _canvas(side + 0.3, side)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=_CELL, alpha=0.04 + 0.96 * share, lw=0))
+        if counts[row, column]:
+            ink: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.6 else _INK}
+            axes.text(column, row - 0.1, f"{share:.0%}", fontsize=9, **ink)
+            axes.text(column, row + 0.25, f"{counts[row, column]}", fontsize=6.5, **ink)
+    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="named as", ylabel="truth")
+    words = [word_for(c) for c in classes]
+    axes.set_xticks(range(len(classes)), words, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), words)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return _svg(figure)
+
+
+def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
+    """Accuracy against intensity level, a line a protocol; None where no sample has a level."""
+    levels = sorted({level for score in protocols.values() for level in score.per_level}, key=int)
+    if not levels:
+        return None
+    figure, axes = _canvas(5.4, 3.4)
+    for color, (name, score) in zip(_PROTOCOL_COLORS, protocols.items(), strict=False):
+        known = [level for level in levels if level in score.per_level]
+        axes.plot(
+            known,
+            [score.per_level[level] for level in known],
+            color=color,
+            marker="o",
+            markersize=5,
+            label=title_of(name),
+        )
+    axes.set_xlabel("intensity level")
+    _share_axis(axes, "accuracy")
+    axes.margins(x=0.08)
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str]) -> bytes:
+    """Recall of each class, a bar a protocol."""
+    figure, axes = _canvas(max(5.4, 0.84 * len(classes)), 3.4)
+    width = 0.8 / max(len(protocols), 1)
+    places = np.arange(len(classes))
+    for index, (color, (name, score)) in enumerate(zip(_PROTOCOL_COLORS, protocols.items(), strict=False)):
+        shift = (index - (len(protocols) - 1) / 2) * width
+        heights = [score.per_class.get(c, 0.0) for c in classes]
+        axes.bar(places + shift, heights, 0.88 * width, color=color, label=title_of(name), zorder=2)
+    axes.set_xticks(places, [word_for(c) for c in classes])
+    axes.tick_params(axis="x", length=0)
+    _share_axis(axes, "recall")
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def fold_accuracy(accuracies: Mapping[str, Sequence[float]]) -> bytes:
+    """Accuracies of the folds, a column of points a protocol; a line at their mean, a bar one deviation each way."""
+    figure, axes = _canvas(max(3.6, 1.3 * len(accuracies)), 3.4)
+    for place, (color, values) in enumerate(zip(_PROTOCOL_COLORS, accuracies.values(), strict=False)):
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        axes.add_patch(Rectangle((place - 0.3, mean - deviation), 0.6, 2 * deviation, color=color, alpha=0.15, lw=0))
+        axes.hlines(mean, place - 0.3, place + 0.3, color=color, linewidth=1.6)
+        # Side by side in the order of the folds: equal ones would hide each other.
+        spots = place + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [place]
+        axes.scatter(spots, values, color=color, s=18, alpha=0.85, linewidths=0, zorder=3, clip_on=False)
+    axes.set_xticks(range(len(accuracies)), [title_of(name) for name in accuracies])
+    axes.set_xlim(-0.5, len(accuracies) - 0.5)
+    axes.tick_params(axis="x", length=0)
+    _share_axis(axes, "accuracy")
+    lowest = min(min(values) for values in accuracies.values())
+    axes.set_ylim(max(0.0, np.floor(10 * lowest - 0.5) / 10), 1.005)
+    return _svg(figure)
+
+
+def reliability(protocols: Mapping[str, ProtocolScore]) -> bytes:
+    """How often predictions are right against how sure they are, a line a protocol; larger points are more samples."""
+    figure, axes = _canvas(5.4, 4.4)
+    axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2, linestyle="--", zorder=1)
+    for color, (name, score) in zip(_PROTOCOL_COLORS, protocols.items(), strict=False):
+        sure, right = ([getattr(part, key) for part in score.reliability] for key in ("confidence", "accuracy"))
+        sizes = [8 + 240 * part.num_samples / score.num_samples for part in score.reliability]
+        axes.plot(sure, right, color=color, linewidth=1.2, label=title_of(name), zorder=2)
+        axes.scatter(sure, right, s=sizes, color=color, alpha=0.75, linewidths=0, zorder=3, clip_on=False)
+    axes.set_xlim(0, 1.02)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("how sure (probability of what was named);\non the dashed line it is right as often as that")
+    _share_axis(axes, "accuracy")
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def flatten(embeddings: NDArray[np.floating], seed: int) -> tuple[NDArray[np.floating], str]:
+    """Embeddings [N, D] -> points [N, 2] and the name of the method: t-SNE for up to 3,000 points, PCA beyond.
+
+    t-SNE keeps neighbours together, at a cost that grows fast; with fewer than ten points it has no neighbourhoods.
+    Cosine is the measure of the protocols, hence vectors of length one.
+    """
+    x = np.asarray(embeddings, np.float64)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    num_components = min(50, *x.shape)
+    # A single point has no variance, and is its own map.
+    reduced = PCA(num_components, svd_solver="full").fit_transform(x) if len(x) > 1 else np.zeros((1, 1))
+    if num_components > 1 and _FEWEST_TSNE <= len(x) <= _MAX_TSNE:
+        perplexity = min(30.0, (len(x) - 1) / 3)
+        # Threads that wait for each other on a busy machine made this seven times slower than one thread does it.
+        with threadpool_limits(1):
+            return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced), "t-SNE"
+    return np.pad(reduced, ((0, 0), (0, 1)))[:, :2], "PCA"
+
+
+def embedding_map(
+    embeddings: NDArray[np.floating], labels: NDArray[np.int64], classes: Sequence[str], seed: int = 0
+) -> bytes:
+    """Embeddings [N, D] as a map in two dimensions (see `flatten`), coloured by class index `labels` [N]."""
+    points, method = flatten(embeddings, seed)
+    figure, axes = _canvas(5.4, 4.9)
+    # Drawn in one shuffled pass: class by class, the last would cover all others.
+    order = np.random.default_rng(seed).permutation(len(points))
+    colors = np.array([_PALETTE[label % len(_PALETTE)] for label in labels])
+    size = float(np.clip(12000 / len(points), 4, 28))
+    # As pixels: thousands of outlines would make the report heavy.
+    axes.scatter(points[order, 0], points[order, 1], c=colors[order], s=size, alpha=0.85, linewidths=0, rasterized=True)
+    for label in np.unique(labels):
+        axes.scatter([], [], c=_PALETTE[label % len(_PALETTE)], s=28, label=word_for(classes[label]))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"{method} of the fused embeddings; only nearness means something, not the axes")
+    axes.spines[:].set_visible(False)
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Loss terms against the step, one panel a term since their sizes differ; None where no row holds any.
+
+    `rows` are metrics as the training wrote them: "step", "loss_total" and "loss_..." for each term; other keys are
+    left out, and so are values that are not finite.
+    """
+    names = sorted({name for row in rows for name in row if name.startswith(_LOSS)}, key=_loss_order)
+    if not names:
+        return None
+    figure = _figure(5.4, 1.1 * len(names) + 0.5)
+    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, name, color in zip(panels, names, cycle((_INK, *_PROTOCOL_COLORS)), strict=False):
+        _dress(panel)
+        known = [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
+        panel.plot(*zip(*known, strict=True), color=color, linewidth=1.4, marker="o" if len(known) == 1 else "")
+        term = name.removeprefix(_LOSS)
+        panel.set_title(_LOSS_WORDS.get(term, term), loc="left", fontsize=9, color=_INK)
+    panels[-1].set_xlabel("step")
+    return _svg(figure)
+
+
+def _loss_order(name: str) -> tuple[bool, str]:
+    return name != f"{_LOSS}total", name
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches, bound to no window and to no global list of figures."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
+    axes = figure.subplots()
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID)
+    axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=8.5, width=0.6)
+    axes.xaxis.label.set(color=_FAINT, fontsize=8.5)
+    axes.yaxis.label.set(color=_FAINT, fontsize=8.5)
+
+
+def _share_axis(axes: Axes, label: str) -> None:
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", color=_GRID, linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.set_ylabel(label)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=4,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=_INK,
+        handlelength=1.2,
+    )
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # The salt takes the place of random ids, and no date is written: the same figure gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "smile-pipe"}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

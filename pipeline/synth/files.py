@@ -1,0 +1,61 @@
+"""The files of one synthetic scan: where they lie, and how they are written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_pipe.pipeline.landmarks.files import write_bnd
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.meshes.vrml import write_wrl
+from smile_pipe.shards.storage import Place, replacing
+
+NUM_BND_LANDMARKS = 83
+
+
+@dataclass(frozen=True)
+class ScanPaths:
+    """Where one scan lies; mesh and texture lie in one folder."""
+
+    mesh: Place
+    texture: Place
+    landmarks: Place
+
+    @property
+    def all(self) -> tuple[Place, Place, Place]:
+        """All three."""
+        return self.mesh, self.texture, self.landmarks
+
+
+def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[np.intp]) -> None:
+    """Write a scan whose `landmarks` [L] are vertices; `texture` is an encoded image.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with _file_for(paths.mesh) as file:
+        write_wrl(file, mesh, paths.texture.name)
+    with _file_for(paths.texture) as file:
+        file.write_bytes(texture)
+    points = mesh.vertices[landmarks]
+    with _file_for(paths.landmarks) as file:
+        if paths.landmarks.suffix == ".bnd":
+            write_bnd(file, landmarks, points)
+        else:
+            rows = "".join(f"{x:.4f} {y:.4f} {z:.4f}\n" for x, y, z in points.tolist())
+            file.write_text(rows, encoding="ascii", newline="\n")
+
+
+@contextmanager
+def _file_for(path: Place) -> Iterator[Path]:
+    """A file to write to that is, or becomes, `path`."""
+    if isinstance(path, Path):
+        # Not by way of a temporary name: without `synth.json` a data set is not whole anyway.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with replacing(path) as temporary:
+        yield temporary

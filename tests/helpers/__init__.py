@@ -1,0 +1,1 @@
+"""What tests share: small datasets, runs, shapes and servers. Nothing here is a test."""

@@ -1,0 +1,50 @@
+"""The manifest of a cross-validation whose scores are made up."""
+
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd, spread
+from smile_pipe.pipeline.runs.evaluation_manifest import LabelScore
+
+ACCURACIES = {"zero-shot": [0.911, 0.873], "probe": [0.512, 0.555]}
+
+
+def manifest(**changes) -> CrossvalManifest:
+    scores = {
+        name: CrossvalScore(
+            accuracy=spread(values),
+            macro_f1=MeanStd(mean=0.321, deviation=0.0123),
+            per_class={"HA": 0.777, "SA": 0.666},
+            per_level={"4": MeanStd(mean=0.444, deviation=0.0456)},
+            confusion=((7, 2), (1, 6)),
+            labels=LabelScore(macro_uf1=0.234, uar=0.345, f1={"HA": 0.3, "SA": 0.2}, recall={"HA": 0.4, "SA": 0.3}),
+        )
+        for name, values in ACCURACIES.items()
+    }
+    folds = tuple(
+        FoldScore(
+            folder=f"folds/0{n}",
+            split=f"kfold:2:{n}",
+            subjects=(f"F{n}", f"M{n}"),
+            num_samples=8,
+            run_fingerprint="a" * 32,
+            accuracy={name: values[n] for name, values in ACCURACIES.items()},
+            macro_f1=dict.fromkeys(ACCURACIES, 0.5),
+        )
+        for n in range(2)
+    )
+    fields = {
+        "fingerprint": "f" * 32,
+        "shards_fingerprint": "b" * 32,
+        "scored_on": "b" * 32,
+        "protocol": "kfold:2",
+        "subset": None,
+        "where": None,
+        "config": {"arch": "smile-tiny", "epochs": 3, "seed": 0},
+        "recipe": "smile-vlm",
+        "without": (),
+        "channel": "normal",
+        "text_source": "label",
+        "precision": "float32",
+        "classes": ("HA", "SA"),
+        "folds": folds,
+        "scores": scores,
+    }
+    return CrossvalManifest(**fields | changes)

@@ -1,0 +1,68 @@
+"""Renders on a Ray of three nodes on this machine, parts of which die in mid-run, for `test_nodes_killed.py`.
+
+In goes one argument, JSON: the `options` of the render, the `gpus` that each node claims to have, the `parcel` (how
+many scans are one block), and the `deaths`: what dies (`node`, `actor`) and how many scans are rendered by then. Out
+comes the render, and on stdout, as JSON, the number of scans that were rendered, whenever there was news.
+"""
+
+import json
+import os
+import signal
+import sys
+from unittest import mock
+
+from ray.cluster_utils import Cluster
+
+from helpers.processes import workers
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.stage import RenderProgress, run
+
+SYSTEM = {
+    # Blocks lie on the node that made them, however small they are; Ray hands small ones to the driver.
+    "max_direct_call_object_size": 1,
+    # A node that does not answer is dead after a second, not after a minute.
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+
+
+class Nodes:
+    """A head, which renders nothing, and two nodes that do; for each that dies another one comes first."""
+
+    def __init__(self, gpus: int) -> None:
+        self.gpus = gpus
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = [self.add(), self.add()]
+
+    def add(self):
+        return self.cluster.add_node(num_cpus=1, num_gpus=self.gpus)
+
+    def kill(self, what: str) -> None:
+        """SIGKILL to the node that has been there longest, or to a process that an actor renders in."""
+        if what == "actor":
+            os.kill(workers("ray::MapWorker")[0], signal.SIGKILL)
+            return
+        self.nodes.append(self.add())
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+
+
+def main(options: dict, gpus: int, parcel: int, deaths: list[tuple[str, int]]) -> None:
+    nodes = Nodes(gpus)
+    done: list[int] = []
+
+    def kill(progress: RenderProgress) -> None:
+        done.append(progress.num_done)
+        while deaths and progress.num_done >= deaths[0][1]:
+            nodes.kill(deaths.pop(0)[0])
+
+    with mock.patch("smile_pipe.pipeline.render.units.PARCEL", parcel):
+        run(RenderConfig(**options, address=nodes.cluster.address), kill)
+    print(json.dumps(done))
+    nodes.cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

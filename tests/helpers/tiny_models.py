@@ -1,0 +1,47 @@
+"""Small models of every recipe, and faces for them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers import tiny_arch
+from smile_pipe.model.config import DYNAMIC_TIME, RecipeConfig
+from smile_pipe.model.objectives import RECIPES, ContrastiveModel, build_model
+from smile_pipe.model.packing import PackedFrames
+
+NUM_CLASSES = 4
+
+
+# Presets of one system's terms are that system's.
+NAMES = [name for name in RECIPES if name not in ("barlow", "clip")]
+
+
+def make_model(folder: Path, name: str) -> ContrastiveModel:
+    torch.manual_seed(0)
+    config = RecipeConfig(
+        name=name, arch=tiny_arch.register(folder), joint_dim=4, temperature=0.5, num_classes=NUM_CLASSES
+    )
+    # In double precision a random tower's own rounding does not hide what is compared.
+    model = build_model(config).double()
+    # These begin at zero, where other gradients would be zero too.
+    for weight in (model.temporal.score.weight, model.temporal.gain.weight):
+        torch.nn.init.normal_(weight)
+    if name == "facet-vlm":
+        torch.nn.init.normal_(model.aggregation.attention.out_proj.weight)
+    model.freeze_unreached(with_text=True, with_sequences=True)
+    return model
+
+
+def faces(total: int, samples: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, PackedFrames]:
+    """Views, directions, tokens, concepts and moments of `samples` out of `total`.
+
+    The first two samples are sequences, which rank 0 reads; rank 1 has scans only.
+    """
+    _, directions, tokens, concepts = tiny_arch.faces(total)
+    counts = torch.tensor([3, 2] + [1] * (total - 2))
+    owners = torch.arange(total).repeat_interleave(counts)
+    times = torch.tensor([0.0, 0.4, 1.0, 0.0, DYNAMIC_TIME] + [0.0] * (total - 2))
+    own = torch.isin(owners, torch.arange(total)[samples])
+    views = tiny_arch.faces(len(owners))[0][own].double()
+    return views, directions.double(), tokens[samples], concepts[samples], PackedFrames(counts[samples], times[own])

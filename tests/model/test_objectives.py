@@ -1,0 +1,283 @@
+"""A recipe: what it makes of a batch, which losses it names, and what it promises about them."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers import tiny_arch
+from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.encoder import Embeddings
+from smile_pipe.model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
+from smile_pipe.model.objectives import RECIPES, ContrastiveModel, Targets, build_model, check_recipe
+from smile_pipe.model.packing import PackedFrames
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> RecipeConfig:
+    return RecipeConfig(arch=tiny_arch.register(tmp_path_factory.mktemp("arch")), joint_dim=5)
+
+
+def make_model(config: RecipeConfig, **changes: object) -> ContrastiveModel:
+    torch.manual_seed(0)
+    return build_model(config.model_copy(update=changes))
+
+
+def losses_of(model: ContrastiveModel, num: int = 6, text: bool = True) -> dict[str, Tensor]:
+    views, directions, tokens, concepts = tiny_arch.faces(num)
+    return model.losses(model(views, directions, tokens if text else None), targets(concepts if text else None, num))
+
+
+def targets(concepts: Tensor | None, num: int) -> Targets:
+    """Each two samples in turn are of one subject."""
+    return Targets(concepts, torch.arange(num) // 2)
+
+
+def test_faces_and_prompts_become_embeddings_in_one_space(config):
+    model = make_model(config)
+    views, directions, tokens, _ = tiny_arch.faces(4, num_views=3)
+    found = model(views, directions, tokens)
+    assert (found.views.shape, found.fused.shape, found.attention.shape) == ((4, 3, 5), (4, 5), (4, 3))
+    assert found.text.shape == (4, 5)
+
+
+def test_a_view_is_embedded_by_itself_and_stays_in_its_place(config):
+    model = make_model(config)
+    views, directions, _, _ = tiny_arch.faces(4, num_views=3)
+    together, _, _ = model.embed_faces(views, directions)
+    for v in range(3):
+        alone, _, _ = model.embed_faces(views[:, v : v + 1], directions[v : v + 1])
+        torch.testing.assert_close(alone[:, 0], together[:, v])
+
+
+def test_a_model_takes_any_rig(config):
+    model = make_model(config)
+    for num_views in (1, 2, 9):
+        views, directions, _, _ = tiny_arch.faces(2, num_views)
+        assert model.embed_faces(views, directions)[1].shape == (2, 5)
+
+
+def test_a_sequence_becomes_one_embedding_a_view_and_does_not_touch_the_scan_beside_it(config):
+    model = make_model(config)
+    views, directions, _, _ = tiny_arch.faces(5, num_views=3)
+    moments = PackedFrames(torch.tensor([1, 3, 1]), torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
+    found, fused, attention = model.embed_faces(views, directions, moments)
+    assert (found.shape, fused.shape, attention.shape) == ((3, 3, 5), (3, 5), (3, 3))
+    scans, _, _ = model.embed_faces(views, directions)
+    assert torch.equal(found[0], scans[0]) and torch.equal(found[2], scans[4])
+    torch.testing.assert_close(found[1], scans[1:4].mean(dim=0))
+
+
+def test_what_is_drawn_for_scans_does_not_depend_on_how_sequences_are_pooled(config):
+    drawn = []
+    for kind in ("attention", "mean"):
+        model = make_model(config, temporal_pooling=kind)
+        weights = {name: p for name, p in model.named_parameters() if not name.startswith("temporal.")}
+        drawn.append((weights, torch.rand(4)))
+    (weights, after), (others, after_others) = drawn
+    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    assert torch.equal(after, after_others)
+    # Parameters are listed in this order, and sums over all of them are taken in it.
+    names = [name for name, _ in make_model(config).named_parameters()]
+    assert {name.startswith("temporal.") for name in names[-len(names) + len(weights) :]} == {True}
+
+
+def test_equal_prompts_are_encoded_once(config, monkeypatch):
+    model = make_model(config)
+    encode, seen = model.towers.encode_text, []
+    monkeypatch.setattr(model.towers, "encode_text", lambda tokens: seen.append(len(tokens)) or encode(tokens))
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])[[1, 0, 1, 1, 0]]
+    found = model.embed_text(tokens)
+    assert seen == [2]
+    for row, token in zip(found, tokens, strict=True):
+        torch.testing.assert_close(row, model.project_text(encode(token[None]))[0])
+
+
+class TestLosses:
+    def test_with_text_there_are_three_and_their_sum(self, config):
+        assert list(losses_of(make_model(config))) == ["mv", "vl", "cm", "total"]
+
+    def test_without_text_there_is_one(self, config):
+        found = losses_of(make_model(config), text=False)
+        assert list(found) == ["mv", "total"]
+        torch.testing.assert_close(found["total"], 0.1 * found["mv"])
+
+    def test_terms_are_those_of_the_formulas_and_the_total_their_weighted_sum(self, config):
+        model = make_model(config, off_diagonal_weight=0.3)
+        views, directions, tokens, concepts = tiny_arch.faces(6)
+        e = model(views, directions, tokens)
+        mv, cm = multiview_decorrelation(e.views, 0.3), cross_modal_redundancy(e.fused, e.text)
+        vl = vision_language_contrast(e.fused, e.views, e.text, concepts, torch.tensor(1 / 0.07))
+        found = model.losses(e, targets(concepts, 6))
+        for name, expected in {"mv": mv, "vl": vl, "cm": cm, "total": 0.1 * mv + vl + 0.01 * cm}.items():
+            torch.testing.assert_close(found[name], expected)
+
+    def test_they_are_computed_in_single_precision_whatever_the_towers_compute_in(self, config):
+        half = Embeddings(*(torch.randn(4, *s).bfloat16() for s in ((3, 5), (5,), (3,), (5,))))
+        assert all(
+            loss.dtype == torch.float32
+            for loss in make_model(config).losses(half, targets(torch.arange(4), 4)).values()
+        )
+
+    @pytest.mark.parametrize("arch", ["smile-tiny", tiny_arch.NAME])
+    def test_a_seed_gives_the_same_total_to_the_last_bit(self, config, arch):
+        size = 96 if arch == "smile-tiny" else tiny_arch.IMAGE_SIZE
+        views, directions, _, concepts = tiny_arch.faces(4)
+        views = torch.nn.functional.interpolate(views.flatten(0, 1), size=size).unflatten(0, (4, 3))
+        tokens = torch.ones(4, 32 if arch == "smile-tiny" else tiny_arch.CONTEXT, dtype=torch.int64).cumsum(0)
+        totals = []
+        for _ in range(2):
+            model = make_model(config, arch=arch)
+            totals.append(model.losses(model(views, directions, tokens), targets(concepts, 4))["total"])
+        assert torch.equal(*totals)
+
+    def test_the_total_reaches_every_weight_that_learns(self, config):
+        model = make_model(config)
+        losses_of(model)["total"].backward()
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+class TestTemperature:
+    def test_it_begins_where_the_config_says(self, config):
+        assert 1 / make_model(config, temperature=0.2).scale.item() == pytest.approx(0.2)
+
+    def test_it_never_falls_below_its_bound(self, config):
+        model = make_model(config, min_temperature=0.05)
+        with torch.no_grad():
+            model.log_scale.fill_(99.0)
+        assert 1 / model.scale.item() == pytest.approx(0.05)
+        assert all(loss.isfinite() for loss in losses_of(model).values())
+
+    def test_it_can_leave_its_bound_again(self, config):
+        model = make_model(config, min_temperature=0.05)
+        with torch.no_grad():
+            model.log_scale.fill_(-math.log(0.05) + 1)
+        # Texts that contradict their images ask for a higher temperature.
+        views = torch.eye(5)[:4, None].expand(4, 3, 5)
+        wrong = Embeddings(views, views[:, 0], torch.full((4, 3), 1 / 3), views[:, 0].roll(1, dims=0))
+        model.losses(wrong, targets(torch.arange(4), 4))["total"].backward()
+        torch.optim.SGD([model.log_scale], lr=1e-2).step()
+        assert 1 / model.scale.item() > 0.0505
+
+
+class TestFamily:
+    """What holds for every recipe."""
+
+    @pytest.fixture(params=[name for name in RECIPES])
+    def named(self, request, config) -> RecipeConfig:
+        return config.model_copy(update={"name": request.param, "num_classes": 4})
+
+    def test_its_terms_are_those_that_have_weights_and_their_weighted_sum(self, named):
+        found = losses_of(make_model(named))
+        weights = RECIPES[named.name].weights
+        assert list(found) == [*weights, "total"]
+        assert all(weight > 0 for weight in weights.values())
+        torch.testing.assert_close(found["total"], sum(weights[name] * found[name] for name in weights))
+
+    def test_a_term_that_is_left_out_is_in_neither(self, named):
+        weights = RECIPES[named.name].weights
+        for name in weights if len(weights) > 1 else ():
+            found = losses_of(make_model(named, without=(name,)))
+            rest = weights.keys() - {name}
+            assert found.keys() == {*rest, "total"}
+            torch.testing.assert_close(found["total"], sum(weights[other] * found[other] for other in rest))
+
+    def test_its_total_reaches_every_weight_that_is_not_frozen_and_no_other(self, named):
+        model = make_model(named)
+        losses_of(model)["total"].backward()
+        reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        model = make_model(named)
+        model.freeze_unreached(with_text=True, with_sequences=True)
+        learns = {name for name, p in model.named_parameters() if p.requires_grad}
+        # These begin at zero, behind other weights that do.
+        behind_zero = {
+            "temporal.from_embedding",
+            "temporal.from_time",
+            "aggregation.attention.in_proj",
+            "aggregation.norm",
+        }
+        behind_zero |= {"aggregation.from_direction", "temporal.gain", "temporal.score"}
+        assert reached <= learns
+        assert [name for name in learns - reached if not name.startswith(tuple(behind_zero))] == []
+
+    def test_what_is_said_of_it_before_it_is_built_is_so(self, named):
+        model, about = make_model(named), RECIPES[named.name]
+        assert tuple(model.used_terms(with_text=False)) == about.text_free
+        reads_text = {name for name, term in model.used_terms(with_text=True).items() if "text" in term.needs}
+        assert bool(reads_text) == (about.text != "none" and model.reads_text)
+
+    def test_where_all_are_scans_the_pooling_over_time_is_frozen(self, named):
+        model = make_model(named)
+        model.freeze_unreached(with_text=True, with_sequences=False)
+        assert not any(p.requires_grad for p in model.temporal.parameters())
+
+    def test_a_few_steps_bring_it_down(self, named):
+        model = make_model(named)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        totals = []
+        for _ in range(40):
+            loss = losses_of(model, 8)["total"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            totals.append(loss.item())
+        assert totals[-1] < 0.9 * totals[0]
+
+    def test_it_tells_what_it_learns(self, named):
+        assert all(math.isfinite(value) for value in make_model(named).learned_scalars().values())
+
+
+def test_views_learn_of_each_other_once_the_aggregation_has_weights(config):
+    model = make_model(config, name="facet-vlm")
+    views, directions, _, _ = tiny_arch.faces(4, num_views=3)
+    alone = make_model(config).embed_faces(views, directions)[0]
+    torch.testing.assert_close(model.embed_faces(views, directions)[0], alone)
+    torch.nn.init.normal_(model.aggregation.attention.out_proj.weight)
+    changed = views.clone()
+    changed[:, 2] = 0
+    before, after = (model.embed_faces(v, directions)[0][:, 0] for v in (views, changed))
+    assert not torch.allclose(before, after)
+
+
+class TestMargin:
+    def test_it_begins_where_the_config_says_and_stays_between_its_bounds(self, config):
+        model = make_model(config, name="affect-vlm", margin=0.2, margin_bounds=(0.1, 0.5))
+        assert model.margin.item() == pytest.approx(0.2)
+        for value, bound in ((-50.0, 0.1), (50.0, 0.5)):
+            with torch.no_grad():
+                model.raw_margin.fill_(value)
+            assert model.margin.item() == pytest.approx(bound)
+
+    def test_its_gradients_oppose_each_other_in_the_two_terms(self, config):
+        model = make_model(config, name="affect-vlm")
+        signs = []
+        for name in ("mc", "mt"):
+            model.zero_grad()
+            losses_of(model, 8)[name].backward()
+            signs.append(model.raw_margin.grad.sign().item())
+        assert signs == [-1, 1]
+
+
+def test_a_supervised_model_needs_classes(config):
+    with pytest.raises(ValueError, match="two classes or more, and the samples have 1"):
+        make_model(config, name="supervised", num_classes=1)
+
+
+def test_losses_that_cannot_be_left_out():
+    with pytest.raises(ValueError, match="smile-vlm has no loss 'ce' to leave out; its losses: mv, vl, cm"):
+        check_recipe("smile-vlm", ("ce",))
+    with pytest.raises(ValueError, match="barlow without mv has no loss left"):
+        check_recipe("barlow", ("mv",))
+
+
+def test_an_unknown_recipe_gets_a_suggestion(config):
+    with pytest.raises(ValueError, match="unknown recipe 'smile-vlmm'; did you mean smile-vlm"):
+        build_model(config.model_copy(update={"name": "smile-vlmm"}))
+    with pytest.raises(ValueError, match="choose one of: smile-vlm"):
+        check_recipe("0000")
+
+
+def test_a_misspelt_constant_is_refused():
+    with pytest.raises(ValueError, match="weight_ml"):
+        RecipeConfig(weight_ml=1.0)

@@ -1,0 +1,75 @@
+"""Pseudo-labels: balanced, named by their anchors, and made without labels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smile_pipe.model.pseudo_labels import balanced_assignment, pseudo_labels
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def clusters(num: int, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`num` points about each of four directions, shuffled; their true numbers; the directions."""
+    centres = F.normalize(randn(4, 16, seed=1), dim=1)
+    truth = torch.arange(4).repeat_interleave(num)[torch.randperm(4 * num, generator=torch.Generator().manual_seed(2))]
+    return centres[truth] + noise * randn(4 * num, 16, seed=3), truth, centres
+
+
+def test_rows_sum_to_1_and_columns_to_equal_shares():
+    found = balanced_assignment(randn(40, 5), entropy=0.5)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(40, dtype=torch.float64))
+    torch.testing.assert_close(found.sum(dim=0), torch.full((5,), 8.0, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
+def test_scores_of_any_size_give_numbers():
+    assert balanced_assignment(1e6 * randn(40, 5)).isfinite().all()
+
+
+def test_of_balanced_assignments_it_is_the_best():
+    """With little entropy it is the optimal assignment, which scipy finds exactly."""
+    from scipy.optimize import linear_sum_assignment
+
+    scores = randn(12, 3)
+    found = balanced_assignment(scores, entropy=0.01, num_steps=3000).argmax(dim=1)
+    rows, slots = linear_sum_assignment(-scores.repeat_interleave(4, dim=1).numpy())
+    assert found[rows].tolist() == (slots // 4).tolist()
+
+
+def test_a_bias_that_all_scores_share_does_not_empty_a_class():
+    scores = randn(40, 4) * 0.1 + torch.tensor([5.0, 0.0, 0.0, 0.0])
+    assert balanced_assignment(scores, entropy=0.5).argmax(dim=1).bincount(minlength=4).min() >= 4
+
+
+def test_clusters_are_found_from_anchors_that_are_only_near_them():
+    points, truth, centres = clusters(25, noise=0.1)
+    anchors = centres + 0.25 * randn(4, 16, seed=4)
+    assert (pseudo_labels(points, anchors) == truth).double().mean() > 0.97
+
+
+def test_centres_move_to_where_the_points_are():
+    points, truth, centres = clusters(25, noise=0.2)
+    anchors = centres + 0.35 * randn(4, 16, seed=4)
+    at_first, in_the_end = (
+        (pseudo_labels(points, anchors, max_rounds) == truth).double().mean() for max_rounds in (0, 20)
+    )
+    assert at_first < 0.9
+    assert in_the_end > 0.98
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
+def test_a_cluster_is_called_by_the_anchor_that_it_began_at(order):
+    points, truth, centres = clusters(25, noise=0.05)
+    assert torch.equal(pseudo_labels(points, centres[order]), torch.tensor(order).argsort()[truth])
+
+
+def test_the_same_input_gives_the_same_labels():
+    points, _, centres = clusters(25, noise=0.5)
+    assert torch.equal(pseudo_labels(points, centres), pseudo_labels(points, centres))
+
+
+def test_more_anchors_than_points():
+    assert pseudo_labels(randn(3, 16), randn(7, 16)).shape == (3,)

@@ -1,0 +1,80 @@
+"""Captions from coded action units: everyday words, the same intensity everywhere, nothing left unsaid."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smile_pipe.pipeline.captions.action_units import PHRASES, RELAXED, describe_units
+from smile_pipe.shards.errors import UsageError
+
+COMMON = [1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 23, 24, 25, 26, 27, 28, 43, 45, 46]
+EYES_AND_HEAD = [51, 52, 53, 54, 55, 56, 57, 58, 61, 62, 63, 64]
+intensities = st.dictionaries(
+    st.integers(1, 99).map("AU{}".format), st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=8
+)
+
+
+@pytest.mark.parametrize(
+    ("units", "caption"),
+    [
+        ({"AU12": 0.8, "AU1": 1.0}, "strongly raised inner brows, lip corners pulled up"),
+        ({"AU12": 0.2}, "lip corners slightly pulled up"),
+        ({"AU12": 0.5}, "lip corners pulled up"),
+        ({"AU12": 0.9}, "lip corners strongly pulled up"),
+        (
+            {"AU4": 0.6, "AU9": 0.4, "AU26": 1.0},
+            "brows lowered and drawn together, slightly wrinkled nose, jaw strongly dropped",
+        ),
+        ({"AU45": 1.0}, "a blink"),
+    ],
+)
+def test_a_face_is_said_in_words_from_the_forehead_down_with_intensities(units, caption):
+    assert describe_units(units) == caption
+
+
+@pytest.mark.parametrize("units", [{}, {"AU12": 0.0}])
+def test_a_face_without_active_units_is_relaxed(units):
+    assert describe_units(units) == RELAXED == "a relaxed face"
+
+
+@pytest.mark.parametrize("name", ["AU4", "au4", "AU04", "4", "04", " AU 4 "])
+def test_names_are_understood_as_people_write_them(name):
+    assert describe_units({name: 0.6}) == "brows lowered and drawn together"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("AU85", "action unit 85"),
+        ("L12", "action unit L12"),
+        (" R12 ", "action unit R12"),
+        ("AU0", "action unit AU0"),
+        ("{x}", "action unit x"),
+    ],
+)
+def test_an_unknown_unit_is_named_plainly_after_the_others(name, said):
+    assert describe_units({name: 1.0, "AU26": 0.5}) == f"jaw dropped, {said}"
+
+
+def test_where_only_presence_was_coded_no_intensity_is_made_up():
+    assert describe_units({"AU1": 1, "AU12": 1}, graded_intensity=False) == "raised inner brows, lip corners pulled up"
+
+
+@pytest.mark.parametrize("intensity", [-0.1, 1.01, 9, float("nan")])
+def test_an_intensity_off_the_scale_is_refused_by_name(intensity):
+    with pytest.raises(UsageError, match=r"action unit AU12: the intensity .* is not from 0 to 1"):
+        describe_units({"AU12": intensity})
+
+
+def test_the_units_in_common_use_all_have_words_of_their_own():
+    assert set(COMMON + EYES_AND_HEAD) <= PHRASES.keys()
+    assert len(set(PHRASES.values())) == len(PHRASES)
+
+
+@given(intensities)
+def test_a_caption_names_each_active_unit_once_whatever_their_order(units):
+    caption = describe_units(units)
+    active = sum(intensity > 0 for intensity in units.values())
+    assert caption == describe_units(dict(reversed(units.items())))
+    assert "{" not in caption and "  " not in caption and caption == caption.strip()
+    assert len(set(caption.split(", "))) == max(1, active)

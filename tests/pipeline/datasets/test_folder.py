@@ -1,0 +1,370 @@
+"""The folder layout: a labels table names scans, sequences, and patterns that find them."""
+
+import datetime
+import sys
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.trees import only, table, touch
+from smile_pipe.pipeline.datasets import find_samples
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.shards.errors import UsageError
+
+
+def meshes(root) -> dict[str, list[str]]:
+    """The meshes of each sample by its key."""
+    return {sample.key: [scan.mesh for scan in sample.frames] for sample in find_samples(root, "folder").samples}
+
+
+def refused(root, text: str) -> str:
+    """What a table is refused for."""
+    with pytest.raises(UsageError) as error:
+        find_samples(table(root, text), "folder")
+    assert "labels.csv" in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+class TestScans:
+    def test_a_row_of_the_table_is_a_sample(self, tmp_path):
+        table(
+            tmp_path,
+            "path,subject,expression,level,texture,landmarks,age,site,AU12,au_06\n"
+            "anna/smile.one.ply,anna,Happy,2,anna/smile.png,anna/smile.lm3,31,Köln,0.8,\n",
+        )
+        assert only(tmp_path, "folder") == SampleSource(
+            key="anna-smile-one",
+            subject="anna",
+            expression="HA",
+            level=2,
+            frames=(ScanFiles("anna/smile.one.ply", "anna/smile.png", "anna/smile.lm3"),),
+            action_units={"AU12": 0.8},
+            labels={"age": "31", "site": "Köln"},
+            label_files=("labels.csv",),
+        )
+
+    def test_only_three_columns_are_needed(self, tmp_path):
+        table(tmp_path, "expression,path,subject\nSU,a.obj,s\n")
+        scan = (ScanFiles("a.obj"),)
+        assert only(tmp_path) == SampleSource("a", "s", "SU", None, scan, label_files=("labels.csv",))
+
+    @pytest.mark.parametrize(
+        ("word", "code"),
+        [
+            ("HA", "HA"),
+            ("ha", "HA"),
+            (" Joy ", "HA"),
+            ("angry", "AN"),
+            ("Neutral", "NE"),
+            ("Contempt", "contempt"),
+            ("surprised; Happy", "HA;SU"),
+            ("wonder;SU;surprise;awe;", "SU;awe;wonder"),
+        ],
+    )
+    def test_expressions_may_be_codes_or_words_or_several(self, tmp_path, word, code):
+        table(tmp_path, f"path,subject,expression\na.obj,s,{word}\n")
+        assert only(tmp_path).expression == code
+
+    @pytest.mark.parametrize(("written", "level"), [("3", 3), (" 2 ", 2), ("", None), ("0", None)])
+    def test_a_level_is_a_whole_number_or_nothing(self, tmp_path, written, level):
+        table(tmp_path, f"path,subject,expression,level\na.obj,s,HA,{written}\n")
+        assert only(tmp_path).level == level
+
+    @pytest.mark.parametrize("level", ["high", "1.5", "-1", "²", "9" * 5000])
+    def test_any_other_level_is_refused_with_its_line(self, tmp_path, level):
+        problem = refused(tmp_path, f"path,subject,expression,level\na.obj,s,HA,1\n\nb.obj,s,HA,{level}\n")
+        assert f"line 4: level '{level[:40]}' is not a whole number" in problem
+
+    @pytest.mark.parametrize("empty", ["", " ", "   "])
+    def test_an_empty_texture_is_none_even_where_one_lies_beside_the_mesh(self, tmp_path, empty):
+        touch(tmp_path, "a.obj", "a.png")
+        table(tmp_path, f"path,subject,expression,texture,landmarks\na.obj,s,HA,{empty},{empty}\n")
+        assert only(tmp_path).paths == ("a.obj",)
+
+    def test_without_those_columns_what_lies_beside_the_mesh_is_taken(self, tmp_path):
+        touch(tmp_path, "x/a.obj", "x/a.JPG", "x/a_lmk68.txt", "x/b.obj", "a.png")
+        table(tmp_path, "path,subject,expression\nx/a.obj,s,HA\nx/b.obj,s,SA\n")
+        assert [sample.paths for sample in find_samples(tmp_path, "auto").samples] == [
+            ("x/a.obj", "x/a.JPG", "x/a_lmk68.txt"),
+            ("x/b.obj",),
+        ]
+
+    def test_a_short_row_has_empty_labels_and_a_long_one_is_cut(self, tmp_path):
+        table(tmp_path, "path,subject,expression,texture,age\na.obj,s,HA\nb.obj,s,HA,b.png,31,more,still more\n")
+        a, b = find_samples(tmp_path, "auto").samples
+        assert (a.paths, a.labels) == (("a.obj",), {"age": ""})
+        assert (b.paths, b.labels) == (("b.obj", "b.png"), {"age": "31"})
+
+    @pytest.mark.parametrize(
+        ("written", "path"), [("./a//b.obj", "a/b.obj"), (r"a\b.obj", "a/b.obj"), (" a/b.obj ", "a/b.obj")]
+    )
+    def test_paths_are_written_in_one_way(self, tmp_path, written, path):
+        table(tmp_path, f"path,subject,expression,texture\n{written},s,HA,{written}\n")
+        assert only(tmp_path).paths == (path,) and only(tmp_path).frames[0].texture == path
+
+
+class TestSequences:
+    HEADER = "path,subject,expression,sequence,frame\n"
+
+    def test_a_path_that_is_a_directory_is_a_sequence_of_the_meshes_in_it(self, tmp_path):
+        touch(tmp_path, *(f"anna/wow/{name}" for name in ("f10.obj", "f9.obj", "f9.png", "deeper/f1.obj", "._f1.obj")))
+        table(tmp_path, "path,subject,expression\nanna/wow,anna,SU\n")
+        sample = only(tmp_path)
+        assert (sample.key, sample.frame_rate) == ("anna-wow", 25.0)
+        assert sample.frames == (ScanFiles("anna/wow/f9.obj", "anna/wow/f9.png"), ScanFiles("anna/wow/f10.obj"))
+
+    def test_the_directory_of_the_table_may_be_one_too(self, tmp_path):
+        touch(tmp_path, "2.obj", "1.obj", "x/3.obj")
+        assert meshes(table(tmp_path, "path,subject,expression\n.,s,HA\n")) == {"-": ["1.obj", "2.obj"]}
+
+    def test_rows_of_one_sequence_come_in_the_order_of_their_frames(self, tmp_path):
+        rows = "a.obj,s,HA,laugh,10\nb.obj,s,HA,laugh,2.5\nc.obj,s,HA,laugh,9\nd.obj,s,SA,weep,1\ne.obj,s,SA,,\n"
+        assert meshes(table(tmp_path, self.HEADER + rows)) == {
+            "laugh": ["b.obj", "c.obj", "a.obj"],
+            "weep": ["d.obj"],
+            "e": ["e.obj"],
+        }
+
+    def test_without_frame_numbers_they_come_in_natural_order(self, tmp_path):
+        late = f"x{'9' * 5000}.obj"
+        names = (late, "x10.obj", "x9.obj", "x1.obj", "x09b.obj", "x0.obj", "x.obj")
+        table(tmp_path, self.HEADER + "".join(f"{name},s,HA,laugh,\n" for name in names))
+        assert meshes(tmp_path) == {
+            "laugh": ["x.obj", "x0.obj", "x1.obj", "x9.obj", "x09b.obj", "x10.obj", late],
+        }
+
+    def test_a_frame_rate_is_a_number_of_its_own_and_a_scan_has_none(self, tmp_path):
+        table(
+            touch(tmp_path, "m/1.obj"), "path,subject,expression,frame_rate\nm,s,HA,59.94\nb.obj,s,HA,60\nc.obj,s,HA,\n"
+        )
+        assert [sample.frame_rate for sample in find_samples(tmp_path, "folder").samples] == [None, None, 59.94]
+
+    def test_labels_that_change_from_frame_to_frame_are_left_empty_and_action_units_are_averaged(self, tmp_path):
+        table(
+            tmp_path,
+            "path,subject,expression,sequence,time,site,AU1,AU 2\n"
+            "a.obj,s,HA,laugh,0.1,Köln,0,\nb.obj,s,HA,laugh,0.2,Köln,1,0.25\n",
+        )
+        sample = only(tmp_path)
+        assert (sample.labels, sample.action_units) == ({"time": "", "site": "Köln"}, {"AU1": 0.5, "AU2": 0.25})
+
+    @pytest.mark.parametrize(
+        ("rows", "problem"),
+        [
+            ("a.obj,s,HA,q,1\nb.obj,s,HA,q,\n", "line 3: no frame number in the sequence 'q'"),
+            ("a.obj,s,HA,q,1\nb.obj,s,HA,q,1.0\n", "frame 1 more than once in the sequence 'q'"),
+            ("a.obj,s,HA,q,\na.obj,s,HA,q,\n", "a mesh comes twice in the sequence 'q'"),
+            ("a.obj,s,HA,q,1\nb.obj,t,HA,q,2\n", "line 3: another subject than in the first row"),
+            ("a.obj,s,HA,q,1\nb.obj,s,SA,q,2\n", "line 3: another expression than in the first row"),
+            ("a.obj,s,HA,q,first\n", "line 2: frame 'first' is not a number"),
+            ("a.obj,s,HA,q,nan\n", "line 2: frame 'nan' is not a number"),
+            ("m,s,HA,q,1\n", "line 2: one frame number for 2 meshes"),
+            ("deep,s,HA,,\n", "line 2: the folder 'deep' holds no mesh itself"),
+        ],
+    )
+    def test_what_makes_no_sequence_is_refused(self, tmp_path, rows, problem):
+        touch(tmp_path, "m/1.obj", "m/2.obj", "deep/er/1.obj")
+        assert problem in refused(tmp_path, self.HEADER + rows)
+
+
+class TestGlobs:
+    def test_a_glob_makes_one_sample_a_file(self, tmp_path):
+        touch(tmp_path, *(f"anna/{name}" for name in ("1.obj", "10.ply", "x.obj", "1.png", "sub/2.obj")), "bert/1.obj")
+        table(tmp_path, "glob,subject,expression\nanna/*.obj,anna,HA\n")
+        assert meshes(tmp_path) == {"anna-1": ["anna/1.obj"], "anna-x": ["anna/x.obj"]}
+        assert find_samples(tmp_path, "auto").samples[0].paths == ("anna/1.obj", "anna/1.png")
+
+    def test_with_a_sequence_it_makes_one_of_them_all(self, tmp_path):
+        touch(tmp_path, *(f"anna/take-{n}/mesh.obj" for n in (1, 2, 10)))
+        table(tmp_path, "glob,path,sequence,subject,expression\nanna/take-*/*.obj,,anna smiles,anna,HA\n")
+        assert meshes(tmp_path) == {"anna-smiles": [f"anna/take-{n}/mesh.obj" for n in (1, 2, 10)]}
+
+    @pytest.mark.parametrize(
+        ("pattern", "found"),
+        [
+            ("**/*.obj", {"a.obj", "x/b.obj", "x/y/c.obj", "x/y/d1.obj", "x [1]/e.obj"}),
+            ("**", {"a.obj", "x/b.obj", "x/y/c.obj", "x/y/d1.obj", "x [1]/e.obj", "x/f.ply"}),
+            ("x/**/*.obj", {"x/b.obj", "x/y/c.obj", "x/y/d1.obj"}),
+            ("x/**/y/**/c.obj", {"x/y/c.obj"}),
+            ("*/*.ply", {"x/f.ply"}),
+            ("x/y/[c-d]?.obj", {"x/y/d1.obj"}),
+            ("x [[]1]/*", {"x [1]/e.obj"}),
+            ("*.obj", {"a.obj"}),
+            (".*/*.obj", {".cache/g.obj"}),
+        ],
+    )
+    def test_stars_stay_within_a_name_and_two_go_through_folders(self, tmp_path, pattern, found):
+        touch(tmp_path, "a.obj", "x/b.obj", "x/y/c.obj", "x/y/d1.obj", "x [1]/e.obj", "x/f.ply", "x/y/notes.txt")
+        touch(tmp_path, ".cache/g.obj", "x/._b.obj")
+        table(tmp_path, f"glob,subject,expression\n{pattern},s,HA\n")
+        assert {path for paths in meshes(tmp_path).values() for path in paths} == found
+
+    def test_a_pattern_of_many_stars_takes_no_longer(self, tmp_path):
+        touch(tmp_path, "/".join("a" * 60) + "/x.obj")
+        assert "finds no mesh" in refused(tmp_path, f"glob,subject,expression\n{'**/a/' * 30}y.obj,s,HA\n")
+
+    @pytest.mark.parametrize(
+        ("row", "problem"),
+        [
+            (",nothing/*.obj", "line 2: the glob 'nothing/*.obj' finds no mesh"),
+            ("a.obj,*.obj", "line 2: path and glob are both given"),
+            (",../*.obj", "line 2: '../*.obj' leads out of the data directory"),
+        ],
+    )
+    def test_a_glob_that_cannot_be_used_is_refused(self, tmp_path, row, problem):
+        assert problem in refused(touch(tmp_path, "a.obj"), f"path,glob,subject,expression\n{row},s,HA\n")
+
+
+class TestActionUnits:
+    @pytest.mark.parametrize("column", ["AU12", "au_12", "Au 12", "au012"])
+    def test_a_column_is_told_by_its_name(self, tmp_path, column):
+        table(tmp_path, f"path,subject,expression,{column}\na.obj,s,HA,1\n")
+        assert (only(tmp_path).action_units, only(tmp_path).labels) == ({"AU12": 1.0}, {})
+
+    @pytest.mark.parametrize("column", ["AU12_r", "xAU12", "AU", "gau1"])
+    def test_other_columns_are_labels(self, tmp_path, column):
+        table(tmp_path, f"path,subject,expression,{column}\na.obj,s,HA,4.5\n")
+        assert (only(tmp_path).action_units, only(tmp_path).labels) == (None, {column: "4.5"})
+
+    @pytest.mark.parametrize("value", ["9", "-0.1", "B", "nan"])
+    def test_a_value_that_is_no_share_is_refused_with_what_to_do(self, tmp_path, value):
+        problem = refused(tmp_path, f"path,subject,expression,AU1\na.obj,s,HA,{value}\n")
+        assert f"line 2: AU1 '{value}' is not a number from 0 to 1; an action unit that is not coded" in problem
+
+    def test_two_columns_for_one_are_refused(self, tmp_path):
+        problem = refused(tmp_path, "path,subject,expression,AU1,au_01\na.obj,s,HA,1,0\n")
+        assert "the column au_01 is not the only one for AU1" in problem
+
+
+class TestTables:
+    @pytest.mark.parametrize("column", ["path", "texture", "landmarks"])
+    @pytest.mark.parametrize(
+        "path", ["../a.obj", "/etc/passwd", "a/../../b.obj", r"..\a.obj", r"\etc\passwd", " ../a.obj", "a\0.obj"]
+    )
+    def test_a_path_that_leads_out_of_the_directory_is_refused(self, tmp_path, column, path):
+        row = {"path": "a.obj", "subject": "s", "expression": "HA", "texture": "", "landmarks": "", column: path}
+        problem = refused(tmp_path, ",".join(row) + "\n" + ",".join(row.values()) + "\n")
+        assert "line 2: " in problem and "leads out of the data directory" in problem
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "path,subject,expression\n",
+            "path,subject\na.obj,s\n",
+            "glob,subject\n*.obj,s\n",
+            "path;subject;expression\na.obj;s;HA\n",
+            "a.obj,s,HA\nb.obj,s,HA\n",
+        ],
+    )
+    def test_one_without_the_columns_or_rows_is_refused(self, tmp_path, text):
+        assert "needs rows with the columns path (or glob), subject, expression" in refused(tmp_path, text)
+
+    @pytest.mark.parametrize("row", [",s,HA", "a.obj,,HA", "a.obj,s,", "a.obj,s", "a.obj, ,HA", "a.obj,s,;"])
+    def test_a_row_that_does_not_say_all_three_is_refused(self, tmp_path, row):
+        problem = refused(tmp_path, f"path,subject,expression\n{row}\n")
+        assert "line 2: path (or glob), subject and expression must all be given" in problem
+
+    def test_one_that_is_not_utf8_is_refused_and_one_with_a_byte_order_mark_is_read(self, tmp_path):
+        (tmp_path / "labels.csv").write_bytes("path,subject,expression\na.obj,Zoë,HA\n".encode("latin-1"))
+        with pytest.raises(UsageError, match="cannot be read as a CSV table"):
+            find_samples(tmp_path, "auto")
+        (tmp_path / "labels.csv").write_bytes("path,subject,expression\r\na.obj,Zoë,HA\r\n".encode("utf-8-sig"))
+        assert only(tmp_path).subject == "Zoë"
+
+    def test_parquet_says_the_same_in_its_own_types(self, tmp_path):
+        columns = {
+            "path": ["a.obj", "b.obj"],
+            "subject": [7, 8],
+            "expression": ["happy", "sad"],
+            "level": [2.0, None],
+            "AU12": [0.5, float("nan")],
+            "day": [datetime.date(2020, 1, 2), None],
+        }
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        a, b = find_samples(tmp_path, "auto").samples
+        assert (a.subject, a.level, a.action_units, a.labels) == ("7", 2, {"AU12": 0.5}, {"day": "2020-01-02"})
+        assert (b.subject, b.level, b.action_units, b.labels) == ("8", None, None, {"day": ""})
+        assert a.label_files == ("labels.parquet",)
+
+    def test_a_row_of_parquet_is_named_by_its_number(self, tmp_path):
+        columns = {"path": ["a.obj", "../b.obj"], "subject": ["s", "s"], "expression": ["HA", "HA"]}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        with pytest.raises(UsageError, match=r"labels\.parquet, row 2: '\.\./b\.obj' leads out"):
+            find_samples(tmp_path, "auto")
+
+    def test_what_is_no_parquet_is_refused(self, tmp_path):
+        (tmp_path / "labels.parquet").write_bytes(b"PAR1" + b"\0" * 40 + b"PAR1")
+        with pytest.raises(UsageError, match=r"labels\.parquet: cannot be read as a PARQUET table"):
+            find_samples(tmp_path, "auto")
+
+    def test_a_small_parquet_cannot_take_much_memory(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.datasets.labels_table.MAX_BYTES", 1 << 20)
+        rows = 5000
+        columns = {"path": ["x" * 1000] * rows, "subject": ["s"] * rows, "expression": ["HA"] * rows}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet", compression="zstd")
+        assert (tmp_path / "labels.parquet").stat().st_size < 1 << 16
+        with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
+            find_samples(tmp_path, "auto")
+
+    def test_words_that_a_parquet_tells_once_count_wherever_they_stand(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.datasets.labels_table.MAX_BYTES", 1 << 20)
+        words = pa.DictionaryArray.from_arrays(pa.array([0, None] * 1000), ["x" * 2000])
+        columns = {"path": ["a.obj"] * 2000, "subject": words, "expression": ["HA"] * 2000}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
+            find_samples(tmp_path, "auto")
+
+    def test_categories_of_a_parquet_are_read_as_what_they_stand_for(self, tmp_path):
+        people = pa.array(["a", "b", "a"]).dictionary_encode()
+        columns = {"path": ["1.obj", "2.obj", "3.obj"], "subject": people, "expression": ["HA", "SA", "NE"]}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        touch(tmp_path, "1.obj", "2.obj", "3.obj")
+        assert [sample.subject for sample in find_samples(tmp_path, "auto").samples] == ["a", "b", "a"]
+
+    @pytest.mark.parametrize("value", [[None] * 100_000, {"a": None}])
+    def test_lists_and_records_in_a_parquet_are_refused(self, tmp_path, value):
+        columns = {"path": ["a.obj"], "subject": ["s"], "expression": ["HA"], "more": [value]}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        with pytest.raises(UsageError, match=r"the column more holds lists or records"):
+            find_samples(tmp_path, "auto")
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_cells_that_take_no_room_in_a_file_are_counted_before_they_take_any_in_memory(
+        self, tmp_path, suffix, monkeypatch
+    ):
+        monkeypatch.setattr("smile_pipe.pipeline.datasets.labels_table.MAX_CELLS", 20_000)
+        path, columns = tmp_path / f"labels.{suffix}", [f"c{number}" for number in range(2000)]
+        if suffix == "csv":
+            path.write_text(",".join(columns) + "\n" + "a\n" * 2000)
+        else:
+            pq.write_table(pa.table({name: pa.nulls(2000) for name in columns}), path)
+        assert path.stat().st_size < 1 << 20
+        tracemalloc.start()
+        with pytest.raises(UsageError, match=rf"labels\.{suffix}: has over 20,000 cells.*leave out columns"):
+            find_samples(tmp_path, "auto")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16 << 20
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_as_many_cells_as_are_read_are_read(self, tmp_path, suffix, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.datasets.labels_table.MAX_CELLS", 6)
+        columns = {"path": ["a.obj", "b.obj"], "subject": ["s", "s"], "expression": ["HA", "SA"]}
+        if suffix == "csv":
+            table(tmp_path, "path,subject,expression\na.obj,s,HA\nb.obj,s,SA\n")
+        else:
+            pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        assert meshes(tmp_path) == {"a": ["a.obj"], "b": ["b.obj"]}
+
+    def test_a_table_that_is_too_large_is_not_opened(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.datasets.labels_table.MAX_BYTES", 10)
+        monkeypatch.setattr("csv.DictReader", lambda file: sys.exit("opened"))
+        assert "is over" in refused(tmp_path, "path,subject,expression\na.obj,s,HA\n")
+
+    def test_two_tables_are_one_too_many(self, tmp_path):
+        touch(tmp_path, "labels.csv", "labels.parquet")
+        with pytest.raises(UsageError, match=r"holds labels\.csv and labels\.parquet; move one of them away"):
+            find_samples(tmp_path, "auto")

@@ -1,0 +1,135 @@
+"""`export --onnx`: the graph computes what the run computes, for any number of faces and views, or is not there."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from helpers.samples import make_timeline, write_shard_set
+from helpers.small_runs import learn, reader_of, register, result, shake, write_shards
+from smile_pipe.pipeline.export import onnx_graph
+from smile_pipe.pipeline.export.config import ExportConfig
+from smile_pipe.pipeline.export.onnx_graph import TOLERANCE, DisagreementError, write_onnx
+from smile_pipe.pipeline.export.stage import run as export
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
+from smile_pipe.shards.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("scans"))
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory) -> Path:
+    """Of the recipe in which views attend to each other, so that their number counts twice."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    learn(shards, out, epochs=1, recipe="facet-vlm")
+    shake(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def graph(run, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "new" / "faces.onnx"
+    exported = export(ExportConfig(run=run, onnx=file))
+    assert 0 <= exported.onnx_difference <= TOLERANCE and exported.notes == ()
+    return file
+
+
+def compute(graph: Path, views: NDArray[np.float32], directions: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return session.run(["embedding", "view_embeddings"], {"views": views, "directions": directions})
+
+
+def test_it_embeds_samples_as_the_run_does(graph, run, shards):
+    reader = reader_of(shards, run)
+    rows = reader.shards.rows[:5]
+    (expected,) = result(run).embed_views(reader, rows, 5)
+    views = np.concatenate([reader.read(row).views for row in rows]).astype(np.float32) / 255
+    fused, of_views = compute(graph, views, reader.directions(rows).numpy())
+    np.testing.assert_allclose(fused, expected.fused, atol=TOLERANCE)
+    np.testing.assert_allclose(of_views, expected.views, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("num", "num_views"), [(1, 1), (1, 4), (7, 2), (2, 9)])
+def test_any_number_of_faces_and_views_goes_in(num, num_views, graph, run):
+    views, directions = torch.rand(num, num_views, 3, 8, 8), torch.nn.functional.normalize(torch.randn(num_views, 3))
+    with torch.inference_mode():
+        of_views, (_, fused, _) = (z := result(run).model.embed_views(views)), result(run).model.fuse(z, directions)
+    found = compute(graph, views.numpy(), directions.numpy())
+    assert [part.shape for part in found] == [(num, 128), (num, num_views, 128)]
+    np.testing.assert_allclose(found[0], fused, atol=TOLERANCE)
+    np.testing.assert_allclose(found[1], of_views, atol=TOLERANCE)
+
+
+def test_the_direction_of_a_view_counts(graph):
+    views, directions = np.random.default_rng(0).random((1, 2, 3, 8, 8), np.float32), np.eye(3, dtype=np.float32)[:2]
+    one, other = (compute(graph, views, d) for d in (directions, directions[::-1].copy()))
+    assert np.abs(one[0] - other[0]).max() > 100 * TOLERANCE
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_the_file_is_a_valid_model_that_says_what_it_is_of(graph, run):
+    model = onnx.load(graph)
+    onnx.checker.check_model(model)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert told["run_fingerprint"] == RunDirectory(run).manifest().fingerprint
+    assert (told["recipe"], told["channel"], told["classes"]) == ("facet-vlm", "rgb", "HA,SA,NE")
+    assert str(run.parent).encode() not in graph.read_bytes()
+
+
+class TestRefused:
+    """There is no file that does not agree, and one that was there stays."""
+
+    @pytest.fixture
+    def before(self, tmp_path) -> Path:
+        (tmp_path / "faces.onnx").write_bytes(b"as it was")
+        return tmp_path / "faces.onnx"
+
+    def unchanged(self, before: Path) -> bool:
+        return [(path.name, path.read_bytes()) for path in before.parent.iterdir()] == [("faces.onnx", b"as it was")]
+
+    @pytest.mark.parametrize(
+        ("name", "change", "told"),
+        [("project_image.2.bias", 1.0, r"\d\.\de[+-]\d\d"), ("fusion.score.weight", torch.nan, "nan")],
+    )
+    def test_a_graph_that_computes_something_else_than_the_model(
+        self, name, change, told, run, graph, before, monkeypatch
+    ):
+        monkeypatch.setattr(onnx_graph, "_export", lambda _, file, facts: file.write_bytes(graph.read_bytes()))
+        model = result(run).model
+        assert write_onnx(before.parent / "good.onnx", model, {}) <= TOLERANCE
+        (before.parent / "good.onnx").unlink()
+        with torch.no_grad():
+            model.get_parameter(name).add_(change)
+        with pytest.raises(DisagreementError, match=f"differs from PyTorch by {told}; not written"):
+            write_onnx(before, model, {})
+        assert self.unchanged(before)
+
+    def test_without_the_packages_it_is_said_what_to_install(self, run, before, monkeypatch):
+        real = onnx_graph.find_spec
+        monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None if name == "onnxscript" else real(name))
+        with pytest.raises(UsageError, match=r"--onnx: needs onnxscript; pip install 'smile-pipe\[onnx\]'"):
+            export(ExportConfig(run=run, onnx=before, open_clip=before.parent / "model"))
+        assert self.unchanged(before)
+
+    def test_a_tower_that_is_too_large_for_one_file(self, run, before, monkeypatch):
+        monkeypatch.setattr(onnx_graph, "MAX_BYTES", 1000)
+        with pytest.raises(UsageError, match="over 2 GiB of weights, and a file holds no more; use --open-clip"):
+            export(ExportConfig(run=run, onnx=before, open_clip=before.parent / "model"))
+        assert self.unchanged(before)
+
+
+def test_of_a_run_on_sequences_it_is_said_that_pooling_over_time_is_not_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("smile_pipe.pipeline.export.stage.write_onnx", lambda path, model, facts: 0.0)
+    register(tmp_path)
+    timelines = (None, make_timeline(2), make_timeline(3))
+    write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",), timelines=timelines)
+    learn(tmp_path / "shards", tmp_path / "run", epochs=1)
+    exported = export(ExportConfig(run=tmp_path / "run", onnx=tmp_path / "faces.onnx"))
+    assert len(exported.notes) == 1 and "single frames: the temporal pooling" in exported.notes[0]

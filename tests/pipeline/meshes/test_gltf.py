@@ -1,0 +1,273 @@
+"""glTF 2.0: what a file's scene shows is what is read, whatever types, places and materials its parts have."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from helpers.small_gltf import TRIANGLE, UVS, SmallGltf, data_uri, png
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.reader import read_mesh
+
+_PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+
+
+def _read(gltf: SmallGltf, tmp_path: Path, suffix: str = ".glb") -> Mesh:
+    return read_mesh(gltf.write(tmp_path / f"f{suffix}"))
+
+
+def _points(**attributes: Any) -> SmallGltf:
+    gltf = SmallGltf()
+    gltf.show(POSITION=gltf.array(TRIANGLE), **{name: gltf.array(*values) for name, values in attributes.items()})
+    return gltf
+
+
+def _seen(mesh: Mesh) -> np.ndarray:
+    """The pixel of the texture at every corner [F, 3, 3]."""
+    corners = mesh.uvs[mesh.face_uvs]
+    height, width, _ = mesh.texture.shape
+    rows = np.clip((1 - corners[..., 1]) * height, 0, height - 1).astype(int)
+    return mesh.texture[rows, np.clip(corners[..., 0] * width, 0, width - 1).astype(int)]
+
+
+def _sorted_triangles(points: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Corners [F, 3, 3] with their colours as rows [F, 18] in an order of their own, whatever that of the parts."""
+    rows = np.concatenate([points, colors], axis=2).reshape(-1, 18)
+    return rows[np.lexsort(np.round(rows.T, 2))]
+
+
+class TestScene:
+    def test_parts_in_any_places_are_what_trimesh_makes_of_them(self, tmp_path):
+        rng = np.random.default_rng(1)
+        scene = trimesh.Scene()
+        for number, made in enumerate(
+            (trimesh.creation.box(), trimesh.creation.icosphere(1), trimesh.creation.cone(1, 2))
+        ):
+            matrix = trimesh.transformations.random_rotation_matrix(rng.random(3))
+            matrix[:3, :3] *= rng.uniform(0.5, 3, 3) * (1, 1, -1 if number == 1 else 1)  # one is mirrored
+            matrix[:3, 3] = rng.normal(0, 5, 3)
+            made.visual = trimesh.visual.ColorVisuals(made, vertex_colors=rng.integers(0, 256, (len(made.vertices), 4)))
+            scene.add_geometry(made, transform=matrix, parent_node_name=f"n{number - 1}" if number else None)
+            scene.graph.update(frame_to=f"n{number}", matrix=matrix)
+        (tmp_path / "f.glb").write_bytes(scene.export(file_type="glb"))
+        files = scene.export(file_type="gltf", embed_buffers=True)
+        (tmp_path / "f.gltf").write_bytes(files["model.gltf"])
+        expected = trimesh.load_scene(tmp_path / "f.glb", process=False).to_mesh()
+        colors = expected.visual.vertex_colors[:, :3]
+        wanted = _sorted_triangles(expected.vertices[expected.faces], colors[expected.faces])
+        for name in ("f.glb", "f.gltf"):
+            mesh = read_mesh(tmp_path / name)
+            assert len(mesh.vertices) == len(expected.vertices)
+            found = _sorted_triangles(mesh.vertices[mesh.faces], mesh.colors[mesh.faces])
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+    def test_a_mirrored_part_is_not_inside_out(self, tmp_path):
+        sphere, gltf = trimesh.creation.icosphere(subdivisions=1), SmallGltf()
+        indices = gltf.array(sphere.faces.ravel(), "u2")
+        gltf.show({"indices": indices}, {"scale": [1, 1, -2]}, POSITION=gltf.array(sphere.vertices))
+        mesh = _read(gltf, tmp_path)
+        assert trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).volume == pytest.approx(2 * sphere.volume)
+
+    def test_a_matrix_is_by_columns_and_is_as_translation_rotation_and_scale(self, tmp_path):
+        half = np.sqrt(0.5)
+        moves = {"translation": [1, 2, 3], "rotation": [0, 0, half, half], "scale": [2, 3, 4]}
+        matrix = [0, 2, 0, 0, -3, 0, 0, 0, 0, 0, 4, 0, 1, 2, 3, 1]
+        for node in (moves, {"matrix": matrix}, moves | {"rotation": [0, 0, 7, 7]}):
+            gltf = SmallGltf()
+            gltf.show(node=node)
+            np.testing.assert_allclose(_read(gltf, tmp_path).vertices, [[1, 2, 3], [1, 4, 3], [-2, 2, 3]], atol=1e-6)
+
+    def test_a_node_moves_its_children_and_what_no_scene_shows_is_left_out(self, tmp_path):
+        gltf = SmallGltf()
+        child = gltf.show(node={"translation": [1, 0, 0]})
+        gltf.show(node={"translation": [50, 0, 0]})
+        parent = gltf.add("nodes", scale=[2, 2, 2], translation=[0, 5, 0], children=[child])
+        gltf.doc["scenes"] = [{"nodes": [1]}, {"nodes": [parent]}]
+        gltf.doc["scene"] = 1
+        assert _read(gltf, tmp_path).vertices.tolist() == (2 * TRIANGLE + [2, 5, 0]).tolist()
+        del gltf.doc["scenes"], gltf.doc["scene"]
+        assert sorted(_read(gltf, tmp_path).vertices[::3, 0].tolist()) == [2, 50]
+
+    def test_lines_and_points_are_left_out(self, tmp_path):
+        gltf = SmallGltf()
+        gltf.show({"mode": 1})
+        with pytest.raises(MeshError, match="shows no triangles in its scene"):
+            _read(gltf, tmp_path)
+        gltf.show()
+        assert len(_read(gltf, tmp_path).faces) == 1
+
+
+class TestArrays:
+    @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "f4"])
+    @pytest.mark.parametrize("normalized", [False, True])
+    def test_points_of_any_type(self, tmp_path, dtype, normalized):
+        gltf, values = SmallGltf(), 100 * TRIANGLE
+        if dtype[0] == "i":
+            values[0] = np.iinfo(dtype).min
+        gltf.show(POSITION=gltf.array(values, dtype, normalized=normalized))
+        largest = np.iinfo(dtype).max if normalized and dtype != "f4" else 1
+        expected = np.maximum(values / largest, -1) if largest > 1 else values
+        np.testing.assert_allclose(_read(gltf, tmp_path).vertices, expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("dtype", ["u1", "u2", "u4"])
+    def test_indices_of_any_type_or_none(self, tmp_path, dtype):
+        gltf = SmallGltf()
+        points = gltf.array(np.arange(18).reshape(6, 3))
+        gltf.show({"indices": gltf.array([5, 3, 1, 0, 2, 4], dtype)}, POSITION=points)
+        gltf.show(POSITION=points)
+        assert _read(gltf, tmp_path).faces.tolist() == [[5, 3, 1], [0, 2, 4], [6, 7, 8], [9, 10, 11]]
+
+    def test_interleaved_vertices(self, tmp_path):
+        gltf = SmallGltf()
+        rows = np.hstack([TRIANGLE, UVS, np.full((3, 1), 9, np.float32)])
+        view = gltf.view(b"pad." + rows.tobytes(), byteStride=24)
+        common = {"bufferView": view, "componentType": 5126, "count": 3}
+        points = gltf.add("accessors", type="VEC3", byteOffset=4, **common)
+        gltf.show(POSITION=points, TEXCOORD_0=gltf.add("accessors", type="VEC2", byteOffset=16, **common))
+        mesh = _read(gltf, tmp_path)
+        assert np.array_equal(mesh.vertices, TRIANGLE)
+        assert np.array_equal(mesh.uvs, UVS * [1, -1] + [0, 1])
+
+    def test_strips_and_fans_face_as_their_first_triangle(self, tmp_path):
+        points = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 2, 0]]
+        for mode, expected in ((5, [[0, 1, 2], [1, 3, 2], [2, 3, 4]]), (6, [[1, 2, 0], [2, 3, 0], [3, 4, 0]])):
+            gltf = SmallGltf()
+            gltf.show({"mode": mode}, POSITION=gltf.array(points))
+            assert _read(gltf, tmp_path).faces.tolist() == expected
+
+    def test_a_strip_that_goes_on_elsewhere_has_no_triangles_without_area(self, tmp_path):
+        gltf = SmallGltf()
+        joined = gltf.array([0, 1, 2, 2, 3, 3, 3, 4, 5], "u1")
+        gltf.show({"mode": 5, "indices": joined}, POSITION=gltf.array(np.random.default_rng(0).random((6, 3))))
+        assert _read(gltf, tmp_path).faces.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+    @pytest.mark.parametrize(
+        ("values", "dtype"),
+        [
+            ([[255, 0, 51], [0, 1, 2], [3, 128, 255]], "u1"),
+            ([[65535, 0, 13107, 7], [0, 257, 514, 7], [771, 32896, 65535, 7]], "u2"),
+            (np.array([[255, 0, 51], [0, 1, 2], [3, 128, 600]]) / 255, "f4"),
+        ],
+    )
+    def test_colours_of_any_type_are_bytes_without_alpha(self, tmp_path, values, dtype):
+        mesh = _read(_points(COLOR_0=(values, dtype)), tmp_path)
+        assert mesh.colors.tolist() == [[255, 0, 51], [0, 1, 2], [3, 128, 255]]
+
+    def test_colours_that_are_almost_black_stay_so(self, tmp_path):
+        assert _read(_points(COLOR_0=(np.eye(3), "u1")), tmp_path).colors.tolist() == np.eye(3).tolist()
+
+
+class TestTexture:
+    def test_the_texture_and_its_coordinates_are_what_trimesh_wrote(self, tmp_path):
+        uv = np.array([[0.0, 0], [1, 0], [0, 1]])
+        visual = trimesh.visual.TextureVisuals(uv=uv, image=Image.fromarray(_PIXELS))
+        part = trimesh.Trimesh(TRIANGLE, [[0, 1, 2]], visual=visual, process=False)
+        part.export(tmp_path / "f.glb")
+        mesh = read_mesh(tmp_path / "f.glb")
+        np.testing.assert_allclose(mesh.uvs, uv)
+        assert np.array_equal(mesh.texture, _PIXELS) and np.array_equal(mesh.faces, mesh.face_uvs)
+
+    def test_an_image_may_be_a_data_uri(self, tmp_path):
+        gltf = _points(TEXCOORD_0=(UVS, "f4"))
+        gltf.add("images", uri=data_uri(png(_PIXELS)))
+        gltf.doc["meshes"][0]["primitives"][0]["material"] = gltf.material(gltf.add("textures", source=0))
+        assert np.array_equal(_read(gltf, tmp_path, ".gltf").texture, _PIXELS)
+
+    def test_an_image_beside_the_file_is_named_and_not_opened(self, tmp_path):
+        gltf = _points(TEXCOORD_0=(UVS, "f4"))
+        gltf.add("images", uri="maps/the%20skin.png")
+        gltf.doc["meshes"][0]["primitives"][0]["material"] = gltf.material(gltf.add("textures", source=0))
+        mesh = _read(gltf, tmp_path)
+        assert (mesh.texture_name, mesh.texture) == ("maps/the skin.png", None)
+
+    def test_several_textures_are_stacked_and_what_has_none_is_white(self, tmp_path):
+        gltf = SmallGltf()
+        uvs = gltf.array([[0.2, 0.2], [0.9, 0.2], [1.2, -0.1]])
+        colors = [[200, 0, 0], [0, 100, 0]]
+        for color, size in zip(colors, ((4, 6), (8, 2)), strict=True):
+            material = gltf.image(np.full((*size, 3), color, np.uint8))
+            gltf.show({"material": material}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=uvs)
+        gltf.show()
+        gltf.show({"material": 0}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=uvs)
+        mesh = _read(gltf, tmp_path)
+        assert mesh.texture.shape == (4 + 8 + 1, 6, 3)
+        expected = [colors[0], colors[1], [255] * 3, colors[0]]
+        assert _seen(mesh).tolist() == [[color] * 3 for color in expected]
+
+    def test_stacked_textures_keep_where_each_coordinate_points(self, tmp_path):
+        gltf = SmallGltf()
+        pixels = [
+            np.random.default_rng(n).integers(0, 256, size, np.uint8) for n, size in enumerate(((4, 6, 3), (5, 2, 3)))
+        ]
+        centres = [(np.array([[0, 0], [1, 3], [1, 1]]) + 0.5) / image.shape[1::-1] for image in pixels]
+        for image, uvs in zip(pixels, centres, strict=True):
+            gltf.show({"material": gltf.image(image)}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=gltf.array(uvs))
+        expected = [image[[0, 3, 1], [0, 1, 1]].tolist() for image in pixels]
+        assert _seen(_read(gltf, tmp_path)).tolist() == expected
+
+    def test_a_material_may_take_the_second_coordinates_and_move_them(self, tmp_path):
+        gltf = _points(TEXCOORD_0=(np.zeros((3, 2)), "f4"), TEXCOORD_1=(128 * UVS, "u1"))
+        transform = {"offset": [0.25, 0.5], "scale": [1 / 256, 1 / 512], "texCoord": 1}
+        gltf.doc["extensionsRequired"] = ["KHR_mesh_quantization", "KHR_texture_transform"]
+        texture = gltf.add("textures", source=gltf.add("images", uri="a.png"))
+        material = gltf.material(texture, extensions={"KHR_texture_transform": transform})
+        gltf.doc["meshes"][0]["primitives"][0]["material"] = material
+        assert np.array_equal(_read(gltf, tmp_path).uvs, [[0.25, 0.5], [0.75, 0.5], [0.25, 0.25]])
+        transform["rotation"] = 1
+        with pytest.raises(MeshError, match="a texture that KHR_texture_transform rotates, which is not read"):
+            _read(gltf, tmp_path)
+
+    def test_textures_that_are_too_large_together_are_refused(self, tmp_path, monkeypatch):
+        gltf = SmallGltf()
+        for size in ((20, 1, 3), (1, 20, 3)):
+            material = gltf.image(np.zeros(size, np.uint8))
+            gltf.show({"material": material}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=gltf.array(UVS))
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 420)
+        assert _read(gltf, tmp_path).texture.shape == (21, 20, 3)
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 419)
+        with pytest.raises(MeshError, match="has textures of 20 x 21 pixels together; at most 419 are read"):
+            _read(gltf, tmp_path)
+
+    def test_an_image_that_is_damaged_or_too_large_is_refused(self, tmp_path, monkeypatch):
+        gltf = SmallGltf()
+        uvs = gltf.array(UVS)
+        for _ in range(2):
+            gltf.show({"material": gltf.image(_PIXELS)}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=uvs)
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 47)
+        with pytest.raises(MeshError, match="image 1 has 6 x 4 pixels; at most 23 are read"):
+            _read(gltf, tmp_path)
+        gltf.binary = gltf.binary.replace(b"IDAT", b"XXXX", 1)
+        with pytest.raises(MeshError, match="image 0 is not a readable JPEG, PNG, BMP, TIFF image"):
+            _read(gltf, tmp_path)
+
+
+class TestOtherFiles:
+    @pytest.mark.parametrize("name", ["f.bin", "data/the buffer.bin"])
+    def test_a_buffer_may_lie_below_the_files_own_folder(self, tmp_path, name):
+        gltf = SmallGltf()
+        gltf.show()
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(gltf.binary)
+        assert np.array_equal(read_mesh(gltf.write(tmp_path / "f.gltf", quote(name))).vertices, TRIANGLE)
+
+    @pytest.mark.parametrize(
+        "uri", ["../f.bin", "link.bin", "http://localhost/f.bin", "file:///etc/passwd", "%2e%2e/f.bin"]
+    )
+    def test_what_lies_elsewhere_is_never_opened(self, tmp_path, uri):
+        gltf, folder = SmallGltf(), tmp_path / "inner"
+        gltf.show()
+        folder.mkdir()
+        (tmp_path / "f.bin").write_bytes(gltf.binary)
+        (folder / "link.bin").symlink_to(tmp_path / "f.bin")
+        with pytest.raises(MeshError, match="outside its own folder; that is never opened"):
+            read_mesh(gltf.write(folder / "f.gltf", uri))
+
+    def test_a_buffer_that_is_missing_is_named(self, tmp_path):
+        gltf = SmallGltf()
+        gltf.show()
+        with pytest.raises(MeshError, match=r"its buffer at 'gone\.bin', which cannot be read: No such file"):
+            read_mesh(gltf.write(tmp_path / "f.gltf", "gone.bin"))

@@ -1,0 +1,158 @@
+"""Nodes, actors and blocks that are lost while a render runs: it goes on, and comes to the same bytes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from helpers.paths import REPOSITORY
+from helpers.worlds import content
+from smile_pipe.pipeline.render import job
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.stage import run
+
+IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
+
+
+# As in the fixture `shards_dir`.
+OPTIONS = {"size": 48, "samples_per_shard": 8}
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def die() -> None:
+    os._exit(1)
+
+
+def lose_block() -> ray.ObjectRef:
+    return die.remote()
+
+
+def lose_actor() -> ray.ObjectRef:
+    raise ActorDiedError
+
+
+def lose_input() -> ray.ObjectRef:
+    raise RayTaskError("encode", "a trace", ActorDiedError())
+
+
+def make_a_mistake() -> ray.ObjectRef:
+    raise RayTaskError("encode", "a trace", ZeroDivisionError())
+
+
+class TestNodes:
+    """On three nodes, which `nodes.py` starts in a process of its own."""
+
+    @pytest.fixture
+    def render(self, faces_dir: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[list[int], str]]]:
+        """Renders into `tmp_path / "out"`; gives the numbers of scans as they were done, and what Ray said."""
+        # Ray's files: the name is short, since there are sockets among them.
+        scratch = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")
+        root = REPOSITORY / "tests"
+        paths = str(root)
+
+        def start(deaths: list[tuple[str, int]], gpus: int = 0, parcel: int = 4, **options) -> tuple[list[int], str]:
+            options = {"data_dir": str(faces_dir), "out": str(tmp_path / "out"), **options}
+            wanted = {"options": options, "gpus": gpus, "parcel": parcel, "deaths": deaths}
+            done = subprocess.run(
+                [sys.executable, root / "helpers" / "nodes.py", json.dumps(wanted)],
+                env=os.environ | {"PYTHONPATH": paths, "RAY_TMPDIR": scratch, "TMPDIR": scratch},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+        yield start
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    @pytest.fixture
+    def undisturbed(self, faces_dir: Path, ray_cluster: None, tmp_path: Path) -> Callable[..., dict[str, bytes]]:
+        """What such a render leaves that nothing disturbs."""
+
+        def make(**options) -> dict[str, bytes]:
+            run(RenderConfig(data_dir=faces_dir, out=tmp_path / "undisturbed", **options))
+            return content(tmp_path / "undisturbed")
+
+        return make
+
+    def test_nodes_that_die_with_what_they_rendered(self, render, undisturbed, tmp_path):
+        options = {"size": 32, "limit": 24, "samples_per_shard": 20}
+        # Both nodes, so that all blocks of the first shard are lost before it is written.
+        done, said = render([("node", 12), ("node", 12)], **options)
+        assert sum(map(int, re.findall(r"recover (\d+) lost objects", said))) >= 3
+        assert done[-1] == 24 and done == sorted(done)
+        assert content(tmp_path / "out") == undisturbed(**options)
+
+    def test_an_actor_that_dies(self, render, undisturbed, tmp_path):
+        pytest.importorskip("pytorch3d")
+        options = {"size": 16, "limit": 4, "samples_per_shard": 2, "channels": ("rgb",), "renderer": "pytorch3d"}
+        done, _ = render([("actor", 1)], gpus=1, parcel=1, **options)
+        assert done[-1] == 4
+        assert content(tmp_path / "out") == undisturbed(**options)
+
+    @IN_FULL
+    def test_nodes_that_die_with_what_actors_rendered_that_are_gone(self, render, undisturbed, tmp_path):
+        pytest.importorskip("pytorch3d")
+        options = {"size": 16, "limit": 14, "samples_per_shard": 12, "channels": ("rgb",), "renderer": "pytorch3d"}
+        done, _ = render([("node", 14), ("node", 14)], gpus=1, parcel=2, **options)
+        # Begun anew: what was rendered is lost.
+        assert done[-1] == 14 and done != sorted(done)
+        assert content(tmp_path / "out") == undisturbed(**options)
+
+    @IN_FULL
+    def test_one_node_after_the_other(self, render, undisturbed, tmp_path):
+        options = {"size": 48, "samples_per_shard": 8}
+        done, _ = render([("node", count) for count in range(3, 33, 4)], parcel=3, **options)
+        assert done[-1] == 35
+        assert content(tmp_path / "out") == undisturbed(**options)
+
+
+class TestBlocks:
+    """Blocks that Ray cannot make again, on the Ray of all tests."""
+
+    @pytest.fixture
+    def load_run_config(self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[int]:
+        """Loses a block, the first few times that a job is begun; of how many shards each time."""
+        lose, which, times = request.param
+        encoded_blocks = job._encoded_blocks
+        load_run_config: list[int] = []
+
+        def lost(tasks: list, *args) -> Iterator:
+            load_run_config.append(len(tasks))
+            for number, (ref, num_rows) in enumerate(encoded_blocks(tasks, *args)):
+                yield lose() if number == which and len(load_run_config) <= times else ref, num_rows
+
+        monkeypatch.setattr(job, "_encoded_blocks", lost)
+        return load_run_config
+
+    @pytest.mark.parametrize("begun", [(lose_block, 2, 1), (lose_actor, 2, 1), (lose_input, 2, 1)], indirect=True)
+    def test_their_shards_are_begun_anew_and_no_others(self, load_run_config, faces_dir, shards_dir, tmp_path):
+        done: list[int] = []
+        config = RenderConfig(data_dir=faces_dir, out=tmp_path / "out", **OPTIONS)
+        run(config, lambda progress: done.append(progress.num_done))
+        first, again = load_run_config
+        assert first == 5 and again <= 3
+        # What has to be rendered again no longer counts as rendered.
+        assert done[-1] == max(done) == 35
+        assert content(tmp_path / "out") == content(shards_dir)
+
+    @pytest.mark.parametrize(
+        ("begun", "error", "times"),
+        [((lose_actor, 0, 99), ActorDiedError, [5, 5, 5]), ((make_a_mistake, 0, 99), RayTaskError, [5])],
+        indirect=["begun"],
+    )
+    def test_a_job_of_which_nothing_comes_is_given_up(
+        self, load_run_config, faces_dir, ray_cluster, tmp_path, error, times
+    ):
+        with pytest.raises(error):
+            run(RenderConfig(data_dir=faces_dir, out=tmp_path / "out", **OPTIONS))
+        assert load_run_config == times

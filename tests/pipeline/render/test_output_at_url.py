@@ -1,0 +1,214 @@
+"""Shards under a URL: the same bytes as on a disk, whole or not there, done once, and no credentials in them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.faulty_server import FaultyServer
+from smile_pipe.pipeline.common.expressions import EXPRESSIONS
+from smile_pipe.pipeline.render import stage as render
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.job import _marks
+from smile_pipe.pipeline.render.output import RenderOutput
+from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.storage import Place, place
+from smile_pipe.shards.verify import verify_shards
+
+OPTIONS = {"size": 32, "channels": ("rgb",), "rig": "3", "samples_per_shard": 4, "limit": 11}
+
+
+def config(data_dir: Path, out: Place | str, **options) -> RenderConfig:
+    return RenderConfig(data_dir=data_dir, out=out, **(OPTIONS | options))
+
+
+def content(root: Place) -> dict[str, bytes]:
+    """All files below a folder, by name."""
+    if isinstance(root, Path):
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    files = root.fs.find(root.path)
+    return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
+
+
+@pytest.fixture(scope="module")
+def on_disk(faces_dir, ray_cluster, tmp_path_factory) -> Path:
+    """The same shards, rendered to a disk."""
+    out = tmp_path_factory.mktemp("on-disk") / "shards"
+    render.run(config(faces_dir, out))
+    return out
+
+
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """Render in this process, which is quicker, and where the storage can be made to fail."""
+    monkeypatch.setattr(render, "_in_process", lambda config: True)
+
+
+def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster, on_disk, s3_url):
+    manifest = render.run(config(faces_dir, f"{s3_url}/a/shards"))
+    assert manifest.num_samples == 11
+    assert content(place(f"{s3_url}/a/shards")) == content(on_disk)
+    assert [found for _, found in verify_shards(ShardSet.open(f"{s3_url}/a/shards")) if found] == []
+
+
+def test_what_workers_are_at_is_not_noted_in_an_object_store_but_beside_them(on_disk):
+    """There it would take three requests a sample."""
+    assert place(_marks(RenderOutput(place("s3://bucket/a")))) == Path(_marks(RenderOutput(place("s3://bucket/a"))))
+    assert _marks(RenderOutput(place("s3://bucket/a"))) != _marks(RenderOutput(place("s3://bucket/b")))
+    assert Path(_marks(RenderOutput(on_disk))).is_relative_to(on_disk)
+
+
+def test_memory_is_written_to_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "ray_session", lambda address: pytest.fail("Ray was started"))
+    url = f"memory://{tmp_path.name}/shards"
+    seen = []
+    render.run(config(faces_dir, url), lambda progress: seen.append(progress.num_done))
+    assert content(place(url)) == content(on_disk)
+    assert seen[-1] == 11
+
+
+@pytest.mark.usefixtures("here")
+class TestAgain:
+    """What is there is looked at, and only the rest is done."""
+
+    def test_a_second_run_writes_nothing(self, faces_dir, s3_url, monkeypatch):
+        out = place(s3_url) / "shards"
+        first = render.run(config(faces_dir, out))
+        before = times(out)
+        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
+        assert render.run(config(faces_dir, out)) == first
+        assert times(out) == before
+
+    def test_an_interrupted_run_is_gone_on_with(self, faces_dir, on_disk, s3_url, monkeypatch):
+        out = place(s3_url) / "shards"
+        with pytest.raises(KeyboardInterrupt):
+            render.run(config(faces_dir, out), interrupt_after(5))
+        before = {name: time for name, time in times(out).items() if name.startswith("shards/")}
+        assert list(before) == ["shards/000000.tar"]
+        assert not (out / "manifest.json").exists()
+        render.run(config(faces_dir, out))
+        assert content(out) == content(on_disk)
+        assert times(out).items() >= before.items()
+
+    def test_a_run_that_was_stopped_before_its_first_shard_is_no_strange_folder(self, faces_dir, s3_url):
+        out = place(s3_url) / "shards"
+        with pytest.raises(KeyboardInterrupt):
+            render.run(config(faces_dir, out), interrupt_after(1))
+        assert render.plan(config(faces_dir, out)).num_to_render == 11
+
+    def test_a_folder_of_something_else_is_refused(self, faces_dir, s3_url):
+        (place(s3_url) / "thesis.tex").write_bytes(b"\\section")
+        with pytest.raises(ValueError, match="holds files that are not of a render"):
+            render.run(config(faces_dir, s3_url))
+
+    def test_shards_without_samples_go(self, faces_dir, s3_url):
+        out = place(s3_url) / "shards"
+        render.run(config(faces_dir, out))
+        render.run(config(faces_dir, out, limit=4))
+        assert {name for name in content(out) if name.startswith("shards/")} == {"shards/000000.tar"}
+
+    def test_a_shard_that_was_deleted_is_made_again(self, faces_dir, s3_url):
+        out = place(s3_url) / "shards"
+        render.run(config(faces_dir, out))
+        before = content(out)
+        (out / "shards" / "000001.tar").unlink()
+        assert render.plan(config(faces_dir, out)).num_to_render == 4
+        render.run(config(faces_dir, out))
+        assert content(out) == before
+
+    def test_other_prompts_are_written_around_the_images_that_are_there(self, faces_dir, s3_url, tmp_path):
+        out, bank = place(s3_url) / "shards", tmp_path / "bank.yaml"
+        render.run(config(faces_dir, out))
+        bank.write_text("".join(f"{code}: [a face that shows {code}]\n" for code in EXPRESSIONS))
+        plan = render.plan(config(faces_dir, out, prompts=bank))
+        assert (plan.num_to_render, plan.num_to_rewrite) == (0, 11)
+        render.run(config(faces_dir, out, prompts=bank))
+        shards = ShardSet.open(str(out))
+        assert {shards.read(row).text for row in shards.rows} == {f"a face that shows {e}" for e in EXPRESSIONS}
+        assert [found for _, found in verify_shards(shards) if found] == []
+
+
+@pytest.mark.usefixtures("here")
+class TestFaults:
+    """A storage that fails now and then, as storages do."""
+
+    @pytest.fixture
+    def faulty(self, s3_server, monkeypatch) -> FaultyServer:
+        from s3fs import S3FileSystem
+
+        with FaultyServer(s3_server) as server:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+            S3FileSystem.clear_instance_cache()
+            yield server
+        S3FileSystem.clear_instance_cache()
+
+    @pytest.mark.parametrize("fault", ["500", "503", "reset", "reset after it was done"])
+    def test_faults_that_pass_are_not_noticed(self, faces_dir, on_disk, s3_url, faulty, fault):
+        faulty.fault, faulty.every = fault, 4
+        render.run(config(faces_dir, f"{s3_url}/shards"))
+        num_faults = faulty.num_faults
+        faulty.every = 0
+        assert num_faults > 5
+        assert content(place(f"{s3_url}/shards")) == content(on_disk)
+
+    def test_a_storage_that_stays_away_is_an_error_and_no_shard_is_half_there(
+        self, faces_dir, on_disk, s3_url, faulty, monkeypatch
+    ):
+        out = place(s3_url) / "shards"
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+        monkeypatch.setattr("s3fs.S3FileSystem.retries", 2)
+
+        def fail_later(progress) -> None:
+            if progress.num_done > 5:
+                faulty.fault, faulty.every = "503", 1
+
+        with pytest.raises(OSError, match=r"503|reduce your request rate|Service Unavailable|Slow"):
+            render.run(config(faces_dir, out), fail_later)
+        faulty.every = 0
+        there = content(out)
+        assert "manifest.json" not in there
+        done = content(on_disk)
+        assert {name: done[name] for name in there if name.startswith("shards/")} == {
+            name: there[name] for name in there if name.startswith("shards/")
+        }
+        # The lock, which could not be removed, is that of this process and stands in nobody's way.
+        render.run(config(faces_dir, out))
+        assert content(out) == done
+
+
+def test_no_credentials_in_what_is_written_and_said(faces_dir, s3_url, monkeypatch):
+    command = [Path(sys.executable).parent / "smile-pipe", "render", faces_dir, "--out", f"{s3_url}/shards"]
+    options = ["--size", "32", "--channels", "rgb", "--limit", "3", "--debug", "--json"]
+    done = subprocess.run([*command, *options], capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    written = content(place(s3_url))
+    assert "shards/manifest.json" in written
+    said = b"".join([done.stdout, done.stderr, *written.values()])
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert os.environ[name].encode() not in said
+
+
+@pytest.mark.parametrize("where", ["data_dir", "--out"])
+def test_a_url_with_credentials_is_refused_by_a_line_without_them(where, tmp_path):
+    url, command = "s3://name:hunter2@bucket/x", [Path(sys.executable).parent / "smile-pipe", "render"]
+    arguments = [url, "--out", tmp_path / "x"] if where == "data_dir" else [tmp_path, "--out", url]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "credentials do not belong in a URL" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def interrupt_after(num_done: int):
+    def interrupt(progress) -> None:
+        if progress.num_done >= num_done:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def times(root: Place) -> dict[str, object]:
+    """When each object was last written."""
+    found = root.fs.find(root.path, detail=True)
+    return {name.removeprefix(root.path).strip("/"): info["LastModified"] for name, info in found.items()}

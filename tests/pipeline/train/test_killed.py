@@ -1,0 +1,147 @@
+"""Training that is disturbed: a worker is killed, or the command stopped; the result is the same, to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.processes import workers
+from helpers.samples import write_shard_set
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
+from smile_pipe.pipeline.runs.run_manifest import RunManifest
+from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.stage import run as train
+
+IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
+
+EPOCHS = 12
+OPTIONS = {"epochs": EPOCHS, "batch_size": 2, "split": "kfold:6:0", "keep": EPOCHS}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen samples, of which fifteen are learned from."""
+    root = tmp_path_factory.mktemp("shards") / "shards"
+    write_shard_set(root, num_subjects=6, channels=("rgb",))
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A whole run with so many workers; each is made once."""
+    made: dict[int, Path] = {}
+
+    def make(num_workers: int) -> Path:
+        if num_workers not in made:
+            out = tmp_path_factory.mktemp("undisturbed") / "run"
+            train(config(shards, out, num_workers))
+            made[num_workers] = out
+        return made[num_workers]
+
+    return make
+
+
+def config(shards: Path, out: Path, num_workers: int = 1) -> TrainConfig:
+    return TrainConfig(shards=str(shards), out=out, num_workers=num_workers, **OPTIONS)
+
+
+def assert_same_result(found: Path, expected: Path) -> None:
+    """Equal weights and losses, to the bit, and a row of metrics for each step that has one, once."""
+    weights, same = (RunDirectory(path).checkpoints()[-1].load_model() for path in (found, expected))
+    assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in same)
+    assert RunManifest.read(found / "manifest.json") == RunManifest.read(expected / "manifest.json")
+    timeless = [
+        [
+            {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait")}
+            for row in rows
+        ]
+        for rows in (RunDirectory(path).metrics() for path in (found, expected))
+    ]
+    assert timeless[0] == timeless[1]
+
+
+class Killer(threading.Thread):
+    """Kills one worker of a run, once, as soon as there is a checkpoint."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(daemon=True)
+        self.out, self.killed, self.steps_before = out, 0, -1
+        self.first_checkpoint = out / "checkpoints" / "never"
+
+    def run(self) -> None:
+        until = time.monotonic() + 120
+        while not (checkpoints := RunDirectory(self.out).checkpoints()) and time.monotonic() < until:
+            time.sleep(0.005)
+        self.killed = workers("RayTrainWorker")[-1]
+        os.kill(self.killed, signal.SIGKILL)
+        self.first_checkpoint, self.steps_before = checkpoints[0].path, len(RunDirectory(self.out).checkpoints())
+        self.inode = self.first_checkpoint.stat().st_ino
+
+
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=IN_FULL)])
+def test_a_killed_worker_is_replaced_and_goes_on_from_the_last_checkpoint(
+    shards, ray_cluster, undisturbed, tmp_path, num_workers
+):
+    import ray
+
+    if ray.cluster_resources()["CPU"] < num_workers:
+        pytest.skip("there are not cores for as many workers")
+    expected, out = undisturbed(num_workers), tmp_path / "run"
+    killer = Killer(out)
+    killer.start()
+    train(config(shards, out, num_workers))
+    killer.join()
+    # It was killed in mid-run, and what was learned until then was not learned anew.
+    assert killer.killed and killer.steps_before < EPOCHS
+    assert killer.first_checkpoint.stat().st_ino == killer.inode
+    assert_same_result(out, expected)
+
+
+class TestStopping:
+    @pytest.fixture
+    def stopped(self, shards: Path, tmp_path: Path) -> Callable[[signal.Signals], tuple[int, str, float]]:
+        """Runs `smile-pipe train`, stops it once there is a checkpoint, and gives code, stderr and seconds it took."""
+
+        def stop(number: signal.Signals) -> tuple[int, str, float]:
+            words = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+            arguments = ["train", "--shards", str(shards), "--out", str(tmp_path / "run"), *words]
+            command = [sys.executable, "-c", "from smile_pipe.cli.main import main; main()", *arguments]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            try:
+                until = time.monotonic() + 200
+                while not RunDirectory(tmp_path / "run").checkpoints() and time.monotonic() < until:
+                    assert process.poll() is None, process.communicate()
+                    time.sleep(0.01)
+                process.send_signal(number)
+                began = time.monotonic()
+                _, stderr = process.communicate(timeout=60)
+                return process.returncode, stderr, time.monotonic() - began
+            finally:
+                process.kill()
+
+        return stop
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=IN_FULL)]
+    )
+    def test_it_ends_soon_says_how_to_go_on_and_goes_on_to_the_same_result(
+        self, shards, undisturbed, stopped, tmp_path, number, code
+    ):
+        found, stderr, seconds = stopped(number)
+        assert found == code, stderr
+        assert "--resume" in stderr and "Traceback" not in stderr
+        assert seconds < 20
+        out = RunDirectory(tmp_path / "run")
+        left = out.checkpoints()
+        assert 0 < len(left) < EPOCHS and not out.manifest_path.exists()
+        for checkpoint in left:
+            assert checkpoint.load_state()["step"] == checkpoint.step and checkpoint.load_model()
+        train(config(shards, tmp_path / "run").model_copy(update={"resume": True}))
+        assert_same_result(tmp_path / "run", undisturbed(1))

@@ -1,0 +1,108 @@
+"""Training nodes that are gone: it is said, another node takes their place, and fewer go on where none does."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.processes import wait_until
+from helpers.ray_nodes import RayNodes
+from helpers.samples import write_shard_set
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
+from smile_pipe.pipeline.train import job
+from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.job import has_room, warn_on_lost_nodes
+
+IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
+
+
+def node(cpus: int, gpus: int = 0, alive: bool = True) -> dict:
+    return {"Alive": alive, "Resources": {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "num_workers", "fits"),
+    [
+        ([node(4), node(4)], {"CPU": 4}, 2, True),
+        ([node(4), node(4, alive=False)], {"CPU": 4}, 2, False),
+        # Six cores, but not three on any one node more than once.
+        ([node(4), node(2)], {"CPU": 3}, 2, False),
+        ([node(16, gpus=2)], {"CPU": 1, "GPU": 1}, 2, True),
+        ([node(16, gpus=1), node(16)], {"CPU": 1, "GPU": 1}, 2, False),
+        ([], {"CPU": 1}, 1, False),
+    ],
+)
+def test_room_is_for_whole_workers_on_nodes_that_are_alive(nodes, resources, num_workers, fits):
+    assert has_room(nodes, resources, num_workers) is fits
+
+
+def test_it_is_said_once_for_each_time_that_a_node_is_gone(monkeypatch, caplog, tmp_path):
+    import ray
+
+    # What each check finds: one that lacks is passed over, two are told of, and what comes after a return is news.
+    found = iter([2, 1, 2, 1, 1, 1, 2, 1, 1])
+    asked: list[int] = []
+
+    def nodes() -> list[dict]:
+        asked.append(next(found, 2))
+        return [node(asked[-1])]
+
+    monkeypatch.setattr(ray, "nodes", nodes)
+    monkeypatch.setattr(job, "CHECK_SECONDS", 0.001)
+    config = TrainConfig(shards="s", out=tmp_path, num_workers=2, batch_size=8)
+    with caplog.at_level(logging.ERROR), warn_on_lost_nodes(config, {"CPU": 1}):
+        wait_until(lambda: len(asked) > 9)
+    assert len(caplog.messages) == 2
+    assert "no room for 2 workers" in caplog.text and "whose product is 16" in caplog.text
+
+
+class Training:
+    """`smile-pipe train` on nodes of one core."""
+
+    def __init__(self, nodes: RayNodes, shards: Path, out: Path) -> None:
+        self.nodes, self.shards, self.out = nodes, shards, out
+
+    def start(self, *options: object) -> subprocess.Popen:
+        arguments = ["train", "--shards", self.shards, "--out", self.out, "--split", "kfold:6:0", "--epochs", 40]
+        command = [sys.executable, "-c", "from smile_pipe.cli.main import main; main()", *arguments, "--json", *options]
+        return subprocess.Popen(
+            [*map(str, command), "--address", self.nodes.address],
+            env=self.nodes.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def step(self) -> int:
+        return max((checkpoint.step for checkpoint in RunDirectory(self.out).checkpoints()), default=0)
+
+
+@IN_FULL
+def test_another_node_takes_the_place_of_one_that_dies_and_where_there_is_none_fewer_go_on(tmp_path):
+    write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",))
+    with RayNodes(num_workers=3) as nodes:
+        training = Training(nodes, tmp_path / "shards", tmp_path / "run")
+        process = training.start("--num-workers", 2, "--batch-size", 2)
+        wait_until(lambda: training.step or process.poll() is not None, seconds=180)
+        nodes.kill_one("RayTrainWorker")
+        # On the nodes that are left there is room for two.
+        wait_until(lambda: training.step >= 20 or process.poll() is not None, seconds=180)
+        before = training.step
+        assert process.poll() is None and before >= 20
+        for _ in range(2):
+            nodes.kill_one()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 143, stderr
+        last = training.start("--num-workers", 1, "--batch-size", 4, "--resume")
+        stdout, stderr = last.communicate(timeout=300)
+        assert last.returncode == 0, stderr
+        manifest = json.loads(stdout)
+        assert manifest["num_steps"] == 160 and [size for _, size in manifest["world_sizes"]] == [2, 1]
+        assert manifest["world_sizes"][1][0] >= before

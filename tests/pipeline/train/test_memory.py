@@ -1,0 +1,111 @@
+"""Training in less memory or time: in parts, without activations, compiled; what is learned is the same."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from helpers import small_runs
+from helpers.small_runs import config, learn, timeless, weights
+from smile_pipe.pipeline.runs import run_log
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
+from smile_pipe.pipeline.train import grad_cache, train_step
+from smile_pipe.shards.errors import UsageError
+
+EXACT = {"epochs": 2, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return small_runs.write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_step_is_logged():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_log, "LOG_EVERY", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain") / "run"
+    learn(shards, out, **EXACT)
+    return out
+
+
+def losses(run) -> torch.Tensor:
+    return torch.tensor([[value for name, value in row.items() if "loss" in name] for row in timeless(run)])
+
+
+def check_first_steps(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Before the first step losses are equal but for rounding.
+
+    After it they are less so: AdamW's steps along gradients that are nothing but rounding are as long as others.
+    """
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
+
+
+def test_in_parts_the_same_losses_are_learned_from(shards, plain, tmp_path, monkeypatch):
+    faces, embed = [], grad_cache.embed
+    monkeypatch.setattr(
+        grad_cache, "embed", lambda net, shown, how: faces.append(len(shown.moments.counts)) or embed(net, shown, how)
+    )
+    learn(shards, tmp_path / "run", accumulate=3, **EXACT)
+    check_first_steps(losses(tmp_path / "run"), losses(plain))
+    # Fifteen samples in four steps, three parts each, twice.
+    assert max(faces) == 2 and len(faces) == 2 * 8 * 3 and sum(faces) == 2 * 2 * 15
+
+
+def test_without_activations_kept_the_losses_are_the_same(shards, plain, tmp_path, monkeypatch):
+    calls, checkpoint = [], torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(
+        "open_clip.transformer.checkpoint", lambda *given, **how: calls.append(given[0]) or checkpoint(*given, **how)
+    )
+    learn(shards, tmp_path / "run", checkpoint_activations=True, **EXACT)
+    torch.testing.assert_close(losses(tmp_path / "run"), losses(plain), rtol=1e-6, atol=1e-6)
+    # One block of the image tower and one of the text tower, in each of eight steps.
+    assert len(calls) == 2 * 8
+
+
+def test_a_resnet_cannot_and_that_is_said_before_anything_is_written(shards, tmp_path):
+    with pytest.raises(UsageError, match="--checkpoint-activations: the image tower of smile-tiny is a ResNet"):
+        learn(shards, tmp_path / "run", checkpoint_activations=True, arch="smile-tiny")
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiled_the_losses_are_the_same_and_so_are_the_names_of_the_weights(shards, plain, tmp_path, monkeypatch):
+    # Its usual backend needs a minute and a compiler.
+    monkeypatch.setattr(train_step, "COMPILE_BACKEND", "eager")
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    learn(shards, tmp_path / "run", compile=True, ema=0.5, validation=0.2, epochs=1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    found = RunDirectory(tmp_path / "run").checkpoints()[-1]
+    assert found.load_model().keys() == found.load_state()["model"].keys() == weights(plain).keys()
+    learn(shards, tmp_path / "other", compile=True, **EXACT)
+    torch.testing.assert_close(losses(tmp_path / "other"), losses(plain), rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="the usual backend needs a C++ compiler")
+def test_compiled_by_the_usual_backend_the_losses_are_the_same(shards, plain, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch.compiler.reset()
+    learn(shards, tmp_path / "run", compile=True, **EXACT)
+    assert any((tmp_path / "cache").rglob("*.so"))
+    check_first_steps(losses(tmp_path / "run"), losses(plain))
+    torch.compiler.reset()
+
+
+def test_how_it_is_computed_is_recorded_and_no_part_of_the_request(shards, tmp_path):
+    plain = config(shards, tmp_path / "run")
+    how = {"accumulate": 4, "checkpoint_activations": True, "compile": True, "wandb": "faces"}
+    other = plain.model_copy(update=how)
+    assert other.for_fingerprint() == plain.for_fingerprint()
+    assert how.items() <= other.recorded().items()
+    for name, value in {"ema": 0.9, "validation": 0.1, "precision": "float32", "batch_size": 5}.items():
+        assert plain.model_copy(update={name: value}).for_fingerprint() != plain.for_fingerprint()
+    assert json.loads(json.dumps(other.recorded())) == other.recorded()

@@ -1,0 +1,192 @@
+"""Every recipe through the training stage: it learns, goes on where it stopped, and sees no label but where it may."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from smile_pipe.model.config import RECIPES
+from smile_pipe.pipeline.evaluate import stage as evaluate
+from smile_pipe.pipeline.evaluate.config import EvaluateConfig
+from smile_pipe.pipeline.render import stage as render
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
+from smile_pipe.pipeline.runs.run_log import RunLog
+from smile_pipe.pipeline.train import stage as train
+from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.reader import ShardSet
+
+OPTIONS = {"epochs": 2, "batch_size": 8, "split": "kfold:5:0"}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch) -> None:
+    """In this process, without Ray."""
+    monkeypatch.setattr(train, "_in_process", lambda config: True)
+    monkeypatch.setattr(render, "_in_process", lambda config: True)
+
+
+@pytest.fixture(scope="module")
+def measured_dir(faces_dir, tmp_path_factory) -> Path:
+    """Shards whose captions are measured on landmarks."""
+    out = tmp_path_factory.mktemp("measured") / "shards"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "_in_process", lambda config: True)
+        render.run(RenderConfig(data_dir=faces_dir, out=out, size=48, samples_per_shard=8, text="geometry"))
+    return out
+
+
+def config(shards: Path, out: Path, **options) -> TrainConfig:
+    return TrainConfig(shards=str(shards), out=out, **(OPTIONS | options))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return RunDirectory(run).checkpoints()[-1].load_model()
+
+
+def same(a: Path, b: Path) -> bool:
+    one, other = weights(a), weights(b)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_trains_and_is_scored(shards_dir, tmp_path, recipe):
+    manifest = train.run(config(shards_dir, tmp_path / "run", recipe=recipe))
+    about = RECIPES[recipe]
+    assert manifest.final_losses.keys() == {f"loss_{name}" for name in (*about.weights, "total")}
+    assert manifest.text_source == {"none": "none", "pseudo": "pseudo"}.get(about.text, "label")
+    result = evaluate.run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir)))
+    first = {"barlow": [], "supervised": ["classifier"]}.get(recipe, ["zero-shot"])
+    assert list(result.protocols) == [*first, "knn", "probe"]
+
+
+def test_a_loss_is_left_out_when_asked(shards_dir, tmp_path):
+    manifest = train.run(config(shards_dir, tmp_path / "run", without=("mv", "cm"), epochs=1))
+    assert manifest.final_losses.keys() == {"loss_vl", "loss_total"}
+    assert manifest.recipe["without"] == ["mv", "cm"]
+    train.run(config(shards_dir, tmp_path / "clip", recipe="clip", epochs=1))
+    assert same(tmp_path / "run", tmp_path / "clip")
+
+
+def test_what_a_recipe_learns_beside_weights_is_logged(shards_dir, tmp_path):
+    train.run(config(shards_dir, tmp_path / "run", recipe="affect-vlm", epochs=1))
+    assert 0.05 < RunDirectory(tmp_path / "run").metrics()[-1]["margin"] < 0.6
+
+
+class TestWithoutLabels:
+    """Labels are exchanged among the samples, in the index and in every record, and nothing changes."""
+
+    @pytest.fixture
+    def exchange(self, monkeypatch) -> Iterator[None]:
+        select_training_rows, read = ShardSet.of_subjects, ShardSet.read
+        words = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
+
+        def other(label: str, key: str) -> str:
+            return words[(words.index(label) + len(key) + sum(map(ord, key))) % len(words)]
+
+        def exchanged_rows(shards, subjects):
+            return [
+                replace(row, expression=other(row.expression, row.key), level=None, labels={})
+                for row in select_training_rows(shards, subjects)
+            ]
+
+        def exchanged_sample(shards, row):
+            sample = read(shards, row)
+            record = sample.record
+            changed = {"expression": other(record.expression, record.key), "level": None, "labels": {}}
+            if record.text_source == "label":
+                changed["concept"] = changed["expression"]
+                text = f"the face of {changed['expression']}"
+            else:
+                text = sample.text
+            return replace(sample, record=record.model_copy(update=changed), text=text)
+
+        def exchange() -> None:
+            monkeypatch.setattr(ShardSet, "of_subjects", exchanged_rows)
+            monkeypatch.setattr(ShardSet, "read", exchanged_sample)
+
+        return exchange
+
+    @pytest.mark.parametrize(
+        "options", [{"text": "none"}, {"text": "pseudo"}, {"recipe": "multiview-vlm"}, {"recipe": "barlow"}]
+    )
+    def test_without_text_and_with_pseudo_labels(self, shards_dir, tmp_path, exchange, options):
+        train.run(config(shards_dir, tmp_path / "true", **options))
+        exchange()
+        train.run(config(shards_dir, tmp_path / "exchanged", **options))
+        assert same(tmp_path / "true", tmp_path / "exchanged")
+
+    def test_with_captions_that_were_measured(self, measured_dir, tmp_path, exchange):
+        train.run(config(measured_dir, tmp_path / "true"))
+        exchange()
+        manifest = train.run(config(measured_dir, tmp_path / "exchanged"))
+        assert manifest.text_source == "geometry"
+        assert same(tmp_path / "true", tmp_path / "exchanged")
+
+    @pytest.mark.parametrize("recipe", ["smile-vlm", "supervised"])
+    def test_with_labels_it_is_not_so(self, shards_dir, tmp_path, exchange, recipe):
+        train.run(config(shards_dir, tmp_path / "true", recipe=recipe))
+        exchange()
+        train.run(config(shards_dir, tmp_path / "exchanged", recipe=recipe))
+        assert not same(tmp_path / "true", tmp_path / "exchanged")
+
+
+class TestMidEpoch:
+    """A run that stops within an epoch goes on with the same numbers."""
+
+    @pytest.mark.parametrize("options", [{}, {"recipe": "multiview-vlm"}, {"recipe": "facet-vlm"}])
+    def test_to_the_bit(self, shards_dir, tmp_path, monkeypatch, options):
+        whole = config(shards_dir, tmp_path / "whole", **options)
+        train.run(whole)
+        halves = config(shards_dir, tmp_path / "halves", save_every=2, **options)
+        step = RunLog.step
+
+        def stop(log, number, *rest) -> None:
+            step(log, number, *rest)
+            if number == 7:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLog, "step", stop)
+            with pytest.raises(KeyboardInterrupt):
+                train.run(halves)
+        # 28 samples in batches of 8: an epoch has 4 steps.
+        assert [c.step for c in RunDirectory(tmp_path / "halves").checkpoints()] == [4, 6]
+        manifest = train.run(halves.model_copy(update={"resume": True}))
+        assert same(tmp_path / "whole", tmp_path / "halves")
+        assert manifest.final_losses == RunDirectory(tmp_path / "whole").manifest().final_losses
+
+    def test_how_often_is_saved_is_no_part_of_the_result(self, shards_dir, tmp_path):
+        often, seldom = (config(shards_dir, tmp_path / "run", save_every=n) for n in (1, 0))
+        assert often.for_fingerprint() == seldom.for_fingerprint()
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"recipe": "smile-vml"}, "unknown recipe 'smile-vml'; did you mean smile-vlm"),
+            ({"without": ("xx",)}, "smile-vlm has no loss 'xx'"),
+            ({"recipe": "barlow", "text": "label"}, "--recipe barlow: learns without text; leave --text out"),
+            ({"recipe": "clip", "text": "none"}, "--recipe clip: has no loss left without text"),
+            ({"without": ("mv",), "text": "none"}, "has no loss left without text"),
+            ({"recipe": "supervised", "text": "pseudo"}, "learns from labels, not from pseudo; leave --text out"),
+            ({"text": "geometry"}, "the shards carry prompts from label; use --text label, or render them"),
+        ],
+    )
+    def test_what_does_not_go_together(self, shards_dir, tmp_path, options, reason):
+        with pytest.raises(UsageError, match=reason):
+            train.run(config(shards_dir, tmp_path / "run", **options))
+        assert not (tmp_path / "run").exists()
+
+    def test_labels_that_the_shards_do_not_carry(self, measured_dir, tmp_path):
+        with pytest.raises(UsageError, match="learns from labels, not from geometry; render the shards with --text"):
+            train.run(config(measured_dir, tmp_path / "run", recipe="affect-vlm"))
+
+    def test_a_classifier_of_a_run_that_has_none(self, shards_dir, tmp_path):
+        train.run(config(shards_dir, tmp_path / "run", epochs=1))
+        with pytest.raises(UsageError, match="the run has none; train with --recipe supervised"):
+            evaluate.run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol="classifier"))

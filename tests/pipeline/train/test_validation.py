@@ -1,0 +1,176 @@
+"""Validation: who is held back, what is measured on them, and that nothing is learned from them."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import small_runs
+from helpers.samples import make_timeline, write_shard_set
+from helpers.small_runs import learn, same, timeless, weights
+from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data.selection import split_validation
+from smile_pipe.pipeline.evaluate.config import EvaluateConfig
+from smile_pipe.pipeline.evaluate.stage import run as evaluate
+from smile_pipe.pipeline.runs.load_model import TrainedModel
+from smile_pipe.pipeline.runs.run_directory import RunDirectory, open_run
+from smile_pipe.pipeline.train import validation
+from smile_pipe.pipeline.train.context import Worker
+from smile_pipe.pipeline.train.train_step import TrainStep
+from smile_pipe.pipeline.train.validation import Validation, embed_rows
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.splits import split_subjects
+
+ALONE = Worker(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return small_runs.write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def validated(shards, tmp_path_factory):
+    """A run that held back two of its five training subjects, and what its steps were given."""
+    out, seen, step = tmp_path_factory.mktemp("run") / "run", [], TrainStep.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TrainStep, "step", lambda self, batch, *rest: seen.extend(batch.subjects) or step(self, batch, *rest)
+        )
+        manifest = learn(shards, out, validation=0.4)
+    return out, manifest, seen
+
+
+class TestHoldBack:
+    subjects = tuple(f"F{number:04d}" for number in range(20))
+
+    def test_held_back_subjects_are_those_that_a_holdout_tests_on(self):
+        learned, held = split_validation(self.subjects, 0.25)
+        split = split_subjects("holdout:0.25", self.subjects)
+        assert (learned, held) == (split.train, split.test) and len(held) == 5
+        assert split_validation(self.subjects[::-1], 0.25) == (learned, held)
+
+    def test_by_default_nobody_is(self):
+        assert split_validation(self.subjects, 0.0) == (self.subjects, ())
+
+    @pytest.mark.parametrize(("fraction", "told"), [(0.01, "none to hold back"), (0.99, "none to learn from")])
+    def test_a_side_without_anybody_is_refused_naming_the_option(self, fraction, told):
+        with pytest.raises(UsageError, match=f"--validation {fraction}: of 20 training subjects that leaves {told}"):
+            split_validation(self.subjects, fraction)
+
+
+def test_held_back_subjects_are_recorded_and_none_of_them_is_learned_from_or_tested_on(validated, shards):
+    _, manifest, seen = validated
+    split = split_subjects("kfold:6:0", ShardSet.open(str(shards)).subjects)
+    assert (manifest.train_subjects, manifest.validation_subjects) == split_validation(split.train, 0.4)
+    assert len(manifest.validation_subjects) == 2 and manifest.test_subjects == split.test
+    assert set(seen) == set(manifest.train_subjects) and manifest.num_train_samples == 9
+
+
+def test_each_epoch_ends_with_a_row_of_its_accuracy(validated):
+    out, manifest, _ = validated
+    rows = [row for row in RunDirectory(out).metrics() if "validation_knn" in row]
+    # Nine samples in batches of four.
+    assert [(row["step"], row["epoch"], row["num_steps"]) for row in rows] == [(3, 0, 6), (6, 1, 6)]
+    assert all(0 <= row["validation_knn"] <= 1 for row in rows)
+    # What is told of losses is that of the last step that has them.
+    assert manifest.final_losses["loss_total"] > 0
+
+
+def test_it_is_the_accuracy_that_an_evaluation_finds_on_them(validated, shards):
+    out, manifest, _ = validated
+    opened, model = ShardSet.open(str(shards)), TrainedModel.load(*open_run(out))
+    reader = FaceDataset(opened, DecodeSpec("rgb", 8), 0)
+    fit, scored = (opened.of_subjects(side) for side in (manifest.train_subjects, manifest.validation_subjects))
+    x = np.concatenate([*model.embed_faces(reader, [*fit, *scored], 4)])
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    votes = np.exp(unit[len(fit) :] @ unit[: len(fit)].T / 0.07)
+    names = np.array([row.expression for row in fit])
+    classes = sorted(set(names))
+    predicted = [classes[n] for n in np.stack([votes[:, names == c].sum(axis=1) for c in classes]).argmax(axis=0)]
+    expected = np.mean([name == row.expression for name, row in zip(predicted, scored, strict=True)])
+    assert RunDirectory(out).metrics()[-1]["validation_knn"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_looking_changes_nothing_of_what_is_learned(validated, shards, tmp_path, monkeypatch):
+    out, _, _ = validated
+    monkeypatch.setattr(Validation, "accuracy", lambda *_: 0.5)
+    learn(shards, tmp_path / "run", validation=0.4)
+    assert same(weights(out), weights(tmp_path / "run"))
+    assert [row["validation_knn"] for row in timeless(tmp_path / "run") if "validation_knn" in row] == [0.5, 0.5]
+
+
+def test_the_evaluation_fits_on_nobody_who_was_held_back(validated, shards, monkeypatch):
+    out, manifest, _ = validated
+    read, plain = set(), ShardSet.read
+    monkeypatch.setattr(ShardSet, "read", lambda self, row: read.add(row.subject) or plain(self, row))
+    evaluate(EvaluateConfig(run=out, shards=str(shards), protocol=("knn",)))
+    assert read == {*manifest.train_subjects, *manifest.test_subjects}
+
+
+def test_large_sides_are_looked_at_evenly_and_no_more_than_so_many(shards):
+    rows = ShardSet.open(str(shards)).rows
+    many = rows * 200
+    found = Validation.of(many, many)
+    assert (len(found.fit), len(found.scored)) == (1024, 512) == (validation.MAX_FIT, validation.MAX_SCORED)
+    numbers = np.round(np.linspace(0, len(many) - 1, 512)).astype(int)
+    assert found.scored == [many[number] for number in numbers]
+    assert Validation.of(rows, rows[:3]).scored == list(rows[:3])
+
+
+class TestDamage:
+    @pytest.fixture
+    def reader(self, shards, monkeypatch):
+        """A reader of which some samples cannot be read."""
+        reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0, "skip")
+        self.rows = list(reader.shards.rows)
+        return reader
+
+    def test_skipped_samples_have_no_embedding_and_no_vote(self, reader, validated):
+        model = TrainedModel.load(*open_run(validated[0])).model
+        directions, bad = reader.directions(self.rows), {self.rows[1].key, self.rows[7].key}
+        reader.skipped |= bad
+        embedded, is_there = embed_rows(model, reader, self.rows[:9], directions, ALONE)
+        assert is_there.tolist() == [row.key not in bad for row in self.rows[:9]]
+        assert embedded[1].abs().max() == 0 and embedded[2].abs().max() > 0
+        found = Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, ALONE)
+        less = Validation([*self.rows[:1], *self.rows[2:6]], [self.rows[6], self.rows[8]])
+        assert found == less.accuracy(model, reader, directions, ALONE)
+
+    def test_a_damaged_sample_that_was_held_back_is_not_missing_from_learning(self, shards, validated, tmp_path):
+        copied = shutil.copytree(shards, tmp_path / "shards")
+        bad = ShardSet.open(str(copied)).of_subjects(validated[1].validation_subjects)[0]
+        with open(copied / "shards" / bad.shard, "r+b") as file:
+            file.seek(bad.offset)
+            file.write(bytes(bad.bytes))
+        manifest = learn(copied, tmp_path / "run", validation=0.4, on_bad_shard="skip")
+        assert manifest == validated[1] and not (tmp_path / "run" / "skipped.json").exists()
+        assert same(weights(tmp_path / "run"), weights(validated[0]))
+
+    def test_where_none_of_a_side_can_be_read_that_is_said(self, reader, validated):
+        model = TrainedModel.load(*open_run(validated[0])).model
+        directions = reader.directions(self.rows)
+        reader.skipped |= {row.key for row in self.rows[6:9]}
+        with pytest.raises(RuntimeError, match="of 9 samples none can be read"):
+            Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, ALONE)
+
+
+def test_holding_back_all_subjects_of_whom_there_are_sequences_is_refused(tmp_path):
+    write_shard_set(tmp_path / "shards", 5, channels=("rgb",), timelines=(None, make_timeline(2)))
+    (held,) = split_validation([f"F000{number}" for number in range(2, 6)], 0.25)[1]
+    # One subject has scans and a sequence, all others scans.
+    options = {"split": "loso:F0001", "where": f"expression != 'SA' or subject == '{held}'"}
+    with pytest.raises(UsageError, match="--validation: would hold back all subjects of whom there are sequences"):
+        learn(tmp_path / "shards", tmp_path / "run", validation=0.25, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_model_is_seen_as_it_is_evaluated_and_goes_on_learning(shards, validated):
+    reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0)
+    model = TrainedModel.load(*open_run(validated[0])).model.train()
+    modes: list[bool] = []
+    model.towers.clip.visual.register_forward_hook(lambda module, *_: modes.append(module.training))
+    embed_rows(model, reader, reader.shards.rows[:3], reader.directions(reader.shards.rows), ALONE)
+    assert modes == [False] and model.training and model.towers.clip.visual.training

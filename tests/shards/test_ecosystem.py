@@ -1,0 +1,162 @@
+"""Other people's readers read our shards out of the box: webdataset, Ray Data and Hugging Face datasets."""
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.paths import REPOSITORY
+from helpers.samples import VIEWS, make_sample, write_shard_set
+from smile_pipe.shards.images import CHANNELS, decode_image
+from smile_pipe.shards.sample import Sample, to_members
+from smile_pipe.shards.writer import write_shard
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (REPOSITORY / "shards/README.md").read_text(), re.DOTALL)
+IMAGES = [(view.name, channel) for view in VIEWS for channel in CHANNELS]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[list[str], dict[str, Sample]]:
+    """Shards of four, four and one sample, and the samples by key."""
+    root = tmp_path_factory.mktemp("shards")
+    samples = write_shard_set(root, num_subjects=3, samples_per_shard=4)
+    return sorted(map(str, (root / "shards").glob("*.tar"))), {sample.record.key: sample for sample in samples}
+
+
+def suffix(view: str, channel: str) -> str:
+    return f"{view}.{channel}.{'jpg' if channel == 'rgb' else 'png'}"
+
+
+def test_tar_lists_the_members_and_nothing_else(written):
+    paths, samples = written
+    names = []
+    for path in paths:
+        with tarfile.open(path) as tar:
+            names += tar.getnames()
+    assert names == [name for sample in samples.values() for name, _ in to_members(sample)]
+
+
+def test_webdataset_gives_every_member_of_every_sample_as_it_was_written(written):
+    webdataset = pytest.importorskip("webdataset")
+    paths, samples = written
+    read = {row["__key__"]: row for row in webdataset.WebDataset(paths, shardshuffle=False)}
+    assert list(read) == list(samples)
+    for key, sample in samples.items():
+        members = {name: content for name, content in read[key].items() if not name.startswith("__")}
+        assert {f"{key}.{name}": content for name, content in members.items()} == dict(to_members(sample))
+
+
+# Another JPEG decoder may round differently.
+TOLERANCE = {"rgb": 2, "depth": 0, "normal": 0, "flow": 0}
+
+
+def seen_by_others(channel: str, pixels: np.ndarray) -> np.ndarray:
+    """Pillow, which the other readers decode with, has no colours of 16 bits: it gives the upper byte of each."""
+    return pixels >> 8 if channel == "flow" else pixels
+
+
+def test_webdataset_decodes_images_json_and_text_by_their_names(written):
+    webdataset = pytest.importorskip("webdataset")
+    paths, samples = written
+    dataset = webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8")
+    for row, sample in zip(dataset, samples.values(), strict=True):
+        assert row["json"] == json.loads(sample.record.model_dump_json())
+        assert row["txt"] == sample.text
+        for view, channel in (name for name in IMAGES if name[1] != "depth"):
+            ours = decode_image(channel, sample.images[view, channel]).astype(int)
+            assert np.abs(row[suffix(view, channel)] - seen_by_others(channel, ours)).max() <= TOLERANCE[channel]
+
+
+def test_ray_data_gives_every_member_of_every_sample_as_it_was_written(written, ray_cluster):
+    import ray
+
+    paths, samples = written
+    rows = {row["__key__"]: row for row in ray.data.read_webdataset(paths, decoder=None).take_all()}
+    assert rows.keys() == samples.keys()
+    for key, sample in samples.items():
+        members = {name: content for name, content in rows[key].items() if not name.startswith("__")}
+        assert {f"{key}.{name}": content for name, content in members.items()} == dict(to_members(sample))
+
+
+def test_ray_data_decodes_images_json_and_text_by_their_names(written, ray_cluster):
+    import ray
+
+    paths, samples = written
+    for row in ray.data.read_webdataset(paths).take_all():
+        sample = samples[row["__key__"]]
+        assert row["txt"] == sample.text and row["json"]["key"] == sample.record.key
+        for view, channel in IMAGES:
+            ours = decode_image(channel, sample.images[view, channel]).astype(int)
+            assert np.abs(row[suffix(view, channel)] - seen_by_others(channel, ours)).max() <= TOLERANCE[channel]
+
+
+@pytest.fixture
+def hugging_face(monkeypatch, tmp_path):
+    """The `datasets` package, with its cache here and no way to the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def test_hugging_face_datasets_reads_every_sample_with_its_images(written, hugging_face):
+    paths, samples = written
+    dataset = hugging_face.load_dataset("webdataset", data_files={"train": paths}, split="train")
+    assert dataset["__key__"][:] == list(samples)
+    for row in dataset:
+        sample = samples[row["__key__"]]
+        assert row["txt"] == sample.text
+        assert row["json"]["cameras"][0]["name"] == "front" and row["json"]["expression"] == sample.record.expression
+        for view, channel in IMAGES:
+            pixels = np.asarray(row[suffix(view, channel)])
+            assert (pixels == np.asarray(Image.open(io.BytesIO(sample.images[view, channel])))).all()
+
+
+def test_hugging_face_datasets_streams_every_sample(written, hugging_face):
+    paths, samples = written
+    stream = hugging_face.load_dataset("webdataset", data_files={"train": paths}, split="train", streaming=True)
+    assert [(row["__key__"], row["txt"]) for row in stream] == [(k, sample.text) for k, sample in samples.items()]
+
+
+def test_hugging_face_datasets_may_meet_many_neutral_faces_before_one_with_a_level(hugging_face, tmp_path: Path):
+    # It infers the types of the record's fields from the first five samples.
+    levels = [None] * 6 + [4]
+    samples = [
+        make_sample(f"{i}", expression="HA" if level else "NE", level=level, channels=("rgb",))
+        for i, level in enumerate(levels)
+    ]
+    write_shard(tmp_path / "000000.tar", samples)
+    dataset = hugging_face.load_dataset(
+        "webdataset",
+        data_files={"train": str(tmp_path / "000000.tar")},
+        split="train",
+    )
+    assert [row["json"]["level"] for row in dataset] == [0, 0, 0, 0, 0, 0, 4]
+
+
+def test_webdataset_takes_our_decoder_for_depth_because_its_own_has_8_bits(written):
+    webdataset = pytest.importorskip("webdataset")
+    paths, samples = written
+    handler = webdataset.handle_extension("depth.png", lambda content: decode_image("depth", content))
+    for row, sample in zip(
+        webdataset.WebDataset(paths, shardshuffle=False).decode(handler), samples.values(), strict=True
+    ):
+        depth = row["front.depth.png"]
+        assert depth.dtype == np.uint16 and (depth == decode_image("depth", sample.images["front", "depth"])).all()
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["webdataset", "ray", "datasets"])
+def test_the_snippets_of_the_format_s_readme_print_every_sample(snippet, hugging_face, ray_cluster, tmp_path, capfd):
+    samples = write_shard_set(tmp_path / "SHARDS", samples_per_shard=4)
+    exec(snippet.replace("SHARDS/", f"{tmp_path}/SHARDS/"), {"__name__": "snippet"})
+    printed = capfd.readouterr().out
+    for sample in samples:
+        record = sample.record
+        assert f"{record.key} {sample.text} {record.subject} " in printed

@@ -1,0 +1,116 @@
+"""The shard writer: the same bytes for the same samples, whole files only, and byte ranges that stand alone."""
+
+import hashlib
+import tarfile
+from dataclasses import replace
+
+import pytest
+
+from helpers.samples import make_sample, make_samples
+from smile_pipe.pipeline.rendering.cameras import View
+from smile_pipe.shards.reader import read_members
+from smile_pipe.shards.sample import SampleError, from_members, to_members
+from smile_pipe.shards.writer import write_shard
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return make_samples(num_subjects=2)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "000000.tar"
+
+
+def test_the_same_samples_give_the_same_bytes_and_the_same_entry(samples, path, tmp_path):
+    (tmp_path / "again").mkdir()
+    first = write_shard(path, samples)
+    again = write_shard(tmp_path / "again" / path.name, iter(samples))
+    assert first == again
+    assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_nothing_of_the_machine_and_the_time_is_in_a_shard(samples, path):
+    write_shard(path, samples)
+    with tarfile.open(path) as tar:
+        for member in tar:
+            about = (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode)
+            assert about == (0, 0, 0, "", "", 0o644) and member.isreg()
+
+
+def test_the_members_of_each_sample_lie_together_in_the_order_of_the_format(samples, path):
+    write_shard(path, samples)
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == [name for sample in samples for name, _ in to_members(sample)]
+
+
+def test_the_entry_tells_the_truth_about_the_file(samples, path):
+    entry, _ = write_shard(path, samples)
+    content = path.read_bytes()
+    assert (entry.name, entry.num_samples, entry.bytes) == ("000000.tar", len(samples), len(content))
+    assert entry.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_the_fingerprint_of_a_shard_changes_with_any_sample_and_with_their_order(samples, path):
+    other = replace(samples[0], record=samples[0].record.model_copy(update={"fingerprint": "other"}))
+    variants = [samples, samples[1:], samples[::-1], [other, *samples[1:]]]
+    entries = [write_shard(path, variant)[0] for variant in variants]
+    assert len({entry.fingerprint for entry in entries}) == len(variants)
+
+
+def test_each_location_is_a_byte_range_that_parses_alone(samples, path):
+    _, locations = write_shard(path, samples)
+    content = path.read_bytes()
+    for sample, at in zip(samples, locations, strict=True):
+        assert from_members(read_members(content[at.offset : at.offset + at.bytes], "range")) == sample
+
+
+def test_locations_follow_one_another_without_a_gap_and_leave_only_the_end_mark(samples, path):
+    _, locations = write_shard(path, samples)
+    ends = [0, *(at.offset + at.bytes for at in locations)]
+    assert [at.offset for at in locations] == ends[:-1]
+    assert not any(path.read_bytes()[ends[-1] :])
+
+
+def test_a_name_longer_than_a_plain_tar_header_holds_is_kept_whole(path):
+    sample = make_sample("k" * 80, views=[View(name="v" * 40)])
+    _, (at,) = write_shard(path, [sample])
+    content = path.read_bytes()[: at.bytes]
+    assert from_members(read_members(content, "range")) == sample
+    with tarfile.open(path) as tar:
+        assert max(map(len, tar.getnames())) == 80 + 40 + len("..normal.png")
+
+
+class TestAfterAnError:
+    def stream(self, samples, error):
+        yield samples[0]
+        raise error
+
+    @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
+    def test_no_file_is_left(self, samples, path, error):
+        with pytest.raises(type(error)):
+            write_shard(path, self.stream(samples, error))
+        assert list(path.parent.iterdir()) == []
+
+    def test_a_sample_that_cannot_be_named_leaves_no_file(self, samples, path):
+        bad = replace(samples[1], record=samples[1].record.model_copy(update={"key": "a.b"}))
+        with pytest.raises(SampleError):
+            write_shard(path, [samples[0], bad])
+        assert list(path.parent.iterdir()) == []
+
+    def test_the_old_shard_is_as_it_was(self, samples, path):
+        write_shard(path, samples)
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="full"):
+            write_shard(path, self.stream(samples, OSError("full")))
+        assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+    def test_while_it_is_written_a_shard_does_not_have_its_name(self, samples, path):
+        def watched():
+            for sample in samples:
+                assert not path.exists() and not list(path.parent.glob("*.tar"))
+                yield sample
+
+        write_shard(path, watched())
+        assert path.exists()
