@@ -77,12 +77,14 @@ class ShardSet:
         rows = read_index(pa.BufferReader(content), f"{root}/index.parquet")
         known = {entry.name for entry in manifest.shards}
         if len(rows) != manifest.num_samples or not {row.shard for row in rows} <= known:
-            raise UsageError(f"--shards {spec}: manifest and index of {root} are not of one render; render again")
+            raise UsageError(
+                f"manifest and index of {root} are not of one render; render again", field="shards", value=spec
+            )
         if names is not None and not names <= known:
-            raise UsageError(f"--shards {spec}: {min(names - known)} is not in the manifest of {root}")
+            raise UsageError(f"{min(names - known)} is not in the manifest of {root}", field="shards", value=spec)
         rows = [row for row in rows if names is None or row.shard in names]
         if not rows:
-            raise UsageError(f"--shards {spec}: holds no sample")
+            raise UsageError("holds no sample", field="shards", value=spec)
         return cls(spec, filesystem, root, manifest, tuple(rows))
 
     def read(self, row: IndexRow) -> Sample:
@@ -196,7 +198,9 @@ def _locate(spec: str) -> tuple[Any, str, set[str] | None]:
     paths = [path] if filesystem.isfile(path) else _matches(filesystem, spec)
     folders = {path.rpartition("/")[0] for path in paths}
     if len(folders) > 1:
-        raise UsageError(f"--shards {spec}: covers several shard sets ({', '.join(sorted(folders)[:3])}); name one")
+        raise UsageError(
+            f"covers several shard sets ({', '.join(sorted(folders)[:3])}); name one", field="shards", value=spec
+        )
     return filesystem, folders.pop().rpartition("/")[0], {path.rpartition("/")[2] for path in paths}
 
 
@@ -204,7 +208,7 @@ def _filesystem(spec: str) -> tuple[Any, str]:
     try:
         return url_to_fs(spec)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"--shards {spec}: {error}") from None
+        raise UsageError(f"{error}", field="shards", value=spec) from None
 
 
 def _matches(filesystem: Any, spec: str) -> list[str]:
@@ -212,13 +216,15 @@ def _matches(filesystem: Any, spec: str) -> list[str]:
     try:
         patterns = list(braceexpand(spec))
     except ValueError as error:
-        raise UsageError(f"--shards {spec}: {error}") from None
+        raise UsageError(f"{error}", field="shards", value=spec) from None
     found: list[str] = []
     for pattern in patterns:
         path = _filesystem(pattern)[1]
         paths = sorted(filesystem.glob(path)) if has_magic(path) else [path] * filesystem.isfile(path)
         if not paths:
-            raise UsageError(f"--shards {pattern}: matches nothing; name a directory, a manifest.json, or tar files")
+            raise UsageError(
+                "matches nothing; name a directory, a manifest.json, or tar files", field="shards", value=pattern
+            )
         found += paths
     return found
 
@@ -229,7 +235,7 @@ def _read(filesystem: Any, path: str, spec: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         name = path.rpartition("/")[2]
         raise UsageError(
-            f"--shards {spec}: no {name} at {path}; `smile-pipe render` writes one when it is done"
+            f"no {name} at {path}; `smile-pipe render` writes one when it is done", field="shards", value=spec
         ) from None
     except OSError as error:
-        raise UsageError(f"--shards {spec}: {path} cannot be read ({error})") from None
+        raise UsageError(f"{path} cannot be read ({error})", field="shards", value=spec) from None

@@ -41,23 +41,31 @@ def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
     if match := re.fullmatch(r"loso:(.+)", spec):
         test = [subject for subject in everyone if subject == match[1]]
         if not test:
-            raise UsageError(f"--split {spec}: no such subject; there are {truncate_list(everyone)}")
+            raise UsageError(f"no such subject; there are {truncate_list(everyone)}", field="split", value=spec)
     elif match := re.fullmatch(r"kfold:(\d+):(\d+)", spec):
         folds, fold = int(match[1]), int(match[2])
         if folds < 2 or fold >= folds:
-            raise UsageError(f"--split {spec}: needs at least 2 folds, and a fold from 0 to {max(folds - 1, 1)}")
+            raise UsageError(
+                f"needs at least 2 folds, and a fold from 0 to {max(folds - 1, 1)}", field="split", value=spec
+            )
         if len(everyone) < folds:
-            raise UsageError(f"--split {spec}: {folds} folds need {folds} subjects, and there are {len(everyone)}")
+            raise UsageError(
+                f"{folds} folds need {folds} subjects, and there are {len(everyone)}", field="split", value=spec
+            )
         test = _shuffled(everyone)[fold::folds]
     elif match := re.fullmatch(r"holdout:(0?\.\d+)", spec):
         test = _shuffled(everyone)[: round(float(match[1]) * len(everyone))]
         if not test:
-            raise UsageError(f"--split {spec}: of {pluralize(len(everyone), 'subject')} that leaves none to test on")
+            raise UsageError(
+                f"of {pluralize(len(everyone), 'subject')} that leaves none to test on", field="split", value=spec
+            )
     else:
-        raise UsageError(f"--split {spec}: not understood; give {HELP}")
+        raise UsageError(f"not understood; give {HELP}", field="split", value=spec)
     train = sorted(set(everyone) - set(test))
     if not train:
-        raise UsageError(f"--split {spec}: leaves none of {pluralize(len(everyone), 'subject')} to learn from")
+        raise UsageError(
+            f"leaves none of {pluralize(len(everyone), 'subject')} to learn from", field="split", value=spec
+        )
     return Split(spec, tuple(train), tuple(sorted(test)))
 
 

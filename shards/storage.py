@@ -99,9 +99,9 @@ def check_folder(out: Place) -> None:
     if isinstance(out, Path):
         existing = next(path for path in (out, *out.absolute().parents) if path.exists())
         if not existing.is_dir():
-            raise UsageError(f"--out {out}: {existing} is a file; name a directory")
+            raise UsageError(f"{existing} is a file; name a directory", field="out", value=out)
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError(f"--out {out}: {existing} cannot be written; check its permissions")
+            raise UsageError(f"{existing} cannot be written; check its permissions", field="out", value=out)
 
 
 def is_in_memory(where: Place) -> bool:

@@ -115,7 +115,7 @@ class Condition:
     """
 
     def __init__(self, text: str, labels: Iterable[str]) -> None:
-        self._shown = f"--where {text[:_MAX_SHOWN] + ' ...' if len(text) > _MAX_SHOWN else text!r}"
+        self._shown = f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else repr(text)
         # Of two labels with one name here, the one that has it in truth comes last and stays.
         names = sorted(set(labels) - set(FIELDS), key=lambda label: (label.isidentifier(), label))
         self._labels = {re.sub(r"\W", "_", label): label for label in names}
@@ -139,9 +139,15 @@ class Condition:
         try:
             value = self._evaluator.eval(self._text, self._tree)
         except (InvalidExpression, TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{self._shown}: cannot be told for the sample {row.key} ({error})") from None
+            raise UsageError(
+                f"cannot be told for the sample {row.key} ({error})", field="where", value=self._shown
+            ) from None
         if not isinstance(value, bool):
-            raise UsageError(f"{self._shown}: gives {value!r}, neither true nor false; compare it, as in {_EXAMPLE}")
+            raise UsageError(
+                f"gives {value!r}, neither true nor false; compare it, as in {_EXAMPLE}",
+                field="where",
+                value=self._shown,
+            )
         return value
 
     def _parse(self, text: str) -> ast.expr:
@@ -152,14 +158,20 @@ class Condition:
             nodes = list(ast.walk(tree))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise UsageError(f"{self._shown}: not understood ({reason}); write it as in {_EXAMPLE}") from None
+            raise UsageError(
+                f"not understood ({reason}); write it as in {_EXAMPLE}", field="where", value=self._shown
+            ) from None
         for node in nodes:
             called = isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute)
             if called or not isinstance(node, (*_COMPARISONS, *_LOGIC, *_VALUES)):
-                raise UsageError(f"{self._shown}: does more than compare ({ast.unparse(node)}); write as in {_EXAMPLE}")
+                raise UsageError(
+                    f"does more than compare ({ast.unparse(node)}); write as in {_EXAMPLE}",
+                    field="where",
+                    value=self._shown,
+                )
             if isinstance(node, ast.Name) and node.id not in {*FIELDS, *self._labels}:
                 names = ", ".join([*FIELDS, *sorted(self._labels)])
-                raise UsageError(f"{self._shown}: there is no label {node.id}; there are {names}")
+                raise UsageError(f"there is no label {node.id}; there are {names}", field="where", value=self._shown)
         for node in nodes:
             if isinstance(node, ast.Compare):
                 node.comparators = [*map(_looked_up, node.ops, node.comparators)]

@@ -107,7 +107,7 @@ def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
                 if not attempts_left:
                     raise
     except (OSError, ValueError, AuthenticationError) as error:
-        raise UsageError(f"--address {address}: {_what_is_wrong(error)}") from None
+        raise UsageError(f"{_what_is_wrong(error)}", field="address", value=address) from None
 
 
 def _what_is_wrong(error: Exception) -> str:

@@ -18,18 +18,18 @@ class CrossvalConfig(TrainOptions):
     """Options of `smile-pipe crossval`."""
 
     shards: str | None = Field(None, description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
-    train_on: str | None = Field(None, description="Instead of --shards: those to learn from, all of them.")
-    test_on: str | None = Field(None, description="With --train-on: those to score, all of them.")
+    train_on: str | None = Field(None, description="Instead of `shards`: those to learn from, all of them.")
+    test_on: str | None = Field(None, description="With `train_on`: those to score, all of them.")
     out: AnyPlace = Field(description="Directory, or its URL: a run for each fold, the report and the manifest.")
     protocol: str | None = Field(None, description=f"{HELP} [default: kfold:10]")
     subset: Literal["I", "II"] | None = Field(
         None, description="Of bu3dfe: I is the two highest levels, II all four. [default: II]"
     )
     num_subjects: int | None = Field(
-        None, ge=2, description="Only so many subjects, drawn by --seed, as in protocols with 60 of BU-3DFE's."
+        None, ge=2, description="Only so many subjects, drawn by `seed`, as in protocols with 60 of BU-3DFE's."
     )
     score: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
-        ("zero-shot", "knn", "probe"), min_length=1, description="How each fold is scored, as --protocol of evaluate."
+        ("zero-shot", "knn", "probe"), min_length=1, description="How each fold is scored, as `protocol` of evaluate."
     )
     cores_per_fold: int = Field(1, ge=1, description="Cores that train a fold; others train at the same time.")
 
@@ -46,14 +46,14 @@ class CrossvalConfig(TrainOptions):
             UsageError: that is not clear, or folds are asked for where there are none.
         """
         if (self.shards is None) == (self.train_on is None and self.test_on is None):
-            raise UsageError("give --shards, or --train-on and --test-on")
+            raise UsageError("give `shards`, or `train_on` and `test_on`")
         if self.shards is not None:
             return False
         if self.train_on is None or self.test_on is None:
-            raise UsageError("--train-on and --test-on: give both, or --shards")
+            raise UsageError("`train_on` and `test_on`: give both, or `shards`")
         if self.protocol or self.subset or self.num_subjects:
             raise UsageError(
-                "--train-on and --test-on: are no folds; leave --protocol, --subset and --num-subjects out"
+                "`train_on` and `test_on`: are no folds; leave `protocol`, `subset` and `num_subjects` out"
             )
         return True
 

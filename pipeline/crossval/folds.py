@@ -134,6 +134,6 @@ def _check_nodes(nodes: Sequence[dict[str, float]], cores: int, use_gpu: bool) -
     """Raise UsageError where Ray would wait for ever for a node that has as much."""
     most = int(max((node.get("CPU", 0) for node in nodes), default=0))
     if cores > most:
-        raise UsageError(f"--cores-per-fold {cores}: no node has more than {most}")
+        raise UsageError(f"no node has more than {most}", field="cores_per_fold", value=cores)
     if use_gpu and not any(node.get("GPU", 0) for node in nodes):
-        raise UsageError("--use-gpu: Ray has no GPU")
+        raise UsageError("Ray has no GPU", field="use_gpu")

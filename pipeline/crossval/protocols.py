@@ -82,7 +82,7 @@ def plan_folds(
     """
     dataset = DATASETS.get(protocol)
     if subset and not (dataset and dataset.has_subsets):
-        raise UsageError(f"--subset {subset}: is one of levels, which only --protocol bu3dfe takes")
+        raise UsageError("is one of levels, which only `protocol=bu3dfe` takes", field="subset", value=subset)
     conditions = [f"({where})"] if where else []
     if dataset:
         conditions.append(f"expression in {SIX}")
@@ -106,7 +106,7 @@ def draw_subjects(subjects: Iterable[str], number: int, seed: int) -> set[str]:
     """
     everyone = sorted(set(subjects))
     if number > len(everyone):
-        raise UsageError(f"--num-subjects {number}: there are {len(everyone)}")
+        raise UsageError(f"there are {len(everyone)}", field="num_subjects", value=number)
     return set(sorted(everyone, key=lambda subject: blake3(f"{seed} {subject}".encode()).digest())[:number])
 
 
@@ -121,19 +121,19 @@ def _complete(rows: Iterable[IndexRow]) -> set[str]:
         found.setdefault(row.subject, set()).update(expressions_of(row.expression))
     complete = {subject for subject, expressions in found.items() if expressions >= set(SIX)}
     if not complete:
-        raise UsageError("--protocol bosphorus: no subject has all six expressions")
+        raise UsageError("no subject has all six expressions", field="protocol", value="bosphorus")
     return complete
 
 
 def _splits(protocol: str, dataset: Datum | None, subjects: set[str]) -> tuple[str, ...]:
     if protocol == "loso":
         if len(subjects) < 2:
-            raise UsageError("--protocol loso: there is one subject, and nobody else to learn from")
+            raise UsageError("there is one subject, and nobody else to learn from", field="protocol", value="loso")
         return tuple(f"loso:{subject}" for subject in sorted(subjects))
     num_folds = dataset.num_folds if dataset else int(protocol.removeprefix("kfold:"))
     if len(subjects) < num_folds:
         raise UsageError(
-            f"--protocol {protocol}: {num_folds} folds need as many subjects, and there are {len(subjects)}"
+            f"{num_folds} folds need as many subjects, and there are {len(subjects)}", field="protocol", value=protocol
         )
     return tuple(f"kfold:{num_folds}:{fold}" for fold in range(num_folds))
 

@@ -68,7 +68,9 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
     check_folder(config.out)
     with directory_lock(config.out):
         if _has_other(config.out, load_run_config):
-            raise UsageError(f"--out {config.out}: holds something else, or folds with other options; name another")
+            raise UsageError(
+                "holds something else, or folds with other options; name another", field="out", value=config.out
+            )
         if (path := config.out / "manifest.json").exists():
             manifest = CrossvalManifest.read(path)
             if manifest.fingerprint == mark and all(fold.evaluation() for fold in folds):

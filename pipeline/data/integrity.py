@@ -1,6 +1,6 @@
 """Shards that are not what was written: found when a set is opened, and when a sample of it is read.
 
-Goes in: `--on-bad-shard`, and the shards. Comes out: an error that names what is damaged (`fail`), or what is
+Goes in: `on_bad_shard`, and the shards. Comes out: an error that names what is damaged (`fail`), or what is
 whole (`skip`). Promised: opening looks at sizes and tables only, one stat a shard. That a sample's bytes are those that
 were written is seen by their digest whenever it is read, so no damaged image is ever learned from.
 """
@@ -42,14 +42,22 @@ def open_shards(spec: str, on_bad_shard: OnBadShard = "fail") -> ShardSet:
     damaged = _of_other_sizes(shards, problems)
     for problem in problems:
         if problem.shard not in damaged:
-            raise UsageError(f"{_first(spec, problem)}; `smile-pipe verify {spec}` tells all; render again")
+            raise UsageError(
+                f"{_first(problem)}; `smile-pipe verify {spec}` lists all problems; render again",
+                field="shards",
+                value=spec,
+            )
         if on_bad_shard == "fail":
             raise UsageError(
-                f"{_first(spec, problem)}; `smile-pipe verify {spec}` tells all; copy the shards again, render again, "
-                "or use the samples that are whole with --on-bad-shard skip"
+                f"{_first(problem)}; `smile-pipe verify {spec}` lists all problems; copy the shards again, render "
+                "again, or use the samples that are whole with `on_bad_shard=skip`",
+                field="shards",
+                value=spec,
             )
     if damaged:
-        _log.warning("%s; damaged shards: %d; what is whole in them is used", _first(spec, problems[0]), len(damaged))
+        _log.warning(
+            "shards %s: %s; damaged shards: %d; what is whole in them is used", spec, _first(problems[0]), len(damaged)
+        )
     return shards
 
 
@@ -72,7 +80,7 @@ def first_good(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadSh
 def nothing_left(shards: ShardSet, num_rows: int) -> BadSampleError:
     """The error for samples of which none can be read."""
     return BadSampleError(
-        f"--shards {shards.spec}: of {pluralize(num_rows, 'sample')} none can be read; "
+        f"`shards={shards.spec}`: of {pluralize(num_rows, 'sample')} none can be read; "
         f"`smile-pipe verify {shards.spec}` tells why"
     )
 
@@ -99,6 +107,6 @@ def _size(shards: ShardSet, name: str) -> int | None:
         return None
 
 
-def _first(spec: str, problem: Problem) -> str:
+def _first(problem: Problem) -> str:
     where = " ".join(part for part in (problem.shard, problem.key) if part)
-    return f"--shards {spec}: not what was rendered: {where}{': ' if where else ''}{problem.what}"
+    return f"not what was rendered: {where}{': ' if where else ''}{problem.what}"

@@ -22,7 +22,7 @@ def split_validation(subjects: Sequence[str], fraction: float) -> tuple[tuple[st
     except UsageError:
         left = "none to learn from" if round(fraction * len(subjects)) else "none to hold back"
         raise UsageError(
-            f"--validation {fraction:g}: of {len(subjects)} training subjects that leaves {left}"
+            f"of {len(subjects)} training subjects that leaves {left}", field="validation", value=f"{fraction:g}"
         ) from None
     return split.train, split.test
 

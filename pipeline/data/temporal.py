@@ -48,7 +48,9 @@ def stored_temporal(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: On
         return "none"
     record = first_good(shards, sequences, on_bad_shard).record
     if record.timeline is None:
-        raise UsageError(f"--shards {shards.spec}: {record.key} is a sequence in the index and a scan in its shard")
+        raise UsageError(
+            f"{record.key} is a sequence in the index and a scan in its shard", field="shards", value=shards.spec
+        )
     return record.timeline.temporal
 
 

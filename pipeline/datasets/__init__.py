@@ -35,7 +35,7 @@ def find_samples(root: Place, layout: str, neutrals: bool = True) -> Found:
 def check_layout(layout: str) -> None:
     """Raise UsageError where there is no layout of that name."""
     if layout != "auto" and layout not in LAYOUTS:
-        raise UsageError(f"--layout {layout}: unknown; choose auto, {', '.join(LAYOUTS)}")
+        raise UsageError(f"unknown; choose auto, {', '.join(LAYOUTS)}", field="layout", value=layout)
 
 
 def samples_in(listing: FileIndex, layout: str, neutrals: bool = True) -> Found:
@@ -63,7 +63,7 @@ def recognised(listing: FileIndex) -> tuple[Layout, str] | None:
     fitting = [(layout, evidence) for layout in _DATASETS if (evidence := layout.evidence(listing))]
     if len(fitting) > 1:
         names = " and ".join(f"{layout.name} ({evidence})" for layout, evidence in fitting)
-        raise UsageError(f"{listing.root}: looks like {names}; say which with --layout")
+        raise UsageError(f"{listing.root}: looks like {names}; say which with `layout`")
     if fitting:
         return fitting[0]
     evidence = _FALLBACK.evidence(listing)

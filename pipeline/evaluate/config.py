@@ -29,7 +29,7 @@ class EvaluateConfig(Frozen):
     fit_on: str | None = Field(
         None,
         description="Other shards that knn and probe are fitted on, such as those that the run learned from; all of "
-        "--shards is scored then, as in evaluation across datasets.",
+        "`shards` is scored then, as in evaluation across datasets.",
     )
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")

@@ -108,4 +108,6 @@ def _check_rigs(
 ) -> None:
     fit, own = fit_reader.directions(fitted), reader.directions(scored)
     if fit.shape != own.shape or not torch.allclose(fit, own, atol=1e-3):
-        raise UsageError("--fit-on: was rendered with another rig than --shards; render one of them with the other's")
+        raise UsageError(
+            "was rendered with another rig than `shards`; render one of them with the other's", field="fit_on"
+        )

@@ -23,12 +23,12 @@ class ExportConfig(Frozen):
         None, description="Write image tower and fusion as an ONNX graph to this file, once it agrees with PyTorch."
     )
     embeddings: AnyPlace | None = Field(
-        None, description="Write the fused embeddings of --shards to this parquet file, one row a sample."
+        None, description="Write the fused embeddings of `shards` to this parquet file, one row a sample."
     )
     shards: str | None = Field(
-        None, description="What --embeddings are of: a directory, manifest.json, glob, brace pattern or URL."
+        None, description="What `embeddings` are of: a directory, manifest.json, glob, brace pattern or URL."
     )
-    split: str = Field("all", description=f"Whose --embeddings: the test side of {SPLIT_HELP}.")
+    split: str = Field("all", description=f"Whose `embeddings`: the test side of {SPLIT_HELP}.")
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)

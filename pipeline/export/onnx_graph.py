@@ -53,13 +53,15 @@ class FaceGraph(nn.Module):
 def check_onnx() -> None:
     """Raise UsageError where a package is not installed that a graph is written or checked with."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise UsageError(f"--onnx: needs {', '.join(missing)}; pip install 'smile-pipe[onnx]'")
+        raise UsageError(f"needs {', '.join(missing)}; pip install 'smile-pipe[onnx]'", field="onnx")
 
 
 def check_size(model: ContrastiveModel) -> None:
     """Raise UsageError where an image tower is too large for one file."""
     if sum(weight.nbytes for weight in model.towers.clip.visual.parameters()) > MAX_BYTES:
-        raise UsageError("--onnx: the image tower has over 2 GiB of weights, and a file holds no more; use --open-clip")
+        raise UsageError(
+            "the image tower has over 2 GiB of weights, and a file holds no more; use `open_clip`", field="onnx"
+        )
 
 
 def write_onnx(path: Place, model: ContrastiveModel, facts: Mapping[str, str]) -> float:
@@ -77,7 +79,7 @@ def write_onnx(path: Place, model: ContrastiveModel, facts: Mapping[str, str]) -
         # Not `>`, which holds for no NaN.
         if not difference <= TOLERANCE:
             raise DisagreementError(
-                f"--onnx {path}: ONNX Runtime differs from PyTorch by {difference:.1e}; not written"
+                f"`onnx={path}`: ONNX Runtime differs from PyTorch by {difference:.1e}; not written"
             )
     return difference
 

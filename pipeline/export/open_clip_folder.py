@@ -36,9 +36,11 @@ _OF_CLIP = "towers.clip."
 def check_folder(folder: Place) -> None:
     """Raise UsageError where a directory holds what is no export: its README.md may be somebody's."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--open-clip {folder}: is a file; name a directory")
+        raise UsageError("is a file; name a directory", field="open_clip", value=folder)
     if folder.is_dir() and not (folder / CONFIG).exists() and any(folder.iterdir()):
-        raise UsageError(f"--open-clip {folder}: holds other files; name a directory that is empty, or not there yet")
+        raise UsageError(
+            "holds other files; name a directory that is empty, or not there yet", field="open_clip", value=folder
+        )
 
 
 def write_open_clip(folder: Place, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:

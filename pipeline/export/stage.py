@@ -74,14 +74,16 @@ def run(config: ExportConfig, on_progress: Callable[[int, int], None] = lambda d
 def _check(config: ExportConfig) -> None:
     """What can be told from the options alone."""
     if not (config.open_clip or config.onnx or config.embeddings):
-        raise UsageError("nothing to export; give --open-clip DIR, --onnx FILE or --embeddings FILE")
+        raise UsageError("nothing to export; give `open_clip=DIR`, `onnx=FILE` or `embeddings=FILE`")
     if config.embeddings and not config.shards:
-        raise UsageError("--embeddings: are of samples; say of which with --shards")
+        raise UsageError("are of samples; say of which with `shards`", field="embeddings")
     if config.shards and not config.embeddings:
-        raise UsageError("--shards: are read for --embeddings alone; name a file for these, or leave --shards out")
-    for option, file in (("--onnx", config.onnx), ("--embeddings", config.embeddings)):
+        raise UsageError(
+            "are read for `embeddings` alone; name a file for these, or leave `shards` out", field="shards"
+        )
+    for option, file in (("onnx", config.onnx), ("embeddings", config.embeddings)):
         if file and file.is_dir():
-            raise UsageError(f"{option} {file}: is a directory; name a file")
+            raise UsageError("is a directory; name a file", field=option, value=file)
     if config.open_clip:
         check_folder(config.open_clip)
     if config.onnx:
@@ -114,7 +116,7 @@ def _notes(config: ExportConfig, run: RunManifest, samples: _Samples | None) -> 
     if config.onnx and run.temporal != "none":
         notes.append("the ONNX graph embeds single frames: the temporal pooling that the run learned is not in it")
     if samples and samples.shards.manifest.fingerprint != run.shards_fingerprint:
-        notes.append("--shards are not those of the run: the column `side` goes by the names of subjects alone")
+        notes.append("the shards are not those of the run: the column `side` goes by the names of subjects alone")
     return tuple(notes)
 
 

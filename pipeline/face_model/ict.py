@@ -55,7 +55,7 @@ class IctFace:
         self.landmarks = self._model.landmarks
         missing = sorted({name for parts in SHAPES.values() for name in parts if not _sides(self._model, name)})
         if missing:
-            raise UsageError(f"--face-model {path}: lacks the expression shape {missing[0]}")
+            raise UsageError(f"lacks the expression shape {missing[0]}", field="face_model", value=path)
         self._uvs, self._face_uvs = atlas(self._model)
 
     def identity(self, rng: np.random.Generator) -> Identity:

@@ -56,10 +56,12 @@ def load_ict(path: Path) -> IctModel:
         model = _from_checkout(path) if path.is_dir() else _from_npz(path)
         return _cropped(model)
     except FileNotFoundError as error:
-        raise UsageError(f"--face-model {path}: {error.filename or path} does not exist") from None
+        raise UsageError(f"{error.filename or path} does not exist", field="face_model", value=path) from None
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
         raise UsageError(
-            f"--face-model {path}: neither a packed ICT-FaceKit (.npz) nor a checkout of its repository ({error})"
+            f"neither a packed ICT-FaceKit (.npz) nor a checkout of its repository ({error})",
+            field="face_model",
+            value=path,
         ) from None
 
 

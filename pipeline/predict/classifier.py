@@ -37,13 +37,15 @@ def choose_head(name: Literal["auto", HeadName], root: Place, run: RunManifest, 
         name = "classifier" if has_classifier else "zero-shot" if run.text_source != "none" else "probe"
     if name == "classifier":
         if not has_classifier:
-            raise UsageError("--head classifier: the run has none; train with --recipe supervised for one")
+            raise UsageError(
+                "the run has none; train with `recipe=supervised` for one", field="head", value="classifier"
+            )
         return Head(name, run.classes, lambda x: cosine_softmax(model.classify(x), model.scale))
     if name == "probe":
         return _probe(root, run)
     missing = [expression for expression in run.classes if not run.prompts.get(expression)]
     if missing:
-        raise UsageError(f"{root}: has no prompts for {', '.join(missing[:5])}; give words with --prompts")
+        raise UsageError(f"{root}: has no prompts for {', '.join(missing[:5])}; give words with `prompts`")
     return words_head({expression: run.prompts[expression] for expression in run.classes}, root, run, model)
 
 
@@ -54,7 +56,7 @@ def words_head(words: Mapping[str, Sequence[str]], root: Place, run: RunManifest
         UsageError: the run has learned no words.
     """
     if run.recipe["name"] == "supervised" or run.text_source == "none":
-        raise UsageError(f"{root}: was trained without text, so words mean nothing to it; use --head auto")
+        raise UsageError(f"{root}: was trained without text, so words mean nothing to it; use `head=auto`")
     anchors = {name: model.embed_prompts(list(prompts)) for name, prompts in words.items()}
     return Head("zero-shot", tuple(words), lambda x: zero_shot(x, anchors, model.scale))
 
@@ -65,7 +67,7 @@ def _probe(root: Place, run: RunManifest) -> Head:
 
     path = RunDirectory(root).probe_path
     if not path.exists():
-        raise UsageError(f"{root}: has no linear probe; `smile-pipe evaluate {root} --shards SHARDS` fits one")
+        raise UsageError(f"{root}: has no linear probe; `smile-pipe evaluate {root} `shards=SHARDS`` fits one")
     try:
         probe, names, of_run = read_probe(path.read_bytes())
     except ValueError as error:

@@ -32,7 +32,7 @@ class PredictConfig(Frozen):
         "takes the first that the run has, of a run with a classifier that one.",
     )
     sequence: bool = Field(False, description="Each folder holds the frames of one sequence, in the order of names.")
-    frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames a second of --sequence.")
+    frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames a second of `sequence`.")
     layout: str = Field("auto", description="How a folder lies on disk, as for render; auto: as it looks.")
     save_views: AnyPlace | None = Field(None, description="Write the images that are looked at into this directory.")
     renderer: RendererName = Field("auto", description="As for render.")

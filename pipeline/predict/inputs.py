@@ -71,7 +71,7 @@ def _of_frames(path: Place, frame_rate: float) -> Input:
     listing = _folder(path)
     meshes = sorted(listing.meshes_in("."), key=natural_order)
     if not meshes:
-        raise UsageError(f"{path}: holds no mesh itself; with --sequence, name the folder that the frames lie in")
+        raise UsageError(f"{path}: holds no mesh itself; with `sequence`, name the folder that the frames lie in")
     frames = tuple(ScanFiles.beside(mesh, listing) for mesh in meshes)
     source = SampleSource(key_of(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
     return Input(path, source, str(path))

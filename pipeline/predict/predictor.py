@@ -74,7 +74,7 @@ def save_views(sample: Sample, folder: Place) -> None:
             if not name.endswith((".json", ".txt")):
                 write_atomically(folder / name, content)
     except OSError as error:
-        raise UsageError(f"--save-views {folder}: cannot be written ({error.strerror or error})") from None
+        raise UsageError(f"cannot be written ({error.strerror or error})", field="save_views", value=folder) from None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Predictor:
         manifest, checkpoint = open_run(root)
         settings = settings_of(root, manifest, choose_renderer(renderer))
         if use_gpu and not torch.cuda.is_available():
-            raise UsageError("--use-gpu: PyTorch finds no GPU on this machine; leave it out")
+            raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
         temporal = settings.sequences.temporal
         reading = DecodeSpec(manifest.channel, model.model.towers.image_size, temporal, manifest.max_frames)
@@ -126,7 +126,7 @@ class Predictor:
         """
         given = {word.strip(): (word.strip(),) for word in words if word.strip()}
         if not given:
-            raise UsageError("--prompts: is empty; give words, such as 'a polite smile'")
+            raise UsageError("is empty; give words, such as 'a polite smile'", field="prompts")
         known = self.known if beside_classes else {}
         return words_head({**known, **given}, self.root, self.run, self.model)
 

@@ -86,7 +86,7 @@ class RenderConfig(SampleFilter):
     @model_validator(mode="after")
     def _drawable(self) -> Self:
         if self.size * side_of(self.samples) > MAX_SIDE:
-            raise ValueError(f"--size {self.size} with --samples {self.samples}: draws over {MAX_SIDE} pixels a side")
+            raise ValueError(f"`size={self.size}` with `samples={self.samples}`: draws over {MAX_SIDE} pixels a side")
         return self
 
     @property

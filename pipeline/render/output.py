@@ -77,7 +77,9 @@ class RenderOutput:
             and not self.progress.exists()
             and any(path.name != LOCK for path in self.root.iterdir())
         ):
-            raise UsageError(f"--out {self.root}: holds files that are not of a render; name a new or empty directory")
+            raise UsageError(
+                "holds files that are not of a render; name a new or empty directory", field="out", value=self.root
+            )
 
     def manifest(self) -> ShardManifest | None:
         """The manifest of a finished run, if there is one."""

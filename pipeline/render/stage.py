@@ -83,7 +83,7 @@ def _plan(config: RenderConfig) -> RenderPlan:
     before = {key for receipt in known for key in receipt.keys}
     if before and before.isdisjoint(sample.key for sample in samples):
         raise UsageError(
-            f"--out {config.out}: holds shards of other scans than {config.data_dir}; name another directory"
+            f"holds shards of other scans than {config.data_dir}; name another directory", field="out", value=config.out
         )
     work = plan_shards(
         config.data_dir,
@@ -105,7 +105,9 @@ def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layou
         for expression in {sample.expression for sample in samples}:
             settings.prompts.prompt_for("any", expression)
     if settings.text_source == "au" and all(sample.action_units is None for sample in samples):
-        raise UsageError(f"--text au: nothing in the layout {layout} codes action units; use label or geometry")
+        raise UsageError(
+            f"nothing in the layout {layout} codes action units; use label or geometry", field="text", value="au"
+        )
 
 
 def estimate(config: RenderConfig, work: RenderPlan) -> "Estimate":

@@ -76,10 +76,14 @@ def choose_renderer(name: RendererName) -> RendererName:
         UsageError: `pytorch3d` was asked for and is not installed, or `zbuffer-cuda` and there is no GPU.
     """
     if name == "zbuffer-cuda" and not _has_gpu():
-        raise UsageError("--renderer zbuffer-cuda: there is no GPU here that PyTorch can use; use --renderer zbuffer")
+        raise UsageError(
+            "there is no GPU here that PyTorch can use; use `renderer=zbuffer`", field="renderer", value="zbuffer-cuda"
+        )
     has_pytorch3d = importlib.util.find_spec("pytorch3d") is not None
     if name == "pytorch3d" and not has_pytorch3d:
-        raise UsageError("--renderer pytorch3d: PyTorch3D is not installed; see docker/ or use --renderer zbuffer")
+        raise UsageError(
+            "PyTorch3D is not installed; see docker/ or use `renderer=zbuffer`", field="renderer", value="pytorch3d"
+        )
     if name != "auto":
         return name
     return "pytorch3d" if has_pytorch3d and _has_gpu() else "zbuffer"

@@ -147,7 +147,7 @@ def _sphere(num: int) -> tuple[View, ...]:
     R. Swinbank and R. J. Purser, "Fibonacci grids", 2006.
     """
     if not 1 <= num <= MAX_SPHERE:
-        raise UsageError(f"--rig sphere:{num}: has 1 to {MAX_SPHERE} views")
+        raise UsageError(f"has 1 to {MAX_SPHERE} views", field="rig", value=f"sphere:{num}")
     away = 1 - np.arange(num) / max(num - 1, 1) * (1 - np.cos(np.radians(SPHERE_REACH)))
     turn = np.arange(num) * np.pi * (3 - np.sqrt(5))
     across = np.sqrt(1 - away**2)
@@ -161,17 +161,19 @@ def _sphere(num: int) -> tuple[View, ...]:
 def _views_from_file(path: Path) -> tuple[View, ...]:
     if not path.is_file():
         raise UsageError(
-            f"--rig {path}: neither 3, 5, 9, sphere:N nor a file; a rig file is a YAML list of {{name, yaw, pitch}}"
+            "neither 3, 5, 9, sphere:N nor a file; a rig file is a YAML list of {name, yaw, pitch}",
+            field="rig",
+            value=path,
         )
     try:
         rows = yaml.safe_load(path.read_text())
         views = tuple(View.model_validate(row) for row in rows)
     except (yaml.YAMLError, ValidationError, TypeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--rig {path}: not a YAML list of {{name, yaw, pitch}} ({str(error).splitlines()[0]})"
+            f"not a YAML list of {{name, yaw, pitch}} ({str(error).splitlines()[0]})", field="rig", value=path
         ) from None
     if not views or len({view.name for view in views}) != len(views):
-        raise UsageError(f"--rig {path}: needs at least one view, each with a name of its own")
+        raise UsageError("needs at least one view, each with a name of its own", field="rig", value=path)
     return views
 
 

@@ -101,7 +101,7 @@ def _measure(manifests: Sequence[CrossvalManifest]) -> str:
     """
     shared = [name for name in PROTOCOL_TITLES if all(name in manifest.scores for manifest in manifests)]
     if not shared:
-        raise UsageError("the cross-validations were each scored in another way; run them again with the same --score")
+        raise UsageError("the cross-validations were each scored in another way; run them again with the same `score`")
     return "probe" if "probe" in shared else shared[0]
 
 

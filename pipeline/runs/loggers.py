@@ -77,7 +77,9 @@ class WandbBoard:
 def check_wandb(project: str | None) -> None:
     """Raise UsageError where Weights & Biases is asked for and is not installed."""
     if project and importlib.util.find_spec("wandb") is None:
-        raise UsageError(f"--wandb {project}: the package wandb is not installed; pip install 'smile-pipe[wandb]'")
+        raise UsageError(
+            "the package wandb is not installed; pip install 'smile-pipe[wandb]'", field="wandb", value=project
+        )
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,4 +37,4 @@ def load_stage_config(path: Place, kind: type[StageConfigRecord], stage: str) ->
 
 def foreign_directory_error(out: Place, stage: str) -> UsageError:
     """The error for an output directory that holds files of another kind."""
-    return UsageError(f"--out {out}: holds files that are not of a {stage}; name a new or empty directory")
+    return UsageError(f"holds files that are not of a {stage}; name a new or empty directory", field="out", value=out)

@@ -21,9 +21,9 @@ from smile_pipe.shards.splits import split_subjects
 
 def check_channel(config: EvaluateConfig, run: RunManifest, shards: ShardSet, fit: ShardSet | None) -> None:
     """Raise UsageError where shards lack what the run's image tower sees."""
-    for option, given, found in (("--shards", config.shards, shards), ("--fit-on", config.fit_on, fit)):
+    for option, given, found in (("shards", config.shards, shards), ("fit_on", config.fit_on, fit)):
         if found is not None and run.channel not in found.manifest.channels:
-            raise UsageError(f"{option} {given}: lack the channel {run.channel}, which the run learned from")
+            raise UsageError(f"lack the channel {run.channel}, which the run learned from", field=option, value=given)
 
 
 def select_rows(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> tuple[list[IndexRow], list[IndexRow]]:
@@ -37,8 +37,10 @@ def select_rows(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> t
         return [], meant.apply(shards.rows)
     if config.split is None and shards.manifest.fingerprint != run.shards_fingerprint:
         raise UsageError(
-            f"--shards {config.shards}: not the shards that the run was trained on; say whom to score with --split "
-            f"({run.split} as in training, or all for another dataset)"
+            f"not the shards that the run was trained on; say whom to score with `split` "
+            f"({run.split} as in training, or all for another dataset)",
+            field="shards",
+            value=config.shards,
         )
     if spec == run.split:
         train, test = run.train_subjects, run.test_subjects
@@ -47,12 +49,14 @@ def select_rows(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> t
         train, test = split.train, split.test
         if seen := sorted(set(test) & {*run.train_subjects, *run.validation_subjects}):
             raise UsageError(
-                f"--split {spec}: would test on {pluralize(len(seen), 'subject')} that the run has learned from, "
-                f"or was chosen by ({', '.join(seen[:3])}, ...); leave --split out, or train on that split"
+                f"would test on {pluralize(len(seen), 'subject')} that the run has learned from, "
+                f"or was chosen by ({', '.join(seen[:3])}, ...); leave `split` out, or train on that split",
+                field="split",
+                value=spec,
             )
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:
-        raise UsageError(f"--shards {config.shards}: hold no subject of the run's test side; use --split all")
+        raise UsageError("hold no subject of the run's test side; use `split=all`", field="shards", value=config.shards)
     return meant.apply(train_rows), meant.apply(test_rows)
 
 
@@ -67,17 +71,17 @@ def select_rows_cross_dataset(
         UsageError: the two are the same, or have nothing to be compared by, or the run knows whom it is scored on.
     """
     if config.split not in (None, "all"):
-        raise UsageError("--fit-on: every sample of --shards is scored; leave --split out")
+        raise UsageError("every sample of `shards` is scored; leave `split` out", field="fit_on")
     if shards.manifest.fingerprint in (fit.manifest.fingerprint, run.shards_fingerprint):
         raise UsageError(
-            "--fit-on: --shards are not other ones; leave --fit-on out, and choose whom to score by --split"
+            "`shards` are not other ones; leave `fit_on` out, and choose whom to score by `split`", field="fit_on"
         )
     meant = SampleFilter.model_validate({"where": config.where})
     knows = fit.manifest.fingerprint == run.shards_fingerprint
     rows = fit.of_subjects(run.train_subjects) if knows else fit.rows
     shared = [row for row in meant.apply(rows) if row.expression in shards.manifest.expressions]
     if not shared:
-        raise UsageError(f"--fit-on {config.fit_on}: has none of the expressions of --shards")
+        raise UsageError("has none of the expressions of `shards`", field="fit_on", value=config.fit_on)
     return shared, meant.apply(shards.rows)
 
 
@@ -92,18 +96,24 @@ def possible_protocols(
         UsageError: none of them can be had, or one that cannot was asked for by itself.
     """
     if "finetune" in config.protocol and config.fit_on:
-        raise UsageError("--protocol finetune: learns from samples of --shards, and not from those of --fit-on")
+        raise UsageError(
+            "learns from samples of `shards`, and not from those of `fit_on`", field="protocol", value="finetune"
+        )
     if "finetune" in config.protocol and (config.split or run.split) == "all":
         raise UsageError(
-            "--protocol finetune: learns from the subjects that are not scored, and --split all scores everyone; "
-            "give another split, or leave finetune out"
+            "learns from the subjects that are not scored, and `split=all` scores everyone; "
+            "give another split, or leave finetune out",
+            field="protocol",
+            value="finetune",
         )
     if run.recipe["name"] == "supervised":
         if not set(run.classes) & set(shards.expressions):
             raise UsageError(f"the run tells {', '.join(run.classes)} apart, and the shards have none of them")
         return [*dict.fromkeys("classifier" if name == "zero-shot" else name for name in config.protocol)], ()
     if "classifier" in config.protocol:
-        raise UsageError("--protocol classifier: the run has none; train with --recipe supervised for one")
+        raise UsageError(
+            "the run has none; train with `recipe=supervised` for one", field="protocol", value="classifier"
+        )
     missing = [expression for expression in shards.expressions if not shards.prompts.get(expression)]
     if run.text_source == "none":
         reason = "the run was trained without text"
@@ -113,7 +123,7 @@ def possible_protocols(
         return [*dict.fromkeys(config.protocol)], ()
     names: list[Protocol] = [name for name in config.protocol if name != "zero-shot"]
     if not names:
-        raise UsageError(f"--protocol zero-shot: {reason}; use knn or probe")
+        raise UsageError(f"{reason}; use knn or probe", field="protocol", value="zero-shot")
     return names, (f"zero-shot was left out: {reason}",) if "zero-shot" in config.protocol else ()
 
 
@@ -130,7 +140,9 @@ def read_of_sequences(
         return default_temporal(stored)
     if not can_read(stored, run.temporal):
         raise UsageError(
-            f"--shards {config.shards}: of sequences they hold {stored}, and the run learned from "
-            f"{run.temporal}; render them with --temporal {run.temporal}"
+            f"of sequences they hold {stored}, and the run learned from "
+            f"{run.temporal}; render them with `temporal={run.temporal}`",
+            field="shards",
+            value=config.shards,
         )
     return run.temporal

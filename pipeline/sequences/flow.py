@@ -46,7 +46,7 @@ def magnified(onset: Mesh, mesh: Mesh, factor: float) -> Mesh:
     """
     if factor == 1:
         return mesh
-    require_correspondence(onset, mesh, "--magnify")
+    require_correspondence(onset, mesh, "`magnify`")
     vertices = onset.vertices + np.float32(factor) * (mesh.vertices - onset.vertices)
     landmarks = mesh.landmarks
     if landmarks is not None and onset.landmarks is not None and len(landmarks) == len(onset.landmarks):

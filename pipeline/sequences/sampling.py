@@ -65,7 +65,7 @@ class SequenceSettings(Frozen):
         """
         window, count = self.window_of(num_recorded), self.num_chosen(num_recorded)
         if not window:
-            raise ValueError(f"--window {_show_window(self.window)} holds none of the {num_recorded} frames")
+            raise ValueError(f"`window={_show_window(self.window)}` holds none of the {num_recorded} frames")
         if self.sampling != "apex":
             return evenly_spaced(window, count), None
         apex = max(window, key=lambda number: (displacements[number], -number))

@@ -119,10 +119,10 @@ def _check(config: SynthConfig) -> None:
         raise UsageError(f"subjects {config.subjects}, levels {list(config.levels)}: at least one of each is needed")
     whose, room = _NAMES[config.kind]
     if config.subjects > room:
-        raise UsageError(f"--subjects {config.subjects}: {whose}'s names have room for {room}")
+        raise UsageError(f"{whose}'s names have room for {room}", field="subjects", value=config.subjects)
     other = "levels" if config.kind == "sequences" else "frames"
     if getattr(config, other) != SynthConfig.model_fields[other].default:
-        raise UsageError(f"--{other} has no meaning for --kind {config.kind}; leave it out")
+        raise UsageError(f"`{other}` has no meaning for `kind={config.kind}`; leave it out")
 
 
 def _program(config: SynthConfig) -> Program:
@@ -136,11 +136,11 @@ def _prepare(out: Place, expected: Iterable[Place]) -> None:
     try:
         strangers = _names(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be a folder ({error.strerror or error})") from None
+        raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
     if isinstance(out, Path) and not os.access(out, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: is not writable")
+        raise UsageError("is not writable", field="out", value=out)
     if strangers:
-        raise UsageError(f"--out {out}: holds {min(strangers)}, which is not of this run; name a new folder")
+        raise UsageError(f"holds {min(strangers)}, which is not of this run; name a new folder", field="out", value=out)
 
 
 def _names(out: Place) -> set[str]:

@@ -27,7 +27,7 @@ class TrainOptions(Frozen):
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
     channel: InputChannel = Field(
         "auto",
-        description="What the image tower sees; auto takes rgb with --pretrained, else normal where there is one.",
+        description="What the image tower sees; auto takes rgb with `pretrained`, else normal where there is one.",
     )
     temporal: Literal["auto", Temporal] = Field(
         "auto",
@@ -102,7 +102,7 @@ class TrainConfig(TrainOptions):
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     out: AnyPlace = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
-    resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
+    resume: bool = Field(False, description="Go on from the last checkpoint in `out`.")
 
     @property
     def joined_batch_size(self) -> int:

@@ -1,4 +1,4 @@
-"""A running average of the weights, which is a run's result where `--ema` asks for one.
+"""A running average of the weights, which is a run's result where `ema` is set.
 
 Goes in: the model after each step. Comes out: a model of the same names. Promised: what a checkpoint holds of it is
 enough to go on to the bit.

@@ -36,9 +36,11 @@ from smile_pipe.shards.storage import Place, remove_tree, write_atomically
 def check_in_process(config: TrainConfig) -> None:
     """Raise UsageError where this process alone is not enough for what is asked."""
     if config.num_workers > 1:
-        raise UsageError(f"--num-workers {config.num_workers}: only this process sees memory://; leave it out")
+        raise UsageError(
+            "only this process sees memory://; leave it out", field="num_workers", value=config.num_workers
+        )
     if config.use_gpu and not torch.cuda.is_available():
-        raise UsageError("--use-gpu: there is no GPU here")
+        raise UsageError("there is no GPU here", field="use_gpu")
 
 
 def train_in_process(job: Job) -> None:
@@ -66,7 +68,7 @@ def warn_on_lost_nodes(config: TrainConfig, resources: Mapping[str, int]) -> Ite
             if lacked == 2:
                 _log.error(
                     "A node is gone, and Ray has no room for %d workers. The training goes on when there is another "
-                    "one. To go on with fewer, stop it, and give --resume with --num-workers and --batch-size whose "
+                    "one. To go on with fewer, stop it, and give `resume` with `num_workers` and `batch_size` whose "
                     "product is %d.",
                     config.num_workers,
                     config.joined_batch_size,
@@ -184,7 +186,9 @@ def resources_per_worker(config: TrainConfig) -> dict[str, int]:
 
     if config.use_gpu:
         if ray.cluster_resources().get("GPU", 0) < config.num_workers:
-            raise UsageError(f"--use-gpu: Ray has fewer GPUs than one for each of {config.num_workers} --num-workers")
+            raise UsageError(
+                f"Ray has fewer GPUs than one for each of {config.num_workers} `num_workers`", field="use_gpu"
+            )
         return {"CPU": 1, "GPU": 1}
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     return {"CPU": cores_per_worker(nodes, config.num_workers)}
@@ -199,7 +203,9 @@ def cores_per_worker(nodes: Sequence[int], num_workers: int) -> int:
     for cores in range(max(nodes, default=0), 0, -1):
         if sum(node // cores for node in nodes) >= num_workers:
             return cores
-    raise UsageError(f"--num-workers {num_workers}: Ray has {pluralize(sum(nodes), 'core')}, and each worker needs one")
+    raise UsageError(
+        f"Ray has {pluralize(sum(nodes), 'core')}, and each worker needs one", field="num_workers", value=num_workers
+    )
 
 
 def _root_cause(error: BaseException) -> str:

@@ -22,7 +22,7 @@ def input_channel(config: TrainConfig, manifest: ShardManifest) -> str:
         preferred = ("rgb", "normal", "depth", "flow") if knows_photographs else ("normal", "rgb", "depth", "flow")
         return next(channel for channel in preferred if channel in manifest.channels)
     if config.channel not in manifest.channels:
-        raise UsageError(f"--channel {config.channel}: the shards have {', '.join(manifest.channels)}")
+        raise UsageError(f"the shards have {', '.join(manifest.channels)}", field="channel", value=config.channel)
     return config.channel
 
 
@@ -37,21 +37,25 @@ def text_source(config: TrainConfig, manifest: ShardManifest) -> RunTextSource:
     wanted: RunTextSource = need if need in ("pseudo", "none") else carried
     source = wanted if asked == "auto" else asked
     if need == "none" and source != "none":
-        raise UsageError(f"--recipe {config.recipe}: learns without text; leave --text out")
+        raise UsageError("learns without text; leave `text` out", field="recipe", value=config.recipe)
     if source == "none" and not set(recipe.text_free) - set(config.without):
-        raise UsageError(f"--recipe {config.recipe}: has no loss left without text")
+        raise UsageError("has no loss left without text", field="recipe", value=config.recipe)
     if need == "label" and source != "label":
-        hint = "render the shards with --text label" if carried != "label" else "leave --text out"
-        raise UsageError(f"--recipe {config.recipe}: learns from labels, not from {source}; {hint}")
+        hint = "render the shards with `text=label`" if carried != "label" else "leave `text` out"
+        raise UsageError(f"learns from labels, not from {source}; {hint}", field="recipe", value=config.recipe)
     if source == "pseudo":
         missing = [name for name in manifest.expressions if not manifest.prompts.get(name)]
         if missing or len(manifest.expressions) < 2:
             reason = f"no prompts for {', '.join(missing[:5])}" if missing else "one expression only"
-            raise UsageError(f"--text pseudo: chooses among the prompts of the shards, which have {reason}")
+            raise UsageError(
+                f"chooses among the prompts of the shards, which have {reason}", field="text", value="pseudo"
+            )
     elif source not in ("none", carried):
         has = "no prompts" if carried == "none" else f"prompts from {carried}"
         raise UsageError(
-            f"--text {source}: the shards carry {has}; use --text {carried}, or render them with --text {source}"
+            f"the shards carry {has}; use `text={carried}`, or render them with `text={source}`",
+            field="text",
+            value=source,
         )
     return source
 
@@ -64,7 +68,9 @@ def uses_metadata_prompts(config: TrainConfig, source: RunTextSource) -> bool:
     """
     has_prompts = source not in ("none", "pseudo") and config.recipe != "supervised"
     if config.metadata == "on" and not has_prompts:
-        raise UsageError("--metadata on: adds to the prompts of the shards, and none of these is read here")
+        raise UsageError(
+            "adds to the prompts of the shards, and none of these is read here", field="metadata", value="on"
+        )
     return has_prompts and (config.metadata == "on" or (config.metadata == "auto" and RECIPES[config.recipe].metadata))
 
 
@@ -77,11 +83,15 @@ def temporal_read(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
     if config.temporal == "auto":
         return default_temporal(stored)
     if stored == "none":
-        raise UsageError(f"--temporal {config.temporal}: the samples to learn from are all scans; leave it out")
+        raise UsageError(
+            "the samples to learn from are all scans; leave it out", field="temporal", value=config.temporal
+        )
     if not can_read(stored, config.temporal):
         raise UsageError(
-            f"--temporal {config.temporal}: of sequences the shards hold {stored}; use --temporal {stored}, "
-            f"or render them with --temporal {config.temporal}"
+            f"of sequences the shards hold {stored}; use `temporal={stored}`, "
+            f"or render them with `temporal={config.temporal}`",
+            field="temporal",
+            value=config.temporal,
         )
     return config.temporal
 

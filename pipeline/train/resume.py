@@ -58,19 +58,20 @@ def check_output(config: TrainConfig, directory: RunDirectory, mark: str) -> Non
         if {path.name for path in directory.root.iterdir()} - {LOCK_NAME}:
             raise foreign_directory_error(config.out, "run")
         if config.resume:
-            raise UsageError(f"--resume: {config.out} holds no run to go on with")
+            raise UsageError(f"{config.out} holds no run to go on with", field="resume")
     elif found["fingerprint"] != mark:
         if config.resume and (before := _joined_batch_size(found)) != config.joined_batch_size:
             raise UsageError(
-                f"--resume: the run in {config.out} takes {pluralize(before, 'sample')} a step, and this one would "
-                f"take {config.joined_batch_size} ({config.num_workers} x {config.batch_size}); choose --num-workers "
-                f"and --batch-size whose product is {before}"
+                f"the run in {config.out} takes {pluralize(before, 'sample')} a step, and this one would "
+                f"take {config.joined_batch_size} ({config.num_workers} x {config.batch_size}); choose `num_workers` "
+                f"and `batch_size` whose product is {before}",
+                field="resume",
             )
         raise UsageError(
-            f"--out {config.out}: holds a run with other options or shards (see config.json); name another"
+            "holds a run with other options or shards (see config.json); name another", field="out", value=config.out
         )
     elif not config.resume:
-        raise UsageError(f"--out {config.out}: holds a run that is not finished; --resume goes on with it")
+        raise UsageError("holds a run that is not finished; `resume` goes on with it", field="out", value=config.out)
 
 
 def world_sizes(config: TrainConfig, directory: RunDirectory) -> WorldSizes:

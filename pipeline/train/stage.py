@@ -124,8 +124,8 @@ def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
         raise UsageError(str(error)) from None
     if config.checkpoint_activations and not can_checkpoint(arch):
         raise UsageError(
-            f"--checkpoint-activations: the image tower of {config.arch} is a ResNet, which cannot; leave it out, or "
-            "use --accumulate"
+            f"the image tower of {config.arch} is a ResNet, which cannot; leave it out, or use `accumulate`",
+            field="checkpoint_activations",
         )
     check_wandb(config.wandb)
     shards = open_shards(config.shards, config.on_bad_shard)
@@ -140,16 +140,20 @@ def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
     if here:
         check_in_process(config)
     if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
-        raise UsageError("--recipe supervised: tells expressions apart, and the shards have only one")
+        raise UsageError("tells expressions apart, and the shards have only one", field="recipe", value="supervised")
     if len(rows) < 2 * config.num_workers:
         raise UsageError(
             f"{pluralize(len(rows), 'training sample')}: too few for {pluralize(config.num_workers, 'worker')}"
         )
     if source == "none" and len(shards.manifest.views) < 2:
-        raise UsageError("--text none: views are then compared with each other, and the shards have only one")
+        raise UsageError(
+            "views are then compared with each other, and the shards have only one", field="text", value="none"
+        )
     temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))
     if temporal == "none" and any(map(is_sequence, held_rows)):
-        raise UsageError("--validation: would hold back all subjects of whom there are sequences; choose another part")
+        raise UsageError(
+            "would hold back all subjects of whom there are sequences; choose another part", field="validation"
+        )
     found = {"out": config.out.absolute(), "shards": absolute(config.shards), "pretrained": _weights(config)}
     channel = input_channel(config, shards.manifest)
     config = config.model_copy(update=found)
