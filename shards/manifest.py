@@ -13,7 +13,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place, write_atomically
+from smile_pipe.shards.storage import StoragePath, write_atomically
 
 TextSource = Literal["label", "geometry", "au", "none"]
 
@@ -37,7 +37,7 @@ class Manifest(Frozen):
     stage: str
     fingerprint: str
 
-    def write(self, path: Place) -> None:
+    def write(self, path: StoragePath) -> None:
         """Write canonical JSON to `path` by way of a temporary name."""
         write_atomically(path, canonical_json(self).encode())
 
@@ -61,7 +61,7 @@ class Manifest(Frozen):
             raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
 
     @classmethod
-    def read(cls, path: Place) -> Self:
+    def read(cls, path: StoragePath) -> Self:
         """Read and parse the manifest at `path`; see `parse`."""
         return cls.parse(path.read_bytes(), str(path))
 

@@ -1,8 +1,8 @@
-"""Places: a file or a folder here, or under any URL that fsspec knows (s3://, gs://, memory://), used in one way.
+"""Files and folders on disk or under any URL that fsspec knows (s3://, gs://, memory://), handled alike.
 
-Goes in: what a user wrote. Comes out: a `Place`, a `pathlib.Path` or what looks like one. Promised: what is published
-under a name is whole, on a disk and in an object store; no place carries credentials, which the storage libraries take
-from the environment, so none reaches a log or a manifest; a storage that fails can be told from a file that is missing.
+Writes are atomic: a name appears only when its content is complete. A URL never carries credentials; the storage
+libraries take them from the environment, so none reaches a log or a manifest. A storage that fails raises
+`StorageError`, which differs from a file that is missing.
 """
 
 import errno
@@ -24,7 +24,7 @@ from upath import UPath
 
 from smile_pipe.shards.errors import UsageError
 
-Place = Path | UPath
+StoragePath = Path | UPath
 P = TypeVar("P", Path, UPath)
 
 # What an object store has received in whole, and nothing else, gets the name; elsewhere a file grows under its name.
@@ -37,7 +37,7 @@ class StorageError(ConnectionError):
     """The storage failed, which says nothing of the file that it was asked for: a job ends with it."""
 
 
-def place(text: str | Place) -> Place:
+def storage_path(text: str | StoragePath) -> StoragePath:
     """The place that `text` names; `~` at the head of a path is the home, as it is to fsspec in a spec of shards.
 
     Raises:
@@ -60,8 +60,8 @@ def place(text: str | Place) -> Place:
         raise UsageError(f"{text}: {error}") from None
 
 
-AnyPlace = Annotated[
-    Place, PlainValidator(place), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+StoragePathField = Annotated[
+    StoragePath, PlainValidator(storage_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
 """A field of a config that is a place."""
 
@@ -90,7 +90,7 @@ def absolute(text: str) -> str:
     return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
 
 
-def check_folder(out: Place) -> None:
+def check_folder(out: StoragePath) -> None:
     """See that files can lie in `out`, before any work is done; of a URL its storage tells when it is written to.
 
     Raises:
@@ -104,13 +104,13 @@ def check_folder(out: Place) -> None:
             raise UsageError(f"{existing} cannot be written; check its permissions", field="out", value=out)
 
 
-def is_in_memory(where: Place) -> bool:
+def is_in_memory(where: StoragePath) -> bool:
     """Whether no other process can see the place, as is so with memory://."""
     return isinstance(where, UPath) and where.protocol == "memory"
 
 
 @contextmanager
-def storage_errors(where: Place | str) -> Iterator[None]:
+def storage_errors(where: StoragePath | str) -> Iterator[None]:
     """Tell a storage that fails from a file that is missing; storages raise what they like, `OSError` or not.
 
     Raises:
@@ -131,14 +131,14 @@ def describe_error(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def write_atomically(path: Place, content: bytes) -> None:
+def write_atomically(path: StoragePath, content: bytes) -> None:
     """Write `content` so that `path` holds either its old content or all of the new."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
-def replacing(path: Place) -> Iterator[Path]:
+def replacing(path: StoragePath) -> Iterator[Path]:
     """A file of this machine to write to: it takes the place of `path` at the end, or is removed after an error."""
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
@@ -163,7 +163,7 @@ def _temporary(path: P) -> P:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def remove_leftovers(folder: Place) -> None:
+def remove_leftovers(folder: StoragePath) -> None:
     """Remove what writers that were killed have left in a folder."""
     for path in files_in(folder, ".*.tmp"):
         path.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def _put(file: Path, path: UPath) -> None:
         raise
 
 
-def read_range(path: Place, start: int, size: int) -> bytes:
+def read_range(path: StoragePath, start: int, size: int) -> bytes:
     """At most `size` bytes from byte `start` on; less where the file ends before."""
     if not isinstance(path, Path):
         try:
@@ -199,7 +199,7 @@ def read_range(path: Place, start: int, size: int) -> bytes:
         return file.read(size)
 
 
-def remove_tree(folder: Place) -> None:
+def remove_tree(folder: StoragePath) -> None:
     """Remove a folder with all that is in it, if it is there."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
@@ -217,7 +217,7 @@ def remove_tree(folder: Place) -> None:
                 folder.fs.rmdir(name)
 
 
-def files_in(folder: Place, pattern: str) -> list[Place]:
+def files_in(folder: StoragePath, pattern: str) -> list[StoragePath]:
     """What lies in a folder under a name that fits a pattern, sorted; none where there is no folder."""
     if isinstance(folder, Path):
         return sorted(folder.glob(pattern))
@@ -228,7 +228,7 @@ def files_in(folder: Place, pattern: str) -> list[Place]:
     return []
 
 
-def sizes_in(folder: Place) -> dict[str, int]:
+def sizes_in(folder: StoragePath) -> dict[str, int]:
     """Sizes in bytes of the files that lie in a folder itself, by name, in one look; none where there is no folder."""
     with suppress(FileNotFoundError, NotADirectoryError):
         if isinstance(folder, Path):

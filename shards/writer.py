@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from smile_pipe.shards.manifest import ShardEntry, fingerprint
 from smile_pipe.shards.sample import Sample, to_members
-from smile_pipe.shards.storage import Place, replacing
+from smile_pipe.shards.storage import StoragePath, replacing
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def pack(sample: Sample) -> PackedSample:
     return PackedSample(buffer.getvalue()[:end], sample.record.fingerprint)
 
 
-def write_shard(path: Place, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
+def write_shard(path: StoragePath, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
     """Write `samples` to `path` by way of a temporary name beside it.
 
     Raises:

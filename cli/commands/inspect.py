@@ -20,7 +20,7 @@ from smile_pipe.shards.formatting import describe_samples, pluralize
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import AnyPlace, Place, place, write_atomically
+from smile_pipe.shards.storage import StoragePath, StoragePathField, storage_path, write_atomically
 
 if TYPE_CHECKING:
     from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -31,8 +31,10 @@ class InspectOptions(Frozen):
 
     target: str = Field(description="Shards (as for --shards of train), or the directory of a run.")
     key: str | None = Field(None, description="Show this one sample: labels, text, cameras; with --preview its views.")
-    preview: AnyPlace | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
-    curves: AnyPlace | None = Field(None, description="Write the curves of a run to this PNG file.")
+    preview: StoragePathField | None = Field(
+        None, description="Write a contact sheet of some samples to this PNG file."
+    )
+    curves: StoragePathField | None = Field(None, description="Write the curves of a run to this PNG file.")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +43,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "inspect", InspectOptions, arguments=("target",))
     def inspect(config: InspectOptions, console: Console) -> Result:
         """Show what TARGET, shards or a run, holds."""
-        target = place(config.target)
+        target = storage_path(config.target)
         if (target / "config.json").exists():
             if config.preview or config.key:
                 option = "--preview" if config.preview else "--key"
@@ -98,21 +100,21 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
     return f"{told} of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
 
 
-def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: Place, console: Console) -> None:
+def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: StoragePath, console: Console) -> None:
     from smile_pipe.pipeline.reports.preview import preview_png
 
     _write_picture("--preview", path, preview_png(shards, rows))
     print_line(console, f"contact sheet: {path}")
 
 
-def _write_picture(option: str, path: Place, picture: bytes) -> None:
+def _write_picture(option: str, path: StoragePath, picture: bytes) -> None:
     try:
         write_atomically(path, picture)
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
 
 
-def _inspect_run(root: Place, picture: Place | None, console: Console) -> Result:
+def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Console) -> Result:
     from smile_pipe.pipeline.runs.run_directory import RunDirectory, open_run
 
     directory = RunDirectory(root)

@@ -4,13 +4,13 @@ from pydantic import Field
 
 from smile_pipe.pipeline.rendering.backend import RendererName
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import AnyPlace
+from smile_pipe.shards.storage import StoragePathField
 
 
 class AppConfig(Frozen):
     """Options of `smile-pipe app`."""
 
-    run: AnyPlace = Field(description="Directory of a finished training run, or its URL.")
+    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
     host: str = Field(
         "localhost", description="Address to listen at; 0.0.0.0 lets other machines in, and there is no password."
     )

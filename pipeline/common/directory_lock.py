@@ -21,7 +21,7 @@ from typing import Any
 from upath import UPath
 
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 NAME = ".lock"
 RENEWED_EVERY = 30.0
@@ -42,7 +42,7 @@ _tokens: set[str] = set()
 
 
 @contextmanager
-def directory_lock(root: Place) -> Iterator[None]:
+def directory_lock(root: StoragePath) -> Iterator[None]:
     """Hold `root`, which is made if need be, for the length of the block; if nothing came into it, it goes again.
 
     Raises:
@@ -52,7 +52,7 @@ def directory_lock(root: Place) -> Iterator[None]:
         yield
 
 
-def wait_while_held(root: Place) -> None:
+def wait_while_held(root: StoragePath) -> None:
     """Wait until nobody holds `root` who may be alive, for `LONGEST_WAIT` at most: so long a dead process may seem so.
 
     On a disk nothing is waited for: the operating system lets go of what a dead process held.
@@ -199,7 +199,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return {}
 
 
-def _held(root: Place, holder: dict[str, Any]) -> UsageError:
+def _held(root: StoragePath, holder: dict[str, Any]) -> UsageError:
     known = {"pid", "host", "since"} <= holder.keys()
     who = f"process {holder['pid']} on {holder['host']} (since {holder['since']})" if known else "another process"
     return UsageError(f"{root}: {who} is writing there; wait until it is done, or stop it")

@@ -16,7 +16,7 @@ from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 POLL_SECONDS = 1.0
 MAX_RETRIES = 3
@@ -44,7 +44,7 @@ class Fold:
         return RunDirectory(self.train.out)
 
     @property
-    def evaluation_path(self) -> Place:
+    def evaluation_path(self) -> StoragePath:
         """Where its scores lie."""
         return self.train.out / "evaluation" / "manifest.json"
 

@@ -35,7 +35,7 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 from smile_pipe.shards.splits import split_subjects
 from smile_pipe.shards.storage import (
-    Place,
+    StoragePath,
     absolute,
     check_folder,
     is_in_memory,
@@ -149,7 +149,7 @@ def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
     return total * config.epochs
 
 
-def _has_other(out: Place, load_run_config: str) -> bool:
+def _has_other(out: StoragePath, load_run_config: str) -> bool:
     """Whether a folder holds what is not of this cross-validation; see `load_stage_config` for the errors."""
     if found := load_stage_config(out / "config.json", _BegunFolds, "cross-validation"):
         return found["fingerprint"] != load_run_config

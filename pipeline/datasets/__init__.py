@@ -12,7 +12,7 @@ from smile_pipe.pipeline.datasets.folder import Folder
 from smile_pipe.pipeline.datasets.ict import Ict
 from smile_pipe.pipeline.datasets.skipped import summarise
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 # `folder` is not a dataset's own layout: `auto` takes it only where none of these fits.
 _DATASETS: tuple[Layout, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
@@ -20,7 +20,7 @@ _FALLBACK: Layout = Folder()
 LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
 
 
-def find_samples(root: Place, layout: str, neutrals: bool = True) -> Found:
+def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> Found:
     """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
 
     With `neutrals`, scans know their subject's neutral one.

@@ -18,7 +18,7 @@ from smile_pipe.pipeline.datasets.data_dir import Stat
 from smile_pipe.pipeline.datasets.file_index import LANDMARKS, TEXTURES, FileIndex, printable, stem_of
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.sample import KEY
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 _MAX_KEY = 80
 _DIGEST_LETTERS = 8
@@ -132,7 +132,7 @@ def key_of(name: str) -> str:
     return f"{key[: _MAX_KEY - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def checked(samples: Iterable[SampleSource], root: Place) -> list[SampleSource]:
+def checked(samples: Iterable[SampleSource], root: StoragePath) -> list[SampleSource]:
     """`samples` in the order of their keys.
 
     Raises:

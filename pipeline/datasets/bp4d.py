@@ -12,7 +12,7 @@ from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, nu
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 FRAME_RATE = 25.0
 # What each task is made to bring about; nobody has said that it did.
@@ -49,7 +49,7 @@ class Bp4d:
         return [_source(listing.root, sequence, tables) for sequence in numbered_sequences(listing, _FRAME)]
 
 
-def read_occurrence(path: Place) -> dict[str, float]:
+def read_occurrence(path: StoragePath) -> dict[str, float]:
     """The share of the coded frames in which each action unit occurs: "AU12" -> 0 to 1.
 
     The table's first row names the action units of its columns but the first, which counts frames; the other rows hold
@@ -68,7 +68,7 @@ def read_occurrence(path: Place) -> dict[str, float]:
         raise UsageError(f"{path}: cannot be read as a CSV table ({error})") from None
 
 
-def _shares(rows: Iterable[list[str]], units: list[str], path: Place) -> dict[str, float]:
+def _shares(rows: Iterable[list[str]], units: list[str], path: StoragePath) -> dict[str, float]:
     seen, coded = [0] * len(units), [0] * len(units)
     for line, row in enumerate(rows, start=2):
         cells = [cell.strip() for cell in row[1:]]
@@ -80,14 +80,14 @@ def _shares(rows: Iterable[list[str]], units: list[str], path: Place) -> dict[st
     return {unit: seen[i] / coded[i] for i, unit in enumerate(units) if coded[i]}
 
 
-def _unit(cell: str, path: Place) -> str:
+def _unit(cell: str, path: StoragePath) -> str:
     match = _UNIT.fullmatch(cell.strip())
     if match is None:
         raise UsageError(f"{path}: its first row must name action units after the first column; {cell[:40]!r} is none")
     return f"AU{match[1]}"
 
 
-def _source(root: Place, sequence: FrameSequence, tables: dict[str, str]) -> SampleSource:
+def _source(root: StoragePath, sequence: FrameSequence, tables: dict[str, str]) -> SampleSource:
     subject, task = sequence.name["subject"], sequence.name["task"]
     key = f"{subject}_{task}"
     table = tables.get(key)

@@ -19,7 +19,7 @@ from upath import UPath
 
 from smile_pipe.pipeline.meshes.paths import MAX_BYTES
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place, describe_error, storage_errors
+from smile_pipe.shards.storage import StoragePath, describe_error, storage_errors
 
 Stat = tuple[int, int]
 """Size in bytes and time of modification in nanoseconds."""
@@ -106,7 +106,7 @@ class RemoteDir(DataDir):
 
 
 @contextmanager
-def opened(root: Place) -> Iterator[DataDir]:
+def opened(root: StoragePath) -> Iterator[DataDir]:
     """The data directory at `root`, to read files of; what was fetched of it is gone after the block."""
     if isinstance(root, Path):
         yield DataDir(root)

@@ -19,7 +19,7 @@ from upath import UPath
 from smile_pipe.pipeline.datasets.data_dir import Stat, list_files
 from smile_pipe.pipeline.meshes.reader import SUFFIXES
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 MESH_SUFFIXES = frozenset((*SUFFIXES, ".bnt"))
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -41,13 +41,13 @@ class FileIndex:
         stats: size and time of each file, where listing them told; None on a disk.
     """
 
-    root: Place
+    root: StoragePath
     files: frozenset[str]
     undecoded: tuple[str, ...] = ()
     stats: Mapping[str, Stat] | None = None
 
     @classmethod
-    def scan(cls, root: Place) -> "FileIndex":
+    def scan(cls, root: StoragePath) -> "FileIndex":
         """List all files under `root`.
 
         Raises:
@@ -126,7 +126,7 @@ class FileIndex:
         return self.meshes[bisect_left(self.meshes, start) : bisect_left(self.meshes, start + _LAST_LETTER)]
 
 
-def _too_many(root: Place) -> UsageError:
+def _too_many(root: StoragePath) -> UsageError:
     return UsageError(f"{root}: holds over {MAX_FILES:,} files; name the folder that the dataset lies in")
 
 

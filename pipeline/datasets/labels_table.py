@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 NAMES = ("labels.csv", "labels.parquet")
 MAX_BYTES = 256 << 20
@@ -46,7 +46,7 @@ def table_names(listing: FileIndex) -> list[str]:
     return [name for name in NAMES if name in listing.files]
 
 
-def read_table(path: Place) -> list[TableRow]:
+def read_table(path: StoragePath) -> list[TableRow]:
     """All rows of a table, each with all its columns.
 
     What stands beyond the last column of a CSV has no name and is left out.
@@ -65,7 +65,7 @@ def read_table(path: Place) -> list[TableRow]:
         raise UsageError(f"{path}: cannot be read as a {path.suffix[1:].upper()} table ({reason})") from None
 
 
-def _csv_rows(path: Place) -> Iterator[TableRow]:
+def _csv_rows(path: StoragePath) -> Iterator[TableRow]:
     with path.open("r", newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         for number, row in enumerate(reader, 1):
@@ -74,7 +74,7 @@ def _csv_rows(path: Place) -> Iterator[TableRow]:
             yield TableRow(f"{path}, line {reader.line_num}", cells)
 
 
-def _parquet_rows(path: Place) -> Iterator[TableRow]:
+def _parquet_rows(path: StoragePath) -> Iterator[TableRow]:
     num_bytes = number = 0
     with path.open("rb") as content, pq.ParquetFile(content) as file:
         for column in file.schema_arrow:
@@ -100,7 +100,7 @@ def _size(column: pa.Array) -> int:
     return pc.sum(pc.binary_length(values).take(column.indices)).as_py() or 0
 
 
-def _check_cells(path: Place, num_cells: int) -> None:
+def _check_cells(path: StoragePath, num_cells: int) -> None:
     if num_cells > MAX_CELLS:
         raise UsageError(f"{path}: has over {MAX_CELLS:,} cells; leave out columns or split the dataset")
 

@@ -41,7 +41,7 @@ from smile_pipe.pipeline.runs.selection import (
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
-from smile_pipe.shards.storage import Place, write_atomically
+from smile_pipe.shards.storage import StoragePath, write_atomically
 
 # For images that are looked at in every epoch of fine-tuning; as much as training takes by default.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -172,7 +172,7 @@ def _manifest(
     )
 
 
-def _write(folder: Place, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
+def _write(folder: StoragePath, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
     if isinstance(folder, Path):
         folder.mkdir(exist_ok=True)
     # Neither the manifest nor the probe of an evaluation before this one must stand beside files of this one.

@@ -9,20 +9,20 @@ from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
-from smile_pipe.shards.storage import AnyPlace
+from smile_pipe.shards.storage import StoragePathField
 
 
 class ExportConfig(Frozen):
     """Options of `smile-pipe export`."""
 
-    run: AnyPlace = Field(description="Directory of a finished training run, or its URL.")
-    open_clip: AnyPlace | None = Field(
+    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
+    open_clip: StoragePathField | None = Field(
         None, description="Write a directory that open_clip loads as local-dir:DIR, with a README of how to use it."
     )
-    onnx: AnyPlace | None = Field(
+    onnx: StoragePathField | None = Field(
         None, description="Write image tower and fusion as an ONNX graph to this file, once it agrees with PyTorch."
     )
-    embeddings: AnyPlace | None = Field(
+    embeddings: StoragePathField | None = Field(
         None, description="Write the fused embeddings of `shards` to this parquet file, one row a sample."
     )
     shards: str | None = Field(
@@ -47,9 +47,9 @@ class Exported(Frozen):
     """
 
     run_fingerprint: str
-    open_clip: AnyPlace | None
-    onnx: AnyPlace | None
-    embeddings: AnyPlace | None
+    open_clip: StoragePathField | None
+    onnx: StoragePathField | None
+    embeddings: StoragePathField | None
     onnx_difference: float | None = None
     num_embeddings: int = 0
     num_skipped: int = 0

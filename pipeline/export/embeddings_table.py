@@ -14,14 +14,14 @@ from smile_pipe.pipeline.data.integrity import nothing_left
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import INDEX_SCHEMA, IndexRow
-from smile_pipe.shards.storage import Place, replacing
+from smile_pipe.shards.storage import StoragePath, replacing
 
 FROM_INDEX = ("key", "subject", "expression", "level", "num_frames", "frame_rate", "layout", "labels")
 ROWS_PER_GROUP = 1024
 
 
 def write_embeddings(
-    path: Place,
+    path: StoragePath,
     model: TrainedModel,
     reader: FaceDataset,
     rows: Sequence[IndexRow],

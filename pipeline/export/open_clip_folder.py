@@ -24,7 +24,7 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import Place, write_atomically
+from smile_pipe.shards.storage import StoragePath, write_atomically
 
 CONFIG, TOWERS, FUSION, CARD = "open_clip_config.json", "open_clip_model.safetensors", "fusion.safetensors", "README.md"
 """Of several files with weights open_clip takes the one with this name for the towers."""
@@ -33,7 +33,7 @@ _OF_TOWERS = "towers."
 _OF_CLIP = "towers.clip."
 
 
-def check_folder(folder: Place) -> None:
+def check_folder(folder: StoragePath) -> None:
     """Raise UsageError where a directory holds what is no export: its README.md may be somebody's."""
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file; name a directory", field="open_clip", value=folder)
@@ -43,7 +43,7 @@ def check_folder(folder: Place) -> None:
         )
 
 
-def write_open_clip(folder: Place, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:
+def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:
     """Write a model on the CPU; `facts` become the metadata of its weights."""
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,13 +72,13 @@ def _config(trained: TrainedModel) -> dict[str, Any]:
     return {"model_cfg": deepcopy(check_arch(trained.model.config.arch)), "preprocess_cfg": preprocess}
 
 
-def _save(path: Place, weights: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+def _save(path: StoragePath, weights: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     # Of several names in the metadata safetensors takes one first and then another, and equal models differ in bytes.
     metadata = {"smile_pipe": canonical_json(dict(facts), indent=None)}
     write_atomically(path, save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
 
 
-def _save_tokenizer(folder: Place, tokenizer: object) -> None:
+def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
     """Files of a tokenizer that is not open_clip's own, which it looks for in the directory."""
     if not hasattr(tokenizer, "save_pretrained"):
         return

@@ -27,7 +27,7 @@ from smile_pipe.pipeline.runs.selection import check_channel, read_of_sequences,
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _notes(config: ExportConfig, run: RunManifest, samples: _Samples | None) -> 
     return tuple(notes)
 
 
-def _file(path: Place) -> Place:
+def _file(path: StoragePath) -> StoragePath:
     """The path, in a folder that is there."""
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)

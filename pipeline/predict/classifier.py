@@ -14,7 +14,7 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Head:
     probabilities: Callable[[Features], Probabilities]
 
 
-def choose_head(name: Literal["auto", HeadName], root: Place, run: RunManifest, model: TrainedModel) -> Head:
+def choose_head(name: Literal["auto", HeadName], root: StoragePath, run: RunManifest, model: TrainedModel) -> Head:
     """The head of that name, or by `auto` the first that the run has: its classifier, its words, its probe.
 
     Raises:
@@ -49,7 +49,7 @@ def choose_head(name: Literal["auto", HeadName], root: Place, run: RunManifest, 
     return words_head({expression: run.prompts[expression] for expression in run.classes}, root, run, model)
 
 
-def words_head(words: Mapping[str, Sequence[str]], root: Place, run: RunManifest, model: TrainedModel) -> Head:
+def words_head(words: Mapping[str, Sequence[str]], root: StoragePath, run: RunManifest, model: TrainedModel) -> Head:
     """A head that chooses among words, each with the prompts that stand for it.
 
     Raises:
@@ -61,7 +61,7 @@ def words_head(words: Mapping[str, Sequence[str]], root: Place, run: RunManifest
     return Head("zero-shot", tuple(words), lambda x: zero_shot(x, anchors, model.scale))
 
 
-def _probe(root: Place, run: RunManifest) -> Head:
+def _probe(root: StoragePath, run: RunManifest) -> Head:
     # Imported here because scikit-learn takes a second, which words need not wait for.
     from smile_pipe.pipeline.classifiers.probe import read_probe
 

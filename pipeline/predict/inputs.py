@@ -11,7 +11,7 @@ from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, recognised, samp
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, checked, key_of
 from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, natural_order, stem_of, suffix_of
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place, place
+from smile_pipe.shards.storage import StoragePath, storage_path
 
 UNKNOWN = "unknown"
 """The subject and the expression of whom nothing is known."""
@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 class Input:
     """One sample to name, with paths relative to `root`; `named` is what a person calls it."""
 
-    root: Place
+    root: StoragePath
     source: SampleSource
     named: str
 
@@ -38,11 +38,11 @@ def find_inputs(
         UsageError: a path is not there or no mesh, or a folder holds none.
     """
     check_layout(layout)
-    found = [found for path in paths for found in _inputs(place(path), layout, sequence, frame_rate)]
+    found = [found for path in paths for found in _inputs(storage_path(path), layout, sequence, frame_rate)]
     return list(_with_unique_keys(found))
 
 
-def _inputs(path: Place, layout: str, sequence: bool, frame_rate: float) -> list[Input]:
+def _inputs(path: StoragePath, layout: str, sequence: bool, frame_rate: float) -> list[Input]:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -61,13 +61,13 @@ def _inputs(path: Place, layout: str, sequence: bool, frame_rate: float) -> list
     return [replace(one, named=f"{path}: {one.source.key}") if one.source.frame_rate else one for one in found]
 
 
-def _of_file(path: Place) -> Input:
+def _of_file(path: StoragePath) -> Input:
     if suffix_of(path.name) not in MESH_SUFFIXES:
         raise UsageError(f"{path}: is no mesh that can be read; a mesh is a file {_suffixes()}")
     return Input(path.parent, _scan(ScanFiles.beside(path.name, _folder(path.parent))), str(path))
 
 
-def _of_frames(path: Place, frame_rate: float) -> Input:
+def _of_frames(path: StoragePath, frame_rate: float) -> Input:
     listing = _folder(path)
     meshes = sorted(listing.meshes_in("."), key=natural_order)
     if not meshes:
@@ -81,7 +81,7 @@ def _scan(files: ScanFiles) -> SampleSource:
     return SampleSource(key_of(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
 
 
-def _folder(folder: Place) -> FileIndex:
+def _folder(folder: StoragePath) -> FileIndex:
     """The files of a folder itself: those below may be many, and are not meant."""
     return FileIndex(folder, frozenset(path.name for path in folder.iterdir() if path.is_file()))
 

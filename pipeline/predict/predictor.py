@@ -29,10 +29,10 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.sample import MAX_FRAMES, Sample, to_members
-from smile_pipe.shards.storage import Place, place, write_atomically
+from smile_pipe.shards.storage import StoragePath, storage_path, write_atomically
 
 
-def settings_of(root: Place, run: RunManifest, renderer: RendererName) -> RenderSettings:
+def settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> RenderSettings:
     """Those of the run's shards, with colours beside what the model sees, for people, and without jitter.
 
     Raises:
@@ -61,7 +61,7 @@ def settings_of(root: Place, run: RunManifest, renderer: RendererName) -> Render
         raise UsageError(f"{root}: its shards do not say how they were rendered ({where}: {first['msg']})") from None
 
 
-def save_views(sample: Sample, folder: Place) -> None:
+def save_views(sample: Sample, folder: StoragePath) -> None:
     """Write the images of a sample, by their names in a shard.
 
     Raises:
@@ -88,7 +88,7 @@ class Predictor:
         head: what names faces if no words are given.
     """
 
-    root: Place
+    root: StoragePath
     run: RunManifest
     model: TrainedModel
     settings: RenderSettings
@@ -98,7 +98,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        run: str | Place,
+        run: str | StoragePath,
         head: Literal["auto", HeadName] = "auto",
         renderer: RendererName = "auto",
         use_gpu: bool = False,
@@ -108,7 +108,7 @@ class Predictor:
         Raises:
             UsageError: no finished run, a head that it has not, or a renderer that this machine has not.
         """
-        root = place(run)
+        root = storage_path(run)
         manifest, checkpoint = open_run(root)
         settings = settings_of(root, manifest, choose_renderer(renderer))
         if use_gpu and not torch.cuda.is_available():
@@ -193,7 +193,7 @@ class Predictor:
         return directions_of(self.settings.rig_of("").cameras)
 
 
-def predict_scan(predictor: "Predictor", given: Input, head: Head, save_to: Place | None) -> Prediction:
+def predict_scan(predictor: "Predictor", given: Input, head: Head, save_to: StoragePath | None) -> Prediction:
     """Predict one scan; what cannot be read becomes a `Prediction` with a reason.
 
     Args:

@@ -22,7 +22,7 @@ from smile_pipe.pipeline.sequences.dynamic_images import quantise_dynamic
 from smile_pipe.shards.images import DYNAMIC, encode_image
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
 from smile_pipe.shards.sample import DynamicScale, MeshStatistics, Sample, SampleRecord, Timeline
-from smile_pipe.shards.storage import Place, StorageError
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def build_samples(rows: Sequence[Row], layout: str, settings: RenderSettings) ->
 
 
 def rewritten(
-    source: SampleSource, row: IndexRow, before: Sample, settings: RenderSettings, root: Place
+    source: SampleSource, row: IndexRow, before: Sample, settings: RenderSettings, root: StoragePath
 ) -> BuiltSample:
     """A sample with the images that it has and another record and prompt; only a caption needs its files read."""
     made = _unmade(source, row.sources, SampleFingerprints.of(settings, row.layout))

@@ -9,7 +9,7 @@ from smile_pipe.pipeline.render.local import build_in_process
 from smile_pipe.pipeline.render.plan import RenderPlan
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import batch_units, num_stored
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import pack
 
 NUM_TRIED = 5
@@ -32,7 +32,7 @@ class Estimate:
     num_tried: int
 
 
-def estimate(plan: RenderPlan, root: Place, settings: RenderSettings) -> Estimate:
+def estimate(plan: RenderPlan, root: StoragePath, settings: RenderSettings) -> Estimate:
     """Make a few of the samples that `plan` renders, evenly from all, and count for each as many as it stands for.
 
     A sequence counts as many times as frames of it are stored.
@@ -56,7 +56,7 @@ def estimate(plan: RenderPlan, root: Place, settings: RenderSettings) -> Estimat
     return Estimate(seconds * scale, round(num_bytes * scale) + reused, num_tried)
 
 
-def _made(sample: SampleSource, root: Place, settings: RenderSettings, layout: str) -> int:
+def _made(sample: SampleSource, root: StoragePath, settings: RenderSettings, layout: str) -> int:
     """Make one sample, and tell how many bytes of a shard it takes; none where it fails."""
     rows = [row for parcel in batch_units([sample], settings) for row in build_in_process(parcel, root, settings)]
     return sum(

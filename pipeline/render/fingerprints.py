@@ -23,7 +23,7 @@ from smile_pipe.pipeline.meshes.paths import escapes_root, open_file
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.manifest import fingerprint
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 # Neither pydantic nor sorted keys: they would take most of the time of a plan for 100,000 samples.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -94,7 +94,7 @@ class SourceFiles:
 
     def __init__(
         self,
-        root: Place,
+        root: StoragePath,
         recorded: Iterable[SourceFile],
         verify: bool = False,
         listed: Mapping[str, Stat] | None = None,
@@ -136,7 +136,7 @@ class SourceFiles:
         return lambda path: listed.get(path, GONE)
 
 
-def read_source(root: Place, path: str) -> SourceFile:
+def read_source(root: StoragePath, path: str) -> SourceFile:
     """Size, time and digest of a source; -1 and "" where it cannot be had.
 
     Raises:

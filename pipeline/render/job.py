@@ -39,7 +39,7 @@ from smile_pipe.pipeline.render.units import batch_units, split_into_units
 from smile_pipe.pipeline.render.writing import write_task
 from smile_pipe.pipeline.rendering.backend import ON_GPUS
 from smile_pipe.shards.manifest import fingerprint
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 # Shards being written while others are rendered; bounds what waits in memory.
 MAX_WRITES = 4
@@ -76,7 +76,7 @@ def workers_of(settings: RenderSettings) -> Workers:
 
 def render_shards(
     tasks: Sequence[ShardTask],
-    root: Place,
+    root: StoragePath,
     layout: str,
     settings: RenderSettings,
     output: RenderOutput,
@@ -115,7 +115,7 @@ def render_shards(
 
 def _render_once(
     tasks: Sequence[ShardTask],
-    root: Place,
+    root: StoragePath,
     layout: str,
     settings: RenderSettings,
     output: RenderOutput,
@@ -184,7 +184,7 @@ def _cause(error: RayError) -> Exception:
 
 
 def _encoded_blocks(
-    tasks: Sequence[ShardTask], root: Place, settings: RenderSettings, limits: dict[str, Any], workers: Workers
+    tasks: Sequence[ShardTask], root: StoragePath, settings: RenderSettings, limits: dict[str, Any], workers: Workers
 ) -> Generator[tuple[ray.ObjectRef, int], None, None]:
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -227,7 +227,7 @@ def _tables(tasks: Sequence[ShardTask], settings: RenderSettings, workers: Worke
 # each shard, for seconds, and take it away again.
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_task(
-    task: ShardTask, root: Place, layout: str, settings: RenderSettings, out: Place, *blocks: pa.Table
+    task: ShardTask, root: StoragePath, layout: str, settings: RenderSettings, out: StoragePath, *blocks: pa.Table
 ) -> WrittenShard:
     rows = [row for block in blocks for row in block.to_pylist()]
     return write_task(task, root, layout, settings, RenderOutput(out), rows)

@@ -17,7 +17,7 @@ from pathlib import Path
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import Place, storage_errors
+from smile_pipe.shards.storage import StoragePath, storage_errors
 
 # One death may be an accident: a machine that fails, a worker that Ray takes away.
 MAX_DEATHS = 2
@@ -54,7 +54,7 @@ class _Budget:
 
 
 @contextmanager
-def limited(limits: Limits, marks: Place, name: str) -> Iterator[None]:
+def limited(limits: Limits, marks: StoragePath, name: str) -> Iterator[None]:
     """Work on a piece within the limits; `marks` is a folder that all workers see.
 
     Args:
@@ -100,20 +100,20 @@ def not_limited() -> Iterator[None]:
         budget.spend()
 
 
-def _deaths(mark: Place) -> int:
+def _deaths(mark: StoragePath) -> int:
     with suppress(FileNotFoundError), _telling(mark):
         return len(mark.read_bytes())
     return 0
 
 
-def _write(mark: Place, content: bytes) -> None:
+def _write(mark: StoragePath, content: bytes) -> None:
     with _telling(mark):
         if isinstance(mark, Path):
             mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_bytes(content)
 
 
-def _telling(mark: Place) -> AbstractContextManager[None]:
+def _telling(mark: StoragePath) -> AbstractContextManager[None]:
     return nullcontext() if isinstance(mark, Path) else storage_errors(mark)
 
 

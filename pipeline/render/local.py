@@ -14,11 +14,11 @@ from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import WrittenShard
 from smile_pipe.pipeline.render.units import WorkUnit, batch_units, split_into_units
 from smile_pipe.pipeline.render.writing import write_task
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 
 def render_shards_in_process(
-    tasks: Sequence[ShardTask], root: Place, layout: str, settings: RenderSettings, output: RenderOutput
+    tasks: Sequence[ShardTask], root: StoragePath, layout: str, settings: RenderSettings, output: RenderOutput
 ) -> Iterator[int | WrittenShard]:
     """Make the shards of `tasks`, one after the other; yields what `job.render_shards` does."""
     for task in tasks:
@@ -29,6 +29,6 @@ def render_shards_in_process(
         yield write_task(replace(task, samples=()), root, layout, settings, output, rows)
 
 
-def build_in_process(parcel: Sequence[WorkUnit], root: Place, settings: RenderSettings) -> list[Row]:
+def build_in_process(parcel: Sequence[WorkUnit], root: StoragePath, settings: RenderSettings) -> list[Row]:
     """The encoded rows of a parcel: what the operator gives for it."""
     return make_pieces(pieces_table(parcel), root, settings).to_pylist()

@@ -42,7 +42,7 @@ from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.sample import MeshStatistics
-from smile_pipe.shards.storage import Place, StorageError, place
+from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
 
 SOURCES = TypeAdapter(tuple[SourceFile, ...])
 PIECE = TypeAdapter(WorkUnit)
@@ -66,7 +66,11 @@ def pieces_table(pieces: Iterable[WorkUnit]) -> pa.Table:
 
 
 def make_pieces(
-    table: pa.Table, root: str | Place, settings: RenderSettings, limits: Limits | None = None, marks: str | Place = ""
+    table: pa.Table,
+    root: str | StoragePath,
+    settings: RenderSettings,
+    limits: Limits | None = None,
+    marks: str | StoragePath = "",
 ) -> pa.Table:
     """Read, render and encode on one processor, one piece after the other.
 
@@ -78,7 +82,11 @@ def make_pieces(
 
 
 def read_pieces(
-    table: pa.Table, root: str | Place, settings: RenderSettings, limits: Limits | None = None, marks: str | Place = ""
+    table: pa.Table,
+    root: str | StoragePath,
+    settings: RenderSettings,
+    limits: Limits | None = None,
+    marks: str | StoragePath = "",
 ) -> pa.Table:
     """Read, digest and frame the files of each piece; `marks` is where the limits remember what workers died of."""
     with _reading(root, settings, limits, marks) as read:
@@ -87,18 +95,18 @@ def read_pieces(
 
 @contextmanager
 def _reading(
-    root: str | Place, settings: RenderSettings, limits: Limits | None, marks: str | Place
+    root: str | StoragePath, settings: RenderSettings, limits: Limits | None, marks: str | StoragePath
 ) -> Iterator[Callable[[pa.Table], pa.Table]]:
     """`read_pieces` for several tables; a storage that failed once is not asked again."""
     lost: list[StorageError] = []
-    with opened(place(root)) as files:
+    with opened(storage_path(root)) as files:
 
         def read(row: Row) -> Row:
             if lost:
                 raise lost[0]
             piece, reader = PIECE.validate_json(row["piece"]), SourceReader(files)
             try:
-                with limited(limits, place(marks), piece.name) if limits else nullcontext():
+                with limited(limits, storage_path(marks), piece.name) if limits else nullcontext():
                     shot, meshes = read_piece(piece, reader, settings)
             except StorageError as error:
                 lost.append(error)
@@ -176,9 +184,9 @@ def asdict_arrays(mesh: Mesh) -> dict[str, np.ndarray]:
 
 def failure_of(stage: str, error: Exception, root: str = "") -> str:
     """A failed stage and its reason, as JSON."""
-    # A MeshError is written for people; anything else is our own mistake, and its place in the code helps to mend it.
-    place = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
-    reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{place}"
+    # A MeshError is written for people; anything else is our own mistake, and its where in the code helps to mend it.
+    where = "" if isinstance(error, (MeshError, OSError)) else f" at {_place(error)}"
+    reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{where}"
     # Reasons begin with the file; where the dataset lay on this machine says nothing to whoever reads the table.
     reason = printable(reason.replace(f"{root}/", "") if root else reason)
     return json.dumps({"stage": stage, "reason": reason[:1000]})

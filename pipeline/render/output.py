@@ -19,7 +19,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import FailureRow, IndexRow, read_failures, read_index, write_failures, write_index
 from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName
 from smile_pipe.shards.storage import (
-    Place,
+    StoragePath,
     check_folder,
     files_in,
     remove_leftovers,
@@ -58,7 +58,7 @@ _RECEIPT = TypeAdapter(ShardRecord)
 class RenderOutput:
     """One output directory, read and written by the render stage alone."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.root = root
         self.shards = root / "shards"
         self.progress = root / ".progress"
@@ -144,7 +144,7 @@ class RenderOutput:
         manifest.write(self.manifest_path)
         remove_tree(self.progress)
 
-    def _receipt_path(self, name: str) -> Place:
+    def _receipt_path(self, name: str) -> StoragePath:
         return self.progress / f"{name}.json"
 
     def _finished(self) -> list[ShardRecord]:

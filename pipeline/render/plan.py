@@ -13,7 +13,7 @@ from smile_pipe.pipeline.datasets.data_dir import Stat
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints, SourceFiles
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 NEW = "new"
 SETTINGS = "the settings changed"
@@ -96,7 +96,7 @@ class RenderPlan:
 
 
 def plan_shards(
-    root: Place,
+    root: StoragePath,
     samples: Sequence[SampleSource],
     marks: SampleFingerprints,
     output: RenderOutput,
@@ -155,7 +155,7 @@ class _Shards:
 
     def __init__(
         self,
-        root: Place,
+        root: StoragePath,
         samples: Sequence[SampleSource],
         marks: SampleFingerprints,
         sizes: Mapping[str, int],

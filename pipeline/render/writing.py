@@ -13,12 +13,12 @@ from smile_pipe.pipeline.render.timings import StepSeconds, WrittenShard
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardError, read_members
 from smile_pipe.shards.sample import SampleRecord, from_members
-from smile_pipe.shards.storage import Place, read_range
+from smile_pipe.shards.storage import StoragePath, read_range
 from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
 
 
 def write_task(
-    task: ShardTask, root: Place, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[Row]
+    task: ShardTask, root: StoragePath, layout: str, settings: RenderSettings, output: RenderOutput, rows: Sequence[Row]
 ) -> WrittenShard:
     """Write one shard from encoded rows and from what is reused of it, and its receipt once it has its final name."""
     began = time.perf_counter()
@@ -55,7 +55,7 @@ def write_task(
     return WrittenShard(receipt, StepSeconds.of(rows, time.perf_counter() - began))
 
 
-def _content(path: Place, row: IndexRow) -> bytes:
+def _content(path: StoragePath, row: IndexRow) -> bytes:
     """The bytes of a sample in the shard that is there.
 
     Raises:

@@ -11,7 +11,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES
 from smile_pipe.pipeline.runs.run_index import find_outputs
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 
 class ComparedRow(Frozen):
@@ -44,7 +44,7 @@ class Comparison(Frozen):
     rows: tuple[ComparedRow, ...]
 
 
-def compare(root: Place) -> tuple[Comparison, ...]:
+def compare(root: StoragePath) -> tuple[Comparison, ...]:
     """The cross-validations in `root`, at most two levels deep, a table for those over the same folds.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 
 class LenientModel(BaseModel):
@@ -21,7 +21,7 @@ class StageConfigRecord(LenientModel):
     fingerprint: str
 
 
-def load_stage_config(path: Place, kind: type[StageConfigRecord], stage: str) -> dict[str, Any]:
+def load_stage_config(path: StoragePath, kind: type[StageConfigRecord], stage: str) -> dict[str, Any]:
     """The `config.json` of a stage's output; nothing where there is none.
 
     Raises:
@@ -35,6 +35,6 @@ def load_stage_config(path: Place, kind: type[StageConfigRecord], stage: str) ->
         raise foreign_directory_error(path.parent, stage) from None
 
 
-def foreign_directory_error(out: Place, stage: str) -> UsageError:
+def foreign_directory_error(out: StoragePath, stage: str) -> UsageError:
     """The error for an output directory that holds files of another kind."""
     return UsageError(f"holds files that are not of a {stage}; name a new or empty directory", field="out", value=out)

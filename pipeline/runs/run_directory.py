@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import Place, read_range, remove_tree, replacing, write_atomically
+from smile_pipe.shards.storage import StoragePath, read_range, remove_tree, replacing, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ _TAIL = 1 << 16
 class Checkpoint:
     """A saved state: after `step` steps in all."""
 
-    path: Place
+    path: StoragePath
     step: int
 
     def load_model(self) -> dict[str, "Tensor"]:
@@ -62,7 +62,7 @@ class Checkpoint:
 class RunDirectory:
     """One run, on a disk or under a URL."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.root = root
         self.manifest_path = root / "manifest.json"
         self.config_path = root / "config.json"
@@ -145,7 +145,7 @@ class RunDirectory:
                     yield Checkpoint(path, int(path.name[5:]))
 
 
-def open_run(root: Place) -> tuple[RunManifest, Checkpoint]:
+def open_run(root: StoragePath) -> tuple[RunManifest, Checkpoint]:
     """The manifest and the result of a finished run.
 
     Raises:
@@ -169,6 +169,6 @@ def _save_weights(file: Path, model: Mapping[str, "Tensor"]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in model.items()}, file)
 
 
-def _remove(checkpoint: Place) -> None:
+def _remove(checkpoint: StoragePath) -> None:
     (checkpoint / STATE).unlink(missing_ok=True)
     remove_tree(checkpoint)

@@ -13,7 +13,7 @@ from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Manifest, ShardManifest
-from smile_pipe.shards.storage import Place, read_range
+from smile_pipe.shards.storage import StoragePath, read_range
 
 MAX_DEPTH = 2
 # Far above what a stage writes: one shard takes 200 bytes of a manifest.
@@ -33,7 +33,7 @@ class Output:
     """
 
     kind: Literal["shards", "run", "crossval", "unknown"]
-    path: Place
+    path: StoragePath
     manifest: Any = None
     problem: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Output:
         return known if isinstance(known, str) else ""
 
 
-def find_outputs(root: Place) -> Iterator[Output]:
+def find_outputs(root: StoragePath) -> Iterator[Output]:
     """All outputs down to `MAX_DEPTH` levels below `root`, the upper ones first; those inside of others are theirs."""
     level = [root]
     for depth in range(MAX_DEPTH + 1):
@@ -60,7 +60,7 @@ def find_outputs(root: Place) -> Iterator[Output]:
             level = [child for path in level if path not in outputs for child in folders_in(path)]
 
 
-def read_manifest(kind: type[M], path: Place) -> tuple[M | None, str]:
+def read_manifest(kind: type[M], path: StoragePath) -> tuple[M | None, str]:
     """The manifest at `path` and what is wrong with it; None and "" where there is none."""
     content, problem = _content(path)
     if problem or not content:
@@ -71,7 +71,7 @@ def read_manifest(kind: type[M], path: Place) -> tuple[M | None, str]:
         return None, str(error)
 
 
-def _look(path: Place) -> Output | None:
+def _look(path: StoragePath) -> Output | None:
     text, problem = _content(path / "manifest.json")
     options, stage = _json(_content(path / "config.json")[0]), _json(text).get("stage")
     if stage == "train" or isinstance(options.get("train"), dict):
@@ -85,7 +85,7 @@ def _look(path: Place) -> Output | None:
     return None
 
 
-def folders_in(path: Place) -> list[Place]:
+def folders_in(path: StoragePath) -> list[StoragePath]:
     """The folders in one, by name; none where it cannot be looked into."""
     try:
         return sorted((entry for entry in path.iterdir() if entry.is_dir()), key=str)
@@ -93,7 +93,7 @@ def folders_in(path: Place) -> list[Place]:
         return []
 
 
-def _content(path: Place) -> tuple[bytes, str]:
+def _content(path: StoragePath) -> tuple[bytes, str]:
     """What a file holds, and what is wrong with it; b"" and "" where there is none."""
     try:
         if not path.exists():

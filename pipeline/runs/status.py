@@ -21,7 +21,7 @@ from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen, ShardManifest
-from smile_pipe.shards.storage import Place, place, scheme_of
+from smile_pipe.shards.storage import StoragePath, scheme_of, storage_path
 
 
 class StatusRow(Frozen):
@@ -56,7 +56,7 @@ class StatusReport(Frozen):
     rows: tuple[StatusRow, ...]
 
 
-def status(root: Place) -> StatusReport:
+def status(root: StoragePath) -> StatusReport:
     """Look at `root` and at the folders in it, two levels deep.
 
     Raises:
@@ -85,16 +85,16 @@ def _source(run: Output, sets: Sequence[Output]) -> Output | None:
     return next(iter(same_place + same_content), None)
 
 
-def _place_of(named: str, run: Place) -> str:
+def _place_of(named: str, run: StoragePath) -> str:
     """What a run says of where its shards lie, made whole without looking there."""
     with suppress(ValueError):
         if scheme_of(named):
-            return str(place(named))
+            return str(storage_path(named))
         return os.path.normpath(run.resolve() / named) if isinstance(run, Path) else str((run / named).resolve())
     return ""
 
 
-def _shards_row(root: Place, found: Output, is_used: bool) -> StatusRow:
+def _shards_row(root: StoragePath, found: Output, is_used: bool) -> StatusRow:
     render = _type("render", "DATA", "--out", found.path)
     if found.problem:
         return _row(root, found, "damaged", about=found.problem, next=render)
@@ -117,7 +117,7 @@ def _shards_row(root: Place, found: Output, is_used: bool) -> StatusRow:
     return _row(root, found, "finished", counts=counts, next=train)
 
 
-def _run_rows(root: Place, run: Output, source: Output | None, sets: Sequence[Output]) -> list[StatusRow]:
+def _run_rows(root: StoragePath, run: Output, source: Output | None, sets: Sequence[Output]) -> list[StatusRow]:
     """A run and its evaluation."""
     manifest, problem = read_manifest(EvaluationManifest, run.path / "evaluation" / "manifest.json")
     row = _run_row(root, run, source)
@@ -145,7 +145,7 @@ def _run_rows(root: Place, run: Output, source: Output | None, sets: Sequence[Ou
     return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": ""})]
 
 
-def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
+def _run_row(root: StoragePath, run: Output, source: Output | None) -> StatusRow:
     shards = source.path if source else "SHARDS"
     options = ["--shards", shards, *_options(run.options.get("train"), TrainConfig)]
     common: dict[str, Any] = {"made_from": _relative(root, source.path) if source else ""}
@@ -176,7 +176,7 @@ def _run_row(root: Place, run: Output, source: Output | None) -> StatusRow:
     return _row(root, run, "finished", about=about, next="" if is_evaluated else _evaluate(run, source), **common)
 
 
-def _crossval_row(root: Place, found: Output, source: Output | None) -> StatusRow:
+def _crossval_row(root: StoragePath, found: Output, source: Output | None) -> StatusRow:
     shards = source.path if source else "SHARDS"
     scored_on = found.options.get("scored_on")
     inputs: list[object] = ["--shards", shards]
@@ -204,7 +204,7 @@ def _evaluate(run: Output, source: Output | None) -> str:
     return _type("evaluate", run.path, "--shards", source.path if source else "SHARDS")
 
 
-def _row(root: Place, output: Output, state: str, **fields: Any) -> StatusRow:
+def _row(root: StoragePath, output: Output, state: str, **fields: Any) -> StatusRow:
     finished = None
     if output.manifest:
         written = (output.path / "manifest.json").stat().st_mtime
@@ -235,7 +235,7 @@ def _type(*words: object) -> str:
     return shlex.join(["smile-pipe", *plain])
 
 
-def _sizes(folder: Place) -> dict[str, int]:
+def _sizes(folder: StoragePath) -> dict[str, int]:
     """Sizes of the files in a folder, by name."""
     try:
         if isinstance(folder, Path):
@@ -247,5 +247,5 @@ def _sizes(folder: Place) -> dict[str, int]:
     return {about["name"].rpartition("/")[2]: about["size"] or 0 for about in found if about["type"] == "file"}
 
 
-def _relative(root: Place, path: Place) -> str:
+def _relative(root: StoragePath, path: StoragePath) -> str:
     return str(path.relative_to(str(root)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.landmarks.files import write_bnd
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl
-from smile_pipe.shards.storage import Place, replacing
+from smile_pipe.shards.storage import StoragePath, replacing
 
 NUM_BND_LANDMARKS = 83
 
@@ -20,12 +20,12 @@ NUM_BND_LANDMARKS = 83
 class ScanPaths:
     """Where one scan lies; mesh and texture lie in one folder."""
 
-    mesh: Place
-    texture: Place
-    landmarks: Place
+    mesh: StoragePath
+    texture: StoragePath
+    landmarks: StoragePath
 
     @property
-    def all(self) -> tuple[Place, Place, Place]:
+    def all(self) -> tuple[StoragePath, StoragePath, StoragePath]:
         """All three."""
         return self.mesh, self.texture, self.landmarks
 
@@ -50,7 +50,7 @@ def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[
 
 
 @contextmanager
-def _file_for(path: Place) -> Iterator[Path]:
+def _file_for(path: StoragePath) -> Iterator[Path]:
     """A file to write to that is, or becomes, `path`."""
     if isinstance(path, Path):
         # Not by way of a temporary name: without `synth.json` a data set is not whole anyway.

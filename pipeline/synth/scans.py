@@ -15,7 +15,7 @@ from smile_pipe.pipeline.face_model.interface import FaceModel
 from smile_pipe.pipeline.face_model.scan_noise import scan
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.synth.files import NUM_BND_LANDMARKS, ScanPaths
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 ANCESTRY = "WH"
 # Names have four digits for the subject.
@@ -29,7 +29,7 @@ class Scans:
     seed: int
     levels: tuple[int, ...]
 
-    def paths(self, out: Place, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
+    def paths(self, out: StoragePath, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
         """Where the subject's scans belong."""
         name = f"{subject.sex}{subject.number:04d}"
         ending = "_F3D.bnd" if num_landmarks == NUM_BND_LANDMARKS else "_F3D_lmk68.txt"

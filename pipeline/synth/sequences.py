@@ -13,7 +13,7 @@ from smile_pipe.pipeline.face_model.scan_noise import hold, sway
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.synth.files import NUM_BND_LANDMARKS, ScanPaths
 from smile_pipe.shards.images import encode_image
-from smile_pipe.shards.storage import Place
+from smile_pipe.shards.storage import StoragePath
 
 FOLDERS = {"AN": "Angry", "DI": "Disgust", "FE": "Fear", "HA": "Happy", "SA": "Sad", "SU": "Surprise"}
 LANDMARKS_FOLDER = "BU4DFE_BND_V1.1"
@@ -30,7 +30,7 @@ class Sequences:
     seed: int
     num_frames: int
 
-    def paths(self, out: Place, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
+    def paths(self, out: StoragePath, subject: Subject, num_landmarks: int) -> list[ScanPaths]:
         """Where the frames of the subject's sequences belong, sequence by sequence."""
         paths = []
         for code in FOLDERS:

@@ -28,7 +28,7 @@ from smile_pipe.pipeline.synth.scans import Scans
 from smile_pipe.pipeline.synth.sequences import FOLDERS, MAX_FRAMES, Sequences
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen, Manifest, fingerprint
-from smile_pipe.shards.storage import AnyPlace, Place
+from smile_pipe.shards.storage import StoragePath, StoragePathField
 
 Kind = Literal["scans", "sequences"]
 Level = Annotated[int, Field(ge=1, le=4)]
@@ -43,7 +43,9 @@ _NAMES: Mapping[Kind, tuple[str, int]] = {
 class SynthConfig(Frozen):
     """What to make."""
 
-    out: AnyPlace = Field(description="Folder or URL to write; new, empty, or an earlier run of the same settings")
+    out: StoragePathField = Field(
+        description="Folder or URL to write; new, empty, or an earlier run of the same settings"
+    )
     kind: Kind = Field("scans", description="Static scans (as BU-3DFE has), or sequences (as BU-4DFE has).")
     subjects: int = Field(8, description="Number of subjects.")
     seed: int = Field(0, ge=0, description="Another seed gives other subjects.")
@@ -131,7 +133,7 @@ def _program(config: SynthConfig) -> Program:
     return Scans(config.seed, tuple(sorted(set(config.levels))))
 
 
-def _prepare(out: Place, expected: Iterable[Place]) -> None:
+def _prepare(out: StoragePath, expected: Iterable[StoragePath]) -> None:
     """Make the folder, and refuse one in which files that this run would not write pose as its own."""
     try:
         strangers = _names(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
@@ -143,7 +145,7 @@ def _prepare(out: Place, expected: Iterable[Place]) -> None:
         raise UsageError(f"holds {min(strangers)}, which is not of this run; name a new folder", field="out", value=out)
 
 
-def _names(out: Place) -> set[str]:
+def _names(out: StoragePath) -> set[str]:
     """The files in a folder, which is made if need be, and in those below it."""
     if isinstance(out, Path):
         out.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.storage import Place, remove_tree, write_atomically
+from smile_pipe.shards.storage import StoragePath, remove_tree, write_atomically
 
 
 def check_in_process(config: TrainConfig) -> None:
@@ -88,10 +88,10 @@ def has_room(nodes: Sequence[Mapping[str, Any]], resources: Mapping[str, int], n
 class TrainScratch:
     """What a job needs while it runs, in the directory of the run, which all nodes see."""
 
-    def __init__(self, out: Place) -> None:
+    def __init__(self, out: StoragePath) -> None:
         self.root = out / ".ray"
 
-    def note_path(self, rank: int) -> Place:
+    def note_path(self, rank: int) -> StoragePath:
         """Where a worker says which sample is damaged."""
         return self.root / f"bad-sample-{rank}"
 

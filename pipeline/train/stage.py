@@ -46,14 +46,14 @@ from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
 from smile_pipe.shards.storage import (
-    Place,
+    StoragePath,
     absolute,
     check_folder,
     check_no_credentials,
     is_in_memory,
-    place,
     remove_leftovers,
     scheme_of,
+    storage_path,
     write_atomically,
 )
 
@@ -207,13 +207,13 @@ def _manifest(
     )
 
 
-def shards_from(root: Place, shards: ShardSet) -> str:
+def shards_from(root: StoragePath, shards: ShardSet) -> str:
     """Where shards lie, as seen from the directory of a run, so that both can be moved together; else their URL."""
     url = str(shards.filesystem.unstrip_protocol(shards.root))
     check_no_credentials(url)
     if isinstance(root, Path):
         return os.path.relpath(Path(shards.root).resolve(), root.resolve()) if scheme_of(url) == "file" else url
-    where = place(url)
+    where = storage_path(url)
     # Not over the border of a bucket.
     if isinstance(where, Path) or (where.protocol, where.drive) != (root.protocol, root.drive):
         return str(where)

@@ -22,7 +22,7 @@ from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import MAX_SAMPLE_BYTES, ShardError, ShardSet, read_members
 from smile_pipe.shards.sample import Sample, SampleError, from_members
-from smile_pipe.shards.storage import StorageError, place
+from smile_pipe.shards.storage import StorageError, storage_path
 from smile_pipe.shards.writer import digest_of, write_shard
 
 
@@ -279,7 +279,7 @@ class TestReadingDamage:
             assert str(error).startswith("here: ")
 
     @pytest.mark.parametrize(
-        ("place", "damage"),
+        ("located", "damage"),
         [
             (0, b"\xc3\xa4.json\0"),
             (0, b"\xc3.json\0"),
@@ -300,9 +300,9 @@ class TestReadingDamage:
             (500, b"x"),
         ],
     )
-    def test_an_unusual_header_means_what_tarfile_says_that_it_means(self, place, damage):
+    def test_an_unusual_header_means_what_tarfile_says_that_it_means(self, located, damage):
         content = bytearray(b"".join(self.header_and_content(name, b"x" * 10) for name in ("a.json", "a.txt")))
-        content[place : place + len(damage)] = damage
+        content[located : located + len(damage)] = damage
         self.correct_checksum(content)
         assert self.outcome(lambda: read_members(bytes(content), "here")) == self.outcome(
             lambda: self.with_tarfile(bytes(content))
@@ -314,10 +314,12 @@ class TestReadingDamage:
         content = bytearray(b"".join(self.header_and_content(name, b"x" * 10) for name in ("a.json", "a.txt")))
         for _ in range(data.draw(st.integers(0, 3))):
             # Most of the damage is done to a header, and there to what tells members apart.
-            place = data.draw(
+            located = data.draw(
                 st.sampled_from((*range(0, 8), *range(100, 157), *range(257, 265), 345, *range(512, 522)))
             )
-            content[place + data.draw(st.sampled_from((0, 1024)))] = data.draw(st.sampled_from((*b"\0 0178ax/", 0xC3)))
+            content[located + data.draw(st.sampled_from((0, 1024)))] = data.draw(
+                st.sampled_from((*b"\0 0178ax/", 0xC3))
+            )
         if data.draw(st.booleans()):
             self.correct_checksum(content)
         piece = bytes(content[: data.draw(st.sampled_from((512, 1000, 1024, 1536, 2000, 2048)))])
@@ -371,7 +373,7 @@ class TestReadingUnderAUrl:
     @pytest.fixture(params=["memory", "s3"])
     def shards(self, written, request, tmp_path) -> ShardSet:
         top = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
-        root = place(f"{top}/faces")
+        root = storage_path(f"{top}/faces")
         for file in ("manifest.json", "index.parquet", *(f"shards/00000{n}.tar" for n in range(3))):
             root.fs.pipe_file(f"{root.path}/{file}", (written[0] / file).read_bytes())
         return ShardSet.open(str(root))

@@ -9,31 +9,31 @@ from pydantic import BaseModel
 from smile_pipe.shards import storage
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import (
-    AnyPlace,
-    Place,
+    StoragePath,
+    StoragePathField,
     files_in,
     is_in_memory,
-    place,
     read_range,
     remove_leftovers,
     remove_tree,
     replacing,
     sizes_in,
+    storage_path,
     write_atomically,
 )
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
-def folder(request, tmp_path) -> Place:
+def folder(request, tmp_path) -> StoragePath:
     """A new folder of each kind."""
     if request.param == "disk":
         return tmp_path
     if request.param == "memory":
-        return place(f"memory://{tmp_path.name}")
-    return place(request.getfixturevalue("s3_url")) / "deep" / "er"
+        return storage_path(f"memory://{tmp_path.name}")
+    return storage_path(request.getfixturevalue("s3_url")) / "deep" / "er"
 
 
-def names(folder: Place) -> list[str]:
+def names(folder: StoragePath) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -54,7 +54,7 @@ def test_what_fails_on_the_way_leaves_what_was_there(folder):
 
 
 def test_an_upload_that_fails_leaves_what_was_there(s3_url, monkeypatch):
-    path = place(s3_url) / "a.bin"
+    path = storage_path(s3_url) / "a.bin"
     write_atomically(path, b"old")
 
     def fail(*_, **__):
@@ -70,7 +70,7 @@ def test_an_upload_that_fails_leaves_what_was_there(s3_url, monkeypatch):
 def test_where_files_grow_under_their_name_another_name_comes_first(monkeypatch, tmp_path, breaks):
     """As on many servers of files; memory:// stands for one here."""
     monkeypatch.setattr(storage, "WHOLE_WHEN_PUT", frozenset())
-    path = place(f"memory://{tmp_path.name}") / "a.bin"
+    path = storage_path(f"memory://{tmp_path.name}") / "a.bin"
     write_atomically(path, b"old")
     put = path.fs.put_file
     seen = []
@@ -147,7 +147,7 @@ def test_sizes_are_told_of_files_in_the_folder_itself(folder):
 
 def test_what_another_process_wrote_is_seen(s3_url):
     """Listings are not remembered."""
-    mine = place(s3_url) / "x"
+    mine = storage_path(s3_url) / "x"
     write_atomically(mine / "a.bin", b"1")
     assert names(mine) == ["a.bin"]
     theirs = type(mine.fs)(use_listings_cache=False, skip_instance_cache=True)
@@ -165,32 +165,32 @@ class TestHome:
 
     @pytest.mark.parametrize(("text", "path"), [("~", ""), ("~/x", "x"), ("~/x/../~", "x/../~")])
     def test_is_where_a_path_begins_that_begins_with_its_sign(self, home, text, path):
-        assert place(text) == home / path
+        assert storage_path(text) == home / path
 
     @pytest.mark.parametrize("text", ["./~/x", "x/~", "x~", "/~/x", "~nobody-of-this-name/x"])
     def test_is_not_meant_by_a_sign_elsewhere_or_for_somebody_unknown(self, text):
-        assert place(text) == Path(text)
+        assert storage_path(text) == Path(text)
 
     @pytest.mark.parametrize("text", ["file:///~/x", "memory://~/x"])
     def test_is_not_meant_in_a_url(self, home, text):
-        assert "~/x" in str(place(text)) and str(home) not in str(place(text))
+        assert "~/x" in str(storage_path(text)) and str(home) not in str(storage_path(text))
 
     def test_is_meant_in_the_options_of_a_config(self, home):
         class Config(BaseModel):
-            out: AnyPlace
+            out: StoragePathField
 
         assert Config(out="~/x").model_dump(mode="json") == {"out": f"{home}/x"}
 
 
 class TestUrls:
     def test_paths_stay_paths(self):
-        assert place("a/b") == Path("a/b")
-        assert place("file:///a/b") == Path("/a/b")
-        assert isinstance(place("a/b"), Path)
+        assert storage_path("a/b") == Path("a/b")
+        assert storage_path("file:///a/b") == Path("/a/b")
+        assert isinstance(storage_path("a/b"), Path)
 
     def test_a_config_takes_and_shows_them_as_text(self):
         class Config(BaseModel):
-            out: AnyPlace
+            out: StoragePathField
 
         assert Config(out="memory://x/y").model_dump(mode="json") == {"out": "memory://x/y"}
         assert Config(out=Path("x/y")).model_dump_json() == '{"out":"x/y"}'
@@ -208,7 +208,7 @@ class TestUrls:
     )
     def test_credentials_are_refused_and_not_repeated(self, url):
         with pytest.raises(UsageError, match="credentials do not belong in a URL") as error:
-            place(url)
+            storage_path(url)
         assert "hunter2" not in str(error.value)
 
     @pytest.mark.parametrize("url", ["s3://bucket/0000?.tar", "sftp://name@host/x", "https://host/x?version=3"])
@@ -217,7 +217,7 @@ class TestUrls:
 
     def test_an_unknown_scheme_is_a_usage_error(self):
         with pytest.raises(UsageError, match=r"floppy://a.*floppy"):
-            place("floppy://a/b")
+            storage_path("floppy://a/b")
 
     def test_a_scheme_whose_library_is_missing_names_it(self, monkeypatch):
         def missing(protocol):
@@ -225,14 +225,14 @@ class TestUrls:
 
         monkeypatch.setattr(storage, "get_filesystem_class", missing)
         with pytest.raises(UsageError, match="gs://a/b: please install gsfs"):
-            place("gs://a/b")
+            storage_path("gs://a/b")
 
     def test_what_other_processes_cannot_see(self, tmp_path):
-        assert is_in_memory(place("memory://a"))
-        assert not is_in_memory(place("s3://a/b"))
+        assert is_in_memory(storage_path("memory://a"))
+        assert not is_in_memory(storage_path("s3://a/b"))
         assert not is_in_memory(tmp_path)
 
 
 def test_no_place_knows_the_keys_that_it_is_reached_with(s3_url):
-    url = place(s3_url) / "x"
+    url = storage_path(s3_url) / "x"
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in repr(url) + str(url) + repr(url.storage_options)

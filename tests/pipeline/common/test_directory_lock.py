@@ -16,7 +16,7 @@ from botocore.exceptions import EndpointConnectionError
 from helpers.processes import wait_until
 from smile_pipe.pipeline.common.directory_lock import NAME, STALE_AFTER, directory_lock, wait_while_held
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import Place, place
+from smile_pipe.shards.storage import StoragePath, storage_path
 
 HOLD = """
 import sys, time
@@ -119,9 +119,9 @@ class TestObjectStore:
     """Where no operating system holds the lock."""
 
     @pytest.fixture(params=["memory", "s3"])
-    def root(self, request, tmp_path) -> Place:
+    def root(self, request, tmp_path) -> StoragePath:
         url = f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3_url")
-        return place(url) / "out"
+        return storage_path(url) / "out"
 
     def test_a_second_one_is_refused_and_the_holder_named(self, root):
         with directory_lock(root):
@@ -227,7 +227,7 @@ class TestObjectStore:
         monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.RENEWED_EVERY", 0.05)
         write, failed = type(root).write_bytes, []
 
-        def fail_once(path: Place, content: bytes) -> int:
+        def fail_once(path: StoragePath, content: bytes) -> int:
             if not failed:
                 failed.append(path)
                 raise error
@@ -264,7 +264,7 @@ class TestObjectStore:
             assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
 
     def test_a_bucket_that_is_not_there(self, s3_server):
-        root = place("s3://no-such-bucket/out")
+        root = storage_path("s3://no-such-bucket/out")
         with pytest.raises(UsageError, match=r"no-such-bucket/out: cannot be written"), directory_lock(root):
             pass
 

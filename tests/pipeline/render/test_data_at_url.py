@@ -18,7 +18,7 @@ from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.reading import SourceReader
 from smile_pipe.shards.index import IndexRow, read_failures, read_index
-from smile_pipe.shards.storage import Place, StorageError, place
+from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "samples_per_shard": 4}
 
@@ -50,8 +50,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
-def upload(root: Path, url: str) -> Place:
-    where = place(url)
+def upload(root: Path, url: str) -> StoragePath:
+    where = storage_path(url)
     for path in root.rglob("*"):
         if path.is_file():
             where.fs.pipe_file(f"{where.path.rstrip('/')}/{path.relative_to(root).as_posix()}", path.read_bytes())
@@ -100,11 +100,11 @@ class TestAgain:
     """What changed is told from a listing, and only that is done."""
 
     @pytest.fixture
-    def data(self, scans: Path, s3_url: str) -> Place:
+    def data(self, scans: Path, s3_url: str) -> StoragePath:
         return upload(scans, f"{s3_url}/data")
 
     @pytest.fixture
-    def config(self, data: Place, tmp_path: Path) -> RenderConfig:
+    def config(self, data: StoragePath, tmp_path: Path) -> RenderConfig:
         config = RenderConfig(data_dir=data, out=tmp_path / "out", **OPTIONS)
         render.run(config)
         return config
@@ -198,7 +198,7 @@ class TestStorageThatFails:
     def test_it_ends_the_job_of_workers_too(self, scans, ray_cluster, s3_url, tmp_path):
         data = upload(scans, f"{s3_url}/data")
         # A storage that cannot be reached, which the workers are the first to notice.
-        away = place("ftp://127.0.0.1:9/data")
+        away = storage_path("ftp://127.0.0.1:9/data")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(data), "absolute", lambda self: away)
             with pytest.raises(StorageError, match=r"ftp://\S+\.\w+: the storage failed .* to go on"):

@@ -31,7 +31,7 @@ from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import shards_from
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import Place, StorageError, place
+from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
 
 LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
 
@@ -61,30 +61,30 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["s3", "memory"])
-def remote(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> Place:
+def remote(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> StoragePath:
     """A place that holds the shards and nothing else."""
     root = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
-    return upload(disk / "shards", place(f"{root}/faces/shards")).parent
+    return upload(disk / "shards", storage_path(f"{root}/faces/shards")).parent
 
 
 @pytest.fixture
-def bucket(disk: Path, s3_url: str) -> Place:
+def bucket(disk: Path, s3_url: str) -> StoragePath:
     """The same, in an object store."""
-    return upload(disk / "shards", place(f"{s3_url}/faces/shards")).parent
+    return upload(disk / "shards", storage_path(f"{s3_url}/faces/shards")).parent
 
 
-def config(root: Place, arch: str, **options: object) -> TrainConfig:
+def config(root: StoragePath, arch: str, **options: object) -> TrainConfig:
     given = {"shards": f"{root}/shards", "out": root / "run", "epochs": 2, "batch_size": 4, "split": "kfold:6:0"}
     return TrainConfig.model_validate(given | {"arch": arch} | options)
 
 
-def upload(source: Path, target: Place) -> Place:
+def upload(source: Path, target: StoragePath) -> StoragePath:
     for name, content in contents(source).items():
         target.fs.pipe_file(f"{target.path}/{name}", content)
     return target
 
 
-def contents(root: Place) -> dict[str, bytes]:
+def contents(root: StoragePath) -> dict[str, bytes]:
     """All files below a folder, by name."""
     if isinstance(root, Path):
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -92,7 +92,7 @@ def contents(root: Place) -> dict[str, bytes]:
     return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
 
 
-def assert_same_run(found: Place, expected: Place) -> None:
+def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
     """Equal in all that does not tell the time: weights, options, manifest, losses; and one board."""
     files, same = contents(found), contents(expected)
     boards = [{name for name in some if name.startswith("tensorboard/")} for some in (files, same)]
@@ -102,7 +102,7 @@ def assert_same_run(found: Place, expected: Place) -> None:
     assert timeless(found) == timeless(expected)
 
 
-def timeless(root: Place) -> list[dict[str, object]]:
+def timeless(root: StoragePath) -> list[dict[str, object]]:
     """Rows of metrics without how fast it went."""
     rows = RunDirectory(root).metrics()
     return [
@@ -278,7 +278,7 @@ class TestInMemory:
     def test_what_one_process_cannot_do_is_refused_and_nothing_is_written(self, disk, arch, option, tmp_path):
         if "use_gpu" in option and torch.cuda.is_available():
             pytest.skip("there is a GPU")
-        out = place(f"memory://{tmp_path.name}/run")
+        out = storage_path(f"memory://{tmp_path.name}/run")
         with pytest.raises(UsageError, match=r"--num-workers 2|--use-gpu"):
             train.run(config(disk, arch, out=out, **option))
         assert not out.exists()
@@ -316,7 +316,7 @@ def test_a_new_run_is_begun_where_only_the_lock_of_this_process_is(disk, bucket,
 
 class TestCommands:
     @pytest.fixture
-    def whole(self, disk: Path, remote: Place) -> Place:
+    def whole(self, disk: Path, remote: StoragePath) -> StoragePath:
         """Shards and run under a URL."""
         upload(disk / "run", remote / "run")
         return remote
@@ -368,7 +368,7 @@ class TestWhereShardsLie:
     )
     def test_a_run_names_them_as_seen_from_it_or_by_their_url(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
-        assert shards_from(place(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
+        assert shards_from(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
 
 
 class TestCredentials:
