@@ -1,10 +1,10 @@
-"""What tests share: few threads, one Ray, small datasets that are made once, and the shared faces where they lie."""
+"""Fixtures and markers of all tests: one Ray cluster, one S3 server, and small datasets built once per session."""
 
 import importlib.util
 import logging
 import os
 
-# Before numpy, torch or numba are imported: on few cores the tests' Ray workers would fight over them.
+# Set before numpy, torch or numba are imported. With more threads, Ray workers on few cores slow each other down.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -21,9 +21,19 @@ if TYPE_CHECKING:
     from smile_pipe.pipeline.rendering.backend import Renderer
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use the shared cluster as `ray` and tests by hypothesis as `fuzz`, before `-m` selects."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("fuzz")
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The address of an S3 server of our own; whatever asks S3 from now on asks it."""
+    """Address of a local S3 server (moto). The environment makes all S3 clients of the session use it."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -42,7 +52,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3_url(s3_server: str) -> str:
-    """The URL of an empty bucket."""
+    """URL of a new, empty S3 bucket."""
     from smile_pipe.shards.storage import storage_path
 
     url = f"s3://bucket-{uuid.uuid4().hex[:12]}"
@@ -53,9 +63,9 @@ def s3_url(s3_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server: str) -> Iterator[None]:
-    """One Ray for the whole session: starting it takes seconds. Stages use a connection that exists.
+    """One local Ray cluster for the whole session, because a start takes seconds. Stages use an open connection.
 
-    Its workers inherit the environment, so the S3 server is there before it.
+    Ray's workers inherit the environment, so the S3 server starts first.
     """
     from smile_pipe.pipeline.common.ray_session import ray_session
 
@@ -65,7 +75,7 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def faces_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven scans of each of five parametric subjects, laid out as BU-3DFE."""
+    """Dataset in the BU-3DFE layout: seven synthetic scans of each of five subjects."""
     from smile_pipe.pipeline.synth.stage import SynthConfig, run
 
     out = tmp_path_factory.mktemp("faces")
@@ -75,7 +85,7 @@ def faces_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards_dir(faces_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Those scans, rendered small into shards of eight samples."""
+    """Shards of `faces_dir`: 35 samples of 48 px, eight in a shard."""
     from smile_pipe.pipeline.render.config import RenderConfig
     from smile_pipe.pipeline.render.stage import run
 
@@ -86,7 +96,7 @@ def shards_dir(faces_dir: Path, ray_cluster: None, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def run_dir(shards_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model trained on them for two short epochs."""
+    """Run trained on `shards_dir` for two epochs; the test side is fold 0 of 5."""
     from smile_pipe.pipeline.train.config import TrainConfig
     from smile_pipe.pipeline.train.stage import run
 
@@ -97,7 +107,7 @@ def run_dir(shards_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module", params=["zbuffer", "pytorch3d"])
 def renderer(request: pytest.FixtureRequest) -> "Renderer":
-    """Each renderer that a CPU can run."""
+    """Each rendering backend that runs on a CPU."""
     from smile_pipe.pipeline.rendering.backend import build_renderer
 
     if request.param == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:

@@ -16,6 +16,8 @@ from helpers.paths import REPOSITORY
 from helpers.processes import wait_until
 from helpers.worlds import content
 
+pytestmark = pytest.mark.faults
+
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 SCRIPT = REPOSITORY / "docker" / "slurm.sh"
 

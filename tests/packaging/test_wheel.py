@@ -11,6 +11,8 @@ import pytest
 
 from helpers.paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("cli", "model", "pipeline", "shards")
 
 

@@ -27,6 +27,8 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.verify import Problem, verify_shards
 from smile_pipe.shards.writer import digest_of
 
+pytestmark = pytest.mark.fuzz
+
 _MOST_BYTES = 32 << 20
 _SHARD = "000001.tar"
 Members = list[tuple[str, bytes]]

@@ -13,6 +13,8 @@ from smile_pipe.pipeline.common import ray_session as module
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.shards.errors import UsageError
 
+pytestmark = pytest.mark.ray
+
 
 def test_an_address_where_nobody_answers_is_the_users_mistake_and_takes_no_minutes(tmp_path):
     with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:1: no Ray there"):

@@ -26,6 +26,8 @@ from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import SUFFIXES, read_mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl
 
+pytestmark = pytest.mark.fuzz
+
 _SECONDS, _BYTES = 5.0, 24 << 20  # for a file of a few kilobytes; the machine may be busy
 _SPHERE = trimesh.creation.icosphere(subdivisions=1)
 _MESH = Mesh.build(_SPHERE.vertices, _SPHERE.faces, (_SPHERE.vertices[:, :2] + 1) / 2, _SPHERE.faces)

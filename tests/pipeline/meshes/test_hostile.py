@@ -24,6 +24,8 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import read_failures
 from smile_pipe.shards.reader import ShardSet
 
+pytestmark = pytest.mark.fuzz
+
 _MOST_BYTES = 1 << 30
 _SECONDS = 90
 # What has no place in a sentence for people: a place in our code, an exception's name, a path of this machine.

@@ -26,6 +26,8 @@ from smile_pipe.pipeline.synth.stage import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 from smile_pipe.shards.manifest import ShardManifest
 
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
+
 IN_FULL = bool(os.environ.get("SMILE_PIPE_FAULTS"))
 KILLS = 25 if IN_FULL else 2
 SUBJECTS = 20 if IN_FULL else 3

@@ -26,6 +26,8 @@ from smile_pipe.pipeline.render.units import WorkUnit
 from smile_pipe.shards.index import read_failures
 from smile_pipe.shards.storage import StorageError, storage_path
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def marks(tmp_path: Path) -> Path:

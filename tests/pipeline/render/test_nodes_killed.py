@@ -20,6 +20,8 @@ from smile_pipe.pipeline.render import job
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.stage import run
 
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
+
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
 

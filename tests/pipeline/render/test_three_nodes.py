@@ -12,6 +12,8 @@ from helpers.ray_nodes import RayNodes
 from helpers.worlds import content
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayNodes]:

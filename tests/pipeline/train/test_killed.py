@@ -19,6 +19,8 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import run as train
 
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
+
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
 EPOCHS = 12

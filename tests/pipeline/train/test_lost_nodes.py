@@ -18,6 +18,8 @@ from smile_pipe.pipeline.train import job
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.job import has_room, warn_on_lost_nodes
 
+pytestmark = pytest.mark.faults
+
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
 
