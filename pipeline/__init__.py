@@ -1,1 +1,1 @@
-"""The stages of smile-pipe (render, train, evaluate) and what they need: layouts, meshes, renderers, prompts, jobs."""
+"""The stages (render, train, evaluate, crossval, predict, export, synth, app) and the libraries that they share."""
