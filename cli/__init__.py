@@ -1,1 +1,1 @@
-"""The command line: one file a command; each parses, calls a stage and prints, with no logic of its own."""
+"""The command line `smile-pipe`: a command parses its options, calls a stage and prints the result."""

@@ -1,7 +1,7 @@
-"""The console that commands print on: a name from someone's data or disk comes out as it is.
+"""The console that commands print on. It prints file names and labels unchanged.
 
-Promised: no bracket is taken for markup and no `:name:` for an emoji, in lines as in tables; and where the console is
-no terminal, nothing is folded or cut off, so that each path in a pipe is whole.
+Brackets are not markup and `:name:` is not an emoji, in lines and in tables. If the output is not a terminal, no line
+is folded or cut, so a path in a pipe is complete.
 """
 
 import os
@@ -9,24 +9,24 @@ import os
 from rich.console import Console
 from rich.text import Text
 
-# More than any table needs; none is wider than what it holds.
-_NO_LIMIT = 100_000
+# Wider than any table; a table is as wide as its contents.
+_UNLIMITED_WIDTH = 100_000
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console on stdout or stderr."""
+    """Create a console on stdout or stderr."""
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    # Of what is no terminal the width is unknown, unless whoever reads the pipe has said it.
+    # A pipe has no width, unless the user set one.
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _NO_LIMIT
+        console.width = _UNLIMITED_WIDTH
     return console
 
 
 def print_line(console: Console, text: str) -> None:
-    """Print lines; ones that are too long for a terminal are left to it, which knows that they are one."""
+    """Print lines without breaking long ones; the terminal wraps them, and copies them as one line."""
     console.print(text, soft_wrap=True)
 
 
 def print_error(kind: str, text: str) -> None:
-    """Print one line about what went wrong on stderr, such as "error: --out is required"."""
+    """Print one line on stderr, such as "error: --out is required"."""
     plain_console(stderr=True).print(Text.assemble((f"{kind}:", "bold red"), " ", text), soft_wrap=True)

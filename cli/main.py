@@ -1,4 +1,4 @@
-"""`smile-pipe`: the commands, gathered."""
+"""The entry point of `smile-pipe`: registers all commands and runs one."""
 
 import sys
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from smile_pipe.cli.console import print_error
 
 app = typer.Typer(
     name="smile-pipe",
-    help="Render 3D face scans to multiview shards, train SMILE-VLM on them, and score it.",
+    help="Render 3D face scans to multiview shards; train and evaluate SMILE-VLM on them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,24 +48,24 @@ for module in (
     module.register(app)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"smile-pipe {version('smile-pipe')}")
         raise typer.Exit
 
 
 @app.callback()
-def _options(
+def _global_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; a wrong option gets one line and exit code 2, as every other wrong request does."""
-    signals.listen()
+    """Run the command line. An unknown option is one line on stderr and exit code 2, like other invalid arguments."""
+    signals.install_handlers()
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:

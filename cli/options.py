@@ -1,10 +1,10 @@
-"""Commands from configs: every field of a stage's config becomes an option, with its type, default and help.
+"""Build commands from configs: every field of a config becomes an option with its type, default and help text.
 
 A value on the command line overrides one in the `--config` file, which overrides the default. An error becomes one line
-and an exit code: 1 if the job failed, 2 for invalid arguments; `--debug` shows the traceback.
+and an exit code: 1 (the job failed) or 2 (invalid arguments). `--debug` prints the traceback.
 
-Stages name options as fields of their configs (`num_workers`, `split=all`). Here these become flags (`--num-workers`,
-`--split all`), in help texts and in errors.
+Stages name options as fields of their configs (`num_workers`, `split=all`). This module turns them into flags
+(`--num-workers`, `--split all`) in help texts and errors.
 """
 
 import inspect
@@ -35,7 +35,11 @@ Result = BaseModel | dict[str, Any]
 
 
 class CheckFailedError(RuntimeError):
-    """What was checked is not as it should be; `result` says what was found, for `--json`."""
+    """A check has failed.
+
+    Attributes:
+        result: what was found; `--json` prints it.
+    """
 
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
@@ -47,43 +51,44 @@ _FIELD = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 _known_fields: set[str] = set()
 
 _COMMON = {
-    "config": (Path | None, "File (YAML or TOML) with any of these options by name."),
-    "json": (bool, "Print the result as JSON on stdout, and everything else on stderr."),
-    "verbose": (bool, "Show what Ray and its workers say, too."),
-    "debug": (bool, "Show the traceback of an error."),
+    "config": (Path | None, "YAML or TOML file with options by name; the command line overrides it."),
+    "json": (bool, "Print the result as JSON on stdout, and all other output on stderr."),
+    "verbose": (bool, "Show the output of Ray and its workers."),
+    "debug": (bool, "Print the traceback of an error."),
 }
 
 
 def command(
-    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = (), goes_on: str = ""
+    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = (), resume_hint: str = ""
 ) -> Callable[[Callable[[C, Console], Result]], Callable[..., None]]:
-    """Register a function of (config, console) as a command.
+    """Decorator that registers a function of (config, console) as a command.
 
     Args:
-        app, name: where, and under which name.
-        config: the model of its options.
-        arguments: fields that are positional.
-        goes_on: what goes on with the work where this command was stopped; nothing does by default.
+        app: the application to add the command to.
+        name: name of the command.
+        config: model of its options.
+        arguments: names of the fields that are positional.
+        resume_hint: what to run to continue after the command was stopped; "" if it cannot be continued.
     """
 
     def register(function: Callable[[C, Console], Result]) -> Callable[..., None]:
-        def run(**given: Any) -> None:
-            file, as_json, verbose, debug = (given.pop(option) for option in _COMMON)
-            _replace_old_names(given, config)
+        def run(**options: Any) -> None:
+            file, as_json, verbose, debug = (options.pop(option) for option in _COMMON)
+            _replace_old_names(options, config)
             ray_session.say_all(verbose)
             console = plain_console(stderr=as_json)
             try:
-                result = function(_resolve(config, given, file, arguments), console)
+                result = function(_build_config(config, options, file, arguments), console)
             except KeyboardInterrupt:
-                raise typer.Exit(_report_stop(goes_on)) from None
+                raise typer.Exit(_report_stop(resume_hint)) from None
             except Exception as error:
                 if as_json and isinstance(error, CheckFailedError):
                     print(canonical_json(error.result), end="")
-                raise typer.Exit(_report(error, debug, arguments)) from None
+                raise typer.Exit(_report_error(error, debug, arguments)) from None
             if as_json:
                 print(canonical_json(result), end="")
 
-        # What has to be given stands first, wherever the config inherits it from.
+        # Required options come first in the help, also those that a config inherits.
         fields = sorted(config.model_fields.items(), key=lambda item: not item[1].is_required())
         _known_fields.update(config.model_fields)
         parameters = [_parameter(n, field, n in arguments) for n, field in fields]
@@ -91,7 +96,7 @@ def command(
             _parameter(old, config.model_fields[new], positional=False, hidden=True)
             for old, new in _old_names(config).items()
         ]
-        parameters += [_common(option, *about) for option, about in _COMMON.items()]
+        parameters += [_common_parameter(option, kind, text) for option, (kind, text) in _COMMON.items()]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__doc__ = function.__doc__
         return app.command(name)(run)
@@ -100,24 +105,29 @@ def command(
 
 
 def flag(name: str, arguments: tuple[str, ...] = ()) -> str:
-    """How a field is given on the command line: `num_workers` -> `--num-workers`; of a positional one `OUT`."""
+    """Name of a field on the command line: `num_workers` -> `--num-workers`; `out` -> `OUT` if it is positional."""
     return name.upper() if name in arguments else f"--{name.replace('_', '-')}"
 
 
 def with_flags(text: str, arguments: tuple[str, ...] = ()) -> str:
-    """Replace fields in backticks by their flags: "leave `split=all` out" -> "leave --split all out"."""
+    """Replace known fields in backticks by flags: "remove `split=all`" -> "remove --split all".
 
-    def replaced(match: re.Match[str]) -> str:
+    Args:
+        text: a message or a help text.
+        arguments: names of the fields that are positional in this command.
+    """
+
+    def replace(match: re.Match[str]) -> str:
         name, value = match.groups()
         if name not in _known_fields:
             return match.group()
         return flag(name, arguments) + (f" {value}" if value else "")
 
-    return _FIELD.sub(replaced, text)
+    return _FIELD.sub(replace, text)
 
 
 def _old_names(config: type[BaseModel]) -> Mapping[str, str]:
-    """Former names of options, which still work for one release; a config lists them as `OLD_NAMES`."""
+    """New names by old names of options; old names work for one release. A config lists them as `OLD_NAMES`."""
     return getattr(config, "OLD_NAMES", {})
 
 
@@ -126,67 +136,68 @@ def _replace_old_names(values: dict[str, Any], config: type[BaseModel]) -> None:
         value = values.pop(old, None)
         if value not in (None, []):
             print_error("warning", f"{flag(old)} is now called {flag(new)}; the old name will be removed")
-            values.setdefault(new, None)
-            values[new] = values[new] or value
+            if values.get(new) in (None, []):
+                values[new] = value
 
 
-def _report_stop(goes_on: str) -> int:
+def _report_stop(resume_hint: str) -> int:
+    """Print that the command was stopped; returns the exit code."""
     number = signals.ignore_further_signals()
-    print_line(plain_console(stderr=True), f"stopped; {goes_on} goes on from here" if goes_on else "stopped")
+    print_line(plain_console(stderr=True), f"stopped; run {resume_hint} to continue" if resume_hint else "stopped")
     return 128 + number
 
 
-def _resolve(config: type[C], given: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:
-    values = _from_file(file, config) if file else {}
-    values |= {name: value for name, value in given.items() if value not in (None, [])}
+def _build_config(config: type[C], options: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:
+    values = _read_config_file(file, config) if file else {}
+    values |= {name: value for name, value in options.items() if value not in (None, [])}
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_problem(error.errors()[0], values, arguments)) from None
+        raise UsageError(_describe_validation_error(error.errors()[0], values, arguments)) from None
 
 
-def _problem(first: ErrorDetails, values: Mapping[str, Any], arguments: tuple[str, ...]) -> str:
-    """What is wrong with an option, by its name; of several that do not go together their message tells."""
+def _describe_validation_error(first: ErrorDetails, values: Mapping[str, Any], arguments: tuple[str, ...]) -> str:
+    """The message for an invalid option, which starts with its flag; for a conflict of options, the message alone."""
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     error = first.get("ctx", {}).get("error")
     if isinstance(error, UsageError) and error.field:
-        return _usage(error, arguments)
+        return _describe_usage_error(error, arguments)
     if not first["loc"]:
         return message
     name = str(first["loc"][0])
     if first["type"] == "missing":
         return f"{flag(name, arguments)} is required"
-    # A UsageError contains the value, as far as that may be shown.
+    # The text of a UsageError already contains the value, unless it must not be shown.
     has_value = isinstance(error, UsageError)
     return f"{flag(name, arguments)} {message if has_value else f'{values.get(name)}: {message}'}"
 
 
-def _usage(error: UsageError, arguments: tuple[str, ...]) -> str:
+def _describe_usage_error(error: UsageError, arguments: tuple[str, ...]) -> str:
     head = flag(error.field, arguments) if error.field else ""
     if head and error.value is not None:
         head += f" {error.value}"
     return f"{head}: {error.message}" if head else error.message
 
 
-def _from_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
+def _read_config_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
     try:
         text = file.read_text()
         loaded = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {file}: cannot be read ({str(error).splitlines()[0]})") from None
     if not isinstance(loaded, dict):
-        raise UsageError(f"--config {file}: needs options by name, such as `size: 224`")
+        raise UsageError(f"--config {file}: needs options by name, such as size: 224")
     values = {str(name).replace("-", "_"): value for name, value in loaded.items()}
     _replace_old_names(values, config)
     if unknown := sorted(values.keys() - config.model_fields.keys()):
-        raise UsageError(f"--config {file}: no such option: {', '.join(unknown)}")
+        raise UsageError(f"--config {file}: unknown option: {', '.join(unknown)}")
     return values
 
 
 def _parameter(name: str, field: Any, positional: bool, hidden: bool = False) -> inspect.Parameter:
     kind = list[str] if Repeated in field.metadata else _cli_type(field.annotation)
     required = field.is_required()
-    default = False if required or field.default in (None, ()) else _show(field.default)
+    default = False if required or field.default in (None, ()) else _format_default(field.default)
     help_text = with_flags(field.description)
     if positional:
         info = typer.Argument(help=help_text, show_default=False)
@@ -199,7 +210,7 @@ def _parameter(name: str, field: Any, positional: bool, hidden: bool = False) ->
 
 
 def _cli_type(annotation: Any) -> Any:
-    """The type that typer parses: plain types and choices by itself, everything else as a string for pydantic."""
+    """The type that typer parses: plain types and choices; other types are strings, which pydantic parses."""
     if annotation == StoragePath:
         return str
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
@@ -209,31 +220,27 @@ def _cli_type(annotation: Any) -> Any:
     return str
 
 
-def _common(name: str, kind: Any, help_text: str) -> inspect.Parameter:
+def _common_parameter(name: str, kind: Any, help_text: str) -> inspect.Parameter:
     info = typer.Option(f"--{name}", help=help_text, show_default=False, rich_help_panel="Common options")
     default = False if kind is bool else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def _show(default: Any) -> str:
-    return (
-        ",".join(map(str, default))
-        if isinstance(default, tuple)
-        else str(default).lower()
-        if isinstance(default, bool)
-        else str(default)
-    )
+def _format_default(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _report(error: Exception, debug: bool, arguments: tuple[str, ...]) -> int:
+def _report_error(error: Exception, debug: bool, arguments: tuple[str, ...]) -> int:
     """Print the error; returns the exit code."""
     if debug:
         plain_console(stderr=True).print_exception()
-    usage = isinstance(error, UsageError)
-    text = _usage(error, arguments) if isinstance(error, UsageError) else str(error)
+    is_usage = isinstance(error, UsageError)
+    text = _describe_usage_error(error, arguments) if isinstance(error, UsageError) else str(error)
     text = with_flags(text.strip() or type(error).__name__, arguments)
-    if not usage and isinstance(error, (OSError, KeyError)):
+    if not is_usage and isinstance(error, (OSError, KeyError)):
         text = f"{type(error).__name__}: {text}"
-    hint = "" if usage or debug else "  (--debug shows where)"
-    print_error("error" if usage else "failed", " ".join(text.split()) + hint)
-    return 2 if usage else 1
+    hint = "" if is_usage or debug else "  (--debug prints a traceback)"
+    print_error("error" if is_usage else "failed", " ".join(text.split()) + hint)
+    return 2 if is_usage else 1

@@ -1,36 +1,36 @@
-"""SIGINT, which Ctrl-C sends, and SIGTERM, which schedulers send: both stop a command cleanly.
+"""Stop a command cleanly on SIGINT (Ctrl-C) and SIGTERM (schedulers).
 
-Python raises an exception wherever the signal happens to strike, and where that is a destructor or a callback of a
-library, it is lost. So the signal is remembered, and looked for at each step of a stage.
+A signal handler raises KeyboardInterrupt at an arbitrary place. In a destructor or in a callback of a library that
+exception is lost. The signal is therefore stored, and each step of a stage checks for it.
 """
 
 import signal
 import threading
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A list, since what is raised for a signal may be raised anew, as another exception, on its way up.
-_asked: list[signal.Signals] = []
+# In order of arrival; the first one decides the exit code.
+_received: list[signal.Signals] = []
 
 
-def listen() -> None:
-    """From now on, let both signals raise KeyboardInterrupt."""
+def install_handlers() -> None:
+    """Make both signals raise KeyboardInterrupt from now on."""
     for number in _SIGNALS:
         signal.signal(number, _stop)
 
 
 def _stop(number: int, _: object) -> None:
-    _asked.append(signal.Signals(number))
+    _received.append(signal.Signals(number))
     raise KeyboardInterrupt
 
 
-def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt, in the main thread alone, where a signal came and its own exception was lost."""
-    if _asked and threading.current_thread() is threading.main_thread():
+def raise_if_stopped() -> None:
+    """Raise KeyboardInterrupt if a signal was received; does nothing outside of the main thread."""
+    if _received and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
 def ignore_further_signals() -> int:
-    """The signal that came first. Later ones are ignored: things being put away would be left lying about."""
+    """Ignore further signals, which would interrupt the clean-up; returns the number of the first one received."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    return _asked[0] if _asked else signal.SIGINT
+    return _received[0] if _received else signal.SIGINT

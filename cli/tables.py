@@ -1,9 +1,4 @@
-"""How many samples there are of what, as tables.
-
-Curves of a run in the terminal: a line each, drawn in block characters.
-
-One sample of a shard set as tables: labels, text, where it is from, and its cameras.
-"""
+"""Tables of commands: numbers of samples by label, curves of a run in block characters, and one sample in detail."""
 
 import math
 from collections import Counter
@@ -26,7 +21,7 @@ MAX_GROUPS = 12
 
 
 def expression_table(samples: Sequence[Labelled]) -> Table:
-    """Samples by expression, down, and level, across."""
+    """Numbers of samples: a row per expression, a column per intensity level."""
     levels = sorted({sample.level or 0 for sample in samples})
     counts = Counter((sample.expression, sample.level or 0) for sample in samples)
     names = [f"level {level}" if level else "no level" for level in levels]
@@ -38,22 +33,20 @@ def expression_table(samples: Sequence[Labelled]) -> Table:
 
 
 def subject_lines(samples: Iterable[Labelled]) -> list[str]:
-    """Subjects in groups that have as many samples each: "98 subjects have 25", "F003, F007 have 24"."""
+    """Subjects grouped by their number of samples: "98 subjects have 25 samples", "F003, F007 have 24 samples"."""
     groups: dict[int, list[str]] = {}
     for subject, count in sorted(Counter(sample.subject for sample in samples).items()):
         groups.setdefault(count, []).append(subject)
     largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     lines = [
-        f"{_named(subjects)} {'have' if len(subjects) > 1 else 'has'} {pluralize(count, 'sample')}"
+        f"{_subject_names(subjects)} {'have' if len(subjects) > 1 else 'has'} {pluralize(count, 'sample')}"
         for count, subjects in largest
     ]
-    return lines[:MAX_GROUPS] + [f"... and {len(lines) - MAX_GROUPS} more numbers of samples"] * (
-        len(lines) > MAX_GROUPS
-    )
+    return lines[:MAX_GROUPS] + [f"... and {len(lines) - MAX_GROUPS} more groups"] * (len(lines) > MAX_GROUPS)
 
 
 def counts(samples: Sequence[Labelled]) -> Mapping[str, Mapping[str, int]]:
-    """The same in numbers, by name."""
+    """Numbers of samples by subject, by expression and by level."""
     return {
         "subjects": Counter(sample.subject for sample in samples),
         "expressions": Counter(sample.expression for sample in samples),
@@ -61,7 +54,7 @@ def counts(samples: Sequence[Labelled]) -> Mapping[str, Mapping[str, int]]:
     }
 
 
-def _named(subjects: Sequence[str]) -> str:
+def _subject_names(subjects: Sequence[str]) -> str:
     return ", ".join(subjects) if len(subjects) < 5 else f"{len(subjects)} subjects ({subjects[0]} to {subjects[-1]})"
 
 
@@ -70,7 +63,12 @@ WIDTH = 24
 
 
 def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
-    """Values as block characters from the least to the most; of more than `width`, the means of as many stretches."""
+    """Draw values as block characters, scaled from the minimum to the maximum.
+
+    Args:
+        values: at least one number, in order.
+        width: greatest number of characters. Longer series are split into `width` parts, of which the means are drawn.
+    """
     stretches = np.array_split(np.asarray(values, float), min(width, len(values)))
     means = np.array([stretch.mean() for stretch in stretches])
     low, high = means.min(), means.max()
@@ -81,7 +79,7 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
 
 
 def curves_table(curves: Mapping[str, Curve]) -> Table:
-    """A line for each curve, with its first and last value, the least and the most."""
+    """A row per curve: the curve itself, and its first, last, least and greatest value."""
     table = Table(box=None, pad_edge=False)
     for _ in range(2):
         table.add_column("", no_wrap=True)
@@ -94,22 +92,22 @@ def curves_table(curves: Mapping[str, Curve]) -> Table:
     return table
 
 
-def row_of(shards: ShardSet, key: str) -> IndexRow:
-    """The row of a key.
+def find_row(shards: ShardSet, key: str) -> IndexRow:
+    """The index row of a sample.
 
     Raises:
-        UsageError: there is none; keys that are like it are named.
+        UsageError: there is no sample with this key; the message lists similar keys.
     """
     rows = {row.key: row for row in shards.rows}
     if key not in rows:
         near = sorted(name for name in rows if key.lower() in name.lower())
-        named = f"like it are {truncate_list(near)}" if near else f"there are {truncate_list(sorted(rows))}"
-        raise UsageError(f"--key {key}: no such sample; {named}")
+        hint = f"similar keys: {truncate_list(near)}" if near else f"keys: {truncate_list(sorted(rows))}"
+        raise UsageError(f"no such sample; {hint}", field="key", value=key)
     return rows[key]
 
 
 def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
-    """All that a person may want to know of it but its images."""
+    """Print labels, text, source, mesh, frames, position in the shard, and cameras of a sample."""
     record = sample.record
     facts = Table(show_header=False, box=None)
     level = f", level {record.level}" if record.level else ""
@@ -118,18 +116,18 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     facts.add_row("expression", f"{word_for(record.expression)}{level}")
     facts.add_row("labels", ", ".join(f"{name}: {value}" for name, value in record.labels.items()) or "none")
     facts.add_row("text", f"{sample.text}  ({record.text_source})")
-    facts.add_row("from", f"{record.source}  ({record.layout})")
+    facts.add_row("source", f"{record.source}  ({record.layout})")
     mesh = record.mesh
     facts.add_row(
         "mesh",
         f"{pluralize(mesh.num_vertices, 'vertex', 'vertices')}, {pluralize(mesh.num_faces, 'face')}, {mesh.surface}",
     )
-    facts.add_row("framed by", f"{record.frame.method}, {pluralize(mesh.num_landmarks, 'landmark')}")
+    facts.add_row("aligned by", f"{record.frame.method}, {pluralize(mesh.num_landmarks, 'landmark')}")
     if record.timeline is not None:
         time = record.timeline
         frames = ", ".join(map(str, time.frames))
         facts.add_row("frames", f"{frames} of {time.num_source_frames}, {time.frame_rate:g} a second")
-    facts.add_row("in", f"{row.shard}, {row.bytes / 1e3:.1f} kB from byte {row.offset}")
+    facts.add_row("stored in", f"{row.shard}, {row.bytes / 1e3:.1f} kB from byte {row.offset}")
     console.print(facts)
     console.print(_cameras(sample))
 
@@ -146,11 +144,11 @@ def _cameras(sample: Sample) -> Table:
 
 
 def _angles(camera: Camera) -> tuple[float, float]:
-    """Yaw and pitch, in degrees, of where a camera stands as seen from the face."""
+    """Yaw and pitch of the camera position in degrees, as seen from the face."""
     x, y, z = (-axis[2] for axis in camera.R)
     return math.degrees(math.atan2(x, z)), math.degrees(math.asin(max(-1.0, min(1.0, y))))
 
 
 def _degrees(angle: float) -> str:
-    """To a tenth; what rounds to nothing has no sign."""
+    """An angle to a tenth of a degree; zero has no sign."""
     return f"{round(angle, 1) + 0.0:.1f}"

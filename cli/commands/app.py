@@ -1,4 +1,4 @@
-"""`smile-pipe app`: a run in, a page in the browser out."""
+"""`smile-pipe app`: serve a web page that predicts with a run."""
 
 import signal
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "app", AppConfig, arguments=("run",))
     def serve(config: AppConfig, console: Console) -> Result:
-        """Serve a page in which faces can be dropped, turned and put into words, by a trained RUN."""
+        """Serve a web page that predicts expressions of uploaded scans with a trained RUN."""
         from smile_pipe.pipeline.app.stage import run
 
         print_line(console, f"http://{config.host}:{config.port}   (Ctrl-C ends it)")
@@ -25,8 +25,8 @@ def register(app: typer.Typer) -> None:
         except KeyboardInterrupt:
             if signals.ignore_further_signals() != signal.SIGINT:
                 raise
-            # It is how a page ends, and nothing went wrong.
+            # Ctrl-C is the normal way to end the page.
             code = 0
         if code:
-            raise RuntimeError(f"the page ended with exit code {code}; is port {config.port} taken?")
+            raise RuntimeError(f"the server ended with exit code {code}; check whether port {config.port} is in use")
         return {"exit_code": code}

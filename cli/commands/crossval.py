@@ -15,7 +15,7 @@ from smile_pipe.shards.formatting import pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "crossval", CrossvalConfig, goes_on="the same command")
+    @command(app, "crossval", CrossvalConfig, resume_hint="the same command")
     def crossval(config: CrossvalConfig, console: Console) -> Result:
         """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
         from smile_pipe.pipeline.crossval.stage import run

@@ -1,4 +1,4 @@
-"""`smile-pipe inspect`: what shards or a run hold, as tables and as a picture."""
+"""`smile-pipe inspect`: show the contents of shards or of a run as tables and as a picture."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
-from smile_pipe.cli.tables import curves_table, expression_table, print_sample, row_of
+from smile_pipe.cli.tables import curves_table, expression_table, find_row, print_sample
 from smile_pipe.pipeline.data.temporal import is_sequence
 from smile_pipe.pipeline.runs.curves import curves_of, curves_png
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 class InspectOptions(Frozen):
     """Options of `smile-pipe inspect`."""
 
-    target: str = Field(description="Shards (as for --shards of train), or the directory of a run.")
-    key: str | None = Field(None, description="Show this one sample: labels, text, cameras; with --preview its views.")
+    target: str = Field(
+        description="Shards (directory, manifest.json, glob, brace pattern or URL), or the directory of a run."
+    )
+    key: str | None = Field(None, description="Show one sample: labels, text and cameras; with `preview` its views.")
     preview: StoragePathField | None = Field(
         None, description="Write a contact sheet of some samples to this PNG file."
     )
@@ -42,17 +44,19 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "inspect", InspectOptions, arguments=("target",))
     def inspect(config: InspectOptions, console: Console) -> Result:
-        """Show what TARGET, shards or a run, holds."""
+        """Show the contents of TARGET, which is shards or a run."""
         target = storage_path(config.target)
         if (target / "config.json").exists():
             if config.preview or config.key:
                 option = "--preview" if config.preview else "--key"
-                raise UsageError(f"{option}: shows shards; a run has --curves, and a report by `smile-pipe evaluate`")
+                raise UsageError(
+                    f"{option}: shows shards; for a run use --curves, or `smile-pipe evaluate` for a report"
+                )
             return _inspect_run(target, config.curves, console)
         if config.curves:
-            raise UsageError("--curves: shows a run, and these are shards; they have --preview")
+            raise UsageError("--curves: shows a run, and these are shards; use --preview")
         shards = ShardSet.open(config.target)
-        rows = [row_of(shards, config.key)] if config.key else []
+        rows = [find_row(shards, config.key)] if config.key else []
         result: Result = shards.manifest
         if rows:
             sample = shards.read(rows[0])
@@ -81,7 +85,7 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
     facts.add_row("shards", f"{len(manifest.shards)}, {sum(entry.bytes for entry in manifest.shards) / 1e6:.1f} MB")
     for what, values in (
         ("surface", [r.surface for r in shards.rows]),
-        ("framed by", [r.framed_by for r in shards.rows]),
+        ("aligned by", [r.framed_by for r in shards.rows]),
     ):
         facts.add_row(what, ", ".join(f"{name}: {count}" for name, count in sorted(Counter(values).items())))
     console.print(facts)
@@ -89,15 +93,15 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
 
 
 def _kinds(rows: Sequence[IndexRow]) -> str:
-    """How many are scans and how many are sequences, of how many frames, at what rates."""
+    """Numbers of scans and sequences, with the frames and frame rates of sequences."""
     sequences = [row for row in rows if is_sequence(row)]
     if not sequences:
         return describe_samples(len(rows), 0)
     counts = [row.num_frames for row in sequences]
     each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     rates = ", ".join(f"{rate:g}" for rate in sorted({row.frame_rate for row in sequences}))
-    told = describe_samples(len(rows) - len(sequences), len(sequences))
-    return f"{told} of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
+    samples = describe_samples(len(rows) - len(sequences), len(sequences))
+    return f"{samples} of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
 
 
 def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: StoragePath, console: Console) -> None:
@@ -152,18 +156,20 @@ def _facts(manifest: RunManifest) -> Table:
 
 
 def _unfinished(directory: "RunDirectory") -> tuple[dict[str, Any], Table]:
-    """What there is of a run that is not finished."""
+    """JSON result and table of a run that is not finished."""
     from smile_pipe.pipeline.train.resume import load_run_config
 
     try:
         about, checkpoints = load_run_config(directory), directory.checkpoints()
     except UsageError:
-        raise UsageError(f"{directory.root}: holds no run; name one, or shards") from None
+        raise UsageError(f"{directory.root}: holds no run; give the directory of a run, or shards") from None
     step, num_steps = directory.progress()
     last = checkpoints[-1].path.name if checkpoints else None
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{about['recipe']['name']}, {about['recipe']['arch']}")
-    facts.add_row("state", f"not finished: step {step} of {num_steps or 'some'}; `smile-pipe train --resume` goes on")
+    facts.add_row(
+        "state", f"not finished: step {step} of {num_steps or 'some'}; `smile-pipe train --resume` continues it"
+    )
     facts.add_row("split", about["train"]["split"])
     facts.add_row("checkpoint", str(directory.checkpoints_path / last) if last else "none yet")
     found = {"stage": "train", "state": "unfinished", "step": step, "num_steps": num_steps, "checkpoint": last}

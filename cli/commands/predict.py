@@ -1,4 +1,4 @@
-"""`smile-pipe predict`: a run and scans in, probabilities of expressions out."""
+"""`smile-pipe predict`: predict expressions of scans with a run."""
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.predict.config import PredictConfig, Prediction, Predictions
 
-# Of more classes than fit a line, so many are shown, the likeliest first.
+# Up to MAX_COLUMNS classes have a column each; of more classes, the SHOWN most probable ones are listed.
 MAX_COLUMNS, SHOWN = 8, 3
 
 
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "predict", PredictConfig, arguments=("run", "scans"))
     def predict(config: PredictConfig, console: Console) -> Result:
-        """Say what the faces of SCANS express, by a trained RUN."""
+        """Predict expressions of SCANS with a trained RUN."""
         from smile_pipe.pipeline.predict.stage import run
 
         with StageProgress("predict") as progress:
@@ -36,16 +36,16 @@ def register(app: typer.Typer) -> None:
 
 
 def _table(found: Predictions) -> Table:
-    """A row a scan: the share of each class in percent, or of many classes the likeliest ones."""
+    """A row per scan: the probability of each class in percent, or the most probable classes if there are many."""
     is_wide = len(found.classes) > MAX_COLUMNS
     labelled = any(one.labelled for one in found.predictions)
-    # Without lines between them, so that seven classes fit 80 columns.
+    # Without borders seven classes fit into 80 columns.
     table = Table(title=f"percent, by {found.head}, text: {found.text_source}", box=None)
     table.add_column("scan", no_wrap=True)
     for heading in (*(["label"] if labelled else []), "expression"):
         table.add_column(heading, no_wrap=True)
     for name in range(1, SHOWN + 1) if is_wide else found.classes:
-        # Codes of expressions, where words would not fit a terminal beside each other.
+        # Codes of expressions; their words would not fit into one line of a terminal.
         table.add_column(f"{name}." if is_wide else str(name), justify="right", min_width=3)
     for one in found.predictions:
         cells = [one.labelled or ""] if labelled else []

@@ -1,4 +1,4 @@
-"""`smile-pipe render`: face scans in, shards out."""
+"""`smile-pipe render`: render face scans into shards."""
 
 import os
 import time
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 class RenderOptions(RenderConfig):
-    """The options of the stage, and one of the command."""
+    """Options of the stage, and `dry_run`."""
 
-    dry_run: bool = Field(False, description="Say what would be done, and do nothing.")
+    dry_run: bool = Field(False, description="Print the plan and an estimate of time and size; write nothing.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "render", RenderOptions, arguments=("data_dir",), goes_on="the same command")
+    @command(app, "render", RenderOptions, arguments=("data_dir",), resume_hint="the same command")
     def render(config: RenderOptions, console: Console) -> Result:
         """Render multiview images of all scans under DATA_DIR and write them as WebDataset shards.
 
-        A second run does only what has changed since; an interrupted one goes on where it was.
+        Runs are incremental and resumable: a second run renders only what has changed.
         """
         from smile_pipe.pipeline.render import stage
 
@@ -53,22 +53,22 @@ def register(app: typer.Typer) -> None:
             print_line(console, _cost(plan, cost))
             return _as_dict(plan, cost)
         started = time.monotonic()
-        made: list[RenderPlan] = []
+        plans: list[RenderPlan] = []
 
         def on_plan(plan: RenderPlan) -> None:
             _print_plan(plan, console)
-            made.append(plan)
+            plans.append(plan)
 
         busy: list[Shares] = []
 
         with StageProgress("render") as progress:
 
-            def on_progress(told: stage.RenderProgress) -> None:
-                progress.update(told.num_done, told.num_total, f"{told.num_failed} failed")
-                busy[:] = [told.shares]
+            def on_progress(state: stage.RenderProgress) -> None:
+                progress.update(state.num_done, state.num_total, f"{state.num_failed} failed")
+                busy[:] = [state.shares]
 
             manifest = stage.run(config, on_progress, on_plan)
-        (plan,) = made
+        (plan,) = plans
         _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)
         if not manifest.num_samples:
             raise RuntimeError(
@@ -107,16 +107,15 @@ def _print_counts(plan: RenderPlan, console: Console) -> None:
 def _cost(plan: RenderPlan, cost: "Estimate") -> str:
     if not plan.tasks:
         return "estimate: nothing to write"
-    told = f"{cost.bytes / 1e6:,.1f} MB of shards to write"
+    size = f"{cost.bytes / 1e6:,.1f} MB of shards to write"
     if not plan.num_to_render:
-        return f"estimate: {told}"
+        return f"estimate: {size}"
     cores = os.cpu_count() or 1
     duration = timedelta(seconds=round(cost.core_seconds / cores))
     each = cost.core_seconds / plan.num_to_render
-    samples = "1 sample that was" if cost.num_tried == 1 else f"{cost.num_tried} samples that were"
     return (
         f"estimate: {duration} on {pluralize(cores, 'core')} like this machine's ({each:.3g} s a sample and core), "
-        f"{told}; from {samples} tried"
+        f"{size}; from a trial of {pluralize(cost.num_tried, 'sample')}"
     )
 
 
@@ -139,12 +138,12 @@ def _print_summary(
     table = Table(show_header=False, box=None)
     table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered, {plan.num_to_rewrite} rewritten)")
     table.add_row("failures", f"{manifest.num_failures}" + (" (see failures.parquet)" if manifest.num_failures else ""))
-    for what, count in _shortcomings(config) if manifest.num_samples else ():
+    for what, count in _fallbacks(config) if manifest.num_samples else ():
         table.add_row(what, str(count))
     table.add_row("views x channels", f"{len(manifest.views)} x {len(manifest.channels)}, {manifest.image_size} px")
     table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
     is_default = config.renderer == "auto" and manifest.renderer == "pytorch3d"
-    hint = " (--renderer zbuffer-cuda draws on GPUs without it)" if is_default else ""
+    hint = " (on GPUs without PyTorch3D: --renderer zbuffer-cuda)" if is_default else ""
     table.add_row("renderer", manifest.renderer + hint)
     table.add_row("time", f"{seconds:.1f} s ({plan.num_to_render / max(seconds, 1e-9):.1f} samples/s)")
     for shares in busy:
@@ -160,14 +159,14 @@ def _busy(shares: Shares) -> str:
     return cores if shares.gpus is None else f"GPUs busy {shares.gpus:.0%}; {cores}"
 
 
-def _shortcomings(config: RenderOptions) -> list[tuple[str, int]]:
-    """What was rendered with less than it could have had."""
+def _fallbacks(config: RenderOptions) -> list[tuple[str, int]]:
+    """Numbers of samples that were rendered without colours or without landmarks."""
     rows = ShardSet.open(str(config.out)).rows
-    found = (
-        ("without colours (a plain tone instead)", sum(row.surface == "plain" for row in rows)),
-        ("framed by their bounds (no landmarks)", sum(row.framed_by == "bounds" for row in rows)),
+    fallbacks = (
+        ("without colours (plain tone)", sum(row.surface == "plain" for row in rows)),
+        ("aligned by bounding box (no landmarks)", sum(row.framed_by == "bounds" for row in rows)),
     )
-    return [(what, count) for what, count in found if count]
+    return [(what, count) for what, count in fallbacks if count]
 
 
 def _as_dict(plan: RenderPlan, cost: "Estimate") -> dict:

@@ -1,4 +1,4 @@
-"""`smile-pipe verify`: is a shard set what was written?"""
+"""`smile-pipe verify`: check a shard set for damage."""
 
 from dataclasses import asdict
 
@@ -21,7 +21,7 @@ class VerifyOptions(Frozen):
     """Options of `smile-pipe verify`."""
 
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
-    quick: bool = Field(False, description="Compare sizes and manifests only; without it every byte is read.")
+    quick: bool = Field(False, description="Compare only sizes and manifests, instead of reading every byte.")
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "verify", VerifyOptions, arguments=("shards",))
     def verify(config: VerifyOptions, console: Console) -> Result:
-        """Check that SHARDS are whole: every shard, every sample, every image, against manifest and index."""
+        """Check every shard, sample and image of SHARDS against manifest and index."""
         shards = ShardSet.open(config.shards)
         names = {row.shard for row in shards.rows}
         problems: list[Problem] = []
@@ -37,14 +37,14 @@ def register(app: typer.Typer) -> None:
             done = 0
             for name, found in verify_shards(shards, config.quick):
                 problems += found
-                # What is told of the set as a whole, and not of a part of it, has no name.
+                # Problems of the whole set have no shard name.
                 done += bool(name)
                 progress.update(done, len(names), pluralize(len(problems), "problem"))
         for problem in problems[:MAX_SHOWN]:
             where = " ".join(part for part in (problem.shard, problem.key) if part)
             print_line(console, f"{where or shards.root}: {problem.what}")
         if len(problems) > MAX_SHOWN:
-            print_line(console, f"... and {len(problems) - MAX_SHOWN} more (all of them with --json)")
+            print_line(console, f"... and {len(problems) - MAX_SHOWN} more; --json lists all")
         result = {"shards": config.shards, "quick": config.quick, "problems": [asdict(problem) for problem in problems]}
         if problems:
             raise CheckFailedError(f"{config.shards}: {pluralize(len(problems), 'problem')}", result)

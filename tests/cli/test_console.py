@@ -1,4 +1,4 @@
-"""What commands print: names as they are, and whole where the output is piped."""
+"""Output of commands: names are printed unchanged, and complete if the output is piped."""
 
 import pytest
 from rich.table import Table
@@ -10,7 +10,7 @@ LONG = "/".join(["a-long-name"] * 20)
 
 
 @pytest.fixture(autouse=True)
-def _no_width_is_given(monkeypatch):
+def _unset_width(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -21,7 +21,7 @@ def table_of(name: str) -> Table:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_printed_as_it_is_in_lines_and_tables_and_errors(name, capsys):
+def test_names_are_printed_unchanged_in_lines_tables_and_errors(name, capsys):
     print_line(plain_console(), name)
     assert capsys.readouterr().out == f"{name}\n"
     plain_console().print(table_of(name))
@@ -30,19 +30,19 @@ def test_a_name_is_printed_as_it_is_in_lines_and_tables_and_errors(name, capsys)
     assert capsys.readouterr().err == f"error: {name}\n"
 
 
-def test_a_pipe_gets_long_paths_whole(capsys):
+def test_long_paths_are_complete_in_a_pipe(capsys):
     print_line(plain_console(), f"views: {LONG}")
     assert capsys.readouterr().out == f"views: {LONG}\n"
     plain_console().print(table_of(LONG))
     assert capsys.readouterr().out.count(LONG) == 3
 
 
-def test_a_pipe_gets_tables_no_wider_than_they_need_be(capsys):
+def test_tables_in_a_pipe_are_as_wide_as_their_contents(capsys):
     plain_console().print(table_of("scan"))
     assert max(map(len, capsys.readouterr().out.splitlines())) == len("| scan |")
 
 
-def test_tables_fit_the_width_that_is_asked_for_and_lines_stay_lines(monkeypatch, capsys):
+def test_tables_fit_the_width_of_columns_and_lines_are_not_broken(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     plain_console().print(table_of(LONG))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
@@ -50,7 +50,7 @@ def test_tables_fit_the_width_that_is_asked_for_and_lines_stay_lines(monkeypatch
     assert capsys.readouterr().out == f"{LONG}\n"
 
 
-def test_what_goes_to_stderr_leaves_stdout_alone(capsys):
+def test_console_on_stderr_prints_nothing_on_stdout(capsys):
     print_line(plain_console(stderr=True), "stopped")
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", "stopped\n")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "stopped\n")

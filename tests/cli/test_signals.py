@@ -1,4 +1,4 @@
-"""Signals that stop a command, also where their own exception is lost."""
+"""Signals that stop a command, also if the exception of the handler is lost."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from smile_pipe.cli import signals as stopping
+from smile_pipe.cli import signals as module
 from smile_pipe.cli.main import app
 from smile_pipe.cli.progress import StageProgress
 
@@ -17,15 +17,15 @@ from smile_pipe.cli.progress import StageProgress
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stopping.listen()
+    module.install_handlers()
     yield
-    stopping._asked.clear()
+    module._received.clear()
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-class Destructor:
-    """Python passes over what is raised in one."""
+class SignalInDestructor:
+    """Sends a signal from its destructor, where Python ignores exceptions."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -38,40 +38,40 @@ class Destructor:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_whose_exception_is_lost_stops_at_the_next_step(number):
+def test_signal_with_lost_exception_stops_the_next_step(number):
     with StageProgress("render", Console(quiet=True)) as progress:
         progress.update(1, 3)
-        Destructor(number)
+        SignalInDestructor(number)
         with pytest.raises(KeyboardInterrupt):
             progress.update(2, 3)
-    assert stopping.ignore_further_signals() == number
+    assert module.ignore_further_signals() == number
 
 
-def test_the_first_signal_gives_the_exit_code_and_later_ones_are_ignored():
+def test_first_signal_decides_the_exit_code_and_later_ones_are_ignored():
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert stopping.ignore_further_signals() == signal.SIGTERM
+    assert module.ignore_further_signals() == signal.SIGTERM
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_other_threads_are_left_alone():
+def test_only_the_main_thread_is_interrupted():
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     done = []
-    thread = threading.Thread(target=lambda: done.append(stopping.stop_if_asked()))
+    thread = threading.Thread(target=lambda: done.append(module.raise_if_stopped()))
     thread.start()
     thread.join()
     assert done == [None]
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
-        (["render", "faces", "--out", "shards"], "stopped; the same command goes on from here\n"),
-        (["crossval", "--shards", "shards", "--out", "folds"], "stopped; the same command goes on from here\n"),
+        (["render", "faces", "--out", "shards"], "stopped; run the same command to continue\n"),
+        (["crossval", "--shards", "shards", "--out", "folds"], "stopped; run the same command to continue\n"),
         (
             ["train", "--shards", "shards", "--out", "run"],
-            "stopped; the same command with --resume goes on from here\n",
+            "stopped; run the same command with --resume to continue\n",
         ),
         (["synth", "faces"], "stopped\n"),
         (["evaluate", "run"], "stopped\n"),
@@ -79,16 +79,16 @@ def test_other_threads_are_left_alone():
         (["verify", "shards"], "stopped\n"),
     ],
 )
-def test_only_of_a_command_that_goes_on_it_is_said(command, said, monkeypatch):
+def test_only_resumable_commands_print_how_to_continue(command, message, monkeypatch):
     def stop(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("smile_pipe.cli.options._resolve", stop)
+    monkeypatch.setattr("smile_pipe.cli.options._build_config", stop)
     result = CliRunner().invoke(app, command)
-    assert (result.exit_code, result.stderr) == (128 + signal.SIGTERM, said)
+    assert (result.exit_code, result.stderr) == (128 + signal.SIGTERM, message)
 
 
-def test_unasked_nothing_happens():
+def test_without_a_signal_progress_continues():
     with StageProgress("render", Console(quiet=True)) as progress:
         progress.update(1, 3)
-    assert stopping.ignore_further_signals() == signal.SIGINT
+    assert module.ignore_further_signals() == signal.SIGINT

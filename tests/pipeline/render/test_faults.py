@@ -125,7 +125,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(start, faces, undisturbed,
         assert content(tmp_path / "out") == undisturbed
         shutil.rmtree(tmp_path / "out")
     assert process.returncode == 128 + number, said
-    assert "the same command goes on from here" in said and "Traceback" not in said
+    assert "run the same command to continue" in said and "Traceback" not in said
     config = RenderConfig(data_dir=faces, out=tmp_path / "out", **OPTIONS)
     assert plan(config).kept
     run(config)
