@@ -1,4 +1,4 @@
-"""The READMEs: every command in them is one that there is, with options that it has, and every link leads to a file."""
+"""READMEs: their commands exist and have the options that are given, and their links lead to files and headings."""
 
 import re
 import shlex
@@ -20,12 +20,13 @@ ROOT_COMMAND = typer.main.get_command(app)
 COMMANDS = ROOT_COMMAND.commands  # type: ignore[attr-defined]
 
 
-def typed(page: Path) -> list[str]:
-    """The commands of a page's blocks of code, and those within its lines that have options or arguments."""
+def commands_of(page: Path) -> list[str]:
+    """`smile-pipe` commands in blocks of code, and those in backticks that have options or arguments."""
     text = page.read_text()
     lines = [
         line
-        for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)
+        for language, block in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+        if not language
         for line in block.replace("\\\n", "").split("\n")
     ]
     lines += [line[4:] for line in text.splitlines() if line.startswith("    ")]
@@ -34,30 +35,30 @@ def typed(page: Path) -> list[str]:
     return [part for part in parts if part.startswith("smile-pipe ")]
 
 
-ALL = [(page, command) for page in PAGES for command in typed(page)]
+ALL = [(page, command) for page in PAGES for command in commands_of(page)]
 
 
 @pytest.mark.parametrize(("page", "command"), ALL, ids=lambda value: str(value)[-60:])
-def test_a_command_is_there_with_the_options_that_are_given(page, command):
+def test_command_exists_with_its_options(page, command):
     words = shlex.split(command)[1:]
-    asked = ROOT_COMMAND if words[0].startswith("--") else COMMANDS[words[0]]
-    known = {option for parameter in asked.params for option in parameter.opts}
+    invoked = ROOT_COMMAND if words[0].startswith("--") else COMMANDS[words[0]]
+    known = {option for parameter in invoked.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
 
 
 @pytest.mark.parametrize(("page", "command"), ALL, ids=lambda value: str(value)[-60:])
-def test_a_command_that_is_typed_in_a_clone_writes_to_no_folder_of_the_code(page, command):
+def test_command_writes_to_no_folder_of_the_repository(page, command):
     words = shlex.split(command)
     written = [value for option, value in pairwise(words) if option in {"--out", "--open-clip", "--save-views"}]
     assert not {Path(value).parts[0] for value in written} & {path.name for path in REPOSITORY.iterdir()} - {"out"}
 
 
-def test_there_are_commands_of_every_kind():
+def test_every_command_is_in_a_readme():
     assert {shlex.split(command)[1] for _, command in ALL} >= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def test_links_lead_to_files_and_headings_that_are_there(page):
+def test_links_lead_to_existing_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
         if "://" in target:
             continue
@@ -71,5 +72,5 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
 
 
 def _anchor(title: str) -> str:
-    """What a heading is called in a link."""
+    """The anchor of a heading, as in a link."""
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
