@@ -1,11 +1,11 @@
-# smile-pipe for machines without a GPU: the zbuffer renderer, and training on CPUs.
+# smile-pipe for machines without a GPU: the zbuffer renderer and training on CPUs.
 #   docker build -f docker/cpu.Dockerfile -t smile-pipe:0.1.0-cpu .
 FROM python:3.11.12-slim-bookworm
 
-# These wheels carry several GB of CUDA that nothing here uses. Where that matters, point pip at PyTorch's CPU wheels.
+# These wheels contain several GB of CUDA libraries that are not used. For a smaller image, use PyTorch's CPU wheels.
 RUN pip install --no-cache-dir torch==2.15.0 torchvision==0.29.2
 
-# ray[default] has the job server that `ray job submit` and KubeRay talk to.
+# ray[default] contains the job server for `ray job submit` and KubeRay.
 WORKDIR /src
 COPY pyproject.toml README.md docker/constraints.txt ./
 COPY cli cli

@@ -1,9 +1,9 @@
 #!/bin/bash
-# The whole line on the nodes of a Slurm job, joined to a Ray cluster that ends with it: views, training, scores.
+# Render, train and evaluate on the nodes of a Slurm job, which form a Ray cluster until the job ends.
 #   sbatch docker/slurm.sh SCANS OUT
-# SCANS and OUT lie on storage that all nodes see; `smile-pipe` and `ray` are on the PATH that sbatch is called with.
-# RENDER_OPTIONS and TRAIN_OPTIONS, if they are set, are added to the two commands. GPUs that are asked for
-# (--gpus-per-node) are used. Submitted again, it goes on.
+# SCANS and OUT are on storage that all nodes share; `smile-pipe` and `ray` are on the PATH of sbatch.
+# RENDER_OPTIONS and TRAIN_OPTIONS, if set, are added to the two commands. Requested GPUs (--gpus-per-node) are used.
+# Submit it again to resume.
 #SBATCH --job-name=smile-pipe
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,29 +22,29 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 logs=$out/slurm-$SLURM_JOB_ID
 mkdir -p "$logs"
 
-# Other users reach these nodes, and who reaches a Ray without a token runs what they like in it. This one is the job's.
+# Other users can reach these nodes, and without a token they could run code in this Ray. The token is of this job.
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
-# When nodes are told to stop, nothing is left to be finished.
+# Nodes stop after the last command, so they do not wait for running work.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
-# What each node runs: Ray until it is told to stop, with its files in a folder of the node, that goes with it.
+# Run Ray on a node until a signal stops it. Its files are in a local folder, which is removed at the end.
 ray_node() {
-    # Not local, since what is done at the end needs them. A short name, since there are sockets in it.
+    # Not `local`, because the traps need both. The name is short, because the paths of sockets are limited.
     folder=$(mktemp -d /tmp/ray-XXXXXX)
     trap 'rm -rf "$folder"' EXIT
     trap 'kill "$ray"' TERM INT
     ray start --block --disable-usage-stats --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" \
         --object-store-memory=$((1 << 30)) "$@" &
     ray=$!
-    # A signal ends the first wait, but not yet Ray.
+    # A signal ends the first wait before Ray has ended.
     while kill -0 "$ray" 2>/dev/null; do wait "$ray" || true; done
 }
 
 steps=() stage=
 stop() {
     trap '' TERM
-    # First the command, which then leaves everything as it has to be to go on from.
+    # Stop the command first, so that it leaves a state from which it can resume.
     [ -z "$stage" ] || kill "$stage" 2>/dev/null || true
     [ -z "$stage" ] || wait "$stage" || true
     [ ${#steps[@]} -eq 0 ] || kill "${steps[@]}" 2>/dev/null || true
@@ -53,18 +53,18 @@ stop() {
 trap stop EXIT
 trap 'exit 143' TERM
 
-# Begin a node: its name, what the log is called, and options of `ray start`.
-begin() {
+# start_node NODE LOG OPTIONS...: start Ray on a node, with a log and options of `ray start`.
+start_node() {
     srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --nodelist="$1" \
         bash -c "$(declare -f ray_node); ray_node \"\$@\"" ray_node "${@:3}" >"$logs/$2.log" 2>&1 &
     steps+=($!)
 }
 
-# Wait for what Ray says when a node is there: name of the log, number of the step, words.
-await() {
+# wait_for LOG STEP TEXT: wait until the log of a node contains a text.
+wait_for() {
     until grep -q "$3" "$logs/$1.log"; do
         if ! kill -0 "${steps[$2]}" 2>/dev/null; then
-            echo "Ray did not start on a node; $logs/$1.log says why" >&2
+            echo "Ray did not start on a node; see $logs/$1.log" >&2
             exit 1
         fi
         sleep 1
@@ -78,16 +78,16 @@ run() {
     stage=
 }
 
-# On nodes that jobs share, ports with fixed numbers could be another job's.
+# On shared nodes another job may use a fixed port.
 client_port=$(python -c 'import socket; print(socket.create_server(("", 0)).getsockname()[1])')
-begin "${nodes[0]}" head --head --port=0 --ray-client-server-port="$client_port" --include-dashboard=false
-await head 0 "ray start --address="
+start_node "${nodes[0]}" head --head --port=0 --ray-client-server-port="$client_port" --include-dashboard=false
+wait_for head 0 "ray start --address="
 address=$(sed -n "s/.*ray start --address='\([^']*\)'.*/\1/p" "$logs/head.log")
 for number in "${!nodes[@]}"; do
-    [ "$number" -eq 0 ] || begin "${nodes[number]}" "worker-$number" --address="$address"
+    [ "$number" -eq 0 ] || start_node "${nodes[number]}" "worker-$number" --address="$address"
 done
 for number in "${!nodes[@]}"; do
-    [ "$number" -eq 0 ] || await "worker-$number" "$number" "Ray runtime started"
+    [ "$number" -eq 0 ] || wait_for "worker-$number" "$number" "Ray runtime started"
 done
 
 if [ "$gpus" -gt 0 ]; then

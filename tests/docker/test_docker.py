@@ -1,4 +1,4 @@
-"""The container files, read as text: pinned, unprivileged, and in step with the command line and the package."""
+"""Container files, checked as text: pinned versions, no privileges, and options and paths that exist."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ each_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: 
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """Keyword and arguments of each instruction, continued lines joined."""
+    """Keyword and arguments of each instruction; continued lines are joined."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", " ", text).splitlines()
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
@@ -50,7 +50,7 @@ def pods() -> list[dict]:
 
 
 def commands() -> list[list[str]]:
-    """The `smile-pipe` commands of the job's entrypoint, as lists of arguments."""
+    """The `smile-pipe` commands in the entrypoint of the job, as lists of arguments."""
     shell, option, script = shlex.split(ray_job()["entrypoint"])
     assert (shell, option) == ("bash", "-c")
     return [shlex.split(command) for command in script.split("&&")]
@@ -58,7 +58,7 @@ def commands() -> list[list[str]]:
 
 class TestDockerfiles:
     @each_dockerfile
-    def test_every_base_is_pinned_to_a_full_version(self, path):
+    def test_base_images_are_pinned_to_full_versions(self, path):
         stages = set()
         for keyword, arguments in instructions(path):
             if keyword == "FROM":
@@ -67,7 +67,7 @@ class TestDockerfiles:
                 stages.update(alias)
 
     @each_dockerfile
-    def test_what_is_installed_is_pinned(self, path):
+    def test_installed_packages_are_pinned(self, path):
         for _, arguments in instructions(path):
             for install in re.findall(r"pip install [^&]+", arguments):
                 named = [word for word in shlex.split(install)[2:] if re.match(r"[a-z]", word) and "://" not in word]
@@ -77,50 +77,50 @@ class TestDockerfiles:
                 assert packages and all(re.search(r"=\d+\.\d+", package) for package in packages)
 
     @each_dockerfile
-    def test_it_runs_as_a_user_without_privileges(self, path):
+    def test_container_runs_as_an_unprivileged_user(self, path):
         users = [arguments for keyword, arguments in instructions(path) if keyword == "USER"]
         assert users[-1] == "1000"
 
     @each_dockerfile
-    def test_all_that_the_package_is_built_from_is_copied(self, path):
+    def test_all_folders_of_the_package_are_copied(self, path):
         copied = " ".join(arguments for keyword, arguments in instructions(path) if keyword == "COPY").split()
-        packages = [name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
-        assert {"pyproject.toml", PROJECT["project"]["readme"], "docker/constraints.txt", *packages} <= set(copied)
+        folders = {folder.split("/")[0] for folder in PROJECT["tool"]["setuptools"]["package-dir"].values()}
+        assert {"pyproject.toml", PROJECT["project"]["readme"], "docker/constraints.txt", *folders} <= set(copied)
 
     @each_dockerfile
-    def test_it_says_how_it_is_built_under_the_version_that_it_holds(self, path):
+    def test_build_command_has_the_version_of_the_package(self, path):
         tag = f"smile-pipe:{PROJECT['project']['version']}-{path.name.removesuffix('.Dockerfile')}"
         for text in (path.read_text(), (REPOSITORY / "docker" / "README.md").read_text()):
             assert f"docker build -f docker/{path.name} -t {tag} ." in text
 
-    def test_constraints_are_versions_that_the_package_accepts_of_all_that_it_needs(self):
+    def test_constraints_cover_all_dependencies_with_accepted_versions(self):
         project = PROJECT["project"]
-        all_of_them = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
-        needed = {r.name.lower(): r for r in map(Requirement, all_of_them)}
+        dependencies = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+        needed = {r.name.lower(): r for r in map(Requirement, dependencies)}
         assert constraints().keys() == needed.keys() - {"torch", "torchvision"}
         for name, version in constraints().items():
             assert needed[name].specifier.contains(version), name
 
     @each_dockerfile
-    def test_pytorch_is_a_version_that_the_package_accepts(self, path):
+    def test_version_of_pytorch_is_accepted(self, path):
         version = re.search(r"torch==?([\d.]+\d)", path.read_text()).group(1)
         (needed,) = (r for r in map(Requirement, PROJECT["project"]["dependencies"]) if r.name == "torch")
         assert needed.specifier.contains(version)
 
 
 class TestRayJob:
-    def test_it_renders_trains_and_evaluates(self):
+    def test_job_renders_trains_and_evaluates(self):
         assert [command[:2] for command in commands()] == [["smile-pipe", name] for name in CONFIGS]
 
     @pytest.mark.parametrize("command", commands(), ids=lambda command: command[1])
-    def test_its_options_are_options_of_the_command(self, command):
+    def test_options_exist(self, command):
         result = CliRunner().invoke(app, [command[1], "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
         known = set(re.findall(r"--[a-z][a-z-]+", result.stdout))
         given = {word for word in command if word.startswith("--")}
         assert result.exit_code == 0 and given and given <= known
 
     @pytest.mark.parametrize("command", commands(), ids=lambda command: command[1])
-    def test_their_values_are_accepted(self, command):
+    def test_values_of_options_are_accepted(self, command):
         _, name, *words = command
         values = {} if words[0].startswith("--") else {{"render": "data_dir", "evaluate": "run"}[name]: words.pop(0)}
         for option, value in zip(words, [*words[1:], "--"], strict=True):
@@ -128,7 +128,7 @@ class TestRayJob:
                 values[option[2:].replace("-", "_")] = True if value.startswith("--") else value
         CONFIGS[name].model_validate(values)
 
-    def test_each_stage_reads_what_the_one_before_wrote_on_the_shared_volume(self):
+    def test_each_stage_reads_the_output_of_the_one_before_on_the_shared_volume(self):
         render, train, evaluate = commands()
 
         def after(command: list[str], option: str) -> str:
@@ -142,50 +142,54 @@ class TestRayJob:
             assert all(path.startswith(f"{mount['mountPath']}/") for path in paths)
             assert mount["name"] in {volume["name"] for volume in pod["volumes"]}
 
-    def test_what_uses_ray_joins_the_cluster(self):
+    def test_render_and_train_join_the_cluster(self):
         for command in commands()[:2]:
             assert command[-2:] == ["--address", "auto"]
 
-    def test_there_is_a_gpu_for_each_training_worker(self):
+    def test_each_training_worker_has_a_gpu(self):
         train = commands()[1]
         (group,) = ray_job()["rayClusterSpec"]["workerGroupSpecs"]
         gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
         assert group["replicas"] * gpus >= int(train[train.index("--num-workers") + 1])
 
-    def test_image_and_ray_are_the_versions_that_the_images_hold(self):
+    def test_versions_of_image_and_ray_match_the_images(self):
         image = f"smile-pipe:{PROJECT['project']['version']}-cuda"
         assert {pod["containers"][0]["image"] for pod in pods()} == {image}
         assert ray_job()["rayClusterSpec"]["rayVersion"] == constraints()["ray"]
 
-    def test_no_container_runs_as_root_or_may_become_it(self):
+    def test_containers_cannot_run_as_root(self):
         for pod in pods():
             assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
             for container in pod["containers"]:
                 assert container["securityContext"]["allowPrivilegeEscalation"] is False
                 assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
-    def test_who_lacks_the_token_of_the_cluster_cannot_use_it(self):
+    def test_cluster_requires_a_token(self):
         assert ray_job()["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
-    def test_no_secret_stands_in_it(self):
+    def test_manifest_contains_no_secret(self):
         names = {name for pod in pods() for container in pod["containers"] for name in container}
         assert names == {"name", "image", "securityContext", "resources", "volumeMounts"}
 
 
 class TestRayCluster:
-    def test_its_pods_are_those_of_the_job(self):
+    def test_pods_are_equal_to_those_of_the_job(self):
         assert spec("raycluster.yaml") == ray_job()["rayClusterSpec"]
 
 
-class TestPage:
-    """What docker/README.md tells operators to type."""
+class TestReadme:
+    """docker/README.md."""
 
     PAGE = (REPOSITORY / "docker" / "README.md").read_text()
-    NAMED = re.findall(r"docker/([\w.-]+)", PAGE) + re.findall(r"^\| `([\w.-]+)` \|", PAGE, re.MULTILINE)
+    NAMED = re.findall(r"(?<!tests/)docker/([\w.-]+)", PAGE) + re.findall(r"^\| `([\w.-]+)` \|", PAGE, re.MULTILINE)
 
-    def test_every_file_that_it_names_is_there_and_each_that_is_there_is_named(self):
+    def test_named_files_are_those_of_the_folder(self):
         here = {path.name for path in (REPOSITORY / "docker").iterdir()} - {"README.md"}
         assert set(self.NAMED) == here
 
-    def test_ray_is_named_by_the_version_that_the_images_hold(self):
+    def test_version_of_ray_matches_the_images(self):
         assert set(re.findall(r"ray(?:\[default\])?==([\d.]+)", self.PAGE)) == {constraints()["ray"]}
+
+    def test_named_tests_exist(self):
+        named = set(re.findall(r"`(?:tests/[\w/]*/)?(test_\w+\.py)`", self.PAGE))
+        assert named and named <= {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}

@@ -1,4 +1,7 @@
-"""`docker/slurm.sh` with stand-ins for Slurm, whose nodes are this machine, and for Ray; in full, with Ray itself."""
+"""`docker/slurm.sh` with substitutes for Slurm, whose nodes are all this machine, and for Ray.
+
+`make test-faults` runs it with Ray itself, too.
+"""
 
 import json
 import os
@@ -32,8 +35,8 @@ REAL = {
     "ray": f"""exec {sys.executable} -m ray.scripts.scripts "$@" """,
     "smile-pipe": f"""exec {sys.executable} -c 'from smile_pipe.cli.main import main; main()' "$@" """,
 }
-# They note how they are called and when they stop; what Ray says comes in its order, but not at once.
-NOTED = {
+# They record calls and stops in $NOTES. Messages of Ray appear in order, after a delay.
+RECORDING = {
     "ray": """
         echo "$SLURMD_NODENAME: ray $*" >>"$NOTES"
         echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>"$NOTES.tokens"
@@ -53,7 +56,11 @@ NOTED = {
 
 
 class SlurmJob:
-    """A job of three nodes; `began` is the script, once `begin` was called."""
+    """A job of three nodes.
+
+    Attributes:
+        process: the script, after `start`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.programs = folder, folder / "out", folder / "bin"
@@ -71,11 +78,11 @@ class SlurmJob:
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
             self.environment.pop(name, None)
 
-    def begin(self, programs: dict[str, str], scans: Path = Path("/scans"), **environment: str) -> subprocess.Popen:
+    def start(self, programs: dict[str, str], scans: Path = Path("/scans"), **environment: str) -> subprocess.Popen:
         for name, text in (SLURM | programs).items():
             (self.programs / name).write_text(f"#!/bin/bash\n{text}\n")
             (self.programs / name).chmod(0o755)
-        self.began = subprocess.Popen(
+        self.process = subprocess.Popen(
             ["bash", SCRIPT, scans, self.out],
             env=self.environment | environment,
             stdout=subprocess.DEVNULL,
@@ -83,12 +90,12 @@ class SlurmJob:
             text=True,
             start_new_session=True,
         )
-        return self.began
+        return self.process
 
     def run(self, **environment: str) -> tuple[int, str]:
-        """The exit code, and what was said on stderr."""
-        _, said = self.begin(NOTED, **environment).communicate(timeout=60)
-        return self.began.returncode, said
+        """Exit code and stderr of the job."""
+        _, stderr = self.start(RECORDING, **environment).communicate(timeout=60)
+        return self.process.returncode, stderr
 
     @property
     def notes(self) -> list[str]:
@@ -100,30 +107,30 @@ class SlurmJob:
 
     @property
     def folders(self) -> list[Path]:
-        """Those that nodes had for their files."""
-        return [Path(found) for note in self.notes for found in re.findall(r"--temp-dir=(\S+)", note)]
+        """Temporary folders of the nodes."""
+        return [Path(path) for note in self.notes for path in re.findall(r"--temp-dir=(\S+)", note)]
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[SlurmJob]:
     job = SlurmJob(tmp_path)
     yield job
-    # Nothing of it is left, unless a test has failed.
+    # Processes remain only after a failed test.
     with suppress(ProcessLookupError):
-        os.killpg(job.began.pid, signal.SIGKILL)
+        os.killpg(job.process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> SlurmJob:
-    """A job to which nothing happened."""
+    """A finished job without failures."""
     job = SlurmJob(tmp_path_factory.mktemp("slurm"))
-    # Later than the script looks for the first time.
-    code, said = job.run(LATER="1.5")
-    assert code == 0, said
+    # Later than the first check of the script.
+    code, stderr = job.run(LATER="1.5")
+    assert code == 0, stderr
     return job
 
 
-def test_nodes_join_the_head_and_then_the_stages_run_there(done):
+def test_nodes_join_the_head_before_the_stages_run(done):
     head, *others = done.notes[:3]
     assert head.startswith("a: ray start --block") and "--head --port=0" in head
     assert sorted(other[:2] for other in others) == ["b:", "c:"]
@@ -136,20 +143,20 @@ def test_nodes_join_the_head_and_then_the_stages_run_there(done):
     ]
 
 
-def test_each_node_has_a_folder_of_its_own_which_is_gone_at_the_end(done):
+def test_each_node_has_its_own_folder_which_is_removed_at_the_end(done):
     assert len(set(done.folders)) == 3
     assert not any(folder.exists() for folder in done.folders)
 
 
-def test_all_nodes_have_one_token_which_stands_on_no_command_line_and_in_no_log(done):
-    (told,) = set(Path(f"{done.notes_path}.tokens").read_text().splitlines())
-    mode, token = told.split()
+def test_nodes_share_one_token_that_is_in_no_command_line_and_no_log(done):
+    (line,) = set(Path(f"{done.notes_path}.tokens").read_text().splitlines())
+    mode, token = line.split()
     assert mode == "token" and len(token) == 64
     logs = [path.read_text() for path in done.out.rglob("*.log")]
     assert len(logs) == 3 and token not in "".join([*done.notes, *logs])
 
 
-def test_where_there_are_gpus_the_stages_use_them(job):
+def test_stages_use_gpus_of_the_job(job):
     job.run(SLURM_GPUS_ON_NODE="4", RENDER_OPTIONS="--size 112", TRAIN_OPTIONS="--epochs 1 --seed 2")
     render, train, evaluate = job.commands
     assert "--size 112 --renderer pytorch3d " in render
@@ -157,46 +164,46 @@ def test_where_there_are_gpus_the_stages_use_them(job):
     assert evaluate.endswith("--use-gpu")
 
 
-def test_a_run_that_has_begun_is_gone_on_with(job):
+def test_existing_run_is_resumed(job):
     (job.out / "run").mkdir(parents=True)
     (job.out / "run" / "config.json").touch()
     job.run()
     assert "--resume" in job.commands[1]
 
 
-def test_a_stage_that_fails_ends_the_job_as_it_ended(job):
+def test_failed_stage_ends_the_job_with_its_exit_code(job):
     code, _ = job.run(FAILS="train")
     assert code == 3
     assert [command.split()[1] for command in job.commands] == ["render", "train"]
     assert not any(folder.exists() for folder in job.folders)
 
 
-def test_a_node_that_does_not_come_ends_the_job_and_is_named(job):
-    code, said = job.run(MISSING="c")
-    assert code == 1 and f"{job.out}/slurm-7/worker-2.log says why" in said
+def test_missing_node_ends_the_job_and_its_log_is_named(job):
+    code, stderr = job.run(MISSING="c")
+    assert code == 1 and f"Ray did not start on a node; see {job.out}/slurm-7/worker-2.log" in stderr
     assert not job.commands
     assert not any(folder.exists() for folder in job.folders)
 
 
-def test_a_job_that_is_stopped_lets_its_command_stop_before_its_nodes(job):
-    job.begin(NOTED, LASTS="train")
+def test_stopped_job_stops_its_command_before_its_nodes(job):
+    job.start(RECORDING, LASTS="train")
     wait_until(lambda: len(job.commands) == 2)
     assert all(folder.exists() for folder in job.folders)
-    job.began.send_signal(signal.SIGTERM)
-    job.began.communicate(timeout=60)
-    assert job.began.returncode == 143
+    job.process.send_signal(signal.SIGTERM)
+    job.process.communicate(timeout=60)
+    assert job.process.returncode == 143
     assert next(note for note in job.notes if note.endswith("stopped")) == "train: stopped"
     assert sorted(job.notes[-3:]) == ["a: stopped", "b: stopped", "c: stopped"]
     assert not any(folder.exists() for folder in job.folders)
 
 
 @IN_FULL
-def test_with_ray_it_gives_what_one_machine_gives(job, faces_dir, shards_dir):
+def test_shards_of_a_ray_cluster_are_those_of_one_machine(job, faces_dir, shards_dir):
     # As in the fixture `shards_dir`.
     options = {"RENDER_OPTIONS": "--size 48 --samples-per-shard 8", "TRAIN_OPTIONS": "--epochs 1 --split kfold:5:0"}
-    job.begin(REAL, faces_dir, SLURM_JOB_NODELIST="a,b", **options)
-    _, said = job.began.communicate()
-    assert job.began.returncode == 0, said
+    job.start(REAL, faces_dir, SLURM_JOB_NODELIST="a,b", **options)
+    _, stderr = job.process.communicate()
+    assert job.process.returncode == 0, stderr
     assert content(job.out / "shards") == content(shards_dir)
     assert json.loads((job.out / "run" / "manifest.json").read_text())["world_size"] == 2
     assert (job.out / "run" / "evaluation" / "report.html").exists()
