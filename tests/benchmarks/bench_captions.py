@@ -1,9 +1,12 @@
-"""How well captions from geometry agree with the action units that moved the faces.
+"""Agreement of captions from geometry with the action units that deformed the faces.
 
-Make faces with known action units (a folder with static/labels.csv, whose column `aus` is a JSON object of weights, and
-beside each mesh its 68 landmarks as `*_lmk68.txt`), then: python tests/benchmarks/bench_captions.py FOLDER
-Prints Markdown tables: for each phrase, against each reference, how well it and its score follow the action units that
-it is meant for. Thresholds were chosen on subjects 1-10; so only later ones are counted, unless --first says otherwise.
+Create faces with known action units: a folder with static/labels.csv, whose column `aus` is a JSON object of weights,
+and next to each mesh its 68 landmarks as `*_lmk68.txt`. Then:
+
+    python tests/benchmarks/bench_captions.py FOLDER
+
+Prints Markdown tables: for each phrase and each reference, how well the phrase and its score agree with the action units
+that it describes. Thresholds were chosen on subjects 1-10, so only later subjects are used, unless --first changes it.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.files import read_landmarks
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
-# The action units that move the same points in the same direction; the first one gives the phrase where it has one.
+# Action units that move the same points in the same direction; the phrase is that of the first one that has a phrase.
 FOLLOWS = {
     PHRASES[1]: ("1",),
     PHRASES[2]: ("2",),
@@ -45,7 +48,7 @@ FOLLOWS = {
 
 @dataclass(frozen=True)
 class FaceSample:
-    """A face's measures and what moved it."""
+    """Measures of a face, and the action units that deformed it."""
 
     subject: str
     expression: str
@@ -66,7 +69,7 @@ def _read_faces(folder: Path) -> list[FaceSample]:
 
 
 def _says(description: Description, phrase: str) -> bool:
-    """Whether the caption has the phrase, with whichever adverb."""
+    """Whether the caption contains the phrase, with any adverb."""
     return any(phrase.format(adverb) in description.text.split(", ") for adverb in ("slightly ", "", "strongly "))
 
 
@@ -106,19 +109,19 @@ def _print_table(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--first", type=int, default=11, help="number of the first subject to use")
+    parser.add_argument("--last", type=int, default=10**6, help="number of the last subject to use")
     parser.add_argument(
-        "--first", type=int, default=11, help="the first subject that counts, by the number in its name"
+        "--least", type=float, default=0.3, help="weight from which an action unit should be in the caption"
     )
-    parser.add_argument("--last", type=int, default=10**6, help="the last one")
-    parser.add_argument("--least", type=float, default=0.3, help="from this weight, an action unit should be named")
     parser.add_argument(
-        "--none", type=float, default=0.15, help="below this one, it should not; between, either is right"
+        "--none", type=float, default=0.15, help="weight below which it should not be; in between both are correct"
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Read, caption and print."""
+    """Read the faces, caption them and print the tables."""
     arguments = _arguments()
     numbered = [(int(face.subject.lstrip("FM")), face) for face in _read_faces(arguments.folder)]
     faces = [face for number, face in numbered if arguments.first <= number <= arguments.last]

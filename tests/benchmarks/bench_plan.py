@@ -1,10 +1,9 @@
-"""How long a render takes to find that there is nothing to do, for a large data set.
+"""Time that `render` needs to find that nothing is to be done, for a large dataset.
 
     python tests/benchmarks/bench_plan.py FOLDER --samples 100000
 
-Makes a data directory of empty files named as BU-3DFE names them (mesh, texture, landmarks) and the output that a
-render of it would have left, both in FOLDER, then plans in a process of its own. Prints seconds, peak memory, and
-whether Ray was imported.
+Creates in FOLDER a data directory of empty files with names of BU-3DFE (mesh, texture, landmarks) and the output of a
+render of it, then plans in a new process. Prints seconds, peak memory, and whether Ray was imported.
 """
 
 import argparse
@@ -39,7 +38,7 @@ print(f"| {len(work.samples):,} | {times} | {peak:.0f} | {'ray' in sys.modules} 
 
 
 def make_data(root: Path, num_samples: int) -> None:
-    """Empty files for `num_samples` scans."""
+    """Create empty files for `num_samples` scans."""
     for number in range(-(-num_samples // len(EXPRESSIONS))):
         subject = f"F{number:04d}"
         (root / subject).mkdir(parents=True)
@@ -50,7 +49,7 @@ def make_data(root: Path, num_samples: int) -> None:
 
 
 def make_output(data: Path, out: Path) -> None:
-    """What a render would have left, without the shards' content."""
+    """Write the output of a finished render, with empty shards."""
     config = RenderConfig(data_dir=data, out=out)
     settings, found = config.resolve(), find_samples(data, "auto")
     marks = SampleFingerprints.of(settings, found.layout)
@@ -82,9 +81,9 @@ def make_output(data: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Make what is not there yet, plan, and print a row of a Markdown table."""
+    """Create missing data, plan, and print a row of a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where to make the data; an earlier run's is used again")
+    parser.add_argument("folder", type=Path, help="folder for the data; data of an earlier run is reused")
     parser.add_argument("--samples", type=int, default=100_000)
     arguments = parser.parse_args()
     data, out = arguments.folder / "data", arguments.folder / "out"

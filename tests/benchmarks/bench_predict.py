@@ -1,9 +1,9 @@
-"""How long it takes to say what a face expresses, once a run is loaded.
+"""Seconds per prediction, after a run is loaded.
 
     python tests/benchmarks/bench_predict.py RUN SCAN...
 
-Prints, and writes with `--json FILE`: seconds to load the run, of the first scan, for which compiled kernels are
-loaded, and the median and the largest of all that follow.
+Prints, and writes with `--json FILE`: seconds to load the run, of the first scan, which includes loading compiled
+kernels, and the median and maximum of all following scans.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from smile_pipe.pipeline.predict.predictor import Predictor
 
 
 def measure(run: Path, scans: list[Path]) -> dict[str, float]:
-    """Seconds of each part."""
+    """Seconds of loading, of the first scan, and of the scans after it."""
     began = time.perf_counter()
     predictor = Predictor.load(run)
     loaded = time.perf_counter() - began
@@ -40,7 +40,7 @@ def measure(run: Path, scans: list[Path]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("scans", type=Path, nargs="+", help="at least two meshes")

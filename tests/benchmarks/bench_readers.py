@@ -1,10 +1,10 @@
-"""How long reading a face scan takes, next to trimesh.
+"""Time to read a face scan, compared with trimesh.
 
-Make scans as OBJ, VRML or PLY, then: python tests/benchmarks/bench_readers.py FOLDER
-Each scan that is a VRML file is measured as VRML 1.0 too; range images and small meshes are made here, in a temporary
-folder. Prints a Markdown table, one process, one thread. Of each file it takes the fastest of many reads, ours and
-trimesh's in turn, so that what else the machine does meets both alike; of several files of a kind, the median. Files
-are in the page cache, compiled code is in Numba's cache, and textures are not decoded.
+Create scans as OBJ, VRML or PLY, then: python tests/benchmarks/bench_readers.py FOLDER Each VRML scan is also measured
+as VRML 1.0. Range images and small meshes are created in a temporary folder. Prints a Markdown table; one process, one
+thread. Each file is read many times by our reader and trimesh in turn, so that other load affects both; the figure of a
+file is its fastest read, and of a kind the median of its files. Files are in the page cache, compiled code is in
+Numba's cache, and textures are not decoded.
 """
 
 import argparse
@@ -40,14 +40,14 @@ def _write_vrml1(path: Path, mesh: Mesh) -> None:
 
 
 def _write_range_image(path: Path) -> None:
-    """A bump on an ellipse, the rest background."""
+    """Write a range image: a bump on an ellipse in front of background."""
     y, x = np.mgrid[1 : -1 : _SIDES[0] * 1j, -1 : 1 : _SIDES[1] * 1j]
     z = np.where(x**2 + y**2 < 1, 60 * np.exp(-2 * (x**2 + y**2)), np.nan)
     write_bnt(path, np.stack([80 * x, 100 * y, z], axis=2), np.stack([x + 1, 1 - y], axis=2) / 2, "face.png")
 
 
 def _write_made(folder: Path, found: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Write what the scans do not have; files by kind."""
+    """Write files of the kinds that are not among the scans; returns files by kind."""
     for name, made in (("cube", trimesh.creation.box()), ("sphere", trimesh.creation.icosphere(subdivisions=3))):
         for suffix in ("obj", "ply", "stl", "off", "glb"):
             made.export(folder / f"{name}.{suffix}")
@@ -62,9 +62,9 @@ def _write_made(folder: Path, found: dict[str, list[Path]]) -> dict[str, list[Pa
 
 
 def _in_turn(readers: list[Callable[[Path], object]], path: Path, repeats: int) -> list[float]:
-    """Milliseconds of each reader's fastest read of a file; infinite for one that cannot read it."""
+    """Milliseconds of the fastest read of a file by each reader; infinite if a reader cannot read it."""
     fastest = [float("inf")] * len(readers)
-    for repeat in range(repeats + 1):  # the first is for caches
+    for repeat in range(repeats + 1):  # the first one fills caches
         for i, read in enumerate(readers):
             start = time.perf_counter()
             try:
@@ -81,7 +81,7 @@ def _read_with_trimesh(path: Path) -> object:
 
 
 def _row(kind: str, paths: list[Path], repeats: int) -> str:
-    """A row of the table."""
+    """One row of the Markdown table."""
     size = statistics.mean(path.stat().st_size for path in paths) / 1e6
     mesh = read_mesh(paths[0])
     times = [_in_turn([read_mesh, _read_with_trimesh], path, repeats) for path in paths]
@@ -93,14 +93,14 @@ def _row(kind: str, paths: list[Path], repeats: int) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="searched for meshes, folders below included")
-    parser.add_argument("--files", type=int, default=8, help="how many files of each format to read")
-    parser.add_argument("--repeats", type=int, default=30, help="how often to read each")
+    parser.add_argument("folder", type=Path, help="folder to search for meshes, with its subfolders")
+    parser.add_argument("--files", type=int, default=8, help="number of files of each format")
+    parser.add_argument("--repeats", type=int, default=30, help="reads per file")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     arguments = _arguments()
     found = defaultdict(list)
     for path in sorted(arguments.folder.rglob("*")):

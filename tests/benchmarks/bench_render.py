@@ -1,16 +1,15 @@
-"""Where the time of a render goes, and how many scans a second the whole of it makes.
+"""Milliseconds per step of a render, and scans per second of the whole command.
 
-Make scans as OBJ, VRML or PLY, then:
+Create scans as OBJ, VRML or PLY, then:
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_render.py OBJ WRL --json render.json
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_render.py OBJ --plain vtk --plain pytorch3d --many 10000
 
 For each folder and for ico-spheres of 5,120, 20,480 and 81,920 faces, with `rgb` alone and with `rgb,depth,normal`,
-three views of 224 pixels: the milliseconds of a scan that each step takes, one after the other as in a render, on one
-core in this process (the mean over scans, of the fastest of `--rounds`). Then `smile-pipe render` on Ray with one and
-two workers, of the scans linked so often that there are `--many`: scans a second of the second half, and the memory of
-the largest worker in each half. And the plain scripts `plain_vtk.py` and `plain_pytorch3d.py` with one core each, which
-need VTK and PyTorch3D.
+three views of 224 pixels: milliseconds of each step per scan, in the order of a render, on one core in this process
+(mean over scans, of the fastest of `--rounds`). Then `smile-pipe render` on Ray with one and two workers, on `--many`
+scans, which are links to the given ones: scans per second in the second half, and the memory of the largest worker in
+each half. Then the scripts `plain_vtk.py` and `plain_pytorch3d.py` on one core each, which need VTK and PyTorch3D.
 """
 
 import argparse
@@ -57,25 +56,25 @@ PLAIN = Path(__file__).parent
 
 
 class Laps:
-    """How long each step took, added up over scans, in milliseconds."""
+    """Milliseconds of each step, summed over scans."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = defaultdict(float)
         self._since = time.perf_counter()
 
     def start(self) -> None:
-        """What was before counts for nothing."""
+        """Start the clock; earlier time is not counted."""
         self._since = time.perf_counter()
 
     def lap(self, step: str) -> None:
-        """What was since the last lap counts for `step`."""
+        """Add the time since the last lap to `step`."""
         now = time.perf_counter()
         self.spent[step] += 1e3 * (now - self._since)
         self._since = now
 
 
 def draw(mesh: Mesh, rig: Rig, laps: Laps) -> ViewImages:
-    """What `ZBufferRenderer` does, with a lap after each of its steps."""
+    """Render as `ZBufferRenderer` does, with a lap after each step."""
     shape = (len(rig.cameras), rig.size, rig.size)
     images = ViewImages(np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32), np.empty((*shape, 3), np.float32))
     surface = surface_of(mesh)
@@ -95,7 +94,7 @@ def draw(mesh: Mesh, rig: Rig, laps: Laps) -> ViewImages:
 
 
 def finish(images: ViewImages, channels: tuple[str, ...], rig: Rig, frame: Frame, laps: Laps) -> None:
-    """From images to the bytes that a shard has of them."""
+    """Encode images to the bytes that a shard contains."""
     pixels = quantise_views(images, channels)
     laps.lap("quantise")
     members = iter(encode_frame(pixels))
@@ -123,7 +122,7 @@ def finish(images: ViewImages, channels: tuple[str, ...], rig: Rig, frame: Frame
 
 
 def of_scan(sample: SampleSource, root: Path, laps: Laps) -> tuple[Mesh, Frame]:
-    """A scan in the canonical frame."""
+    """Read a scan into the canonical frame."""
     files = sample.frames[0]
     laps.start()
     for path in files.paths:
@@ -141,7 +140,7 @@ def of_scan(sample: SampleSource, root: Path, laps: Laps) -> tuple[Mesh, Frame]:
 
 
 def of_sphere(subdivisions: int, laps: Laps) -> tuple[Mesh, Frame]:
-    """An ico-sphere of about the size of a head."""
+    """An ico-sphere of about the size of a head, in the canonical frame."""
     ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.9)
     mesh = Mesh.build(ball.vertices, ball.faces)
     laps.start()
@@ -151,7 +150,7 @@ def of_sphere(subdivisions: int, laps: Laps) -> tuple[Mesh, Frame]:
 def steps(
     scans: Sequence[Callable[[Laps], tuple[Mesh, Frame]]], channels: tuple[str, ...], rounds: int
 ) -> dict[str, float]:
-    """Milliseconds a scan of each step, of the fastest round."""
+    """Milliseconds of each step per scan, in the fastest round."""
     rig, found = Rig.build(views_of("3", YAW), SIZE), []
     for _ in range(rounds + 1):  # the first compiles
         laps = Laps()
@@ -163,7 +162,7 @@ def steps(
 
 
 def whole(folder: Path, channels: tuple[str, ...], workers: int) -> dict[str, float]:
-    """Scans a second of `smile-pipe render`, and the most memory that a worker had in each half of it (MB)."""
+    """Scans per second of `smile-pipe render`, and the peak memory of a worker in each half (MB)."""
     import ray
 
     others, seen = set(_ray_processes()), list[tuple[float, int, float]]()
@@ -184,7 +183,7 @@ def whole(folder: Path, channels: tuple[str, ...], workers: int) -> dict[str, fl
             render.run(config, look)
         finally:
             ray.shutdown()
-    # In the first half workers start and load what they need.
+    # In the first half workers start and load libraries.
     half = len(seen) // 2
     (began, first, _), (ended, last, _) = seen[half], seen[-1]
     return {
@@ -204,7 +203,7 @@ def _ray_processes() -> Iterator[Path]:
 
 
 def _largest(processes: Iterable[Path]) -> float:
-    """MB that the largest of some processes has of its own; objects in shared memory are not counted."""
+    """Largest private memory of some processes in MB; objects in shared memory are not counted."""
     sizes = [0.0]
     for process in processes:
         try:
@@ -216,7 +215,7 @@ def _largest(processes: Iterable[Path]) -> float:
 
 
 def plain(script: str, channels: tuple[str, ...], scans: Sequence[Path]) -> float:
-    """Scans a second of a plain script on one core."""
+    """Scans per second of a plain script on one core."""
     one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "MKL_NUM_THREADS")}
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(PLAIN / f"plain_{script}.py"), f"{out}/scans.tar", ",".join(channels)]
@@ -226,7 +225,7 @@ def plain(script: str, channels: tuple[str, ...], scans: Sequence[Path]) -> floa
 
 
 def linked(scans: Iterable[Path], num: int, folder: Path) -> None:
-    """Copies of the first scans' folders, as links to their files, until there are `num` scans."""
+    """Copies of the folders of scans, as links to their files, until there are `num` scans."""
     sources = sorted(scans)
     for n in range(-(-num // len(sources))):
         for source in sources:
@@ -238,19 +237,21 @@ def linked(scans: Iterable[Path], num: int, folder: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="data directories of scans, each of one kind")
-    parser.add_argument("--scans", type=int, default=12, help="how many scans of each to measure the steps of")
-    parser.add_argument("--rounds", type=int, default=3, help="how often")
-    parser.add_argument("--plain", choices=("vtk", "pytorch3d"), action="append", default=[], help="scripts to run too")
-    parser.add_argument("--many", type=int, default=800, help="scans that each render has")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("--scans", type=int, default=12, help="scans of each folder, for steps")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions")
+    parser.add_argument(
+        "--plain", choices=("vtk", "pytorch3d"), action="append", default=[], help="plain scripts to run"
+    )
+    parser.add_argument("--many", type=int, default=800, help="scans per render")
+    parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the tables."""
     given = arguments()
     found: dict[str, object] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     found["date"] = datetime.now(UTC).date().isoformat()

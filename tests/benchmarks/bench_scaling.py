@@ -1,12 +1,12 @@
-"""What a step costs on many GPUs, and what stops it, calculated from what is measured here without one.
+"""Cost of a training step on many GPUs, and what limits it, calculated from measurements without a GPU.
 
     python tests/benchmarks/bench_scaling.py                 ViT-B/16, 224 px, 3 views, 64 samples a GPU
     python tests/benchmarks/bench_scaling.py --tflops 400 --gigabytes 400 --memory 141 --json scaling.json
 
-Measured, on the CPU, over batches of different sizes: weights, operations and saved tensors of the towers and of the
-losses (counted by PyTorch, the towers in bfloat16 as GPUs compute). Assumed, and said so in the output: what a GPU
-sustains (`--tflops`), exchanges with the others (`--gigabytes` a second) and holds (`--memory`), what a core reads
-(`--samples-per-core`) and what checkpoints are written to (`--disk`). All else is arithmetic.
+Measured on the CPU, with batches of different sizes: weights, operations and saved tensors of towers and losses
+(counted by PyTorch, the towers in bfloat16 as on GPUs). Assumed, and printed in the output: the sustained speed of a
+GPU (`--tflops`), its bandwidth to others (`--gigabytes` a second), its memory (`--memory`), the rate at which a core
+reads (`--samples-per-core`) and the bandwidth of the disk for checkpoints (`--disk`). The rest is arithmetic.
 """
 
 import argparse

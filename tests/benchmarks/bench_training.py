@@ -1,22 +1,22 @@
-"""How fast samples are read, learned from, and both, next to a plain script with webdataset, a DataLoader and Pillow.
+"""Rates of reading samples, of training, and of both, compared with a plain script (webdataset, DataLoader, Pillow).
 
     python tests/benchmarks/bench_training.py --cores 2
     python tests/benchmarks/bench_training.py --shards SHARDS --epochs 30 --json training.json
 
-Makes shards with `smile-pipe synth` and `smile-pipe render` in a temporary folder, unless given some that have rgb and
-normal images from the built-in rig of 3 views. For each channel it measures, in turn and so often as `--rounds` says:
+Creates shards with `smile-pipe synth` and `smile-pipe render` in a temporary folder, unless `--shards` names some with
+rgb and normal images from the built-in rig of 3 views. For each channel it measures in turn, `--rounds` times:
 
     bare      tars read from front to back, images of the channel decoded by our decoder at full size, nothing else
-    small     the same, but JPEGs that are at least twice the tower's size are decoded at a part of theirs, as by our
-              loader; PNGs are as before
+    small     the same, but JPEGs of at least twice the size of the tower are decoded at a fraction of their size, as by
+              our loader; PNGs as before
     cold      our loader without a cache, in the order of an epoch, with digests, resizing, collation
     warm      the same with all samples in its cache
-    plain     plain_loader.py, a process of its own, loading only; its first epoch, in which workers start, left out
+    plain     plain_loader.py in its own process, loading only, without its first epoch, in which workers start
     run       a training of `--epochs` epochs: our loop in this process, and the whole of plain_loader.py
 
-All have the same samples, cores, batch size, model and precision. Files are in the page cache. Each rate is that of the
-fastest round, so that what else the machine does is seen least. The rate of the step is the run's without the time that
-it waited for batches.
+All use the same samples, cores, batch size, model and precision. Files are in the page cache. Each rate is that of the
+fastest round, which other load affects least. The rate of the step is the rate of the run without the time that it
+waited for batches.
 """
 
 import argparse

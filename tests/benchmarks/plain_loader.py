@@ -1,14 +1,13 @@
-"""What training from the same shards looks like without a pipeline: webdataset, a DataLoader, Pillow.
+"""Training from the same shards without smile-pipe: webdataset, a DataLoader, Pillow. Compared in bench_training.py.
 
     python tests/benchmarks/plain_loader.py SHARDS --channel rgb --epochs 10
 
-Takes the shards that `smile-pipe render` wrote, with a symmetric rig whose views are front, left and right. Images of
-one channel are decoded and brought to the tower's size by Pillow in as many workers as there are cores, every epoch
-anew, and augmented there one by one: mirrored, moved, recoloured as pipeline/data/augment.py does on batches. Then
-the model, its losses, precision and optimiser of `smile-pipe train`. It is spared checkpoints and logs, loads no image
-of another channel, keeps its workers between epochs, and hands on bytes instead of floats. `--no-step` only loads, and
-does not augment. Prints JSON: seconds since the imports, samples and seconds of each epoch, and seconds that batches
-were waited for.
+Reads shards of `smile-pipe render` with a symmetric rig of the views front, left and right. As many workers as cores
+decode the images of one channel in every epoch, resize them to the size of the tower with Pillow, and augment them one
+by one (flip, shift, colours) as pipeline/data/augment.py does on batches. Then model, losses, precision and optimiser
+are those of `smile-pipe train`. The script writes no checkpoints and logs, reads no images of other channels, keeps its
+workers between epochs, and passes bytes instead of floats. `--no-step` only loads, and does not augment. Prints JSON:
+seconds since the imports, samples and seconds of each epoch, and seconds of waiting for batches.
 """
 
 import argparse

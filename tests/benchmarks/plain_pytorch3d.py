@@ -1,7 +1,7 @@
-"""What one would write without smile-pipe: PyTorch3D's mesh renderer, Pillow and tarfile.
+"""The same render without smile-pipe: PyTorch3D's mesh renderer, Pillow and tarfile. Compared in bench_render.py.
 
-python tests/benchmarks/plain_pytorch3d.py TAR CHANNELS OBJ...: three views of each scan, 224 pixels, on the GPU where
-there is one. Prints scans a second, the first scan not counted.
+python tests/benchmarks/plain_pytorch3d.py TAR CHANNELS OBJ...: three views of each scan, 224 pixels, on the GPU if
+there is one. Prints scans per second, without the first scan.
 """
 
 import sys
@@ -30,7 +30,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load(path: Path) -> Meshes:
-    """A scan with its texture, its middle at the origin."""
+    """Load a scan with its texture, centred at the origin."""
     vertices, faces, aux = load_obj(path, load_textures=False, device=DEVICE)
     picture = Image.open(str(path).replace("_F3D.obj", "_F2D.png")).convert("RGB")
     texture = torch.from_numpy(np.asarray(picture, np.float32) / 255).to(DEVICE)
@@ -40,7 +40,7 @@ def load(path: Path) -> Meshes:
 
 
 def views(mesh: Meshes, channels: list[str]) -> dict[str, np.ndarray]:
-    """All views of a mesh: rgb and normal uint8 [V, H, W, 3], depth uint16 [V, H, W]."""
+    """Render all views of a mesh: rgb and normal uint8 [V, H, W, 3], depth uint16 [V, H, W]."""
     R, T = look_at_view_transform(DISTANCE, 0, YAWS)
     cameras = FoVPerspectiveCameras(R=R, T=T, fov=2 * np.degrees(np.arctan(HALF_SPAN / DISTANCE)), device=DEVICE)
     settings = RasterizationSettings(image_size=SIZE, max_faces_per_bin=int(mesh.num_faces_per_mesh().max()))
@@ -62,7 +62,7 @@ def views(mesh: Meshes, channels: list[str]) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Render and print."""
+    """Render all scans and print the rate."""
     out, channels, paths = sys.argv[1], sys.argv[2].split(","), [Path(name) for name in sys.argv[3:]]
     with tarfile.open(out, "w") as tar, torch.inference_mode():
         for number, path in enumerate(paths):

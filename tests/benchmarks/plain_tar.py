@@ -1,4 +1,4 @@
-"""How the plain scripts write images: Pillow into a tar."""
+"""Write images as the plain scripts do: Pillow into a tar."""
 
 import io
 import tarfile
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def add_image(tar: tarfile.TarFile, name: str, channel: str, pixels: np.ndarray) -> None:
-    """Colours as JPEG of the quality that shards have, all else as PNG, packed as fast as Pillow does."""
+    """Add colours as JPEG with the quality of shards, other images as PNG with the fastest compression of Pillow."""
     buffer = io.BytesIO()
     if channel == "rgb":
         Image.fromarray(pixels).save(buffer, "JPEG", quality=92, subsampling=0)

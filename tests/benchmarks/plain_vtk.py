@@ -1,8 +1,8 @@
-"""What one would write without smile-pipe: an off-screen VTK window, Pillow and tarfile.
+"""The same render without smile-pipe: an off-screen VTK window, Pillow and tarfile. Compared in bench_render.py.
 
-python tests/benchmarks/plain_vtk.py TAR CHANNELS OBJ...: three views of each scan, 224 pixels, its texture beside it
-(`_F2D.png`). Prints scans a second, the first scan not counted. VTK computes normals itself; depth is that of its
-z-buffer.
+python tests/benchmarks/plain_vtk.py TAR CHANNELS OBJ...: three views of each scan, 224 pixels, with its texture
+(`_F2D.png` in the same folder). Prints scans per second, without the first scan. VTK computes normals itself; depth is
+that of its z-buffer.
 """
 
 import sys
@@ -19,7 +19,7 @@ SIZE, DISTANCE, HALF_SPAN, YAWS = 224, 45.0, 10.8, (0, 35, -35)
 
 
 class Window:
-    """One window with one mesh in it."""
+    """An off-screen window with one mesh."""
 
     def __init__(self) -> None:
         self.mapper, self.actor, self.texture = vtk.vtkPolyDataMapper(), vtk.vtkActor(), vtk.vtkTexture()
@@ -47,7 +47,7 @@ class Window:
         self.texture.SetInputConnection(picture.GetOutputPort())
 
     def place(self, yaw: float) -> None:
-        """Look at the middle of the mesh from a yaw in degrees."""
+        """Point the camera at the centre of the mesh from a yaw in degrees."""
         middle, camera = np.array(self.mesh.GetCenter()), self.renderer.GetActiveCamera()
         angle = np.radians(yaw)
         camera.SetFocalPoint(*middle)
@@ -57,7 +57,7 @@ class Window:
         camera.SetClippingRange(DISTANCE - 20, DISTANCE + 20)
 
     def rgb(self) -> np.ndarray:
-        """The mesh with its texture, lit from the camera."""
+        """Render the mesh with its texture, lit from the camera."""
         self.mapper.ScalarVisibilityOff()
         self.actor.SetTexture(self.texture)
         self.actor.GetProperty().SetAmbient(0.35)
@@ -65,7 +65,7 @@ class Window:
         return self._pixels()
 
     def normal(self, yaw: float) -> np.ndarray:
-        """The mesh painted with its normals in the axes of the view."""
+        """Render the normals of the mesh, in the axes of the view, as colours."""
         angle = np.radians(yaw)
         turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
         colors = (vtk_to_numpy(self.mesh.GetPointData().GetNormals()) @ turn * 127.5 + 128).astype(np.uint8)
@@ -80,7 +80,7 @@ class Window:
         return self._pixels()
 
     def depth(self) -> np.ndarray:
-        """The z-buffer of what was drawn last, 16 bits."""
+        """The z-buffer of the last render, 16 bits."""
         values = vtk.vtkFloatArray()
         self.window.GetZbufferData(0, 0, SIZE - 1, SIZE - 1, values)
         return (vtk_to_numpy(values).reshape(SIZE, SIZE)[::-1] * 65535).astype(np.uint16)
@@ -93,7 +93,7 @@ class Window:
 
 
 def main() -> None:
-    """Render and print."""
+    """Render all scans and print the rate."""
     out, channels, paths = sys.argv[1], sys.argv[2].split(","), [Path(name) for name in sys.argv[3:]]
     window = Window()
     with tarfile.open(out, "w") as tar:

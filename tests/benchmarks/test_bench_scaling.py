@@ -1,4 +1,4 @@
-"""The arithmetic of `benchmarks/bench_scaling.py`, on whose word a README says how far training scales."""
+"""The arithmetic of `bench_scaling.py`, from which model/README.md takes how far training scales."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ class TestLimits:
     LIMITS = limits(BATCH, NUM_SAMPLES, FOUND, ASSUMED)
 
     def reached(self, what: str) -> int:
-        """The GPUs at which a limit is reached."""
+        """Numbers of GPUs at which a limit is reached."""
         return round(next(num_gpus for name, num_gpus in self.LIMITS.items() if what in name))
 
     def test_the_first_comes_first(self):
