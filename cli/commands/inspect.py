@@ -83,11 +83,11 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
     facts.add_row("channels", f"{', '.join(manifest.channels)} at {manifest.image_size} px by {manifest.renderer}")
     facts.add_row("prompts", f"from {manifest.text_source}")
     facts.add_row("shards", f"{len(manifest.shards)}, {sum(entry.bytes for entry in manifest.shards) / 1e6:.1f} MB")
-    for what, values in (
+    for name, values in (
         ("surface", [r.surface for r in shards.rows]),
         ("aligned by", [r.framed_by for r in shards.rows]),
     ):
-        facts.add_row(what, ", ".join(f"{name}: {count}" for name, count in sorted(Counter(values).items())))
+        facts.add_row(name, ", ".join(f"{value}: {count}" for value, count in sorted(Counter(values).items())))
     console.print(facts)
     console.print(expression_table(shards.rows))
 
@@ -125,10 +125,10 @@ def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Consol
     if directory.manifest_path.exists():
         manifest, checkpoint = open_run(root)
         result: Result = manifest
-        facts = _facts(manifest)
+        facts = _run_table(manifest)
         facts.add_row("checkpoint", str(checkpoint.path))
     else:
-        result, facts = _unfinished(directory)
+        result, facts = _show_unfinished(directory)
     console.print(facts)
     curves = curves_of(directory.metrics())
     if curves:
@@ -142,7 +142,7 @@ def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Consol
     return result
 
 
-def _facts(manifest: RunManifest) -> Table:
+def _run_table(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
     facts.add_row("trained on", manifest.learned_from())
@@ -155,22 +155,22 @@ def _facts(manifest: RunManifest) -> Table:
     return facts
 
 
-def _unfinished(directory: "RunDirectory") -> tuple[dict[str, Any], Table]:
+def _show_unfinished(directory: "RunDirectory") -> tuple[dict[str, Any], Table]:
     """JSON result and table of a run that is not finished."""
     from smile_pipe.pipeline.train.resume import load_run_config
 
     try:
-        about, checkpoints = load_run_config(directory), directory.checkpoints()
+        run_config, checkpoints = load_run_config(directory), directory.checkpoints()
     except UsageError:
         raise UsageError(f"{directory.root}: holds no run; give the directory of a run, or shards") from None
     step, num_steps = directory.progress()
     last = checkpoints[-1].path.name if checkpoints else None
     facts = Table(show_header=False, box=None)
-    facts.add_row("recipe", f"{about['recipe']['name']}, {about['recipe']['arch']}")
+    facts.add_row("recipe", f"{run_config['recipe']['name']}, {run_config['recipe']['arch']}")
     facts.add_row(
         "state", f"not finished: step {step} of {num_steps or 'some'}; `smile-pipe train --resume` continues it"
     )
-    facts.add_row("split", about["train"]["split"])
+    facts.add_row("split", run_config["train"]["split"])
     facts.add_row("checkpoint", str(directory.checkpoints_path / last) if last else "none yet")
-    found = {"stage": "train", "state": "unfinished", "step": step, "num_steps": num_steps, "checkpoint": last}
-    return found | {"train": about["train"], "recipe": about["recipe"]}, facts
+    result = {"stage": "train", "state": "unfinished", "step": step, "num_steps": num_steps, "checkpoint": last}
+    return result | {"train": run_config["train"], "recipe": run_config["recipe"]}, facts

@@ -11,8 +11,8 @@ from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.predict.config import PredictConfig, Prediction, Predictions
 
-# Up to MAX_COLUMNS classes have a column each; of more classes, the SHOWN most probable ones are listed.
-MAX_COLUMNS, SHOWN = 8, 3
+# Up to MAX_COLUMNS classes have a column each; of more classes the MAX_LISTED most probable ones are listed.
+MAX_COLUMNS, MAX_LISTED = 8, 3
 
 
 def register(app: typer.Typer) -> None:
@@ -24,43 +24,45 @@ def register(app: typer.Typer) -> None:
         from smile_pipe.pipeline.predict.stage import run
 
         with StageProgress("predict") as progress:
-            found = run(config, progress.update)
-        console.print(_table(found))
-        for failed in (one for one in found.predictions if one.failure):
-            print_line(console, f"{failed.source}: {failed.failure}")
+            result = run(config, progress.update)
+        console.print(_table(result))
+        for prediction in result.predictions:
+            if prediction.failure:
+                print_line(console, f"{prediction.source}: {prediction.failure}")
         if config.save_views:
             print_line(console, f"views: {config.save_views}")
-        if all(one.failure for one in found.predictions):
-            raise CheckFailedError("none of the scans could be read", found)
-        return found
+        if all(prediction.failure for prediction in result.predictions):
+            raise CheckFailedError("none of the scans could be read", result)
+        return result
 
 
-def _table(found: Predictions) -> Table:
+def _table(result: Predictions) -> Table:
     """A row per scan: the probability of each class in percent, or the most probable classes if there are many."""
-    is_wide = len(found.classes) > MAX_COLUMNS
-    labelled = any(one.labelled for one in found.predictions)
+    is_wide = len(result.classes) > MAX_COLUMNS
+    labelled = any(prediction.labelled for prediction in result.predictions)
     # Without borders seven classes fit into 80 columns.
-    table = Table(title=f"percent, by {found.head}, text: {found.text_source}", box=None)
+    table = Table(title=f"percent, by {result.head}, text: {result.text_source}", box=None)
     table.add_column("scan", no_wrap=True)
     for heading in (*(["label"] if labelled else []), "expression"):
         table.add_column(heading, no_wrap=True)
-    for name in range(1, SHOWN + 1) if is_wide else found.classes:
+    for name in range(1, MAX_LISTED + 1) if is_wide else result.classes:
         # Codes of expressions; their words would not fit into one line of a terminal.
         table.add_column(f"{name}." if is_wide else str(name), justify="right", min_width=3)
-    for one in found.predictions:
-        cells = [one.labelled or ""] if labelled else []
-        if one.failure:
-            table.add_row(one.key, *cells, "not read")
+    for prediction in result.predictions:
+        cells = [prediction.labelled or ""] if labelled else []
+        if prediction.failure:
+            table.add_row(prediction.key, *cells, "not read")
             continue
-        best = Text(word_for(one.expression or ""), style="bold")
-        table.add_row(one.key, *cells, best, *(_likeliest(one) if is_wide else _shares(one, found.classes)))
+        best = Text(word_for(prediction.expression or ""), style="bold")
+        numbers = _most_probable(prediction) if is_wide else _percentages(prediction, result.classes)
+        table.add_row(prediction.key, *cells, best, *numbers)
     return table
 
 
-def _shares(one: Prediction, classes: tuple[str, ...]) -> list[str]:
-    return [f"{100 * one.probabilities[name]:.0f}" for name in classes]
+def _percentages(prediction: Prediction, classes: tuple[str, ...]) -> list[str]:
+    return [f"{100 * prediction.probabilities[name]:.0f}" for name in classes]
 
 
-def _likeliest(one: Prediction) -> list[str]:
-    best = sorted(one.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
+def _most_probable(prediction: Prediction) -> list[str]:
+    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:MAX_LISTED]
     return [f"{word_for(name)} {100 * share:.0f}" for name, share in best]

@@ -5,8 +5,9 @@ and next to each mesh its 68 landmarks as `*_lmk68.txt`. Then:
 
     python tests/benchmarks/bench_captions.py FOLDER
 
-Prints Markdown tables: for each phrase and each reference, how well the phrase and its score agree with the action units
-that it describes. Thresholds were chosen on subjects 1-10, so only later subjects are used, unless --first changes it.
+Prints Markdown tables: for each phrase and each reference, how well the phrase and its score agree with the action
+units that it describes. Thresholds were chosen on subjects 1-10, so only later subjects are used, unless --first
+changes it.
 """
 
 import argparse

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if len(options.scans) < 2:
-        parser.error("give at least two scans: the first is told apart from the others")
+        parser.error("give at least two scans: the first is measured separately")
     torch.set_num_threads(options.cores)
     figures = measure(options.run, options.scans)
     for name, value in figures.items():

@@ -1,10 +1,13 @@
 """Time to read a face scan, compared with trimesh.
 
-Create scans as OBJ, VRML or PLY, then: python tests/benchmarks/bench_readers.py FOLDER Each VRML scan is also measured
-as VRML 1.0. Range images and small meshes are created in a temporary folder. Prints a Markdown table; one process, one
-thread. Each file is read many times by our reader and trimesh in turn, so that other load affects both; the figure of a
-file is its fastest read, and of a kind the median of its files. Files are in the page cache, compiled code is in
-Numba's cache, and textures are not decoded.
+Create scans as OBJ, VRML or PLY, then:
+
+    python tests/benchmarks/bench_readers.py FOLDER
+
+Each VRML scan is also measured as VRML 1.0. Range images and small meshes are created in a temporary folder. Prints a
+Markdown table; one process, one thread. Each file is read many times by our reader and trimesh in turn, so that other
+load affects both; the figure of a file is its fastest read, and of a kind the median of its files. Files are in the
+page cache, compiled code is in Numba's cache, and textures are not decoded.
 """
 
 import argparse

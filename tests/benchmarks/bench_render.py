@@ -220,8 +220,8 @@ def plain(script: str, channels: tuple[str, ...], scans: Sequence[Path]) -> floa
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(PLAIN / f"plain_{script}.py"), f"{out}/scans.tar", ",".join(channels)]
         command += [str(path) for path in scans]
-        told = subprocess.run(command, env=os.environ | one_thread, check=True, capture_output=True, text=True)
-    return float(told.stdout.split()[-1])
+        done = subprocess.run(command, env=os.environ | one_thread, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
 
 
 def linked(scans: Iterable[Path], num: int, folder: Path) -> None:
@@ -271,9 +271,9 @@ def main() -> None:
     print("\n| scans | channels | what | a second | MB, first half | second half |\n|---|---|---|---|---|---|")
     for folder in given.folders:
         for channels in CHANNELS:
-            for name, told in _rates(folder, channels, given):
-                found[f"{folder.name} {','.join(channels)} {name}"] = told
-                row = " | ".join(f"{value:.3g}" for value in told.values())
+            for name, rates in _rates(folder, channels, given):
+                found[f"{folder.name} {','.join(channels)} {name}"] = rates
+                row = " | ".join(f"{value:.3g}" for value in rates.values())
                 print(f"| {folder.name} | {','.join(channels)} | {name} | {row} |", flush=True)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))

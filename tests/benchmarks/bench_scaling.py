@@ -272,10 +272,10 @@ def main() -> None:
     steps = [step_on(num, args.batch, found, assumed) for num in args.gpus]
     _print(args, found, assumed, steps)
     if args.json:
-        told = {"measured": asdict(found), "assumed": asdict(assumed), "steps": [asdict(step) for step in steps]}
-        told["limits"] = limits(args.batch, args.samples, found, assumed)
+        figures = {"measured": asdict(found), "assumed": asdict(assumed), "steps": [asdict(step) for step in steps]}
+        figures["limits"] = limits(args.batch, args.samples, found, assumed)
         with open(args.json, "w") as file:
-            json.dump(told, file, indent=2)
+            json.dump(figures, file, indent=2)
 
 
 if __name__ == "__main__":

@@ -145,8 +145,8 @@ class Benchmark:
 
     def plain_run(self) -> Rate:
         """The plain script's training."""
-        told = self._plain("--epochs", str(self.epochs), "--precision", self._job("none").precision)
-        return Rate.of_run(sum(samples for samples, _ in told["epochs"]), told["seconds"], told["waited"])
+        figures = self._plain("--epochs", str(self.epochs), "--precision", self._job("none").precision)
+        return Rate.of_run(sum(samples for samples, _ in figures["epochs"]), figures["seconds"], figures["waited"])
 
     def _job(self, out: str) -> Job:
         config = TrainConfig(
@@ -246,11 +246,11 @@ def main() -> None:
     torch.set_num_threads(given.cores)
     dataset.READ_THREADS = given.cores
     machine = f"{platform.machine()}, {given.cores} of {os.cpu_count()} cores, torch {torch.__version__}"
-    told: dict[str, Any] = {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
+    figures: dict[str, Any] = {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
     with tempfile.TemporaryDirectory() as folder:
         shards = ShardSet.open(given.shards or _make_shards(Path(folder), given.subjects))
         size = Towers(ARCH).image_size
-        print(f"{machine}, {told['date']}; {len(shards.rows)} samples, {given.epochs} epochs a run")
+        print(f"{machine}, {figures['date']}; {len(shards.rows)} samples, {given.epochs} epochs a run")
         print("| channel | | samples/s | of bare | of it small | times plain | waits for data |")
         print("|---|---|---|---|---|---|---|")
         for channel in given.channels:
@@ -259,9 +259,9 @@ def main() -> None:
             fastest = {name: max(each, key=lambda rate: rate.whole) for name, each in rates.items()}
             for row in _rows(fastest):
                 print(f"| {channel} | {row} |", flush=True)
-            told[channel] = {name: [asdict(rate) for rate in each] for name, each in rates.items()}
+            figures[channel] = {name: [asdict(rate) for rate in each] for name, each in rates.items()}
     if given.json:
-        given.json.write_text(json.dumps(told, indent=2) + "\n")
+        given.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
