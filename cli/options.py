@@ -12,6 +12,7 @@ import re
 import tomllib
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -138,6 +139,9 @@ def _replace_old_names(values: dict[str, Any], config: type[BaseModel]) -> None:
             print_error("warning", f"{flag(old)} is now called {flag(new)}; the old name will be removed")
             if values.get(new) in (None, []):
                 values[new] = value
+            elif new in getattr(config, "RECORDED_NAMES", {}):
+                # The new name once had another meaning: the config decides which one is meant.
+                values[old] = value
 
 
 def _report_stop(resume_hint: str) -> int:
@@ -151,9 +155,14 @@ def _build_config(config: type[C], options: dict[str, Any], file: Path | None, a
     values = _read_config_file(file, config) if file else {}
     values |= {name: value for name, value in options.items() if value not in (None, [])}
     try:
-        return config.model_validate(values)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FutureWarning)
+            resolved = config.model_validate(values)
     except ValidationError as error:
         raise UsageError(_describe_validation_error(error.errors()[0], values, arguments)) from None
+    for warning in caught:
+        print_error("warning", with_flags(str(warning.message), arguments))
+    return resolved
 
 
 def _describe_validation_error(first: ErrorDetails, values: Mapping[str, Any], arguments: tuple[str, ...]) -> str:

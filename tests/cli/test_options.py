@@ -1,6 +1,7 @@
 """Options from configs: flags in messages, former names, config files, and errors that carry a field."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -29,6 +30,8 @@ class ExampleConfig(Frozen):
     @field_validator("mixed_precision")
     @classmethod
     def _known(cls, value: str) -> str:
+        if value == "half":
+            warnings.warn("`mixed_precision=half` is now `mixed_precision=fp16`", FutureWarning, stacklevel=2)
         if value == "fp8":
             raise UsageError("needs a GPU; use `mixed_precision=bf16`", field="mixed_precision", value=value)
         return value
@@ -140,6 +143,10 @@ class TestFieldOfAnError:
     def test_error_of_a_validator_keeps_its_field(self):
         code, _, err = invoke("here", "--mixed-precision", "fp8")
         assert (code, err) == (2, "error: --mixed-precision fp8: needs a GPU; use --mixed-precision bf16\n")
+
+    def test_warnings_of_a_config_are_printed(self):
+        code, _, err = invoke("here", "--mixed-precision", "half", "--json")
+        assert (code, err) == (0, "warning: --mixed-precision half is now --mixed-precision fp16\n")
 
     def test_missing_argument_is_named_in_capitals(self):
         assert invoke()[::2] == (2, "error: OUT is required\n")
