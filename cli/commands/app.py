@@ -28,5 +28,5 @@ def register(app: typer.Typer) -> None:
             # Ctrl-C is the normal way to end the page.
             code = 0
         if code:
-            raise RuntimeError(f"the server ended with exit code {code}; check whether port {config.port} is in use")
+            raise RuntimeError(f"the server ended with exit code {code}; is port {config.port} taken?")
         return {"exit_code": code}

@@ -115,7 +115,7 @@ class TestInspect:
     def test_a_run_that_is_not_finished_shows_what_there_is(self, unfinished, tmp_path):
         code, out = invoke("inspect", unfinished)
         assert code == 0, out
-        assert "not finished: step 5 of 6; `smile-pipe train --resume` goes on" in out
+        assert "not finished: step 5 of 6; `smile-pipe train --resume` continues it" in out
         assert f"{unfinished}/checkpoints/step-000003" in out and "total loss" in out
         code, out = invoke("inspect", unfinished, "--json", "--curves", tmp_path / "curves.png")
         found = json.loads(out[out.index("{\n") :])
