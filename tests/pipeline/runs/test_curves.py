@@ -138,7 +138,7 @@ class TestInspect:
         code, out = invoke("inspect", folder / "shards", "--curves", tmp_path / "curves.png")
         assert code == 2 and "--curves: shows a run, and these are shards" in out
         code, out = invoke("inspect", folder / "run", "--preview", tmp_path / "sheet.png")
-        assert code == 2 and "--preview: shows shards; a run has --curves" in out
+        assert code == 2 and "--preview: shows shards; for a run use --curves" in out
 
     def test_a_picture_that_cannot_be_written_is_said(self, folder, tmp_path):
         code, out = invoke("inspect", folder / "run", "--curves", tmp_path / "nowhere" / "curves.png")
