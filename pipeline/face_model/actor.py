@@ -119,7 +119,7 @@ def _sides(amount: float, left: float) -> tuple[float, float]:
 # Room for a neutral frame, one of the rise, the apex and a neutral frame, and one to spare.
 MIN_FRAMES = 5
 # How long an expression rises at an average tempo, as a share of the sequence before all shares are brought to 1.
-RISE = {"AN": 0.2, "DI": 0.19, "FE": 0.16, "HA": 0.2, "SA": 0.27, "SU": 0.13}
+RISE_SHARE = {"AN": 0.2, "DI": 0.19, "FE": 0.16, "HA": 0.2, "SA": 0.27, "SU": 0.13}
 # The most that an action unit runs ahead of or after the others: an exponent of the common course, from 1/x to x.
 SPREAD = 1.35
 
@@ -143,7 +143,7 @@ class Timing:
     @classmethod
     def sample(cls, expression: str, num_frames: int, tempo: float, rng: np.random.Generator) -> "Timing":
         """A timing at random; surprise is quick and sadness slow, and falling takes longer than rising."""
-        rise = RISE[expression] * rng.uniform(0.8, 1.25) / tempo
+        rise = RISE_SHARE[expression] * rng.uniform(0.8, 1.25) / tempo
         before, apex, slower, after = rng.uniform((0.06, 0.12, 1.0, 0.06), (0.18, 0.3, 1.6, 0.18))
         ends = np.cumsum([before, rise, apex, slower * rise, after])
         onset, top, offset, end = np.round(ends[:4] / ends[4] * (num_frames - 1)).astype(int).tolist()

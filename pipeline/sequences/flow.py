@@ -38,7 +38,7 @@ def displacement(onset: Mesh, mesh: Mesh) -> float:
     return float(np.sqrt((distances**2).mean()))
 
 
-def magnified(onset: Mesh, mesh: Mesh, factor: float) -> Mesh:
+def magnify_motion(onset: Mesh, mesh: Mesh, factor: float) -> Mesh:
     """`mesh` with its displacements from `onset` multiplied by `factor`; landmarks move along.
 
     Raises:

@@ -81,8 +81,8 @@ class TestBadInput:
         assert "--size" in complaint("render", faces_dir, "--out", self.out, "--size", "3")
 
     def test_two_options_that_do_not_go_together(self, faces_dir):
-        line = complaint("render", faces_dir, "--out", self.out, "--size", 2048, "--samples", 9)
-        assert line == "error: --size 2048 with --samples 9: draws over 4096 pixels a side"
+        line = complaint("render", faces_dir, "--out", self.out, "--size", 2048, "--supersample", 9)
+        assert line == "error: --size 2048 with --supersample 9: draws over 4096 pixels a side"
 
     def test_a_value_that_is_not_understood(self, faces_dir):
         line = complaint("render", faces_dir, "--out", self.out, "--window", 3)

@@ -15,7 +15,7 @@ from smile_pipe.pipeline.sequences.dynamic_images import (
     rank_pooling_weights,
     weighted_sum,
 )
-from smile_pipe.pipeline.sequences.flow import displacement, magnified, with_flow
+from smile_pipe.pipeline.sequences.flow import displacement, magnify_motion, with_flow
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 
 
@@ -124,19 +124,19 @@ class TestDisplacement:
 class TestMotion:
     def test_is_magnified_about_the_onset(self):
         step = RNG.normal(0, 1, FACE.vertices.shape)
-        far = magnified(FACE, moved(FACE, step), 4)
+        far = magnify_motion(FACE, moved(FACE, step), 4)
         assert np.allclose(far.vertices, FACE.vertices + 4 * step, atol=1e-3)
 
     def test_takes_the_landmarks_along(self):
         landmarks = np.ones((4, 3), np.float32)
         onset, later = replace(FACE, landmarks=landmarks), replace(FACE, landmarks=landmarks * 2)
-        assert (magnified(onset, later, 3).landmarks == 4).all()
+        assert (magnify_motion(onset, later, 3).landmarks == 4).all()
 
     def test_becomes_flow_at_each_vertex(self):
         step = RNG.normal(0, 1, FACE.vertices.shape).astype(np.float32)
         assert np.allclose(with_flow(FACE, moved(FACE, step)).flow, step, atol=1e-4)
 
-    @pytest.mark.parametrize("compare", [lambda a, b: magnified(a, b, 2), with_flow])
+    @pytest.mark.parametrize("compare", [lambda a, b: magnify_motion(a, b, 2), with_flow])
     @pytest.mark.parametrize(
         "other",
         [
@@ -150,7 +150,7 @@ class TestMotion:
 
     def test_that_is_not_magnified_needs_none(self):
         other = Mesh.build(FACE.vertices[:59], FACE.faces % 59)
-        assert magnified(FACE, other, 1) is other
+        assert magnify_motion(FACE, other, 1) is other
 
 
 class TestDynamicImages:
