@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from smile_pipe.pipeline.captions.bank import load
+from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.datasets import LAYOUTS
@@ -129,5 +129,5 @@ class RenderConfig(SampleFilter):
                 magnify=self.magnify,
             ),
             text_source=self.text,
-            prompts=load(self.prompts),
+            prompts=load_bank(self.prompts),
         )

@@ -180,7 +180,7 @@ def _read_frames(piece: WorkUnit, reader: SourceReader, settings: RenderSettings
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:
-        numbers, apex = sequences.chosen(sample.num_recorded, displacements)
+        numbers, apex = sequences.select_frames(sample.num_recorded, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []

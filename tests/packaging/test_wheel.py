@@ -92,7 +92,7 @@ def test_the_command_tells_its_version(python, wheel):
 
 
 def test_the_prompt_bank_is_found(python):
-    assert python("from smile_pipe.pipeline.captions.bank import load; print(len(load().templates))") == "7"
+    assert python("from smile_pipe.pipeline.captions.bank import load_bank; print(len(load_bank().templates))") == "7"
 
 
 def test_the_small_towers_are_found(python):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from helpers.shapes import sphere
-from smile_pipe.pipeline.captions.bank import load
+from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.operators import encode_pieces, pieces_table, read_pieces, render_views
@@ -30,7 +30,7 @@ SETTINGS = RenderSettings(
     size=48,
     projection="perspective",
     channels=("rgb", "depth", "normal"),
-    prompts=load(),
+    prompts=load_bank(),
 )
 
 
