@@ -25,7 +25,7 @@ def join_phrases(phrases: Iterable[str]) -> str:
     return ", ".join(phrases) or RELAXED
 
 
-# Phrase of each unit, after Ekman and Friesen's Facial Action Coding System (1978, revised 2002), in our own words; `{}`
+# Phrase of each unit in our own words, after Ekman and Friesen's Facial Action Coding System (1978, revised 2002); `{}`
 # is replaced by an adverb.
 PHRASES = {
     1: "{}raised inner brows",

@@ -8,7 +8,7 @@ import trimesh
 from PIL import Image
 from scipy.interpolate import griddata
 
-from smile_pipe.pipeline.face_model.actor import ActorStyle, act
+from smile_pipe.pipeline.face_model.actor import ActorStyle, sample_action_units
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.meshes.bnt import write_bnt
 from smile_pipe.pipeline.meshes.mesh import Mesh
@@ -52,14 +52,18 @@ class Person:
         self.face = small_face()
         self.sex = "FM"[number % 2]
         self.identity = self.face.model.identity(self.rng)
-        self.manner = ActorStyle.sample(self.rng)
+        self.style = ActorStyle.sample(self.rng)
         self.picture = Image.fromarray(self.face.model.texture(self.identity, 64))
 
     def show(
         self, expression: str, strength: float = 1.0, sides: tuple[float, float] = (1.0, 1.0)
     ) -> tuple[Mesh, np.ndarray]:
         """The face with an expression of the field, or an action unit on its sides; and its 83 landmarks [83, 3]."""
-        units = {expression: sides} if expression.startswith("AU") else act(expression, 4, self.manner, self.rng)
+        units = (
+            {expression: sides}
+            if expression.startswith("AU")
+            else sample_action_units(expression, 4, self.style, self.rng)
+        )
         full = self.face.model.mesh(self.identity, {u: (strength * a, strength * b) for u, (a, b) in units.items()})
         uvs = full.uvs[self.face.kept]
         mesh = Mesh.build(full.vertices[self.face.kept], self.face.faces, uvs, self.face.faces)

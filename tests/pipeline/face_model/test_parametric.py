@@ -11,13 +11,14 @@ from helpers.paths import REPOSITORY
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.face_model import anatomy
 from smile_pipe.pipeline.face_model.action_units import ACTION_UNITS, IDENTITY_MODES
-from smile_pipe.pipeline.face_model.actor import LEVELS, PROTOTYPES, RESTLESS, ActorStyle, act
+from smile_pipe.pipeline.face_model.actor import BACKGROUND_UNITS, LEVELS, PROTOTYPES, ActorStyle, sample_action_units
 from smile_pipe.pipeline.face_model.chart import build_chart
-from smile_pipe.pipeline.face_model.curves import through
+from smile_pipe.pipeline.face_model.curves import interpolate
 from smile_pipe.pipeline.face_model.ict import SHAPES, IctFace
 from smile_pipe.pipeline.face_model.interface import Appearance, Identity
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.synth.stage import SynthConfig, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.stage import run
 from smile_pipe.shards.errors import UsageError
 
 BROW_INNER, BROW_OUTER, NOSE, CHEEK = (12, 40), (40, 42), (10, -12), (38, -8)
@@ -192,7 +193,7 @@ def test_the_83_landmarks_lie_where_their_groups_say(face, average):
 def test_identities_differ_in_shape_and_look_and_equal_seeds_do_not(face):
     first, same, other = (face.identity(np.random.default_rng(seed)) for seed in (1, 1, 2))
     mesh, again, another = (face.mesh(identity, {}).vertices for identity in (first, same, other))
-    assert np.array_equal(mesh, again) and first.look == same.look
+    assert np.array_equal(mesh, again) and first.appearance == same.appearance
     assert np.linalg.norm(mesh - another, axis=1).mean() > 1.0
     assert np.abs(face.texture(first, 128).astype(int) - face.texture(other, 128)).mean() > 2
 
@@ -225,32 +226,34 @@ def test_every_expression_has_prototypes_of_known_action_units():
     for code, ways in PROTOTYPES.items():
         assert len(ways) >= (1 if code == "NE" else 3)
         assert all(unit in ACTION_UNITS for way in ways for unit in way)
-    assert set(RESTLESS) <= set(ACTION_UNITS)
+    assert set(BACKGROUND_UNITS) <= set(ACTION_UNITS)
 
 
 def test_higher_levels_are_stronger_for_every_subject_and_expression(face):
     for subject in range(6):
         rng = np.random.default_rng(subject)
-        identity, manner = face.identity(rng), ActorStyle.sample(rng)
+        identity, style = face.identity(rng), ActorStyle.sample(rng)
         neutral = face.mesh(identity, {}).vertices
         for code in set(EXPRESSIONS) - {"NE"}:
-            units = [act(code, level, manner, np.random.default_rng([subject, level])) for level in LEVELS]
+            units = [
+                sample_action_units(code, level, style, np.random.default_rng([subject, level])) for level in LEVELS
+            ]
             moved = [np.linalg.norm(face.mesh(identity, u).vertices - neutral, axis=1).mean() for u in units]
             assert moved == sorted(moved) and moved[-1] > 1.7 * moved[0], (subject, code, moved)
 
 
 def test_people_show_the_same_expression_differently():
     manners = [ActorStyle.sample(np.random.default_rng(seed)) for seed in range(30)]
-    assert {manner.prototype["HA"] for manner in manners} == {0, 1, 2}
-    left, right = act("HA", 4, manners[0], np.random.default_rng(0))["AU12"]
+    assert {style.prototype["HA"] for style in manners} == {0, 1, 2}
+    left, right = sample_action_units("HA", 4, manners[0], np.random.default_rng(0))["AU12"]
     assert left != right and left > 0.5 and right > 0.5
 
 
 def test_a_curve_goes_through_its_knots():
     knots = ((-2.0, 1.0), (0.0, 3.0), (1.0, -1.0), (5.0, 0.0))
     x, y = np.array(knots).T
-    np.testing.assert_allclose(through(knots, x), y, atol=1e-12)
-    np.testing.assert_allclose(through(knots, np.array([-9.0, 9.0])), [1.0, 0.0])
+    np.testing.assert_allclose(interpolate(knots, x), y, atol=1e-12)
+    np.testing.assert_allclose(interpolate(knots, np.array([-9.0, 9.0])), [1.0, 0.0])
 
 
 def test_slits_share_only_their_corners():

@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
-from smile_pipe.pipeline.face_model.actor import MIN_FRAMES, SPREAD, Timing, play
-from smile_pipe.pipeline.face_model.scan_noise import MAX_SWAY, MAX_TURN, NOISE_MM, PIVOT, hold, sway
+from smile_pipe.pipeline.face_model.actor import MAX_TIMING_EXPONENT, MIN_FRAMES, Timing, animate
+from smile_pipe.pipeline.face_model.scan_noise import (
+    MAX_SWAY,
+    MAX_TURN,
+    NOISE_MM,
+    PIVOT,
+    add_pose_and_noise,
+    sample_head_poses,
+)
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
 BASIC = [code for code in EXPRESSIONS if code != "NE"]
@@ -72,7 +79,7 @@ def test_a_longer_sequence_is_the_same_performance_slower():
 
 def test_action_units_are_full_at_the_apex_and_gone_at_the_ends():
     timing = Timing(4, 12, 16, 27)
-    frames = play(SMILE, timing, 30, np.random.default_rng(0))
+    frames = animate(SMILE, timing, 30, np.random.default_rng(0))
     assert len(frames) == 30 and all(frame.keys() == SMILE.keys() for frame in frames)
     assert all(dict(frame) == SMILE for frame in frames[12:17])
     for frame in (*frames[:5], *frames[27:]):
@@ -81,27 +88,29 @@ def test_action_units_are_full_at_the_apex_and_gone_at_the_ends():
 
 def test_each_action_unit_keeps_its_own_course_near_the_common_one():
     timing = Timing(4, 12, 16, 27)
-    frames = play(SMILE, timing, 30, np.random.default_rng(0))
+    frames = animate(SMILE, timing, 30, np.random.default_rng(0))
     common = timing.strength(8)
     shares = {unit: frames[8][unit][0] / SMILE[unit][0] for unit in SMILE}
     assert len(set(shares.values())) == len(SMILE)
-    assert all(common**SPREAD <= share <= common ** (1 / SPREAD) for share in shares.values())
+    assert all(common**MAX_TIMING_EXPONENT <= share <= common ** (1 / MAX_TIMING_EXPONENT) for share in shares.values())
     assert all(frames[8][unit][1] / SMILE[unit][1] == pytest.approx(shares[unit]) for unit in SMILE)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_head_is_held_nearly_still(seed):
-    poses = sway(60, np.random.default_rng(seed))
+    poses = sample_head_poses(60, np.random.default_rng(seed))
     assert poses.shape == (60, 3) and np.abs(poses).max() <= MAX_TURN + MAX_SWAY
     assert (np.ptp(poses, axis=0) > 0.1 * MAX_SWAY).all() and (np.ptp(poses, axis=0) <= 2 * MAX_SWAY).all()
     assert np.abs(np.diff(poses, axis=0)).max() < MAX_SWAY / 5
-    assert not np.allclose(poses, sway(60, np.random.default_rng(seed + 1)))
+    assert not np.allclose(poses, sample_head_poses(60, np.random.default_rng(seed + 1)))
 
 
 def test_a_pose_turns_the_face_about_the_neck_and_adds_a_little_noise():
     points = np.random.default_rng(1).normal(0, 60, (2000, 3)) + PIVOT
     mesh = Mesh.build(points, np.array([[0, 1, 2]]))
-    still, turned = (hold(mesh, np.array([0, yaw, 0]), np.random.default_rng(2)) for yaw in (0.0, np.pi / 2))
+    still, turned = (
+        add_pose_and_noise(mesh, np.array([0, yaw, 0]), np.random.default_rng(2)) for yaw in (0.0, np.pi / 2)
+    )
     assert (still.vertices - mesh.vertices).std() == pytest.approx(NOISE_MM, rel=0.05)
     x, y, z = (mesh.vertices - PIVOT).T
     assert np.abs(turned.vertices - PIVOT - np.stack([z, y, -x], axis=1)).max() < 6 * NOISE_MM

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from smile_pipe.pipeline.face_model.actor import MIN_FRAMES
-from smile_pipe.pipeline.synth.stage import SynthConfig, SynthManifest, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.stage import SynthManifest, run
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import storage_path
 

@@ -17,8 +17,9 @@ from smile_pipe.cli.main import app
 from smile_pipe.pipeline.face_model.actor import Subject
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks.alignment import fit_similarity
-from smile_pipe.pipeline.synth.sequences import Sequences
-from smile_pipe.pipeline.synth.stage import SynthConfig, SynthManifest, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.layouts import SequenceLayout
+from smile_pipe.pipeline.synth.stage import SynthManifest, run
 from smile_pipe.shards.errors import UsageError
 
 FOLDERS = {"Angry": "AN", "Disgust": "DI", "Fear": "FE", "Happy": "HA", "Sad": "SA", "Surprise": "SU"}
@@ -166,16 +167,20 @@ def test_the_apex_is_as_strong_as_the_strongest_scan(made, tmp_path):
 
 def test_a_performance_is_told_by_the_seed_the_subject_and_the_expression():
     model = ParametricFace()
-    ann = Subject.cast(model, 0, 1)
-    played = [(Sequences(0, 99), ann), (Sequences(1, 99), ann), (Sequences(0, 99), replace(ann, number=2))]
+    ann = Subject.create(model, 0, 1)
+    played = [
+        (SequenceLayout(0, 99), ann),
+        (SequenceLayout(1, 99), ann),
+        (SequenceLayout(0, 99), replace(ann, number=2)),
+    ]
     assert len({sequences.timing(subject, code) for sequences, subject in played for code in FOLDERS.values()}) == 18
     first = [next(sequences.meshes(model, subject)).vertices for sequences, subject in played]
     assert not any(np.allclose(a, b, atol=1) for a, b in combinations(first, 2))
 
 
 def test_68_landmarks_have_no_vertex_numbers_and_lie_beside_the_mesh():
-    ann = replace(Subject.cast(ParametricFace(), 0, 1), sex="F")
-    paths = Sequences(0, 5).paths(Path("out"), ann, num_landmarks=68)
+    ann = replace(Subject.create(ParametricFace(), 0, 1), sex="F")
+    paths = SequenceLayout(0, 5).paths(Path("out"), ann, num_landmarks=68)
     assert paths[17].landmarks == Path("out/F001/Happy/002_lmk68.txt")
     assert paths[17].mesh == Path("out/F001/Happy/002.wrl")
 
