@@ -26,9 +26,9 @@ class Feature:
     Attributes:
         phrase: Text, with `{}` in place of the adverb.
         weights: Weight of each measure's deviation (1/mm).
-        noticeable: the score from which it is named against the subject's own resting face.
-        spread: the standard deviation of the score over resting people.
-        full: the score of the action at its strongest.
+        threshold: Smallest score at which the feature is named, relative to the subject's own resting face.
+        resting_std: Standard deviation of the score over resting faces.
+        full_score: Score of the action at full strength.
     """
 
     phrase: str
@@ -84,7 +84,7 @@ POPULATION = {
 }
 # Other landmark sets mark other points. These offsets (mm) move the mean of resting faces to the mean above. They are
 # measured with the nearest of the 68 points on those faces (22 landmarks) and on 100 of our parametric faces (83
-# landmarks). Only captions relative to the population depend on them, and are as approximate as they are.
+# landmarks). Only captions relative to the population depend on them, and share their inaccuracy.
 OFFSETS = {
     22: {"outer_brow_height": 4.2, "nose_length": 4.3, "upper_lip_length": -4.1, "lip_protrusion": -5.2},
     83: {

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from helpers.shapes import card, sphere
+from smile_pipe.cli.main import app
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
@@ -162,6 +164,11 @@ class TestSupersampling:
         RenderConfig(data_dir=tmp_path, out=Path("out"), size=2048, supersample=4)
         with pytest.raises(ValidationError, match="draws over 4096 pixels a side"):
             RenderConfig(data_dir=tmp_path, out=Path("out"), size=2048, supersample=9)
+
+    def test_old_option_name_is_an_alias(self, tmp_path):
+        arguments = ["render", str(tmp_path), "--out", "out", "--size", "2048", "--samples", "9"]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2 and "--supersample 9: draws over" in " ".join(result.output.split())
 
     def test_render_stage_supersamples(self, faces_dir, tmp_path, monkeypatch):
         monkeypatch.setattr(render, "_in_process", lambda config: True)
