@@ -86,7 +86,7 @@ class TestBadInput:
 
     def test_a_value_that_is_not_understood(self, faces_dir):
         line = complaint("render", faces_dir, "--out", self.out, "--window", 3)
-        assert line == "error: --window 3: a window is START:END, two numbers of frames"
+        assert line == "error: --window 3: not a window; write START:END, two frame numbers"
 
     def test_a_rig_that_is_not_there(self, faces_dir):
         assert "--rig" in complaint("render", faces_dir, "--out", self.out, "--rig", "7")
