@@ -82,8 +82,8 @@ class TestFrameSampling:
         assert list(numbers) == sorted(set(numbers)) and set(numbers) <= set(
             settings.frames_to_read(len(displacements))
         )
-        assert len(numbers) == settings.num_selected(len(move_vertices)) and numbers[0] >= start
-        assert settings.frames_to_read(len(move_vertices))[0] == start
+        assert len(numbers) == settings.num_selected(len(displacements)) and numbers[0] >= start
+        assert settings.frames_to_read(len(displacements))[0] == start
 
 
 RNG = np.random.default_rng(0)
