@@ -149,11 +149,11 @@ def _rasterise(
     )
     image = first_face = 0
     for surface, views in zip(surfaces, screens, strict=True):
-        images, count = slice(image, image + len(views)), len(surface.faces)
+        image_range, count = slice(image, image + len(views)), len(surface.faces)
         # Faces are numbered over the whole batch, in which each view has its own copy of the mesh.
-        local = torch.where(face[images, ..., 0] < 0, -1, (face[images, ..., 0] - first_face) % count)
-        yield local, weights[images, ..., 0, :], depth[images, ..., 0]
-        image, first_face = images.stop, first_face + len(views) * count
+        local = torch.where(face[image_range, ..., 0] < 0, -1, (face[image_range, ..., 0] - first_face) % count)
+        yield local, weights[image_range, ..., 0, :], depth[image_range, ..., 0]
+        image, first_face = image_range.stop, first_face + len(views) * count
 
 
 def _bin_size(size: int) -> int:

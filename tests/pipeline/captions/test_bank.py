@@ -1,5 +1,6 @@
 """The built-in prompt bank, user banks, and how the prompt of a sample is drawn."""
 
+import os
 import subprocess
 import sys
 
@@ -59,7 +60,11 @@ def test_prompts_do_not_depend_on_the_hash_seed():
     )
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }
