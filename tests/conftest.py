@@ -76,7 +76,8 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def faces_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dataset in the BU-3DFE layout: seven synthetic scans of each of five subjects."""
-    from smile_pipe.pipeline.synth.stage import SynthConfig, run
+    from smile_pipe.pipeline.synth.config import SynthConfig
+    from smile_pipe.pipeline.synth.stage import run
 
     out = tmp_path_factory.mktemp("faces")
     run(SynthConfig(out=out, subjects=5, levels=(4,), texture_size=128))

@@ -1,4 +1,4 @@
-"""`smile-pipe synth`: a labelled set of parametric faces, laid out as BU-3DFE or BU-4DFE."""
+"""The command `smile-pipe synth`: a labelled set of synthetic faces in the layout of BU-3DFE or BU-4DFE."""
 
 import typer
 from rich.console import Console
@@ -6,7 +6,7 @@ from rich.console import Console
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
-from smile_pipe.pipeline.synth.stage import SynthConfig
+from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.shards.formatting import pluralize
 
 
@@ -15,13 +15,14 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "synth", SynthConfig, arguments=("out",))
     def synth(config: SynthConfig, console: Console) -> Result:
-        """Make labelled face scans, or sequences, of neutral and the six basic expressions, without a download."""
+        """Generate labelled face scans or sequences of neutral and the six basic expressions, without a download."""
         from smile_pipe.pipeline.synth.stage import run
 
         with StageProgress("synth") as progress:
             manifest = run(config, progress.update)
-        made = pluralize(manifest.num_scans, "scan")
+        summary = pluralize(manifest.num_scans, "scan")
         if manifest.sequences:
-            made = f"{pluralize(len(manifest.sequences), 'sequence')} of {pluralize(manifest.frames, 'frame')} each,"
-        print_line(console, f"{made} of {pluralize(manifest.num_subjects, 'subject')} in {config.out}")
+            frames = pluralize(manifest.frames, "frame")
+            summary = f"{pluralize(len(manifest.sequences), 'sequence')} of {frames} each,"
+        print_line(console, f"{summary} of {pluralize(manifest.num_subjects, 'subject')} in {config.out}")
         return manifest

@@ -15,7 +15,8 @@ from smile_pipe.pipeline.predict.predictor import Predictor
 from smile_pipe.pipeline.render.reading import SourceReader, read_piece
 from smile_pipe.pipeline.render.units import needed, split_into_units
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings
-from smile_pipe.pipeline.synth.stage import SynthConfig, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.stage import run
 from smile_pipe.shards.sample import Sample
 
 

@@ -1,1 +1,1 @@
-"""Prompt banks, and which prompt stands beside a sample."""
+"""Texts of samples: prompts from labels, and captions from measured geometry or coded action units."""

@@ -1,9 +1,7 @@
-"""How a caption is put together: phrases with an intensity, and what is said of a face that shows nothing.
+"""Captions from coded action units: the Facial Action Coding System (FACS) in everyday words.
 
-Captions from action units that people coded: the Facial Action Coding System in everyday words.
-
-Goes in: action units with intensities. Comes out: a caption. Promised: the same units give the same caption, whatever
-their order.
+The order of the units does not change the caption. The phrases and their intensities are shared with the captions from
+geometry (`geometry.py`).
 """
 
 import re
@@ -12,22 +10,23 @@ from collections.abc import Iterable, Mapping
 from smile_pipe.shards.errors import UsageError
 
 RELAXED = "a relaxed face"
-# On the scale of FACS' codes A to E at 0.2, 0.4, ... 1: A and B are slight, E is strong.
-PLAIN, STRONG = 0.5, 0.9
+# Lower limits of intensities without an adverb and with "strongly". The FACS codes A to E are 0.2, 0.4, ... 1: A and B
+# are slight, E is strong.
+MODERATE, STRONG = 0.5, 0.9
 
 
-def graded(phrase: str, intensity: float) -> str:
-    """`phrase` with the adverb of an intensity from 0 to 1 at its `{}`: 0.2 -> "lip corners slightly pulled up"."""
-    return phrase.format("slightly " if intensity < PLAIN else "" if intensity < STRONG else "strongly ")
+def with_intensity(phrase: str, intensity: float) -> str:
+    """Replace `{}` in a phrase by the adverb of an intensity, 0.2 -> "lip corners slightly pulled up"."""
+    return phrase.format("slightly " if intensity < MODERATE else "" if intensity < STRONG else "strongly ")
 
 
-def caption(phrases: Iterable[str]) -> str:
-    """The phrases in their order, or the words for a face without any."""
+def join_phrases(phrases: Iterable[str]) -> str:
+    """Join the phrases in their order; without phrases the caption is `RELAXED`."""
     return ", ".join(phrases) or RELAXED
 
 
-# What each unit does, after Ekman and Friesen's Facial Action Coding System (1978, revised 2002), in words of our own;
-# `{}` is the place of the adverb.
+# Phrase of each unit in our own words, after Ekman and Friesen's Facial Action Coding System (1978, revised 2002); `{}`
+# is replaced by an adverb.
 PHRASES = {
     1: "{}raised inner brows",
     2: "{}raised outer brows",
@@ -91,23 +90,28 @@ _NAME = re.compile(r"(?:AU)?\s*0*([1-9]\d*)", re.IGNORECASE)
 
 
 def describe_units(units: Mapping[str, float], graded_intensity: bool = True) -> str:
-    """The caption of a face by its action units, in the order of their numbers.
+    """Describe a face by its action units, in the order of their numbers.
 
     Args:
-        units: intensity, from 0 (not there) to 1, by name ("AU12", "12"); units that were not coded are left out.
-        graded_intensity: False where the coding says only that a unit is there: then no adverbs.
+        units: Intensities from 0 (absent) to 1 by name ("AU12" or "12"), without units that were not coded.
+        graded_intensity: Whether intensities were coded; if only presence was coded, False omits all adverbs.
+
+    Returns:
+        The caption.
 
     Raises:
-        UsageError: an intensity is not from 0 to 1.
+        UsageError: An intensity is not from 0 to 1.
     """
     for name, intensity in units.items():
         if not 0 <= intensity <= 1:
             raise UsageError(
                 f"action unit {name}: the intensity {intensity} is not from 0 to 1; "
-                "scale it, and leave out what was not coded"
+                "scale it, and omit units that were not coded"
             )
-    shown = sorted((_order(name), name) for name, intensity in units.items() if intensity > 0)
-    return caption(graded(_phrase(name), units[name] if graded_intensity else PLAIN) for _, name in shown)
+    active = sorted((_order(name), name) for name, intensity in units.items() if intensity > 0)
+    return join_phrases(
+        with_intensity(_phrase(name), units[name] if graded_intensity else MODERATE) for _, name in active
+    )
 
 
 def _number(name: str) -> int | None:
@@ -125,5 +129,5 @@ def _phrase(name: str) -> str:
     if number in PHRASES:
         return PHRASES[number]
     plain = name.strip() if number is None else str(number)
-    # Braces in a foreign name would be taken for the adverb's place.
+    # Braces in an unknown name would be read as the placeholder of the adverb.
     return f"action unit {plain}".replace("{", "").replace("}", "")

@@ -1,7 +1,7 @@
-"""A prompt bank: for each expression, the wordings of which one stands beside a sample.
+"""Prompt banks: templates of text for each expression, read from YAML.
 
-Goes in: YAML, a mapping from an expression to a list of prompts. Comes out: `PromptBank`. Promised: the same key and
-expression draw the same prompt on every machine and in every process; no prompt speaks for two expressions.
+The prompt of a sample depends on its key, its expression and the bank only, on every machine and in every process.
+A prompt belongs to one expression.
 """
 
 import re
@@ -22,56 +22,60 @@ _OTHERS = "*"
 
 
 class PromptBank(Frozen):
-    """Prompts by expression code; the order of the templates is part of which one a key draws.
+    """Templates of prompts for each expression.
 
-    `others`, if any, are wordings with `{}` in them, for expressions that have none of their own.
+    Attributes:
+        templates: Prompts by expression code; their order decides which one a key draws.
+        others: Prompts for expressions without a list, with `{}` in place of the expression's name; may be empty.
     """
 
     templates: Mapping[str, tuple[str, ...]]
     others: tuple[str, ...] = ()
 
     def prompt_for(self, key: str, expression: str) -> str:
-        """The prompt of sample `key`: drawn from its expression's templates by a hash of the key.
+        """Draw the prompt of a sample from the templates of its expression, by a hash of its key.
 
         Raises:
-            UsageError: the bank has no templates for `expression`.
+            UsageError: The bank has no templates for `expression`.
         """
         choices = self.templates_for(expression)
-        # Python's own hash differs from process to process.
+        # Python's `hash` differs between processes.
         draw = int.from_bytes(blake3(key.encode()).digest(length=8), "little")
         return choices[draw % len(choices)]
 
     def templates_for(self, expression: str) -> tuple[str, ...]:
-        """All wordings of an expression; of several at once ("HA;SU"), each pair of theirs joined by "and".
+        """Return all templates of an expression; those of a compound expression ("HA;SU") are joined by "and".
 
         Raises:
-            UsageError: the bank has no templates for `expression`.
+            UsageError: The bank has no templates for `expression`.
         """
-        parts = [self._of_one(part) for part in expression.split(";")]
+        parts = [self._templates_for_one(part) for part in expression.split(";")]
         if len(parts) == 1:
             return parts[0]
-        # The lists are walked together, the shorter ones from their beginning again.
+        # The n-th templates of all lists are joined; shorter lists repeat.
         return tuple(" and ".join(part[n % len(part)] for part in parts) for n in range(max(map(len, parts))))
 
-    def _of_one(self, expression: str) -> tuple[str, ...]:
+    def _templates_for_one(self, expression: str) -> tuple[str, ...]:
         if expression in self.templates:
             return self.templates[expression]
         if self.others:
             words = re.sub(r"[^\w]+|_", " ", expression).strip() or expression
             return tuple(other.replace("{}", words) for other in self.others)
         raise UsageError(
-            f"the prompt bank has no templates for the expression {expression!r}; "
-            f"it knows {', '.join(self.templates)}: add a list {expression!r} to a bank file of your own"
+            f"the prompt bank has no templates for the expression {expression!r}: it has "
+            f"{', '.join(self.templates)}; add a list {expression!r} to your own bank file"
         )
 
 
-def load(path: Path | None = None) -> PromptBank:
-    """The bank in the YAML file at `path`, or the shipped one.
+def load_bank(path: Path | None = None) -> PromptBank:
+    """Load a prompt bank.
 
-    Expressions may be codes or words ("SU", "surprise"); a word outside the seven basic ones is kept, in lower case.
+    Args:
+        path: YAML file with a mapping from expressions to lists of prompts; None loads the built-in bank. Expressions
+            are codes or words ("SU", "surprise"); words other than the seven basic expressions are kept in lower case.
 
     Raises:
-        UsageError: the file cannot be read, or is not a bank; the message names the file and what is wrong with it.
+        UsageError: The file cannot be read or is not a prompt bank.
     """
     source = files("smile_pipe.pipeline.captions") / _SHIPPED if path is None else path
     try:
@@ -92,34 +96,38 @@ def load(path: Path | None = None) -> PromptBank:
 
 def _templates(content: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(content, dict) or not content:
-        raise UsageError("a prompt bank is a mapping from expressions to lists of prompts, e.g. 'HA: [a happy face]'")
+        raise UsageError("not a mapping from expressions to lists of prompts; write e.g. 'HA: [a happy face]'")
     templates: dict[str, tuple[str, ...]] = {}
-    speaker: dict[str, str] = {}
+    code_of_prompt: dict[str, str] = {}
     for word, prompts in content.items():
         if not isinstance(word, str):
-            raise UsageError(f"the expression {word!r} is not text; put it in quotes")
+            raise UsageError(f"the expression {word!r} is not a string; put it in quotes")
         code = expression_code(word)
         if code in templates:
-            raise UsageError(f"{word!r} gives the expression {code!r} a second list; merge the two")
+            raise UsageError(f"the expression {code!r} has a second list, {word!r}; merge the two")
         templates[code] = _prompts(word, prompts)
         for prompt in templates[code]:
-            # One text for two expressions would teach that they are the same, and no text could tell them apart.
-            if speaker.setdefault(prompt, code) != code:
-                raise UsageError(f"the prompt {prompt!r} stands under {speaker[prompt]!r} and under {code!r}")
+            # The same text for two expressions would train them as equal, and could not distinguish them.
+            if code_of_prompt.setdefault(prompt, code) != code:
+                raise UsageError(
+                    f"the prompt {prompt!r} belongs to {code_of_prompt[prompt]!r} and to {code!r}; remove one of them"
+                )
     return templates
 
 
 def _others(prompts: Any) -> tuple[str, ...]:
     others = _prompts(_OTHERS, prompts)
-    if dull := next((prompt for prompt in others if "{}" not in prompt), None):
-        raise UsageError(f"{_OTHERS!r} holds {dull!r}, which says the same of every expression; put {{}} for its name")
+    if constant := next((prompt for prompt in others if "{}" not in prompt), None):
+        raise UsageError(
+            f"{_OTHERS!r} contains {constant!r} without a placeholder; write {{}} for the expression's name"
+        )
     return others
 
 
 def _prompts(word: str, prompts: Any) -> tuple[str, ...]:
     if not isinstance(prompts, list) or not prompts:
-        raise UsageError(f"{word!r} needs a list of at least one prompt")
+        raise UsageError(f"the value of {word!r} is not a list of prompts; write at least one prompt")
     for prompt in prompts:
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UsageError(f"{word!r} holds {prompt!r}, which is not a prompt; write text, in quotes if need be")
+            raise UsageError(f"{word!r} contains {prompt!r}, which is not a prompt; write text, in quotes if necessary")
     return tuple(prompt.strip() for prompt in prompts)

@@ -1,16 +1,14 @@
-"""Who is shown, in words: the sex, age and ancestry that a dataset tells of its subjects, for prompts of a training.
+"""Descriptions of subjects for training prompts, from the labels `sex`, `age` and `ancestry` of a dataset.
 
-Goes in: the labels of a sample, as records and the index have them. Comes out: "a young Black woman", or "" where
-nothing is known. Promised: only these three labels are looked at, never an image; a value that is not understood is
-left unsaid.
+Only these three labels are used, never an image. Values that are not recognised are omitted.
 """
 
 import re
 from collections.abc import Mapping
 
-# Years below which the word holds: a choice of ours.
+# Age limits in years (exclusive) of each word; our choice.
 AGES = {"child": 18, "young": 35, "middle-aged": 60, "old": 121}
-# BU-3DFE's codes, in adjectives of a person.
+# Adjectives of the codes of BU-3DFE.
 ANCESTRIES = {
     "WH": "White",
     "AE": "East Asian",
@@ -20,38 +18,43 @@ ANCESTRIES = {
     "IN": "Indian",
 }
 _SEXES = {"f": "female", "female": "female", "woman": "female", "m": "male", "male": "male", "man": "male"}
-# Grown-up, and child.
+# Nouns for an adult and for a child.
 _NOUNS = {"female": ("woman", "girl"), "male": ("man", "boy"), "": ("person", "child")}
-# 0 is how many tables say that they do not know.
+# A positive number; many tables use 0 for an unknown age.
 _YEARS = re.compile(r"0*[1-9][0-9]{0,2}(?:\.[0-9]{1,9})?")
 _MAX_WORDS, _MIN_LETTERS, _MAX_LETTERS = 3, 2, 20
 _SAYS_NOTHING = frozenset(("missing", "na", "nan", "no", "none", "not", "null", "other", "undisclosed", "unknown"))
 _TAKES_AN = re.compile(r"(?!eu)[aeio]", re.IGNORECASE)
 
 
-def person(labels: Mapping[str, str]) -> str:
-    """Whom the labels `sex`, `age` and `ancestry` tell of, with an article; "" where they tell nothing.
+def describe_person(labels: Mapping[str, str]) -> str:
+    """Describe a person by the labels `sex`, `age` and `ancestry`.
 
-    Understood are F, M, female, male, woman, man; years, or a word of `AGES`; a code of `ANCESTRIES`, or one to three
-    plain words, which should be an adjective of a person.
+    Args:
+        labels: Labels of a sample, as in its record and in the index. Recognised are: for sex F, M, female, male,
+            woman, man; for age years or a word of `AGES`; for ancestry a code of `ANCESTRIES` or one to three plain
+            words, which should be an adjective.
+
+    Returns:
+        A noun phrase with an article, such as "a young Black woman"; "" if nothing is known.
     """
     sex = _SEXES.get(labels.get("sex", "").lower(), "")
     age, ancestry = _age(labels.get("age", "")), _ancestry(labels.get("ancestry", ""))
     if not (sex or age or ancestry):
         return ""
-    grown_up, child = _NOUNS[sex]
-    words = (ancestry, child) if age == "child" else (age, ancestry, grown_up)
-    said = " ".join(filter(None, words))
-    return f"{'an' if _TAKES_AN.match(said) else 'a'} {said}"
+    adult, child = _NOUNS[sex]
+    words = (ancestry, child) if age == "child" else (age, ancestry, adult)
+    phrase = " ".join(filter(None, words))
+    return f"{'an' if _TAKES_AN.match(phrase) else 'a'} {phrase}"
 
 
-def with_person(prompt: str, who: str) -> str:
-    """A prompt that also says who is shown: "an angry face (a young woman)".
+def append_person(prompt: str, person: str) -> str:
+    """Append the description of the subject to a prompt: "an angry face (a young woman)".
 
-    Prompts name a face, an expression, a person, or what muscles do: no one preposition fits all of them, brackets do.
-    They come last, so that of a text that is too long for a tower the expression stays.
+    Parentheses, because no preposition fits all prompts (of a face, an expression, a person, muscles). At the end,
+    because a text that is too long for a text tower is truncated there.
     """
-    return f"{prompt} ({who})"
+    return f"{prompt} ({person})"
 
 
 def _age(value: str) -> str:
@@ -66,6 +69,6 @@ def _ancestry(value: str) -> str:
         return ANCESTRIES[value]
     words = re.split("[ -]", value.lower())
     are_plain = all(word.isalpha() and _MIN_LETTERS <= len(word) <= _MAX_LETTERS for word in words)
-    # Capitals alone are a code, and not one that we know.
-    is_said = are_plain and len(words) <= _MAX_WORDS and not value.isupper() and _SAYS_NOTHING.isdisjoint(words)
-    return value if is_said else ""
+    # Only capitals: an unknown code.
+    is_known = are_plain and len(words) <= _MAX_WORDS and not value.isupper() and _SAYS_NOTHING.isdisjoint(words)
+    return value if is_known else ""

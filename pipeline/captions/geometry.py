@@ -1,12 +1,10 @@
-"""What captions speak of: each feature of a face, the measures that show it, and how much of it is worth a word.
+"""Captions from geometry, without labels: positions of brows, lids, lips and chin, compared with a resting face.
 
-A feature's score is a weighted sum of deviations (mm). Most weigh one measure; where two muscles move the same point, a
-second measure takes the other muscle out.
+Landmarks in the canonical frame give measures in millimetres (`measure`). Their deviations from the subject's resting
+face, or from the population mean, give the caption (`describe`). Equal landmarks give equal captions.
 
-Captions from what the mesh measures, with no label: where brows, lids, lips and chin are, against a resting face.
-
-Goes in: landmarks in the canonical frame. Comes out: measures in millimetres, and words for how they differ from the
-subject's own resting face, or from that of people in general. Promised: the same landmarks give the same words.
+A feature's score is a weighted sum of deviations (mm). Most features use one measure; where two muscles move the same
+point, a second measure cancels the other muscle.
 """
 
 from collections.abc import Mapping
@@ -16,39 +14,39 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.captions.action_units import PHRASES, caption, graded
+from smile_pipe.pipeline.captions.action_units import PHRASES, join_phrases, with_intensity
 from smile_pipe.pipeline.landmarks import regions
 from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A thing to say of a face.
+    """A feature that a caption can name.
 
     Attributes:
-        phrase: the words, with `{}` in the place of the adverb.
-        weights: what a millimetre of each measure counts.
-        noticeable: the score from which it is named against the subject's own resting face.
-        spread: the standard deviation of the score over resting people.
-        full: the score of the action at its strongest.
+        phrase: Text, with `{}` in place of the adverb.
+        weights: Weight of each measure's deviation (1/mm).
+        threshold: Smallest score at which the feature is named, relative to the subject's own resting face.
+        resting_std: Standard deviation of the score over resting faces.
+        full_score: Score of the action at full strength.
     """
 
     phrase: str
     weights: Mapping[str, float]
-    noticeable: float
-    spread: float
-    full: float
+    threshold: float
+    resting_std: float
+    full_score: float
 
     def score(self, deviations: Mapping[str, float]) -> float | None:
-        """The weighted sum; None where a measure is missing."""
+        """Return the weighted sum of the deviations (mm), or None if a measure is missing."""
         if not self.weights.keys() <= deviations.keys():
             return None
         return sum(weight * deviations[name] for name, weight in self.weights.items())
 
 
-# From the forehead down. `noticeable` and `full` are ours, chosen on the ICT faces of subjects 1-10 against their own
-# resting faces: the score of an action unit at a quarter of its strength (more, where another would be taken for it),
-# and at all of it. `spread` is measured on 100 other ICT subjects (101-200) at rest.
+# From the forehead down. `threshold` and `full_score` are our choice, from the ICT faces of subjects 1-10 relative to
+# their own resting faces: the scores of an action unit at a quarter of its strength (more if it could be confused with
+# another unit) and at full strength. `resting_std` is measured on 100 other ICT subjects (101-200) at rest.
 FEATURES = (
     Feature(PHRASES[1], {"inner_brow_height": 1}, 1.1, 1.65, 4.4),
     Feature(PHRASES[2], {"outer_brow_height": 1}, 1.3, 1.68, 5.4),
@@ -84,9 +82,9 @@ POPULATION = {
     "lip_protrusion": 8.21,
     "chin_drop": 108.48,
 }
-# Other sets of landmarks mark other places. What to add to their measures so that a resting face comes out at the mean
-# above: for 22 by the nearest of the 68 on those faces, for 83 on 100 parametric faces of ours. Only captions against
-# people in general depend on it, and they are as rough as it is.
+# Other landmark sets mark other points. These offsets (mm) move the mean of resting faces to the mean above. They are
+# measured with the nearest of the 68 points on those faces (22 landmarks) and on 100 of our parametric faces (83
+# landmarks). Only captions relative to the population depend on them, and share their inaccuracy.
 OFFSETS = {
     22: {"outer_brow_height": 4.2, "nose_length": 4.3, "upper_lip_length": -4.1, "lip_protrusion": -5.2},
     83: {
@@ -108,20 +106,21 @@ OFFSETS = {
 }
 
 
-# The strongest so many are named: longer captions are nearly all different, and training pairs equal ones.
-MAX_NAMED = 5
-# Against people in general, a feature is named from so many standard deviations of resting people.
-UNUSUAL = 2.0
+# Largest number of features in a caption: longer captions are nearly all different, and training matches equal ones.
+MAX_PHRASES = 5
+# Relative to the population, smallest score at which a feature is named, in standard deviations of resting faces.
+POPULATION_THRESHOLD_STDS = 2.0
 
 
 @dataclass(frozen=True)
 class Description:
-    """A caption.
+    """A caption and its data.
 
     Attributes:
-        reference: what the face was measured against.
-        numbers: by how much each measure differs from that, millimetres, to 0.01.
-        strength: how much of an expression there is in all: 1 for each feature at its full action.
+        text: The caption.
+        reference: The resting face that the measures were compared with.
+        numbers: Deviation of each measure from the reference, millimetres, rounded to 0.01.
+        strength: Total strength of the expression: 1 for each feature at full strength.
     """
 
     text: str
@@ -131,13 +130,14 @@ class Description:
 
 
 def measure(landmarks: NDArray[np.float32]) -> dict[str, float] | None:
-    """What can be measured of a face, by name (README.md says what each is), in millimetres of a face of mean size.
+    """Measure a face.
 
     Args:
         landmarks: float32 [22 | 68 | 83, 3] in the canonical frame; a missing point is NaN.
 
     Returns:
-        The measures whose points are all there; None where there are none, or the set of landmarks is not known.
+        Measures by name (defined in README.md), in millimetres of a face of mean size, without those with a missing
+        point. None if there are none, or if the landmark set is unknown.
     """
     scheme = regions.PARTS.get(len(landmarks))
     if scheme is None:
@@ -153,31 +153,37 @@ def measure(landmarks: NDArray[np.float32]) -> dict[str, float] | None:
 
 
 def describe(measures: Mapping[str, float], reference: Mapping[str, float] | None) -> Description:
-    """The caption of a face by how its measures differ from those of a resting face.
+    """Describe a face by the deviations of its measures from those of a resting face.
 
     Args:
-        measures: of the face, from `measure`.
-        reference: of the same subject at rest, or of the first frame of a sequence. Where it is None or shares no
-            measure with the face, the mean of people stands for it, and `Description.reference` says so.
+        measures: Measures of the face, from `measure`.
+        reference: Measures of the same subject at rest, or of the first frame of the sequence. If it is None or has no
+            measure in common with the face, the population mean is used; see `Description.reference`.
 
     Raises:
-        ValueError: `measures` is empty, so that nothing can be said.
+        ValueError: `measures` is empty.
     """
     if not measures:
         raise ValueError("there are no measures to describe")
-    own = reference is not None and bool(measures.keys() & reference.keys())
-    base = reference if reference is not None and own else POPULATION
-    # The words follow from the rounded numbers, so that whoever reads the record can check them. + 0.0: no -0.0.
+    has_reference = reference is not None and bool(measures.keys() & reference.keys())
+    base = reference if reference is not None and has_reference else POPULATION
+    # The caption is made from the rounded numbers, so it can be reproduced from the record. + 0.0 avoids -0.0.
     numbers = {name: round(value - base[name], 2) + 0.0 for name, value in measures.items() if name in base}
     strengths = {}
     for feature in FEATURES:
         score = feature.score(numbers)
-        least = feature.noticeable if own else max(feature.noticeable, UNUSUAL * feature.spread)
-        if score is not None and score >= least:
-            strengths[feature.phrase] = score / feature.full
-    strongest = sorted(strengths, key=lambda phrase: -strengths[phrase])[:MAX_NAMED]
-    text = caption(graded(phrase, strength) for phrase, strength in strengths.items() if phrase in strongest)
-    return Description(text, "subject" if own else "population", numbers, sum(strengths.values()))
+        minimum = (
+            feature.threshold
+            if has_reference
+            else max(feature.threshold, POPULATION_THRESHOLD_STDS * feature.resting_std)
+        )
+        if score is not None and score >= minimum:
+            strengths[feature.phrase] = score / feature.full_score
+    strongest = sorted(strengths, key=lambda phrase: -strengths[phrase])[:MAX_PHRASES]
+    text = join_phrases(
+        with_intensity(phrase, strength) for phrase, strength in strengths.items() if phrase in strongest
+    )
+    return Description(text, "subject" if has_reference else "population", numbers, sum(strengths.values()))
 
 
 def _upper_face(
@@ -202,13 +208,13 @@ def _lower_face(points: regions.Points, scheme: regions.Parts, eye_line: float) 
     lips = regions.group(points, scheme.outer_lips)
     corners, (upper, lower) = regions.far_points(lips), regions.middle_pair(lips)
     upper_inner, lower_inner = regions.middle_pair(regions.group(points, scheme.inner_lips))
-    # While a jaw drops, the corners of a slack mouth stay a third of the way from the upper to the lower lip.
-    slack = (2 * upper[1] + lower[1]) / 3
+    # While the jaw drops, the corners of a relaxed mouth are a third of the way from the upper to the lower lip.
+    relaxed_corner = (2 * upper[1] + lower[1]) / 3
     return {
         "nose_length": eye_line - nose_base[1],
         "nostril_lift": wings[:, 1].mean() - middle[:, 1].mean() if len(middle) else np.nan,
         "upper_lip_length": nose_base[1] - upper[1],
-        "lip_corner_height": corners[:, 1].mean() - slack,
+        "lip_corner_height": corners[:, 1].mean() - relaxed_corner,
         "mouth_width": corners[1, 0] - corners[0, 0],
         "mouth_opening": upper_inner[1] - lower_inner[1],
         "lip_thickness": upper[1] - upper_inner[1] + lower_inner[1] - lower[1],

@@ -1,4 +1,4 @@
-"""The prompt of a sample, from where it was asked to come: its label, what its mesh measures, or its action units."""
+"""Write the prompt of a sample from its label, its measured geometry or its coded action units."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,13 @@ Measures = Mapping[str, float] | None
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sample's text; equal concepts mean the same."""
+    """The text of a sample.
+
+    Attributes:
+        text: The prompt or caption.
+        concept: Identifier of its meaning; samples with equal concepts are positives of each other in training.
+        caption: Data of a caption, None for a prompt from a label.
+    """
 
     text: str
     concept: str
@@ -27,33 +33,34 @@ class Prompt:
 def write_prompt(
     sample: SampleSource, source: TextSource, bank: PromptBank, measures: Sequence[Measures], reference: Measures
 ) -> Prompt:
-    """The prompt of a sample.
+    """Write the prompt of a sample.
 
     Args:
-        sample: for `label`, only its expression is looked at; for `au`, its action units; for `geometry`, neither.
-        source: where the text comes from.
-        bank: the templates of `label`.
-        measures: for `geometry`, what each rendered frame measures; that of the strongest expression is described.
-        reference: what they are compared with; None for the population.
+        sample: The sample; `label` uses its expression, `au` its action units, `geometry` only whether it is a
+            sequence.
+        source: Source of the text.
+        bank: Templates for `label`.
+        measures: Measures of each rendered frame for `geometry`; the frame with the strongest expression is described.
+        reference: Measures to compare with for `geometry`; None for the population mean.
 
     Raises:
-        MeshError: there is nothing to write a caption from.
+        MeshError: The sample has no action units for `au`, or no measures for `geometry`.
     """
     if source == "label":
         return Prompt(bank.prompt_for(sample.key, sample.expression), sample.expression)
     if source == "au":
         if sample.action_units is None:
-            raise MeshError("has no coded action units to write a caption from (--text au)")
-        # Where every unit is 1 their presence was coded, and not how strong they are.
+            raise MeshError("has no coded action units for a caption (`text=au`)")
+        # If all intensities are 0 or 1, only presence was coded.
         graded = any(intensity not in (0, 1) for intensity in sample.action_units.values())
         text = describe_units(sample.action_units, graded_intensity=graded)
         return Prompt(text, text, Caption(source="au", reference="none", numbers=sample.action_units))
     described = [describe(measured, reference) for measured in measures if measured is not None]
     if not described:
-        raise MeshError("has no landmarks of a known set to write a caption from (--text geometry)")
+        raise MeshError("has no landmarks of a known set for a caption (`text=geometry`)")
     strongest = max(described, key=lambda description: description.strength)
-    whose: Literal["population", "neutral", "first-frame"] = "population"
+    reference_name: Literal["population", "neutral", "first-frame"] = "population"
     if strongest.reference == "subject":
-        whose = "neutral" if sample.frame_rate is None else "first-frame"
-    caption = Caption(source="geometry", reference=whose, numbers=strongest.numbers)
+        reference_name = "neutral" if sample.frame_rate is None else "first-frame"
+    caption = Caption(source="geometry", reference=reference_name, numbers=strongest.numbers)
     return Prompt(strongest.text, strongest.text, caption)

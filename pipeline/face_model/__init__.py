@@ -1,1 +1,1 @@
-"""Parametric faces for demonstrations and tests: shapes, expressions, textures."""
+"""Parametric faces for demonstrations and tests: shapes, expressions and textures."""

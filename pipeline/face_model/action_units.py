@@ -1,19 +1,17 @@
-"""What each action unit of the Facial Action Coding System does to our face, at full strength.
+"""Tables of the parametric face: deformers of each action unit at full strength, and of each identity mode.
 
-The numbers and names are FACS's (Ekman and Friesen, 1978); the strokes are ours. Places are of the subject's left
-side, millimetres on the closed face (see `anatomy.py`); movements are millimetres to the subject's left, up, outwards.
-
-How our faces differ from one another: named modes, each a field whose strength is drawn per subject.
-
-A row is what the mode does at one standard deviation, written for the subject's left side like `action_units.py`.
+Numbers and names of action units are those of FACS (Ekman and Friesen, 1978); the deformers are ours. Positions are on
+the subject's left side, in millimetres on the closed face (see `anatomy.py`); displacements are in millimetres to the
+subject's left, up and outwards. An identity mode is a named displacement field at one standard deviation, whose weight
+is drawn for each subject.
 """
 
 from smile_pipe.pipeline.face_model.anatomy import MOUTH_LINE as M
-from smile_pipe.pipeline.face_model.fields import Fold, Jaw, Lids, LowerLip, Skin, Stretch, Stroke, UpperLip
+from smile_pipe.pipeline.face_model.fields import Deformer, Fold, Jaw, Lids, LowerLip, Skin, Stretch, UpperLip
 
 NASOLABIAL = ((16.5, -14), (22, -24), (29, -35), (35, -47))
 
-ACTION_UNITS: dict[str, tuple[Stroke, ...]] = {
+ACTION_UNITS: dict[str, tuple[Deformer, ...]] = {
     # Inner brow raiser
     "AU1": (
         Skin((12, 41), (10, 10), (0, 10, 1)),
@@ -118,11 +116,11 @@ ACTION_UNITS: dict[str, tuple[Stroke, ...]] = {
     "AU64": (Lids(upper=-2.6, lower=-0.6),),
 }
 
-# What opens the resting eye: the slit of the chart is closed.
+# Opens the eyes of the resting face, because the eye slits of the chart are closed.
 RESTING_LIDS = Lids(upper=8.6, lower=-2.4)
 
 
-IDENTITY_MODES: dict[str, tuple[Stroke, ...]] = {
+IDENTITY_MODES: dict[str, tuple[Deformer, ...]] = {
     "face width": (Stretch(x=0.045),),
     "face length": (Stretch(y=0.04),),
     "lower face length": (Skin((0, -80), (60, 24), (0, -4, 0)),),

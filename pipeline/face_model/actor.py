@@ -1,13 +1,8 @@
-"""Expressions as people show them: which action units make an emotion, how strongly, and how each person differs.
+"""Synthetic subjects and their expressions: action units of an expression, its timing, and differences of subjects.
 
-Goes in: an expression, a level, a subject's manner and a random generator. Comes out: action units for a face model.
-
-How an expression runs over time: neutral, onset, apex, offset and neutral again, as posed sequences have it.
-
-Goes in: an expression, how many frames, a subject's tempo and a random generator. Comes out: the action units of each
-frame. Promised: the first and the last frame are neutral, and nothing jumps. All figures here are ours.
-
-The people whose faces are made: who they are, and how they act.
+A scan has the action units of an expression at a level. In a sequence the expression goes from neutral through onset,
+apex and offset to neutral; the first and the last frame are neutral, and strength changes smoothly. All numbers are our
+choice.
 """
 
 from collections.abc import Mapping
@@ -23,8 +18,8 @@ LEVELS = {1: 0.38, 2: 0.6, 3: 0.8, 4: 1.0}
 
 Units = Mapping[str, float]
 
-# For each expression, the ways to show it: action units and their strengths at level 4. After the combinations that
-# Ekman and Friesen list for the basic emotions (Unmasking the Face, 1975; EMFACS); strengths and choice are ours.
+# Prototypes of each expression: action units with their strengths at level 4. They follow the combinations that Ekman
+# and Friesen list for the basic emotions (Unmasking the Face, 1975; EMFACS); strengths and selection are ours.
 PROTOTYPES: dict[str, tuple[Units, ...]] = {
     "AN": (
         {"AU4": 1.0, "AU5": 0.4, "AU7": 0.8, "AU23": 0.9, "AU24": 0.6, "AU17": 0.3},
@@ -59,19 +54,19 @@ PROTOTYPES: dict[str, tuple[Units, ...]] = {
     "NE": ({},),
 }
 
-# Action units that may stir a little in any expression.
-RESTLESS = ("AU1", "AU2", "AU4", "AU5", "AU7", "AU10", "AU12", "AU14", "AU15", "AU17", "AU18", "AU24")
+# Action units that can be slightly active in any expression.
+BACKGROUND_UNITS = ("AU1", "AU2", "AU4", "AU5", "AU7", "AU10", "AU12", "AU14", "AU15", "AU17", "AU18", "AU24")
 
 
 @dataclass(frozen=True)
 class ActorStyle:
-    """How one subject acts: habits that all of the subject's scans share.
+    """The expression style of one subject, shared by all of the subject's scans.
 
     Attributes:
-        gain: strength of each action unit relative to the average.
-        left: how much stronger the left side of the face is than the right, as a share.
-        prototype: which prototype of each expression the subject shows.
-        tempo: how fast the subject's expressions come and go, relative to the average.
+        gain: Strength of each action unit relative to the average.
+        left: Relative excess strength of the left side of the face.
+        prototype: Index of the prototype of each expression.
+        tempo: Speed of the subject's expressions relative to the average.
     """
 
     gain: Mapping[str, float]
@@ -81,58 +76,59 @@ class ActorStyle:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> "ActorStyle":
-        """The manner of a subject at random."""
-        units = sorted({unit for ways in PROTOTYPES.values() for way in ways for unit in way} | set(RESTLESS))
+        """Draw the style of a subject."""
+        prototypes = [prototype for variants in PROTOTYPES.values() for prototype in variants]
+        units = sorted({unit for prototype in prototypes for unit in prototype} | set(BACKGROUND_UNITS))
         return cls(
             gain={unit: float(np.clip(rng.normal(1, 0.1), 0.75, 1.25)) for unit in units},
             left=float(np.clip(rng.normal(0, 0.05), -0.12, 0.12)),
-            prototype={code: int(rng.integers(len(ways))) for code, ways in PROTOTYPES.items()},
+            prototype={code: int(rng.integers(len(variants))) for code, variants in PROTOTYPES.items()},
             tempo=float(np.clip(rng.normal(1, 0.15), 0.7, 1.4)),
         )
 
 
-def act(expression: str, level: int, manner: ActorStyle, rng: np.random.Generator) -> ActionUnits:
-    """The action units of one scan.
+def sample_action_units(expression: str, level: int, style: ActorStyle, rng: np.random.Generator) -> ActionUnits:
+    """Draw the action units of one scan.
 
     Args:
-        expression: a key of `smile_pipe.pipeline.common.expressions.EXPRESSIONS`.
-        level: 1 to 4; of no effect on a neutral face.
-        manner: the subject's.
-        rng: what tells this scan from the next.
+        expression: A key of `smile_pipe.pipeline.common.expressions.EXPRESSIONS`.
+        level: Intensity from 1 to 4; ignored for a neutral face.
+        style: The subject's style.
+        rng: Random generator of this scan.
     """
     units: dict[str, tuple[float, float]] = {}
-    for name, strength in PROTOTYPES[expression][manner.prototype[expression]].items():
-        # The wobble stays below the step between levels, so that a higher level is a stronger expression.
-        amount = strength * LEVELS.get(level, 0.0) * manner.gain[name] * float(np.clip(rng.normal(1, 0.04), 0.9, 1.1))
-        units[name] = _sides(amount, manner.left + rng.normal(0, 0.03))
-    for name in rng.choice(RESTLESS, size=3, replace=False).tolist():
+    for name, strength in PROTOTYPES[expression][style.prototype[expression]].items():
+        # The noise is smaller than the step between levels, so a higher level is a stronger expression.
+        amount = strength * LEVELS.get(level, 0.0) * style.gain[name] * float(np.clip(rng.normal(1, 0.04), 0.9, 1.1))
+        units[name] = _left_right(amount, style.left + rng.normal(0, 0.03))
+    for name in rng.choice(BACKGROUND_UNITS, size=3, replace=False).tolist():
         left, right = units.get(name, (0.0, 0.0))
-        stir = _sides(float(rng.uniform(0, 0.06)), rng.normal(0, 0.3))
-        units[name] = (left + stir[0], right + stir[1])
+        extra = _left_right(float(rng.uniform(0, 0.06)), rng.normal(0, 0.3))
+        units[name] = (left + extra[0], right + extra[1])
     return units
 
 
-def _sides(amount: float, left: float) -> tuple[float, float]:
+def _left_right(amount: float, left: float) -> tuple[float, float]:
     return max(amount * (1 + left), 0.0), max(amount * (1 - left), 0.0)
 
 
-# Room for a neutral frame, one of the rise, the apex and a neutral frame, and one to spare.
+# A neutral frame, one frame of the rise, the apex, a neutral frame, and one spare frame.
 MIN_FRAMES = 5
-# How long an expression rises at an average tempo, as a share of the sequence before all shares are brought to 1.
-RISE = {"AN": 0.2, "DI": 0.19, "FE": 0.16, "HA": 0.2, "SA": 0.27, "SU": 0.13}
-# The most that an action unit runs ahead of or after the others: an exponent of the common course, from 1/x to x.
-SPREAD = 1.35
+# Duration of the rise of each expression at an average tempo, as a share of the sequence (before normalisation to 1).
+RISE_SHARE = {"AN": 0.2, "DI": 0.19, "FE": 0.16, "HA": 0.2, "SA": 0.27, "SU": 0.13}
+# Largest lead or lag of an action unit: it has the common strength to the power of 1/x ... x.
+MAX_TIMING_EXPONENT = 1.35
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When an expression comes and goes, in frames.
+    """Temporal phases of an expression, as frame numbers.
 
     Attributes:
-        onset: the last neutral frame before it rises.
-        apex: the first frame of its full strength.
-        offset: the last frame of its full strength.
-        end: the first neutral frame after it.
+        onset: Last neutral frame before the expression.
+        apex: First frame at full strength.
+        offset: Last frame at full strength.
+        end: First neutral frame after the expression.
     """
 
     onset: int
@@ -142,61 +138,78 @@ class Timing:
 
     @classmethod
     def sample(cls, expression: str, num_frames: int, tempo: float, rng: np.random.Generator) -> "Timing":
-        """A timing at random; surprise is quick and sadness slow, and falling takes longer than rising."""
-        rise = RISE[expression] * rng.uniform(0.8, 1.25) / tempo
+        """Draw a timing; surprise is quick, sadness is slow, and the fall is slower than the rise.
+
+        Args:
+            expression: Code of a basic expression.
+            num_frames: Length of the sequence, at least `MIN_FRAMES`.
+            tempo: Speed of the subject's expressions relative to the average.
+            rng: Random generator of this sequence.
+        """
+        rise = RISE_SHARE[expression] * rng.uniform(0.8, 1.25) / tempo
         before, apex, slower, after = rng.uniform((0.06, 0.12, 1.0, 0.06), (0.18, 0.3, 1.6, 0.18))
         ends = np.cumsum([before, rise, apex, slower * rise, after])
         onset, top, offset, end = np.round(ends[:4] / ends[4] * (num_frames - 1)).astype(int).tolist()
-        # In a short sequence a phase may round to nothing, and then takes a frame of the one beside it.
+        # In a short sequence a phase can round to zero frames; it then takes a frame from its neighbour.
         last = num_frames - 1
         top = min(max(top, onset + 2), last - 1)
         offset = min(max(offset, top), last - 1)
         return cls(onset, top, offset, min(max(end, offset + 1), last))
 
     def strength(self, frame: ArrayLike) -> NDArray[np.float64]:
-        """Strength at frames, from 0 to 1; it starts and stops without a jolt."""
+        """Compute the strength at frames, from 0 to 1; its derivative is 0 at both ends of each phase."""
         at = np.asarray(frame, np.float64)
         rise, fall = (at - self.onset) / (self.apex - self.onset), (self.end - at) / (self.end - self.offset)
         return _ease(np.minimum(rise, fall))
 
 
-def play(units: ActionUnits, timing: Timing, num_frames: int, rng: np.random.Generator) -> list[ActionUnits]:
-    """The action units of each frame; `units` are those of the apex, and each keeps a little to its own course."""
-    course = timing.strength(np.arange(num_frames))
-    spread = np.log(SPREAD)
-    own = {name: course ** np.exp(rng.uniform(-spread, spread)) for name in units}
+def animate(units: ActionUnits, timing: Timing, num_frames: int, rng: np.random.Generator) -> list[ActionUnits]:
+    """Draw the action units of each frame; each unit leads or lags the common strength slightly.
+
+    Args:
+        units: Action units of the apex.
+        timing: Phases of the expression.
+        num_frames: Length of the sequence.
+        rng: Random generator of this sequence.
+    """
+    strength = timing.strength(np.arange(num_frames))
+    bound = np.log(MAX_TIMING_EXPONENT)
+    strengths = {name: strength ** np.exp(rng.uniform(-bound, bound)) for name in units}
     return [
-        {name: (left * float(own[name][t]), right * float(own[name][t])) for name, (left, right) in units.items()}
+        {
+            name: (left * float(strengths[name][t]), right * float(strengths[name][t]))
+            for name, (left, right) in units.items()
+        }
         for t in range(num_frames)
     ]
 
 
 def _ease(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From 0 to 1 by the path of least jerk, whose speed is 0 at both ends (Flash and Hogan, 1985)."""
+    """Minimum-jerk interpolation from 0 to 1, with speed 0 at both ends (Flash and Hogan, 1985)."""
     s = np.clip(share, 0, 1)
     return s**3 * (10 - 15 * s + 6 * s**2)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One person.
+    """One synthetic subject.
 
     Attributes:
-        number: from 1.
+        number: Number of the subject, from 1.
         sex: "F" or "M"; nominal.
-        identity: what the face is made from.
-        manner: how it acts.
+        identity: Shape and appearance of the face.
+        style: Expression style.
     """
 
     number: int
     sex: str
     identity: Identity
-    manner: ActorStyle
+    style: ActorStyle
 
     @classmethod
-    def cast(cls, model: FaceModel, seed: int, number: int) -> "Subject":
-        """Subject `number` of the world that `seed` stands for, whoever else is in it."""
+    def create(cls, model: FaceModel, seed: int, number: int) -> "Subject":
+        """Create subject `number`; it depends on `seed` and `number` only, not on the other subjects."""
         rng = np.random.default_rng([seed, number])
         identity = model.identity(rng)
-        # Nominal, but a beard on an F would puzzle whoever looks at the scans.
-        return cls(number, "M" if identity.look.stubble else "F", identity, ActorStyle.sample(rng))
+        # Nominal, but a bearded subject with the letter F would confuse users.
+        return cls(number, "M" if identity.appearance.stubble else "F", identity, ActorStyle.sample(rng))

@@ -1,15 +1,15 @@
-"""Where things are on our face: its outline, its profile and its features, in millimetres.
+"""Anatomy of the parametric face: outline, profile and features, in millimetres.
 
-The face is described from the front: x to the subject's left, y up, both 0 at the middle of the nose; z comes out of
-the face and is 0 at the glabella. Eyes and mouth are described closed, as slits in the skin; `lids.py` and the
-action units open them. All numbers are ours, chosen by eye within the range of adult proportions.
+Coordinates: x to the subject's left, y up, both 0 at the middle of the nose; z out of the face, 0 at the glabella. Eyes
+and mouth are closed slits in the skin; `RESTING_LIDS` and the action units open them. All numbers are our choice,
+within the range of adult proportions.
 """
 
 import numpy as np
 
-from smile_pipe.pipeline.face_model.curves import Array, both, bump, near, through
+from smile_pipe.pipeline.face_model.curves import Array, bump, interpolate, line_falloff, mirrored_bump
 
-# y -> half the width of the head, depth from its middle to its side, and the height of the middle without a nose.
+# Curves (y, value): half the width of the head, depth from middle to side, and z of the middle without the nose.
 HALF_WIDTH = (
     (-98, 22),
     (-92, 29),
@@ -63,43 +63,43 @@ EYE_LINE = 17.5  # y of the closed lids
 EYE_CORNERS = (18.0, 44.0)
 MOUTH_LINE = -48.0
 MOUTH_CORNER = 25.0
-JAW_HINGE = (-2.0, -72.0)  # y, z of the axis that the jaw turns about
+JAW_HINGE = (-2.0, -72.0)  # y, z of the rotation axis of the jaw
 
 BROW = ((8.5, 36.5), (16, 40.0), (26, 42.5), (37, 43.0), (44, 41.0), (50, 37.5))
 
 
 def half_width(y: Array) -> Array:
-    """Half the width of the head at height y."""
-    return through(HALF_WIDTH, y)
+    """Return half the width of the head at height y."""
+    return interpolate(HALF_WIDTH, y)
 
 
 def lip_heights(x: Array) -> tuple[Array, Array]:
-    """How far the red of the closed upper and lower lip reaches from the mouth line, at x; 0 outside the mouth."""
+    """Return the heights of the closed upper and lower lip at x, measured from the mouth line; 0 outside the mouth."""
     inside = np.clip(1 - (x / MOUTH_CORNER) ** 2, 0, 1)
     upper = 7.5 * inside**0.8 * (1 - 0.16 * np.exp(-0.5 * (x / 2.6) ** 2))
     return upper, 9.5 * inside**0.65
 
 
 def skin(x: Array, y: Array) -> Array:
-    """z of the closed, resting skin at (x, y)."""
+    """Return z of the closed skin at (x, y)."""
     across = np.clip(1 - (x / half_width(y)) ** 2, 0, 1)
-    z = through(PROFILE, y) - through(DEPTH, y) * (1 - np.sqrt(across))
+    z = interpolate(PROFILE, y) - interpolate(DEPTH, y) * (1 - np.sqrt(across))
     return z + _nose(x, y) + _upper_face(x, y) + _lower_face(x, y)
 
 
 def _nose(x: Array, y: Array) -> Array:
-    ridge = through(NOSE_HEIGHT, y) * np.exp(-0.5 * np.abs(x / through(NOSE_WIDTH, y)) ** 2.3)
-    wings = 5.5 * both(x, y, (12.5, -18.5), (4.6, 5.2))
-    creases = 1.8 * near(np.abs(x), y, ((17.5, -11), (19.5, -18), (17, -25)), 1.8)
-    nostrils = 5.0 * both(x, y, (6.5, -24), (2.9, 1.8))
+    ridge = interpolate(NOSE_HEIGHT, y) * np.exp(-0.5 * np.abs(x / interpolate(NOSE_WIDTH, y)) ** 2.3)
+    wings = 5.5 * mirrored_bump(x, y, (12.5, -18.5), (4.6, 5.2))
+    creases = 1.8 * line_falloff(np.abs(x), y, ((17.5, -11), (19.5, -18), (17, -25)), 1.8)
+    nostrils = 5.0 * mirrored_bump(x, y, (6.5, -24), (2.9, 1.8))
     return ridge + wings - creases - nostrils
 
 
 def _upper_face(x: Array, y: Array) -> Array:
-    brows = 3.5 * both(x, y, (24, 38), (16, 6.5)) + 2.0 * bump(x, y, (0, 38), (9, 8))
-    sockets = 6.5 * both(x, y, (29, 19), (15, 10)) + 4.0 * both(x, y, (15.5, 20), (5, 8))
-    cheekbones = 4.0 * both(x, y, (44, -6), (15, 13))
-    temples = 3.0 * both(x, y, (64, 45), (10, 20))
+    brows = 3.5 * mirrored_bump(x, y, (24, 38), (16, 6.5)) + 2.0 * bump(x, y, (0, 38), (9, 8))
+    sockets = 6.5 * mirrored_bump(x, y, (29, 19), (15, 10)) + 4.0 * mirrored_bump(x, y, (15.5, 20), (5, 8))
+    cheekbones = 4.0 * mirrored_bump(x, y, (44, -6), (15, 13))
+    temples = 3.0 * mirrored_bump(x, y, (64, 45), (10, 20))
     return brows - sockets + cheekbones - temples
 
 
@@ -109,7 +109,7 @@ def _lower_face(x: Array, y: Array) -> Array:
     lips = red * (4.0 * np.exp(-0.5 * ((d - 4) / 2.6) ** 2) + 4.5 * np.exp(-0.5 * ((d + 5) / 3.2) ** 2))
     seam = 3.2 * np.exp(-0.5 * (d / 1.5) ** 2) * np.clip(1.15 - (x / (MOUTH_CORNER + 4)) ** 2, 0, 1)
     philtrum = 1.2 * bump(x, y, (0, -36), (2.4, 5))
-    corners = 2.0 * both(x, y, (MOUTH_CORNER + 3, -49), (4, 6))
-    fold = 1.6 * near(np.abs(x), y, ((19, -24), (27, -36), (32, -50)), 3.5)
+    corners = 2.0 * mirrored_bump(x, y, (MOUTH_CORNER + 3, -49), (4, 6))
+    fold = 1.6 * line_falloff(np.abs(x), y, ((19, -24), (27, -36), (32, -50)), 3.5)
     chin = 5.5 * bump(x, y, (0, -79), (13, 9)) - 3.2 * bump(x, y, (0, -62.5), (14, 4))
     return lips - seam - philtrum - corners - fold + chin

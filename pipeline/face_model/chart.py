@@ -1,10 +1,7 @@
-"""The chart: a grid over the closed face with three slits in it, from which the skin is made.
+"""The chart of the parametric face: a grid over the closed face with three slits, and its 83 landmark vertices.
 
-A slit runs along one grid row. Its vertices exist twice, once for the skin above and once for the skin below, so that
-lips and lids can part without tearing; only its corners are shared. A rim turns inwards from each slit, so that lips
-and lids have thickness.
-
-Which vertices of our face are its 83 landmarks.
+A slit runs along one grid row. Its vertices are duplicated, one for the skin above and one for the skin below, so lips
+and lids can open; only its corners are shared. A rim extends inwards from each slit, so lips and lids have thickness.
 """
 
 from dataclasses import dataclass
@@ -15,24 +12,24 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.face_model import anatomy
 from smile_pipe.pipeline.face_model.curves import Array, Points
 
-# Height, and the number of rows from it to the next height; denser where skin moves most.
+# Heights, with the number of rows from each to the next; denser where the skin moves most.
 ROWS = ((-97, 7), (-86, 12), (-60, 9), (-48, 10), (-37, 17), (-10, 9), (9, 8), (17.5, 12), (31, 11), (50, 11), (82, 0))
 # Columns on each side of the middle, between the corners of eyes and mouth and the edge of the face.
 COLUMNS = (12, 8, 11, 12)
 EDGE = np.deg2rad(76.0)
-# How far the rim lies from the slit (away from the middle of the opening) and behind it, ring by ring. The lips first
-# reach past each other, so that no tooth gleams between closed ones.
+# Offset of each ring of the rim: away from the middle of the opening, and behind it. The first ring of the mouth
+# overlaps the other lip, so no teeth are visible between closed lips.
 MOUTH_RIM = ((-0.6, -1.5), (3.0, -6.0), (8.0, -21.0))
 EYE_RIM = ((0.0, -1.5), (0.5, -4.5))
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class SurfacePoints:
     """Points on the closed face.
 
     Attributes:
-        x, y: float [V], millimetres.
-        above_mouth, above_eyes: bool [V], on which side of the mouth line and of the eye line a point lies.
+        x, y: float64 [V], millimetres.
+        above_mouth, above_eyes: bool [V], whether a point belongs to the skin above the mouth line and the eye line.
     """
 
     x: Array
@@ -42,14 +39,15 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
-class Chart(Places):
-    """The vertices of the skin, and how they hang together.
+class Chart(SurfacePoints):
+    """Vertices and faces of the skin.
 
     Attributes:
-        angle: float [V], a vertex's angle around the head, radians; the texture is laid out by it.
-        parent: int [V], the vertex on the edge of a slit that a rim vertex hangs on; elsewhere the vertex itself.
-        offset: float [V, 3], where it hangs from its parent.
-        faces: int32 [F, 3], counter-clockwise from outside.
+        angle: float64 [V], angle of a vertex around the head, radians; it gives the texture coordinate.
+        parent: int [V], for a rim vertex the vertex on the edge of the slit that it follows; otherwise the vertex
+            itself.
+        offset: float64 [V, 3], position relative to the parent, millimetres.
+        faces: int32 [F, 3], counter-clockwise seen from outside.
     """
 
     angle: Array
@@ -59,20 +57,20 @@ class Chart(Places):
 
 
 class _Grid:
-    """A grid that grows by slits: rows and columns of its vertices, and its quads."""
+    """A grid of vertices and quads, into which slits are cut."""
 
     def __init__(self, num_rows: int, num_columns: int) -> None:
         self.cells = [(row, column) for row in range(num_rows) for column in range(num_columns)]
         self.parents = list(range(len(self.cells)))
         self.offsets = [(0.0, 0.0, 0.0)] * len(self.cells)
         self.below: set[int] = set()
-        # A row's vertices as the skin above it sees them, and as the skin below it does.
+        # The vertices of each row, as used by the skin above it and by the skin below it.
         self.upper = np.arange(len(self.cells)).reshape(num_rows, num_columns)
         self.lower = self.upper.copy()
         self.quads: list[tuple[int, int, int, int]] = []
 
     def add(self, like: int, parent: int | None = None, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> int:
-        """A new vertex at the place of `like`; it hangs on `parent`, or on nothing."""
+        """Add a vertex at the cell of vertex `like`; it follows `parent`, or nothing."""
         new = len(self.cells)
         self.cells.append(self.cells[like])
         self.parents.append(new if parent is None else parent)
@@ -82,7 +80,7 @@ class _Grid:
         return new
 
     def cut(self, row: int, first: int, last: int, rim: tuple[tuple[float, float], ...]) -> None:
-        """Slit the grid along `row` between the columns `first` and `last`, and hang `rim` on the edge."""
+        """Cut a slit along `row` from column `first` to `last`, and add the rings of `rim` to its edge."""
         for column in range(first + 1, last):
             self.lower[row, column] = self.add(self.upper[row, column])
             self.below.add(int(self.lower[row, column]))
@@ -94,7 +92,7 @@ class _Grid:
             ring = inward
 
     def triangles(self) -> NDArray[np.int32]:
-        """The faces of the grid and of the rims."""
+        """Return the faces of the grid and of the rims, int32 [F, 3]."""
         bottom, top = self.upper[:-1], self.lower[1:]
         corners = np.stack([bottom[:, :-1], bottom[:, 1:], top[:, 1:], top[:, :-1]], axis=-1).reshape(-1, 4)
         quads = np.concatenate([corners, np.array(self.quads)]).astype(np.int32)
@@ -102,7 +100,7 @@ class _Grid:
 
 
 def build_chart() -> Chart:
-    """The chart of the face: a slit for the mouth and one for each eye."""
+    """Build the chart of the face, with a slit for the mouth and one for each eye."""
     heights, angles = _row_heights(), _column_angles()
     grid = _Grid(len(heights), len(angles))
     mouth, eyes = (int(np.argmin(np.abs(heights - y))) for y in (anatomy.MOUTH_LINE, anatomy.EYE_LINE))
@@ -154,12 +152,12 @@ _CONTOUR = ((70, 20), (70, 0), (67, -20), (62, -40), (53, -62), (38, -80), (20, 
 
 
 def landmark_vertices(chart: Chart) -> NDArray[np.intp]:
-    """The 83 landmark vertices, int [83], in the order of BU-3DFE's `.bnd` files as we read it.
+    """Return the 83 landmark vertices, int [83], in the order of BU-3DFE's `.bnd` files as we interpret it.
 
     0-7 and 8-15 are the eyes, 16-25 and 26-35 the eyebrows, 36-47 the nose, 48-59 the outer and 60-67 the inner edge of
-    the lips, 68-82 the contour of the face. Of a pair the subject's right (-x) comes first. Eyes, brows and lips start
-    at their end on the subject's right and go over the top; nose and contour start at the top on the subject's right
-    and go through below. The files number their points without naming them, so this order is a reading of ours.
+    the lips, 68-82 the contour of the face. The subject's right (-x) comes first. Eyes, brows and lips start at their
+    end on the subject's right and continue along the top; nose and contour start at the top on the subject's right and
+    continue along the bottom. The files number the points without names, so this order is our interpretation.
     """
     outer, inner = (_OUTER, anatomy.EYE_LINE), (_INNER, anatomy.EYE_LINE)
     right_eye = [*_mirrored((outer, *_LID, inner)), *_mirrored(_LID[::-1])]
@@ -172,7 +170,7 @@ def landmark_vertices(chart: Chart) -> NDArray[np.intp]:
     contour = [*_mirrored(_CONTOUR), (0.0, -93.0), *_CONTOUR[::-1]]
     anywhere = np.ones(len(chart.x), bool)
     groups = (
-        # The edge of a slit is two edges: five points on the upper one, corners included, and three on the lower one.
+        # A slit has two edges: five points on the upper edge, corners included, and three on the lower edge.
         (right_eye[:5], chart.above_eyes),
         (right_eye[5:], ~chart.above_eyes),
         (left_eye[:5], chart.above_eyes),

@@ -1,4 +1,4 @@
-"""Smooth functions of position that the face is made of: curves through knots, bumps, folds."""
+"""Smooth functions of position from which the face is built: curves through knots, bumps and falloffs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,10 +10,10 @@ Points = Sequence[tuple[float, float]]
 Array = NDArray[np.float64]
 
 
-def through(knots: Points, at: Array) -> Array:
-    """A smooth curve through `knots` (x, y), x rising, read at the positions `at`; constant beyond both ends.
+def interpolate(knots: Points, at: Array) -> Array:
+    """Evaluate a smooth curve through `knots` (x, y), x increasing, at the positions `at`; constant beyond both ends.
 
-    Cubic Hermite pieces with central-difference slopes: smooth, local, and free of the ringing of one long polynomial.
+    Cubic Hermite pieces with central-difference slopes: smooth, local and without the oscillation of one polynomial.
     """
     x, y = np.array(knots, float).T
     slopes = np.gradient(y, x)
@@ -27,28 +27,28 @@ def through(knots: Points, at: Array) -> Array:
 
 
 def bump(x: Array, y: Array, at: tuple[float, float], spread: tuple[float, float]) -> Array:
-    """A Gaussian hill: 1 at `at`, standard deviations `spread` along x and y."""
+    """Gaussian bump: 1 at `at`, standard deviations `spread` along x and y."""
     return np.exp(-0.5 * (((x - at[0]) / spread[0]) ** 2 + ((y - at[1]) / spread[1]) ** 2))
 
 
-def both(x: Array, y: Array, at: tuple[float, float], spread: tuple[float, float]) -> Array:
-    """The hill of `bump` and its mirror image on the other side of the face."""
+def mirrored_bump(x: Array, y: Array, at: tuple[float, float], spread: tuple[float, float]) -> Array:
+    """A `bump` on both sides of the face."""
     return bump(np.abs(x), y, at, spread)
 
 
-def fade(distance: Array, reach: float) -> Array:
-    """1 at distance 0, 0 from `reach` on, flat at both ends."""
+def cosine_falloff(distance: Array, reach: float) -> Array:
+    """Cosine falloff: 1 at distance 0, 0 from `reach` on, with zero slope at both ends."""
     return 0.5 + 0.5 * np.cos(np.pi * np.clip(np.abs(distance) / reach, 0, 1))
 
 
-def rise(value: Array, low: float, high: float) -> Array:
-    """0 up to `low`, 1 from `high` on, smooth between."""
+def smoothstep(value: Array, low: float, high: float) -> Array:
+    """Smooth step: 0 up to `low`, 1 from `high` on."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def near(x: Array, y: Array, line: Points, width: float) -> Array:
-    """1 on the polyline `line`, falling as a Gaussian of standard deviation `width` with the distance from it."""
+def line_falloff(x: Array, y: Array, line: Points, width: float) -> Array:
+    """Gaussian falloff of standard deviation `width` with the distance from the polyline `line`; 1 on the line."""
     nearest = np.full(np.broadcast(x, y).shape, np.inf)
     for (ax, ay), (bx, by) in pairwise(line):
         dx, dy = bx - ax, by - ay

@@ -1,4 +1,4 @@
-"""The face of ICT-FaceKit as a face model: its scanned identities and ARKit-style shapes, moved by our action units."""
+"""ICT-FaceKit as a face model: scanned identities and ARKit-style blend shapes, driven by action units."""
 
 from pathlib import Path
 
@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.face_model.ict_files import IctModel, load_ict
-from smile_pipe.pipeline.face_model.ict_texture import atlas, paint
+from smile_pipe.pipeline.face_model.ict_texture import build_atlas, paint
 from smile_pipe.pipeline.face_model.interface import ActionUnits, Appearance, Identity
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.shards.errors import UsageError
 
 MM_PER_CM = 10.0
-# The modes are principal components of scans; a little less than their full spread keeps all faces plausible.
+# The modes are principal components of scans; slightly less than their full variance keeps all faces plausible.
 IDENTITY_SCALE = 0.85
 
-# Which shapes an action unit is made of, and how much of each; a name with sides stands for `name_L` and `name_R`.
+# Blend shapes of each action unit, with weights; a name without a side stands for `name_L` and `name_R` if they exist.
 SHAPES: dict[str, dict[str, float]] = {
     "AU1": {"browInnerUp": 1.0},
     "AU2": {"browOuterUp": 1.0},
@@ -42,10 +42,13 @@ SHAPES: dict[str, dict[str, float]] = {
 
 
 class IctFace:
-    """ICT-FaceKit cropped to the narrow face, in millimetres; see `smile_pipe.pipeline.face_model.interface.FaceModel`.
+    """ICT-FaceKit cropped to the narrow face; see `smile_pipe.pipeline.face_model.interface.FaceModel`.
+
+    Args:
+        path: The model as a packed `.npz` file, or a checkout of its repository.
 
     Raises:
-        UsageError: on construction, when `path` is not the model, or lacks a shape that an action unit needs.
+        UsageError: `path` is not the model, or the model lacks a blend shape that an action unit needs.
     """
 
     name = "ict-facekit"
@@ -53,33 +56,35 @@ class IctFace:
     def __init__(self, path: Path) -> None:
         self._model = load_ict(path)
         self.landmarks = self._model.landmarks
-        missing = sorted({name for parts in SHAPES.values() for name in parts if not _sides(self._model, name)})
+        missing = sorted(
+            {name for parts in SHAPES.values() for name in parts if not _shapes_by_side(self._model, name)}
+        )
         if missing:
-            raise UsageError(f"lacks the expression shape {missing[0]}", field="face_model", value=path)
-        self._uvs, self._face_uvs = atlas(self._model)
+            raise UsageError(f"the model lacks the blend shape {missing[0]}", field="face_model", value=path)
+        self._uvs, self._face_uvs = build_atlas(self._model)
 
     def identity(self, rng: np.random.Generator) -> Identity:
-        """A subject at random: each mode normally distributed, cut at two and a half standard deviations."""
+        """Draw a subject; mode weights are normally distributed, clipped at 2.5 standard deviations."""
         shape = np.clip(rng.normal(size=len(self._model.identity)), -2.5, 2.5) * IDENTITY_SCALE
         return Identity(shape, Appearance.sample(rng))
 
     def mesh(self, identity: Identity, action_units: ActionUnits) -> Mesh:
-        """The subject's face with these action units; see `FaceModel.mesh`."""
+        """Build the mesh of a subject with action units; see `FaceModel.mesh`."""
         model = self._model
         vertices = model.neutral + np.tensordot(identity.shape.astype(np.float32), model.identity, 1)
         for unit, (left, right) in action_units.items():
             for name, share in SHAPES[unit].items():
-                for shape, side in _sides(model, name):
+                for shape, side in _shapes_by_side(model, name):
                     strength = {"L": left, "R": right, "": (left + right) / 2}[side]
                     vertices += np.float32(share * strength) * model.expression[shape]
         return Mesh.build(vertices * MM_PER_CM, model.faces, self._uvs, self._face_uvs)
 
     def texture(self, identity: Identity, size: int) -> NDArray[np.uint8]:
-        """The subject's texture; see `FaceModel.texture`."""
-        return paint(self._model, identity.look, size)
+        """Paint the texture of a subject; see `FaceModel.texture`."""
+        return paint(self._model, identity.appearance, size)
 
 
-def _sides(model: IctModel, name: str) -> list[tuple[str, str]]:
-    """The shapes that `name` stands for, each with its side; empty where the model has none."""
+def _shapes_by_side(model: IctModel, name: str) -> list[tuple[str, str]]:
+    """Return the blend shapes that `name` stands for, each with its side; empty if the model has none."""
     names = ((name, ""), (f"{name}_L", "L"), (f"{name}_R", "R"))
     return [(shape, side) for shape, side in names if shape in model.expression]

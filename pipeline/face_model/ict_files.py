@@ -1,9 +1,9 @@
-"""Reading ICT-FaceKit (light), by the USC Institute for Creative Technologies: packed in one `.npz`, or checked out.
+"""Read ICT-FaceKit (light) by the USC Institute for Creative Technologies, from one `.npz` or a checkout.
 
-The packed form holds `neutral` [V, 3], `faces` and `faces_uv` [F, 3], `uv` [U, 2], `identity` [K, V, 3], `expression`
-[E, V, 3] with `expression_names` [E], `landmarks68` [68], `face_material` [F] with `material_names`. The checkout is
-the repository's folder, with `FaceXModel/generic_neutral_mesh.obj`, one OBJ a shape, and `vertex_indices.json`.
-Both are in centimetres, +x the subject's left, +y up, +z out of the face.
+The packed file has the arrays `neutral` [V, 3], `faces` and `faces_uv` [F, 3], `uv` [U, 2], `identity` [K, V, 3],
+`expression` [E, V, 3] with `expression_names` [E], `landmarks68` [68], `face_material` [F] with `material_names`. The
+checkout is the repository's folder, with `FaceXModel/generic_neutral_mesh.obj`, one OBJ file per shape, and
+`vertex_indices.json`. Both are in centimetres, +x to the subject's left, +y up, +z out of the face.
 """
 
 import json
@@ -19,21 +19,25 @@ from numpy.typing import NDArray
 
 from smile_pipe.shards.errors import UsageError
 
-# Vertex ranges by the README of ICT-FaceKit: the narrow face area (no ears, like a BU-3DFE scan), and from the mouth
-# socket to the eyeballs, all that lies behind its openings.
+# Vertex ranges from the README of ICT-FaceKit: the narrow face area (no ears, like a BU-3DFE scan), and everything
+# behind its openings, from the mouth socket to the eyeballs.
 NARROW_FACE = range(0, 6706)
 BEHIND = range(11248, 24591)
 
 
 @dataclass(frozen=True, eq=False)
 class IctModel:
-    """The model, cropped to the narrow face and what lies behind it; centimetres.
+    """The model, cropped to the narrow face and the parts behind it; centimetres.
 
     Attributes:
-        neutral: float32 [V, 3]. identity: float32 [K, V, 3]. expression: float32 [V, 3] by name; all but `neutral`
-            are displacements.
-        faces, face_uvs: int32 [F, 3]. uvs: float32 [U, 2], in the unit square of each face's material.
-        materials: str [F]. landmarks: int [68].
+        neutral: float32 [V, 3], the mean face.
+        identity: float32 [K, V, 3], displacements of the identity modes.
+        expression: Displacements of the blend shapes by name, float32 [V, 3].
+        faces: int32 [F, 3].
+        uvs: float32 [U, 2], in the unit square of each face's material.
+        face_uvs: int32 [F, 3].
+        materials: str [F].
+        landmarks: int [68], vertices.
     """
 
     neutral: NDArray[np.float32]
@@ -50,7 +54,7 @@ def load_ict(path: Path) -> IctModel:
     """Read the model from a packed file or a checkout.
 
     Raises:
-        UsageError: `path` is neither, or lacks a part.
+        UsageError: `path` is neither, or a part of the model is missing.
     """
     try:
         model = _from_checkout(path) if path.is_dir() else _from_npz(path)
@@ -68,7 +72,7 @@ def load_ict(path: Path) -> IctModel:
 def _from_npz(path: Path) -> IctModel:
     arrays = np.load(path, allow_pickle=False)
     if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError("one array, where several belong")
+        raise ValueError("one array instead of several")
     with arrays:
         names = [str(name) for name in arrays["expression_names"]]
         shapes = arrays["expression"].astype(np.float32)
@@ -86,7 +90,7 @@ def _from_npz(path: Path) -> IctModel:
 
 @dataclass(eq=False)
 class _Obj:
-    """The lines of an OBJ that matter here; corners are (vertex, texture) indices from 0, polygons cut to triangles."""
+    """The parts of an OBJ file that are needed; corners are (vertex, texture) indices from 0 of triangles."""
 
     vertices: list[list[float]] = field(default_factory=list)
     uvs: list[list[float]] = field(default_factory=list)
@@ -153,7 +157,7 @@ def _cropped(model: IctModel) -> IctModel:
     used, numbered = np.unique(np.concatenate([faces[keep].ravel(), model.landmarks]), return_inverse=True)
     used_uvs, numbered_uvs = np.unique(model.face_uvs[keep], return_inverse=True)
     num_corners = int(keep.sum()) * 3
-    # The tiles of a material may lie beyond the unit square (UDIM); only the place within the tile counts here.
+    # Coordinates can be outside the unit square (UDIM tiles); only the position within the tile is used.
     return IctModel(
         neutral=model.neutral[used],
         identity=np.ascontiguousarray(model.identity[:, used]),

@@ -1,7 +1,4 @@
-"""What a subject looks like apart from shape: the colours and marks that a texture is painted from.
-
-What a face model is: identities and action units go in, meshes and textures come out.
-"""
+"""The interface of face models: identities and action units give meshes and textures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +18,15 @@ IRISES = ((84, 56, 34), (98, 122, 140), (92, 112, 72), (54, 36, 24))
 
 @dataclass(frozen=True)
 class Appearance:
-    """Colours are red, green, blue, 0-255; amounts are 0-1.
+    """Parameters of a subject's texture: colours are red, green, blue, 0-255; amounts are 0-1.
 
     Attributes:
-        skin, hair, iris: colours.
-        lip: how red the lips are. blush: how red cheeks and nose are. stubble: how dark the beard area is.
-        brow: thickness of the eyebrows, millimetres.
-        seed: of the fine detail.
+        skin, hair, iris: Colours.
+        lip: Redness of the lips.
+        blush: Redness of cheeks and nose.
+        stubble: Darkness of the beard area; 0 without a beard.
+        brow: Thickness of the eyebrows, millimetres.
+        seed: Random seed of the fine detail.
     """
 
     skin: Colour
@@ -41,10 +40,10 @@ class Appearance:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> "Appearance":
-        """A look at random; skin tones are spread evenly between the lightest and the darkest."""
+        """Draw an appearance; skin tones are uniformly distributed between the lightest and the darkest."""
         tone = rng.uniform(0, len(SKINS) - 1)
         skin = [float(np.interp(tone, range(len(SKINS)), channel)) for channel in zip(*SKINS, strict=True)]
-        # Dark skin comes with dark hair and eyes.
+        # Dark skin is combined with dark hair and eyes.
         choices = 4 if tone < 2 else 1
         return cls(
             skin=(skin[0], skin[1], skin[2]),
@@ -58,42 +57,46 @@ class Appearance:
         )
 
 
-# Strength of each action unit on the subject's left and right side: 0 absent, 1 as strong as it gets.
+# Strength of each action unit on the subject's left and right side, from 0 (absent) to 1 (full).
 ActionUnits = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """One subject.
+    """Shape and appearance of one subject.
 
     Attributes:
-        shape: float [K], weights of the model's identity modes, in standard deviations.
-        look: what the texture is painted from.
+        shape: float64 [K], weights of the model's identity modes, in standard deviations.
+        appearance: Parameters of the texture.
     """
 
     shape: NDArray[np.float64]
-    look: Appearance
+    appearance: Appearance
 
 
 class FaceModel(Protocol):
-    """A face that can be anyone and make any expression.
+    """Interface of a parametric face.
 
     Attributes:
-        name: goes into manifests.
-        landmarks: int [L], the landmark vertices: 83 in the order of BU-3DFE, or 68 in that of Multi-PIE.
+        name: Name in manifests.
+        landmarks: int [L], landmark vertices: 83 in the order of BU-3DFE, or 68 in the order of Multi-PIE.
     """
 
     name: str
     landmarks: NDArray[np.intp]
 
     def identity(self, rng: np.random.Generator) -> Identity:
-        """A subject at random."""
+        """Draw a subject."""
         ...
 
     def mesh(self, identity: Identity, action_units: ActionUnits) -> Mesh:
-        """The subject's face with these action units, millimetres, facing +z; an unknown unit is a KeyError."""
+        """Build the mesh of a subject with action units, in millimetres, facing +z.
+
+        Raises:
+            KeyError: An action unit is unknown.
+        """
         ...
 
     def texture(self, identity: Identity, size: int) -> NDArray[np.uint8]:
-        """The subject's texture, uint8 [size, size, 3], row 0 at the top."""
+        """Paint the texture of a subject, uint8 [size, size, 3], row 0 at the top."""
         ...

@@ -1,4 +1,4 @@
-"""What lies behind the slits of the skin: eyeballs, teeth, and the dark of the mouth."""
+"""Parts behind the slits of the skin: eyeballs, teeth and the mouth cavity."""
 
 from dataclasses import dataclass
 
@@ -6,26 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.face_model import anatomy
-from smile_pipe.pipeline.face_model.curves import Array, rise
+from smile_pipe.pipeline.face_model.curves import Array, smoothstep
 
-# Where each part lies in the texture: u, v of the lower left corner, width, height.
+# Texture tile of each part: u, v of the lower left corner, width, height.
 EYE_TILE = (0.004, 0.004, 0.152, 0.152)
 TEETH_TILE = (0.164, 0.004, 0.36, 0.152)
 MOUTH_TILE = (0.532, 0.004, 0.2, 0.152)
-GAZE = 0.35  # radians that AU64 turns an eyeball down
+GAZE = 0.35  # radians, downward rotation of an eyeball by AU64
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A piece of surface that moves as a whole.
+    """A rigid piece of surface.
 
     Attributes:
-        vertices: float [V, 3], at rest.
+        vertices: float64 [V, 3], at rest, millimetres.
         faces: int32 [F, 3].
-        uvs: float [V, 2].
-        jaw: float [V], how much of the jaw's turn each vertex makes.
-        anchor: float [V, 2], the place on the chart whose identity each vertex follows.
-        gaze: float [V, 3], what AU64 adds.
+        uvs: float64 [V, 2].
+        jaw: float64 [V], share of the jaw's rotation.
+        anchor: float64 [V, 2], point of the chart whose identity modes move the vertex.
+        gaze: float64 [V, 3], displacement by AU64.
     """
 
     vertices: Array
@@ -37,7 +37,7 @@ class Part:
 
 
 def build_parts() -> tuple[Part, ...]:
-    """Both eyeballs (left, right), the upper and lower teeth, and the mouth."""
+    """Build both eyeballs (left, right), the upper and lower teeth, and the mouth cavity."""
     return (_eyeball(1), _eyeball(-1), _teeth(0.0, 10.0, -1.0), _teeth(1.0, -2.0, -11.5), _mouth())
 
 
@@ -63,8 +63,8 @@ def _teeth(jaw: float, top: float, bottom: float) -> Part:
 
 def _mouth() -> Part:
     t, along = _grid(np.linspace(0, 1, 9), np.linspace(-1, 1, 13))
-    # Wide enough to be behind the corners of a stretched mouth, narrow below, where the jaw is.
-    x, y = 46 * along * (1 - 0.4 * rise(t, 0.5, 1)), anatomy.MOUTH_LINE + 22 - 42 * t
+    # Wide enough to be behind the corners of a stretched mouth, narrow at the bottom, where the jaw is.
+    x, y = 46 * along * (1 - 0.4 * smoothstep(t, 0.5, 1)), anatomy.MOUTH_LINE + 22 - 42 * t
     vertices = np.stack([x, y, -20 - 6 * along**2], axis=1)
     return _part(vertices, (9, 13), np.stack([0.5 + along / 2, 1 - t], axis=1), MOUTH_TILE, t)
 

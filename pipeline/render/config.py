@@ -1,18 +1,19 @@
 """The options of the render stage, and how they resolve to the settings that its output depends on."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from smile_pipe.pipeline.captions.bank import load
+from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.rendering.backend import RendererName, choose_renderer, renderer_version
-from smile_pipe.pipeline.rendering.cameras import Projection, side_of, views_of
+from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
 from smile_pipe.shards.images import CHANNELS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal
@@ -21,6 +22,8 @@ from smile_pipe.shards.storage import StoragePathField
 
 class RenderConfig(SampleFilter):
     """Options of `smile-pipe render`."""
+
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {"samples": "supersample"}
 
     data_dir: StoragePathField = Field(description="Folder that the dataset lies in, or its URL.")
     out: StoragePathField = Field(description="Directory for the shards, or its URL; an earlier run's is continued.")
@@ -33,8 +36,8 @@ class RenderConfig(SampleFilter):
     yaw: float = Field(30.0, gt=0, le=80, description="Degrees between neighbouring views of a built-in rig.")
     size: int = Field(224, ge=16, le=2048, description="Height and width of the images in pixels.")
     projection: Projection = Field("perspective", description="Camera model: perspective or orthographic.")
-    samples: Literal[1, 4, 9, 16] = Field(
-        1, description="Samples a pixel: with 4 or more, outlines have no jagged edges."
+    supersample: Literal[1, 4, 9, 16] = Field(
+        1, description="Samples per pixel; with 4 or more, outlines have no jagged edges."
     )
     jitter_deg: float = Field(
         0.0, ge=0, le=30, description="Move the cameras of each sample by up to so many degrees of yaw and pitch."
@@ -85,8 +88,10 @@ class RenderConfig(SampleFilter):
 
     @model_validator(mode="after")
     def _drawable(self) -> Self:
-        if self.size * side_of(self.samples) > MAX_SIDE:
-            raise ValueError(f"`size={self.size}` with `samples={self.samples}`: draws over {MAX_SIDE} pixels a side")
+        if self.size * samples_per_side(self.supersample) > MAX_SIDE:
+            raise ValueError(
+                f"`size={self.size}` with `supersample={self.supersample}`: draws over {MAX_SIDE} pixels a side"
+            )
         return self
 
     @property
@@ -109,10 +114,10 @@ class RenderConfig(SampleFilter):
         return RenderSettings(
             renderer=renderer,
             renderer_version=renderer_version(renderer),
-            views=views_of(self.rig, self.yaw),
+            views=build_views(self.rig, self.yaw),
             size=self.size,
             projection=self.projection,
-            samples=self.samples,
+            samples=self.supersample,
             jitter_deg=self.jitter_deg,
             jitter_seed=self.jitter_seed if self.jitter_deg else 0,
             channels=self.channels,
@@ -124,5 +129,5 @@ class RenderConfig(SampleFilter):
                 magnify=self.magnify,
             ),
             text_source=self.text,
-            prompts=load(self.prompts),
+            prompts=load_bank(self.prompts),
         )

@@ -37,7 +37,7 @@ from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import Workers, WrittenShard
 from smile_pipe.pipeline.render.units import batch_units, split_into_units
 from smile_pipe.pipeline.render.writing import write_task
-from smile_pipe.pipeline.rendering.backend import ON_GPUS
+from smile_pipe.pipeline.rendering.backend import GPU_RENDERERS
 from smile_pipe.shards.manifest import fingerprint
 from smile_pipe.shards.storage import StoragePath
 
@@ -70,7 +70,7 @@ def workers_of(settings: RenderSettings) -> Workers:
     Counted once: to begin anew where no GPU is left for the moment is to wait for one, not to render on CPUs.
     """
     found = ray.cluster_resources()
-    num_gpus = int(found.get("GPU", 0)) if settings.renderer in ON_GPUS else 0
+    num_gpus = int(found.get("GPU", 0)) if settings.renderer in GPU_RENDERERS else 0
     return Workers(max(int(found.get("CPU", 1)), 1), num_gpus)
 
 

@@ -199,7 +199,7 @@ def _mesh(block: pa.Buffer) -> Mesh:
 
 def _rig(row: Row, settings: RenderSettings) -> Rig:
     """The cameras of a row's sample, as fine as its samples are."""
-    return settings.rig_of(PIECE.validate_json(row["piece"]).sample.key).finer(settings.samples)
+    return settings.rig_of(PIECE.validate_json(row["piece"]).sample.key).supersampled(settings.samples)
 
 
 def _shown(image: ViewImages) -> ViewImages:

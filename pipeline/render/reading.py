@@ -23,7 +23,7 @@ from smile_pipe.pipeline.render.fingerprints import digested
 from smile_pipe.pipeline.render.limits import not_limited
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import WorkUnit
-from smile_pipe.pipeline.sequences.flow import displacement, magnified, with_flow
+from smile_pipe.pipeline.sequences.flow import displacement, magnify_motion, with_flow
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.sample import Frame
 
@@ -180,7 +180,7 @@ def _read_frames(piece: WorkUnit, reader: SourceReader, settings: RenderSettings
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:
-        numbers, apex = sequences.chosen(sample.num_recorded, displacements)
+        numbers, apex = sequences.select_frames(sample.num_recorded, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []
@@ -194,7 +194,7 @@ def _read_frames(piece: WorkUnit, reader: SourceReader, settings: RenderSettings
 
 def _compared(mesh: Mesh, reference: Mesh, path: str, settings: RenderSettings, magnify: float = 1.0) -> Mesh:
     try:
-        mesh = magnified(reference, mesh, magnify)
+        mesh = magnify_motion(reference, mesh, magnify)
         return with_flow(reference, mesh) if "flow" in settings.channels else mesh
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from None

@@ -6,7 +6,7 @@ from blake3 import blake3
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.rendering.backend import RendererName
-from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jittered
+from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
@@ -46,7 +46,7 @@ class RenderSettings(Frozen):
         if not self.jitter_deg:
             return self._rig
         digest = blake3(f"{self.jitter_seed} {key}".encode()).digest(8)
-        return self._build(jittered(self.views, self.jitter_deg, int.from_bytes(digest)))
+        return self._build(jitter_views(self.views, self.jitter_deg, int.from_bytes(digest)))
 
     @cached_property
     def _rig(self) -> Rig:

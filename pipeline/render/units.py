@@ -38,7 +38,7 @@ def needed(sample: SampleSource, settings: RenderSettings) -> SampleSource:
     """
     if sample.frame_rate is None:
         return sample if sample.neutral is None or settings.needs_neutral else replace(sample, neutral=None)
-    numbers = settings.sequences.needed(len(sample.frames))
+    numbers = settings.sequences.frames_to_read(len(sample.frames))
     frames = tuple(sample.frames[number] for number in numbers)
     return replace(sample, frames=frames, neutral=None, numbers=numbers, num_recorded=len(sample.frames))
 
@@ -47,12 +47,12 @@ def num_stored(sample: SampleSource, settings: RenderSettings) -> int:
     """How many images of each view and channel a sample has, about: what it counts for when a shard is filled."""
     if sample.frame_rate is None or settings.sequences.temporal == "dynamic":
         return 1
-    return settings.sequences.num_chosen(sample.num_recorded)
+    return settings.sequences.num_selected(sample.num_recorded)
 
 
 def split_into_units(sample: SampleSource, settings: RenderSettings) -> list[WorkUnit]:
     """The pieces of a sample, in the order of time."""
-    count = 1 if sample.frame_rate is None else settings.sequences.num_chosen(sample.num_recorded)
+    count = 1 if sample.frame_rate is None else settings.sequences.num_selected(sample.num_recorded)
     size = parcel_size(settings)
     return [WorkUnit(sample, start, min(start + size, count)) for start in range(0, count, size)]
 

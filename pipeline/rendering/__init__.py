@@ -1,1 +1,1 @@
-"""From meshes and a rig of cameras to view images: the canonical frame, rigs, and one file a renderer."""
+"""Render meshes in the canonical frame to multiview images: camera rigs, backends, supersampling and encoding."""

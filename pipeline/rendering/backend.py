@@ -1,9 +1,9 @@
-"""What a renderer is: meshes in the canonical frame and a rig go in, the images of all views come out.
+"""The interface of the renderers, the constants they share, and the choice of a renderer by name.
 
-Promised by every renderer: the camera convention of `smile_pipe.shards.sample.CAMERA_CONVENTION`, perspective-correct
-interpolation, both sides of a face drawn (normals turned to the camera), nothing dropped silently, nothing random.
-
-Which renderer: by name, or the one that fits the machine. Each is imported only when it is chosen.
+Every renderer takes meshes in the canonical frame and a rig of cameras for each, and returns the images of all views.
+All of them follow the camera convention of `smile_pipe.shards.sample.CAMERA_CONVENTION`, interpolate with correct
+perspective, draw both sides of a face (normals are flipped towards the camera), drop no face silently and are
+deterministic. A renderer's library is imported only when that renderer is used.
 """
 
 import importlib.metadata
@@ -21,28 +21,28 @@ from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.shards.errors import UsageError
 
-# Shading, shared by the renderers so that their images agree: a soft light at the camera.
+# Shading model of all renderers, so that their images agree: a soft light at the camera.
 #   colour = albedo * (AMBIENT + (1 - AMBIENT) * max(0, n . towards_camera))
-# Raise the version when the images of all renderers change, so that finished shards are known to be stale.
+# Increase the version when the images of all renderers change: finished shards are then rendered again.
 SHADING_VERSION = 2
 AMBIENT = 0.35
 SKIN_TONE = (214, 178, 156)
 BACKGROUND = (240, 240, 240)
-# A larger face (frame units squared, twice its area) is of a vertex that is astray: the normals of the others' vertices
-# are told without it.
-MAX_FACE = 2.0**18
+# Limit of a face's size (twice its area, square frame units) for vertex normals. A larger face has an outlier vertex;
+# the normals of its other vertices are computed without it.
+MAX_FACE_AREA = 2.0**18
 
 
 @dataclass(frozen=True, eq=False)
 class ViewImages:
-    """What one mesh looks like from all views of a rig.
+    """Images of one mesh from all views of a rig.
 
     Attributes:
-        rgb: uint8 [V, H, W, 3]; `BACKGROUND` where no face is.
-        depth: float32 [V, H, W], camera z in frame units; 0 where no face is.
-        normal: float32 [V, H, W, 3], unit, x right, y up, z towards the camera; 0 where no face is.
-        flow: float32 [V, H, W, 3], the mesh's flow at what each pixel shows, in frame units along the axes of
-            `normal`; 0 where no face is. None where the mesh has no flow.
+        rgb: uint8 [V, H, W, 3]; `BACKGROUND` where there is no face.
+        depth: float32 [V, H, W], camera z in frame units; 0 where there is no face.
+        normal: float32 [V, H, W, 3], unit vectors, x right, y up, z towards the camera; 0 where there is no face.
+        flow: float32 [V, H, W, 3], flow of the surface point at each pixel, in frame units along the axes of `normal`;
+            0 where there is no face. None if the mesh has no flow.
     """
 
     rgb: NDArray[np.uint8]
@@ -52,33 +52,47 @@ class ViewImages:
 
 
 class Renderer(Protocol):
-    """Turns meshes into view images."""
+    """Interface of a renderer.
+
+    Attributes:
+        name: Name of the renderer, as users select it.
+        version: Version of its pixels; shards of another version are rendered again.
+    """
 
     name: str
     version: str
 
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from all views of its rig; vertices are in the canonical frame.
+        """Render each mesh from all views of its rig.
 
-        The rigs have equal numbers of views, of one size and projection.
+        Args:
+            meshes: Meshes with vertices in the canonical frame.
+            rigs: One rig for each mesh; all have the same number of views, image size and projection.
+
+        Returns:
+            The images of each mesh, in the order of `meshes`.
         """
         ...
 
 
 RendererName = Literal["auto", "pytorch3d", "zbuffer", "zbuffer-cuda"]
-ON_GPUS = ("pytorch3d", "zbuffer-cuda")
+GPU_RENDERERS = ("pytorch3d", "zbuffer-cuda")
 
 
 def choose_renderer(name: RendererName) -> RendererName:
-    """Resolve `auto`: `pytorch3d` where it is importable and a GPU is present, else `zbuffer`.
+    """Resolve `auto` to the renderer that fits the machine, and check that a named renderer is available.
+
+    Args:
+        name: Name of a renderer; `auto` means `pytorch3d` if it is installed and there is a GPU, else `zbuffer`.
+
+    Returns:
+        The name of the renderer to use; never `auto`.
 
     Raises:
-        UsageError: `pytorch3d` was asked for and is not installed, or `zbuffer-cuda` and there is no GPU.
+        UsageError: `name` is `pytorch3d` and it is not installed, or `zbuffer-cuda` and there is no GPU.
     """
     if name == "zbuffer-cuda" and not _has_gpu():
-        raise UsageError(
-            "there is no GPU here that PyTorch can use; use `renderer=zbuffer`", field="renderer", value="zbuffer-cuda"
-        )
+        raise UsageError("PyTorch finds no GPU; use `renderer=zbuffer`", field="renderer", value="zbuffer-cuda")
     has_pytorch3d = importlib.util.find_spec("pytorch3d") is not None
     if name == "pytorch3d" and not has_pytorch3d:
         raise UsageError(
@@ -90,7 +104,7 @@ def choose_renderer(name: RendererName) -> RendererName:
 
 
 def renderer_version(name: RendererName) -> str:
-    """The version of a resolved renderer and of the shading; shards made by another are stale."""
+    """Return the version of a resolved renderer and of the shading; shards of another version are rendered again."""
     if name == "pytorch3d":
         version = importlib.metadata.version("pytorch3d")
     elif name == "zbuffer-cuda":
@@ -105,7 +119,7 @@ def renderer_version(name: RendererName) -> str:
 
 
 def build_renderer(name: RendererName) -> Renderer:
-    """The renderer of a resolved name; its library is imported only now."""
+    """Build the renderer with a resolved name; its library is imported here."""
     if name == "pytorch3d":
         from smile_pipe.pipeline.rendering.pytorch3d import PyTorch3DRenderer
 
@@ -120,7 +134,7 @@ def build_renderer(name: RendererName) -> Renderer:
 
 
 def _has_gpu() -> bool:
-    # Importing torch takes seconds, which a plan on a machine without the driver's devices need not wait for.
+    # Importing torch takes seconds; without the driver's devices the answer is known before that.
     if sys.platform == "linux" and not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return False
     import torch

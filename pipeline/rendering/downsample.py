@@ -1,39 +1,47 @@
-"""Many samples a pixel: images drawn larger and made smaller, so that outlines are smooth."""
+"""Supersampling: reduce images that were drawn larger, so that outlines are smooth."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.rendering.backend import ViewImages
-from smile_pipe.pipeline.rendering.cameras import side_of
+from smile_pipe.pipeline.rendering.cameras import samples_per_side
 
 
-def downsample(images: ViewImages, num_samples: int) -> ViewImages:
-    """Images of the size that was asked for, from those with `num_samples` pixels for each of theirs.
+def downsample(images: ViewImages, samples_per_pixel: int) -> ViewImages:
+    """Reduce images with `samples_per_pixel` samples for each output pixel to the output size.
 
-    Colours and normals are means, with the background where a sample shows that; so at an outline a normal is shorter
-    than 1. Depth and flow are those of the nearest sample: a mean of near and far would lie where nothing is.
+    Colours and normals are the means of all samples, background included, so a normal at an outline is shorter than 1.
+    Depth and flow are those of the sample nearest to the camera: the mean of a near and a far surface would be a point
+    where there is no surface.
+
+    Args:
+        images: Images of a rig from `Rig.supersampled`.
+        samples_per_pixel: A square number; 1 returns `images` unchanged.
+
+    Returns:
+        Images with 1 / sqrt(`samples_per_pixel`) of the height and width.
     """
-    if num_samples == 1:
+    if samples_per_pixel == 1:
         return images
     num_views, height, width = images.depth.shape
-    side = side_of(num_samples)
+    side = samples_per_side(samples_per_pixel)
     shape = (num_views, height // side, width // side)
     flow = None if images.flow is None else np.empty((*shape, 3), np.float32)
     small = ViewImages(
         np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32), np.empty((*shape, 3), np.float32), flow
     )
     for v in range(num_views):
-        _mean_colors(images.rgb[v], side, small.rgb[v])
-        _mean_vectors(images.normal[v], side, small.normal[v])
-        _nearest(images.depth[v], side, small.depth[v])
+        _downsample_colors(images.rgb[v], side, small.rgb[v])
+        _downsample_normals(images.normal[v], side, small.normal[v])
+        _downsample_depth(images.depth[v], side, small.depth[v])
         if images.flow is not None and flow is not None:
-            _of_nearest(images.flow[v], images.depth[v], side, flow[v])
+            _downsample_flow(images.flow[v], images.depth[v], side, flow[v])
     return small
 
 
 @njit(cache=True, nogil=True)
-def _mean_colors(large: NDArray[np.uint8], side: int, small: NDArray[np.uint8]) -> None:
+def _downsample_colors(large: NDArray[np.uint8], side: int, small: NDArray[np.uint8]) -> None:
     num = side * side
     for y in range(small.shape[0]):
         for x in range(small.shape[1]):
@@ -46,7 +54,7 @@ def _mean_colors(large: NDArray[np.uint8], side: int, small: NDArray[np.uint8]) 
 
 
 @njit(cache=True, nogil=True)
-def _mean_vectors(large: NDArray[np.float32], side: int, small: NDArray[np.float32]) -> None:
+def _downsample_normals(large: NDArray[np.float32], side: int, small: NDArray[np.float32]) -> None:
     for y in range(small.shape[0]):
         for x in range(small.shape[1]):
             for m in range(3):
@@ -58,8 +66,8 @@ def _mean_vectors(large: NDArray[np.float32], side: int, small: NDArray[np.float
 
 
 @njit(cache=True, nogil=True)
-def _place(depth: NDArray[np.float32], side: int, y: int, x: int) -> tuple[int, int]:
-    """The nearest sample of a pixel; its first where none shows a face."""
+def _nearest_sample(depth: NDArray[np.float32], side: int, y: int, x: int) -> tuple[int, int]:
+    """Return row and column of the sample nearest to the camera; the first sample if none shows a face."""
     row, column = y * side, x * side
     for i in range(y * side, y * side + side):
         for j in range(x * side, x * side + side):
@@ -69,16 +77,18 @@ def _place(depth: NDArray[np.float32], side: int, y: int, x: int) -> tuple[int, 
 
 
 @njit(cache=True, nogil=True)
-def _nearest(depth: NDArray[np.float32], side: int, small: NDArray[np.float32]) -> None:
+def _downsample_depth(depth: NDArray[np.float32], side: int, small: NDArray[np.float32]) -> None:
     for y in range(small.shape[0]):
         for x in range(small.shape[1]):
-            small[y, x] = depth[_place(depth, side, y, x)]
+            small[y, x] = depth[_nearest_sample(depth, side, y, x)]
 
 
 @njit(cache=True, nogil=True)
-def _of_nearest(large: NDArray[np.float32], depth: NDArray[np.float32], side: int, small: NDArray[np.float32]) -> None:
+def _downsample_flow(
+    large: NDArray[np.float32], depth: NDArray[np.float32], side: int, small: NDArray[np.float32]
+) -> None:
     for y in range(small.shape[0]):
         for x in range(small.shape[1]):
-            row, column = _place(depth, side, y, x)
+            row, column = _nearest_sample(depth, side, y, x)
             for m in range(3):
                 small[y, x, m] = large[row, column, m]

@@ -1,4 +1,4 @@
-"""From the pixels of a renderer to the encoded images of a sample: quantise, then compress."""
+"""Quantise rendered channels to the stored integers, and encode them as JPEG and PNG."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,18 +11,18 @@ from smile_pipe.pipeline.rendering.cameras import DISTANCE
 from smile_pipe.shards.images import encode_image
 from smile_pipe.shards.sample import DepthScale, FlowScale
 
-# What 16-bit depth spans about the origin, in frame units: heads are within 1.5, so nothing is clipped.
-_REACH = 2.0
-DEPTH_SCALE = DepthScale(near=DISTANCE - _REACH, step=2 * _REACH / 65534)
-# The largest displacement that 16-bit flow tells, in frame units: 9 cm, while a jaw that drops moves half of that.
-_FARTHEST = 1.0
-FLOW_SCALE = FlowScale(step=_FARTHEST / 32767)
-# Plain numbers, which compiled code can look at.
+# Half the depth range of 16-bit depth around the origin, in frame units: heads are within 1.5, so nothing is clipped.
+_DEPTH_HALF_RANGE = 2.0
+DEPTH_SCALE = DepthScale(near=DISTANCE - _DEPTH_HALF_RANGE, step=2 * _DEPTH_HALF_RANGE / 65534)
+# Largest displacement in 16-bit flow, in frame units: 9 cm; a dropping jaw moves half of that.
+_MAX_FLOW = 1.0
+FLOW_SCALE = FlowScale(step=_MAX_FLOW / 32767)
+# Plain numbers, because compiled code cannot read the models above.
 _NEAR, _STEP, _FLOW_STEP = DEPTH_SCALE.near, DEPTH_SCALE.step, FLOW_SCALE.step
 
 
 def quantise_views(images: ViewImages, channels: Sequence[str]) -> dict[str, NDArray]:
-    """The asked channels as the integers that are stored: [V, H, W] or [V, H, W, 3] each."""
+    """Quantise the given channels to the stored integers, [V, H, W] or [V, H, W, 3] each, in the given order."""
     quantise: dict[str, Callable[[], NDArray]] = {
         "rgb": lambda: images.rgb,
         "depth": lambda: quantise_depth(images.depth),
@@ -33,42 +33,42 @@ def quantise_views(images: ViewImages, channels: Sequence[str]) -> dict[str, NDA
 
 
 def encode_frame(pixels: Mapping[str, NDArray]) -> list[bytes]:
-    """Encode quantised channels of all views: for each view its channels, in the order of the mapping."""
+    """Encode quantised channels of all views: the channels of the first view in the mapping's order, then the next."""
     num_views = len(next(iter(pixels.values())))
     return [encode_image(channel, pixels[channel][v]) for v in range(num_views) for channel in pixels]
 
 
 @njit(cache=True, nogil=True)
 def quantise_depth(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Depth [V, H, W] in frame units, 0 for background -> uint16 by `DEPTH_SCALE`."""
+    """Quantise depth float32 [V, H, W] (frame units, 0 for background) to uint16 with `DEPTH_SCALE`."""
     out = np.empty(depth.shape, np.uint16)
-    flat, given = out.reshape(-1), depth.reshape(-1)
-    for n in range(len(given)):
-        steps = np.rint((given[n] - _NEAR) / _STEP) + 1
-        flat[n] = min(max(steps, 1.0), 65535.0) if given[n] > 0 else 0
+    flat, values = out.reshape(-1), depth.reshape(-1)
+    for n in range(len(values)):
+        steps = np.rint((values[n] - _NEAR) / _STEP) + 1
+        flat[n] = min(max(steps, 1.0), 65535.0) if values[n] > 0 else 0
     return out
 
 
 def quantise_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Unit normals -> uint8, round(127.5 (n + 1)); background, the null vector, gives 128."""
+    """Quantise unit normals to uint8: round(127.5 (n + 1)); the null vector of the background gives 128."""
     return (normal * np.float32(127.5) + np.float32(128.0)).astype(np.uint8)
 
 
 def quantise_flow(flow: NDArray[np.float32] | None) -> NDArray[np.uint16]:
-    """Displacements in frame units -> uint16 by `FLOW_SCALE`; none at all, as on the background, gives 32768.
+    """Quantise displacements (frame units) to uint16 with `FLOW_SCALE`; 0, the background's value, gives 32768.
 
     Raises:
-        ValueError: the mesh was rendered without flow.
+        ValueError: `flow` is None because the mesh has no flow.
     """
     if flow is None:
-        raise ValueError("the mesh has no flow to show")
+        raise ValueError("the mesh has no flow")
     return _quantise_flow(flow)
 
 
 @njit(cache=True, nogil=True)
 def _quantise_flow(flow: NDArray[np.float32]) -> NDArray[np.uint16]:
     out = np.empty(flow.shape, np.uint16)
-    flat, given = out.reshape(-1), flow.reshape(-1)
-    for n in range(len(given)):
-        flat[n] = min(max(np.rint(given[n] / _FLOW_STEP), -32767.0), 32767.0) + 32768
+    flat, values = out.reshape(-1), flow.reshape(-1)
+    for n in range(len(values)):
+        flat[n] = min(max(np.rint(values[n] / _FLOW_STEP), -32767.0), 32767.0) + 32768
     return out

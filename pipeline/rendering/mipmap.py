@@ -1,7 +1,7 @@
-"""A texture and its smaller copies, so that a lookup finds about one texel a pixel, however small the texture is seen.
+"""Mip maps: a texture with smaller copies, so that a lookup can use a copy with about one texel per pixel.
 
-L. Williams, "Pyramidal parametrics", SIGGRAPH 1983. A lookup takes the copy whose texels come nearest to the pixels in
-area, and is bilinear within it.
+A lookup uses the level whose texels are closest to the pixels in area, and is bilinear within that level.
+Source: L. Williams, "Pyramidal parametrics", SIGGRAPH 1983.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 
 class MipMap(NamedTuple):
-    """All copies, packed.
+    """All levels of a texture, packed in one array.
 
     Attributes:
-        texels: uint32 [N], red in the lowest byte, then green and blue; a copy's rows follow each other from the top.
-        levels: int32 [L, 3]: of each copy where it begins in `texels`, its height and its width, largest first.
+        texels: uint32 [N], red in the lowest byte, then green and blue; the rows of a level in order from the top.
+        levels: int32 [L, 3]: start in `texels`, height and width of each level, largest first.
     """
 
     texels: NDArray[np.uint32]
@@ -24,9 +24,10 @@ class MipMap(NamedTuple):
 
     @classmethod
     def build(cls, texture: NDArray[np.uint8]) -> "MipMap":
-        """Halve `texture` uint8 [H, W, 3] down to one texel, each time to the mean of the area that a texel covers.
+        """Halve `texture` uint8 [H, W, 3] repeatedly, down to one texel.
 
-        A side of 2k + 1 becomes one of k, whose texels cover 2 + 1/k each.
+        A texel is the mean over the area that it covers in the level before. A side of 2k + 1 texels becomes k texels,
+        each covering 2 + 1/k of the larger ones.
         """
         height, width, _ = texture.shape
         levels = [(0, height, width)]
@@ -44,7 +45,16 @@ class MipMap(NamedTuple):
 def texels_covered(
     face_uvs: NDArray[np.int32], uvs: NDArray[np.float32], height: int, width: int
 ) -> NDArray[np.float32]:
-    """Twice the area of each face on its texture of `height` x `width`, in texels [F]."""
+    """Compute how many texels each face covers.
+
+    Args:
+        face_uvs: int32 [F, 3], indices into `uvs`.
+        uvs: float32 [U, 2].
+        height, width: Size of the texture in texels.
+
+    Returns:
+        float32 [F], twice the area of each face in texels.
+    """
     covered = np.empty(len(face_uvs), np.float32)
     for f in range(len(face_uvs)):
         i, j, k = face_uvs[f, 0], face_uvs[f, 1], face_uvs[f, 2]
@@ -56,12 +66,12 @@ def texels_covered(
 
 @njit(cache=True, nogil=True)
 def _fill(texture: NDArray[np.uint8], levels: NDArray[np.int32], texels: NDArray[np.uint32]) -> None:
-    at = 0
+    index = 0
     for y in range(texture.shape[0]):
         for x in range(texture.shape[1]):
             red, green, blue = np.uint32(texture[y, x, 0]), np.uint32(texture[y, x, 1]), np.uint32(texture[y, x, 2])
-            texels[at] = red | green << np.uint32(8) | blue << np.uint32(16)
-            at += 1
+            texels[index] = red | green << np.uint32(8) | blue << np.uint32(16)
+            index += 1
     for n in range(1, len(levels)):
         first, height, width = levels[n]
         larger = texels[levels[n - 1, 0] : first].reshape(levels[n - 1, 1], levels[n - 1, 2])
@@ -74,9 +84,9 @@ def _fill(texture: NDArray[np.uint8], levels: NDArray[np.int32], texels: NDArray
 
 @njit(cache=True, nogil=True)
 def _halve(larger: NDArray[np.uint32], smaller: NDArray[np.uint32]) -> None:
-    """The mean of four, for even sides: in integers, red and blue at once.
+    """Halve even sides: the mean of four texels in integers, red and blue in one addition.
 
-    Halves go up and down in turn; else each copy would be brighter than the one before.
+    Halves are rounded up and down alternately; always rounding up would make each level brighter.
     """
     red_blue, green = np.uint32(0xFF00FF), np.uint32(0x00FF00)
     for y in range(smaller.shape[0]):
@@ -91,31 +101,31 @@ def _halve(larger: NDArray[np.uint32], smaller: NDArray[np.uint32]) -> None:
 
 @njit(cache=True, nogil=True)
 def _shrink(larger: NDArray[np.uint32], smaller: NDArray[np.uint32]) -> None:
-    """The mean by area."""
+    """Halve odd sides: the mean weighted by area."""
     for y in range(smaller.shape[0]):
-        rows = _parts(y, larger.shape[0])
+        rows = _area_weights(y, larger.shape[0])
         for x in range(smaller.shape[1]):
-            columns = _parts(x, larger.shape[1])
+            columns = _area_weights(x, larger.shape[1])
             red, green, blue = np.float32(0.5), np.float32(0.5), np.float32(0.5)
             for i in range(3):
                 for j in range(3):
                     weight = rows[i] * columns[j]
                     if weight > 0:
                         texel = larger[2 * y + i, 2 * x + j]
-                        red += weight * _byte(texel, 0)
-                        green += weight * _byte(texel, 8)
-                        blue += weight * _byte(texel, 16)
+                        red += weight * _channel(texel, 0)
+                        green += weight * _channel(texel, 8)
+                        blue += weight * _channel(texel, 16)
             smaller[y, x] = np.uint32(red) | np.uint32(green) << np.uint32(8) | np.uint32(blue) << np.uint32(16)
 
 
 @njit(cache=True, nogil=True)
-def _byte(texel: np.uint32, shift: int) -> np.float32:
+def _channel(texel: np.uint32, shift: int) -> np.float32:
     return np.float32(texel >> np.uint32(shift) & np.uint32(255))
 
 
 @njit(cache=True, nogil=True)
-def _parts(n: int, size: int) -> tuple[np.float32, np.float32, np.float32]:
-    """What part of the n-th of half as many texels is each of three, from the one at 2n."""
+def _area_weights(n: int, size: int) -> tuple[np.float32, np.float32, np.float32]:
+    """Return the area weights of the texels 2n, 2n + 1 and 2n + 2 in texel n of the halved side."""
     half = size // 2
     if size == 1:
         return np.float32(1), np.float32(0), np.float32(0)

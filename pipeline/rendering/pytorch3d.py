@@ -1,12 +1,11 @@
-"""The renderer for GPUs: PyTorch3D's rasteriser finds the nearest faces, `torch_shading` draws them.
+"""The renderer for GPUs: PyTorch3D's rasteriser finds the nearest faces, `torch_shading` shades them.
 
-Goes in: meshes in the canonical frame and a rig. Comes out: the images of all views. Promised: meshes of any sizes
-share a call, within a bound on memory; no bin of the rasteriser overflows; nothing depends on the order in which a
-device happens to compute.
+Meshes of any size share a call, within a memory limit. No bin of the rasteriser overflows, and results do not depend on
+the order in which a device computes.
 
-The projection is ours rather than PyTorch3D's cameras: those pad all meshes to the largest and build their transforms
-in Python for each call, and K, R and T are at hand in the same convention. On a CPU PyTorch3D compares every pixel with
-every face: right for tests, far too slow for scans (see README.md).
+Vertices are projected here, not by PyTorch3D's cameras: those pad all meshes to the largest and build their transforms
+in Python for each call, and K, R and T already have the same convention. On a CPU, PyTorch3D compares every pixel with
+every face: usable for tests, far too slow for scans (see README.md).
 """
 
 import math
@@ -24,38 +23,42 @@ from smile_pipe.pipeline.rendering.backend import ViewImages
 from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.pipeline.rendering.torch_shading import Cameras, Surface, draw_flow, shade
 
-# PyTorch3D counts a pixel centre that lies on an edge, or within rounding of it, as outside both faces: a hole in the
-# surface. A margin of 1e-6 of half the image (squared here, as PyTorch3D wants it) closes it and moves no outline.
+# PyTorch3D treats a pixel centre on an edge, or within rounding of it, as outside both faces: a hole in the surface.
+# A margin of 1e-6 of half the image closes it without moving an outline (PyTorch3D takes the squared margin).
 EDGE_MARGIN = 1e-12
-# Two faces that meet under a pixel centre tie in depth. With one candidate a pixel, a GPU would keep the one that came
-# first, which differs between runs; two candidates come sorted by depth and then by index.
+# Two faces that meet under a pixel centre have equal depth. With one candidate per pixel, a GPU keeps the face that was
+# processed first, which differs between runs; two candidates are sorted by depth and then by index.
 CANDIDATES = 2
-# What one call may allocate on the device. More is not faster: the coarse pass visits every face of the batch for
-# every image in it.
-MEMORY = 1 << 30
+# Bytes that one call may allocate on the device. More is not faster: the coarse pass visits every face of the batch
+# for every image in it.
+DEFAULT_MEMORY = 1 << 30
 # The coarse pass computes offsets into its table of faces by bin with 32-bit integers.
-MAX_TABLE = 2**31 - 1
+MAX_BIN_TABLE = 2**31 - 1
 
-# Some views of one mesh: the mesh's index, and which views.
-Job = tuple[int, slice]
+# Index of a mesh, and the views of it to render.
+BatchItem = tuple[int, slice]
 
 
 class PyTorch3DRenderer:
-    """Draws many meshes and views in each call, on the GPU where there is one."""
+    """Renders many meshes and views in each call, on a GPU if there is one; see `backend.Renderer`.
+
+    Args:
+        device: "auto", "cuda", "cuda:1" or "cpu"; "auto" means a GPU if there is one.
+        memory: Approximate limit of the memory of one call, in bytes.
+    """
 
     name = "pytorch3d"
     version: str = pytorch3d.__version__
 
-    def __init__(self, device: str = "auto", memory: int = MEMORY) -> None:
-        """Render on `device` ("auto", "cuda", "cuda:1", "cpu"), in batches of about `memory` bytes at most."""
+    def __init__(self, device: str = "auto", memory: int = DEFAULT_MEMORY) -> None:
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.memory = memory
 
     @torch.inference_mode()
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`.
+        """Render each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`.
 
-        A mesh that does not fit `memory` even with one view is drawn alone, beyond the bound.
+        A mesh that exceeds `memory` with a single view is rendered alone.
         """
         if not meshes:
             return []
@@ -70,12 +73,12 @@ class PyTorch3DRenderer:
             )
             for mesh in meshes
         ]
-        for batch in batches([len(mesh.faces) for mesh in meshes], num_views, size, self.memory):
+        for batch in plan_batches([len(mesh.faces) for mesh in meshes], num_views, size, self.memory):
             surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
             cameras = [Cameras.build(rigs[m], views, self.device) for m, views in batch]
-            seen = [camera.see(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
-            fragments = _rasterise(surfaces, cameras, [_screen(*all_seen, size) for all_seen in seen])
-            drawn = zip(batch, surfaces, cameras, seen, fragments, strict=True)
+            projected = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
+            fragments = _rasterise(surfaces, cameras, [_to_screen(*projection, size) for projection in projected])
+            drawn = zip(batch, surfaces, cameras, projected, fragments, strict=True)
             for (m, views), surface, camera, (pixels, _, _), fragment in drawn:
                 rgb, depth, normal = shade(surface, camera, pixels, *fragment)
                 images[m].rgb[views] = rgb.cpu().numpy()
@@ -86,9 +89,19 @@ class PyTorch3DRenderer:
         return images
 
 
-def batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) -> Iterator[list[Job]]:
-    """Divide the views of all meshes, in order, into calls of about `memory` bytes at most."""
-    batch: list[Job] = []
+def plan_batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) -> Iterator[list[BatchItem]]:
+    """Divide the views of all meshes, in order, into batches.
+
+    Args:
+        num_faces: Number of faces of each mesh.
+        num_views: Number of views of each mesh.
+        size: Height and width of the images in pixels.
+        memory: Approximate limit of a batch in bytes; a batch has at least one view.
+
+    Yields:
+        For each batch, the meshes' indices and the views of each to render.
+    """
+    batch: list[BatchItem] = []
     num_images = largest = 0
     for m, count in enumerate(num_faces):
         step = min(max(memory // _image_bytes(count, size), 1), num_views)
@@ -103,25 +116,25 @@ def batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) ->
         yield batch
 
 
-def _screen(pixels: Tensor, depth: Tensor, is_seen: Tensor, size: int) -> Tensor:
-    """PyTorch3D's screen space float32 [V, N, 3]: x left and y up from -1 to 1 over the image, z the depth.
+def _to_screen(pixels: Tensor, depth: Tensor, is_visible: Tensor, size: int) -> Tensor:
+    """Convert to PyTorch3D's screen space float32 [V, N, 3]: x left and y up from -1 to 1 over the image, z the depth.
 
-    Its rasteriser leaves out a face with a depth of 0, as one of a vertex that is not seen has here.
+    Vertices that are not visible get a depth of 0; the rasteriser drops their faces.
     """
     screen = torch.cat([1 - 2 * pixels / size, depth[..., None]], dim=-1)
-    return torch.where(is_seen[..., None], screen, 0).float()
+    return torch.where(is_visible[..., None], screen, 0).float()
 
 
 def _rasterise(
     surfaces: list[Surface], cameras: list[Cameras], screens: list[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each surface and its views: the face, barycentric weights and depth at each pixel, as `shade` takes them."""
+    """Yield for each surface the face, barycentric weights and depth at each pixel of its views (inputs of `shade`)."""
     packed = Meshes(
         verts=[view for views in screens for view in views],
         faces=[surface.faces for surface, views in zip(surfaces, screens, strict=True) for _ in views],
     )
     size, most_faces = cameras[0].size, max(len(surface.faces) for surface in surfaces)
-    has_bins = packed.device.type == "cuda" and len(packed) * _num_bins(size) * most_faces <= MAX_TABLE
+    has_bins = packed.device.type == "cuda" and len(packed) * _num_bins(size) * most_faces <= MAX_BIN_TABLE
     face, depth, weights, _ = rasterize_meshes(
         packed,
         image_size=size,
@@ -129,22 +142,22 @@ def _rasterise(
         clip_barycentric_coords=True,
         faces_per_pixel=CANDIDATES,
         bin_size=_bin_size(size) if has_bins else 0,
-        # A fuller bin would lose faces without an error, and none can be fuller than the largest mesh.
+        # A bin that overflows loses faces without an error; no bin has more faces than the largest mesh.
         max_faces_per_bin=most_faces,
         perspective_correct=cameras[0].is_perspective,
         cull_backfaces=False,
     )
     image = first_face = 0
     for surface, views in zip(surfaces, screens, strict=True):
-        here, count = slice(image, image + len(views)), len(surface.faces)
-        # Faces are numbered through the whole batch; each view has its own copy of the mesh.
-        local = torch.where(face[here, ..., 0] < 0, -1, (face[here, ..., 0] - first_face) % count)
-        yield local, weights[here, ..., 0, :], depth[here, ..., 0]
-        image, first_face = here.stop, first_face + len(views) * count
+        image_range, count = slice(image, image + len(views)), len(surface.faces)
+        # Faces are numbered over the whole batch, in which each view has its own copy of the mesh.
+        local = torch.where(face[image_range, ..., 0] < 0, -1, (face[image_range, ..., 0] - first_face) % count)
+        yield local, weights[image_range, ..., 0, :], depth[image_range, ..., 0]
+        image, first_face = image_range.stop, first_face + len(views) * count
 
 
 def _bin_size(size: int) -> int:
-    """Side of a bin in pixels: at most 16 bins across, of which PyTorch3D's coarse pass can handle 21."""
+    """Return the side of a bin in pixels: at most 16 bins in a row (PyTorch3D's coarse pass can handle 21)."""
     return max(8, 2 ** math.ceil(math.log2(size) - 4))
 
 
@@ -153,6 +166,6 @@ def _num_bins(size: int) -> int:
 
 
 def _image_bytes(num_faces: int, size: int) -> int:
-    """Device memory for one image, about: its row of the table of bins, its copy of the mesh, its pixels."""
+    """Estimate the device memory of one image: its row of the bin table, its copy of the mesh, and its pixels."""
     table, mesh, pixel = 4 * _num_bins(size), 120, 28 * CANDIDATES + 120
     return num_faces * (table + mesh) + size * size * pixel

@@ -1,7 +1,7 @@
-"""The torch half of the `pytorch3d` renderer: projection before its rasteriser, normals and colours after it.
+"""Projection, normals and shading in torch, for the renderers `pytorch3d` and `zbuffer-cuda`.
 
-Goes in: a mesh, cameras, and for each pixel the face that is seen there. Comes out: the images of its views. Promised:
-the light, the texture lookup and the normals of the `zbuffer` renderer, on any device, the same bytes on every run.
+Takes a mesh, cameras and the visible face of each pixel, and computes the images of the views. Light, texture lookup
+and normals are those of the `zbuffer` renderer. Each device gives the same bytes in every run.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, MAX_FACE, SKIN_TONE
+from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, MAX_FACE_AREA, SKIN_TONE
 from smile_pipe.pipeline.rendering.cameras import Rig
-from smile_pipe.pipeline.rendering.kernels.vertices import GUARD, NEAR
+from smile_pipe.pipeline.rendering.kernels.vertices import GUARD_BAND, NEAR
 from smile_pipe.pipeline.rendering.mipmap import MipMap, texels_covered
 
-# Twice the area, in pixels, of the smallest triangle that a texture is told apart on.
-TINY = 1e-12
+# Lower limit of twice a triangle's area on the screen, in square pixels, to avoid a division by 0.
+MIN_AREA = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A mesh on the device, with what its faces look like."""
+    """A mesh on the device, with the attributes that are needed for shading."""
 
     vertices: Tensor  # float32 [V, 3]
     faces: Tensor  # int64 [F, 3]
@@ -39,32 +39,38 @@ class Surface:
     def build(cls, mesh: Mesh, device: torch.device) -> "Surface":
         """Copy `mesh` to `device` and compute its normals there."""
 
-        def put(array: NDArray, dtype: torch.dtype) -> Tensor:
+        def to_device(array: NDArray, dtype: torch.dtype) -> Tensor:
             return torch.as_tensor(array, device=device).to(dtype)
 
-        vertices, faces = put(mesh.vertices, torch.float32), put(mesh.faces, torch.int64)
+        vertices, faces = to_device(mesh.vertices, torch.float32), to_device(mesh.faces, torch.int64)
         colors = np.array([SKIN_TONE], np.uint8) if mesh.colors is None else mesh.colors
         uvs = face_uvs = texture = None
         if mesh.texture is not None and mesh.uvs is not None and mesh.face_uvs is not None:
-            uvs, face_uvs = put(mesh.uvs, torch.float32), put(mesh.face_uvs, torch.int64)
+            uvs, face_uvs = to_device(mesh.uvs, torch.float32), to_device(mesh.face_uvs, torch.int64)
             texture = Texture.build(mesh.texture, mesh.face_uvs, mesh.uvs, device)
-        colors_v3 = put(colors, torch.float32).expand(len(vertices), 3)
-        flow = None if mesh.flow is None else put(mesh.flow, torch.float32)
+        colors_v3 = to_device(colors, torch.float32).expand(len(vertices), 3)
+        flow = None if mesh.flow is None else to_device(mesh.flow, torch.float32)
         return cls(vertices, faces, vertex_normals(vertices, faces), colors_v3, uvs, face_uvs, texture, flow)
 
     def albedo(self, face: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
-        """Colours float32 [P, 3], 0-255, of points given by `face` [P] and barycentric `weights` [P, 3].
+        """Look up the colours of surface points.
 
-        `sizes` [P] is twice the area of the face on the screen, in pixels.
+        Args:
+            face: int64 [P], the face of each point.
+            weights: float32 [P, 3], barycentric weights.
+            sizes: float32 [P], twice the area of the face on the screen, in square pixels.
+
+        Returns:
+            float32 [P, 3], 0-255.
         """
         if self.texture is None or self.uvs is None or self.face_uvs is None:
             return _interpolate(self.colors[self.faces[face]], weights)
-        return self.texture.look_up(_interpolate(self.uvs[self.face_uvs[face]], weights), face, sizes)
+        return self.texture.sample(_interpolate(self.uvs[self.face_uvs[face]], weights), face, sizes)
 
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """A texture and its smaller copies on the device; see `smile_pipe.pipeline.rendering.mipmap`."""
+    """A mip map on the device; see `smile_pipe.pipeline.rendering.mipmap`."""
 
     texels: Tensor  # uint8 [N, 4]
     levels: Tensor  # int64 [L, 3]
@@ -74,21 +80,28 @@ class Texture:
     def build(
         cls, texture: NDArray[np.uint8], face_uvs: NDArray[np.int32], uvs: NDArray[np.float32], device: torch.device
     ) -> "Texture":
-        """Pack the copies and put them on `device`."""
+        """Build the mip map of `texture` and copy it to `device`."""
         mipmap = MipMap.build(texture)
         texels, levels = torch.from_numpy(mipmap.texels.view(np.uint8).reshape(-1, 4)), torch.from_numpy(mipmap.levels)
         covered = torch.from_numpy(texels_covered(face_uvs, uvs, *texture.shape[:2]))
         return cls(texels.to(device), levels.to(device, torch.int64), covered.to(device))
 
-    def look_up(self, uv: Tensor, face: Tensor, sizes: Tensor) -> Tensor:
-        """Bilinear lookup float32 [P, 3] at `uv` [P, 2], in the copy that has about one texel a pixel.
+    def sample(self, uv: Tensor, face: Tensor, sizes: Tensor) -> Tensor:
+        """Sample the texture bilinearly, in the level with about one texel per pixel.
 
-        (0, 0) is the lower left corner, texel centres lie at halves, and outside clamps to the edge.
+        Args:
+            uv: float32 [P, 2]; (0, 0) is the lower left corner, texel centres are at halves, coordinates outside the
+                texture are clamped to its edge.
+            face: int64 [P], the face of each point.
+            sizes: float32 [P], twice the area of the face on the screen, in square pixels.
+
+        Returns:
+            float32 [P, 3], 0-255.
         """
-        # Half the binary logarithm of texels a pixel, rounded: frexp's exponent is one more than it, rounded down.
-        exponent = torch.frexp(self.face_texels[face] / sizes.clamp_min(TINY)).exponent
+        # The level is log2(texels per pixel) / 2, rounded; frexp's exponent is floor(log2) + 1.
+        exponent = torch.frexp(self.face_texels[face] / sizes.clamp_min(MIN_AREA)).exponent
         first, height, width = self.levels[(exponent >> 1).clamp(0, len(self.levels) - 1).long()].unbind(dim=1)
-        # What is no number counts as 0: these become places in memory.
+        # NaN becomes 0, because these values are used as indices.
         x = torch.minimum((uv[:, 0] * width - 0.5).nan_to_num(0).clamp_min(0), width - 1)
         y = torch.minimum(((1 - uv[:, 1]) * height - 0.5).nan_to_num(0).clamp_min(0), height - 1)
         x0, y0 = x.long(), y.long()
@@ -116,32 +129,37 @@ class Cameras:
 
     @classmethod
     def build(cls, rig: Rig, views: slice, device: torch.device) -> "Cameras":
-        """The cameras `views` of `rig`."""
+        """Copy the cameras `views` of `rig` to `device`."""
         R, T, K = (torch.as_tensor(a[views], device=device) for a in (rig.rotations, rig.translations, rig.intrinsics))
         return cls(R, T, K[:, [0, 1], [0, 1]], K[:, :2, 2], rig.size, rig.is_perspective)
 
-    def see(self, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels u, v [V, N, 2] and depths [V, N] of vertices [N, 3], in float64, and which are seen [V, N].
+    def project(self, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project vertices to the image of each view.
 
-        Not seen are those behind the camera, outside the guard band, and no numbers.
+        Args:
+            vertices: float32 [N, 3], frame units.
+
+        Returns:
+            Pixels u, v, float64 [V, N, 2]; depths, float64 [V, N]; and bool [V, N], False for vertices that are behind
+            the camera, outside the guard band or not finite.
         """
         x, y, z = vertices.double().unbind(dim=1)
         R, T = self.R[:, None], self.T[:, None]
-        # One product at a time, and in this order: so the `zbuffer` renderer has the same numbers to the last bit.
+        # Products in this order, without a matrix product: the `zbuffer` renderer computes the same bits.
         camera = [x * R[..., 0, m] + y * R[..., 1, m] + z * R[..., 2, m] + T[..., m] for m in range(3)]
         scale = 1 / camera[2] if self.is_perspective else torch.ones_like(camera[2])
         pixels = [self.center[:, None, m] - self.focal[:, None, m] * camera[m] * scale for m in range(2)]
-        is_seen = (camera[2] > NEAR) & (pixels[0].abs() < GUARD) & (pixels[1].abs() < GUARD)
-        return torch.stack(pixels, dim=-1), camera[2], is_seen
+        is_visible = (camera[2] > NEAR) & (pixels[0].abs() < GUARD_BAND) & (pixels[1].abs() < GUARD_BAND)
+        return torch.stack(pixels, dim=-1), camera[2], is_visible
 
     def to_image_axes(self, view: Tensor, vectors: Tensor) -> Tensor:
-        """Frame vectors float32 [P, 3], each as its view's image has them: x right, y up, z to the viewer."""
+        """Rotate frame vectors float32 [P, 3] to the image axes of `view` [P]: x right, y up, z towards the viewer."""
         # Camera axes are +x left, +y up, +z into the scene.
         to_image = (self.R * torch.tensor([-1, 1, -1], device=vectors.device)).float()
         return torch.einsum("pi,pij->pj", vectors, to_image[view])
 
     def towards_camera(self, view: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """Unit directions float32 [P, 3] to the camera from what is seen at pixels; x right, y up, z to the viewer."""
+        """Compute unit directions from the points at pixels to the camera, float32 [P, 3], in image axes."""
         ones = torch.ones_like(row, dtype=torch.float32)
         if not self.is_perspective:
             return torch.stack([0 * ones, 0 * ones, ones], dim=-1)
@@ -154,29 +172,37 @@ class Cameras:
 def shade(
     surface: Surface, cameras: Cameras, pixels: Tensor, face: Tensor, weights: Tensor, depth: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images rgb uint8 [V, H, W, 3], depth float32 [V, H, W] and normal float32 [V, H, W, 3] of one mesh.
+    """Shade the views of one mesh.
 
-    `pixels` [V, N, 2] is where its vertices are seen; `face` int64 [V, H, W] is negative where there is none; `weights`
-    [V, H, W, 3] are perspective-correct.
+    Args:
+        surface: The mesh.
+        cameras: Its views.
+        pixels: [V, N, 2], the projected vertices.
+        face: int64 [V, H, W], the visible face; negative where there is none.
+        weights: float32 [V, H, W, 3], perspective-correct barycentric weights.
+        depth: float32 [V, H, W], depth of the visible face.
+
+    Returns:
+        rgb uint8 [V, H, W, 3], depth float32 [V, H, W] and normal float32 [V, H, W, 3].
     """
     view, row, column = covered = (face >= 0).nonzero(as_tuple=True)
-    seen, at = face[covered], weights[covered]
-    world = _interpolate(surface.normals[surface.faces[seen]], at)
+    face_ids, face_weights = face[covered], weights[covered]
+    world = _interpolate(surface.normals[surface.faces[face_ids]], face_weights)
     normals = normalize(cameras.to_image_axes(view, world), dim=-1)
     facing = (normals * cameras.towards_camera(view, row, column)).sum(dim=-1, keepdim=True)
     normals = torch.where(facing < 0, -normals, normals)
     light = AMBIENT + (1 - AMBIENT) * facing.abs()
 
     rgb = torch.tensor(BACKGROUND, dtype=torch.uint8, device=face.device).repeat(*face.shape, 1)
-    sizes = _sizes(pixels[view[:, None], surface.faces[seen]].float())
-    rgb[covered] = (surface.albedo(seen, at, sizes) * light + 0.5).clamp(max=255).to(torch.uint8)
+    sizes = _sizes(pixels[view[:, None], surface.faces[face_ids]].float())
+    rgb[covered] = (surface.albedo(face_ids, face_weights, sizes) * light + 0.5).clamp(max=255).to(torch.uint8)
     normal = torch.zeros_like(weights)
     normal[covered] = normals
     return rgb, torch.where(face >= 0, depth, 0), normal
 
 
 def draw_flow(surface: Surface, cameras: Cameras, face: Tensor, weights: Tensor) -> Tensor:
-    """Flow float32 [V, H, W, 3] of a mesh that has one, along the image's axes; `face` and `weights` as in `shade`."""
+    """Draw the flow of a mesh that has one, float32 [V, H, W, 3] in image axes; `face` and `weights` as in `shade`."""
     assert surface.flow is not None
     view, _, _ = pixels = (face >= 0).nonzero(as_tuple=True)
     flow = torch.zeros_like(weights)
@@ -185,18 +211,18 @@ def draw_flow(surface: Surface, cameras: Cameras, face: Tensor, weights: Tensor)
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals float32 [V, 3]: the mean of the adjacent faces' normals, weighted by area; 0 where no face is."""
+    """Compute unit normals float32 [V, 3]: means of the adjacent faces' normals, weighted by area; 0 without a face."""
     a, b, c = vertices[faces].double().unbind(dim=1)
     weighted = torch.linalg.cross(b - a, c - a)
-    weighted = torch.where((weighted.abs() < MAX_FACE).all(dim=1, keepdim=True), weighted, 0)
-    # Summed as integers: a GPU adds in any order, and only integers come to the same sum in every order.
+    weighted = torch.where((weighted.abs() < MAX_FACE_AREA).all(dim=1, keepdim=True), weighted, 0)
+    # Summed as integers: a GPU adds in any order, and only sums of integers do not depend on it.
     fixed = (weighted * 2.0**40).round().long().repeat_interleave(3, dim=0)
     sums = torch.zeros(vertices.shape, dtype=torch.int64, device=vertices.device).index_add_(0, faces.flatten(), fixed)
     return normalize(sums.double(), dim=-1).float()
 
 
 def _sizes(triangles: Tensor) -> Tensor:
-    """Twice the areas of triangles [P, 3, 2]."""
+    """Compute twice the areas of triangles [P, 3, 2]."""
     (ax, ay), (bx, by) = ((triangles[:, i] - triangles[:, 0]).unbind(dim=1) for i in (1, 2))
     return (ax * by - ay * bx).abs()
 

@@ -1,7 +1,7 @@
-"""The renderer for CPUs: a z-buffer over all triangles, compiled by Numba, that needs nothing but a processor.
+"""The renderer for CPUs: a z-buffer over all triangles, compiled by Numba.
 
-Goes in: meshes in the canonical frame and a rig. Comes out: the images of all views. Promised: the same bytes on every
-run and machine type that rounds IEEE floats alike; each pixel on a shared edge is drawn by exactly one face.
+It gives the same bytes in every run, on all machines with IEEE floating point. Each pixel on a shared edge is drawn by
+exactly one face.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ _NO_IMAGE = np.empty((0, 0, 3), np.float32)
 
 
 class ZBufferRenderer:
-    """Draws one mesh after the other, all views of each, on one core."""
+    """Renders one mesh after the other on one core; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
 
     name = "zbuffer"
-    # Raise it when the pixels change, so that finished shards are known to be stale.
+    # Increase it when the pixels change: finished shards are then rendered again.
     version = "2"
 
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
+        """Render each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
         return [self._render_one(mesh, rig) for mesh, rig in zip(meshes, rigs, strict=True)]
 
     def _render_one(self, mesh: Mesh, rig: Rig) -> ViewImages:
@@ -39,22 +39,22 @@ class ZBufferRenderer:
             normal=np.empty((*shape, 3), np.float32),
             flow=None if mesh.flow is None else np.empty((*shape, 3), np.float32),
         )
-        surface = surface_of(mesh)
+        surface = build_surface(mesh)
         screen = np.empty((len(mesh.vertices), 3), np.float32)
         snapped = np.empty((len(mesh.vertices), 3), np.int32)
-        words = np.empty((size, size), np.int64)
+        zbuffer = np.empty((size, size), np.int64)
         for v in range(num_views):
-            lens = ViewParams(rig.rotations[v], rig.intrinsics[v], rig.is_perspective)
-            project(mesh.vertices, lens.R, rig.translations[v], lens.K, lens.perspective, screen, snapped)
-            rasterise(snapped, mesh.faces, lens.perspective, words)
+            view = ViewParams(rig.rotations[v], rig.intrinsics[v], rig.is_perspective)
+            project(mesh.vertices, view.R, rig.translations[v], view.K, view.perspective, screen, snapped)
+            rasterise(snapped, mesh.faces, view.perspective, zbuffer)
             flow = _NO_IMAGE if images.flow is None else images.flow[v]
-            here = Images(images.rgb[v], images.depth[v], images.normal[v], flow)
-            shade(words, screen, surface, lens, AMBIENT, BACKGROUND, here)
+            view_images = Images(images.rgb[v], images.depth[v], images.normal[v], flow)
+            shade(zbuffer, screen, surface, view, AMBIENT, BACKGROUND, view_images)
         return images
 
 
-def surface_of(mesh: Mesh) -> Surface:
-    """What all views of a mesh have in common."""
+def build_surface(mesh: Mesh) -> Surface:
+    """Compute what all views of a mesh share: vertex normals, mip map and texture coverage of faces."""
     mipmap = MipMap(np.zeros(0, np.uint32), np.zeros((0, 3), np.int32))
     face_uvs, uvs, covered = np.zeros((0, 3), np.int32), np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
     if mesh.texture is not None and mesh.face_uvs is not None and mesh.uvs is not None:

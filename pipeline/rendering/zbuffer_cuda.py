@@ -1,8 +1,7 @@
-"""The `zbuffer` renderer on a GPU: Triton finds the nearest faces (`cuda_faces.py`), `torch_shading` draws them.
+"""The `zbuffer` renderer on a GPU: Triton finds the nearest faces (`cuda_faces.py`), `torch_shading` shades them.
 
-Goes in: meshes in the canonical frame and a rig for each. Comes out: the images of all views. Promised: the faces that
-`zbuffer` finds, and its images but for the last bit of what is computed of them; nothing depends on the order in which
-a device happens to compute.
+It finds the same faces as `zbuffer`; images are equal up to the last bit of shading. Results do not depend on the order
+in which a device computes.
 """
 
 from collections.abc import Sequence
@@ -15,15 +14,15 @@ from smile_pipe.pipeline.rendering.backend import ViewImages
 from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.pipeline.rendering.kernels.cuda_faces import rasterise
 from smile_pipe.pipeline.rendering.kernels.faces import LAST_FACE, NO_FACE
-from smile_pipe.pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
-from smile_pipe.pipeline.rendering.torch_shading import TINY, Cameras, Surface, draw_flow, shade
+from smile_pipe.pipeline.rendering.kernels.vertices import OFFSCREEN, SUBPIXEL
+from smile_pipe.pipeline.rendering.torch_shading import MIN_AREA, Cameras, Surface, draw_flow, shade
 
 
 class ZBufferCudaRenderer:
-    """Draws all views of a mesh at once, and puts the next mesh behind it without waiting."""
+    """Renders all views of a mesh at once, and queues the next mesh without waiting; see `backend.Renderer`."""
 
     name = "zbuffer-cuda"
-    # Raise it when the pixels change, so that finished shards are known to be stale.
+    # Increase it when the pixels change: finished shards are then rendered again.
     version = "1"
 
     def __init__(self, device: str = "cuda") -> None:
@@ -31,36 +30,38 @@ class ZBufferCudaRenderer:
 
     @torch.inference_mode()
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Images of each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
+        """Render each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
         drawn = [self._draw(mesh, rig) for mesh, rig in zip(meshes, rigs, strict=True)]
-        found = []
+        results = []
         for images, flow in drawn:
             rgb, depth, normal = (image.cpu().numpy() for image in images)
-            found.append(ViewImages(rgb, depth, normal, None if flow is None else flow.cpu().numpy()))
-        return found
+            results.append(ViewImages(rgb, depth, normal, None if flow is None else flow.cpu().numpy()))
+        return results
 
     def _draw(self, mesh: Mesh, rig: Rig) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
         surface = Surface.build(mesh, self.device)
         cameras = Cameras.build(rig, slice(None), self.device)
-        pixels, depth, is_seen = cameras.see(surface.vertices)
+        pixels, depth, is_visible = cameras.project(surface.vertices)
         nearness = (1 / depth if rig.is_perspective else -depth).float()
-        words = rasterise(_snapped(pixels, nearness, is_seen), surface.faces.int(), rig.size, rig.is_perspective)
-        face = torch.where(words == NO_FACE, -1, LAST_FACE - (words & LAST_FACE))
-        weights, z = _weigh(face, pixels.float(), nearness, surface.faces, rig.is_perspective)
+        zbuffer = rasterise(_snap(pixels, nearness, is_visible), surface.faces.int(), rig.size, rig.is_perspective)
+        face = torch.where(zbuffer == NO_FACE, -1, LAST_FACE - (zbuffer & LAST_FACE))
+        weights, z = _barycentric_weights(face, pixels.float(), nearness, surface.faces, rig.is_perspective)
         images = shade(surface, cameras, pixels, face, weights, z)
         return images, None if surface.flow is None else draw_flow(surface, cameras, face, weights)
 
 
-def _snapped(pixels: Tensor, nearness: Tensor, is_seen: Tensor) -> Tensor:
-    """Vertices as `smile_pipe.pipeline.rendering.kernels.vertices.project` snaps them, int32 [V, N, 3]."""
-    snapped = torch.where(is_seen[..., None], (pixels * SUBPIXEL).round(), NOWHERE).int()
+def _snap(pixels: Tensor, nearness: Tensor, is_visible: Tensor) -> Tensor:
+    """Snap vertices like `smile_pipe.pipeline.rendering.kernels.vertices.project`, int32 [V, N, 3]."""
+    snapped = torch.where(is_visible[..., None], (pixels * SUBPIXEL).round(), OFFSCREEN).int()
     return torch.cat([snapped, nearness.view(torch.int32)[..., None]], dim=-1)
 
 
-def _weigh(face: Tensor, pixels: Tensor, nearness: Tensor, faces: Tensor, perspective: bool) -> tuple[Tensor, Tensor]:
-    """What share each corner has in what each pixel shows, [V, H, W, 3], and the depth there, [V, H, W].
+def _barycentric_weights(
+    face: Tensor, pixels: Tensor, nearness: Tensor, faces: Tensor, perspective: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute the perspective-correct barycentric weights [V, H, W, 3] and the depth [V, H, W] of each pixel.
 
-    As `smile_pipe.pipeline.rendering.kernels.pixels` weighs them; 0 where no face is.
+    The formulas are those of `smile_pipe.pipeline.rendering.kernels.pixels`; 0 where there is no face.
     """
     view, row, column = covered = (face >= 0).nonzero(as_tuple=True)
     corners = faces[face[covered]]
@@ -68,7 +69,7 @@ def _weigh(face: Tensor, pixels: Tensor, nearness: Tensor, faces: Tensor, perspe
     (xi, yi), (xj, yj) = ((at[:, i] - at[:, 2]).unbind(dim=1) for i in (0, 1))
     dx, dy = column + 0.5 - at[:, 2, 0], row + 0.5 - at[:, 2, 1]
     area = xi * yj - xj * yi
-    is_tiny = area.abs() < TINY
+    is_tiny = area.abs() < MIN_AREA
     inverse = 1 / torch.where(is_tiny, 1, area)
     third = torch.full_like(area, 1 / 3)
     a = torch.where(is_tiny, third, (dx * yj - dy * xj) * inverse).clamp(0, 1)

@@ -1,1 +1,1 @@
-"""Faces in time: which frames of a sequence are rendered, how far they moved, and one image for all of them."""
+"""Sequences of scans: frame sampling, displacement and flow, and dynamic images."""

@@ -1,6 +1,6 @@
-"""How far a face has moved: displacements between frames, magnified or measured, with the motion of the head apart.
+"""Displacement between the meshes of a sequence: measured without head motion, magnified, or stored as flow.
 
-Meshes are in correspondence where vertex i of one is the same point of the face as vertex i of the other.
+Two meshes are in correspondence if vertex i of one is the same point of the face as vertex i of the other.
 """
 
 from dataclasses import replace
@@ -12,20 +12,20 @@ from scipy.spatial import cKDTree
 from smile_pipe.pipeline.landmarks.alignment import fit_similarity
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 
-# Where meshes are not in correspondence, this many points of a face are looked up in the other.
+# Number of points that are compared with the other surface if meshes are not in correspondence and have no landmarks.
 NUM_PROBES = 2000
 
 
 def in_correspondence(mesh: Mesh, other: Mesh) -> bool:
-    """Whether the two have the same vertices and faces but for the places of the vertices."""
+    """Return whether two meshes have the same number of vertices and the same faces."""
     return len(mesh.vertices) == len(other.vertices) and np.array_equal(mesh.faces, other.faces)
 
 
 def displacement(onset: Mesh, mesh: Mesh) -> float:
-    """How far the face of `mesh` is from that of `onset`, root mean square, in their units; the head may move freely.
+    """Measure the root mean square displacement of a face from its onset, in the meshes' unit.
 
-    Measured at the vertices of meshes in correspondence, else at landmarks, else from points of the one surface to the
-    nearest vertices of the other.
+    It is measured at the vertices of meshes in correspondence, else at the landmarks, in both cases after removing the
+    best similarity (head motion). Otherwise it is measured from points of `mesh` to the nearest vertices of `onset`.
     """
     if in_correspondence(onset, mesh):
         return _residual(mesh.vertices, onset.vertices)
@@ -38,11 +38,11 @@ def displacement(onset: Mesh, mesh: Mesh) -> float:
     return float(np.sqrt((distances**2).mean()))
 
 
-def magnified(onset: Mesh, mesh: Mesh, factor: float) -> Mesh:
-    """`mesh` with its displacements from `onset` multiplied by `factor`; landmarks move along.
+def magnify_motion(onset: Mesh, mesh: Mesh, factor: float) -> Mesh:
+    """Multiply the displacements of vertices and landmarks from `onset` by `factor`.
 
     Raises:
-        MeshError: the two are not in correspondence.
+        MeshError: The meshes are not in correspondence.
     """
     if factor == 1:
         return mesh
@@ -55,26 +55,26 @@ def magnified(onset: Mesh, mesh: Mesh, factor: float) -> Mesh:
 
 
 def with_flow(reference: Mesh, mesh: Mesh) -> Mesh:
-    """`mesh` with the displacement of each vertex from `reference` as its flow.
+    """Return `mesh` with the displacement of each vertex from `reference` as its flow.
 
     Raises:
-        MeshError: the two are not in correspondence.
+        MeshError: The meshes are not in correspondence.
     """
     require_correspondence(reference, mesh, "the channel flow")
     return replace(mesh, flow=mesh.vertices - reference.vertices)
 
 
-def require_correspondence(reference: Mesh, mesh: Mesh, what: str) -> None:
-    """Raise MeshError where vertices cannot be followed from one mesh to the other."""
+def require_correspondence(reference: Mesh, mesh: Mesh, operation: str) -> None:
+    """Raise MeshError if the meshes are not in correspondence; `operation` is named in the message."""
     if not in_correspondence(reference, mesh):
         raise MeshError(
-            f"{what} needs meshes in correspondence: {len(mesh.vertices)} vertices and {len(mesh.faces)} faces, but "
-            f"{len(reference.vertices)} and {len(reference.faces)} in the one to compare with, or other faces"
+            f"{operation} needs meshes in correspondence: {len(mesh.vertices)} vertices and {len(mesh.faces)} faces, "
+            f"but {len(reference.vertices)} and {len(reference.faces)} in the reference mesh, or different faces"
         )
 
 
 def _residual(points: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    """Root mean square distance that is left after the best similarity."""
+    """Return the root mean square distance after the best similarity."""
     source, goal = points.astype(np.float64), target.astype(np.float64)
     if np.ptp(source, axis=0).max() == 0:
         return float(np.sqrt(((source - goal) ** 2).sum(axis=1).mean()))

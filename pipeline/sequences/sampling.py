@@ -1,4 +1,4 @@
-"""Which frames of a sequence are rendered, and what of them is stored."""
+"""Frame sampling: which frames of a sequence are rendered, and how they are stored."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -15,20 +15,28 @@ def _parse_window(value: Any) -> Any:
         return value
     start, colon, end = value.partition(":")
     if not colon or not all(part.strip().isdecimal() or not part.strip() for part in (start, end)):
-        raise ValueError("a window is START:END, two numbers of frames")
+        raise ValueError("not a window; write START:END, two frame numbers")
     return int(start or 0), int(end) if end.strip() else None
 
 
-def _show_window(window: tuple[int, int | None] | None) -> str | None:
+def _format_window(window: tuple[int, int | None] | None) -> str | None:
     return None if window is None else f"{window[0]}:{'' if window[1] is None else window[1]}"
 
 
-Window = Annotated[tuple[int, int | None] | None, BeforeValidator(_parse_window), PlainSerializer(_show_window)]
-"""START:END, frames numbered from 0, END not included; either may be left out."""
+Window = Annotated[tuple[int, int | None] | None, BeforeValidator(_parse_window), PlainSerializer(_format_window)]
+"""START:END, frames numbered from 0, END exclusive; either may be omitted."""
 
 
 class SequenceSettings(Frozen):
-    """How sequences are rendered; scans do not depend on it."""
+    """How sequences are rendered; scans do not depend on these settings.
+
+    Attributes:
+        frames: Number of frames to render.
+        sampling: Which frames are rendered: evenly spaced, around the apex, or all.
+        temporal: What is stored: frames, one dynamic image, or both.
+        window: Part of the recording to use; None for all of it.
+        magnify: Factor of the displacements from the onset.
+    """
 
     frames: Annotated[int, Field(ge=1)] = 8
     sampling: Sampling = "uniform"
@@ -36,53 +44,59 @@ class SequenceSettings(Frozen):
     window: Window = None
     magnify: Annotated[float, Field(gt=0)] = 1.0
 
-    def window_of(self, num_recorded: int) -> range:
-        """Numbers of the frames that may be rendered, the onset first; none where the sequence is too short."""
+    def window_range(self, num_recorded: int) -> range:
+        """Return the numbers of the frames in the window, the onset first; empty if the sequence is too short."""
         start, end = self.window or (0, None)
         return range(num_recorded)[start:end]
 
-    def num_chosen(self, num_recorded: int) -> int:
-        """How many frames of a sequence are rendered; at least one is tried."""
-        length = len(self.window_of(num_recorded))
+    def num_selected(self, num_recorded: int) -> int:
+        """Return the number of frames of a sequence that are rendered, at least 1."""
+        length = len(self.window_range(num_recorded))
         return max(1, length if self.sampling == "all" else min(self.frames, length))
 
-    def needed(self, num_recorded: int) -> tuple[int, ...]:
-        """Numbers of the frames that have to be read: all that may be chosen, and the onset."""
-        window = self.window_of(num_recorded)
+    def frames_to_read(self, num_recorded: int) -> tuple[int, ...]:
+        """Return the numbers of the frames to read: all that can be selected, and the onset."""
+        window = self.window_range(num_recorded)
         if self.sampling == "uniform" and window:
-            return tuple(sorted({window[0], *evenly_spaced(window, self.num_chosen(num_recorded))}))
+            return tuple(sorted({window[0], *evenly_spaced(window, self.num_selected(num_recorded))}))
         return tuple(window) or (0,)
 
-    def chosen(self, num_recorded: int, displacements: Mapping[int, float]) -> tuple[tuple[int, ...], int | None]:
-        """Numbers of the frames that are rendered, in the order of time, and of the apex where it was looked for.
+    def select_frames(
+        self, num_recorded: int, displacements: Mapping[int, float]
+    ) -> tuple[tuple[int, ...], int | None]:
+        """Select the frames to render.
 
         Args:
-            num_recorded: length of the sequence.
-            displacements: for `apex`, how far each frame of the window is from the onset.
+            num_recorded: Number of frames of the sequence.
+            displacements: For `sampling=apex`, displacement of each frame of the window from the onset.
+
+        Returns:
+            Frame numbers in temporal order, and the number of the apex (None unless `sampling=apex`).
 
         Raises:
-            ValueError: the window holds no frame of a sequence of that length.
+            ValueError: The window contains no frame of the sequence.
         """
-        window, count = self.window_of(num_recorded), self.num_chosen(num_recorded)
+        window, count = self.window_range(num_recorded), self.num_selected(num_recorded)
         if not window:
-            raise ValueError(f"`window={_show_window(self.window)}` holds none of the {num_recorded} frames")
+            raise ValueError(f"`window={_format_window(self.window)}` holds none of the {num_recorded} frames")
         if self.sampling != "apex":
             return evenly_spaced(window, count), None
         apex = max(window, key=lambda number: (displacements[number], -number))
-        return _around(window, apex, count, displacements), apex
+        return _frames_around_apex(window, apex, count, displacements), apex
 
 
 def evenly_spaced(window: range, count: int) -> tuple[int, ...]:
-    """`count` numbers of a window, evenly from its first to its last; the middle one where only one is asked for."""
+    """Return `count` numbers, evenly spaced from the first to the last of a window; the middle one if `count` is 1."""
     if count == 1:
         return (window[len(window) // 2],)
     return tuple(window[int(i)] for i in np.round(np.linspace(0, len(window) - 1, count)))
 
 
-def _around(window: range, apex: int, count: int, displacements: Mapping[int, float]) -> tuple[int, ...]:
-    """`count` frames, evenly over the stretch about the apex in which the face is at least half as far from the onset.
+def _frames_around_apex(window: range, apex: int, count: int, displacements: Mapping[int, float]) -> tuple[int, ...]:
+    """Select `count` frames, evenly over the interval around the apex with at least half of the apex's displacement.
 
-    A stretch that is too short grows by the frame next to it that moved more; a window has at least `count` frames.
+    An interval with fewer frames is extended by the neighbouring frame with the larger displacement. A window has at
+    least `count` frames.
     """
 
     def moved(number: int) -> float:

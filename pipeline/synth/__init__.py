@@ -1,1 +1,1 @@
-"""The synthesis stage: labelled synthetic scans, stored as BU-3DFE or BU-4DFE store theirs."""
+"""The synth stage: labelled synthetic scans or sequences in the layout of BU-3DFE or BU-4DFE."""

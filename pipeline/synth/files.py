@@ -1,4 +1,4 @@
-"""The files of one synthetic scan: where they lie, and how they are written."""
+"""Write the files of one synthetic scan: mesh, texture and landmarks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ NUM_BND_LANDMARKS = 83
 
 @dataclass(frozen=True)
 class ScanPaths:
-    """Where one scan lies; mesh and texture lie in one folder."""
+    """Paths of the files of one scan; mesh and texture are in the same folder."""
 
     mesh: StoragePath
     texture: StoragePath
@@ -26,22 +26,28 @@ class ScanPaths:
 
     @property
     def all(self) -> tuple[StoragePath, StoragePath, StoragePath]:
-        """All three."""
+        """All three paths."""
         return self.mesh, self.texture, self.landmarks
 
 
 def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[np.intp]) -> None:
-    """Write a scan whose `landmarks` [L] are vertices; `texture` is an encoded image.
+    """Write the files of a scan.
+
+    Args:
+        paths: Paths of the files.
+        mesh: The mesh.
+        texture: The encoded image.
+        landmarks: int [L], vertices of the landmarks.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
-    with _file_for(paths.mesh) as file:
+    with _open_local(paths.mesh) as file:
         write_wrl(file, mesh, paths.texture.name)
-    with _file_for(paths.texture) as file:
+    with _open_local(paths.texture) as file:
         file.write_bytes(texture)
     points = mesh.vertices[landmarks]
-    with _file_for(paths.landmarks) as file:
+    with _open_local(paths.landmarks) as file:
         if paths.landmarks.suffix == ".bnd":
             write_bnd(file, landmarks, points)
         else:
@@ -50,10 +56,10 @@ def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[
 
 
 @contextmanager
-def _file_for(path: StoragePath) -> Iterator[Path]:
-    """A file to write to that is, or becomes, `path`."""
+def _open_local(path: StoragePath) -> Iterator[Path]:
+    """Yield a local path to write; for a URL it is a temporary file, which is uploaded at the end."""
     if isinstance(path, Path):
-        # Not by way of a temporary name: without `synth.json` a data set is not whole anyway.
+        # Written in place, without a temporary name: the data set is incomplete until `synth.json` exists.
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path
         return

@@ -1,9 +1,9 @@
-"""The synth stage: labelled face scans without a download, laid out on disk as BU-3DFE or BU-4DFE lay out their own.
+"""The synth stage: generate labelled face scans without a download, in the layout of BU-3DFE or BU-4DFE.
 
-Goes in: a number of subjects, a seed, and which face model. Comes out: for each subject one neutral scan and the six
-basic expressions at each level, or a sequence of each expression (`.wrl`, texture, landmarks); and `synth.json`,
-written last. Promised: equal settings give equal bytes, and a subject does not depend on how many others there are.
-The labels are mixes of action units by construction, not human ratings; sex letter and ancestry code are nominal.
+Each subject has a neutral scan and the six basic expressions at each level, or one sequence of each expression. A scan
+is a `.wrl` file, a texture and landmarks. `synth.json` is written last. Equal settings give equal bytes, and a subject
+does not depend on the number of subjects. Labels are mixes of action units by construction, not human ratings; sex
+letter and ancestry code are nominal.
 """
 
 import os
@@ -11,56 +11,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
-from smile_pipe.pipeline.common.option_types import CommaSeparated
-from smile_pipe.pipeline.face_model.actor import MIN_FRAMES, Subject
+from smile_pipe.pipeline.face_model.actor import Subject
 from smile_pipe.pipeline.face_model.ict import IctFace
 from smile_pipe.pipeline.face_model.interface import FaceModel
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.synth import scans
-from smile_pipe.pipeline.synth import sequences as synth_sequences
+from smile_pipe.pipeline.synth.config import Kind, SynthConfig
 from smile_pipe.pipeline.synth.files import write_scan
-from smile_pipe.pipeline.synth.scans import Scans
-from smile_pipe.pipeline.synth.sequences import FOLDERS, MAX_FRAMES, Sequences
+from smile_pipe.pipeline.synth.layouts import SEQUENCE_FOLDERS, Layout, ScanLayout, SequenceLayout
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen, Manifest, fingerprint
-from smile_pipe.shards.storage import StoragePath, StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
-Kind = Literal["scans", "sequences"]
-Level = Annotated[int, Field(ge=1, le=4)]
-Program = Scans | Sequences
-# Whose names a kind has, and for how many subjects they have room.
-_NAMES: Mapping[Kind, tuple[str, int]] = {
-    "scans": ("BU-3DFE", scans.MAX_SUBJECTS),
-    "sequences": ("BU-4DFE", synth_sequences.MAX_SUBJECTS),
-}
-
-
-class SynthConfig(Frozen):
-    """What to make."""
-
-    out: StoragePathField = Field(
-        description="Folder or URL to write; new, empty, or an earlier run of the same settings"
-    )
-    kind: Kind = Field("scans", description="Static scans (as BU-3DFE has), or sequences (as BU-4DFE has).")
-    subjects: int = Field(8, description="Number of subjects.")
-    seed: int = Field(0, ge=0, description="Another seed gives other subjects.")
-    face_model: Path | None = Field(
-        None, description="ICT-FaceKit, packed (.npz) or checked out; without it the built-in parametric face is used."
-    )
-    levels: Annotated[tuple[Level, ...], CommaSeparated] = Field(
-        (1, 2, 3, 4), description="Levels of intensity of each expression, from 1 to 4; of scans only."
-    )
-    frames: int = Field(30, ge=MIN_FRAMES, le=MAX_FRAMES, description="Frames of each sequence; of sequences only.")
-    texture_size: int = Field(512, ge=64, le=4096, description="Height and width of the textures in pixels.")
+# Data set whose file names each kind follows, and the largest number of subjects in them (four and three digits).
+_NAMING: Mapping[Kind, tuple[str, int]] = {"scans": ("BU-3DFE", 9999), "sequences": ("BU-4DFE", 999)}
 
 
 class SequenceEntry(Frozen):
-    """When the expression of one sequence comes and goes; frames are those of `actor.Timing`."""
+    """Timing of the expression of one sequence; frame numbers as in `actor.Timing`."""
 
     name: str
     expression: str
@@ -71,7 +41,7 @@ class SequenceEntry(Frozen):
 
 
 class SynthManifest(Manifest):
-    """What a synth run made; `levels` is empty for sequences, and `frames` 0 for scans."""
+    """Result of the stage, `synth.json`; `levels` is empty for sequences, and `frames` is 0 for scans."""
 
     schema_version: Literal[1] = 1
     stage: Literal["synth"] = "synth"
@@ -89,29 +59,36 @@ class SynthManifest(Manifest):
 
 
 def run(config: SynthConfig, on_progress: Callable[[int, int], None] | None = None) -> SynthManifest:
-    """Write the data set; `on_progress(done, total)` is called after each scan.
+    """Write the data set.
+
+    Args:
+        config: Options of the stage.
+        on_progress: Called after each scan with the number of written scans and of all scans.
+
+    Returns:
+        The manifest, as written to `synth.json`.
 
     Raises:
-        UsageError: nothing is asked for, or more subjects than the layout can name, or an option of the other kind;
-            `face_model` is not a face model; or `out` cannot be written or holds files of something else.
+        UsageError: There are no subjects or levels, or more subjects than the layout can name; an option of the other
+            kind is set; `face_model` is not a face model; or `out` cannot be written or contains other files.
     """
     _check(config)
     model: FaceModel = ParametricFace() if config.face_model is None else IctFace(config.face_model)
-    subjects = [Subject.cast(model, config.seed, number) for number in range(1, config.subjects + 1)]
-    program = _program(config)
-    paths = [program.paths(config.out, subject, len(model.landmarks)) for subject in subjects]
+    subjects = [Subject.create(model, config.seed, number) for number in range(1, config.subjects + 1)]
+    layout = _build_layout(config)
+    paths = [layout.paths(config.out, subject, len(model.landmarks)) for subject in subjects]
     manifest_path = config.out / "synth.json"
-    _prepare(config.out, chain.from_iterable(scan.all for scan in chain(*paths)))
+    _prepare_output(config.out, chain.from_iterable(scan.all for scan in chain(*paths)))
     manifest_path.unlink(missing_ok=True)
     done, total = 0, sum(map(len, paths))
-    for subject, theirs in zip(subjects, paths, strict=True):
-        texture = program.encode(model.texture(subject.identity, config.texture_size))
-        for files, mesh in zip(theirs, program.meshes(model, subject), strict=True):
-            write_scan(files, mesh, texture, model.landmarks)
+    for subject, subject_paths in zip(subjects, paths, strict=True):
+        texture = layout.encode_texture(model.texture(subject.identity, config.texture_size))
+        for scan_paths, mesh in zip(subject_paths, layout.meshes(model, subject), strict=True):
+            write_scan(scan_paths, mesh, texture, model.landmarks)
             done += 1
             if on_progress:
                 on_progress(done, total)
-    manifest = _manifest(config, model, subjects, program, total)
+    manifest = _build_manifest(config, model, subjects, layout, total)
     manifest.write(manifest_path)
     return manifest
 
@@ -119,53 +96,64 @@ def run(config: SynthConfig, on_progress: Callable[[int, int], None] | None = No
 def _check(config: SynthConfig) -> None:
     if config.subjects < 1 or not config.levels:
         raise UsageError(f"subjects {config.subjects}, levels {list(config.levels)}: at least one of each is needed")
-    whose, room = _NAMES[config.kind]
-    if config.subjects > room:
-        raise UsageError(f"{whose}'s names have room for {room}", field="subjects", value=config.subjects)
+    dataset, max_subjects = _NAMING[config.kind]
+    if config.subjects > max_subjects:
+        raise UsageError(
+            f"the file names of {dataset} allow {max_subjects} subjects", field="subjects", value=config.subjects
+        )
     other = "levels" if config.kind == "sequences" else "frames"
     if getattr(config, other) != SynthConfig.model_fields[other].default:
-        raise UsageError(f"`{other}` has no meaning for `kind={config.kind}`; leave it out")
+        raise UsageError(f"`{other}` has no effect with `kind={config.kind}`; omit it")
 
 
-def _program(config: SynthConfig) -> Program:
+def _build_layout(config: SynthConfig) -> Layout:
     if config.kind == "sequences":
-        return Sequences(config.seed, config.frames)
-    return Scans(config.seed, tuple(sorted(set(config.levels))))
+        return SequenceLayout(config.seed, config.frames)
+    return ScanLayout(config.seed, tuple(sorted(set(config.levels))))
 
 
-def _prepare(out: StoragePath, expected: Iterable[StoragePath]) -> None:
-    """Make the folder, and refuse one in which files that this run would not write pose as its own."""
+def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
+    """Create the folder; raise UsageError if it contains files that this run does not write."""
     try:
-        strangers = _names(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
+        unexpected = _list_files(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
     except OSError as error:
         raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
     if isinstance(out, Path) and not os.access(out, os.W_OK | os.X_OK):
-        raise UsageError("is not writable", field="out", value=out)
-    if strangers:
-        raise UsageError(f"holds {min(strangers)}, which is not of this run; name a new folder", field="out", value=out)
+        raise UsageError("not writable", field="out", value=out)
+    if unexpected:
+        raise UsageError(
+            f"contains {min(unexpected)}, which is not of this run; use a new folder", field="out", value=out
+        )
 
 
-def _names(out: StoragePath) -> set[str]:
-    """The files in a folder, which is made if need be, and in those below it."""
+def _list_files(out: StoragePath) -> set[str]:
+    """Return the relative paths of all files below a folder, which is created if necessary."""
     if isinstance(out, Path):
         out.mkdir(parents=True, exist_ok=True)
         return {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
     return {name.removeprefix(out.path).strip("/") for name in out.fs.find(out.path)}
 
 
-def _manifest(
-    config: SynthConfig, model: FaceModel, subjects: list[Subject], program: Program, num_scans: int
+def _build_manifest(
+    config: SynthConfig, model: FaceModel, subjects: list[Subject], layout: Layout, num_scans: int
 ) -> SynthManifest:
-    about: dict[str, Any]
-    if isinstance(program, Sequences):
-        foreign = {"levels"}
-        entries = [_entry(program, subject, code) for subject in subjects for code in FOLDERS]
-        about = {"layout": "bu4dfe", "expressions": tuple(FOLDERS), "frames": program.num_frames, "sequences": entries}
+    fields: dict[str, Any]
+    if isinstance(layout, SequenceLayout):
+        unused = {"levels"}
+        entries = [
+            SequenceEntry(
+                name=layout.sequence_name(subject, code), expression=code, **asdict(layout.timing(subject, code))
+            )
+            for subject in subjects
+            for code in SEQUENCE_FOLDERS
+        ]
+        fields = {"layout": "bu4dfe", "expressions": tuple(SEQUENCE_FOLDERS)}
+        fields |= {"frames": layout.num_frames, "sequences": entries}
     else:
-        foreign = {"kind", "frames"}
-        about = {"layout": "bu3dfe", "expressions": tuple(EXPRESSIONS), "levels": program.levels}
-    # What has no meaning for a kind is no part of its fingerprint.
-    settings = config.model_dump(mode="json", exclude={"out", "face_model"} | foreign)
+        unused = {"kind", "frames"}
+        fields = {"layout": "bu3dfe", "expressions": tuple(EXPRESSIONS), "levels": layout.levels}
+    # Options without an effect on this kind are not part of the fingerprint.
+    settings = config.model_dump(mode="json", exclude={"out", "face_model"} | unused)
     return SynthManifest(
         fingerprint=fingerprint(settings, model.name),
         kind=config.kind,
@@ -174,9 +162,5 @@ def _manifest(
         texture_size=config.texture_size,
         num_subjects=config.subjects,
         num_scans=num_scans,
-        **about,
+        **fields,
     )
-
-
-def _entry(program: Sequences, subject: Subject, code: str) -> SequenceEntry:
-    return SequenceEntry(name=program.name(subject, code), expression=code, **asdict(program.timing(subject, code)))

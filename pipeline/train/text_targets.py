@@ -22,7 +22,7 @@ from smile_pipe.model.config import RunTextSource
 from smile_pipe.model.objectives import ContrastiveModel, Targets
 from smile_pipe.model.pseudo_labels import pseudo_labels
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
-from smile_pipe.pipeline.captions.demographics import person, with_person
+from smile_pipe.pipeline.captions.demographics import append_person, describe_person
 from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.train.context import Worker
@@ -92,7 +92,7 @@ class TextTargets:
         self.classes = {concept_number(name): n for n, name in enumerate(shards.expressions)}
         self.pseudo = PseudoPrompts(shards.prompts, rows, seed) if source == "pseudo" else None
         told = rows if metadata else ()
-        self.people = {row.key: who for row in told if (who := person(row.labels))}
+        self.people = {row.key: who for row in told if (who := describe_person(row.labels))}
 
     def begin_epoch(self, model: ContrastiveModel, directions: Tensor, worker: Worker) -> None:
         """Find pseudo-labels anew, where the text is of those."""
@@ -129,7 +129,7 @@ class TextTargets:
         Only half, since the prompts that a face is later compared with do not.
         """
         return [
-            with_person(text, self.people[key]) if key in self.people and _says_who(self.seed, epoch, key) else text
+            append_person(text, self.people[key]) if key in self.people and _says_who(self.seed, epoch, key) else text
             for key, text in zip(batch.keys, batch.texts, strict=True)
         ]
 

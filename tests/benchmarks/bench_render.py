@@ -39,12 +39,12 @@ from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.fingerprints import digested
 from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, ViewImages
-from smile_pipe.pipeline.rendering.cameras import Rig, views_of
+from smile_pipe.pipeline.rendering.cameras import Rig, build_views
 from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, encode_frame, quantise_views
 from smile_pipe.pipeline.rendering.kernels.faces import rasterise
 from smile_pipe.pipeline.rendering.kernels.pixels import Images, ViewParams, shade
 from smile_pipe.pipeline.rendering.kernels.vertices import project
-from smile_pipe.pipeline.rendering.zbuffer import surface_of
+from smile_pipe.pipeline.rendering.zbuffer import build_surface
 from smile_pipe.shards.sample import Frame, MeshStatistics, Sample, SampleRecord
 from smile_pipe.shards.writer import pack
 
@@ -77,7 +77,7 @@ def draw(mesh: Mesh, rig: Rig, laps: Laps) -> ViewImages:
     """Render as `ZBufferRenderer` does, with a lap after each step."""
     shape = (len(rig.cameras), rig.size, rig.size)
     images = ViewImages(np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32), np.empty((*shape, 3), np.float32))
-    surface = surface_of(mesh)
+    surface = build_surface(mesh)
     screen, snapped = np.empty((len(mesh.vertices), 3), np.float32), np.empty((len(mesh.vertices), 3), np.int32)
     words, no_flow = np.empty((rig.size, rig.size), np.int64), np.empty((0, 0, 3), np.float32)
     laps.lap("prepare")
@@ -151,7 +151,7 @@ def steps(
     scans: Sequence[Callable[[Laps], tuple[Mesh, Frame]]], channels: tuple[str, ...], rounds: int
 ) -> dict[str, float]:
     """Milliseconds of each step per scan, in the fastest round."""
-    rig, found = Rig.build(views_of("3", YAW), SIZE), []
+    rig, found = Rig.build(build_views("3", YAW), SIZE), []
     for _ in range(rounds + 1):  # the first compiles
         laps = Laps()
         for scan in scans:

@@ -81,12 +81,12 @@ class TestInvalidArguments:
         assert "--size" in usage_error("render", faces_dir, "--out", self.out, "--size", "3")
 
     def test_conflicting_options(self, faces_dir):
-        line = usage_error("render", faces_dir, "--out", self.out, "--size", 2048, "--samples", 9)
-        assert line == "error: --size 2048 with --samples 9: draws over 4096 pixels a side"
+        line = usage_error("render", faces_dir, "--out", self.out, "--size", 2048, "--supersample", 9)
+        assert line == "error: --size 2048 with --supersample 9: draws over 4096 pixels a side"
 
     def test_malformed_window(self, faces_dir):
         line = usage_error("render", faces_dir, "--out", self.out, "--window", 3)
-        assert line == "error: --window 3: a window is START:END, two numbers of frames"
+        assert line == "error: --window 3: not a window; write START:END, two frame numbers"
 
     def test_unknown_rig(self, faces_dir):
         assert "--rig" in usage_error("render", faces_dir, "--out", self.out, "--rig", "7")

@@ -1,6 +1,6 @@
-"""What a camera sees of spheres, planes and boxes, by intersecting the ray of each pixel: no rasteriser involved.
+"""Ray casting of spheres, planes and boxes, as a reference for the rasterisers.
 
-Rays come from `CAMERA_CONVENTION` as it is written down, on its own: nothing of the rig's `project` is used.
+Rays are derived from the text of `CAMERA_CONVENTION`, independently of the code in `rendering/cameras.py`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rays:
-    """One ray a pixel; x(depth) = origin + depth * step, so that a ray's parameter is the depth of the camera."""
+    """One ray per pixel: x(depth) = origin + depth * step, where depth is the camera's z."""
 
     origin: Array  # [H, W, 3]
     step: Array  # [H, W, 3]
@@ -23,7 +23,7 @@ class Rays:
 
     @classmethod
     def of(cls, camera: Camera, size: int) -> "Rays":
-        """The rays through the pixel centres of an image of `size` pixels."""
+        """Build the rays through the pixel centres of an image of `size` pixels."""
         v, u = np.mgrid[:size, :size] + 0.5
         K, R, T = np.array(camera.K), np.array(camera.R), np.array(camera.T)
         left_up = np.stack([(K[0, 2] - u) / K[0, 0], (K[1, 2] - v) / K[1, 1]], axis=-1)
@@ -35,11 +35,11 @@ class Rays:
         return cls((origin - T) @ R.T, step @ R.T, camera)
 
     def points(self, depth: Array) -> Array:
-        """Where the rays are at `depth` [H, W]."""
+        """Points of the rays at `depth` [H, W]."""
         return self.origin + depth[..., None] * self.step
 
     def image_normals(self, normals: Array) -> Array:
-        """Normals of the frame [..., 3] as the `normal` channel shows them, on the side of the camera."""
+        """Convert frame normals [..., 3] to those of the `normal` channel, flipped towards the camera."""
         seen = normals @ np.array(self.camera.R) * [-1, 1, -1]
         return np.where(self.facing(normals)[..., None] < 0, -seen, seen)
 
@@ -49,7 +49,7 @@ class Rays:
 
 
 def hit_sphere(rays: Rays, center: tuple[float, float, float], radius: float) -> tuple[Array, Array]:
-    """Depth [H, W] of the nearer intersection, NaN where there is none, and the unit normals there [H, W, 3]."""
+    """Depth [H, W] of the nearer intersection (NaN without one) and the unit normals there [H, W, 3]."""
     offset = rays.origin - center
     a, b = (rays.step**2).sum(axis=-1), (offset * rays.step).sum(axis=-1)
     discriminant = b**2 - a * ((offset**2).sum(axis=-1) - radius**2)
@@ -68,7 +68,7 @@ def hit_card(rays: Rays, origin: Array, along_u: Array, along_v: Array) -> tuple
 
 
 def hit_cube(rays: Rays, half_side: float) -> tuple[Array, Array, Array]:
-    """Depth [H, W] (NaN: no hit), normals [H, W, 3], and by how much depth the side is nearer than an edge [H, W]."""
+    """Depth [H, W] (NaN without a hit), normals [H, W, 3], and the margin in depth to the nearest edge [H, W]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         bounds = (np.array([-half_side, half_side])[:, None, None, None] - rays.origin) / rays.step
     enter, leave = np.sort(bounds, axis=0)

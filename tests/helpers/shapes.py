@@ -1,4 +1,4 @@
-"""Small meshes whose images are known in closed form."""
+"""Small meshes whose images have a closed form."""
 
 import numpy as np
 import trimesh
@@ -8,7 +8,7 @@ from smile_pipe.pipeline.meshes.mesh import Mesh
 
 
 def sphere(subdivisions: int, radius: float, center: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Mesh:
-    """An ico-sphere of 20 * 4^subdivisions faces, its vertices on the sphere."""
+    """An ico-sphere with 20 * 4^subdivisions faces and vertices on the sphere."""
     ico = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
     return Mesh.build(ico.vertices + center, ico.faces)
 
@@ -20,7 +20,7 @@ def card(
     num_cells: int = 1,
     texture: NDArray[np.uint8] | None = None,
 ) -> Mesh:
-    """A parallelogram cut into `num_cells`^2 quads of two triangles; `origin` has uv (0, 0), its opposite (1, 1)."""
+    """A parallelogram of `num_cells`^2 quads with two triangles each; uv is (0, 0) at `origin`, (1, 1) opposite."""
     n = num_cells
     u, v = np.meshgrid(np.linspace(0, 1, n + 1), np.linspace(0, 1, n + 1))
     uvs = np.stack([u.ravel(), v.ravel()], axis=1)
@@ -32,7 +32,7 @@ def card(
 
 
 def cube(half_side: float) -> Mesh:
-    """A cube around the origin; no vertex is shared between sides, so that each side has the side's own normal."""
+    """A cube around the origin; sides share no vertices, so each has its own normal."""
     sides = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
@@ -44,7 +44,7 @@ def cube(half_side: float) -> Mesh:
 
 
 def join(*meshes: Mesh) -> Mesh:
-    """All faces of `meshes` in one mesh, in order; colours are kept where all have them, textures are not."""
+    """Concatenate meshes in order; colours are kept if all have them, textures are dropped."""
     starts = np.cumsum([0, *(len(m.vertices) for m in meshes)])
     colors = [m.colors for m in meshes if m.colors is not None]
     return Mesh.build(
@@ -55,7 +55,7 @@ def join(*meshes: Mesh) -> Mesh:
 
 
 def painted(mesh: Mesh, color: tuple[int, int, int]) -> Mesh:
-    """`mesh` in one colour, without its texture."""
+    """`mesh` with one colour and no texture."""
     return Mesh.build(mesh.vertices, mesh.faces, colors=np.full((len(mesh.vertices), 3), color, np.uint8))
 
 
@@ -65,6 +65,6 @@ def with_texture(mesh: Mesh, texture: NDArray[np.uint8] | None) -> Mesh:
 
 
 def inside_out(mesh: Mesh) -> Mesh:
-    """`mesh` with every face wound the other way round."""
+    """`mesh` with the winding of every face reversed."""
     face_uvs = None if mesh.face_uvs is None else mesh.face_uvs[:, ::-1].copy()
     return Mesh(mesh.vertices, mesh.faces[:, ::-1].copy(), mesh.uvs, face_uvs, mesh.colors, mesh.texture)

@@ -144,7 +144,7 @@ def test_installed_command_prints_its_version(environment, wheel):
 
 
 def test_installed_package_finds_its_data_files(environment):
-    bank = "from smile_pipe.pipeline.captions.bank import load; print(len(load().templates))"
+    bank = "from smile_pipe.pipeline.captions.bank import load_bank; print(len(load_bank().templates))"
     assert environment.run(bank) == "7"
     arch = "from smile_pipe.model.towers import check_arch; print(check_arch('smile-tiny')['embed_dim'])"
     assert environment.run(arch) == "128"

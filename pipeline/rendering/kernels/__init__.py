@@ -1,1 +1,1 @@
-"""The compiled loops of the `zbuffer` renderer: vertices to the screen, faces to pixels, pixels to images."""
+"""Compiled loops of the z-buffer renderers: project vertices, rasterise faces, shade pixels."""

@@ -1,8 +1,8 @@
-"""Which face each pixel shows, in Triton: the loop of `kernels/faces.py` for GPUs.
+"""Triton rasteriser: the loop of `kernels/faces.py` for GPUs.
 
-It computes what that one does, number by number, so that both find the same faces; but all views of a mesh are drawn
-at once, and faces meet in a pixel's word by an atomic maximum. The greatest word wins in whatever order they come, so
-nothing depends on that order. Where TRITON_INTERPRET is 1, Triton runs it on a CPU, slowly, for tests.
+It computes the same numbers as the CPU version, so both find the same faces. All views of a mesh are drawn at once, and
+a pixel's key is updated with an atomic maximum, so the result does not depend on the order of the faces. With
+TRITON_INTERPRET=1, Triton runs it on a CPU, slowly, for tests.
 """
 
 import torch
@@ -12,71 +12,84 @@ from torch import Tensor
 
 from smile_pipe.pipeline.rendering.kernels import faces, vertices
 
-NOWHERE = tl.constexpr(vertices.NOWHERE)
+OFFSCREEN = tl.constexpr(vertices.OFFSCREEN)
 SUBPIXEL = tl.constexpr(vertices.SUBPIXEL)
 HALF = tl.constexpr(vertices.SUBPIXEL // 2)
 LAST_FACE = tl.constexpr(faces.LAST_FACE)
-# Faces of one program, each of which goes through its own pixels while it has few; all go through those of a larger one
-# together.
+# Number of faces of one program. Each lane draws the pixels of its own face if its bounding box has at most
+# `MAX_SMALL_FACE` pixels; all lanes together draw each larger face.
 BLOCK = 128
-FEW = 64
+MAX_SMALL_FACE = 64
 
 
 def rasterise(snapped: Tensor, faces_f3: Tensor, size: int, perspective: bool) -> Tensor:
-    """Words int64 [V, H, W] of all views, as `smile_pipe.pipeline.rendering.kernels.faces.rasterise` has them.
+    """Find the nearest face at each pixel centre of all views.
 
     Args:
-        snapped: int32 [V, N, 3], vertices as `smile_pipe.pipeline.rendering.kernels.vertices.project` snaps them.
+        snapped: int32 [V, N, 3], vertices snapped like in `smile_pipe.pipeline.rendering.kernels.vertices.project`.
         faces_f3: int32 [F, 3].
-        size: height and width of the images.
-        perspective: whether nearness is 1 / z, else -z.
+        size: Height and width of the images in pixels.
+        perspective: Whether nearness is 1 / z, else -z.
+
+    Returns:
+        int64 [V, H, W], keys like those of `smile_pipe.pipeline.rendering.kernels.faces.rasterise`.
     """
     num_views, num_vertices, _ = snapped.shape
-    words = torch.full((num_views, size, size), faces.NO_FACE, dtype=torch.int64, device=snapped.device)
+    zbuffer = torch.full((num_views, size, size), faces.NO_FACE, dtype=torch.int64, device=snapped.device)
     grid = (triton.cdiv(len(faces_f3), BLOCK), num_views)
     flip = 0 if perspective else -1
-    # Without fused products, which round otherwise than the processor does.
+    # No fused multiply-add, because it rounds differently from the CPU version.
     _rasterise[grid](
-        *(snapped.contiguous(), faces_f3.contiguous(), words, len(faces_f3), num_vertices, size),
-        **{"flip": flip, "block": BLOCK, "few": FEW, "enable_fp_fusion": False},
+        *(snapped.contiguous(), faces_f3.contiguous(), zbuffer, len(faces_f3), num_vertices, size),
+        **{"flip": flip, "block": BLOCK, "max_small": MAX_SMALL_FACE, "enable_fp_fusion": False},
     )
-    return words
+    return zbuffer
 
 
 @triton.jit
 def _rasterise(
-    snapped, faces, words, num_faces, num_vertices, size, flip: tl.constexpr, block: tl.constexpr, few: tl.constexpr
+    snapped,
+    faces,
+    zbuffer,
+    num_faces,
+    num_vertices,
+    size,
+    flip: tl.constexpr,
+    block: tl.constexpr,
+    max_small: tl.constexpr,
 ):
     first = tl.program_id(0) * block
     view = tl.program_id(1).to(tl.int64)
     snapped += view * num_vertices * 3
-    words += view * size * size
+    zbuffer += view * size * size
     face = first + tl.arange(0, block)
-    box, corners, plane = _set_up(snapped, faces, face, face < num_faces, size)
+    box, corners, plane = _set_up_faces(snapped, faces, face, face < num_faces, size)
     num = box[3]
-    most = tl.max(tl.where(num <= few, num, 0))
+    most = tl.max(tl.where(num <= max_small, num, 0))
     for n in range(most):
-        _meet(words, size, box, corners, plane, n, (n < num) & (num <= few), face, flip)
-    if tl.max(num) > few:
+        _update_pixels(zbuffer, size, box, corners, plane, n, (n < num) & (num <= max_small), face, flip)
+    if tl.max(num) > max_small:
         for lane in range(block):
-            _draw_if_large(words, size, snapped, faces, first + lane, first + lane < num_faces, flip, block, few)
+            _rasterise_if_large(
+                zbuffer, size, snapped, faces, first + lane, first + lane < num_faces, flip, block, max_small
+            )
 
 
 @triton.jit
-def _draw_if_large(
-    words, size, snapped, faces, face, is_face, flip: tl.constexpr, block: tl.constexpr, few: tl.constexpr
+def _rasterise_if_large(
+    zbuffer, size, snapped, faces, face, is_face, flip: tl.constexpr, block: tl.constexpr, max_small: tl.constexpr
 ):
-    """One face, by all lanes of a program."""
-    box, corners, plane = _set_up(snapped, faces, face, is_face, size)
-    if box[3] > few:
+    """Draw one face with all lanes of a program, if it is large."""
+    box, corners, plane = _set_up_faces(snapped, faces, face, is_face, size)
+    if box[3] > max_small:
         for start in range(0, box[3], block):
             n = start + tl.arange(0, block)
-            _meet(words, size, box, corners, plane, n, n < box[3], face, flip)
+            _update_pixels(zbuffer, size, box, corners, plane, n, n < box[3], face, flip)
 
 
 @triton.jit
-def _set_up(snapped, faces, face, is_face, size):
-    """The pixels that faces may cover (left, top, columns, number), their corners, and their planes of nearness."""
+def _set_up_faces(snapped, faces, face, is_face, size):
+    """Compute the bounding boxes of faces (left, top, columns, number of pixels), corners and planes of nearness."""
     i = tl.load(faces + 3 * face, mask=is_face, other=0)
     j = tl.load(faces + 3 * face + 1, mask=is_face, other=0)
     k = tl.load(faces + 3 * face + 2, mask=is_face, other=0)
@@ -89,27 +102,27 @@ def _set_up(snapped, faces, face, is_face, size):
     top = tl.maximum((tl.minimum(tl.minimum(y0, y1), y2) + HALF - 1) >> 8, 0)
     bottom = tl.minimum((tl.maximum(tl.maximum(y0, y1), y2) - HALF) >> 8, size - 1)
     area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
-    is_drawn = is_face & (left <= right) & (top <= bottom) & (area != 0) & (lowest != NOWHERE)
+    is_drawn = is_face & (left <= right) & (top <= bottom) & (area != 0) & (lowest != OFFSCREEN)
     columns = tl.maximum(right - left + 1, 1)
     num = tl.where(is_drawn, columns * (bottom - top + 1), 0).to(tl.int32)
-    # Both sides are drawn: a face seen from behind is walked the other way round.
-    turned = area < 0
-    ax, ay, aq = tl.where(turned, x2, x1), tl.where(turned, y2, y1), tl.where(turned, q2, q1)
-    bx, by, bq = tl.where(turned, x1, x2), tl.where(turned, y1, y2), tl.where(turned, q1, q2)
-    size_of = tl.maximum(tl.abs(area), 1).to(tl.float64)
-    return (left, top, columns, num), (x0, y0, ax, ay, bx, by), (q0, (aq - q0) / size_of, (bq - q0) / size_of)
+    # Both sides are drawn: the winding of a face seen from behind is reversed.
+    is_flipped = area < 0
+    ax, ay, aq = tl.where(is_flipped, x2, x1), tl.where(is_flipped, y2, y1), tl.where(is_flipped, q2, q1)
+    bx, by, bq = tl.where(is_flipped, x1, x2), tl.where(is_flipped, y1, y2), tl.where(is_flipped, q1, q2)
+    abs_area = tl.maximum(tl.abs(area), 1).to(tl.float64)
+    return (left, top, columns, num), (x0, y0, ax, ay, bx, by), (q0, (aq - q0) / abs_area, (bq - q0) / abs_area)
 
 
 @triton.jit
 def _vertex(snapped, number):
-    at = snapped + number.to(tl.int64) * 3
-    nearness = tl.load(at + 2).to(tl.float32, bitcast=True).to(tl.float64)
-    return tl.load(at).to(tl.int64), tl.load(at + 1).to(tl.int64), nearness
+    address = snapped + number.to(tl.int64) * 3
+    nearness = tl.load(address + 2).to(tl.float32, bitcast=True).to(tl.float64)
+    return tl.load(address).to(tl.int64), tl.load(address + 1).to(tl.int64), nearness
 
 
 @triton.jit
-def _meet(words, size, box, corners, plane, n, is_mine, face, flip: tl.constexpr):
-    """Let faces meet in the words of their `n`-th pixels, each where it covers the centre."""
+def _update_pixels(zbuffer, size, box, corners, plane, n, is_active, face, flip: tl.constexpr):
+    """Update the keys of the `n`-th pixels of faces whose centre the face covers."""
     left, top, columns, _ = box
     x0, y0, x1, y1, x2, y2 = corners
     row = n // columns
@@ -120,13 +133,13 @@ def _meet(words, size, box, corners, plane, n, is_mine, face, flip: tl.constexpr
     e2 = _edge(x0, y0, x1, y1, u, v)
     nearness = (plane[0] + plane[1] * e1.to(tl.float64) + plane[2] * e2.to(tl.float64)).to(tl.float32)
     bits = (nearness.to(tl.int32, bitcast=True) ^ flip).to(tl.int64)
-    word = (bits << 32) | (-face + LAST_FACE).to(tl.int64)
-    tl.atomic_max(words + (top + row) * size + left + column, word, mask=is_mine & ((e0 | e1 | e2) >= 0))
+    key = (bits << 32) | (-face + LAST_FACE).to(tl.int64)
+    tl.atomic_max(zbuffer + (top + row) * size + left + column, key, mask=is_active & ((e0 | e1 | e2) >= 0))
 
 
 @triton.jit
 def _edge(x0, y0, x1, y1, u, v):
-    """At least 0 on the inner side of an edge, and on it where it is a top or left one."""
+    """Edge function: at least 0 inside the edge, and on the edge if it is a top or left edge."""
     dx, dy = x1 - x0, y1 - y0
-    is_ours = (dy < 0) | ((dy == 0) & (dx > 0))
-    return dx * (v - y0) - dy * (u - x0) - tl.where(is_ours, 0, 1)
+    is_top_left = (dy < 0) | ((dy == 0) & (dx > 0))
+    return dx * (v - y0) - dy * (u - x0) - tl.where(is_top_left, 0, 1)

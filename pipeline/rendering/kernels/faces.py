@@ -1,40 +1,47 @@
-"""Which face each pixel shows: one pass over the triangles, a z-buffer of 64-bit words."""
+"""Numba rasteriser: one pass over the triangles finds the visible face of each pixel in a z-buffer of 64-bit keys."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.rendering.kernels.vertices import NOWHERE, SUBPIXEL
+from smile_pipe.pipeline.rendering.kernels.vertices import OFFSCREEN, SUBPIXEL
 
-# A pixel's word has the nearness in its upper and the face in its lower half, so that the greatest word is that of the
-# nearest face, and of faces equally near that of the first. Of no face it is this.
+# A pixel's key has the nearness in its upper 32 bits and `LAST_FACE - face` in its lower 32 bits. The largest key is
+# that of the nearest face, and of equally near faces that of the first. `NO_FACE` is the key of a pixel without a face.
 NO_FACE = 0
 LAST_FACE = 0x7FFFFFFF
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def rasterise(
-    snapped: NDArray[np.int32], faces: NDArray[np.int32], perspective: bool, words: NDArray[np.int64]
+    snapped: NDArray[np.int32], faces: NDArray[np.int32], perspective: bool, zbuffer: NDArray[np.int64]
 ) -> None:
-    """Fill `words` [H, W], of which `face_of` tells the nearest face of each pixel centre.
+    """Find the nearest face at each pixel centre.
 
-    `snapped` is as `project` fills it. A pixel centre on an edge belongs to the face whose top or left edge that is.
+    A pixel centre on an edge belongs to the face of which the edge is a top or left edge.
+
+    Args:
+        snapped: int32 [V, 3], vertices from `smile_pipe.pipeline.rendering.kernels.vertices.project`.
+        faces: int32 [F, 3].
+        perspective: Whether nearness is 1 / z, else -z.
+        zbuffer: int64 [H, W], output: the key of each pixel; `decode_face` returns its face.
     """
-    height, width = words.shape
-    words[:] = NO_FACE
-    pixels = words.reshape(-1)
+    height, width = zbuffer.shape
+    zbuffer[:] = NO_FACE
+    pixels = zbuffer.reshape(-1)
     nearness = snapped.view(np.float32)
     half = SUBPIXEL // 2
-    # The bits of positive floats rise with them. Those of negative ones, as -z is, fall, and are turned about.
+    # The bits of positive floats, read as integers, are in the order of the floats. Those of negative floats (-z) are
+    # in reverse order and are inverted.
     flip = np.int32(0 if perspective else -1)
     for f in range(len(faces)):
-        # Unsigned, or each access would ask whether it counts from the end.
+        # Unsigned indices avoid the check for negative indices in each access.
         i, j, k = np.uint32(faces[f, 0]), np.uint32(faces[f, 1]), np.uint32(faces[f, 2])
         x0, x1, x2 = np.int64(snapped[i, 0]), np.int64(snapped[j, 0]), np.int64(snapped[k, 0])
         lowest = min(x0, x1, x2)
         left: int = max(int(lowest + half - 1) // SUBPIXEL, 0)
         right = min((max(x0, x1, x2) - half) // SUBPIXEL, width - 1)
-        if left > right or lowest == NOWHERE:
+        if left > right or lowest == OFFSCREEN:
             continue
         y0, y1, y2 = np.int64(snapped[i, 1]), np.int64(snapped[j, 1]), np.int64(snapped[k, 1])
         top: int = max(int(min(y0, y1, y2) + half - 1) // SUBPIXEL, 0)
@@ -43,7 +50,7 @@ def rasterise(
         if top > bottom or area == 0:
             continue
         q0, q1, q2 = np.float64(nearness[i, 2]), np.float64(nearness[j, 2]), np.float64(nearness[k, 2])
-        if area < 0:  # Both sides are drawn: a face seen from behind is walked the other way round.
+        if area < 0:  # Both sides are drawn: the winding of a face seen from behind is reversed.
             x1, y1, q1, x2, y2, q2, area = x2, y2, q2, x1, y1, q1, -area
         # The edge functions at the first pixel centre, and their steps to the next column (-dy) and row (dx).
         u, v = left * SUBPIXEL + half, top * SUBPIXEL + half
@@ -56,16 +63,16 @@ def rasterise(
         slope1, slope2 = (q1 - q0) / area, (q2 - q0) / area
         q = q0 + slope1 * e1 + slope2 * e2
         q_column, q_row = -(slope1 * dy1 + slope2 * dy2), slope1 * dx1 + slope2 * dx2
-        word = np.int64(LAST_FACE - f)
-        # All pixels of the bounding box in one loop without a branch but its own: most boxes have few, of which some
-        # are outside, and a processor that guesses wrongly loses more time than a pixel takes.
+        key = np.int64(LAST_FACE - f)
+        # One loop over all pixels of the bounding box, without branches: most boxes have few pixels, some of them
+        # outside the face, and a mispredicted branch costs more than a pixel.
         columns = right - left + 1
         back = columns - 1
         back0, back1, back2, q_back = dx0 + back * dy0, dx1 + back * dy1, dx2 + back * dy2, q_row - back * q_column
         at, left_in_row = top * width + left, columns
         for _ in range(columns * (bottom - top + 1)):
             inside = ~((e0 | e1 | e2) >> 63)
-            candidate = ((np.int64(_bits(q) ^ flip) << 32) | word) & inside
+            candidate = ((np.int64(_bits(q) ^ flip) << 32) | key) & inside
             pixels[np.uint64(at)] = max(pixels[np.uint64(at)], candidate)
             left_in_row -= 1
             is_last = left_in_row == 0
@@ -78,9 +85,9 @@ def rasterise(
 
 
 @njit(cache=True, nogil=True)
-def face_of(word: np.int64) -> np.int32:
-    """The face of a pixel's word."""
-    return np.int32(LAST_FACE - (word & LAST_FACE))
+def decode_face(key: np.int64) -> np.int32:
+    """Return the face in a pixel's key."""
+    return np.int32(LAST_FACE - (key & LAST_FACE))
 
 
 @njit(cache=True, nogil=True)

@@ -1,34 +1,42 @@
-"""What is computed once a vertex: its normal, and where each view has it."""
+"""Numba kernels per vertex: normals, and projection to the screen."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.rendering.backend import MAX_FACE
+from smile_pipe.pipeline.rendering.backend import MAX_FACE_AREA
 
-# Screen positions are snapped to 1/256 pixel and compared as integers: two faces that share an edge then agree
-# exactly on which side of it a pixel centre lies, so that there is neither a gap nor a double hit along it.
+# Screen positions are snapped to 1/256 pixel and compared as integers: two faces that share an edge agree exactly on
+# which side of it a pixel centre is. There is no gap and no pixel drawn twice along the edge.
 SUBPIXEL = 256
-# Beyond this many pixels a coordinate could overflow the products of 64-bit edge functions; such faces are not drawn.
-GUARD = 1 << 20
-# Nearer than this (frame units) counts as behind the camera.
+# Largest coordinate in pixels; larger ones could overflow the 64-bit edge functions. Faces beyond it are not drawn.
+GUARD_BAND = 1 << 20
+# Smallest depth in frame units; vertices nearer than this count as behind the camera.
 NEAR = 1e-3
-# Where a vertex is snapped to that no view can have: no face of it is drawn.
-NOWHERE = -(1 << 31)
+# Snapped coordinate of a vertex that cannot be drawn; faces with such a vertex are skipped.
+OFFSCREEN = -(1 << 31)
 
 
 @njit(cache=True, nogil=True)
 def vertex_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Unit normals [V, 3]: the mean of the adjacent faces' normals, weighted by area; 0 where there is no face."""
+    """Compute vertex normals: means of the adjacent faces' normals, weighted by area.
+
+    Args:
+        vertices: float32 [V, 3].
+        faces: int32 [F, 3].
+
+    Returns:
+        float32 [V, 3], unit vectors; 0 for a vertex without a face.
+    """
     normals = np.zeros((len(vertices), 3), np.float32)
     for f in range(len(faces)):
         i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-        # One number at a time: to take a row of an array and subtract it from another makes two arrays a face.
+        # Scalars, because subtracting rows of an array allocates two arrays per face.
         ax, bx = vertices[j, 0] - vertices[i, 0], vertices[k, 0] - vertices[i, 0]
         ay, by = vertices[j, 1] - vertices[i, 1], vertices[k, 1] - vertices[i, 1]
         az, bz = vertices[j, 2] - vertices[i, 2], vertices[k, 2] - vertices[i, 2]
         nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-        if not (abs(nx) < MAX_FACE and abs(ny) < MAX_FACE and abs(nz) < MAX_FACE):
+        if not (abs(nx) < MAX_FACE_AREA and abs(ny) < MAX_FACE_AREA and abs(nz) < MAX_FACE_AREA):
             continue
         for v in (i, j, k):
             normals[v, 0] += nx
@@ -52,12 +60,17 @@ def project(
     screen: NDArray[np.float32],
     snapped: NDArray[np.int32],
 ) -> None:
-    """Where a view has the vertices.
+    """Project the vertices to the image of one view.
 
-    Fills `screen` [V, 3] with pixel u, v and nearness: 1 / z for perspective views and -z for orthographic ones, both
-    of which are linear on the screen. Fills `snapped` [V, 3] with u and v in 1/`SUBPIXEL` pixel, and with the bits of
-    the nearness, so that a face finds all it needs to be rasterised in one place; u is `NOWHERE` behind the camera,
-    outside the guard band, and where the vertex is no number.
+    Args:
+        vertices: float32 [V, 3], frame units.
+        R, T, K: The camera, see `CAMERA_CONVENTION` in `shards/sample.py`.
+        perspective: Whether the camera divides by depth.
+        screen: float32 [V, 3], output: pixel u, v and nearness. Nearness is 1 / z for a perspective view and -z for an
+            orthographic one; both are linear on the screen.
+        snapped: int32 [V, 3], output: u and v in 1/`SUBPIXEL` pixel and the bits of the nearness, all that `rasterise`
+            needs in one array. u is `OFFSCREEN` for a vertex that is behind the camera, outside the guard band, or not
+            finite.
     """
     bits = screen.view(np.int32)
     for i in range(len(vertices)):
@@ -67,9 +80,9 @@ def project(
         cz = x * R[0, 2] + y * R[1, 2] + z * R[2, 2] + T[2]
         scale = 1.0 / cz if perspective else 1.0
         u, v = K[0, 2] - K[0, 0] * cx * scale, K[1, 2] - K[1, 1] * cy * scale
-        if cz > NEAR and abs(u) < GUARD and abs(v) < GUARD:
+        if cz > NEAR and abs(u) < GUARD_BAND and abs(v) < GUARD_BAND:
             screen[i, 0], screen[i, 1], screen[i, 2] = u, v, scale if perspective else -cz
             snapped[i, 0], snapped[i, 1] = np.rint(u * SUBPIXEL), np.rint(v * SUBPIXEL)
             snapped[i, 2] = bits[i, 2]
         else:
-            snapped[i, 0] = NOWHERE
+            snapped[i, 0] = OFFSCREEN

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.app.config import AppConfig
 from smile_pipe.pipeline.app.stage import command, environment
-from smile_pipe.pipeline.synth.stage import SynthConfig
+from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

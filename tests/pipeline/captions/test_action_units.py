@@ -1,4 +1,4 @@
-"""Captions from coded action units: everyday words, the same intensity everywhere, nothing left unsaid."""
+"""Captions from coded action units."""
 
 import pytest
 from hypothesis import given
@@ -28,22 +28,22 @@ intensities = st.dictionaries(
         ({"AU45": 1.0}, "a blink"),
     ],
 )
-def test_a_face_is_said_in_words_from_the_forehead_down_with_intensities(units, caption):
+def test_caption_orders_units_by_number_and_grades_intensity(units, caption):
     assert describe_units(units) == caption
 
 
 @pytest.mark.parametrize("units", [{}, {"AU12": 0.0}])
-def test_a_face_without_active_units_is_relaxed(units):
+def test_face_without_active_units_is_relaxed(units):
     assert describe_units(units) == RELAXED == "a relaxed face"
 
 
 @pytest.mark.parametrize("name", ["AU4", "au4", "AU04", "4", "04", " AU 4 "])
-def test_names_are_understood_as_people_write_them(name):
+def test_common_spellings_of_unit_names_are_parsed(name):
     assert describe_units({name: 0.6}) == "brows lowered and drawn together"
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "phrase"),
     [
         ("AU85", "action unit 85"),
         ("L12", "action unit L12"),
@@ -52,27 +52,27 @@ def test_names_are_understood_as_people_write_them(name):
         ("{x}", "action unit x"),
     ],
 )
-def test_an_unknown_unit_is_named_plainly_after_the_others(name, said):
-    assert describe_units({name: 1.0, "AU26": 0.5}) == f"jaw dropped, {said}"
+def test_unknown_unit_comes_last_without_an_adverb(name, phrase):
+    assert describe_units({name: 1.0, "AU26": 0.5}) == f"jaw dropped, {phrase}"
 
 
-def test_where_only_presence_was_coded_no_intensity_is_made_up():
+def test_coded_presence_has_no_adverbs():
     assert describe_units({"AU1": 1, "AU12": 1}, graded_intensity=False) == "raised inner brows, lip corners pulled up"
 
 
 @pytest.mark.parametrize("intensity", [-0.1, 1.01, 9, float("nan")])
-def test_an_intensity_off_the_scale_is_refused_by_name(intensity):
+def test_intensity_out_of_range_is_rejected(intensity):
     with pytest.raises(UsageError, match=r"action unit AU12: the intensity .* is not from 0 to 1"):
         describe_units({"AU12": intensity})
 
 
-def test_the_units_in_common_use_all_have_words_of_their_own():
+def test_common_units_have_distinct_phrases():
     assert set(COMMON + EYES_AND_HEAD) <= PHRASES.keys()
     assert len(set(PHRASES.values())) == len(PHRASES)
 
 
 @given(intensities)
-def test_a_caption_names_each_active_unit_once_whatever_their_order(units):
+def test_caption_names_each_active_unit_once_in_any_input_order(units):
     caption = describe_units(units)
     active = sum(intensity > 0 for intensity in units.values())
     assert caption == describe_units(dict(reversed(units.items())))

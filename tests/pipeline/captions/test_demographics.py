@@ -1,4 +1,4 @@
-"""Who is shown, in words: what labels tell of a person, and how a prompt says it."""
+"""Descriptions of subjects from labels, and prompts with them."""
 
 import pytest
 from hypothesis import given
@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from helpers.trees import only, table, touch
 from smile_pipe.model.towers import build_tokenizer
-from smile_pipe.pipeline.captions.bank import load
-from smile_pipe.pipeline.captions.demographics import AGES, ANCESTRIES, person, with_person
+from smile_pipe.pipeline.captions.bank import load_bank
+from smile_pipe.pipeline.captions.demographics import AGES, ANCESTRIES, append_person, describe_person
 
 
 @pytest.mark.parametrize(
-    ("labels", "who"),
+    ("labels", "person"),
     [
         ({"sex": "F"}, "a woman"),
         ({"sex": "M", "ancestry": "BL"}, "a Black man"),
@@ -27,24 +27,24 @@ from smile_pipe.pipeline.captions.demographics import AGES, ANCESTRIES, person, 
         ({"sex": "M", "ancestry": "AM", "task": "T1"}, "a Middle Eastern man"),
     ],
 )
-def test_what_is_known_is_said_and_the_rest_left_out(labels, who):
-    assert person(labels) == who
+def test_known_labels_are_described_and_others_omitted(labels, person):
+    assert describe_person(labels) == person
 
 
 @pytest.mark.parametrize(
     "labels", [{}, {"sex": "", "age": "", "ancestry": ""}, {"task": "T1", "Sex": "F", "race": "Black"}]
 )
-def test_where_nothing_is_known_nothing_is_said(labels):
-    assert person(labels) == ""
+def test_no_known_label_gives_an_empty_text(labels):
+    assert describe_person(labels) == ""
 
 
 @pytest.mark.parametrize("sex", ["M", "m", "male", "Male", "man"])
-def test_a_sex_may_be_a_letter_or_a_word(sex):
-    assert person({"sex": sex}) == "a man"
+def test_sex_is_a_letter_or_a_word(sex):
+    assert describe_person({"sex": sex}) == "a man"
 
 
 @pytest.mark.parametrize(
-    ("age", "who"),
+    ("age", "person"),
     [
         ("1", "girl"),
         ("17.9", "girl"),
@@ -59,8 +59,8 @@ def test_a_sex_may_be_a_letter_or_a_word(sex):
         ("OLD", "old"),
     ],
 )
-def test_an_age_is_years_or_a_word(age, who):
-    assert who in person({"sex": "F", "age": age}).replace(" ", "|").split("|")
+def test_age_is_years_or_a_word(age, person):
+    assert person in describe_person({"sex": "F", "age": age}).replace(" ", "|").split("|")
 
 
 @pytest.mark.parametrize(
@@ -78,63 +78,65 @@ def test_an_age_is_years_or_a_word(age, who):
         {"ancestry": "Black\nman"},
     ],
 )
-def test_what_is_not_understood_is_left_unsaid(labels):
-    assert person(labels) == ""
-    assert person({"sex": "F", "ancestry": "WH"} | labels) in ("a White woman", "a White person", "a woman")
+def test_unrecognised_values_are_omitted(labels):
+    assert describe_person(labels) == ""
+    assert describe_person({"sex": "F", "ancestry": "WH"} | labels) in ("a White woman", "a White person", "a woman")
 
 
-def test_an_ancestry_may_be_words_of_its_own_in_any_script():
-    assert person({"ancestry": "Korean", "sex": "F"}) == "a Korean woman"
-    assert person({"ancestry": "Māori"}) == "a Māori person"
-    assert person({"ancestry": "south-east Asian"}) == "a south-east Asian person"
+def test_ancestry_may_be_free_words():
+    assert describe_person({"ancestry": "Korean", "sex": "F"}) == "a Korean woman"
+    assert describe_person({"ancestry": "Māori"}) == "a Māori person"
+    assert describe_person({"ancestry": "south-east Asian"}) == "a south-east Asian person"
 
 
 @given(*[st.text() | st.sampled_from(["F", "IN", "old", "Korean", "9"])] * 3)
-def test_whatever_the_labels_are_it_is_a_short_line_of_plain_words(sex, age, ancestry):
-    who = person({"sex": sex, "age": age, "ancestry": ancestry})
-    assert len(who) < 90 and "\n" not in who
-    assert who == "" or all(word.isalpha() for word in who.replace("-", " ").split(" "))
+def test_any_labels_give_a_short_line_of_plain_words(sex, age, ancestry):
+    person = describe_person({"sex": sex, "age": age, "ancestry": ancestry})
+    assert len(person) < 90 and "\n" not in person
+    assert person == "" or all(word.isalpha() for word in person.replace("-", " ").split(" "))
 
 
-def test_a_prompt_says_it_last():
-    assert with_person("an angry face", "a young woman") == "an angry face (a young woman)"
+def test_person_is_appended_to_the_prompt():
+    assert append_person("an angry face", "a young woman") == "an angry face (a young woman)"
 
 
-def test_the_smallest_tower_reads_every_prompt_of_the_shipped_bank_to_its_end_with_the_longest_person():
-    words = [person({"sex": "F", "age": age, "ancestry": code}) for age in AGES for code in ANCESTRIES]
-    tokens = build_tokenizer("smile-tiny")([with_person(text, who) for text in _shipped() for who in words])
-    # What is cut off ends in the last place; what is not has nothing there.
+def test_smallest_text_tower_does_not_truncate_prompts_with_a_person():
+    words = [describe_person({"sex": "F", "age": age, "ancestry": code}) for age in AGES for code in ANCESTRIES]
+    tokens = build_tokenizer("smile-tiny")(
+        [append_person(text, person) for text in _builtin_prompts() for person in words]
+    )
+    # A truncated text fills the last position; a complete text leaves it empty.
     assert tokens[:, -1].eq(0).all()
 
 
-def _shipped() -> list[str]:
-    return [text for texts in load().templates.values() for text in texts]
+def _builtin_prompts() -> list[str]:
+    return [text for texts in load_bank().templates.values() for text in texts]
 
 
 class TestFromDatasets:
-    """What a dataset says reaches `person` by the labels that shards carry."""
+    """Labels of dataset layouts are understood by `describe_person`."""
 
     @pytest.mark.parametrize(("code", "word"), ANCESTRIES.items())
-    def test_names_of_bu3dfe_tell_sex_and_ancestry(self, tmp_path, code, word):
+    def test_bu3dfe_names_give_sex_and_ancestry(self, tmp_path, code, word):
         touch(tmp_path, f"M0001/M0001_AN01{code}_F3D.wrl")
-        assert person(only(tmp_path).labels) in (f"a {word} man", f"an {word} man")
+        assert describe_person(only(tmp_path).labels) in (f"a {word} man", f"an {word} man")
 
-    def test_names_of_bu4dfe_tell_sex(self, tmp_path):
+    def test_bu4dfe_names_give_sex(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl")
-        assert person(only(tmp_path).labels) == "a woman"
+        assert describe_person(only(tmp_path).labels) == "a woman"
 
-    def test_names_of_bp4d_tell_sex(self, tmp_path):
+    def test_bp4d_names_give_sex(self, tmp_path):
         touch(tmp_path, "M001/T1/0000.obj")
-        assert person(only(tmp_path).labels) == "a man"
+        assert describe_person(only(tmp_path).labels) == "a man"
 
-    def test_names_of_bosphorus_tell_nothing(self, tmp_path):
+    def test_bosphorus_names_give_nothing(self, tmp_path):
         touch(tmp_path, "bs000/bs000_E_HAPPY_0.bnt")
-        assert person(only(tmp_path).labels) == ""
+        assert describe_person(only(tmp_path).labels) == ""
 
-    def test_a_table_tells_what_its_columns_do(self, tmp_path):
+    def test_table_columns_give_all_labels(self, tmp_path):
         table(tmp_path, "path,subject,expression,sex,age,ancestry\na.obj,s,HA,female,41,Korean\n")
-        assert person(only(touch(tmp_path, "a.obj")).labels) == "a middle-aged Korean woman"
+        assert describe_person(only(touch(tmp_path, "a.obj")).labels) == "a middle-aged Korean woman"
 
-    def test_of_a_sequence_that_is_said_in_which_all_rows_agree(self, tmp_path):
+    def test_sequence_uses_labels_on_which_all_rows_agree(self, tmp_path):
         table(tmp_path, "path,subject,expression,sequence,sex,age\na.obj,s,HA,one,F,20\nb.obj,s,HA,one,F,60\n")
-        assert person(only(touch(tmp_path, "a.obj", "b.obj")).labels) == "a woman"
+        assert describe_person(only(touch(tmp_path, "a.obj", "b.obj")).labels) == "a woman"

@@ -1,4 +1,4 @@
-"""Captions from what a mesh measures: what moves is what is said, by any of the sets of landmarks."""
+"""Captions from measure_millimetres geometry, with each of the landmark sets."""
 
 import warnings
 
@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smile_pipe.pipeline.captions.action_units import RELAXED
-from smile_pipe.pipeline.captions.geometry import FEATURES, MAX_NAMED, POPULATION, UNUSUAL, describe, measure
+from smile_pipe.pipeline.captions.geometry import (
+    FEATURES,
+    MAX_PHRASES,
+    POPULATION,
+    POPULATION_THRESHOLD_STDS,
+    describe,
+    measure,
+)
 from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
 
 FEATURE = {feature.phrase: feature for feature in FEATURES}
@@ -20,7 +27,7 @@ def mirrored(points) -> list[tuple[float, float, float]]:
 
 
 def plain_face(num: int) -> np.ndarray:
-    """The landmarks of a plain face in millimetres; of a pair the subject's right (-x) comes first."""
+    """Landmarks of a simple face in millimetres; the subject's right (-x) comes first."""
     brow = [(-58, 17, -14), (-49, 25, -4), (-38, 28, 4), (-24, 28, 10), (-12, 25, 13)]
     upper, lower = [(-37, 4, 1), (-32, 5, 1), (-27, 4, 2)], [(-27, -4, 1), (-32, -5, 1), (-37, -4, 0)]
     outer, inner = (-45, -1, -7), (-18, -1, -1)
@@ -53,7 +60,7 @@ def plain_face(num: int) -> np.ndarray:
     return np.array(points, float)
 
 
-# The numbers of the points that make up a part, by set.
+# Indices of the points of each part, by landmark set.
 PARTS = {
     "inner brows": {22: [2, 3], 68: [21, 22], 83: [20, 21, 26, 35]},
     "brows": {22: [*range(6)], 68: [*range(17, 27)], 83: [*range(16, 36)]},
@@ -70,24 +77,24 @@ PARTS = {
 UP, DOWN, OUT = np.array([0, 1, 0]), np.array([0, -1, 0]), np.array([0, 0, 1])
 
 
-def measured(points: np.ndarray) -> dict[str, float] | None:
+def measure_millimetres(points: np.ndarray) -> dict[str, float] | None:
     return measure((points / UNIT_MM).astype(np.float32))
 
 
-def moved(num: int, part: str, by: np.ndarray) -> np.ndarray:
+def move_part(num: int, part: str, by: np.ndarray) -> np.ndarray:
     points = plain_face(num)
     points[PARTS[part][num]] += by
     return points
 
 
-def apart(num: int, part: str, by: float) -> np.ndarray:
-    """The face with the points of a part moved outwards on either side."""
+def widen_part(num: int, part: str, by: float) -> np.ndarray:
+    """The face with the points of a part move_part outwards on both sides."""
     points = plain_face(num)
     points[PARTS[part][num], 0] += by * np.sign(points[PARTS[part][num], 0])
     return points
 
 
-class TestMeasuring:
+class TestMeasure:
     @pytest.mark.parametrize("num", SETS)
     @pytest.mark.parametrize(
         ("part", "by", "expected"),
@@ -104,106 +111,106 @@ class TestMeasuring:
             ("chin", 9 * DOWN, {"chin_drop": 9}),
         ],
     )
-    def test_a_part_that_moves_changes_its_measures_by_as_many_millimetres(self, num, part, by, expected):
+    def test_moving_a_part_changes_its_measures(self, num, part, by, expected):
         if num not in PARTS[part]:
             pytest.skip(f"{num} landmarks do not mark {part}")
-        before, after = measured(plain_face(num)), measured(moved(num, part, by))
+        before, after = measure_millimetres(plain_face(num)), measure_millimetres(move_part(num, part, by))
         changes = {name: after[name] - before[name] for name in before}
         own = {"nose wings": ("nose_length", "upper_lip_length", "lip_protrusion")}.get(part, ())
         for name, change in changes.items():
-            if name not in own:  # the wings are part of the base that the nose is measured to
+            if name not in own:  # the wings are part of the base that the nose is measure_millimetres to
                 assert change == pytest.approx(expected.get(name, 0), abs=0.01), name
 
     @pytest.mark.parametrize("num", SETS)
-    def test_widths_are_from_side_to_side(self, num):
-        before = measured(plain_face(num))
-        assert measured(apart(num, "brows", -2))["inner_brow_gap"] == pytest.approx(
+    def test_widths_are_measured_between_both_sides(self, num):
+        before = measure_millimetres(plain_face(num))
+        assert measure_millimetres(widen_part(num, "brows", -2))["inner_brow_gap"] == pytest.approx(
             before["inner_brow_gap"] - 4, abs=0.01
         )
-        assert measured(apart(num, "lip corners", 3))["mouth_width"] == pytest.approx(
+        assert measure_millimetres(widen_part(num, "lip corners", 3))["mouth_width"] == pytest.approx(
             before["mouth_width"] + 6, abs=0.01
         )
 
     @pytest.mark.parametrize(("num", "count"), [(22, 11), (68, 14), (83, 14)])
-    def test_each_set_tells_what_it_marks(self, num, count):
-        names = measured(plain_face(num)).keys()
+    def test_each_landmark_set_gives_its_measures(self, num, count):
+        names = measure_millimetres(plain_face(num)).keys()
         assert len(names) == count and names <= POPULATION.keys()
 
     @pytest.mark.parametrize("num", SETS)
-    def test_it_does_not_matter_which_side_comes_first(self, num):
-        assert measured(plain_face(num) * (-1, 1, 1)) == pytest.approx(measured(plain_face(num)))
+    def test_order_of_sides_does_not_matter(self, num):
+        assert measure_millimetres(plain_face(num) * (-1, 1, 1)) == pytest.approx(measure_millimetres(plain_face(num)))
 
     @pytest.mark.parametrize(
         "ring", [slice(0, 8), slice(8, 16), slice(16, 26), slice(26, 36), slice(48, 60), slice(60, 68)]
     )
-    def test_it_does_not_matter_where_a_ring_of_bu3dfe_starts(self, ring):
+    def test_start_of_a_bu3dfe_ring_does_not_matter(self, ring):
         points = plain_face(83)
         points[ring] = np.roll(points[ring], 3, axis=0)
-        assert measured(points) == pytest.approx(measured(plain_face(83)))
+        assert measure_millimetres(points) == pytest.approx(measure_millimetres(plain_face(83)))
 
     @pytest.mark.parametrize("num", SETS)
-    def test_a_missing_point_costs_the_measures_that_need_it_and_changes_no_other(self, num):
-        whole = measured(plain_face(num))
-        part = measured(moved(num, "lip corners", np.full(3, np.nan)))
+    def test_missing_point_removes_only_the_measures_that_need_it(self, num):
+        whole = measure_millimetres(plain_face(num))
+        part = measure_millimetres(move_part(num, "lip corners", np.full(3, np.nan)))
         lost = {"lip_corner_height", "mouth_width", "upper_lip_length", "lip_thickness", "lip_protrusion"}
         assert whole.keys() - part.keys() == lost
         assert part == {name: whole[name] for name in part}
 
     @pytest.mark.parametrize("points", [np.zeros((5, 3)), np.zeros((0, 3)), np.full((68, 3), np.nan)])
-    def test_without_known_points_there_is_nothing_to_say(self, points):
+    def test_unknown_or_missing_landmarks_give_none(self, points):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert measured(points) is None
+            assert measure_millimetres(points) is None
 
-    def test_lips_that_overlap_are_not_open(self):
+    def test_overlapping_lips_have_a_negative_opening(self):
         points = plain_face(68)
         points[[65, 66, 67], 1] += 5
-        assert measured(points)["mouth_opening"] == pytest.approx(-3, abs=0.01)
+        assert measure_millimetres(points)["mouth_opening"] == pytest.approx(-3, abs=0.01)
 
 
-def shifted(phrase: str, share: float, base: dict[str, float] = POPULATION) -> dict[str, float]:
-    """Measures that differ from `base` by that share of a feature at its strongest, in the measure that it is about."""
+def shift_feature(phrase: str, share: float, base: dict[str, float] = POPULATION) -> dict[str, float]:
+    """Change the first measure of a feature in `base` by `share` of the feature's full score."""
     feature = FEATURE[phrase]
     name, weight = next(iter(feature.weights.items()))
-    return base | {name: base[name] + share * feature.full / weight}
+    return base | {name: base[name] + share * feature.full_score / weight}
 
 
-def said(measures: dict[str, float], reference: dict[str, float] | None = POPULATION) -> list[str]:
+def caption_phrases(measures: dict[str, float], reference: dict[str, float] | None = POPULATION) -> list[str]:
     return describe(measures, reference).text.split(", ")
 
 
-class TestDescribing:
+class TestDescribe:
     @pytest.mark.parametrize("reference", [POPULATION, None])
-    def test_a_face_like_its_reference_is_relaxed(self, reference):
+    def test_face_equal_to_its_reference_is_relaxed(self, reference):
         description = describe(POPULATION, reference)
         assert description.text == RELAXED
         assert set(description.numbers.values()) == {0.0} and description.numbers.keys() == POPULATION.keys()
 
     @pytest.mark.parametrize("phrase", FEATURE)
-    def test_a_feature_is_named_with_its_intensity(self, phrase):
-        noticeable = FEATURE[phrase].noticeable / FEATURE[phrase].full
-        assert phrase.format("strongly ") in said(shifted(phrase, 1.0))
-        assert phrase.format("") in said(shifted(phrase, 0.7))
-        if noticeable < 0.45:
-            assert phrase.format("slightly ") in said(shifted(phrase, 0.45))
-        below = said(shifted(phrase, noticeable * 0.95))
+    def test_feature_is_named_with_its_intensity(self, phrase):
+        threshold = FEATURE[phrase].threshold / FEATURE[phrase].full_score
+        assert phrase.format("strongly ") in caption_phrases(shift_feature(phrase, 1.0))
+        assert phrase.format("") in caption_phrases(shift_feature(phrase, 0.7))
+        if threshold < 0.45:
+            assert phrase.format("slightly ") in caption_phrases(shift_feature(phrase, 0.45))
+        below = caption_phrases(shift_feature(phrase, threshold * 0.95))
         assert not {phrase.format(adverb) for adverb in ("slightly ", "", "strongly ")} & set(below)
 
     @pytest.mark.parametrize("phrase", FEATURE)
-    def test_against_people_in_general_it_takes_more_than_how_people_differ(self, phrase):
+    def test_population_reference_needs_unusual_deviations(self, phrase):
         feature = FEATURE[phrase]
-        unusual = max(UNUSUAL * feature.spread, feature.noticeable) / feature.full
+        unusual = max(POPULATION_THRESHOLD_STDS * feature.resting_std, feature.threshold) / feature.full_score
         words = {phrase.format(adverb) for adverb in ("slightly ", "", "strongly ")}
-        assert words & set(said(shifted(phrase, unusual * 1.05), None))
-        assert not words & set(said(shifted(phrase, unusual * 0.95), None))
+        assert words & set(caption_phrases(shift_feature(phrase, unusual * 1.05), None))
+        assert not words & set(caption_phrases(shift_feature(phrase, unusual * 0.95), None))
 
-    def test_the_words_are_those_of_the_example(self):
-        face = shifted("{}raised inner brows", 1.0)
-        face = shifted("lips {}parted", 0.6, face)
-        face = shifted("jaw {}dropped", 0.7, face)
+    def test_caption_of_the_readme_example(self):
+        face = shift_feature("{}raised inner brows", 1.0)
+        face = shift_feature("lips {}parted", 0.6, face)
+        face = shift_feature("jaw {}dropped", 0.7, face)
         assert describe(face, POPULATION).text == "strongly raised inner brows, lips parted, jaw dropped"
 
-    def test_the_strongest_five_are_named_from_the_forehead_down(self):
+    def test_five_strongest_features_are_named_from_the_forehead_down(self):
         shares = {
             "{}raised inner brows": 0.6,
             "{}raised outer brows": 0.3,
@@ -213,43 +220,43 @@ class TestDescribing:
         shares |= {"lips {}pushed forward": 1.0, "lips {}parted": 0.9}
         face = POPULATION
         for phrase, share in shares.items():
-            face = shifted(phrase, share, face)
-        assert len(shares) == MAX_NAMED + 1
+            face = shift_feature(phrase, share, face)
+        assert len(shares) == MAX_PHRASES + 1
         assert describe(face, POPULATION).text == (
             "raised inner brows, widened eyes, wrinkled nose, lips strongly pushed forward, lips strongly parted"
         )
 
-    def test_numbers_are_the_deviations_in_millimetres_to_a_hundredth(self):
+    def test_numbers_are_deviations_rounded_to_hundredths_of_millimetres(self):
         own = {"mouth_width": 48.0, "chin_drop": 100.0, "nose_length": 43.0}
         face = {"mouth_width": 50.12345, "chin_drop": 99.999, "nose_length": 41.5}
         description = describe(face, own)
         assert description.reference == "subject"
         assert str(description.numbers) == "{'mouth_width': 2.12, 'chin_drop': 0.0, 'nose_length': -1.5}"
 
-    def test_what_the_reference_lacks_is_not_spoken_of(self):
+    def test_measures_missing_in_the_reference_are_ignored(self):
         own = {name: value for name, value in POPULATION.items() if name != "inner_brow_height"}
-        description = describe(shifted("{}raised inner brows", 1.0), own)
+        description = describe(shift_feature("{}raised inner brows", 1.0), own)
         assert description.text == RELAXED and description.numbers.keys() == own.keys()
 
-    def test_a_reference_that_shares_nothing_gives_way_to_people_in_general(self):
+    def test_reference_without_common_measures_falls_back_to_the_population(self):
         face = {"inner_brow_height": POPULATION["inner_brow_height"] + 4}
         description = describe(face, {"mouth_width": 50.0})
         assert description == describe(face, None)
         assert description.reference == "population" and description.numbers == {"inner_brow_height": 4.0}
 
-    def test_a_subject_with_high_brows_is_relaxed_against_its_own_face_only(self):
-        own = shifted("{}raised inner brows", 0.8)
+    def test_high_brows_are_named_only_relative_to_the_population(self):
+        own = shift_feature("{}raised inner brows", 0.8)
         assert describe(own, own).text == RELAXED
         assert describe(own, None).text == "raised inner brows"
 
-    def test_no_measures_are_refused(self):
+    def test_empty_measures_are_rejected(self):
         with pytest.raises(ValueError, match="no measures"):
             describe({}, None)
 
     @given(st.dictionaries(st.sampled_from(sorted(POPULATION)), st.floats(-30, 30), min_size=1), st.booleans())
-    def test_the_caption_follows_from_the_numbers_alone(self, deviations, own):
+    def test_caption_depends_on_the_numbers_only(self, deviations, own):
         face = {name: POPULATION[name] + deviation for name, deviation in deviations.items()}
         description = describe(face, POPULATION if own else None)
         again = {name: POPULATION[name] + number for name, number in description.numbers.items()}
         assert describe(again, POPULATION if own else None) == description
-        assert 1 <= len(description.text.split(", ")) <= MAX_NAMED
+        assert 1 <= len(description.text.split(", ")) <= MAX_PHRASES

@@ -16,7 +16,7 @@ from smile_pipe.pipeline.common.optimization import cosine_schedule
 from smile_pipe.pipeline.data import augment as augmentation
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.cameras import Rig, View, views_of
+from smile_pipe.pipeline.rendering.cameras import Rig, View, build_views
 from smile_pipe.pipeline.rendering.encoding import quantise_normal
 from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights
@@ -49,7 +49,7 @@ def mirror_image(mesh: Mesh) -> Mesh:
 
 def render(mesh: Mesh, rig: str, channel: str) -> Tensor:
     """Views as the image tower sees them, [V, 3, H, W] in [0, 1]."""
-    (images,) = ZBufferRenderer().render([mesh], [Rig.build(views_of(rig, 30.0), SIZE)])
+    (images,) = ZBufferRenderer().render([mesh], [Rig.build(build_views(rig, 30.0), SIZE)])
     pixels = images.rgb if channel == "rgb" else quantise_normal(images.normal)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
@@ -66,7 +66,7 @@ class TestMirrorOrder:
         ("rig", "order"), [("3", [0, 2, 1]), ("5", [0, 2, 1, 4, 3]), ("9", [0, 2, 1, 3, 5, 4, 6, 8, 7])]
     )
     def test_left_and_right_change_places_in_a_symmetric_rig(self, rig, order):
-        assert mirror_order(directions(views_of(rig, 30.0))) == order
+        assert mirror_order(directions(build_views(rig, 30.0))) == order
 
     def test_views_in_the_middle_stay(self):
         middle = (View(name="up", pitch=20), View(name="front"), View(name="back", yaw=180))
@@ -84,7 +84,7 @@ class TestMirroring:
         mesh = lopsided()
         as_is, mirrored = render(mesh, rig, channel), render(mirror_image(mesh), rig, channel)
         found = augment(
-            as_is.expand(16, *as_is.shape), channel, mirror_order(directions(views_of(rig, 30.0))), generator_for(0)
+            as_is.expand(16, *as_is.shape), channel, mirror_order(directions(build_views(rig, 30.0))), generator_for(0)
         )
         is_mirrored = [bool((views - mirrored).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(is_mirrored) <= 13

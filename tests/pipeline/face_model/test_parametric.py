@@ -1,4 +1,4 @@
-"""The faces: what they look like by the numbers, and that each table row does what its name says."""
+"""Face models: dimensions, symmetry, and the effect of each action unit and identity mode."""
 
 import json
 import os
@@ -11,19 +11,20 @@ from helpers.paths import REPOSITORY
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.face_model import anatomy
 from smile_pipe.pipeline.face_model.action_units import ACTION_UNITS, IDENTITY_MODES
-from smile_pipe.pipeline.face_model.actor import LEVELS, PROTOTYPES, RESTLESS, ActorStyle, act
+from smile_pipe.pipeline.face_model.actor import BACKGROUND_UNITS, LEVELS, PROTOTYPES, ActorStyle, sample_action_units
 from smile_pipe.pipeline.face_model.chart import build_chart
-from smile_pipe.pipeline.face_model.curves import through
+from smile_pipe.pipeline.face_model.curves import interpolate
 from smile_pipe.pipeline.face_model.ict import SHAPES, IctFace
 from smile_pipe.pipeline.face_model.interface import Appearance, Identity
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.synth.stage import SynthConfig, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.stage import run
 from smile_pipe.shards.errors import UsageError
 
 BROW_INNER, BROW_OUTER, NOSE, CHEEK = (12, 40), (40, 42), (10, -12), (38, -8)
 CORNER, CHIN, UPPER_LIP, LOWER_LIP = (25, -48), (0, -72), (8, -45), (8, -53)
 
-# Action unit, a place of its region on the closed face (subject's left), and the way that place must move.
+# Action unit, a point of its region on the closed face (subject's left), and the signs of its displacement.
 MOVES = (
     ("AU1", BROW_INNER, (0, 1, 0)),
     ("AU2", BROW_OUTER, (0, 1, 0)),
@@ -65,25 +66,25 @@ def ict_path() -> Path:
     return path
 
 
-def _moved(face, identity, **units):
-    """How far the skin moves from neutral, [V, 3], and the chart."""
+def _displacements(face, identity, **units):
+    """Displacements of the skin from neutral, [V, 3], and the chart."""
     number = len(face.chart.x)
     after = face.mesh(identity, units).vertices[:number]
     return after - face.mesh(identity, {}).vertices[:number], face.chart
 
 
-def _at(chart, place, side=1):
+def _nearest_vertex(chart, place, side=1):
     distance = np.hypot(chart.x - side * place[0], chart.y - place[1])
     return int(np.argmin(np.where(chart.parent == np.arange(len(chart.x)), distance, np.inf)))
 
 
 def _opening(mesh, face):
-    """Heights of the left eye's opening and of the mouth's, from the landmarks."""
+    """Heights of the openings of the left eye and of the mouth, from the landmarks."""
     points = mesh.vertices[face.landmarks]
     return points[10, 1] - points[14, 1], points[62, 1] - points[66, 1]
 
 
-def test_the_face_has_the_size_and_the_orientation_of_an_adult_head_in_millimetres(face, average):
+def test_face_has_the_size_of_an_adult_head_and_faces_forward(face, average):
     mesh = face.mesh(average, {})
     assert 8_000 <= len(mesh.vertices) <= 12_000
     width, height, depth = np.ptp(mesh.vertices, axis=0)
@@ -92,7 +93,7 @@ def test_the_face_has_the_size_and_the_orientation_of_an_adult_head_in_millimetr
     assert abs(tip[0]) < 2 and -20 < tip[1] < 0
 
 
-def test_every_vertex_is_used_and_the_skin_faces_outwards(face, average):
+def test_every_vertex_is_used_and_skin_normals_point_outwards(face, average):
     mesh = face.mesh(average, {})
     assert set(mesh.faces.ravel()) == set(range(len(mesh.vertices)))
     a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
@@ -101,7 +102,7 @@ def test_every_vertex_is_used_and_the_skin_faces_outwards(face, average):
     assert (normals[is_front, 2] > 0).mean() > 0.9
 
 
-def test_the_average_face_is_its_own_mirror_image(face, average):
+def test_average_face_is_symmetric(face, average):
     vertices = face.mesh(average, {}).vertices
     mirrored = vertices * (-1, 1, 1)
     for chunk in np.array_split(mirrored, 20):
@@ -109,37 +110,39 @@ def test_the_average_face_is_its_own_mirror_image(face, average):
         assert distance.max() < 1e-3
 
 
-def test_one_sided_action_units_are_mirror_images_and_add_up(face, average):
+def test_left_and_right_halves_of_action_units_are_mirror_images(face, average):
     for unit in ACTION_UNITS:
         left, right = face._units[unit]
         chart = face.chart
-        pairs = [(_at(chart, place), _at(chart, place, -1)) for _, place, _ in MOVES if place[0] > 0]
+        pairs = [
+            (_nearest_vertex(chart, place), _nearest_vertex(chart, place, -1)) for _, place, _ in MOVES if place[0] > 0
+        ]
         for there, here in pairs:
             np.testing.assert_allclose(left[there], right[here] * (-1, 1, 1), atol=1e-9, err_msg=unit)
             np.testing.assert_allclose(right[there], left[here] * (-1, 1, 1), atol=1e-9, err_msg=unit)
 
 
-@pytest.mark.parametrize("unit, place, way", MOVES, ids=[row[0] for row in MOVES])
-def test_an_action_unit_moves_its_region_its_way(face, average, unit, place, way):
-    moved, chart = _moved(face, average, **{unit: (1.0, 1.0)})
+@pytest.mark.parametrize("unit, place, direction", MOVES, ids=[row[0] for row in MOVES])
+def test_action_unit_moves_its_region_in_the_expected_direction(face, average, unit, place, direction):
+    moved, chart = _displacements(face, average, **{unit: (1.0, 1.0)})
     for side in (1, -1):
-        got = moved[_at(chart, place, side)] * (side, 1, 1)
-        for axis, sign in enumerate(way):
+        displacement = moved[_nearest_vertex(chart, place, side)] * (side, 1, 1)
+        for axis, sign in enumerate(direction):
             if sign and not (axis == 0 and place[0] == 0):
-                assert got[axis] * sign > 0.8, f"axis {axis}: {got}"
+                assert displacement[axis] * sign > 0.8, f"axis {axis}: {displacement}"
 
 
 @pytest.mark.parametrize("unit", sorted(UPPER_FACE | LOWER_FACE))
-def test_an_action_unit_leaves_the_other_half_of_the_face_alone(face, average, unit):
-    moved, chart = _moved(face, average, **{unit: (1.0, 1.0)})
+def test_action_unit_does_not_move_the_other_half_of_the_face(face, average, unit):
+    moved, chart = _displacements(face, average, **{unit: (1.0, 1.0)})
     elsewhere = chart.y < -25 if unit in UPPER_FACE else chart.y > 20
     assert np.abs(moved[elsewhere]).max() < 0.1
     assert np.linalg.norm(moved, axis=1).max() > 1.0
 
 
 @pytest.mark.parametrize("unit", ["AU2", "AU6", "AU12", "AU15", "AU20"])
-def test_an_action_unit_of_one_side_leaves_the_other_side_alone(face, average, unit):
-    moved, chart = _moved(face, average, **{unit: (1.0, 0.0)})
+def test_one_sided_action_unit_does_not_move_the_other_side(face, average, unit):
+    moved, chart = _displacements(face, average, **{unit: (1.0, 0.0)})
     assert np.abs(moved[chart.x < -30]).max() < 0.1
     assert np.linalg.norm(moved[chart.x > 10], axis=1).max() > 3.0
 
@@ -158,7 +161,7 @@ def test_eyes_widen_narrow_and_close_and_the_mouth_opens(face, average):
 @pytest.mark.parametrize(
     "units", [{}, {"AU5": (1.0, 1.0)}, {"AU43": (1.0, 1.0)}, {"AU6": (1.0, 1.0), "AU12": (1.0, 1.0)}]
 )
-def test_no_lid_sinks_into_its_eyeball(face, units):
+def test_lids_stay_in_front_of_the_eyeballs(face, units):
     for seed in range(5):
         identity = face.identity(np.random.default_rng(seed))
         vertices = face.mesh(identity, units).vertices
@@ -171,12 +174,12 @@ def test_no_lid_sinks_into_its_eyeball(face, units):
         assert np.linalg.norm(skin - centre, axis=1).min() > anatomy.EYE_RADIUS
 
 
-def test_an_unknown_action_unit_is_refused(face, average):
+def test_unknown_action_unit_is_rejected(face, average):
     with pytest.raises(KeyError):
         face.mesh(average, {"AU99": (1.0, 1.0)})
 
 
-def test_the_83_landmarks_lie_where_their_groups_say(face, average):
+def test_83_landmarks_are_in_their_regions(face, average):
     points = face.mesh(average, {}).vertices[face.landmarks]
     assert points.shape == (83, 3)
     right_eye, left_eye, right_brow, left_brow = points[:8], points[8:16], points[16:26], points[26:36]
@@ -189,29 +192,29 @@ def test_the_83_landmarks_lie_where_their_groups_say(face, average):
     assert np.argmin(contour[:, 1]) == 7 and contour[0, 0] < -60 and contour[-1, 0] > 60
 
 
-def test_identities_differ_in_shape_and_look_and_equal_seeds_do_not(face):
+def test_equal_seeds_give_equal_identities_and_other_seeds_do_not(face):
     first, same, other = (face.identity(np.random.default_rng(seed)) for seed in (1, 1, 2))
     mesh, again, another = (face.mesh(identity, {}).vertices for identity in (first, same, other))
-    assert np.array_equal(mesh, again) and first.look == same.look
+    assert np.array_equal(mesh, again) and first.appearance == same.appearance
     assert np.linalg.norm(mesh - another, axis=1).mean() > 1.0
     assert np.abs(face.texture(first, 128).astype(int) - face.texture(other, 128)).mean() > 2
 
 
 @pytest.mark.parametrize("mode", IDENTITY_MODES)
-def test_every_identity_mode_changes_the_face_symmetrically(face, mode):
+def test_identity_modes_are_symmetric(face, mode):
     field = face._modes[list(IDENTITY_MODES).index(mode)]
     assert 0.5 < np.linalg.norm(field, axis=1).max() < 12
     for place in (BROW_OUTER, CHEEK, CORNER):
-        here, there = _at(face.chart, place), _at(face.chart, place, -1)
+        here, there = _nearest_vertex(face.chart, place), _nearest_vertex(face.chart, place, -1)
         np.testing.assert_allclose(field[here], field[there] * (-1, 1, 1), atol=1e-9)
 
 
-def test_lips_and_brows_are_painted_where_the_chart_has_them(face, average):
+def test_lips_and_brows_are_painted_at_their_chart_positions(face, average):
     texture = face.texture(average, 256).astype(int)
     mesh = face.mesh(average, {})
 
     def colour(place):
-        u, v = mesh.uvs[_at(face.chart, place)]
+        u, v = mesh.uvs[_nearest_vertex(face.chart, place)]
         return texture[int((1 - v) * 256), int(u * 256)]
 
     skin = colour((0, 58))
@@ -222,35 +225,37 @@ def test_lips_and_brows_are_painted_where_the_chart_has_them(face, average):
 
 def test_every_expression_has_prototypes_of_known_action_units():
     assert set(PROTOTYPES) == set(EXPRESSIONS)
-    for code, ways in PROTOTYPES.items():
-        assert len(ways) >= (1 if code == "NE" else 3)
-        assert all(unit in ACTION_UNITS for way in ways for unit in way)
-    assert set(RESTLESS) <= set(ACTION_UNITS)
+    for code, variants in PROTOTYPES.items():
+        assert len(variants) >= (1 if code == "NE" else 3)
+        assert all(unit in ACTION_UNITS for direction in variants for unit in direction)
+    assert set(BACKGROUND_UNITS) <= set(ACTION_UNITS)
 
 
 def test_higher_levels_are_stronger_for_every_subject_and_expression(face):
     for subject in range(6):
         rng = np.random.default_rng(subject)
-        identity, manner = face.identity(rng), ActorStyle.sample(rng)
+        identity, style = face.identity(rng), ActorStyle.sample(rng)
         neutral = face.mesh(identity, {}).vertices
         for code in set(EXPRESSIONS) - {"NE"}:
-            units = [act(code, level, manner, np.random.default_rng([subject, level])) for level in LEVELS]
+            units = [
+                sample_action_units(code, level, style, np.random.default_rng([subject, level])) for level in LEVELS
+            ]
             moved = [np.linalg.norm(face.mesh(identity, u).vertices - neutral, axis=1).mean() for u in units]
             assert moved == sorted(moved) and moved[-1] > 1.7 * moved[0], (subject, code, moved)
 
 
-def test_people_show_the_same_expression_differently():
-    manners = [ActorStyle.sample(np.random.default_rng(seed)) for seed in range(30)]
-    assert {manner.prototype["HA"] for manner in manners} == {0, 1, 2}
-    left, right = act("HA", 4, manners[0], np.random.default_rng(0))["AU12"]
+def test_subjects_show_the_same_expression_differently():
+    styles = [ActorStyle.sample(np.random.default_rng(seed)) for seed in range(30)]
+    assert {style.prototype["HA"] for style in styles} == {0, 1, 2}
+    left, right = sample_action_units("HA", 4, styles[0], np.random.default_rng(0))["AU12"]
     assert left != right and left > 0.5 and right > 0.5
 
 
-def test_a_curve_goes_through_its_knots():
+def test_curve_passes_through_its_knots():
     knots = ((-2.0, 1.0), (0.0, 3.0), (1.0, -1.0), (5.0, 0.0))
     x, y = np.array(knots).T
-    np.testing.assert_allclose(through(knots, x), y, atol=1e-12)
-    np.testing.assert_allclose(through(knots, np.array([-9.0, 9.0])), [1.0, 0.0])
+    np.testing.assert_allclose(interpolate(knots, x), y, atol=1e-12)
+    np.testing.assert_allclose(interpolate(knots, np.array([-9.0, 9.0])), [1.0, 0.0])
 
 
 def test_slits_share_only_their_corners():
@@ -262,7 +267,7 @@ def test_slits_share_only_their_corners():
     assert (on_mouth & ~inside & ~chart.above_mouth).sum() == 0
 
 
-def test_ict_knows_every_action_unit_of_the_parametric_face():
+def test_ict_has_every_action_unit_of_the_parametric_face():
     assert set(SHAPES) == set(ACTION_UNITS)
 
 
@@ -279,7 +284,7 @@ def test_ict_faces_are_millimetres_cropped_to_the_face_and_smile(ict_path):
     assert neutral.uvs.min() >= 0 and neutral.uvs.max() <= 1
 
 
-def test_a_checkout_and_a_packed_file_give_the_same_face(tmp_path):
+def test_checkout_and_packed_file_give_the_same_face(tmp_path):
     names = sorted({f"{name}{side}" for parts in SHAPES.values() for name in parts for side in ("_L", "_R")})
     rng = np.random.default_rng(0)
     neutral, identity = rng.normal(size=(80, 3)).round(4), rng.normal(size=(2, 80, 3)).round(4)
@@ -294,8 +299,8 @@ def test_a_checkout_and_a_packed_file_give_the_same_face(tmp_path):
     arrays |= {"face_material": np.zeros(len(triangles), int), "material_names": np.array(["M_Face"])}
     np.savez(tmp_path / "kit.npz", **arrays)
     checkout, packed = IctFace(tmp_path / "kit"), IctFace(tmp_path / "kit.npz")
-    who = packed.identity(np.random.default_rng(3))
-    one, other = (face.mesh(who, {"AU12": (0.7, 0.2), "AU26": (0.5, 0.5)}) for face in (checkout, packed))
+    subject = packed.identity(np.random.default_rng(3))
+    one, other = (face.mesh(subject, {"AU12": (0.7, 0.2), "AU26": (0.5, 0.5)}) for face in (checkout, packed))
     np.testing.assert_allclose(one.vertices, other.vertices, atol=1e-3)
     assert np.array_equal(one.uvs[one.face_uvs], other.uvs[other.face_uvs])
     assert np.array_equal(checkout.landmarks, packed.landmarks)
@@ -318,15 +323,15 @@ def _write_checkout(folder, neutral, identity, shapes, uv, quads):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model", b"PK\x03\x04 broken"])
-def test_what_is_not_ict_facekit_is_a_usage_error_that_names_it(tmp_path, content):
+def test_invalid_ict_file_is_a_usage_error_with_its_name(tmp_path, content):
     path = tmp_path / "model.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"--face-model .*model\.npz"):
+    with pytest.raises(UsageError, match=r"face_model .*model\.npz"):
         IctFace(path)
 
 
-def test_an_empty_folder_and_files_without_the_arrays_are_usage_errors(tmp_path):
+def test_empty_folder_and_missing_arrays_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match=r"vertex_indices\.json"):
         IctFace(tmp_path)
     np.save(tmp_path / "one.npy", np.zeros(3))

@@ -22,7 +22,7 @@ from helpers.processes import workers
 from helpers.worlds import content
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.stage import plan, run
-from smile_pipe.pipeline.synth.stage import SynthConfig
+from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 from smile_pipe.shards.manifest import ShardManifest
 

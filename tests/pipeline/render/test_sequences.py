@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from helpers.shapes import sphere
-from smile_pipe.pipeline.captions.bank import load
+from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.operators import encode_pieces, pieces_table, read_pieces, render_views
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import batch_units, needed, num_stored, split_into_units
-from smile_pipe.pipeline.rendering.cameras import views_of
+from smile_pipe.pipeline.rendering.cameras import build_views
 from smile_pipe.pipeline.sequences.dynamic_images import WEIGHT_UNIT, rank_pooling_weights
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.images import decode_image
@@ -26,11 +26,11 @@ APEX = 9
 SETTINGS = RenderSettings(
     renderer="zbuffer",
     renderer_version="1",
-    views=views_of("3", 30),
+    views=build_views("3", 30),
     size=48,
     projection="perspective",
     channels=("rgb", "depth", "normal"),
-    prompts=load(),
+    prompts=load_bank(),
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smile_pipe.pipeline.captions.bank import load
+from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
@@ -71,7 +71,7 @@ def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, fac
         sample, source = shards.read(row), sources[row.key]
         record = sample.record
         assert (record.subject, record.expression, record.level) == (source.subject, source.expression, source.level)
-        assert sample.text == load(None).prompt_for(row.key, source.expression)
+        assert sample.text == load_bank(None).prompt_for(row.key, source.expression)
         assert record.frame.method == "landmarks" and record.mesh.surface == "texture"
         assert [source.path for source in row.sources] == list(source.frames[0].paths)
         assert len(sample.images) == 9

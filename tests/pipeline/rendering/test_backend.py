@@ -1,4 +1,4 @@
-"""Which renderer is taken."""
+"""The choice of a renderer."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from smile_pipe.pipeline.rendering import backend
 from smile_pipe.shards.errors import UsageError
 
 
-def pretend(monkeypatch, *, installed: bool, gpu: bool) -> None:
+def mock_environment(monkeypatch, *, installed: bool, gpu: bool) -> None:
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object() if installed else None)
     monkeypatch.setattr(backend, "_has_gpu", lambda: gpu)
 
@@ -15,23 +15,23 @@ def pretend(monkeypatch, *, installed: bool, gpu: bool) -> None:
     ("installed", "gpu", "chosen"),
     [(True, True, "pytorch3d"), (True, False, "zbuffer"), (False, True, "zbuffer"), (False, False, "zbuffer")],
 )
-def test_auto_takes_pytorch3d_only_with_a_gpu(monkeypatch, installed, gpu, chosen):
-    pretend(monkeypatch, installed=installed, gpu=gpu)
+def test_auto_resolves_to_pytorch3d_only_with_a_gpu(monkeypatch, installed, gpu, chosen):
+    mock_environment(monkeypatch, installed=installed, gpu=gpu)
     assert backend.choose_renderer("auto") == chosen
 
 
-def test_what_is_asked_for_is_taken_or_refused(monkeypatch):
-    pretend(monkeypatch, installed=False, gpu=True)
+def test_named_renderer_is_used_or_rejected(monkeypatch):
+    mock_environment(monkeypatch, installed=False, gpu=True)
     assert backend.choose_renderer("zbuffer") == "zbuffer"
     with pytest.raises(UsageError, match="not installed"):
         backend.choose_renderer("pytorch3d")
     assert backend.choose_renderer("zbuffer-cuda") == "zbuffer-cuda"
-    pretend(monkeypatch, installed=False, gpu=False)
-    with pytest.raises(UsageError, match="--renderer zbuffer-cuda: there is no GPU"):
+    mock_environment(monkeypatch, installed=False, gpu=False)
+    with pytest.raises(UsageError, match="renderer zbuffer-cuda: PyTorch finds no GPU"):
         backend.choose_renderer("zbuffer-cuda")
 
 
-def test_a_version_tells_the_renderer_and_the_shading_apart(monkeypatch):
+def test_version_contains_renderer_and_shading_versions(monkeypatch):
     before = backend.renderer_version("zbuffer")
     monkeypatch.setattr(backend, "SHADING_VERSION", backend.SHADING_VERSION + 1)
     assert backend.renderer_version("zbuffer") != before

@@ -1,4 +1,4 @@
-"""Both renderers against images that are known in closed form: spheres, planes and boxes met by the rays of pixels."""
+"""Renderers compared with images in closed form: the intersections of pixel rays with spheres, planes and boxes."""
 
 from dataclasses import replace
 
@@ -9,13 +9,13 @@ from helpers.rays import Rays, hit_card, hit_cube, hit_sphere
 from helpers.shapes import card, cube, inside_out, join, painted, sphere, with_texture
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, SKIN_TONE, Renderer, ViewImages
-from smile_pipe.pipeline.rendering.cameras import HALF_SPAN, Rig, View, project, views_of
+from smile_pipe.pipeline.rendering.cameras import HALF_SPAN, Rig, View, build_views, project
 from smile_pipe.shards.sample import Camera
 
 SIZE = 64
 RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 30), (30, 30, 220), (220, 220, 30)
 FRONT = (View(name="front"),)
-TILTED = (*views_of("3", 30.0), View(name="above", yaw=20.0, pitch=25.0))
+TILTED = (*build_views("3", 30.0), View(name="above", yaw=20.0, pitch=25.0))
 
 
 @pytest.fixture(params=["perspective", "orthographic"])
@@ -28,7 +28,7 @@ def render_one(renderer: Renderer, mesh: Mesh, rig: Rig) -> ViewImages:
     return images
 
 
-def test_a_sphere_shows_the_outline_depth_and_normals_of_its_rays(renderer, projection):
+def test_sphere_has_outline_depth_and_normals_of_ray_intersections(renderer, projection):
     center, radius = (0.3, -0.2, 0.25), 0.6
     rig = Rig.build(TILTED, SIZE, projection)
     images = render_one(renderer, sphere(3, radius, center), rig)
@@ -37,7 +37,7 @@ def test_a_sphere_shows_the_outline_depth_and_normals_of_its_rays(renderer, proj
         depth, normals = hit_sphere(rays, center, radius)
         covered = images.depth[v] > 0
         assert covered.sum() == pytest.approx(np.isfinite(depth).sum(), rel=0.02)
-        # The faces cut the corners of the sphere by 0.5 % of its radius: far from the outline that is all there is.
+        # The faces are up to 0.5 % of the radius inside the sphere; away from the outline there is no other error.
         inner = np.isfinite(depth) & (rays.facing(normals) > 0.5)
         assert covered[inner].all() and not covered[np.isnan(hit_sphere(rays, center, radius * 1.005)[0])].any()
         assert np.abs(images.depth[v] - depth)[inner].max() < 0.012
@@ -45,9 +45,9 @@ def test_a_sphere_shows_the_outline_depth_and_normals_of_its_rays(renderer, proj
         assert np.degrees(np.arccos(np.clip(cosines, -1, 1))).max() < 1.0
 
 
-def test_a_tilted_plane_is_interpolated_in_space_not_on_the_screen(renderer, projection):
-    # A ramp: the texture shows u in red and v in green, so a pixel's colour is its texture coordinate. Of texels larger
-    # than pixels, so that none of its smaller copies is looked at.
+def test_interpolation_on_a_tilted_plane_is_perspective_correct(renderer, projection):
+    # A ramp: the texture has u in red and v in green, so a pixel's colour is its texture coordinate. Texels are larger
+    # than pixels, so mip level 0 is used.
     v, u = np.mgrid[:16, :16]
     ramp = np.stack([16 * u, 240 - 16 * v, np.full_like(u, 128)], axis=-1).astype(np.uint8)
     origin, along_u, along_v = np.array([-0.8, -0.9, 1.1]), np.array([1.5, 0.2, -2.2]), np.array([0.1, 1.8, 0.3])
@@ -66,7 +66,7 @@ def test_a_tilted_plane_is_interpolated_in_space_not_on_the_screen(renderer, pro
         assert np.abs(images.normal[i] - rays.image_normals(normal))[inside].max() < 1e-4
 
 
-def test_a_cube_shows_its_near_sides_and_their_normals(renderer, projection):
+def test_cube_shows_its_near_sides_and_their_normals(renderer, projection):
     rig = Rig.build(TILTED, SIZE, projection)
     images = render_one(renderer, cube(0.55), rig)
     sides_seen = []
@@ -83,7 +83,7 @@ def test_a_cube_shows_its_near_sides_and_their_normals(renderer, projection):
 
 
 @pytest.mark.parametrize("near_is_first", [True, False])
-def test_the_nearer_of_two_surfaces_hides_the_other(renderer, projection, near_is_first):
+def test_nearer_surface_hides_the_other(renderer, projection, near_is_first):
     near = painted(card((-0.4, -0.4, 0.5), (0.8, 0, 0), (0, 0.8, 0)), RED)
     far = painted(card((-0.9, -0.9, -0.5), (1.8, 0, 0), (0, 1.8, 0)), BLUE)
     rig = Rig.build(FRONT, SIZE, projection)
@@ -93,7 +93,7 @@ def test_the_nearer_of_two_surfaces_hides_the_other(renderer, projection, near_i
     assert images.rgb[middle].argmax() == 0 and images.rgb[side].argmax() == 2
 
 
-def test_a_texture_is_seen_upright_and_not_mirrored(renderer, projection):
+def test_texture_is_upright_and_not_mirrored(renderer, projection):
     texture = np.array([[RED, GREEN], [BLUE, YELLOW]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     mesh = card((-0.8, -0.8, 0), (1.6, 0, 0), (0, 1.6, 0), texture=texture)
     (rgb,) = render_one(renderer, mesh, Rig.build(FRONT, SIZE, projection)).rgb
@@ -102,11 +102,11 @@ def test_a_texture_is_seen_upright_and_not_mirrored(renderer, projection):
     assert np.abs(seen - np.array([[RED, GREEN], [BLUE, YELLOW]])).max() < 8
 
 
-def test_the_subjects_left_is_on_the_right_of_the_front_view_and_faces_the_left_view(renderer):
+def test_subjects_left_is_on_the_right_of_the_front_view_and_visible_in_the_left_view(renderer):
     wall = painted(card((0, -1, -0.7), (0, 2, 0), (0, 0, 1.4)), (128, 128, 128))
     on_the_left = painted(sphere(2, 0.3, (0.5, 0.1, 0)), RED)
     on_the_right = painted(sphere(2, 0.3, (-0.5, 0.1, 0)), BLUE)
-    rig = Rig.build(views_of("3", 70.0), SIZE)
+    rig = Rig.build(build_views("3", 70.0), SIZE)
     images = render_one(renderer, join(wall, on_the_left, on_the_right), rig)
     color = images.rgb.astype(int)
     red, blue = color[..., 0] - color[..., 2] > 40, color[..., 2] - color[..., 0] > 40
@@ -116,7 +116,7 @@ def test_the_subjects_left_is_on_the_right_of_the_front_view_and_faces_the_left_
     assert red[1].sum() > 4 * blue[1].sum() and blue[2].sum() > 4 * red[2].sum()
 
 
-def test_projected_landmarks_lie_on_the_pixels_that_show_them(renderer, projection):
+def test_projected_landmarks_match_rendered_pixels(renderer, projection):
     landmarks = np.array([(-0.5, 0.5, 0.3), (0.45, 0.55, 0.1), (0.05, 0.0, 0.5), (-0.4, -0.6, 0.2), (0.5, -0.45, 0.0)])
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
     marks = [painted(sphere(2, 0.12, tuple(p)), c) for p, c in zip(landmarks, colors, strict=True)]
@@ -132,19 +132,19 @@ def test_projected_landmarks_lie_on_the_pixels_that_show_them(renderer, projecti
     assert np.abs(np.mean(errors, axis=0)).max() < 0.06
 
 
-def test_the_winding_of_faces_does_not_matter(renderer, projection):
+def test_winding_of_faces_does_not_change_images(renderer, projection):
     texture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
     rig = Rig.build(TILTED, SIZE, projection)
     for mesh in (cube(0.5), sphere(2, 0.8), card((-0.7, -0.8, 0.4), (1.5, 0, -0.6), (0, 1.6, 0), 3, texture)):
         a, b = render_one(renderer, mesh, rig), render_one(renderer, inside_out(mesh), rig)
         assert np.mean((a.depth > 0) != (b.depth > 0)) < 5e-4
-        both = (a.depth > 0) & (b.depth > 0)
-        assert np.abs(a.depth - b.depth)[both].max() < 1e-4
-        assert np.quantile(np.abs(a.normal - b.normal)[both].max(axis=-1), 0.99) < 1e-4
-        assert np.quantile(np.abs(a.rgb.astype(int) - b.rgb)[both].max(axis=-1), 0.99) <= 1
+        both_covered = (a.depth > 0) & (b.depth > 0)
+        assert np.abs(a.depth - b.depth)[both_covered].max() < 1e-4
+        assert np.quantile(np.abs(a.normal - b.normal)[both_covered].max(axis=-1), 0.99) < 1e-4
+        assert np.quantile(np.abs(a.rgb.astype(int) - b.rgb)[both_covered].max(axis=-1), 0.99) <= 1
 
 
-def test_pixels_without_a_face_are_background_and_the_others_have_unit_normals(renderer, projection):
+def test_uncovered_pixels_are_background_and_covered_pixels_have_unit_normals(renderer, projection):
     images = render_one(renderer, sphere(2, 0.7), Rig.build(TILTED, SIZE, projection))
     covered = images.depth > 0
     assert 0.2 < covered.mean() < 0.8
@@ -154,7 +154,7 @@ def test_pixels_without_a_face_are_background_and_the_others_have_unit_normals(r
     assert images.rgb.shape == images.normal.shape == (4, SIZE, SIZE, 3) and images.depth.shape == (4, SIZE, SIZE)
 
 
-def test_colours_are_skin_where_a_mesh_has_none_and_light_falls_from_the_camera(renderer, projection):
+def test_mesh_without_colours_is_skin_toned_and_lit_from_the_camera(renderer, projection):
     rig = Rig.build(TILTED, SIZE, projection)
     images = render_one(renderer, sphere(3, 0.8), rig)
     for v, camera in enumerate(rig.cameras):
@@ -166,7 +166,7 @@ def test_colours_are_skin_where_a_mesh_has_none_and_light_falls_from_the_camera(
 
 
 @pytest.mark.parametrize("pixels_per_cell", [4, 3.7, 1.31])
-def test_a_plane_of_many_faces_has_no_cracks(renderer, projection, pixels_per_cell):
+def test_plane_of_many_faces_has_no_cracks(renderer, projection, pixels_per_cell):
     # With 4, vertices and diagonals of the straight card lie exactly on pixel centres.
     pixel, num_cells = 2 * 1.15 / SIZE, int(48 / pixels_per_cell)
     side, start = num_cells * pixels_per_cell * pixel, -23.5 * pixel
@@ -180,7 +180,7 @@ def test_a_plane_of_many_faces_has_no_cracks(renderer, projection, pixels_per_ce
         assert inside.sum() > 300 and covered[inside].all() and not covered[outside].any()
 
 
-def test_no_face_is_lost_where_very_many_share_a_few_pixels(renderer):
+def test_no_face_is_lost_where_many_share_a_few_pixels(renderer):
     center, radius = (0.2, 0.1, 0.0), 0.12
     rig = Rig.build(FRONT, SIZE)
     (depth,) = render_one(renderer, sphere(5, radius, center), rig).depth
@@ -189,9 +189,9 @@ def test_no_face_is_lost_where_very_many_share_a_few_pixels(renderer):
     assert inner.sum() > 25 and np.abs(depth - expected)[inner].max() < 1e-3
 
 
-def test_texels_lie_at_halves_and_the_edge_goes_on_outside(renderer):
+def test_texel_centres_are_at_halves_and_outside_clamps_to_the_edge(renderer):
     texture = np.random.default_rng(2).integers(0, 256, (4, 4, 3), np.uint8)
-    # The card fills the image: nine pixels a texel, and around the texture a margin whose uv lie outside 0..1.
+    # The card fills the image: nine pixels per texel, and around the texture a margin with uv outside 0..1.
     size, margin = 90, 27
     plain = card((-HALF_SPAN, -HALF_SPAN, 0), (2 * HALF_SPAN, 0, 0), (0, 2 * HALF_SPAN, 0))
     mesh = Mesh.build(plain.vertices, plain.faces, plain.uvs * 2.5 - 0.75, plain.face_uvs)
@@ -202,8 +202,8 @@ def test_texels_lie_at_halves_and_the_edge_goes_on_outside(renderer):
     assert np.abs(rgb - expected).max() < 0.51
 
 
-def test_a_texture_finer_than_the_pixels_is_seen_as_its_mean(renderer, projection):
-    # Black and white by the texel, eight to a pixel: points of it would be black or white as it happens.
+def test_texture_finer_than_pixels_is_averaged(renderer, projection):
+    # Alternating black and white texels, eight per pixel: point samples would be black or white.
     checks = (255 * (np.indices((512, 512)).sum(axis=0) % 2)).astype(np.uint8)[..., None].repeat(3, axis=2)
     mesh = card((-1.1, -1.1, 0), (2.2, 0, 0), (0, 2.2, 0), 4, checks)
     images = render_one(renderer, mesh, Rig.build(FRONT, SIZE, projection))
@@ -212,7 +212,7 @@ def test_a_texture_finer_than_the_pixels_is_seen_as_its_mean(renderer, projectio
     assert np.abs(images.rgb[inner] / light[4:-4, 4:-4, None] - 127.5).max() < 2
 
 
-def test_a_face_that_reaches_behind_the_camera_does_not_cover_the_image(renderer, projection):
+def test_face_that_reaches_behind_the_camera_is_not_drawn(renderer, projection):
     mesh, rig = sphere(2, 0.5), Rig.build(FRONT, SIZE, projection)
     stray = Mesh.build(np.array([[0, 0, 9], [0.3, 0.9, 0], [0.9, 0.3, 0.0]]), np.array([[0, 1, 2]]))
     alone, together = render_one(renderer, mesh, rig), render_one(renderer, join(mesh, stray), rig)
@@ -220,11 +220,11 @@ def test_a_face_that_reaches_behind_the_camera_does_not_cover_the_image(renderer
 
 
 def image_axes(vectors: np.ndarray, camera: Camera) -> np.ndarray:
-    """Vectors of the frame as an image has them: x right, y up, z to the viewer."""
+    """Rotate frame vectors to image axes: x right, y up, z to the viewer."""
     return vectors @ np.array(camera.R) * [-1, 1, -1]
 
 
-def test_a_mesh_that_moved_as_a_whole_has_one_flow_all_over_and_none_around_it(renderer, projection):
+def test_translated_mesh_has_constant_flow_and_background_has_none(renderer, projection):
     shift = np.array([0.11, -0.07, 0.2], np.float32)
     mesh = sphere(2, 0.7)
     rig = Rig.build(TILTED, SIZE, projection)
@@ -236,8 +236,8 @@ def test_a_mesh_that_moved_as_a_whole_has_one_flow_all_over_and_none_around_it(r
         assert np.abs(images.flow[v] - image_axes(shift, camera))[covered].max() < 1e-6
 
 
-def test_flow_is_interpolated_in_space_not_on_the_screen(renderer, projection):
-    # A flow that is linear in position has at each pixel the value of the point that the pixel's ray meets.
+def test_flow_interpolation_is_perspective_correct(renderer, projection):
+    # Flow is linear in position, so each pixel has the value at the intersection of its ray.
     stretch, shift = np.array([[0.3, -0.1, 0.2], [0.05, 0.4, -0.3], [-0.25, 0.15, 0.1]]), np.array([0.2, -0.3, 0.1])
     origin, along_u, along_v = np.array([-0.8, -0.9, 1.1]), np.array([1.5, 0.2, -2.2]), np.array([0.1, 1.8, 0.3])
     mesh = card(tuple(origin), tuple(along_u), tuple(along_v))
@@ -252,31 +252,31 @@ def test_flow_is_interpolated_in_space_not_on_the_screen(renderer, projection):
         assert inside.sum() > 200 and np.abs(images.flow[v] - expected)[inside].max() < 1e-5
 
 
-def test_flow_says_how_far_a_thing_went_to_the_right_up_and_towards_the_viewer(renderer):
+def test_flow_axes_are_right_up_and_towards_the_viewer(renderer):
     before, after = np.array([0.1, -0.3, 0.0]), np.array([-0.1, 0.2, 0.3])
     rig = Rig.build(TILTED, SIZE, "orthographic")
     old, new = sphere(2, 0.4, tuple(before)), sphere(2, 0.4, tuple(after))
     first = render_one(renderer, old, rig)
     second = render_one(renderer, replace(new, flow=new.vertices - old.vertices), rig)
     for v, camera in enumerate(rig.cameras):
-        places = []
+        positions = []
         for images in (first, second):
             row, column = np.nonzero(images.depth[v])
-            places.append((column.mean(), -row.mean(), -images.depth[v][row, column].min() * camera.K[0][0]))
+            positions.append((column.mean(), -row.mean(), -images.depth[v][row, column].min() * camera.K[0][0]))
         flow = second.flow[v][second.depth[v] > 0].mean(axis=0)
-        assert np.subtract(places[1], places[0]) / camera.K[0][0] == pytest.approx(flow, abs=0.02)
+        assert np.subtract(positions[1], positions[0]) / camera.K[0][0] == pytest.approx(flow, abs=0.02)
 
 
-def test_a_face_that_is_seen_from_behind_keeps_the_sign_of_its_flow(renderer, projection):
+def test_back_faces_keep_the_sign_of_flow(renderer, projection):
     mesh = card((-0.7, -0.8, 0.4), (1.5, 0, -0.6), (0, 1.6, 0), 3)
     flow = np.random.default_rng(6).normal(size=mesh.vertices.shape).astype(np.float32)
     rig = Rig.build(TILTED, SIZE, projection)
     a, b = (render_one(renderer, replace(m, flow=flow), rig) for m in (mesh, inside_out(mesh)))
-    both = (a.depth > 0) & (b.depth > 0)
-    assert np.abs(a.flow).max() > 1 and np.quantile(np.abs(a.flow - b.flow)[both], 0.99) < 1e-4
+    both_covered = (a.depth > 0) & (b.depth > 0)
+    assert np.abs(a.flow).max() > 1 and np.quantile(np.abs(a.flow - b.flow)[both_covered], 0.99) < 1e-4
 
 
-def test_flow_is_given_where_a_mesh_has_one_and_changes_no_other_channel(renderer, projection):
+def test_flow_is_rendered_if_present_and_changes_no_other_channel(renderer, projection):
     plain, rig = sphere(2, 0.7), Rig.build(TILTED, SIZE, projection)
     still, moved = renderer.render([plain, replace(plain, flow=plain.vertices / 9)], [rig, rig])
     assert still.flow is None and moved.flow is not None

@@ -1,6 +1,6 @@
-"""The two renderers held together: on an ico-sphere, on a face scan, and in batches of unequal meshes.
+"""Agreement of the renderers `zbuffer` and `pytorch3d`: on an ico-sphere, a face scan and batches of unequal meshes.
 
-The figures in `pipeline/rendering/README.md` come from `python -m tests.test_rendering_parity`.
+The figures in `pipeline/rendering/README.md` come from `PYTHONPATH=tests python` with this file.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from helpers.shapes import card, cube, painted, sphere
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.rendering.backend import ViewImages, build_renderer
-from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, views_of
+from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, build_views
 from smile_pipe.pipeline.rendering.kernels.vertices import vertex_normals
 
 if importlib.util.find_spec("pytorch3d") is None:
@@ -29,12 +29,12 @@ import torch
 from smile_pipe.pipeline.rendering import pytorch3d, torch_shading
 
 FACES = Path(os.environ.get("SMILE_PIPE_FACES", REPOSITORY.parent / "shared" / "faces"))
-VIEWS = (*views_of("3", 35.0), View(name="above", yaw=-15.0, pitch=20.0))
+VIEWS = (*build_views("3", 35.0), View(name="above", yaw=-15.0, pitch=20.0))
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two renderers' images of one mesh are apart; depth and flow in frame units, angles in degrees."""
+    """Differences between two renderers' images of one mesh; depth and flow in frame units, angles in degrees."""
 
     iou: float
     depth_99: float
@@ -46,10 +46,10 @@ class Parity:
 
     @classmethod
     def of(cls, a: ViewImages, b: ViewImages) -> "Parity":
-        """Compare the covered pixels; all but `iou` over those that both cover."""
+        """Compare the covered pixels; all measures but `iou` use pixels that both images cover."""
         in_a, in_b = a.depth > 0, b.depth > 0
         both = in_a & in_b
-        # From the chord, because the cosine of float32 normals cannot tell angles under 0.03 degrees.
+        # From the chord, because the cosine of float32 normals does not resolve angles under 0.03 degrees.
         angles = np.degrees(2 * np.arcsin(np.linalg.norm((a.normal - b.normal)[both], axis=-1) / 2))
         levels = np.abs(a.rgb.astype(int) - b.rgb).max(axis=-1)[both]
         return cls(
@@ -65,18 +65,18 @@ class Parity:
 
 def compare(mesh: Mesh, size: int, projection: Projection) -> Parity:
     rig = Rig.build(VIEWS, size, projection)
-    mesh = replace(mesh, flow=rough_flow(mesh))
+    mesh = replace(mesh, flow=wavy_flow(mesh))
     a, b = (build_renderer(name).render([mesh], [rig])[0] for name in ("zbuffer", "pytorch3d"))
     return Parity.of(a, b)
 
 
-def rough_flow(mesh: Mesh) -> np.ndarray:
-    """A flow of up to half a frame unit along each axis, that waves across the face."""
+def wavy_flow(mesh: Mesh) -> np.ndarray:
+    """A sinusoidal flow of up to half a frame unit along each axis."""
     return (0.5 * np.sin(5 * mesh.vertices[:, [1, 2, 0]] + [0, 1, 2])).astype(np.float32)
 
 
-def scanned_face() -> Mesh:
-    """A face with open mouth and smile, a texture and its 68 landmarks, in the canonical frame."""
+def load_smiling_face() -> Mesh:
+    """A smiling face with open mouth, a texture and 68 landmarks, in the canonical frame."""
     data = np.load(FACES / "ict_facekit.npz", allow_pickle=False)
     names = data["expression_names"].tolist()
     shapes = [names.index(name) for name in ("jawOpen", "mouthSmile_L", "mouthSmile_R")]
@@ -92,26 +92,26 @@ def scanned_face() -> Mesh:
 def face() -> Mesh:
     if not (FACES / "ict_facekit.npz").is_file():
         pytest.skip(f"no face scans in {FACES}; set SMILE_PIPE_FACES")
-    return scanned_face()
+    return load_smiling_face()
 
 
 @pytest.mark.parametrize("projection", ["perspective", "orthographic"])
-def test_both_renderers_draw_the_same_sphere(projection):
+def test_renderers_agree_on_a_sphere(projection):
     parity = compare(sphere(3, 0.8), 96, projection)
     assert parity.iou >= 0.995 and parity.depth_99 <= 1e-3 * 0.8
     assert parity.normal_99 <= 1.0 and parity.rgb_99 <= 2 and parity.flow_99 <= 1e-4
 
 
 @pytest.mark.parametrize("projection", ["perspective", "orthographic"])
-def test_both_renderers_draw_the_same_face(face, projection):
+def test_renderers_agree_on_a_face(face, projection):
     parity = compare(face, 48, projection)
     assert parity.iou >= 0.995 and parity.depth_99 <= 1e-3
     assert parity.normal_median <= 1.0 and parity.rgb_median <= 2 and parity.flow_99 <= 1e-4
 
 
 @pytest.mark.parametrize("projection", ["perspective", "orthographic"])
-@pytest.mark.parametrize("memory", [pytorch3d.MEMORY, 800_000, 1])
-def test_a_batch_of_unequal_meshes_equals_the_meshes_one_by_one(memory, projection):
+@pytest.mark.parametrize("memory", [pytorch3d.DEFAULT_MEMORY, 800_000, 1])
+def test_batch_of_unequal_meshes_matches_single_renders(memory, projection):
     texture = np.random.default_rng(4).integers(0, 256, (5, 9, 3), np.uint8)
     tilted = card((-0.6, -0.7, 0.5), (1.2, 0.3, -0.7), (0.0, 1.3, 0.2), 2, texture)
     meshes = [
@@ -121,7 +121,7 @@ def test_a_batch_of_unequal_meshes_equals_the_meshes_one_by_one(memory, projecti
         sphere(0, 0.9),
         painted(sphere(3, 0.4), (9, 99, 9)),
     ]
-    meshes[1:4:2] = [replace(mesh, flow=rough_flow(mesh)) for mesh in meshes[1:4:2]]
+    meshes[1:4:2] = [replace(mesh, flow=wavy_flow(mesh)) for mesh in meshes[1:4:2]]
     rig = Rig.build(VIEWS, 32, projection)
     together = pytorch3d.PyTorch3DRenderer(memory=memory).render(meshes, [rig] * len(meshes))
     for mesh, images in zip(meshes, together, strict=True):
@@ -139,8 +139,8 @@ def test_a_batch_of_unequal_meshes_equals_the_meshes_one_by_one(memory, projecti
     size=st.integers(16, 512),
     memory=st.integers(1, 1 << 31),
 )
-def test_batches_draw_each_view_once_and_in_order_within_the_memory(num_faces, num_views, size, memory):
-    batches = list(pytorch3d.batches(num_faces, num_views, size, memory))
+def test_batches_cover_each_view_once_in_order_within_memory(num_faces, num_views, size, memory):
+    batches = list(pytorch3d.plan_batches(num_faces, num_views, size, memory))
     drawn = [(m, view) for batch in batches for m, views in batch for view in range(num_views)[views]]
     assert drawn == [(m, view) for m in range(len(num_faces)) for view in range(num_views)]
     for batch in batches:
@@ -149,31 +149,31 @@ def test_batches_draw_each_view_once_and_in_order_within_the_memory(num_faces, n
         assert num_images == 1 or num_images * largest <= memory
 
 
-def test_a_bin_has_room_for_all_faces_of_the_largest_mesh_of_a_call(monkeypatch):
-    rooms = []
+def test_bins_have_room_for_the_largest_mesh_of_a_call(monkeypatch):
+    capacities = []
 
     def spy(packed, **settings):
-        rooms.append((settings["max_faces_per_bin"], int(packed.num_faces_per_mesh().max())))
+        capacities.append((settings["max_faces_per_bin"], int(packed.num_faces_per_mesh().max())))
         return rasterize(packed, **settings)
 
     rasterize = pytorch3d.rasterize_meshes
     monkeypatch.setattr(pytorch3d, "rasterize_meshes", spy)
     pytorch3d.PyTorch3DRenderer().render([sphere(1, 0.5), sphere(3, 0.5), sphere(2, 0.5)], [Rig.build(VIEWS, 16)] * 3)
-    assert rooms == [(1280, 1280)]
+    assert capacities == [(1280, 1280)]
 
 
 @given(st.integers(1, 4096))
-def test_an_image_has_no_more_bins_than_the_rasteriser_can_handle(size):
+def test_number_of_bins_is_within_the_rasterisers_limit(size):
     assert 1 + (size - 1) // pytorch3d._bin_size(size) < 22
 
 
 @pytest.mark.parametrize("mesh", [sphere(2, 0.6), cube(0.5), card((0, 0, 0), (1, 0, 0.2), (0, 2, 0), 3)])
-def test_both_renderers_compute_the_same_vertex_normals(mesh):
-    ours = torch_shading.vertex_normals(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces).long())
-    assert np.abs(ours.numpy() - vertex_normals(mesh.vertices, mesh.faces)).max() < 1e-5
+def test_renderers_compute_the_same_vertex_normals(mesh):
+    normals = torch_shading.vertex_normals(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces).long())
+    assert np.abs(normals.numpy() - vertex_normals(mesh.vertices, mesh.faces)).max() < 1e-5
 
 
-def test_vertex_normals_do_not_depend_on_the_order_of_faces():
+def test_vertex_normals_do_not_depend_on_face_order():
     mesh = sphere(3, 0.6)
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces).long()
     order = torch.randperm(len(faces), generator=torch.Generator().manual_seed(5))
@@ -183,7 +183,7 @@ def test_vertex_normals_do_not_depend_on_the_order_of_faces():
 
 
 if __name__ == "__main__":
-    for title, shape in (("sphere", sphere(3, 0.8)), ("face", scanned_face())):
+    for title, shape in (("sphere", sphere(3, 0.8)), ("face", load_smiling_face())):
         for kind in ("perspective", "orthographic"):
             parity = compare(shape, 96, kind)
             print(

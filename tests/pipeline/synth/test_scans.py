@@ -1,4 +1,4 @@
-"""The synth stage: exactly which files it writes, that they agree, and that a seed means something."""
+"""The synth stage with scans: written files, their consistency, and seeds."""
 
 import hashlib
 import re
@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from smile_pipe.pipeline.face_model.actor import MIN_FRAMES
-from smile_pipe.pipeline.synth.stage import SynthConfig, SynthManifest, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.stage import SynthManifest, run
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import storage_path
 
-TAKES = ["NE00", *(f"{code}{level:02d}" for code in ("AN", "DI", "FE", "HA", "SA", "SU") for level in (2, 4))]
+SCANS = ["NE00", *(f"{code}{level:02d}" for code in ("AN", "DI", "FE", "HA", "SA", "SU") for level in (2, 4))]
 
 
 def _config(out: Path | str, **changes) -> SynthConfig:
@@ -31,19 +32,19 @@ def _points(wrl: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def dataset(tmp_path_factory):
     out = tmp_path_factory.mktemp("synth") / "faces"
     ticks: list[tuple[int, int]] = []
     manifest = run(_config(out), lambda done, total: ticks.append((done, total)))
     return out, manifest, ticks
 
 
-def test_it_writes_exactly_the_layout_of_bu3dfe_and_a_manifest(made):
-    out, manifest, _ = made
+def test_files_are_exactly_the_bu3dfe_layout_and_a_manifest(dataset):
+    out, manifest, _ = dataset
     subjects = sorted(path.name for path in out.iterdir() if path.is_dir())
     assert all(re.fullmatch("[FM][0-9]{4}", name) for name in subjects)
     assert sorted(name[1:] for name in subjects) == ["0001", "0002"]
-    stems = [f"{name}/{name}_{take}WH" for name in subjects for take in TAKES]
+    stems = [f"{name}/{name}_{scan}WH" for name in subjects for scan in SCANS]
     expected = {stem + end for stem in stems for end in ("_F3D.wrl", "_F3D.bnd", "_F2D.png")} | {"synth.json"}
     assert set(_digests(out)) == expected
     assert manifest.num_subjects == 2 and manifest.num_scans == len(stems) == 26
@@ -51,17 +52,17 @@ def test_it_writes_exactly_the_layout_of_bu3dfe_and_a_manifest(made):
     assert manifest.face_model == "parametric" and manifest.levels == (2, 4)
 
 
-def test_by_default_a_subject_has_25_scans(tmp_path):
+def test_default_subject_has_25_scans(tmp_path):
     manifest = run(SynthConfig(out=tmp_path, subjects=1, texture_size=64))
     assert manifest.num_scans == 25 == len(list(tmp_path.glob("*/*.wrl")))
 
 
-def test_progress_counts_every_scan_once(made):
-    assert made[2] == [(done, 26) for done in range(1, 27)]
+def test_progress_counts_every_scan_once(dataset):
+    assert dataset[2] == [(done, 26) for done in range(1, 27)]
 
 
-def test_a_scan_names_its_own_texture_and_its_landmarks_are_its_vertices(made):
-    out, _, _ = made
+def test_scan_references_its_texture_and_landmarks_are_vertices(dataset):
+    out, _, _ = dataset
     for wrl in sorted(out.glob("*/*_F3D.wrl"))[:4]:
         texture = wrl.name.replace("_F3D.wrl", "_F2D.png")
         assert f'url "{texture}"' in wrl.read_text()
@@ -71,24 +72,24 @@ def test_a_scan_names_its_own_texture_and_its_landmarks_are_its_vertices(made):
         np.testing.assert_allclose(_points(wrl)[rows[:, 0].astype(int)], rows[:, 1:], atol=2e-4)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(made, tmp_path):
-    out, _, _ = made
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(dataset, tmp_path):
+    out, _, _ = dataset
     run(_config(tmp_path / "again"))
     assert _digests(tmp_path / "again") == _digests(out)
     run(_config(tmp_path / "other", seed=1, subjects=1))
-    ours = {digest for name, digest in _digests(out).items() if name.endswith("wrl")}
-    assert not ours & set(_digests(tmp_path / "other").values())
+    meshes = {digest for name, digest in _digests(out).items() if name.endswith("wrl")}
+    assert not meshes & set(_digests(tmp_path / "other").values())
 
 
-def test_a_subject_does_not_depend_on_how_many_are_asked_for_nor_on_other_levels(made, tmp_path):
-    out, _, _ = made
+def test_subject_does_not_depend_on_number_of_subjects_or_other_levels(dataset, tmp_path):
+    out, _, _ = dataset
     run(_config(tmp_path, subjects=1, levels=(4,)))
     few, many = _digests(tmp_path), _digests(out)
     assert all(many[name] == digest for name, digest in few.items() if name != "synth.json")
 
 
-def test_running_again_over_an_interrupted_run_completes_it(made, tmp_path):
-    out, manifest, _ = made
+def test_interrupted_run_is_completed(dataset, tmp_path):
+    out, manifest, _ = dataset
     run(_config(tmp_path))
     (tmp_path / "synth.json").unlink()
     next(tmp_path.glob("*/*HA04*.wrl")).write_text("half a fi")
@@ -96,14 +97,14 @@ def test_running_again_over_an_interrupted_run_completes_it(made, tmp_path):
     assert _digests(tmp_path) == _digests(out)
 
 
-def test_no_manifest_says_complete_while_a_run_is_under_way(tmp_path):
+def test_manifest_is_absent_during_a_run(tmp_path):
     run(_config(tmp_path, subjects=1))
-    seen = []
-    run(_config(tmp_path, subjects=1), lambda *_: seen.append((tmp_path / "synth.json").exists()))
-    assert seen and not any(seen)
+    manifest_exists = []
+    run(_config(tmp_path, subjects=1), lambda *_: manifest_exists.append((tmp_path / "synth.json").exists()))
+    assert manifest_exists and not any(manifest_exists)
 
 
-def test_a_folder_with_scans_of_another_run_is_refused_untouched(made, tmp_path):
+def test_folder_of_another_run_is_rejected_unchanged(dataset, tmp_path):
     run(_config(tmp_path))
     before = _digests(tmp_path)
     with pytest.raises(UsageError, match="not of this run"):
@@ -112,33 +113,33 @@ def test_a_folder_with_scans_of_another_run_is_refused_untouched(made, tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{"subjects": 0}, {"subjects": -1}, {"levels": ()}])
-def test_nothing_to_make_is_a_usage_error(tmp_path, changes):
+def test_empty_request_is_a_usage_error(tmp_path, changes):
     with pytest.raises(UsageError, match="at least one"):
         run(_config(tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
-def test_an_out_that_is_a_file_is_a_usage_error(tmp_path):
+def test_output_path_of_a_file_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="--out"):
+        with pytest.raises(UsageError, match=r"^out "):
             run(_config(out))
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_out_that_cannot_be_written_is_a_usage_error(tmp_path, monkeypatch):
+def test_read_only_output_is_a_usage_error(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)  # permissions do not bind a root user
     with pytest.raises(UsageError, match="not writable"):
         run(_config(tmp_path))
 
 
-def test_a_bad_face_model_is_a_usage_error_and_writes_nothing(tmp_path):
-    with pytest.raises(UsageError, match="--face-model"):
+def test_invalid_face_model_is_a_usage_error_and_writes_nothing(tmp_path):
+    with pytest.raises(UsageError, match=r"^face_model "):
         run(_config(tmp_path / "out", face_model=tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
 
 
-class TestUnderAUrl:
+class TestUrlOutput:
     @pytest.fixture(params=["s3", "memory"])
     def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"{request.getfixturevalue('s3_url') if request.param == 's3' else f'memory://{tmp_path.name}'}/faces"
@@ -148,19 +149,19 @@ class TestUnderAUrl:
         files = {path.removeprefix(root.path).strip("/"): path for path in root.fs.find(root.path)}
         return {name: hashlib.sha256(root.fs.cat_file(path)).hexdigest() for name, path in files.items()}
 
-    def test_the_same_bytes_are_written_as_on_a_disk_and_again_over_themselves(self, url, tmp_path):
+    def test_bytes_equal_local_files_also_when_repeated(self, url, tmp_path):
         run(_config(tmp_path / "faces", subjects=1, levels=(4,)))
         for _ in range(2):
             run(_config(url, subjects=1, levels=(4,)))
             assert self.remote_digests(url) == _digests(tmp_path / "faces")
 
-    def test_so_are_sequences(self, tmp_path):
+    def test_sequence_bytes_equal_local_files(self, tmp_path):
         options = {"kind": "sequences", "subjects": 1, "frames": MIN_FRAMES, "texture_size": 64}
         run(SynthConfig(out=tmp_path / "faces", **options))
         run(SynthConfig(out=f"memory://{tmp_path.name}/faces", **options))
         assert self.remote_digests(f"memory://{tmp_path.name}/faces") == _digests(tmp_path / "faces")
 
-    def test_a_folder_with_other_files_is_refused(self, url):
+    def test_folder_with_other_files_is_rejected(self, url):
         (storage_path(url) / "notes.txt").write_text("mine")
-        with pytest.raises(UsageError, match=r"holds notes\.txt, which is not of this run"):
+        with pytest.raises(UsageError, match=r"contains notes\.txt, which is not of this run"):
             run(SynthConfig(out=url, subjects=1, texture_size=64))

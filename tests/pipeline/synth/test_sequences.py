@@ -1,4 +1,4 @@
-"""Synthetic sequences: exactly which files are written, and that they show what `synth.json` says of them."""
+"""The synth stage with sequences: written files, and their agreement with `synth.json`."""
 
 import hashlib
 import os
@@ -17,8 +17,9 @@ from smile_pipe.cli.main import app
 from smile_pipe.pipeline.face_model.actor import Subject
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks.alignment import fit_similarity
-from smile_pipe.pipeline.synth.sequences import Sequences
-from smile_pipe.pipeline.synth.stage import SynthConfig, SynthManifest, run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.layouts import SequenceLayout
+from smile_pipe.pipeline.synth.stage import SynthManifest, run
 from smile_pipe.shards.errors import UsageError
 
 FOLDERS = {"Angry": "AN", "Disgust": "DI", "Fear": "FE", "Happy": "HA", "Sad": "SA", "Surprise": "SU"}
@@ -36,7 +37,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _fields(wrl: Path) -> dict[str, np.ndarray]:
-    """The bracketed numbers of a scan by the field's name; both kinds of points in one."""
+    """The bracketed numbers of a scan by field name."""
     found = re.findall(r"(Coordinate|TextureCoordinate|coordIndex|texCoordIndex)[^\[]*\[([^\]]*)\]", wrl.read_text())
     return {name: np.array(body.replace(",", " ").split(), float) for name, body in found}
 
@@ -47,13 +48,13 @@ def _points(wrl: Path) -> np.ndarray:
 
 
 def _motion(points: np.ndarray, neutral: np.ndarray) -> float:
-    """How far a face is from neutral, in millimetres, once the head is back where it was."""
+    """Mean displacement of a face from neutral, in millimetres, without head motion."""
     scale, R, T = fit_similarity(points, neutral)
     return float(np.linalg.norm(scale * points @ R + T - neutral, axis=1).mean())
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def dataset(tmp_path_factory):
     out = tmp_path_factory.mktemp("synth") / "faces"
     ticks: list[tuple[int, int]] = []
     manifest = run(_config(out), lambda done, total: ticks.append((done, total)))
@@ -66,8 +67,8 @@ def no_writing(monkeypatch):
     monkeypatch.setattr("smile_pipe.pipeline.synth.stage.write_scan", lambda *_: pytest.fail("wrote a scan"))
 
 
-def test_it_writes_exactly_the_layout_of_bu4dfe_and_a_manifest(made):
-    out, manifest, ticks = made
+def test_files_are_exactly_the_bu4dfe_layout_and_a_manifest(dataset):
+    out, manifest, ticks = dataset
     subjects = sorted(path.name for path in out.iterdir() if re.fullmatch("[FM][0-9]{3}", path.name))
     assert sorted(name[1:] for name in subjects) == ["001", "002"]
     stems = [f"{name}/{folder}/{frame:03d}" for name in subjects for folder in FOLDERS for frame in range(FRAMES)]
@@ -81,8 +82,8 @@ def test_it_writes_exactly_the_layout_of_bu4dfe_and_a_manifest(made):
     assert ticks == [(done, 108) for done in range(1, 109)]
 
 
-def test_the_frames_of_a_sequence_correspond(made):
-    out, _, _ = made
+def test_frames_of_a_sequence_are_in_correspondence(dataset):
+    out, _, _ = dataset
     frames = [_fields(path) for path in sorted(out.glob("*001/Happy/*.wrl"))]
     for name in ("coordIndex", "texCoordIndex", "TextureCoordinate"):
         assert len(frames[0][name]) > 20_000 and all(np.array_equal(frames[0][name], f[name]) for f in frames)
@@ -90,8 +91,8 @@ def test_the_frames_of_a_sequence_correspond(made):
     assert len(frames) == FRAMES and min(steps) > 0 and max(steps) < 20
 
 
-def test_a_sequence_shows_the_timing_that_the_manifest_tells(made):
-    out, manifest, _ = made
+def test_motion_follows_the_timing_in_the_manifest(dataset):
+    out, manifest, _ = dataset
     assert len({(e.onset, e.apex, e.offset, e.end) for e in manifest.sequences}) > 3
     for entry in manifest.sequences[:6]:
         points = [_points(path) for path in sorted((out / entry.name).glob("*.wrl"))]
@@ -103,16 +104,16 @@ def test_a_sequence_shows_the_timing_that_the_manifest_tells(made):
         assert (np.diff(motion[entry.offset : entry.end + 1]) < 0.05).all(), entry
 
 
-def test_the_head_moves_a_little_while_the_face_does_not(made):
-    out, manifest, _ = made
+def test_head_moves_slightly_while_the_face_is_neutral(dataset):
+    out, manifest, _ = dataset
     still = next(e for e in manifest.sequences if e.onset >= 1)
     first, second = (_points(out / still.name / f"{frame:03d}.wrl") for frame in (0, still.onset))
     assert np.linalg.norm((second - first).mean(axis=0)) > 0.02
     assert _motion(second, first) < 0.15
 
 
-def test_a_frame_names_its_own_texture_and_its_landmarks_are_its_vertices(made):
-    out, manifest, _ = made
+def test_frame_references_its_texture_and_landmarks_are_vertices(dataset):
+    out, manifest, _ = dataset
     for entry in manifest.sequences[::5]:
         wrl = out / entry.name / f"{entry.apex:03d}.wrl"
         assert f'url "{wrl.stem}.jpg"' in wrl.read_text()
@@ -123,59 +124,63 @@ def test_a_frame_names_its_own_texture_and_its_landmarks_are_its_vertices(made):
         np.testing.assert_allclose(_points(wrl)[rows[:, 0].astype(int)], rows[:, 1:], atol=2e-4)
 
 
-def test_every_frame_of_a_subject_has_the_subjects_texture(made):
-    digests = {name: digest for name, digest in _digests(made[0]).items() if name.endswith(".jpg")}
+def test_all_frames_of_a_subject_share_one_texture(dataset):
+    digests = {name: digest for name, digest in _digests(dataset[0]).items() if name.endswith(".jpg")}
     by_subject = [{digest for name, digest in digests.items() if name[1:4] == number} for number in ("001", "002")]
     assert [len(found) for found in by_subject] == [1, 1] and by_subject[0] != by_subject[1]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_or_length_does_not(tmp_path):
+def test_equal_seeds_give_equal_bytes_and_other_seeds_or_lengths_do_not(tmp_path):
     changes = {"once": {}, "again": {}, "other": {"seed": 1}, "longer": {"frames": 6}}
     runs = {name: run(_config(tmp_path / name, **{"subjects": 1, "frames": 5} | c)) for name, c in changes.items()}
     once, again, other, _ = (_digests(tmp_path / name) for name in changes)
     assert once == again and len(set(once.values())) > 30
-    ours = {digest for name, digest in once.items() if name.endswith("wrl")}
-    assert not ours & set(other.values())
+    meshes = {digest for name, digest in once.items() if name.endswith("wrl")}
+    assert not meshes & set(other.values())
     assert len({manifest.fingerprint for manifest in runs.values()}) == 3
 
 
-def test_a_subject_does_not_depend_on_how_many_are_asked_for(made, tmp_path):
+def test_subject_does_not_depend_on_number_of_subjects(dataset, tmp_path):
     run(_config(tmp_path, subjects=1))
-    few, many = _digests(tmp_path), _digests(made[0])
+    few, many = _digests(tmp_path), _digests(dataset[0])
     assert all(many[name] == digest for name, digest in few.items() if name != "synth.json")
 
 
-def test_one_seed_makes_the_same_people_as_scans_and_as_sequences(made, tmp_path):
+def test_scans_and_sequences_of_a_seed_have_the_same_subjects(dataset, tmp_path):
     run(_config(tmp_path, kind="scans", frames=30, subjects=2, levels=(4,)))
     scans = sorted(tmp_path.glob("*/*_NE00WH_F3D.wrl"), key=lambda path: path.name[1:])
-    sequences = sorted(made[0].glob("*/Sad/000.wrl"), key=lambda path: path.parts[-3][1:])
+    sequences = sorted(dataset[0].glob("*/Sad/000.wrl"), key=lambda path: path.parts[-3][1:])
     for scan, first in zip(scans, sequences, strict=True):
         assert scan.name[0] == first.parts[-3][0]
         assert _motion(_points(first), _points(scan)) < 0.3
     assert _motion(_points(sequences[0]), _points(scans[1])) > 1
 
 
-def test_the_apex_is_as_strong_as_the_strongest_scan(made, tmp_path):
+def test_apex_is_as_strong_as_the_strongest_scan(dataset, tmp_path):
     run(_config(tmp_path, kind="scans", frames=30, subjects=1, levels=(1, 4)))
     neutral, weak, strong = (_points(next(tmp_path.glob(f"*/*_{take}*.wrl"))) for take in ("NE00", "HA01", "HA04"))
-    happy = next(entry for entry in made[1].sequences if entry.name.endswith("001/Happy"))
-    apex = _motion(_points(made[0] / happy.name / f"{happy.apex:03d}.wrl"), neutral)
+    happy = next(entry for entry in dataset[1].sequences if entry.name.endswith("001/Happy"))
+    apex = _motion(_points(dataset[0] / happy.name / f"{happy.apex:03d}.wrl"), neutral)
     assert apex == pytest.approx(_motion(strong, neutral), rel=0.15)
     assert apex > 1.5 * _motion(weak, neutral)
 
 
-def test_a_performance_is_told_by_the_seed_the_subject_and_the_expression():
+def test_performance_depends_on_seed_subject_and_expression():
     model = ParametricFace()
-    ann = Subject.cast(model, 0, 1)
-    played = [(Sequences(0, 99), ann), (Sequences(1, 99), ann), (Sequences(0, 99), replace(ann, number=2))]
-    assert len({sequences.timing(subject, code) for sequences, subject in played for code in FOLDERS.values()}) == 18
-    first = [next(sequences.meshes(model, subject)).vertices for sequences, subject in played]
+    subject_1 = Subject.create(model, 0, 1)
+    cases = [
+        (SequenceLayout(0, 99), subject_1),
+        (SequenceLayout(1, 99), subject_1),
+        (SequenceLayout(0, 99), replace(subject_1, number=2)),
+    ]
+    assert len({sequences.timing(subject, code) for sequences, subject in cases for code in FOLDERS.values()}) == 18
+    first = [next(sequences.meshes(model, subject)).vertices for sequences, subject in cases]
     assert not any(np.allclose(a, b, atol=1) for a, b in combinations(first, 2))
 
 
-def test_68_landmarks_have_no_vertex_numbers_and_lie_beside_the_mesh():
-    ann = replace(Subject.cast(ParametricFace(), 0, 1), sex="F")
-    paths = Sequences(0, 5).paths(Path("out"), ann, num_landmarks=68)
+def test_68_landmarks_are_written_next_to_the_mesh():
+    subject_1 = replace(Subject.create(ParametricFace(), 0, 1), sex="F")
+    paths = SequenceLayout(0, 5).paths(Path("out"), subject_1, num_landmarks=68)
     assert paths[17].landmarks == Path("out/F001/Happy/002_lmk68.txt")
     assert paths[17].mesh == Path("out/F001/Happy/002.wrl")
 
@@ -183,33 +188,33 @@ def test_68_landmarks_have_no_vertex_numbers_and_lie_beside_the_mesh():
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"subjects": 1000}, "--subjects 1000.* 999"),
-        ({"levels": (4,)}, "--levels has no meaning for --kind sequences"),
-        ({"kind": "scans", "frames": 30, "subjects": 10_000}, "--subjects 10000: BU-3DFE.* 9999"),
-        ({"kind": "scans"}, "--frames has no meaning for --kind scans"),
+        ({"subjects": 1000}, "^subjects 1000: .*BU-4DFE allow 999"),
+        ({"levels": (4,)}, "`levels` has no effect with `kind=sequences`"),
+        ({"kind": "scans", "frames": 30, "subjects": 10_000}, "^subjects 10000: .*BU-3DFE allow 9999"),
+        ({"kind": "scans"}, "`frames` has no effect with `kind=scans`"),
         ({"subjects": 0}, "at least one"),
     ],
 )
-def test_what_cannot_be_made_is_a_usage_error_and_writes_nothing(tmp_path, no_writing, changes, match):
+def test_invalid_options_are_usage_errors_and_write_nothing(tmp_path, no_writing, changes, match):
     with pytest.raises(UsageError, match=match):
         run(_config(tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
-def test_scans_and_sequences_do_not_share_a_folder(made):
-    before = _digests(made[0])
+def test_scans_are_rejected_in_a_folder_of_sequences(dataset):
+    before = _digests(dataset[0])
     with pytest.raises(UsageError, match="not of this run"):
-        run(SynthConfig(out=made[0], subjects=2, texture_size=64))
-    assert _digests(made[0]) == before
+        run(SynthConfig(out=dataset[0], subjects=2, texture_size=64))
+    assert _digests(dataset[0]) == before
 
 
 @pytest.mark.parametrize("frames", ["4", "1001"])
-def test_the_command_refuses_sequences_that_cannot_be(tmp_path, no_writing, frames):
+def test_command_rejects_invalid_numbers_of_frames(tmp_path, no_writing, frames):
     result = CliRunner().invoke(app, ["synth", str(tmp_path), "--kind", "sequences", "--frames", frames])
     assert result.exit_code == 2 and "--frames" in result.output
 
 
-def test_the_command_says_what_it_made(tmp_path):
+def test_command_prints_a_summary(tmp_path):
     options = ["--kind", "sequences", "--subjects", "1", "--frames", "5", "--texture-size", "64"]
     result = CliRunner().invoke(app, ["synth", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
@@ -217,7 +222,7 @@ def test_the_command_says_what_it_made(tmp_path):
     assert len(list(tmp_path.glob("?001/*/*.wrl"))) == 30
 
 
-def test_the_landmarks_of_ict_faces_are_vertices(tmp_path):
+def test_landmarks_of_ict_faces_are_vertices(tmp_path):
     folder = os.environ.get("SMILE_PIPE_FACES") or REPOSITORY.parent / "shared" / "faces"
     path = Path(folder) / "ict_facekit.npz"
     if not path.is_file():
