@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smile_pipe.pipeline.app.uploads import unpack
-from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.predict.inputs import Input, find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor
-from smile_pipe.pipeline.render.reading import SourceReader, read_piece
-from smile_pipe.pipeline.render.units import needed, split_into_units
+from smile_pipe.pipeline.render.process import read_meshes
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings
 from smile_pipe.pipeline.synth.stage import SynthConfig, run
 from smile_pipe.shards.sample import Sample
@@ -56,10 +54,7 @@ def see(predictor: Predictor, given: Input, name: str) -> FaceAnalysis:
         MeshError: it cannot be read.
     """
     sample = predictor.see(given)
-    source = needed(given.source, predictor.settings)
-    reader = SourceReader(DataDir(Path(str(given.root))))
-    pieces = split_into_units(source, predictor.settings)
-    meshes = [mesh for piece in pieces for mesh in read_piece(piece, reader, predictor.settings)[1]]
+    meshes = read_meshes(given.source, given.root, predictor.settings)
     timeline = sample.record.timeline
     times = [] if timeline is None else [frame / timeline.frame_rate for frame in timeline.frames]
     has_frames = times and predictor.settings.sequences.temporal != "dynamic"

@@ -1,6 +1,5 @@
 """Predict the expressions of scans with a trained run: the `Predictor`, and how its scans are rendered."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,10 +17,8 @@ from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Head, choose_head, words_head
 from smile_pipe.pipeline.predict.config import HeadName, Prediction
 from smile_pipe.pipeline.predict.inputs import UNKNOWN, Input, find_inputs
-from smile_pipe.pipeline.render.build import build_samples
-from smile_pipe.pipeline.render.local import build_in_process
+from smile_pipe.pipeline.render.process import process_sample
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import batch_units, needed
 from smile_pipe.pipeline.rendering.backend import RendererName, choose_renderer, renderer_version
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_directory import open_run
@@ -147,13 +144,10 @@ class Predictor:
         Raises:
             MeshError: it cannot be; the message says why.
         """
-        source = needed(given.source, self.settings)
-        parcels = batch_units([source], self.settings)
-        rows = [row for parcel in parcels for row in build_in_process(parcel, given.root, self.settings)]
-        (made,) = build_samples(rows, "predicted", self.settings)
-        if made.sample is None:
-            raise MeshError(json.loads(made.failure or "{}").get("reason", "cannot be read"))
-        return made.sample
+        built = process_sample(given.source, given.root, self.settings, layout="predicted")
+        if built.sample is None:
+            raise MeshError("cannot be read" if built.failure is None else built.failure.reason)
+        return built.sample
 
     def named(self, given: Input, sample: Sample, head: Head) -> Prediction:
         """What a rendered input expresses."""

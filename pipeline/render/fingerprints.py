@@ -143,10 +143,10 @@ def read_source(root: StoragePath, path: str) -> SourceFile:
         StorageError: whether it is there cannot be told.
     """
     with opened(root) as files:
-        return digested(files.root, path, files.fetch(path))
+        return hash_source(files.root, path, files.fetch(path))
 
 
-def digested(root: Path, path: str, stat: Stat) -> SourceFile:
+def hash_source(root: Path, path: str, stat: Stat) -> SourceFile:
     """A source of that size and time, which lies under `root`, with its digest; "" where it cannot be read."""
     size, mtime_ns = stat
     digest = blake3()

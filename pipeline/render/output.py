@@ -52,7 +52,7 @@ class ShardRecord:
         return tuple(sorted([row.key for row in self.rows] + [failure.key for failure in self.failures]))
 
 
-_RECEIPT = TypeAdapter(ShardRecord)
+_SHARD_RECORD = TypeAdapter(ShardRecord)
 
 
 class RenderOutput:
@@ -85,16 +85,16 @@ class RenderOutput:
         """The manifest of a finished run, if there is one."""
         return ShardManifest.read(self.manifest_path) if self.manifest_path.exists() else None
 
-    def receipts(self) -> list[ShardRecord]:
+    def read_records(self) -> list[ShardRecord]:
         """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
-        found = {receipt.name: receipt for receipt in self._finished()}
+        found = {record.name: record for record in self._finished()}
         for path in files_in(self.progress, "*.json"):
             # A receipt that this release cannot read is no receipt: its shard is made again. Nor is one in the file of
             # another, which would outlive its shard.
             with suppress(ValidationError):
-                receipt = _RECEIPT.validate_json(path.read_bytes())
-                if path.name == self._receipt_path(receipt.name).name:
-                    found[receipt.name] = receipt
+                record = _SHARD_RECORD.validate_json(path.read_bytes())
+                if path.name == self._record_path(record.name).name:
+                    found[record.name] = record
         return [found[name] for name in sorted(found)]
 
     def shard_sizes(self) -> dict[str, int]:
@@ -116,35 +116,35 @@ class RenderOutput:
         for folder in (self.root, self.shards, self.progress):
             remove_leftovers(folder)
         if self.manifest_path.exists():
-            for receipt in self.receipts():
-                self.write_receipt(receipt)
+            for record in self.read_records():
+                self.write_record(record)
             self.manifest_path.unlink()
         for name in removed:
             (self.shards / name).unlink(missing_ok=True)
-            self.forget_receipt(name)
+            self.remove_record(name)
 
-    def write_receipt(self, receipt: ShardRecord) -> None:
+    def write_record(self, record: ShardRecord) -> None:
         """Record that a shard is made."""
-        write_atomically(self._receipt_path(receipt.name), _RECEIPT.dump_json(receipt))
+        write_atomically(self._record_path(record.name), _SHARD_RECORD.dump_json(record))
 
-    def forget_receipt(self, name: str) -> None:
+    def remove_record(self, name: str) -> None:
         """Take back that a shard is made."""
-        self._receipt_path(name).unlink(missing_ok=True)
+        self._record_path(name).unlink(missing_ok=True)
 
-    def refresh(self, receipts: Sequence[ShardRecord]) -> None:
+    def refresh(self, records: Sequence[ShardRecord]) -> None:
         """Write the tables of a finished run again, with the times that files have now."""
-        write_index(self.index_path, (row for receipt in receipts for row in receipt.rows))
-        write_failures(self.failures_path, [failure for receipt in receipts for failure in receipt.failures])
+        write_index(self.index_path, (row for record in records for row in record.rows))
+        write_failures(self.failures_path, [failure for record in records for failure in record.failures])
 
-    def finish(self, manifest: ShardManifest, receipts: Sequence[ShardRecord]) -> None:
+    def finish(self, manifest: ShardManifest, records: Sequence[ShardRecord]) -> None:
         """Write the tables, the card and, last, the manifest; then forget the receipts."""
-        self.refresh(receipts)
-        card = shards_card(manifest, [row for receipt in receipts for row in receipt.rows])
+        self.refresh(records)
+        card = shards_card(manifest, [row for record in records for row in record.rows])
         write_atomically(self.card_path, card.encode())
         manifest.write(self.manifest_path)
         remove_tree(self.progress)
 
-    def _receipt_path(self, name: str) -> StoragePath:
+    def _record_path(self, name: str) -> StoragePath:
         return self.progress / f"{name}.json"
 
     def _finished(self) -> list[ShardRecord]:

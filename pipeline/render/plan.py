@@ -98,7 +98,7 @@ class RenderPlan:
 def plan_shards(
     root: StoragePath,
     samples: Sequence[SampleSource],
-    marks: SampleFingerprints,
+    fingerprints: SampleFingerprints,
     output: RenderOutput,
     samples_per_shard: int,
     weight: Callable[[SampleSource], int] = lambda sample: 1,
@@ -123,24 +123,24 @@ def plan_shards(
         known: the receipts of `output`, where they have been read already.
         stats: size and time of each file, where listing the data directory told.
     """
-    known = output.receipts() if known is None else known
-    receipts = {receipt.name: receipt for receipt in known if receipt.settings == marks.images_settings}
+    known = output.read_records() if known is None else known
+    records = {record.name: record for record in known if record.settings == fingerprints.images_settings}
     sizes = output.shard_sizes()
-    outdated = [name for name in sorted(sizes) if name not in receipts]
-    shards = _Shards(root, samples, marks, sizes, retry_failed)
-    shards.look([*receipts.values()], verify_sources, stats)
-    for receipt in receipts.values():
-        shards.add(receipt)
+    outdated = [name for name in sorted(sizes) if name not in records]
+    shards = _Shards(root, samples, fingerprints, sizes, retry_failed)
+    shards.look([*records.values()], verify_sources, stats)
+    for record in records.values():
+        shards.add(record)
     new = [sample for sample in samples if sample.key not in shards.placed]
     if new:
-        shards.reasons[SETTINGS if len(known) > len(receipts) else NEW] = len(new)
+        shards.reasons[SETTINGS if len(known) > len(records) else NEW] = len(new)
     # Gaps are filled first: several shards are written at a time, so an interrupted run may have left out one between
     # others, and whoever goes on shall arrive at the same files as who was never interrupted.
-    free = (name for number in count() if (name := f"{number:06d}.tar") not in receipts)
+    free = (name for number in count() if (name := f"{number:06d}.tar") not in records)
     tasks = shards.tasks + [ShardTask(next(free), members) for members in _filled(new, samples_per_shard, weight)]
     taken = {task.name for task in tasks}
     return RenderPlan(
-        marks.layout,
+        fingerprints.layout,
         tuple(samples),
         tuple(sorted(tasks, key=lambda task: task.name)),
         tuple(shards.kept),
@@ -157,11 +157,11 @@ class _Shards:
         self,
         root: StoragePath,
         samples: Sequence[SampleSource],
-        marks: SampleFingerprints,
+        fingerprints: SampleFingerprints,
         sizes: Mapping[str, int],
         retry_failed: bool,
     ) -> None:
-        self.root, self.marks, self.sizes, self.retry_failed = root, marks, sizes, retry_failed
+        self.root, self.fingerprints, self.sizes, self.retry_failed = root, fingerprints, sizes, retry_failed
         self.wanted = {sample.key: sample for sample in samples}
         self.placed: set[str] = set()
         self.kept: list[ShardRecord] = []
@@ -170,9 +170,9 @@ class _Shards:
         self.reasons: dict[str, int] = {}
         self.touched = False
 
-    def look(self, receipts: Sequence[ShardRecord], verify: bool, stats: Mapping[str, Stat] | None) -> None:
+    def look(self, records: Sequence[ShardRecord], verify: bool, stats: Mapping[str, Stat] | None) -> None:
         """Look at the files of all samples that are wanted and were there before."""
-        found = [before for receipt in receipts for before in _samples_of(receipt)]
+        found = [before for record in records for before in _samples_of(record)]
         self.files = SourceFiles(self.root, (file for before in found for file in before.sources), verify, stats)
         changed = [
             (before, sample)
@@ -182,21 +182,21 @@ class _Shards:
         self.changed = {before.key for before, _ in changed}
         self.files.look(path for before, sample in changed for path in (*sample.paths, *_named(before)))
 
-    def add(self, receipt: ShardRecord) -> None:
+    def add(self, record: ShardRecord) -> None:
         """Decide what becomes of a shard."""
-        before = _samples_of(receipt)
+        before = _samples_of(record)
         there = {row.key: sample for row in before if (sample := self.wanted.get(row.key)) is not None}
         self.placed.update(there)
         if not there:
-            self.removed.append(receipt.name)
+            self.removed.append(record.name)
             self._because(REMOVED, len(before))
             return
-        if receipt.entry is not None and self.sizes.get(receipt.name) != receipt.entry.bytes:
+        if record.entry is not None and self.sizes.get(record.name) != record.entry.bytes:
             self._because(SHARD_GONE, len(there))
-            self._make(receipt, [*there.values()], (), ())
+            self._make(record, [*there.values()], (), ())
             return
-        rows = [row for row in receipt.rows if row.key in there]
-        failures = [failure for failure in receipt.failures if failure.key in there]
+        rows = [row for row in record.rows if row.key in there]
+        failures = [failure for failure in record.failures if failure.key in there]
         reused = [again for row in rows if (again := self._reused(row, there[row.key])) is not None]
         same = [failure for failure in failures if self._stays_failed(failure, there[failure.key])]
         stay = {again.row.key for again in reused} | {failure.key for failure in same}
@@ -206,29 +206,29 @@ class _Shards:
         # A failure, too, shall know the times that its files have now.
         same = [self._refreshed(failure) for failure in same]
         if render or gone or any(again.source is not None for again in reused):
-            self._make(receipt, render, reused, same)
+            self._make(record, render, reused, same)
         else:
-            self._keep(receipt, tuple(again.row for again in reused), tuple(same))
+            self._keep(record, tuple(again.row for again in reused), tuple(same))
 
     def _reused(self, row: IndexRow, sample: SampleSource) -> ReusedSample | None:
         """How a sample's images can be used again; None where they have to be rendered."""
         files = self._files_of(row, sample)
-        if files == row.sources and self.marks.whole(sample, row.images, files) == row.fingerprint:
+        if files == row.sources and self.fingerprints.whole(sample, row.images, files) == row.fingerprint:
             return ReusedSample(row)
-        images = self.marks.images(sample, files)
+        images = self.fingerprints.images(sample, files)
         if images != row.images:
             self._because(FILES)
             return None
         # Times may differ though the content does not; the index shall know of it, or they are read each time.
         current = row if files == row.sources else replace(row, sources=files)
-        if self.marks.whole(sample, images, files) == row.fingerprint:
+        if self.fingerprints.whole(sample, images, files) == row.fingerprint:
             return ReusedSample(current)
         self._because(LABELS)
         return ReusedSample(current, sample)
 
     def _stays_failed(self, failure: FailureRow, sample: SampleSource) -> bool:
         files = self._files_of(failure, sample)
-        same = self.marks.whole(sample, self.marks.images(sample, files), files) == failure.fingerprint
+        same = self.fingerprints.whole(sample, self.fingerprints.images(sample, files), files) == failure.fingerprint
         if self.retry_failed or not same:
             self._because(RETRIED if same else FILES)
         return same and not self.retry_failed
@@ -247,29 +247,29 @@ class _Shards:
         mine = [self.files[path] for path in sample.paths]
         return (*mine, *(replace(self.files[path], named=True) for path in _named(before)))
 
-    def _keep(self, receipt: ShardRecord, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
-        if (rows, failures) != (receipt.rows, receipt.failures):
+    def _keep(self, record: ShardRecord, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
+        if (rows, failures) != (record.rows, record.failures):
             self.touched = True
-            receipt = replace(receipt, rows=rows, failures=failures)
-        self.kept.append(receipt)
+            record = replace(record, rows=rows, failures=failures)
+        self.kept.append(record)
 
     def _make(
         self,
-        receipt: ShardRecord,
+        record: ShardRecord,
         render: Sequence[SampleSource],
         reused: Sequence[ReusedSample],
         failures: Sequence[FailureRow],
     ) -> None:
         samples = tuple(sorted(render, key=lambda sample: sample.key))
-        self.tasks.append(ShardTask(receipt.name, samples, tuple(reused), tuple(failures)))
+        self.tasks.append(ShardTask(record.name, samples, tuple(reused), tuple(failures)))
 
     def _because(self, reason: str, num_samples: int = 1) -> None:
         if num_samples:
             self.reasons[reason] = self.reasons.get(reason, 0) + num_samples
 
 
-def _samples_of(receipt: ShardRecord) -> list[IndexRow | FailureRow]:
-    return [*receipt.rows, *receipt.failures]
+def _samples_of(record: ShardRecord) -> list[IndexRow | FailureRow]:
+    return [*record.rows, *record.failures]
 
 
 def _named(before: IndexRow | FailureRow) -> list[str]:

@@ -49,7 +49,7 @@ class Nodes:
         self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
 
 
-def main(options: dict, gpus: int, parcel: int, deaths: list[tuple[str, int]]) -> None:
+def main(options: dict, gpus: int, frames_per_batch: int, deaths: list[tuple[str, int]]) -> None:
     nodes = Nodes(gpus)
     done: list[int] = []
 
@@ -58,7 +58,7 @@ def main(options: dict, gpus: int, parcel: int, deaths: list[tuple[str, int]]) -
         while deaths and progress.num_done >= deaths[0][1]:
             nodes.kill(deaths.pop(0)[0])
 
-    with mock.patch("smile_pipe.pipeline.render.units.PARCEL", parcel):
+    with mock.patch("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", frames_per_batch):
         run(RenderConfig(**options, address=nodes.cluster.address), kill)
     print(json.dumps(done))
     nodes.cluster.shutdown()

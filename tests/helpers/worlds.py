@@ -45,12 +45,12 @@ class World:
         self.samples[key] = replace(sample, frames=(replace(sample.frames[0], **files),), **fields)
 
     @property
-    def marks(self) -> SampleFingerprints:
+    def fingerprints(self) -> SampleFingerprints:
         return SampleFingerprints(self.layout, self.settings, lambda sample: f"{self.prompts} of {sample.expression}")
 
     def plan(self, samples_per_shard: int = PER_SHARD, **options) -> RenderPlan:
         samples = [self.samples[key] for key in sorted(self.samples)]
-        return plan_shards(self.data, samples, self.marks, self.output, samples_per_shard, **options)
+        return plan_shards(self.data, samples, self.fingerprints, self.output, samples_per_shard, **options)
 
     def make(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardRecord:
         """Do what a worker does with a task; the bytes of a sample are its marks."""
@@ -60,7 +60,7 @@ class World:
         for sample in task.samples:
             if sample.key not in failing:
                 files = self.digests(sample)
-                made.append(self._entry(task.name, sample, self.marks.images(sample, files), files))
+                made.append(self._entry(task.name, sample, self.fingerprints.images(sample, files), files))
         for reused in task.reused:
             row = reused.row
             if reused.source is None:
@@ -74,20 +74,20 @@ class World:
         if entry is None:
             path.unlink(missing_ok=True)
         failures = [self._failure(task.name, sample) for sample in task.samples if sample.key in failing]
-        receipt = ShardRecord(
+        record = ShardRecord(
             name=task.name,
             settings=self.settings,
             entry=entry,
             rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(made, locations, strict=True)),
             failures=tuple(sorted([*task.failures, *failures], key=lambda failure: failure.key)),
         )
-        self.output.write_receipt(receipt)
-        return receipt
+        self.output.write_record(record)
+        return record
 
     def _entry(
         self, shard: str, sample: SampleSource, images: str, files: tuple[SourceFile, ...]
     ) -> tuple[PackedSample, IndexRow]:
-        whole = self.marks.whole(sample, images, files)
+        whole = self.fingerprints.whole(sample, images, files)
         row = IndexRow(
             sample.key, sample.subject, sample.expression, sample.level, 1, 0.0, self.layout, sample.labels, shard,
             0, 0, "", images, whole, "bounds", "plain", files,
@@ -96,7 +96,7 @@ class World:
 
     def _failure(self, shard: str, sample: SampleSource) -> FailureRow:
         files = self.digests(sample)
-        whole = self.marks.whole(sample, self.marks.images(sample, files), files)
+        whole = self.fingerprints.whole(sample, self.fingerprints.images(sample, files), files)
         about = {"stage": "read", "reason": "bad", "shard": shard, "fingerprint": whole, "sources": files}
         return FailureRow(key=sample.key, source=sample.frames[0].mesh, **about)
 
@@ -107,11 +107,11 @@ class World:
         """A whole run."""
         plan = self.plan()
         self.output.begin(plan.removed)
-        receipts = [*plan.kept, *(self.make(task, failing) for task in plan.tasks)]
-        self.finish(sorted(receipts, key=lambda receipt: receipt.name))
+        records = [*plan.kept, *(self.make(task, failing) for task in plan.tasks)]
+        self.finish(sorted(records, key=lambda record: record.name))
         return plan
 
-    def finish(self, receipts: Sequence[ShardRecord]) -> None:
+    def finish(self, records: Sequence[ShardRecord]) -> None:
         manifest = ShardManifest(
             fingerprint=fingerprint(self.settings),
             layout=self.layout,
@@ -125,12 +125,12 @@ class World:
             prompts={},
             expressions=(),
             num_sequences=0,
-            num_samples=sum(len(receipt.rows) for receipt in receipts),
+            num_samples=sum(len(record.rows) for record in records),
             num_subjects=1,
-            num_failures=sum(len(receipt.failures) for receipt in receipts),
-            shards=tuple(receipt.entry for receipt in receipts if receipt.entry is not None),
+            num_failures=sum(len(record.failures) for record in records),
+            shards=tuple(record.entry for record in records if record.entry is not None),
         )
-        self.output.finish(manifest, receipts)
+        self.output.finish(manifest, records)
 
     def content(self) -> dict[str, bytes]:
         return content(self.out)

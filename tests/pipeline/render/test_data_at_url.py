@@ -39,7 +39,7 @@ def on_disk(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What they give from a disk."""
     out = tmp_path_factory.mktemp("on-disk") / "shards"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "_in_process", lambda config: True)
+        patch.setattr(render, "_must_run_in_process", lambda config: True)
         render.run(RenderConfig(data_dir=scans, out=out, **OPTIONS))
     return out
 
@@ -47,7 +47,7 @@ def on_disk(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Render in this process, which is quicker, and where the storage can be made to fail."""
-    monkeypatch.setattr(render, "_in_process", lambda config: True)
+    monkeypatch.setattr(render, "_must_run_in_process", lambda config: True)
 
 
 def upload(root: Path, url: str) -> StoragePath:
@@ -110,7 +110,7 @@ class TestAgain:
         return config
 
     def test_nothing_is_done_and_no_file_is_asked_for(self, config, data, monkeypatch):
-        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
         for method in ("info", "get_file", "cat_file"):
             monkeypatch.setattr(data.fs, method, lambda *_, **__: pytest.fail("a file was asked for"))
         assert render.plan(config).is_done

@@ -32,7 +32,7 @@ def test_the_time_grows_with_what_is_to_be_done(config, monkeypatch):
     """Of samples that take the same time each, by a clock that says so."""
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(module, "_made", lambda *_: next(clock) and 100)
+    monkeypatch.setattr(module, "_packed_size", lambda *_: next(clock) and 100)
     plan = render.plan(config)
     guess = estimate(plan, config.data_dir, config.resolve())
     # Two ticks a sample, of which one looks at the clock, and one to see the end.
@@ -68,7 +68,7 @@ def test_a_long_sample_ends_the_trying(config, monkeypatch):
 
 
 def test_samples_that_fail_take_time_and_no_bytes(config, monkeypatch):
-    monkeypatch.setattr(module, "made_from", lambda *_: [])
+    monkeypatch.setattr(module, "build_samples", lambda *_: [])
     guess = told(config)
     assert guess.bytes == 0
     assert guess.core_seconds > 0

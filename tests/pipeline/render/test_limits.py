@@ -17,10 +17,10 @@ import pytest
 from helpers.processes import workers
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.render import operators
+from smile_pipe.pipeline.render import process
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, limited, not_limited
-from smile_pipe.pipeline.render.operators import pieces_table, read_pieces
+from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, enforce_limits, pause_limits
+from smile_pipe.pipeline.render.process import read_units
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.render.units import WorkUnit
 from smile_pipe.shards.index import read_failures
@@ -28,8 +28,8 @@ from smile_pipe.shards.storage import StorageError, storage_path
 
 
 @pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    return tmp_path / "marks"
+def deaths(tmp_path: Path) -> Path:
+    return tmp_path / "deaths"
 
 
 @pytest.fixture
@@ -48,23 +48,23 @@ def in_a_child(work) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_what_stays_within_leaves_no_mark(limits, marks):
-    with limited(limits, marks, "a"):
+def test_what_stays_within_leaves_no_mark(limits, deaths):
+    with enforce_limits(limits, deaths, "a"):
         assert np.zeros(1000).sum() == 0
-    assert list(marks.iterdir()) == []
+    assert list(deaths.iterdir()) == []
 
 
-def test_memory_beyond_the_limit_is_an_error_and_the_worker_lives_on(limits, marks):
-    with pytest.raises(MeshError, match="takes more than 200 MB"), limited(limits, marks, "a"):
+def test_memory_beyond_the_limit_is_an_error_and_the_worker_lives_on(limits, deaths):
+    with pytest.raises(MeshError, match="takes more than 200 MB"), enforce_limits(limits, deaths, "a"):
         np.ones(400 << 17)
     assert np.ones(400 << 17).nbytes == 400 << 20
 
 
-def test_a_sample_that_hangs_ends_its_worker_and_is_given_up_after_the_second(limits, marks):
+def test_a_sample_that_hangs_ends_its_worker_and_is_given_up_after_the_second(limits, deaths):
     hasty = limits.model_copy(update={"seconds": 0.3})
 
     def hang() -> None:
-        with limited(hasty, marks, "a"):
+        with enforce_limits(hasty, deaths, "a"):
             time.sleep(20)
 
     start = time.monotonic()
@@ -73,60 +73,60 @@ def test_a_sample_that_hangs_ends_its_worker_and_is_given_up_after_the_second(li
         hang()
 
 
-def test_one_death_is_forgiven_and_forgotten(limits, marks):
+def test_one_death_is_forgiven_and_forgotten(limits, deaths):
     def die() -> None:
-        with limited(limits, marks, "a"):
+        with enforce_limits(limits, deaths, "a"):
             os._exit(9)
 
     assert in_a_child(die) == 9
-    with limited(limits, marks, "a"):
+    with enforce_limits(limits, deaths, "a"):
         pass
     assert in_a_child(die) == 9
-    with limited(limits, marks, "a"):
+    with enforce_limits(limits, deaths, "a"):
         pass
 
 
-def test_an_ordinary_error_is_passed_on_and_leaves_no_mark(limits, marks):
-    with pytest.raises(MeshError, match="line 3"), limited(limits, marks, "a"):
+def test_an_ordinary_error_is_passed_on_and_leaves_no_mark(limits, deaths):
+    with pytest.raises(MeshError, match="line 3"), enforce_limits(limits, deaths, "a"):
         raise MeshError("line 3: bad")
-    assert list(marks.iterdir()) == []
+    assert list(deaths.iterdir()) == []
 
 
 class TestWaitingForSomethingElse:
-    def test_takes_none_of_the_time(self, limits, marks):
+    def test_takes_none_of_the_time(self, limits, deaths):
         hasty = limits.model_copy(update={"seconds": 0.5})
 
         def wait() -> None:
-            with limited(hasty, marks, "a"), not_limited():
+            with enforce_limits(hasty, deaths, "a"), pause_limits():
                 time.sleep(1)
 
         assert in_a_child(wait) == 0
 
-    def test_and_what_was_left_of_it_is_left(self, limits, marks):
+    def test_and_what_was_left_of_it_is_left(self, limits, deaths):
         hasty = limits.model_copy(update={"seconds": 0.6})
 
         def work_and_wait() -> None:
-            with limited(hasty, marks, "a"):
+            with enforce_limits(hasty, deaths, "a"):
                 for _ in range(3):
                     time.sleep(0.3)
-                    with not_limited():
+                    with pause_limits():
                         pass
 
         assert in_a_child(work_and_wait) == 1
 
-    def test_takes_none_of_the_memory(self, limits, marks):
-        with limited(limits, marks, "a"), not_limited():
+    def test_takes_none_of_the_memory(self, limits, deaths):
+        with enforce_limits(limits, deaths, "a"), pause_limits():
             assert np.ones(400 << 17).nbytes == 400 << 20
 
-    def test_and_what_was_left_of_it_is_left_too(self, limits, marks):
+    def test_and_what_was_left_of_it_is_left_too(self, limits, deaths):
         # In a process of its own: what this one has once had and not given back would not count for the sample.
         swell = f"""if True:
             from pathlib import Path
             import numpy as np
-            from smile_pipe.pipeline.render.limits import Limits, limited, not_limited
-            with limited(Limits.model_validate_json({limits.model_dump_json()!r}), Path({str(marks)!r}), "a"):
+            from smile_pipe.pipeline.render.limits import Limits, enforce_limits, pause_limits
+            with enforce_limits(Limits.model_validate_json({limits.model_dump_json()!r}), Path({str(deaths)!r}), "a"):
                 kept = np.ones(120 << 17)
-                with not_limited():
+                with pause_limits():
                     pass
                 kept = [kept, np.ones(120 << 17)]
         """
@@ -134,12 +134,12 @@ class TestWaitingForSomethingElse:
         assert ended.returncode == 1 and "MeshError: takes more than 200 MB of memory" in ended.stderr
 
     def test_changes_nothing_where_there_are_no_limits(self):
-        with not_limited():
+        with pause_limits():
             assert np.ones(400 << 17).nbytes == 400 << 20
 
 
 def test_pieces_of_one_sequence_that_are_made_at_the_same_time_are_not_deaths_of_each_other(
-    limits, marks, tmp_path, monkeypatch
+    limits, deaths, tmp_path, monkeypatch
 ):
     sample = SampleSource("a", "a", "HA", None, (ScanFiles("a.obj"),) * 3, frame_rate=25.0)
     fork = multiprocessing.get_context("fork")
@@ -150,41 +150,40 @@ def test_pieces_of_one_sequence_that_are_made_at_the_same_time_are_not_deaths_of
         raise MeshError("met the others")
 
     def read(start: int) -> None:
-        piece = pieces_table([WorkUnit(sample, start, start + 1)])
-        (row,) = read_pieces(piece, str(tmp_path), settings, limits, str(marks)).to_pylist()
-        (tmp_path / f"{start}.failure").write_text(row["failure"])
+        (unit,) = read_units([WorkUnit(sample, start, start + 1)], tmp_path, settings, limits, deaths)
+        (tmp_path / f"{start}.failure").write_text(unit.failure.reason)
 
-    monkeypatch.setattr(operators, "read_piece", meet)
+    monkeypatch.setattr(process, "read_frames", meet)
     children = [fork.Process(target=read, args=(start,)) for start in range(3)]
     for child in children:
         child.start()
     for child in children:
         child.join()
     assert all("met the others" in (tmp_path / f"{start}.failure").read_text() for start in range(3))
-    assert list(marks.iterdir()) == []
+    assert list(deaths.iterdir()) == []
 
 
 class TestMarksUnderAUrl:
     def test_are_kept_and_taken_away(self, limits, s3_url):
-        marks = storage_path(s3_url) / "shards/.progress/deaths"
-        with limited(limits, marks, "a"):
-            assert (marks / "a.deaths").read_bytes() == b"x"
-        assert not (marks / "a.deaths").exists()
+        deaths = storage_path(s3_url) / "shards/.progress/deaths"
+        with enforce_limits(limits, deaths, "a"):
+            assert (deaths / "a.deaths").read_bytes() == b"x"
+        assert not (deaths / "a.deaths").exists()
 
     def test_count_the_deaths(self, limits, s3_url):
-        marks = storage_path(s3_url) / "deaths"
-        (marks / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
-        with pytest.raises(MeshError, match="given up: 2 workers died of it"), limited(limits, marks, "a"):
+        deaths = storage_path(s3_url) / "deaths"
+        (deaths / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
+        with pytest.raises(MeshError, match="given up: 2 workers died of it"), enforce_limits(limits, deaths, "a"):
             pass
 
     def test_a_storage_that_fails_is_no_fault_of_the_sample(self, limits, s3_url, monkeypatch):
-        marks = storage_path(s3_url) / "deaths"
+        deaths = storage_path(s3_url) / "deaths"
 
         def fail(*_: object, **__: object) -> None:
             raise OSError(16, "Please reduce your request rate.")
 
-        monkeypatch.setattr(marks.fs, "open", fail)
-        with pytest.raises(StorageError, match=r"a\.deaths: the storage failed"), limited(limits, marks, "a"):
+        monkeypatch.setattr(deaths.fs, "open", fail)
+        with pytest.raises(StorageError, match=r"a\.deaths: the storage failed"), enforce_limits(limits, deaths, "a"):
             pass
 
 

@@ -59,9 +59,11 @@ class TestNodes:
         root = REPOSITORY / "tests"
         paths = str(root)
 
-        def start(deaths: list[tuple[str, int]], gpus: int = 0, parcel: int = 4, **options) -> tuple[list[int], str]:
+        def start(
+            deaths: list[tuple[str, int]], gpus: int = 0, frames_per_batch: int = 4, **options
+        ) -> tuple[list[int], str]:
             options = {"data_dir": str(faces_dir), "out": str(tmp_path / "out"), **options}
-            wanted = {"options": options, "gpus": gpus, "parcel": parcel, "deaths": deaths}
+            wanted = {"options": options, "gpus": gpus, "frames_per_batch": frames_per_batch, "deaths": deaths}
             done = subprocess.run(
                 [sys.executable, root / "helpers" / "nodes.py", json.dumps(wanted)],
                 env=os.environ | {"PYTHONPATH": paths, "RAY_TMPDIR": scratch, "TMPDIR": scratch},
@@ -95,7 +97,7 @@ class TestNodes:
     def test_an_actor_that_dies(self, render, undisturbed, tmp_path):
         pytest.importorskip("pytorch3d")
         options = {"size": 16, "limit": 4, "samples_per_shard": 2, "channels": ("rgb",), "renderer": "pytorch3d"}
-        done, _ = render([("actor", 1)], gpus=1, parcel=1, **options)
+        done, _ = render([("actor", 1)], gpus=1, frames_per_batch=1, **options)
         assert done[-1] == 4
         assert content(tmp_path / "out") == undisturbed(**options)
 
@@ -103,7 +105,7 @@ class TestNodes:
     def test_nodes_that_die_with_what_actors_rendered_that_are_gone(self, render, undisturbed, tmp_path):
         pytest.importorskip("pytorch3d")
         options = {"size": 16, "limit": 14, "samples_per_shard": 12, "channels": ("rgb",), "renderer": "pytorch3d"}
-        done, _ = render([("node", 14), ("node", 14)], gpus=1, parcel=2, **options)
+        done, _ = render([("node", 14), ("node", 14)], gpus=1, frames_per_batch=2, **options)
         # Begun anew: what was rendered is lost.
         assert done[-1] == 14 and done != sorted(done)
         assert content(tmp_path / "out") == undisturbed(**options)
@@ -111,7 +113,7 @@ class TestNodes:
     @IN_FULL
     def test_one_node_after_the_other(self, render, undisturbed, tmp_path):
         options = {"size": 48, "samples_per_shard": 8}
-        done, _ = render([("node", count) for count in range(3, 33, 4)], parcel=3, **options)
+        done, _ = render([("node", count) for count in range(3, 33, 4)], frames_per_batch=3, **options)
         assert done[-1] == 35
         assert content(tmp_path / "out") == undisturbed(**options)
 

@@ -31,9 +31,9 @@ def test_a_directory_can_be_read_back_as_it_was_made(world):
     plan = world.plan()
     world.output.begin(plan.removed)
     made = [world.make(task, failing=[KEYS[4]]) for task in plan.tasks]
-    assert world.output.receipts() == made
+    assert world.output.read_records() == made
     world.finish(made)
-    assert world.output.receipts() == made
+    assert world.output.read_records() == made
 
 
 def test_a_directory_that_does_not_exist_can_be_made(tmp_path):
@@ -94,7 +94,7 @@ class TestNamesThatLeadOut:
             manifest["shards"][0]["name"] = self.NAME
             path.write_text(json.dumps(manifest))
 
-    def receipts(self, rendered: World) -> dict[str, dict]:
+    def read_records(self, rendered: World) -> dict[str, dict]:
         """The receipts of a run that is begun anew, by the names of their files."""
         rendered.output.begin(())
         return {path.name: json.loads(path.read_bytes()) for path in rendered.output.progress.glob("*.json")}
@@ -109,23 +109,23 @@ class TestNamesThatLeadOut:
         assert sorted(path.name for path in rendered.out.parent.iterdir()) == ["data", "out", "victim"]
 
     def test_make_a_receipt_none(self, rendered, victim):
-        receipt = self.receipts(rendered)["000000.tar.json"] | {"name": self.NAME}
-        (rendered.output.progress / f"{victim.name}.json").write_text(json.dumps(receipt))
+        record = self.read_records(rendered)["000000.tar.json"] | {"name": self.NAME}
+        (rendered.output.progress / f"{victim.name}.json").write_text(json.dumps(record))
         assert self.NAME not in rendered.render().removed and victim.read_text() == "precious"
 
     @pytest.mark.parametrize("part", ["entry", "rows", "failures"])
     def test_make_a_receipt_none_also_within_it(self, rendered, part):
-        about = next(receipt for receipt in self.receipts(rendered).values() if receipt[part])
+        about = next(record for record in self.read_records(rendered).values() if record[part])
         if part == "entry":
             about["entry"]["name"] = self.NAME
         else:
             about[part][0]["shard"] = self.NAME
         (rendered.output.progress / f"{about['name']}.json").write_text(json.dumps(about))
-        assert about["name"] not in {receipt.name for receipt in rendered.output.receipts()}
+        assert about["name"] not in {record.name for record in rendered.output.read_records()}
 
 
 def test_a_receipt_in_the_file_of_another_one_is_none(rendered):
     rendered.output.begin(())
     first = rendered.output.progress / "000000.tar.json"
     first.rename(rendered.output.progress / "000001.tar.json")
-    assert [receipt.name for receipt in rendered.output.receipts()] == ["000002.tar"]
+    assert [record.name for record in rendered.output.read_records()] == ["000002.tar"]

@@ -11,7 +11,7 @@ from helpers.faulty_server import FaultyServer
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.job import _marks
+from smile_pipe.pipeline.render.job import _deaths_folder
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StoragePath, storage_path
@@ -43,7 +43,7 @@ def on_disk(faces_dir, ray_cluster, tmp_path_factory) -> Path:
 @pytest.fixture
 def here(monkeypatch) -> None:
     """Render in this process, which is quicker, and where the storage can be made to fail."""
-    monkeypatch.setattr(render, "_in_process", lambda config: True)
+    monkeypatch.setattr(render, "_must_run_in_process", lambda config: True)
 
 
 def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster, on_disk, s3_url):
@@ -55,11 +55,13 @@ def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster,
 
 def test_what_workers_are_at_is_not_noted_in_an_object_store_but_beside_them(on_disk):
     """There it would take three requests a sample."""
-    assert storage_path(_marks(RenderOutput(storage_path("s3://bucket/a")))) == Path(
-        _marks(RenderOutput(storage_path("s3://bucket/a")))
+    assert storage_path(_deaths_folder(RenderOutput(storage_path("s3://bucket/a")))) == Path(
+        _deaths_folder(RenderOutput(storage_path("s3://bucket/a")))
     )
-    assert _marks(RenderOutput(storage_path("s3://bucket/a"))) != _marks(RenderOutput(storage_path("s3://bucket/b")))
-    assert Path(_marks(RenderOutput(on_disk))).is_relative_to(on_disk)
+    assert _deaths_folder(RenderOutput(storage_path("s3://bucket/a"))) != _deaths_folder(
+        RenderOutput(storage_path("s3://bucket/b"))
+    )
+    assert Path(_deaths_folder(RenderOutput(on_disk))).is_relative_to(on_disk)
 
 
 def test_memory_is_written_to_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):
@@ -79,7 +81,7 @@ class TestAgain:
         out = storage_path(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
-        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
         assert render.run(config(faces_dir, out)) == first
         assert times(out) == before
 

@@ -81,8 +81,8 @@ def record_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
 def naming(world: World, row: IndexRow, path: str) -> IndexRow:
     """The row of a sample whose mesh names the texture `path`."""
     sources = (*row.sources, replace(read_source(world.data, path), named=True))
-    images = world.marks.images(world.samples[row.key], sources)
-    fingerprint = world.marks.whole(world.samples[row.key], images, sources)
+    images = world.fingerprints.images(world.samples[row.key], sources)
+    fingerprint = world.fingerprints.whole(world.samples[row.key], images, sources)
     return replace(row, sources=sources, images=images, fingerprint=fingerprint)
 
 
@@ -206,7 +206,7 @@ def test_what_changed_decides_what_is_rendered_rewritten_and_copied_and_nothing_
     plan = rendered.plan()
     assert work(plan.tasks) == made
     assert plan.reasons == reasons
-    assert {receipt.name for receipt in plan.kept} == {f"00000{i}.tar" for i in range(3)} - made.keys()
+    assert {record.name for record in plan.kept} == {f"00000{i}.tar" for i in range(3)} - made.keys()
     assert plan.removed == ()
     before = {
         name: (rendered.out / "shards" / name).stat().st_mtime_ns for name in sorted(rendered.output.shard_sizes())
@@ -262,7 +262,7 @@ def test_of_a_changed_sample_only_the_changed_file_is_read(rendered, monkeypatch
 def test_a_texture_that_only_the_mesh_names_counts_too(world, change, rendered_again, touched):
     (world.data / "skin.png").write_text("named in the mesh")
     world.render()
-    first, *others = world.output.receipts()
+    first, *others = world.output.read_records()
     world.output.refresh([replace(first, rows=(naming(world, first.rows[0], "skin.png"), *first.rows[1:])), *others])
     change(world)
     plan = world.plan()
@@ -271,7 +271,7 @@ def test_a_texture_that_only_the_mesh_names_counts_too(world, change, rendered_a
 
 
 def test_a_texture_of_one_sample_that_another_ones_mesh_names_stays_its_own(rendered):
-    first, *others = rendered.output.receipts()
+    first, *others = rendered.output.read_records()
     row = naming(rendered, first.rows[1], f"{KEYS[0]}.bmp")
     rendered.output.refresh([replace(first, rows=(first.rows[0], row, *first.rows[2:])), *others])
     touch(rendered, f"{KEYS[0]}.wrl")
@@ -301,7 +301,7 @@ def test_what_failed_can_be_tried_again_though_nothing_changed(rendered):
     assert work(plan.tasks) == {"000001.tar": ([KEYS[4]], [], GOOD1)} and plan.reasons == {RETRIED: 1}
     rendered.output.begin(plan.removed)
     made = [rendered.make(task) for task in plan.tasks]
-    rendered.finish(sorted([*made, *plan.kept], key=lambda receipt: receipt.name))
+    rendered.finish(sorted([*made, *plan.kept], key=lambda record: record.name))
     assert rendered.plan(retry_failed=True).is_done
 
 
@@ -368,7 +368,7 @@ class TestAnInterruptedRun:
     def test_keeps_its_finished_shards_and_comes_to_the_same_end(self, world, tmp_path, done):
         self.interrupt(world, done)
         plan = world.plan()
-        assert {receipt.name for receipt in plan.kept} == {f"00000{number}.tar" for number in done}
+        assert {record.name for record in plan.kept} == {f"00000{number}.tar" for number in done}
         assert plan.num_to_render == sum(
             len(KEYS[number * 3 : number * 3 + 3]) for number in range(3) if number not in done
         )
@@ -387,7 +387,7 @@ class TestAnInterruptedRun:
         rendered.settings = "settings-2"
         self.interrupt(rendered, [1])
         plan = rendered.plan()
-        assert [receipt.name for receipt in plan.kept] == ["000001.tar"]
+        assert [record.name for record in plan.kept] == ["000001.tar"]
         assert names(plan.tasks) == {"000000.tar": KEYS[:3], "000002.tar": KEYS[6:]}
 
     def test_of_changed_settings_can_be_taken_back(self, rendered):
@@ -401,7 +401,7 @@ class TestAnInterruptedRun:
         write(rendered, f"{KEYS[0]}.wrl", "changed")
         self.interrupt(rendered, [])
         assert not (rendered.out / "manifest.json").exists()
-        assert [receipt.name for receipt in rendered.plan().kept] == ["000001.tar", "000002.tar"]
+        assert [record.name for record in rendered.plan().kept] == ["000001.tar", "000002.tar"]
 
     def test_a_file_that_was_being_written_when_it_was_killed_is_cleared_away(self, world):
         self.interrupt(world, [0])
@@ -439,13 +439,13 @@ def test_after_any_history_every_sample_is_in_one_shard_and_nothing_is_left_to_d
     world.render()
     plan = world.plan()
     assert (plan.tasks, plan.removed) == ((), ())
-    assert sorted(key for receipt in plan.kept for key in receipt.keys) == sorted(world.samples)
-    assert sorted(world.output.shard_sizes()) == [receipt.name for receipt in plan.kept]
+    assert sorted(key for record in plan.kept for key in record.keys) == sorted(world.samples)
+    assert sorted(world.output.shard_sizes()) == [record.name for record in plan.kept]
 
 
 def test_a_shard_is_full_when_its_sequences_have_as_many_frames_as_it_holds_scans(tmp_path):
     world = new_world(tmp_path)
     weights = dict(zip(sorted(world.samples), (1, 1, 2, 5, 1, 1, 1, 1), strict=True))
     samples = [world.samples[key] for key in sorted(world.samples)]
-    plan = plan_shards(world.data, samples, world.marks, world.output, 4, lambda sample: weights[sample.key])
+    plan = plan_shards(world.data, samples, world.fingerprints, world.output, 4, lambda sample: weights[sample.key])
     assert [len(task.samples) for task in plan.tasks] == [3, 1, 4]

@@ -10,10 +10,19 @@ import pytest
 from helpers.shapes import sphere
 from smile_pipe.pipeline.captions.bank import load
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
-from smile_pipe.pipeline.render.operators import encode_pieces, pieces_table, read_pieces, render_views
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.process import encode_unit, process_sample, read_units, render_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import batch_units, needed, num_stored, split_into_units
+from smile_pipe.pipeline.render.units import (
+    ProcessedUnit,
+    WorkUnit,
+    batch_units,
+    num_stored_frames,
+    select_inputs,
+    split_into_units,
+)
 from smile_pipe.pipeline.rendering.cameras import views_of
 from smile_pipe.pipeline.sequences.dynamic_images import WEIGHT_UNIT, rank_pooling_weights
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
@@ -68,14 +77,24 @@ SEQUENCE = SampleSource(
 )
 
 
+def process_batch(root: Path, batch: list[WorkUnit], how: RenderSettings) -> list[ProcessedUnit]:
+    """The steps of a job with GPUs, in this process, with a table between each two."""
+    read = to_table(read_units(batch, root, how))
+    rendered = to_table(render_units(list(from_table(read)), how))
+    return [*from_table(to_table(encode_unit(unit, how) for unit in from_table(rendered)))]
+
+
+def build(units: list[ProcessedUnit], how: RenderSettings) -> list[BuiltSample]:
+    return list(build_samples(units, how, SampleFingerprints.of(how, "bu4dfe")))
+
+
 def make(root: Path, source: SampleSource, how: RenderSettings) -> BuiltSample:
-    """What the job makes of one sample, in this process; each parcel is a table of its own."""
-    rows = []
-    for parcel in batch_units([needed(source, how)], how):
-        table = read_pieces(pieces_table(parcel), str(root), how)
-        rows += encode_pieces(render_views(table, how), how).to_pylist()
-    (made,) = build_samples(rows, "bu4dfe", how)
-    return made
+    """Build one sample as a job with GPUs does; it is the same as without tables."""
+    batches = batch_units([select_inputs(source, how)], how)
+    units = [unit for batch in batches for unit in process_batch(root, batch, how)]
+    (built,) = build(units, how)
+    assert built == process_sample(source, root, how, "bu4dfe")
+    return built
 
 
 def sample(root: Path, source: SampleSource, how: RenderSettings) -> Sample:
@@ -131,15 +150,18 @@ class TestFrames:
     def test_of_a_long_sequence_come_in_pieces_and_give_the_same_sample(self, data, monkeypatch):
         how = settings(sampling="all", temporal="both")
         whole = make(data, SEQUENCE, how)
-        monkeypatch.setattr("smile_pipe.pipeline.render.units.PARCEL", 3)
-        assert [(p.start, p.stop) for p in split_into_units(needed(SEQUENCE, how), how)][-2:] == [(15, 18), (18, 20)]
+        monkeypatch.setattr("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", 3)
+        assert [(p.start, p.stop) for p in split_into_units(select_inputs(SEQUENCE, how), how)][-2:] == [
+            (15, 18),
+            (18, 20),
+        ]
         assert make(data, SEQUENCE, how) == whole
 
     def test_depend_on_their_own_files_and_the_onset_alone(self, data):
         how = settings(("depth",), frames=2, window="3:")
-        assert needed(SEQUENCE, how).paths == ("003.obj", "019.obj")
-        assert [file.path for file in make(data, SEQUENCE, how).files] == ["003.obj", "019.obj"]
-        assert len(needed(SEQUENCE, settings(sampling="apex")).paths) == NUM_FRAMES
+        assert select_inputs(SEQUENCE, how).paths == ("003.obj", "019.obj")
+        assert [file.path for file in make(data, SEQUENCE, how).source_files] == ["003.obj", "019.obj"]
+        assert len(select_inputs(SEQUENCE, settings(sampling="apex")).paths) == NUM_FRAMES
 
 
 class TestFlow:
@@ -155,19 +177,19 @@ class TestFlow:
         write_obj(tmp_path / "000.obj", BALL.vertices)
         write_obj(tmp_path / "001.obj", BALL.vertices, BALL.faces[:-1])
         made = make(tmp_path, replace(SEQUENCE, frames=SEQUENCE.frames[:2]), settings(("flow",)))
-        assert made.sample is None and "001.obj: the channel flow needs meshes in correspondence" in made.failure
+        assert made.sample is None and "001.obj: the channel flow needs meshes in correspondence" in made.failure.reason
 
     def test_of_a_scan_is_measured_from_the_neutral_one(self, data):
         scan = SampleSource("a", "s", "HA", None, (ScanFiles("009.obj"),), neutral=ScanFiles("000.obj"))
         made = make(data, scan, settings(("flow",)))
-        assert [file.path for file in made.files] == ["009.obj", "000.obj"]
+        assert [file.path for file in made.source_files] == ["009.obj", "000.obj"]
         assert front(made.sample, "flow")[24, 24, 2] > 32768 + 1000
 
     def test_of_a_neutral_scan_is_nothing_and_of_one_without_neutral_a_failure(self, data):
         scan = SampleSource("a", "s", "NE", None, (ScanFiles("000.obj"),))
         assert (front(sample(data, scan, settings(("flow",))), "flow") == 32768).all()
         made = make(data, replace(scan, expression="HA"), settings(("flow",)))
-        assert "000.obj: the channel flow needs the subject's neutral scan" in made.failure
+        assert "000.obj: the channel flow needs the subject's neutral scan" in made.failure.reason
 
 
 class TestDynamicImages:
@@ -184,7 +206,9 @@ class TestDynamicImages:
     def test_can_stand_alone(self, data):
         made = sample(data, SEQUENCE, settings(temporal="dynamic"))
         assert {name for _, name in made.images} == {"rgb.dynamic", "depth.dynamic", "normal.dynamic"}
-        assert num_stored(needed(SEQUENCE, settings(temporal="dynamic")), settings(temporal="dynamic")) == 1
+        assert (
+            num_stored_frames(select_inputs(SEQUENCE, settings(temporal="dynamic")), settings(temporal="dynamic")) == 1
+        )
 
     def test_of_a_face_that_does_not_move_are_grey(self, data):
         still = replace(SEQUENCE, frames=(SEQUENCE.frames[0],) * 5)
@@ -202,24 +226,23 @@ class TestWhatFails:
         assert made.sample is None and row.stage == "read" and row.reason.startswith("001.obj: line 1")
         assert [file.path for file in row.sources] == ["000.obj", "001.obj", "002.obj"]
 
-    def test_does_not_take_along_what_shares_its_parcel(self, data):
+    def test_leaves_other_samples_of_its_batch_intact(self, data):
         how = settings(frames=2)
         bad = SampleSource("bad", "s", "HA", None, (ScanFiles("missing.obj"),))
-        (parcel,) = batch_units([needed(SEQUENCE, how), bad], how)
-        table = encode_pieces(render_views(read_pieces(pieces_table(parcel), str(data), how), how), how)
-        good, failed = build_samples(table.to_pylist(), "bu4dfe", how)
-        assert good.sample is not None and failed.sample is None and "missing.obj" in failed.failure
+        (batch,) = batch_units([select_inputs(SEQUENCE, how), bad], how)
+        good, failed = build(process_batch(data, batch, how), how)
+        assert good.sample is not None and failed.sample is None and "missing.obj" in failed.failure.reason
 
     def test_ends_before_the_window(self, data):
         made = make(data, SEQUENCE, settings(window="30:40"))
-        assert "--window 30:40 holds none of the 20 frames" in made.failure
+        assert "`window=30:40` holds none of the 20 frames" in made.failure.reason
 
 
 def test_blocks_of_the_job_are_bounded_whatever_the_length_of_a_sequence(data):
     long = replace(SEQUENCE, frames=SEQUENCE.frames * 25)
     how = settings(("depth",), sampling="all")
-    parcels = list(batch_units([needed(long, how)], how))
-    assert len(parcels) == 32 and max(p.stop - p.start for parcel in parcels for p in parcel) == 16
-    sizes = [read_pieces(pieces_table(parcel), str(data), how).nbytes for parcel in parcels[:3]]
+    batches = list(batch_units([select_inputs(long, how)], how))
+    assert len(batches) == 32 and max(unit.stop - unit.start for batch in batches for unit in batch) == 16
+    sizes = [to_table(read_units(batch, data, how)).nbytes for batch in batches[:3]]
     assert max(sizes) < 16 * BALL.nbytes * 1.5 + 200_000
-    assert isinstance(pieces_table(parcels[0]), pa.Table)
+    assert isinstance(to_table(map(ProcessedUnit, batches[0])), pa.Table)

@@ -16,7 +16,7 @@ from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.scan import read_scan
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.stage import RenderProgress, plan, run
-from smile_pipe.pipeline.render.units import parcel_size
+from smile_pipe.pipeline.render.units import max_frames_per_batch
 from smile_pipe.pipeline.rendering.cameras import project
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import decode_image
@@ -102,8 +102,8 @@ def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_parallelism(faces_dir, ray_cluster, tmp_path, monkeypatch):
     render(faces_dir, tmp_path / "a")
-    monkeypatch.setattr("smile_pipe.pipeline.render.units.PARCEL", 3)
-    monkeypatch.setattr("smile_pipe.pipeline.render.job.MAX_WRITES", 1)
+    monkeypatch.setattr("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", 3)
+    monkeypatch.setattr("smile_pipe.pipeline.render.job.MAX_PENDING_WRITES", 1)
     render(faces_dir, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
@@ -170,7 +170,7 @@ class TestOnlyWhatChanged:
 
     @pytest.fixture
     def no_rendering(self, monkeypatch):
-        monkeypatch.setattr("smile_pipe.pipeline.render.job.pieces_table", lambda parcel: pytest.fail("rendered"))
+        monkeypatch.setattr("smile_pipe.pipeline.render.job.to_table", lambda units: pytest.fail("rendered"))
 
     def test_one_scan_is_rendered_and_its_neighbours_are_copied(self, some_faces, out, tmp_path):
         before = bytes_of(out)
@@ -285,7 +285,7 @@ def test_progress_reaches_the_end_and_never_goes_back(some_faces, ray_cluster, t
 def test_the_end_tells_what_workers_were_busy_with(some_faces, ray_cluster, tmp_path):
     seen: list[RenderProgress] = []
     run(RenderConfig(data_dir=some_faces, out=tmp_path / "out", size=32), seen.append)
-    first, last = seen[0].shares, seen[-1].shares
+    first, last = seen[0].utilization, seen[-1].utilization
     assert first.cores == 0
     assert list(last.steps) == ["read", "render", "encode", "write"] and all(last.steps.values())
     assert 0 < last.cores < 1.2 and last.cores == pytest.approx(sum(last.steps.values())) and last.gpus is None
@@ -311,6 +311,6 @@ def test_shards_of_another_dataset_are_not_replaced(some_faces, shards_dir, tmp_
 
 def test_a_parcel_holds_fewer_samples_of_larger_images(faces_dir, tmp_path):
     def size_of(size: int) -> int:
-        return parcel_size(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size).resolve())
+        return max_frames_per_batch(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size).resolve())
 
     assert (size_of(224), size_of(2048)) == (16, 1) and 1 < size_of(1024) < 16

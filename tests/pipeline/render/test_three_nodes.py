@@ -39,7 +39,7 @@ def test_a_render_that_several_nodes_share_gives_the_bytes_of_one(nodes, faces_d
     options = ("--size", 48, "--samples-per-shard", 8)
     done = smile_pipe(nodes, "render", faces_dir, "--out", tmp_path / "out", *options, "--address", nodes.address)
     assert result(done)["num_samples"] == 35
-    assert sum(nodes.worked("MapBatches(make_pieces)")) > 1
+    assert sum(nodes.worked("MapBatches(process_batch)")) > 1
     assert content(tmp_path / "out") == content(shards_dir)
 
 

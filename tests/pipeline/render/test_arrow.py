@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from smile_pipe.pipeline.render.arrays import pack_arrays, unpack_arrays
+from smile_pipe.pipeline.render.arrow import pack_arrays, unpack_arrays
 
 DTYPES = [np.dtype(name) for name in ("<f4", "<f8", "<i4", "u1", "<u2", "?", ">i2")]
 arrays = st.sampled_from(DTYPES).flatmap(
