@@ -201,8 +201,9 @@ def _source_files(source: SampleSource, units: Sequence[ProcessedUnit]) -> tuple
 
 
 def _sample(built: BuiltSample, units: Sequence[ProcessedUnit], layout: str, settings: RenderSettings) -> Sample:
-    source = built.source
+    source, statistics = built.source, units[0].statistics
     infos = [unit.info for unit in units if unit.info is not None]
+    assert statistics is not None
     measures = [measured for info in infos for measured in info.measures]
     prompt = write_prompt(source, settings.text_source, settings.prompts, measures, infos[0].reference)
     dynamic, scales = _dynamic_images(units, settings)
@@ -213,7 +214,7 @@ def _sample(built: BuiltSample, units: Sequence[ProcessedUnit], layout: str, set
         frame=infos[0].frame,
         depth=DEPTH_SCALE if "depth" in settings.channels else None,
         flow=FLOW_SCALE if "flow" in settings.channels else None,
-        mesh=units[0].statistics,
+        mesh=statistics,
         timeline=None if source.frame_rate is None else _timeline(source, infos[0], settings, scales),
     )
     encoded = iter([image for unit in units for image in unit.images])

@@ -55,16 +55,14 @@ MIN_TASKS_PER_WORKER = 4
 LOST = (NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError)
 
 
-def process_batch(table: pa.Table, root: str, settings: RenderSettings, limits: Limits, deaths: str) -> pa.Table:
-    """Operator of CPUs: `smile_pipe.pipeline.render.process.process_units`."""
-    units = (processed.unit for processed in from_table(table))
-    return to_table(process_units(units, root, settings, limits, deaths))
+def process_batch(table: pa.Table, **arguments: Any) -> pa.Table:
+    """Operator of CPUs; `arguments` are those of `smile_pipe.pipeline.render.process.process_units`."""
+    return to_table(process_units((row.unit for row in from_table(table)), **arguments))
 
 
-def read_batch(table: pa.Table, root: str, settings: RenderSettings, limits: Limits, deaths: str) -> pa.Table:
-    """Operator before GPUs: `smile_pipe.pipeline.render.process.read_units`."""
-    units = (processed.unit for processed in from_table(table))
-    return to_table(read_units(units, root, settings, limits, deaths))
+def read_batch(table: pa.Table, **arguments: Any) -> pa.Table:
+    """Operator before GPUs; `arguments` are those of `smile_pipe.pipeline.render.process.read_units`."""
+    return to_table(read_units((row.unit for row in from_table(table)), **arguments))
 
 
 class RenderBatch:
@@ -78,9 +76,9 @@ class RenderBatch:
         return to_table(render_units(list(from_table(table)), self.settings))
 
 
-def encode_batch(table: pa.Table, settings: RenderSettings) -> pa.Table:
-    """Operator after GPUs: `smile_pipe.pipeline.render.process.encode_unit`."""
-    return to_table(encode_unit(unit, settings) for unit in from_table(table))
+def encode_batch(table: pa.Table, **arguments: Any) -> pa.Table:
+    """Operator after GPUs; `arguments` are those of `smile_pipe.pipeline.render.process.encode_unit`."""
+    return to_table(encode_unit(unit, **arguments) for unit in from_table(table))
 
 
 def workers_of(settings: RenderSettings) -> Workers:
@@ -232,7 +230,7 @@ def _encoded_blocks(
     if not tables:
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    dataset = ray.data.from_arrow(tables)
+    dataset: ray.data.Dataset = ray.data.from_arrow(tables)
     if workers.gpus:
         pool = ActorPoolStrategy(min_size=1, max_size=workers.gpus)
         dataset = dataset.map_batches(read_batch, fn_kwargs=reading, **arrow)

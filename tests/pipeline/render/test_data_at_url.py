@@ -133,7 +133,7 @@ class TestAgain:
     def test_a_file_that_is_gone_is_noticed(self, config, data):
         path = next(path for path in data.fs.find(data.path) if path.endswith(".wrl"))
         data.fs.rm(path)
-        assert render.plan(config).reasons == {"no longer there: removed": 1}
+        assert render.plan(config).reasons == {"source files are gone: removed": 1}
 
 
 @pytest.mark.usefixtures("here")
