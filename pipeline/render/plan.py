@@ -205,7 +205,7 @@ class _Shards:
             return
         rows = [row for row in record.rows if row.key in wanted]
         failures = [failure for failure in record.failures if failure.key in wanted]
-        reused = [sample for row in rows if (sample := self._reuse(row, wanted[row.key])) is not None]
+        reused = [again for row in rows if (again := self._reuse(row, wanted[row.key])) is not None]
         still_failed = [failure for failure in failures if self._stays_failed(failure, wanted[failure.key])]
         not_rendered = {sample.row.key for sample in reused} | {failure.key for failure in still_failed}
         to_render = [sample for key, sample in wanted.items() if key not in not_rendered]

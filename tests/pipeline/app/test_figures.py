@@ -60,7 +60,7 @@ def test_bars_stand_in_order_with_their_numbers():
 
 def test_lines_go_over_the_seconds_with_a_mark_at_the_frame():
     shares = np.array([[0.25, 0.75], [0.5, 0.5]])
-    figure = probabilities_over_time_figure([0.0, 0.4], shares, ["anger", "joy"], at=1)
+    figure = probabilities_over_time_figure([0.0, 0.4], shares, ["anger", "joy"], frame=1)
     assert [line.name for line in figure.data] == ["anger", "joy"]
     assert list(figure.data[1].x) == [0.0, 0.4] and list(figure.data[1].y) == [75, 50]
     assert figure.layout.shapes[0].x0 == 0.4

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.app.config import AppConfig
-from smile_pipe.pipeline.app.stage import command, environment
+from smile_pipe.pipeline.app.stage import server_command, streamlit_environment
 from smile_pipe.pipeline.synth.stage import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 
@@ -126,7 +126,7 @@ def test_words_are_scored_at_once_and_a_view_can_be_left_out(page):
     page.get_by_role("button", name="a smile", exact=True).click()
     page.get_by_role("textbox").fill("a polite smile\nan <i>angry</i> face")
     page.keyboard.press("Control+Enter")
-    page.get_by_text("Beside the expressions").wait_for()
+    page.get_by_text("Together with the run's expressions").wait_for()
     words = shares(page, 1)
     assert {"a polite smile", "anger"} <= words.keys() and sum(words.values()) == pytest.approx(100, abs=1)
     for view in ("front", "left", "right"):
@@ -200,10 +200,10 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address):
 
 def test_the_server_tells_nobody_and_takes_no_more_than_it_may():
     config = AppConfig(run=Path("run"), max_upload_mb=7, port=9000)
-    options = environment(config)
+    options = streamlit_environment(config)
     assert options["STREAMLIT_BROWSER_GATHER_USAGE_STATS"] == "false"
     assert (options["STREAMLIT_SERVER_MAX_UPLOAD_SIZE"], options["STREAMLIT_SERVER_ADDRESS"]) == ("7", "localhost")
-    assert AppConfig.model_validate_json(command(config)[-1]) == config
+    assert AppConfig.model_validate_json(server_command(config)[-1]) == config
 
 
 def test_without_a_run_there_is_no_page(tmp_path):

@@ -57,10 +57,10 @@ class TestAFace:
     def test_looks_in_a_file_as_it_does_in_its_shard(self, predictor, faces_dir, shards_dir):
         shards = ShardSet.open(str(shards_dir))
         rows = {row.key: row for row in shards.rows}
-        reader = FaceDataset(shards, predictor.reading, 0)
+        reader = FaceDataset(shards, predictor.decode_spec, 0)
         for given in find_inputs([str(faces_dir)])[:5]:
             (stored,) = predictor.model.embed_faces(reader, [rows[given.source.key]], 1)
-            np.testing.assert_allclose(predictor.embed(predictor.see(given)).fused, stored, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(predictor.embed(predictor.render(given)).fused, stored, rtol=1e-5, atol=1e-6)
 
     def test_has_a_share_of_each_expression_that_the_run_knows(self, predictor, scan):
         (found,) = predictor.predict(scan)
@@ -73,13 +73,13 @@ class TestAFace:
         words = ("a skeptical face", "a polite, friendly smile")
         (found,) = predictor.predict(scan, prompts=words)
         anchors = {word: predictor.model.embed_prompts([word]) for word in words}
-        fused = predictor.embed(predictor.see(find_inputs([str(scan)])[0])).fused
+        fused = predictor.embed(predictor.render(find_inputs([str(scan)])[0])).fused
         expected = zero_shot(fused, anchors, predictor.model.scale)[0]
         assert tuple(found.probabilities) == words
         assert list(found.probabilities.values()) == pytest.approx(expected, rel=1e-4)
 
     def test_of_some_views_is_what_the_model_makes_of_these(self, predictor, scan):
-        seen = predictor.embed(predictor.see(find_inputs([str(scan)])[0]))
+        seen = predictor.embed(predictor.render(find_inputs([str(scan)])[0]))
         assert predictor.fuse(seen, range(3)) == pytest.approx(seen.fused, rel=1e-4, abs=1e-6)
         alone = predictor.model.fuse(seen.views[:, [1]], predictor.directions.numpy()[[1]])
         assert (predictor.fuse(seen, [1]) == alone).all() and np.abs(alone - seen.fused).max() > 1e-6
@@ -104,7 +104,7 @@ class TestTheProbe:
         manifest = json.loads((run / "manifest.json").read_text())
         (run / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "another"}))
         code, _, said = predicted(run, scan, "--head", "probe")
-        assert code == 2 and "is of a training before this one" in said
+        assert code == 2 and "belongs to an earlier training" in said
 
     @pytest.mark.parametrize("content", [None, b"\x08\0\0\0\0\0\0\0{}"])
     def test_that_is_not_there_or_damaged_is_asked_for(self, evaluated, scan, tmp_path, content):
@@ -203,7 +203,7 @@ def test_a_link_out_of_a_folder_is_not_followed(predictor, scan, tmp_path):
     (tmp_path / "inside" / target.name).symlink_to(target)
     (given,) = find_inputs([str(tmp_path / "inside")])
     with pytest.raises(MeshError, match="link to a file outside"):
-        predictor.see(given)
+        predictor.render(given)
 
 
 def test_a_folder_whose_name_is_the_sign_of_the_home_is_found_where_it_is_named(predictor, scan, tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_words_mean_nothing_to_a_run_without_text(predictor):
 
     silent = replace(predictor, run=predictor.run.model_copy(update={"text_source": "none"}))
     with pytest.raises(UsageError, match="trained without text"):
-        silent.words(["a smile"])
+        silent.prompt_classifier(["a smile"])
 
 
 def test_seven_classes_with_labels_fit_a_terminal_of_eighty_columns(evaluated, faces_dir):

@@ -252,6 +252,6 @@ def test_a_scan_is_fetched_again_where_it_is_read_twice_and_none_lies_around(sca
             reader.read(scan)
             reader.read_shape(scan)
             assert list(files.root.iterdir()) == []
-        reader.note(*find_samples(data, "auto").samples[3].paths)
+        reader.record(*find_samples(data, "auto").samples[3].paths)
         assert list(files.root.iterdir()) == []
     assert all(file.size > 0 and file.blake3 for file in reader.sources.values())
