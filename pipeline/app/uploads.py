@@ -64,7 +64,7 @@ def unpack(name: str, content: bytes, folder: Path) -> ScanInput:
     except _ZIP_ERRORS as error:
         if isinstance(error, UploadError):
             raise
-        raise UploadError("The zip is damaged, or locked by a password; make it again.") from None
+        raise UploadError("The zip is damaged or protected by a password; create it again.") from None
     return _find_single_input(folder)
 
 

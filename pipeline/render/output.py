@@ -123,7 +123,7 @@ class RenderOutput:
         Args:
             removed: names of shards to remove.
         """
-        # First what tells a next run that the directory is a render's.
+        # First, as it marks the directory as one of a render.
         self.progress.mkdir(parents=True, exist_ok=True)
         self.shards.mkdir(exist_ok=True)
         # Object stores have no empty folders.

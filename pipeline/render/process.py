@@ -30,6 +30,7 @@ from smile_pipe.pipeline.render.units import (
     STORAGE,
     Failure,
     ProcessedUnit,
+    ReadInfo,
     WorkUnit,
     batch_units,
     select_inputs,
@@ -147,26 +148,27 @@ def _read_unit(
 ) -> ProcessedUnit:
     began = time.perf_counter()
     reader = SourceReader(data_dir)
-    result = ProcessedUnit(unit)
+    info: ReadInfo | None = None
+    meshes: Sequence[Mesh] = ()
+    failure: Failure | None = None
     try:
         with enforce_limits(limits, storage_path(deaths), unit.name) if limits else nullcontext():
             info, meshes = read_frames(unit, reader, settings)
-        result = replace(result, info=info, meshes=meshes)
     except Exception as error:
-        result = replace(result, failure=Failure.of("read", error, str(data_dir.root)))
-        if result.failure is not None and result.failure.stage != STORAGE:
-            result = _with_all_sources(result, reader)
+        failure = Failure.of("read", error, str(data_dir.root))
+        if failure.stage != STORAGE:
+            failure = _record_all_sources(unit, reader) or failure
     seconds = StepSeconds(read=time.perf_counter() - began)
-    return replace(result, sources=tuple(reader.sources.values()), seconds=seconds)
+    return ProcessedUnit(unit, tuple(reader.sources.values()), failure, seconds, info, meshes=meshes)
 
 
-def _with_all_sources(failed: ProcessedUnit, reader: SourceReader) -> ProcessedUnit:
-    """Digest the files that were not read too: a change in any of them is a reason to try the sample again."""
+def _record_all_sources(unit: WorkUnit, reader: SourceReader) -> Failure | None:
+    """Record the files of a failed unit that were not read: a change in any of them is a reason to try it again."""
     try:
-        reader.record(*failed.unit.sample.paths)
+        reader.record(*unit.sample.paths)
     except Exception as error:
-        return replace(failed, failure=Failure.of("read", error, str(reader.files.root)))
-    return failed
+        return Failure.of("read", error, str(reader.files.root))
+    return None
 
 
 def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> Iterator[ProcessedUnit]:

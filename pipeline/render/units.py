@@ -104,7 +104,7 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class ProcessedUnit:
-    """A unit and what the steps read, render and encode made of it.
+    """A unit and the results of the steps read, render and encode.
 
     Each step fills its own fields and empties the arrays of the step before. A unit with a `failure` passes through
     the later steps unchanged.

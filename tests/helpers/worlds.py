@@ -1,4 +1,4 @@
-"""A data directory and a render's output that a test may change, without meshes, images or Ray."""
+"""A data directory and an output directory for tests of plans, without meshes, images or Ray."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ KEYS = [f"F000{number}_{expression}" for number in range(1, 5) for expression in
 
 
 class World:
-    """A data directory, an output directory, and a render whose images are made up."""
+    """A data directory, an output directory, and a fake render whose samples contain only their fingerprints."""
 
     def __init__(self, root: Path) -> None:
         self.data, self.out = root / "data", root / "out"
@@ -52,25 +52,25 @@ class World:
         samples = [self.samples[key] for key in sorted(self.samples)]
         return plan_shards(self.data, samples, self.fingerprints, self.output, samples_per_shard, **options)
 
-    def make(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardRecord:
-        """Do what a worker does with a task; the bytes of a sample are its marks."""
+    def build(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardRecord:
+        """Build a shard as a worker does; the bytes of a sample are its fingerprints."""
         path = self.out / "shards" / task.name
         before = path.read_bytes() if path.exists() else b""
-        made = []
+        entries = []
         for sample in task.samples:
             if sample.key not in failing:
                 files = self.digests(sample)
-                made.append(self._entry(task.name, sample, self.fingerprints.images(sample, files), files))
+                entries.append(self._entry(task.name, sample, self.fingerprints.images(sample, files), files))
         for reused in task.reused:
             row = reused.row
             if reused.source is None:
                 content = before[row.offset : row.offset + row.bytes]
                 assert digest_of(content) == row.digest
-                made.append((PackedSample(content, row.fingerprint), row))
+                entries.append((PackedSample(content, row.fingerprint), row))
             else:
-                made.append(self._entry(task.name, reused.source, row.images, row.sources))
-        made.sort(key=lambda entry: entry[1].key)
-        entry, locations = write_shard(path, [packed for packed, _ in made]) if made else (None, [])
+                entries.append(self._entry(task.name, reused.source, row.images, row.sources))
+        entries.sort(key=lambda entry: entry[1].key)
+        entry, locations = write_shard(path, [packed for packed, _ in entries]) if entries else (None, [])
         if entry is None:
             path.unlink(missing_ok=True)
         failures = [self._failure(task.name, sample) for sample in task.samples if sample.key in failing]
@@ -78,7 +78,7 @@ class World:
             name=task.name,
             settings=self.settings,
             entry=entry,
-            rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(made, locations, strict=True)),
+            rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(entries, locations, strict=True)),
             failures=tuple(sorted([*task.failures, *failures], key=lambda failure: failure.key)),
         )
         self.output.write_record(record)
@@ -97,17 +97,17 @@ class World:
     def _failure(self, shard: str, sample: SampleSource) -> FailureRow:
         files = self.digests(sample)
         whole = self.fingerprints.whole(sample, self.fingerprints.images(sample, files), files)
-        about = {"stage": "read", "reason": "bad", "shard": shard, "fingerprint": whole, "sources": files}
-        return FailureRow(key=sample.key, source=sample.frames[0].mesh, **about)
+        fields = {"stage": "read", "reason": "bad", "shard": shard, "fingerprint": whole, "sources": files}
+        return FailureRow(key=sample.key, source=sample.frames[0].mesh, **fields)
 
     def digests(self, source: SampleSource) -> tuple[SourceFile, ...]:
         return tuple(read_source(self.data, path) for path in source.paths)
 
     def render(self, failing: Sequence[str] = ()) -> RenderPlan:
-        """A whole run."""
+        """Plan and execute a run."""
         plan = self.plan()
         self.output.begin(plan.removed)
-        records = [*plan.kept, *(self.make(task, failing) for task in plan.tasks)]
+        records = [*plan.kept, *(self.build(task, failing) for task in plan.tasks)]
         self.finish(sorted(records, key=lambda record: record.name))
         return plan
 
@@ -137,19 +137,19 @@ class World:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """All files under `root`, by their names relative to it."""
+    """The content of all files under `root`, by relative name."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def new_world(root: Path) -> World:
-    """Eight samples, not rendered: shards of three, three and two."""
+    """A world of eight samples that are not rendered yet: shards of three, three and two."""
     world = World(root)
     world.add(*KEYS)
     return world
 
 
 def rendered_world(root: Path) -> World:
-    """The same, rendered; one scan of the second shard failed."""
+    """The same after a render in which one scan of the second shard failed."""
     world = new_world(root)
     world.render(failing=[KEYS[4]])
     return world
