@@ -45,11 +45,11 @@ def from_table(table: pa.Table) -> Iterator[ProcessedUnit]:
     """Convert the rows of a table back; meshes and pixels are read-only views of its memory."""
     columns = {name: table.column(name) for name in SCHEMA.names}
     for number in range(len(table)):
-        unit, sources, failure, seconds, info, statistics = _STATE.validate_json(columns["state"][number].as_py())
+        work, sources, failure, seconds, info, statistics = _STATE.validate_json(columns["state"][number].as_py())
         meshes, pixels, images = (_blocks(columns[name][number]) for name in ("meshes", "pixels", "images"))
         sums = columns["weighted_sums"][number].as_py()
         yield ProcessedUnit(
-            unit,
+            work,
             sources,
             failure,
             seconds,
@@ -93,7 +93,7 @@ def unpack_arrays(block: bytes | pa.Buffer) -> dict[str, NDArray]:
 
 
 def _row(unit: ProcessedUnit) -> dict[str, Any]:
-    state = (unit.unit, unit.sources, unit.failure, unit.seconds, unit.info, unit.statistics)
+    state = (unit.work, unit.sources, unit.failure, unit.seconds, unit.info, unit.statistics)
     return {
         "state": _STATE.dump_json(state).decode(),
         "meshes": [pack_arrays(_arrays(mesh)) for mesh in unit.meshes],

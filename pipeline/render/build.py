@@ -137,9 +137,9 @@ def build_samples(
     Raises:
         StorageError: the storage of the data directory failed.
     """
-    for _, group in groupby(units, key=lambda unit: unit.unit.sample.key):
+    for _, group in groupby(units, key=lambda unit: unit.work.sample.key):
         own = list(group)
-        source = own[0].unit.sample
+        source = own[0].work.sample
         built = _without_sample(source, _source_files(source, own), fingerprints)
         failure = next((unit.failure for unit in own if unit.failure is not None), None)
         if failure is not None and failure.stage == STORAGE:

@@ -57,12 +57,12 @@ LOST = (NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCra
 
 def process_batch(table: pa.Table, **arguments: Any) -> pa.Table:
     """Operator of CPUs; `arguments` are those of `smile_pipe.pipeline.render.process.process_units`."""
-    return to_table(process_units((row.unit for row in from_table(table)), **arguments))
+    return to_table(process_units((row.work for row in from_table(table)), **arguments))
 
 
 def read_batch(table: pa.Table, **arguments: Any) -> pa.Table:
     """Operator before GPUs; `arguments` are those of `smile_pipe.pipeline.render.process.read_units`."""
-    return to_table(read_units((row.unit for row in from_table(table)), **arguments))
+    return to_table(read_units((row.work for row in from_table(table)), **arguments))
 
 
 class RenderBatch:

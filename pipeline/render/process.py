@@ -180,8 +180,8 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
     renderer = cached_renderer(settings.renderer)
     began = time.perf_counter()
     readable = [unit for unit in units if unit.failure is None]
-    rigs = {unit.unit.name: settings.rig_of(unit.unit.sample.key).finer(settings.samples) for unit in readable}
-    pairs = [(mesh, rigs[unit.unit.name]) for unit in readable for mesh in unit.meshes]
+    rigs = {unit.work.name: settings.rig_of(unit.work.sample.key).finer(settings.samples) for unit in readable}
+    pairs = [(mesh, rigs[unit.work.name]) for unit in readable for mesh in unit.meshes]
     try:
         rendered: list[ViewImages | None] = [*renderer.render(*zip(*pairs, strict=True))] if pairs else []
     except Exception:
@@ -198,11 +198,11 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
         try:
             pixels = []
             for mesh, image in zip(unit.meshes, unit_images, strict=True):
-                visible = _check_visible(image or renderer.render([mesh], [rigs[unit.unit.name]])[0])
+                visible = _check_visible(image or renderer.render([mesh], [rigs[unit.work.name]])[0])
                 pixels.append(quantise_views(downsample(visible, settings.samples), settings.channels))
             result = replace(result, pixels=pixels, statistics=_statistics(unit.meshes[0]))
         except MeshError as error:
-            path = unit.unit.sample.frames[0].mesh
+            path = unit.work.sample.frames[0].mesh
             result = replace(result, failure=Failure.of("render", MeshError(f"{path}: {error}")))
         except Exception as error:
             result = replace(result, failure=Failure.of("render", error))
@@ -215,7 +215,7 @@ def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
     if unit.failure is not None or unit.info is None:
         return unit
     began = time.perf_counter()
-    work, result = unit.unit, replace(unit, pixels=())
+    work, result = unit.work, replace(unit, pixels=())
     temporal = "frames" if work.sample.frame_rate is None else settings.sequences.temporal
     try:
         if temporal != "dynamic":

@@ -110,7 +110,7 @@ class ProcessedUnit:
     the later steps unchanged.
 
     Attributes:
-        unit: the frames to process.
+        work: the frames to process.
         sources: every file that the result depends on, with its digest (read).
         failure: why a step failed; None if none did.
         seconds: time of each step.
@@ -123,7 +123,7 @@ class ProcessedUnit:
         weighted_sums: int64 [V, H, W] or [V, H, W, 3] by channel, the unit's part of the dynamic images (encode).
     """
 
-    unit: WorkUnit
+    work: WorkUnit
     sources: tuple[SourceFile, ...] = ()
     failure: Failure | None = None
     seconds: StepSeconds = field(default_factory=StepSeconds)

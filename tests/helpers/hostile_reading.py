@@ -32,7 +32,7 @@ def main(root: Path) -> dict[str, Any]:
     def read(some: Any) -> None:
         for unit in render_units(list(read_units(map(WorkUnit, some), root, settings)), settings):
             encoded = encode_unit(unit, settings)
-            mesh = unit.unit.sample.frames[0].mesh
+            mesh = unit.work.sample.frames[0].mesh
             if encoded.failure is None:
                 told["surfaces"][mesh] = encoded.statistics.surface
             else:

@@ -58,7 +58,11 @@ def main(options: dict, gpus: int, frames_per_batch: int, deaths: list[tuple[str
         while deaths and progress.num_done >= deaths[0][1]:
             nodes.kill(deaths.pop(0)[0])
 
-    with mock.patch("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", frames_per_batch):
+    with (
+        mock.patch("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", frames_per_batch),
+        # With GPUs, which exist for Ray only, actors render on cores.
+        mock.patch("smile_pipe.pipeline.render.job.ON_GPUS", ("zbuffer",)),
+    ):
         run(RenderConfig(**options, address=nodes.cluster.address), kill)
     print(json.dumps(done))
     nodes.cluster.shutdown()

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.app.config import AppConfig
-from smile_pipe.pipeline.app.stage import server_command, streamlit_environment
+from smile_pipe.pipeline.app.stage import PAGE, server_command, streamlit_environment
 from smile_pipe.pipeline.synth.stage import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 
@@ -228,3 +229,16 @@ def test_a_port_in_use_is_a_clear_error(run_dir):
         port = taken.getsockname()[1]
         result = CliRunner().invoke(app, ["app", str(run_dir), "--port", str(port)])
     assert result.exit_code == 1 and f"is port {port} taken?" in result.stderr
+
+
+def test_the_script_of_the_page_runs_without_a_browser(run_dir, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["page.py", AppConfig(run=run_dir).model_dump_json()])
+    page = AppTest.from_file(str(PAGE), default_timeout=120).run()
+    assert [info.value for info in page.info] == ["Send a scan, or click on one of the examples."]
+    next(button for button in page.button if button.label == "a smile").click().run()
+    assert not page.exception and not page.error and len(page.checkbox) == 3
+    page.text_area[0].set_value("a polite smile\nanger").run()
+    assert not page.exception
+    assert any("scored anyway" in caption.value for caption in page.caption)
+    next(button for button in page.button if button.label == "a smile over time").click().run()
+    assert not page.exception and len(page.slider) == 1

@@ -94,17 +94,21 @@ class TestNodes:
         assert done[-1] == 24 and done == sorted(done)
         assert content(tmp_path / "out") == undisturbed(**options)
 
+    def test_the_operators_of_gpus_give_the_bytes_of_the_operator_of_cpus(self, render, undisturbed, tmp_path):
+        options = {"size": 16, "limit": 6, "samples_per_shard": 4, "renderer": "zbuffer"}
+        done, _ = render([], gpus=1, frames_per_batch=2, **options)
+        assert done[-1] == 6
+        assert content(tmp_path / "out") == undisturbed(**options)
+
     def test_a_dead_actor_is_replaced(self, render, undisturbed, tmp_path):
-        pytest.importorskip("pytorch3d")
-        options = {"size": 16, "limit": 4, "samples_per_shard": 2, "channels": ("rgb",), "renderer": "pytorch3d"}
+        options = {"size": 16, "limit": 4, "samples_per_shard": 2, "channels": ("rgb",), "renderer": "zbuffer"}
         done, _ = render([("actor", 1)], gpus=1, frames_per_batch=1, **options)
         assert done[-1] == 4
         assert content(tmp_path / "out") == undisturbed(**options)
 
     @IN_FULL
     def test_blocks_of_dead_nodes_and_actors_are_rendered_again(self, render, undisturbed, tmp_path):
-        pytest.importorskip("pytorch3d")
-        options = {"size": 16, "limit": 14, "samples_per_shard": 12, "channels": ("rgb",), "renderer": "pytorch3d"}
+        options = {"size": 16, "limit": 14, "samples_per_shard": 12, "channels": ("rgb",), "renderer": "zbuffer"}
         done, _ = render([("node", 14), ("node", 14)], gpus=1, frames_per_batch=2, **options)
         # Started again: what was rendered is lost.
         assert done[-1] == 14 and done != sorted(done)
