@@ -158,7 +158,7 @@ def _execute(
         if work.touched:
             output.refresh(work.kept)
         return manifest
-    with ray_session(config.address) if work.tasks and not _must_run_in_process(config) else nullcontext():
+    with ray_session(config.address) if work.tasks and not _in_process(config) else nullcontext():
         output.begin(work.removed)
         records = [*work.kept, *_render(work, config, settings, on_progress)]
     records.sort(key=lambda record: record.name)
@@ -195,7 +195,7 @@ def _render(
     return records
 
 
-def _must_run_in_process(config: RenderConfig) -> bool:
+def _in_process(config: RenderConfig) -> bool:
     """Whether Ray's workers cannot see the input or the output."""
     return is_in_memory(config.data_dir) or is_in_memory(config.out)
 
@@ -205,7 +205,7 @@ def _start_job(
 ) -> tuple[Workers, Iterator["int | WrittenShard"]]:
     """Return the resources and the events of the job; see `smile_pipe.pipeline.render.job.render_shards`."""
     root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
-    if _must_run_in_process(config):
+    if _in_process(config):
         from smile_pipe.pipeline.render.process import render_shards_in_process
 
         return Workers(cores=1), render_shards_in_process(work.tasks, root, work.layout, settings, output)

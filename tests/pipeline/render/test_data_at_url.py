@@ -39,7 +39,7 @@ def on_disk(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shards of these scans, rendered from a disk."""
     out = tmp_path_factory.mktemp("on-disk") / "shards"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "_must_run_in_process", lambda config: True)
+        patch.setattr(render, "_in_process", lambda config: True)
         render.run(RenderConfig(data_dir=scans, out=out, **OPTIONS))
     return out
 
@@ -47,7 +47,7 @@ def on_disk(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Render in this process, which is faster, and in which tests can make the storage fail."""
-    monkeypatch.setattr(render, "_must_run_in_process", lambda config: True)
+    monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
 def upload(root: Path, url: str) -> StoragePath:

@@ -43,7 +43,7 @@ def on_disk(faces_dir, ray_cluster, tmp_path_factory) -> Path:
 @pytest.fixture
 def in_process(monkeypatch) -> None:
     """Render in this process, which is faster, and in which tests can make the storage fail."""
-    monkeypatch.setattr(render, "_must_run_in_process", lambda config: True)
+    monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
 def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster, on_disk, s3_url):
