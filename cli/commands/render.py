@@ -19,7 +19,7 @@ from smile_pipe.cli.tables import counts, expression_table, subject_lines
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.plan import RenderPlan
-from smile_pipe.pipeline.render.timings import Shares
+from smile_pipe.pipeline.render.timings import Utilization
 from smile_pipe.shards.formatting import describe_samples, pluralize
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
@@ -59,13 +59,13 @@ def register(app: typer.Typer) -> None:
             _print_plan(plan, console)
             plans.append(plan)
 
-        busy: list[Shares] = []
+        busy: list[Utilization] = []
 
         with StageProgress("render") as progress:
 
             def on_progress(state: stage.RenderProgress) -> None:
                 progress.update(state.num_done, state.num_total, f"{state.num_failed} failed")
-                busy[:] = [state.shares]
+                busy[:] = [state.utilization]
 
             manifest = stage.run(config, on_progress, on_plan)
         (plan,) = plans
@@ -128,7 +128,7 @@ def _print_summary(
     config: RenderOptions,
     plan: RenderPlan,
     manifest: ShardManifest,
-    busy: Sequence[Shares],
+    busy: Sequence[Utilization],
     seconds: float,
     console: Console,
 ) -> None:
@@ -153,7 +153,7 @@ def _print_summary(
     console.print(table)
 
 
-def _busy(shares: Shares) -> str:
+def _busy(shares: Utilization) -> str:
     steps = ", ".join(f"{step} {share:.0%}" for step, share in shares.steps.items())
     cores = f"cores busy {shares.cores:.0%} ({steps})"
     return cores if shares.gpus is None else f"GPUs busy {shares.gpus:.0%}; {cores}"

@@ -1,1 +1,1 @@
-"""The page: a browser's view of a trained run, in which a face can be dropped, turned, and put into words."""
+"""The app stage: a page on which visitors send a face and see what a run predicts for it."""

@@ -1,6 +1,6 @@
-"""A face as the page shows it: its meshes, its views, and its embeddings, all that is computed once.
+"""Analyze a face for the page: its meshes, views and embeddings, which are computed once; and example faces.
 
-Faces to try the page with: made here, so that they need no download and show nobody.
+Examples are synthetic, so they need no download and show no real person.
 """
 
 import tempfile
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smile_pipe.pipeline.app.uploads import unpack
-from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.predict.inputs import Input, find_inputs
+from smile_pipe.pipeline.predict.inputs import ScanInput, find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor
-from smile_pipe.pipeline.render.reading import SourceReader, read_piece
-from smile_pipe.pipeline.render.units import needed, split_into_units
+from smile_pipe.pipeline.render.process import read_meshes
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run
@@ -22,53 +20,57 @@ from smile_pipe.shards.sample import Sample
 
 @dataclass(frozen=True, eq=False)
 class FaceAnalysis:
-    """One scan or sequence.
+    """One analyzed scan or sequence.
 
     Attributes:
-        meshes: of each frame that is looked at, in the canonical frame.
-        times: seconds from the start of the recording, a frame; none for a scan.
-        whole: embeddings of the whole, [1, V, D] and [1, D].
-        moments: of each frame alone, as if it were a scan, [T, V, D] and [T, D]; None for a scan,
-            and where the run looks at dynamic images alone.
+        name: name of the upload or the example.
+        sample: the rendered views.
+        meshes: one a rendered frame, in the canonical frame.
+        times: seconds from the start of the recording, one a rendered frame; empty for a scan.
+        embeddings: of the scan or the whole sequence, [1, V, D] and fused [1, D].
+        frame_embeddings: of each frame as if it were a scan, [T, V, D] and fused [T, D]; None for a scan, and if the
+            run uses dynamic images only.
     """
 
     name: str
     sample: Sample
     meshes: list[Mesh]
     times: list[float]
-    whole: FaceEmbeddings
-    moments: FaceEmbeddings | None
+    embeddings: FaceEmbeddings
+    frame_embeddings: FaceEmbeddings | None
 
 
 def analyze_upload(predictor: Predictor, name: str, content: bytes) -> FaceAnalysis:
-    """Look at what a visitor sent; nothing of it stays on disk.
+    """Analyze an uploaded file; its files are deleted afterwards.
+
+    Args:
+        predictor: the model.
+        name: file name of the upload.
+        content: its bytes.
 
     Raises:
-        UploadError, MeshError: it cannot be read; the message is a sentence.
+        UploadError, MeshError: the upload cannot be read; the message is a sentence for the visitor.
     """
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
-        return see(predictor, unpack(name, content, Path(folder)), name)
+        return analyze(predictor, unpack(name, content, Path(folder)), name)
 
 
-def see(predictor: Predictor, given: Input, name: str) -> FaceAnalysis:
-    """Look at a scan or a sequence that lies on disk.
+def analyze(predictor: Predictor, scan: ScanInput, name: str) -> FaceAnalysis:
+    """Analyze a scan or a sequence on disk.
 
     Raises:
         MeshError: it cannot be read.
     """
-    sample = predictor.see(given)
-    source = needed(given.source, predictor.settings)
-    reader = SourceReader(DataDir(Path(str(given.root))))
-    pieces = split_into_units(source, predictor.settings)
-    meshes = [mesh for piece in pieces for mesh in read_piece(piece, reader, predictor.settings)[1]]
+    sample = predictor.render(scan)
+    meshes = read_meshes(scan.source, scan.root, predictor.settings)
     timeline = sample.record.timeline
     times = [] if timeline is None else [frame / timeline.frame_rate for frame in timeline.frames]
     has_frames = times and predictor.settings.sequences.temporal != "dynamic"
-    moments = predictor.embed_moments(sample) if has_frames else None
-    return FaceAnalysis(name, sample, meshes, times, predictor.embed(sample), moments)
+    frame_embeddings = predictor.embed_frames(sample) if has_frames else None
+    return FaceAnalysis(name, sample, meshes, times, predictor.embed(sample), frame_embeddings)
 
 
-# Of a subject that no demo has: those count from seed 0.
+# Gives a subject that no demo dataset has: those use seeds from 0.
 _SEED = 2506
 EXAMPLES = {
     "a smile": ("scans", "HA04"),
@@ -76,18 +78,18 @@ EXAMPLES = {
     "a sad face": ("scans", "SA04"),
     "a smile over time": ("sequences", "HA"),
 }
-"""What there is, of which kind it is, and what its key has in it."""
+"""Kind of synthetic data, and a part of the sample's key, by the name of the example."""
 
 
-def example(predictor: Predictor, name: str) -> FaceAnalysis:
-    """One of `EXAMPLES`.
+def analyze_example(predictor: Predictor, name: str) -> FaceAnalysis:
+    """Create and analyze one of `EXAMPLES`.
 
     Raises:
         MeshError: it cannot be read, as the run needs a neutral scan of the subject (channel flow).
     """
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
-        kind, sign = EXAMPLES[name]
+        kind, key_part = EXAMPLES[name]
         options = {"kind": "sequences", "frames": 16} if kind == "sequences" else {"levels": (4,)}
         run(SynthConfig.model_validate({"out": Path(folder) / "faces", "subjects": 1, "seed": _SEED, **options}))
-        found = find_inputs([str(Path(folder) / "faces")])
-        return see(predictor, next(given for given in found if sign in given.source.key), name)
+        scans = find_inputs([str(Path(folder) / "faces")])
+        return analyze(predictor, next(scan for scan in scans if key_part in scan.source.key), name)

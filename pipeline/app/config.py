@@ -1,4 +1,4 @@
-"""The options of the page."""
+"""Options of the app stage."""
 
 from pydantic import Field
 
@@ -12,10 +12,10 @@ class AppConfig(Frozen):
 
     run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
     host: str = Field(
-        "localhost", description="Address to listen at; 0.0.0.0 lets other machines in, and there is no password."
+        "localhost", description="Address to listen on; 0.0.0.0 admits other machines, without a password."
     )
-    port: int = Field(8501, ge=1, le=65535, description="Port to listen at.")
-    open_browser: bool = Field(False, description="Open the page in a browser of this machine.")
-    max_upload_mb: int = Field(64, ge=1, le=1024, description="Megabytes that an upload may have.")
-    renderer: RendererName = Field("auto", description="As for render.")
-    use_gpu: bool = Field(False, description="Embed on the GPU.")
+    port: int = Field(8501, ge=1, le=65535, description="Port to listen on.")
+    open_browser: bool = Field(False, description="Open the page in a browser on this machine.")
+    max_upload_mb: int = Field(64, ge=1, le=1024, description="Maximum size of an upload in megabytes.")
+    renderer: RendererName = Field("auto", description="Renderer, as for render.")
+    use_gpu: bool = Field(False, description="Compute embeddings on the GPU.")

@@ -1,6 +1,6 @@
-"""What the page draws: a face that can be turned, shares as bars, and shares over time.
+"""Plotly figures of the page: a face that can be rotated, probabilities as bars, and probabilities over time.
 
-Goes in: meshes and numbers. Comes out: Plotly figures, of bounded size whatever the mesh.
+Meshes are simplified, so that the size of a figure is bounded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
-# What a browser turns without stutter, and takes no megabytes to send.
+# A browser rotates so many faces smoothly, and they are quick to send.
 MAX_FACES = 60_000
 _SKIN = (214, 188, 172)
 _STRONG, _PALE = "#c2410c", "#94a3b8"
-# Told apart with any eyes: Okabe and Ito's colours.
+# Okabe and Ito's colours, which people with colour blindness can distinguish.
 _LINES = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#56b4e9", "#7f7f7f")
 
 
 def face_figure(mesh: Mesh) -> go.Figure:
-    """A face in the canonical frame, seen from the front, in its own colours."""
+    """Draw a mesh in the canonical frame from the front, in its own colours."""
     vertices, colors, faces = _simplified(mesh.vertices, vertex_colors(mesh), mesh.faces)
     surface = go.Mesh3d(
         **dict(zip("xyz", vertices.T, strict=True)),
@@ -38,14 +38,14 @@ def face_figure(mesh: Mesh) -> go.Figure:
         scene={"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data", "camera": camera},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         height=380,
-        # Whoever has turned the face finds it so after every change of the page.
+        # Keeps the rotation that the visitor chose when the page changes.
         uirevision="face",
     )
     return figure
 
 
 def vertex_colors(mesh: Mesh) -> NDArray[np.uint8]:
-    """The colour of each vertex, uint8 [V, 3]: its own, that of the texture there, or plain skin."""
+    """Return the colour of each vertex, uint8 [V, 3]: its own, that of the texture, or a plain skin tone."""
     if mesh.colors is not None:
         return mesh.colors
     colors = np.empty((len(mesh.vertices), 3), np.uint8)
@@ -53,16 +53,16 @@ def vertex_colors(mesh: Mesh) -> NDArray[np.uint8]:
     if mesh.texture is None or mesh.uvs is None or mesh.face_uvs is None:
         return colors
     height, width = mesh.texture.shape[:2]
-    # A texture goes on beyond its edges; so does the renderer's.
+    # A texture repeats beyond its edges, as in the renderer.
     u, v = (mesh.uvs - np.floor(mesh.uvs)).T
-    found = mesh.texture[((1 - v) * (height - 1)).astype(np.int64), (u * (width - 1)).astype(np.int64)]
-    colors[mesh.faces.ravel()] = found[mesh.face_uvs.ravel()]
+    texels = mesh.texture[((1 - v) * (height - 1)).astype(np.int64), (u * (width - 1)).astype(np.int64)]
+    colors[mesh.faces.ravel()] = texels[mesh.face_uvs.ravel()]
     return colors
 
 
-def probabilities_figure(shares: Mapping[str, float]) -> go.Figure:
-    """Shares as bars, the largest on top and strong."""
-    ordered = sorted(shares.items(), key=lambda item: item[1])
+def probabilities_figure(probabilities: Mapping[str, float]) -> go.Figure:
+    """Draw probabilities by class as bars, the largest at the top and highlighted."""
+    ordered = sorted(probabilities.items(), key=lambda item: item[1])
     values = [100 * value for _, value in ordered]
     bars = go.Bar(
         x=values,
@@ -85,14 +85,23 @@ def probabilities_figure(shares: Mapping[str, float]) -> go.Figure:
 
 
 def probabilities_over_time_figure(
-    times: Sequence[float], shares: NDArray[np.float64], names: Sequence[str], at: int
+    times: Sequence[float], probabilities: NDArray[np.float64], names: Sequence[str], frame: int
 ) -> go.Figure:
-    """Shares [T, K] over the seconds of a sequence, with a line where frame `at` is."""
+    """Draw the probabilities of the frames of a sequence.
+
+    Args:
+        times: seconds of each frame.
+        probabilities: float64 [T, K].
+        names: the K classes.
+        frame: index of the frame that a vertical line marks.
+    """
     figure = go.Figure()
     for number, name in enumerate(names):
         color = _LINES[number % len(_LINES)]
-        figure.add_scatter(x=list(times), y=100 * shares[:, number], name=name, mode="lines+markers", line_color=color)
-    figure.add_vline(x=times[at], line_dash="dot", line_color=_STRONG)
+        figure.add_scatter(
+            x=list(times), y=100 * probabilities[:, number], name=name, mode="lines+markers", line_color=color
+        )
+    figure.add_vline(x=times[frame], line_dash="dot", line_color=_STRONG)
     figure.update_layout(
         xaxis={"title": "seconds"},
         yaxis={"title": "percent", "range": [-3, 103], "fixedrange": True},
@@ -106,16 +115,17 @@ def probabilities_over_time_figure(
 def _simplified(
     vertices: NDArray[np.float32], colors: NDArray[np.uint8], faces: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int32]]:
-    """At most `MAX_FACES` faces: vertices in a cell of a grid become one (Rossignac and Borrel, 1993)."""
-    # The face lies within a few units of the origin; what is far off is no face, and would make the cells large.
+    """Merge vertices in each cell of a grid, until at most `MAX_FACES` faces are left (Rossignac and Borrel, 1993)."""
+    # A fixed cell size suits a face, which is within a few units of the origin. One relative to the bounds would grow
+    # with stray vertices.
     cell = 0.0
-    kept, tint, corners = vertices, colors, faces
-    while len(corners) > MAX_FACES:
+    new_vertices, new_colors, new_faces = vertices, colors, faces
+    while len(new_faces) > MAX_FACES:
         cell = 1.5 * cell or 0.01
-        _, first, of = np.unique(
+        _, first, inverse = np.unique(
             np.round(vertices / cell).astype(np.int64), axis=0, return_index=True, return_inverse=True
         )
-        corners = of.ravel()[faces].astype(np.int32)
-        is_face = (corners != np.roll(corners, 1, axis=1)).all(axis=1)
-        kept, tint, corners = vertices[first], colors[first], corners[is_face]
-    return kept, tint, corners
+        new_faces = inverse.ravel()[faces].astype(np.int32)
+        is_face = (new_faces != np.roll(new_faces, 1, axis=1)).all(axis=1)
+        new_vertices, new_colors, new_faces = vertices[first], colors[first], new_faces[is_face]
+    return new_vertices, new_colors, new_faces

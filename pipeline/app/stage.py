@@ -1,4 +1,4 @@
-"""Starts the page: Streamlit runs `page.py` in a process of its own, and ends with this one."""
+"""The app stage: start Streamlit on `page.py` in a child process that ends with this one."""
 
 import importlib.util
 import os
@@ -14,24 +14,29 @@ PAGE = Path(__file__).with_name("page.py")
 
 
 def run(config: AppConfig) -> int:
-    """Serve the page until it is stopped; returns the exit code of the server.
+    """Serve the page until it is stopped.
+
+    Returns:
+        The exit code of the server.
 
     Raises:
-        UsageError: no finished run, or Streamlit is not installed.
+        UsageError: the run is not finished, or Streamlit or Plotly is not installed.
     """
     open_run(config.run)
     if missing := [name for name in ("streamlit", "plotly") if importlib.util.find_spec(name) is None]:
-        raise UsageError(f"{' and '.join(missing)} is not installed; `pip install 'smile-pipe[app]'` brings the page")
-    return subprocess.run(command(config), env={**os.environ, **environment(config)}, check=False).returncode
+        raise UsageError(f"{' and '.join(missing)} is not installed; run `pip install 'smile-pipe[app]'`")
+    return subprocess.run(
+        server_command(config), env={**os.environ, **streamlit_environment(config)}, check=False
+    ).returncode
 
 
-def command(config: AppConfig) -> list[str]:
-    """What starts the server; the page finds its options behind `--`."""
+def server_command(config: AppConfig) -> list[str]:
+    """Return the command that starts the server; the page reads its options from the argument after `--`."""
     return [sys.executable, "-m", "streamlit", "run", str(PAGE), "--", config.model_dump_json()]
 
 
-def environment(config: AppConfig) -> dict[str, str]:
-    """Options of Streamlit itself: no statistics for its makers, and no traceback for visitors."""
+def streamlit_environment(config: AppConfig) -> dict[str, str]:
+    """Return the options of Streamlit: no usage statistics, and no tracebacks for visitors."""
     return {
         "STREAMLIT_SERVER_ADDRESS": config.host,
         "STREAMLIT_SERVER_PORT": str(config.port),

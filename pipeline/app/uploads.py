@@ -1,8 +1,7 @@
-"""What visitors send: a mesh, or a zip with a mesh and its texture, or with the frames of a sequence.
+"""Unpack uploads of visitors: a mesh, or a zip of a mesh and its texture, or of the frames of a sequence.
 
-Goes in: a name and bytes. Comes out: a folder of this process with the files in it. Promised: of a name only its ending
-is used, and paths in a zip are taken only if they lead nowhere else; no more than `MAX_BYTES` are unpacked, whatever
-the zip says of itself; every refusal is a sentence.
+Uploads are not trusted. Only the suffix of a file name is used; paths in a zip that lead out of the folder are refused;
+at most `MAX_BYTES` are unpacked, whatever size the zip declares. Every error message is a sentence for the visitor.
 """
 
 import io
@@ -14,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smile_pipe.pipeline.datasets.file_index import LANDMARKS, MESH_SUFFIXES, TEXTURES, suffix_of
-from smile_pipe.pipeline.predict.inputs import Input, find_inputs
+from smile_pipe.pipeline.predict.inputs import ScanInput, find_inputs
 from smile_pipe.shards.errors import UsageError
 
 MAX_BYTES = 512 << 20
 MAX_FILES = 2000
 MAX_FRAMES = 600
 MAX_NAMES = 20_000
-# What each name in the directory of a zip begins with.
-_NAME = b"PK\x01\x02"
-# What a damaged zip raises: each way of packing has an error of its own, but for BZ2, and so has a file without a name.
-_DAMAGE = (
+# Each entry of the central directory of a zip begins with this signature.
+_ENTRY_SIGNATURE = b"PK\x01\x02"
+# Errors of damaged zips: each compression method but BZ2 has its own, and an empty file name gives IndexError.
+_ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, IndexError),
     *(EOFError, NotImplementedError, RuntimeError, OSError, ValueError),
 )
@@ -32,18 +31,23 @@ _CHUNK = 1 << 20
 _PART = re.compile(r"[\w()+-][\w .()+-]{0,99}", re.ASCII)
 _SUFFIXES = frozenset(suffix_of(f"x{ending}") for ending in (*TEXTURES, *LANDMARKS)) | MESH_SUFFIXES | {".mtl", ".bin"}
 ACCEPTED = sorted(suffix.removeprefix(".") for suffix in {*MESH_SUFFIXES, ".zip"})
-"""Endings of what can be sent."""
+"""Suffixes of files that can be uploaded, without the dot."""
 
 
 class UploadError(ValueError):
-    """What was sent cannot be used; the message is a sentence for whoever sent it."""
+    """An upload cannot be used; the message is a sentence for the visitor."""
 
 
-def unpack(name: str, content: bytes, folder: Path) -> Input:
-    """Put what was sent into an empty folder, and find the scan or the sequence in it.
+def unpack(name: str, content: bytes, folder: Path) -> ScanInput:
+    """Write an upload into a folder, and find the scan or the sequence in it.
+
+    Args:
+        name: file name of the upload.
+        content: its bytes.
+        folder: an empty folder.
 
     Raises:
-        UploadError: it holds nothing that can be read, or more than is read.
+        UploadError: the upload has no scan or sequence, more than one, or is too large.
     """
     suffix = suffix_of(name)
     if suffix in MESH_SUFFIXES:
@@ -51,37 +55,37 @@ def unpack(name: str, content: bytes, folder: Path) -> Input:
         return find_inputs([str(folder / f"scan{suffix}")])[0]
     if suffix != ".zip":
         raise UploadError(f"A file {suffix or 'without an ending'} cannot be read; send {', '.join(ACCEPTED)}.")
-    # To open a zip is to make an object of each name in it, before any can be counted.
-    if content.count(_NAME) > MAX_NAMES:
+    # Count entries before opening the zip, which creates an object for each of them.
+    if content.count(_ENTRY_SIGNATURE) > MAX_NAMES:
         raise UploadError(f"The zip holds over {MAX_NAMES:,} names; send one scan, or one sequence.")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _extract(archive, folder)
-    except _DAMAGE as error:
+    except _ZIP_ERRORS as error:
         if isinstance(error, UploadError):
             raise
-        raise UploadError("The zip is damaged, or locked by a password; make it again.") from None
-    return _only_input(folder)
+        raise UploadError("The zip is damaged or protected by a password; create it again.") from None
+    return _find_single_input(folder)
 
 
 def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
-    wanted = [entry for entry in archive.infolist() if _is_wanted(entry)]
-    if len(wanted) > MAX_FILES:
-        raise UploadError(f"The zip holds {len(wanted)} files; send {MAX_FILES} or fewer.")
-    left = MAX_BYTES
-    for entry in wanted:
+    entries = [entry for entry in archive.infolist() if _is_wanted(entry)]
+    if len(entries) > MAX_FILES:
+        raise UploadError(f"The zip holds {len(entries)} files; send {MAX_FILES} or fewer.")
+    remaining = MAX_BYTES
+    for entry in entries:
         target = folder.joinpath(*_parts(entry.filename))
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, target.open("xb") as file:
-            for chunk in iter(lambda source=source: source.read(_CHUNK), b""):  # type: ignore[misc]
-                left -= len(chunk)
-                if left < 0:
+            while chunk := source.read(_CHUNK):
+                remaining -= len(chunk)
+                if remaining < 0:
                     raise UploadError(f"The zip unpacks to more than {MAX_BYTES >> 20} MB; send fewer frames.")
                 file.write(chunk)
 
 
 def _is_wanted(entry: zipfile.ZipInfo) -> bool:
-    """Meshes and what belongs to them; not what archivers add of their own."""
+    """Whether an entry is a mesh or belongs to one, and was not added by the archiver."""
     hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in entry.filename.split("/"))
     return not entry.is_dir() and not hidden and suffix_of(entry.filename) in _SUFFIXES
 
@@ -93,7 +97,7 @@ def _parts(name: str) -> list[str]:
     return parts
 
 
-def _only_input(folder: Path) -> Input:
+def _find_single_input(folder: Path) -> ScanInput:
     meshes = list(_meshes(folder))
     folders = {mesh.parent for mesh in meshes}
     if not meshes:
@@ -102,9 +106,9 @@ def _only_input(folder: Path) -> Input:
         raise UploadError(f"The zip holds meshes in {len(folders)} folders; send one scan, or one sequence.")
     if len(meshes) > MAX_FRAMES:
         raise UploadError(f"The sequence has {len(meshes)} frames; send {MAX_FRAMES} or fewer.")
-    named = str(meshes[0] if len(meshes) == 1 else folders.pop())
+    path = str(meshes[0] if len(meshes) == 1 else folders.pop())
     try:
-        return find_inputs([named], sequence=len(meshes) > 1)[0]
+        return find_inputs([path], sequence=len(meshes) > 1)[0]
     except UsageError as error:
         raise UploadError(str(error).replace(f"{folder}/", "")) from None
 

@@ -1,1 +1,1 @@
-"""What prediction is made of: scans that no dataset lists, and the heads that name what their embeddings show."""
+"""The predict stage: expressions of scans by a trained run. Other stages use `predictor.py` and `inputs.py` only."""

@@ -1,7 +1,4 @@
-"""The options of the prediction stage.
-
-What prediction says of each scan.
-"""
+"""Options and results of the predict stage."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -13,7 +10,7 @@ from smile_pipe.pipeline.rendering.backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePathField
 
-HeadName = Literal["zero-shot", "probe", "classifier"]
+ClassifierName = Literal["zero-shot", "probe", "classifier"]
 
 
 class PredictConfig(Frozen):
@@ -21,37 +18,35 @@ class PredictConfig(Frozen):
 
     run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
     scans: Annotated[tuple[str, ...], Repeated] = Field(
-        min_length=1, description="Files of meshes, or folders: of a dataset, of meshes, of the frames of a sequence."
+        min_length=1, description="Mesh files, or folders: of a dataset, of meshes, or of the frames of a sequence."
     )
     prompts: Annotated[tuple[str, ...], Repeated] = Field(
-        (), description="Words to choose among in place of the run's expressions; give it once for each."
+        (), description="Texts to choose from instead of the run's expressions; repeat the option for each text."
     )
-    head: Literal["auto", HeadName] = Field(
+    head: Literal["auto", ClassifierName] = Field(
         "auto",
-        description="What names a face: the prompts (zero-shot), or the linear probe of `smile-pipe evaluate`; auto "
-        "takes the first that the run has, of a run with a classifier that one.",
+        description="Classifier: zero-shot (prompts), probe (the linear probe of `smile-pipe evaluate`) or classifier "
+        "(of a supervised run); auto takes the first that the run has of classifier, zero-shot and probe.",
     )
-    sequence: bool = Field(False, description="Each folder holds the frames of one sequence, in the order of names.")
-    frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames a second of `sequence`.")
-    layout: str = Field("auto", description="How a folder lies on disk, as for render; auto: as it looks.")
-    save_views: StoragePathField | None = Field(
-        None, description="Write the images that are looked at into this directory."
-    )
-    renderer: RendererName = Field("auto", description="As for render.")
-    use_gpu: bool = Field(False, description="Embed on the GPU.")
+    sequence: bool = Field(False, description="Read each folder as the frames of one sequence, in the order of names.")
+    frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames per second of `sequence`.")
+    layout: str = Field("auto", description="Layout of folders, as for render; auto detects it.")
+    save_views: StoragePathField | None = Field(None, description="Directory to write the rendered views into.")
+    renderer: RendererName = Field("auto", description="Renderer, as for render.")
+    use_gpu: bool = Field(False, description="Compute embeddings on the GPU.")
 
 
 class Prediction(Frozen):
-    """What one scan or sequence expresses.
+    """The expression of one scan or sequence.
 
     Attributes:
         source: its file or folder.
-        key: how its views are called.
-        num_frames: of a sequence, those that were looked at; 1 for a scan.
-        labelled: its expression, where its dataset says one.
-        expression: the likeliest one, or of words the likeliest words; None where it could not be read.
-        probabilities: of each expression, or of each of the words.
-        failure: why it could not be read.
+        key: unique name, with which the names of its views begin.
+        num_frames: number of frames that the prediction is made from; 1 for a scan.
+        labelled: its expression according to its dataset; None if unknown.
+        expression: the most probable class; None if the scan could not be read.
+        probabilities: probability of each class.
+        failure: why the scan could not be read; None if it was.
     """
 
     source: str
@@ -64,9 +59,16 @@ class Prediction(Frozen):
 
 
 class Predictions(Frozen):
-    """All that were asked for, in the order of asking, and what named them."""
+    """The predictions of one command, in the order of its arguments.
 
-    head: HeadName
+    Attributes:
+        head: the kind of classifier.
+        text_source: the text source of the run.
+        classes: the classes of the classifier.
+        predictions: one a scan or sequence.
+    """
+
+    head: ClassifierName
     text_source: str
     classes: tuple[str, ...]
     predictions: tuple[Prediction, ...]

@@ -1,7 +1,6 @@
-"""From paths that a person names to samples: a mesh, a folder of meshes, a sequence, or a dataset.
+"""Find the samples at paths that a user gives: a mesh, a folder of meshes, a sequence, or a dataset.
 
-Goes in: paths or URLs. Comes out: `Input`s, whose files lie below their root, in the order of asking. Promised:
-no link below a folder leads out of it; keys are unique, so that views of two faces have two names.
+No link below a folder is followed out of it. Keys are unique, so that the views of two faces have different names.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,75 +13,90 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath, storage_path
 
 UNKNOWN = "unknown"
-"""The subject and the expression of whom nothing is known."""
+"""The subject and expression of samples without labels."""
 
 
 @dataclass(frozen=True)
-class Input:
-    """One sample to name, with paths relative to `root`; `named` is what a person calls it."""
+class ScanInput:
+    """A scan or a sequence to predict.
+
+    Attributes:
+        root: the folder that the sample's paths are relative to.
+        source: files and labels of the sample.
+        name: its file, folder, or folder and key, for people.
+    """
 
     root: StoragePath
     source: SampleSource
-    named: str
+    name: str
 
 
 def find_inputs(
     paths: Sequence[str], layout: str = "auto", sequence: bool = False, frame_rate: float = 25.0
-) -> list[Input]:
-    """What `paths` hold.
+) -> list[ScanInput]:
+    """Find the scans and sequences at paths or URLs.
 
-    A folder that is laid out as a dataset holds that one's samples, with their labels; of any other, each mesh below it
-    is a scan. With `sequence`, each folder holds the frames of one sequence, in the order of their names.
+    A folder with the layout of a dataset gives the samples of the dataset, with their labels. In any other folder each
+    mesh is a scan.
+
+    Args:
+        paths: meshes and folders.
+        layout: the layout of folders; `auto` detects it.
+        sequence: read each folder as the frames of one sequence, in the order of their names.
+        frame_rate: frames per second of these sequences.
 
     Raises:
-        UsageError: a path is not there or no mesh, or a folder holds none.
+        UsageError: a path does not exist or is not a mesh, or a folder has no mesh.
     """
     check_layout(layout)
-    found = [found for path in paths for found in _inputs(storage_path(path), layout, sequence, frame_rate)]
-    return list(_with_unique_keys(found))
+    inputs = [scan for path in paths for scan in _inputs_at(storage_path(path), layout, sequence, frame_rate)]
+    return list(_with_unique_keys(inputs))
 
 
-def _inputs(path: StoragePath, layout: str, sequence: bool, frame_rate: float) -> list[Input]:
+def _inputs_at(path: StoragePath, layout: str, sequence: bool, frame_rate: float) -> list[ScanInput]:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     if not path.is_dir():
-        return [_of_file(path)]
+        return [_mesh_input(path)]
     if sequence:
-        return [_of_frames(path, frame_rate)]
-    listing = FileIndex.scan(path)
-    if layout != "auto" or recognised(listing):
-        samples: Iterable[SampleSource] = samples_in(listing, layout).samples
+        return [_sequence_input(path, frame_rate)]
+    files = FileIndex.scan(path)
+    if layout != "auto" or recognised(files):
+        samples: Iterable[SampleSource] = samples_in(files, layout).samples
     else:
-        shown = [mesh for mesh in listing.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
-        samples = checked((_scan(ScanFiles.beside(mesh, listing)) for mesh in shown), path)
-    found = [Input(path, sample, f"{path / sample.frames[0].mesh}") for sample in samples]
-    if not found:
-        raise UsageError(f"{path}: holds no mesh; a mesh is a file {_suffixes()}, or {', '.join(LAYOUTS)} as a folder")
-    return [replace(one, named=f"{path}: {one.source.key}") if one.source.frame_rate else one for one in found]
+        visible = [mesh for mesh in files.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
+        samples = checked((_scan(ScanFiles.beside(mesh, files)) for mesh in visible), path)
+    inputs = [
+        ScanInput(path, sample, f"{path}: {sample.key}" if sample.frame_rate else f"{path / sample.frames[0].mesh}")
+        for sample in samples
+    ]
+    if not inputs:
+        raise UsageError(f"{path}: has no mesh; give mesh files ({_suffixes()}) or a dataset ({', '.join(LAYOUTS)})")
+    return inputs
 
 
-def _of_file(path: StoragePath) -> Input:
+def _mesh_input(path: StoragePath) -> ScanInput:
     if suffix_of(path.name) not in MESH_SUFFIXES:
-        raise UsageError(f"{path}: is no mesh that can be read; a mesh is a file {_suffixes()}")
-    return Input(path.parent, _scan(ScanFiles.beside(path.name, _folder(path.parent))), str(path))
+        raise UsageError(f"{path}: is not a mesh that can be read; give a file of type {_suffixes()}")
+    return ScanInput(path.parent, _scan(ScanFiles.beside(path.name, _folder_files(path.parent))), str(path))
 
 
-def _of_frames(path: StoragePath, frame_rate: float) -> Input:
-    listing = _folder(path)
-    meshes = sorted(listing.meshes_in("."), key=natural_order)
+def _sequence_input(path: StoragePath, frame_rate: float) -> ScanInput:
+    files = _folder_files(path)
+    meshes = sorted(files.meshes_in("."), key=natural_order)
     if not meshes:
-        raise UsageError(f"{path}: holds no mesh itself; with `sequence`, name the folder that the frames lie in")
-    frames = tuple(ScanFiles.beside(mesh, listing) for mesh in meshes)
+        raise UsageError(f"{path}: has no mesh itself; with `sequence`, give the folder that contains the frames")
+    frames = tuple(ScanFiles.beside(mesh, files) for mesh in meshes)
     source = SampleSource(key_of(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
-    return Input(path, source, str(path))
+    return ScanInput(path, source, str(path))
 
 
 def _scan(files: ScanFiles) -> SampleSource:
     return SampleSource(key_of(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
 
 
-def _folder(folder: StoragePath) -> FileIndex:
-    """The files of a folder itself: those below may be many, and are not meant."""
+def _folder_files(folder: StoragePath) -> FileIndex:
+    """The files directly in a folder; there may be many in its subfolders, which are not needed."""
     return FileIndex(folder, frozenset(path.name for path in folder.iterdir() if path.is_file()))
 
 
@@ -90,12 +104,12 @@ def _suffixes() -> str:
     return ", ".join(sorted(MESH_SUFFIXES))
 
 
-def _with_unique_keys(found: Iterable[Input]) -> Iterator[Input]:
-    taken: set[str] = set()
-    for one in found:
-        key, number = one.source.key, 1
-        while key in taken:
+def _with_unique_keys(inputs: Iterable[ScanInput]) -> Iterator[ScanInput]:
+    keys: set[str] = set()
+    for scan in inputs:
+        key, number = scan.source.key, 1
+        while key in keys:
             number += 1
-            key = f"{one.source.key[:70]}-{number}"
-        taken.add(key)
-        yield replace(one, source=replace(one.source, key=key))
+            key = f"{scan.source.key[:70]}-{number}"
+        keys.add(key)
+        yield replace(scan, source=replace(scan.source, key=key))

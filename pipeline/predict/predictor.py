@@ -1,6 +1,5 @@
-"""Predict the expressions of scans with a trained run: the `Predictor`, and how its scans are rendered."""
+"""Predict the expressions of scans with a trained run: the `Predictor`, which is also part of the public API."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,13 +14,11 @@ from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.classifiers.knn import Features
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.predict.classifier import Head, choose_head, words_head
-from smile_pipe.pipeline.predict.config import HeadName, Prediction
-from smile_pipe.pipeline.predict.inputs import UNKNOWN, Input, find_inputs
-from smile_pipe.pipeline.render.build import build_samples
-from smile_pipe.pipeline.render.local import build_in_process
+from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
+from smile_pipe.pipeline.predict.config import ClassifierName, Prediction
+from smile_pipe.pipeline.predict.inputs import UNKNOWN, ScanInput, find_inputs
+from smile_pipe.pipeline.render.process import process_sample
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import batch_units, needed
 from smile_pipe.pipeline.rendering.backend import RendererName, choose_renderer, renderer_version
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_directory import open_run
@@ -32,11 +29,172 @@ from smile_pipe.shards.sample import MAX_FRAMES, Sample, to_members
 from smile_pipe.shards.storage import StoragePath, storage_path, write_atomically
 
 
-def settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> RenderSettings:
-    """Those of the run's shards, with colours beside what the model sees, for people, and without jitter.
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model that predicts expressions; it is loaded once for any number of scans.
+
+    Attributes:
+        root: the run's directory.
+        run: the run's manifest.
+        model: the run's model.
+        settings: how scans are rendered: like the run's shards, with a renderer of this machine.
+        decode_spec: which images the model reads, and how they are decoded.
+        classifier: the classifier that is used if no prompts are given.
+    """
+
+    root: StoragePath
+    run: RunManifest
+    model: TrainedModel
+    settings: RenderSettings
+    decode_spec: DecodeSpec
+    classifier: Classifier
+
+    @classmethod
+    def load(
+        cls,
+        run: str | StoragePath,
+        head: Literal["auto", ClassifierName] = "auto",
+        renderer: RendererName = "auto",
+        use_gpu: bool = False,
+    ) -> "Predictor":
+        """Load a run.
+
+        Args:
+            run: the run's directory or URL.
+            head: which classifier to use, see `PredictConfig.head`.
+            renderer: which renderer to use, see `RenderConfig.renderer`.
+            use_gpu: compute embeddings on the GPU.
+
+        Raises:
+            UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
+        """
+        root = storage_path(run)
+        manifest, checkpoint = open_run(root)
+        settings = render_settings_of(root, manifest, choose_renderer(renderer))
+        if use_gpu and not torch.cuda.is_available():
+            raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
+        model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
+        temporal = settings.sequences.temporal
+        decode_spec = DecodeSpec(manifest.channel, model.model.towers.image_size, temporal, manifest.max_frames)
+        return cls(root, manifest, model, settings, decode_spec, choose_classifier(head, root, manifest, model))
+
+    def prompt_classifier(self, texts: Sequence[str], with_expressions: bool = False) -> Classifier:
+        """Return a zero-shot classifier whose classes are texts.
+
+        Args:
+            texts: each is a class, and its own prompt.
+            with_expressions: add the run's expressions that have prompts.
+
+        Raises:
+            UsageError: the run was trained without text, or all texts are empty.
+        """
+        prompts = {text.strip(): (text.strip(),) for text in texts if text.strip()}
+        if not prompts:
+            raise UsageError("is empty; give texts, such as 'a polite smile'", field="prompts")
+        known = self.known_prompts if with_expressions else {}
+        return prompt_classifier({**known, **prompts}, self.root, self.run, self.model)
+
+    @property
+    def known_prompts(self) -> Mapping[str, tuple[str, ...]]:
+        """The prompts of the run's expressions, without those that have none."""
+        return {name: prompts for name, prompts in self.run.prompts.items() if prompts}
+
+    def predict(self, *paths: str | Path, prompts: Sequence[str] = ()) -> Iterator[Prediction]:
+        """Predict the expressions of scans.
+
+        Args:
+            paths: meshes and folders, see `smile_pipe.pipeline.predict.inputs.find_inputs`.
+            prompts: texts to choose from instead of the run's expressions.
+
+        Yields:
+            One prediction a scan or sequence.
+        """
+        classifier = self.prompt_classifier(prompts) if prompts else self.classifier
+        for scan in find_inputs([str(path) for path in paths]):
+            yield predict_input(self, scan, classifier)
+
+    def render(self, scan: ScanInput) -> Sample:
+        """Read and render a scan or sequence.
+
+        Raises:
+            MeshError: it cannot be read or rendered.
+        """
+        built = process_sample(scan.source, scan.root, self.settings, layout="predicted")
+        if built.sample is None:
+            raise MeshError("cannot be read" if built.failure is None else built.failure.reason)
+        return built.sample
+
+    def classify(self, scan: ScanInput, sample: Sample, classifier: Classifier) -> Prediction:
+        """Predict the expression of a rendered scan or sequence."""
+        probabilities = classifier.probabilities(self.embed(sample).fused)[0]
+        label = scan.source.expression
+        return Prediction(
+            source=scan.name,
+            key=scan.source.key,
+            num_frames=1 if sample.record.timeline is None else len(sample.record.timeline.frames),
+            labelled=None if label == UNKNOWN else label,
+            expression=classifier.classes[int(probabilities.argmax())],
+            probabilities=dict(zip(classifier.classes, probabilities.tolist(), strict=True)),
+        )
+
+    def embed(self, sample: Sample) -> FaceEmbeddings:
+        """Return the embeddings of a sample's views [1, V, D], and fused [1, D]."""
+        return self.model.embed_batch(collate([decode_face(sample, self.decode_spec)]), self.directions)
+
+    def embed_frames(self, sample: Sample) -> FaceEmbeddings:
+        """Return the embeddings of each frame of a sequence as if it were a scan: [T, V, D] and [T, D].
+
+        Raises:
+            SampleError: the sample has no images of frames.
+        """
+        face = decode_face(sample, replace(self.decode_spec, temporal="frames", max_frames=MAX_FRAMES))
+        start = np.zeros(1, np.float32)
+        frames = [replace(face, views=views[None], times=start) for views in face.views]
+        return self.model.embed_batch(collate(frames), self.directions)
+
+    def fuse(self, embeddings: FaceEmbeddings, views: Sequence[int]) -> Features:
+        """Fuse the embeddings of some of the views: float32 [N, D]."""
+        return self.model.fuse(embeddings.views[:, list(views)], self.directions.numpy()[list(views)])
+
+    @cached_property
+    def directions(self) -> torch.Tensor:
+        """Directions from the face to the camera of each view, [V, 3]."""
+        return directions_of(self.settings.rig_of("").cameras)
+
+
+def predict_input(
+    predictor: Predictor, scan: ScanInput, classifier: Classifier, views_folder: StoragePath | None = None
+) -> Prediction:
+    """Predict one scan or sequence; if it cannot be read, the prediction has a `failure`.
+
+    Args:
+        predictor: the model.
+        scan: the scan or sequence.
+        classifier: what chooses the class.
+        views_folder: a folder for the rendered views; None writes none.
 
     Raises:
-        UsageError: the run does not say how its shards were rendered.
+        UsageError: the views cannot be written.
+    """
+    try:
+        sample = predictor.render(scan)
+    except MeshError as error:
+        return Prediction(source=scan.name, key=scan.source.key, failure=str(error))
+    if views_folder is not None:
+        _save_views(sample, views_folder)
+    return predictor.classify(scan, sample, classifier)
+
+
+def render_settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> RenderSettings:
+    """Return the render settings of a run's shards, with the channel `rgb` for people, and without jitter.
+
+    Args:
+        root: the run's directory, for messages.
+        run: the run's manifest.
+        renderer: the renderer of this machine.
+
+    Raises:
+        UsageError: the manifest has no valid render settings.
     """
     sequences = dict(run.settings.get("sequences", {}))
     if run.temporal != "none":
@@ -50,23 +208,21 @@ def settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> 
         "channels": [channel for channel in CHANNELS if channel in (run.channel, "rgb")],
         "sequences": sequences,
         "text_source": "label",
-        # Nobody reads the prompts of what is to be named.
+        # Samples need a prompt, but predictions do not use it.
         "prompts": PromptBank(templates={}, others=("{}",)),
     }
     try:
         return RenderSettings.model_validate({**run.settings, **changes})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{root}: its shards do not say how they were rendered ({where}: {first['msg']})") from None
+        field = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{root}: the run's render settings cannot be read: {field}: {first['msg']}; train again"
+        ) from None
 
 
-def save_views(sample: Sample, folder: StoragePath) -> None:
-    """Write the images of a sample, by their names in a shard.
-
-    Raises:
-        UsageError: they cannot be written there.
-    """
+def _save_views(sample: Sample, folder: StoragePath) -> None:
+    """Write the images of a sample, by their names in a shard."""
     try:
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,134 +231,3 @@ def save_views(sample: Sample, folder: StoragePath) -> None:
                 write_atomically(folder / name, content)
     except OSError as error:
         raise UsageError(f"cannot be written ({error.strerror or error})", field="save_views", value=folder) from None
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained model that names faces; loaded once, it takes as many as there are.
-
-    Attributes:
-        root, run: where the run lies, and its manifest.
-        settings: how scans are rendered: as the run's shards were, by the renderer of this machine.
-        reading: what of the images the model sees.
-        head: what names faces if no words are given.
-    """
-
-    root: StoragePath
-    run: RunManifest
-    model: TrainedModel
-    settings: RenderSettings
-    reading: DecodeSpec
-    head: Head
-
-    @classmethod
-    def load(
-        cls,
-        run: str | StoragePath,
-        head: Literal["auto", HeadName] = "auto",
-        renderer: RendererName = "auto",
-        use_gpu: bool = False,
-    ) -> "Predictor":
-        """Load a run.
-
-        Raises:
-            UsageError: no finished run, a head that it has not, or a renderer that this machine has not.
-        """
-        root = storage_path(run)
-        manifest, checkpoint = open_run(root)
-        settings = settings_of(root, manifest, choose_renderer(renderer))
-        if use_gpu and not torch.cuda.is_available():
-            raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
-        model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
-        temporal = settings.sequences.temporal
-        reading = DecodeSpec(manifest.channel, model.model.towers.image_size, temporal, manifest.max_frames)
-        return cls(root, manifest, model, settings, reading, choose_head(head, root, manifest, model))
-
-    def words(self, words: Sequence[str], beside_classes: bool = False) -> Head:
-        """A head that chooses among any words, each of which stands for itself, and with them the run's expressions.
-
-        Raises:
-            UsageError: the run has learned no words, or there are none.
-        """
-        given = {word.strip(): (word.strip(),) for word in words if word.strip()}
-        if not given:
-            raise UsageError("is empty; give words, such as 'a polite smile'", field="prompts")
-        known = self.known if beside_classes else {}
-        return words_head({**known, **given}, self.root, self.run, self.model)
-
-    @property
-    def known(self) -> Mapping[str, tuple[str, ...]]:
-        """The expressions that the run has prompts for, with these."""
-        return {name: prompts for name, prompts in self.run.prompts.items() if prompts}
-
-    def predict(self, *paths: str | Path, prompts: Sequence[str] = ()) -> Iterator[Prediction]:
-        """Name what lies at some paths; see `smile_pipe.pipeline.predict.inputs.find_inputs`."""
-        head = self.words(prompts) if prompts else self.head
-        for given in find_inputs([str(path) for path in paths]):
-            yield predict_scan(self, given, head, None)
-
-    def see(self, given: Input) -> Sample:
-        """Read and render one input.
-
-        Raises:
-            MeshError: it cannot be; the message says why.
-        """
-        source = needed(given.source, self.settings)
-        parcels = batch_units([source], self.settings)
-        rows = [row for parcel in parcels for row in build_in_process(parcel, given.root, self.settings)]
-        (made,) = build_samples(rows, "predicted", self.settings)
-        if made.sample is None:
-            raise MeshError(json.loads(made.failure or "{}").get("reason", "cannot be read"))
-        return made.sample
-
-    def named(self, given: Input, sample: Sample, head: Head) -> Prediction:
-        """What a rendered input expresses."""
-        found = head.probabilities(self.embed(sample).fused)[0]
-        label = given.source.expression
-        return Prediction(
-            source=given.named,
-            key=given.source.key,
-            num_frames=1 if sample.record.timeline is None else len(sample.record.timeline.frames),
-            labelled=None if label == UNKNOWN else label,
-            expression=head.classes[int(found.argmax())],
-            probabilities=dict(zip(head.classes, found.tolist(), strict=True)),
-        )
-
-    def embed(self, sample: Sample) -> FaceEmbeddings:
-        """Embeddings of a sample's views [1, V, D], and fused [1, D]."""
-        return self.model.embed_batch(collate([decode_face(sample, self.reading)]), self.directions)
-
-    def embed_moments(self, sample: Sample) -> FaceEmbeddings:
-        """The same of each frame of a sequence, as if it were a scan: [T, V, D] and [T, D].
-
-        Raises:
-            SampleError: no frames of it were rendered.
-        """
-        face = decode_face(sample, replace(self.reading, temporal="frames", max_frames=MAX_FRAMES))
-        start = np.zeros(1, np.float32)
-        moments = [replace(face, views=views[None], times=start) for views in face.views]
-        return self.model.embed_batch(collate(moments), self.directions)
-
-    def fuse(self, embeddings: FaceEmbeddings, views: Sequence[int]) -> Features:
-        """Fused embeddings [N, D] of some of the views, as if there were no others."""
-        return self.model.fuse(embeddings.views[:, list(views)], self.directions.numpy()[list(views)])
-
-    @cached_property
-    def directions(self) -> torch.Tensor:
-        """From the face towards the camera of each view, [V, 3]."""
-        return directions_of(self.settings.rig_of("").cameras)
-
-
-def predict_scan(predictor: "Predictor", given: Input, head: Head, save_to: StoragePath | None) -> Prediction:
-    """Predict one scan; what cannot be read becomes a `Prediction` with a reason.
-
-    Args:
-        save_to: a folder for the rendered views; None saves none.
-    """
-    try:
-        sample = predictor.see(given)
-    except MeshError as error:
-        return Prediction(source=given.named, key=given.source.key, failure=str(error))
-    if save_to is not None:
-        save_views(sample, save_to)
-    return predictor.named(given, sample, head)

@@ -1,1 +1,1 @@
-"""How a render is done: pieces of samples are read, rendered and encoded on Ray, and shards are written."""
+"""The render stage: face scans to WebDataset shards of multiview images. Other stages use `process.py` only."""

@@ -1,7 +1,10 @@
-"""From the rows of the render job to samples: pieces are put together again, prompts and records written."""
+"""Build samples from processed units, and shards from samples: prompts, records, tars.
 
-import json
-from collections.abc import Iterator, Sequence
+Reused samples of a shard are copied from its earlier version, or get a new record and prompt around the same images.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -10,172 +13,264 @@ import numpy as np
 
 from smile_pipe.pipeline.captions.prompts import Measures, Prompt, write_prompt
 from smile_pipe.pipeline.datasets.adapter import SampleSource
-from smile_pipe.pipeline.datasets.data_dir import opened
-from smile_pipe.pipeline.render.arrays import unpack_arrays
+from smile_pipe.pipeline.datasets.data_dir import DataDir, opened
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
-from smile_pipe.pipeline.render.operators import PIECE, SHOT, SOURCES, STORAGE, Row, failure_of
-from smile_pipe.pipeline.render.reading import ReadInfo, SourceReader, read_piece
+from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
+from smile_pipe.pipeline.render.plan import ShardTask
+from smile_pipe.pipeline.render.reading import SourceReader, read_frames
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import split_into_units
+from smile_pipe.pipeline.render.timings import StepSeconds
+from smile_pipe.pipeline.render.units import STORAGE, Failure, ProcessedUnit, ReadInfo, split_into_units
 from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, FLOW_SCALE
 from smile_pipe.pipeline.sequences.dynamic_images import quantise_dynamic
 from smile_pipe.shards.images import DYNAMIC, encode_image
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
-from smile_pipe.shards.sample import DynamicScale, MeshStatistics, Sample, SampleRecord, Timeline
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.reader import ShardError, read_members
+from smile_pipe.shards.sample import DynamicScale, Sample, SampleRecord, Timeline, from_members
+from smile_pipe.shards.storage import StorageError, StoragePath, read_range
+from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
 
 
 @dataclass(frozen=True)
 class BuiltSample:
-    """A sample with the files that it was made from, or why there is none.
+    """A sample with the files that it was made from, or the reason why it could not be built.
 
     Attributes:
-        images: mark of its images.
-        fingerprint: mark of the whole; see `smile_pipe.pipeline.render.fingerprints`.
+        source: the sample's files and labels.
+        source_files: every file that the sample depends on, with its digest.
+        images_fingerprint: see `SampleFingerprints.images`.
+        fingerprint: see `SampleFingerprints.whole`.
+        sample: None if it failed.
+        failure: None if it did not fail.
     """
 
     source: SampleSource
-    files: tuple[SourceFile, ...]
-    images: str
+    source_files: tuple[SourceFile, ...]
+    images_fingerprint: str
     fingerprint: str
-    sample: Sample | None
-    failure: str | None = None
+    sample: Sample | None = None
+    failure: Failure | None = None
 
     def failure_row(self, shard: str) -> FailureRow:
-        """The failure as a row of `failures.parquet`."""
+        """Return the row of `failures.parquet`; `self.failure` must be set."""
+        assert self.failure is not None
         return FailureRow(
             key=self.source.key,
             source=self.source.frames[0].mesh,
+            stage=self.failure.stage,
+            reason=self.failure.reason,
             shard=shard,
             fingerprint=self.fingerprint,
-            sources=self.files,
-            **json.loads(self.failure or "{}"),
+            sources=self.source_files,
         )
 
 
-def build_samples(rows: Sequence[Row], layout: str, settings: RenderSettings) -> Iterator[BuiltSample]:
-    """The samples of encoded rows; the pieces of a sample stand together, in the order of time.
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard that is on disk, and the workers' time that it took."""
+
+    record: ShardRecord
+    seconds: StepSeconds
+
+
+def build_shard(
+    task: ShardTask,
+    units: Sequence[ProcessedUnit],
+    root: StoragePath,
+    settings: RenderSettings,
+    fingerprints: SampleFingerprints,
+    output: RenderOutput,
+) -> WrittenShard:
+    """Write one shard, and its record once the shard has its final name.
+
+    Args:
+        task: the shard to build; its `samples` are not looked at.
+        units: the encoded units of the task's samples; units of one sample are neighbours, in the order of time.
+        root: the data directory.
+        settings: how the units were rendered.
+        fingerprints: of these settings.
+        output: where the shard is written.
+
+    Raises:
+        ShardError: the earlier version of the shard is damaged.
+        StorageError: the storage of the data directory failed.
+        OSError: the shard cannot be written.
+    """
+    began = time.perf_counter()
+    built = list(build_samples(units, settings, fingerprints))
+    entries: list[tuple[PackedSample, IndexRow]] = []
+    for reused in task.reused:
+        content = _read_stored(output.shards / task.name, reused.row)
+        if reused.source is None:
+            entries.append((PackedSample(content, reused.row.fingerprint), reused.row))
+        else:
+            stored = from_members(read_members(content, task.name))
+            built.append(rewrite_sample(reused.source, reused.row, stored, settings, fingerprints, root))
+    for one in built:
+        if one.sample is not None:
+            entries.append((pack(one.sample), _index_row(task.name, one, one.sample.record)))
+    entries.sort(key=lambda entry: entry[1].key)
+    # If this task is killed after the shard is written, a record of the earlier version would vouch for the new one.
+    output.remove_record(task.name)
+    path = output.shards / task.name
+    entry, locations = write_shard(path, [packed for packed, _ in entries]) if entries else (None, [])
+    if entry is None:
+        path.unlink(missing_ok=True)
+    failures = [*task.failures, *(one.failure_row(task.name) for one in built if one.sample is None)]
+    record = ShardRecord(
+        name=task.name,
+        settings=settings.images_fingerprint,
+        entry=entry,
+        rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(entries, locations, strict=True)),
+        failures=tuple(sorted(failures, key=lambda failure: failure.key)),
+    )
+    output.write_record(record)
+    seconds = sum((unit.seconds for unit in units), StepSeconds(write=time.perf_counter() - began))
+    return WrittenShard(record, seconds)
+
+
+def build_samples(
+    units: Sequence[ProcessedUnit], settings: RenderSettings, fingerprints: SampleFingerprints
+) -> Iterator[BuiltSample]:
+    """Put the encoded units of each sample together; units of one sample are neighbours, in the order of time.
 
     Raises:
         StorageError: the storage of the data directory failed.
     """
-    marks = SampleFingerprints.of(settings, layout)
-    pieces = [(PIECE.validate_json(row["piece"]), row) for row in rows]
-    for _, group in groupby(pieces, key=lambda piece: piece[0].sample.key):
-        mine = list(group)
-        source, own = mine[0][0].sample, [row for _, row in mine]
-        made = _unmade(source, _files(source, own), marks)
-        failed = next((row["failure"] for row in own if row["failure"] is not None), None)
-        if failed is not None and (about := json.loads(failed))["stage"] == STORAGE:
-            raise StorageError(about["reason"])
-        if failed is None:
+    for _, group in groupby(units, key=lambda unit: unit.work.sample.key):
+        own = list(group)
+        source = own[0].work.sample
+        built = _without_sample(source, _source_files(source, own), fingerprints)
+        failure = next((unit.failure for unit in own if unit.failure is not None), None)
+        if failure is not None and failure.stage == STORAGE:
+            raise StorageError(failure.reason)
+        if failure is None:
             try:
-                yield replace(made, sample=_sample(made, own, layout, settings))
+                yield replace(built, sample=_sample(built, own, fingerprints.layout, settings))
                 continue
             except Exception as error:
-                failed = failure_of("text", error)
-        yield replace(made, failure=failed)
+                failure = Failure.of("text", error)
+        yield replace(built, failure=failure)
 
 
-def rewritten(
-    source: SampleSource, row: IndexRow, before: Sample, settings: RenderSettings, root: StoragePath
+def rewrite_sample(
+    source: SampleSource,
+    row: IndexRow,
+    stored: Sample,
+    settings: RenderSettings,
+    fingerprints: SampleFingerprints,
+    root: StoragePath,
 ) -> BuiltSample:
-    """A sample with the images that it has and another record and prompt; only a caption needs its files read."""
-    made = _unmade(source, row.sources, SampleFingerprints.of(settings, row.layout))
-    with opened(root) as files:
+    """Give a sample a new record and prompt around the images that it has.
+
+    Files are read only for captions, which measure the meshes.
+
+    Args:
+        source: the sample's files and labels now.
+        row: the sample in the index.
+        stored: the sample in its shard.
+        settings: how the images were rendered, and how prompts are written.
+        fingerprints: of these settings.
+        root: the data directory.
+    """
+    built = _without_sample(source, row.sources, fingerprints)
+    with opened(root) as data_dir:
         try:
-            measures, reference = _measures(source, settings, SourceReader(files))
+            measures, reference = _measure(source, settings, data_dir)
             prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)
         except StorageError:
             raise
         except Exception as error:
-            return replace(made, failure=failure_of("text", error, str(files.root)))
-    changes = _described(made, row.layout, prompt, settings)
-    return replace(made, sample=replace(before, record=before.record.model_copy(update=changes), text=prompt.text))
+            return replace(built, failure=Failure.of("text", error, str(data_dir.root)))
+    changes = _labels_and_text(built, fingerprints.layout, prompt, settings)
+    return replace(built, sample=replace(stored, record=stored.record.model_copy(update=changes), text=prompt.text))
 
 
-def _unmade(source: SampleSource, files: tuple[SourceFile, ...], marks: SampleFingerprints) -> BuiltSample:
-    images = marks.images(source, files)
-    return BuiltSample(source, files, images, marks.whole(source, images, files), None)
+def _without_sample(
+    source: SampleSource, files: tuple[SourceFile, ...], fingerprints: SampleFingerprints
+) -> BuiltSample:
+    images = fingerprints.images(source, files)
+    return BuiltSample(source, files, images, fingerprints.whole(source, images, files))
 
 
-def _described(made: BuiltSample, layout: str, prompt: Prompt, settings: RenderSettings) -> dict[str, Any]:
-    """The fields of a record that images do not decide."""
-    same = ("key", "subject", "expression", "level", "labels")
-    return {name: getattr(made.source, name) for name in same} | {
-        "layout": layout,
-        "source": made.source.frames[0].mesh,
-        "fingerprint": made.fingerprint,
-        "text_source": settings.text_source,
-        "concept": prompt.concept,
-        "action_units": made.source.action_units or {},
-        "caption": prompt.caption,
-    }
-
-
-def _measures(source: SampleSource, settings: RenderSettings, reader: SourceReader) -> tuple[list[Measures], Measures]:
-    if settings.text_source != "geometry":
-        return [], None
-    shots = [read_piece(piece, reader, settings)[0] for piece in split_into_units(source, settings)]
-    return [measured for shot in shots for measured in shot.measures], shots[0].reference
-
-
-def _files(source: SampleSource, rows: Sequence[Row]) -> tuple[SourceFile, ...]:
-    """Each file once: those of the source in its order, then textures that meshes named."""
-    read = {file.path: file for row in rows for file in SOURCES.validate_json(row["sources"] or "[]")}
+def _source_files(source: SampleSource, units: Sequence[ProcessedUnit]) -> tuple[SourceFile, ...]:
+    """Each file once: those of the source in its order, then textures that only meshes name."""
+    read = {file.path: file for unit in units for file in unit.sources}
     known = [read[path] for path in source.paths if path in read]
     return (*known, *(replace(read[path], named=True) for path in sorted(read.keys() - set(source.paths))))
 
 
-def _sample(made: BuiltSample, rows: Sequence[Row], layout: str, settings: RenderSettings) -> Sample:
-    source = made.source
-    shots = [SHOT.validate_json(row["shot"]) for row in rows]
-    measures = [measured for shot in shots for measured in shot.measures]
-    prompt = write_prompt(source, settings.text_source, settings.prompts, measures, shots[0].reference)
-    dynamic, scales = _dynamic(rows, settings)
+def _sample(built: BuiltSample, units: Sequence[ProcessedUnit], layout: str, settings: RenderSettings) -> Sample:
+    source, statistics = built.source, units[0].statistics
+    infos = [unit.info for unit in units if unit.info is not None]
+    assert statistics is not None
+    measures = [measured for info in infos for measured in info.measures]
+    prompt = write_prompt(source, settings.text_source, settings.prompts, measures, infos[0].reference)
+    dynamic, scales = _dynamic_images(units, settings)
     record = SampleRecord(
-        **_described(made, layout, prompt, settings),
+        **_labels_and_text(built, layout, prompt, settings),
         cameras=settings.rig_of(source.key).cameras,
         channels=settings.channels,
-        frame=shots[0].frame,
+        frame=infos[0].frame,
         depth=DEPTH_SCALE if "depth" in settings.channels else None,
         flow=FLOW_SCALE if "flow" in settings.channels else None,
-        mesh=MeshStatistics.model_validate_json(rows[0]["statistics"]),
-        timeline=None if source.frame_rate is None else _timeline(source, shots[0], settings, scales),
+        mesh=statistics,
+        timeline=None if source.frame_rate is None else _timeline(source, infos[0], settings, scales),
     )
-    members = iter([member for row in rows for member in row["members"]])
-    images = dynamic | {name: next(members) for name in _kept_names(record)}
-    return Sample(record, prompt.text, images)
+    encoded = iter([image for unit in units for image in unit.images])
+    return Sample(record, prompt.text, dynamic | {name: next(encoded) for name in _frame_image_names(record)})
+
+
+def _labels_and_text(built: BuiltSample, layout: str, prompt: Prompt, settings: RenderSettings) -> dict[str, Any]:
+    """The fields of a record that do not depend on the images."""
+    labels = ("key", "subject", "expression", "level", "labels")
+    return {name: getattr(built.source, name) for name in labels} | {
+        "layout": layout,
+        "source": built.source.frames[0].mesh,
+        "fingerprint": built.fingerprint,
+        "text_source": settings.text_source,
+        "concept": prompt.concept,
+        "action_units": built.source.action_units or {},
+        "caption": prompt.caption,
+    }
+
+
+def _measure(source: SampleSource, settings: RenderSettings, data_dir: DataDir) -> tuple[list[Measures], Measures]:
+    if settings.text_source != "geometry":
+        return [], None
+    reader = SourceReader(data_dir)
+    infos = [read_frames(unit, reader, settings)[0] for unit in split_into_units(source, settings)]
+    return [measured for info in infos for measured in info.measures], infos[0].reference
 
 
 def _timeline(
-    source: SampleSource, shot: ReadInfo, settings: RenderSettings, scales: dict[str, DynamicScale]
+    source: SampleSource, info: ReadInfo, settings: RenderSettings, scales: Mapping[str, DynamicScale]
 ) -> Timeline:
     sequences = settings.sequences
     return Timeline(
         frame_rate=source.frame_rate or 0.0,
         num_source_frames=source.num_recorded,
-        frames=shot.numbers,
+        frames=info.numbers,
         sampling=sequences.sampling,
         temporal=sequences.temporal,
         onset=source.numbers[0],
-        apex=shot.apex,
+        apex=info.apex,
         magnify=sequences.magnify,
         dynamic=scales,
     )
 
 
-def _kept_names(record: SampleRecord) -> list[tuple[str, str]]:
-    """The (view, name) of the images of frames as the operators encode them: by frame, view and channel."""
-    moments = [""] if record.timeline is None else [f".{m}" for m in record.timeline.moments if m != DYNAMIC]
+def _frame_image_names(record: SampleRecord) -> list[tuple[str, str]]:
+    """(view, channel[.frame]) of the images of frames, in the order of `encode_unit`: by frame, view and channel."""
+    frames = [""] if record.timeline is None else [f".{m}" for m in record.timeline.moments if m != DYNAMIC]
     views = [camera.name for camera in record.cameras]
-    return [(view, f"{channel}{moment}") for moment in moments for view in views for channel in record.channels]
+    return [(view, f"{channel}{frame}") for frame in frames for view in views for channel in record.channels]
 
 
-def _dynamic(
-    rows: Sequence[Row], settings: RenderSettings
+def _dynamic_images(
+    units: Sequence[ProcessedUnit], settings: RenderSettings
 ) -> tuple[dict[tuple[str, str], bytes], dict[str, DynamicScale]]:
-    parts = [unpack_arrays(row["sums"]) for row in rows if row["sums"] is not None]
+    parts = [unit.weighted_sums for unit in units if unit.weighted_sums]
     if not parts:
         return {}, {}
     sums = {channel: np.sum([part[channel] for part in parts], axis=0) for channel in parts[0]}
@@ -186,3 +281,33 @@ def _dynamic(
         for channel in pixels
     }
     return images, scales
+
+
+def _read_stored(path: StoragePath, row: IndexRow) -> bytes:
+    """Read the bytes of a sample in the earlier version of its shard.
+
+    Raises:
+        ShardError: they have another digest than the index says.
+    """
+    content = read_range(path, row.offset, row.bytes)
+    if digest_of(content) != row.digest:
+        raise ShardError(f"{path}: {row.key} is damaged and cannot be used again; delete this shard, then render again")
+    return content
+
+
+def _index_row(shard: str, built: BuiltSample, record: SampleRecord) -> IndexRow:
+    """The index row of a sample; offset, size and digest are filled in when the shard is written."""
+    same = ("key", "subject", "expression", "level", "labels", "layout", "fingerprint")
+    return IndexRow(
+        **{name: getattr(record, name) for name in same},
+        num_frames=1 if record.timeline is None else len(record.timeline.frames),
+        frame_rate=0.0 if record.timeline is None else record.timeline.frame_rate,
+        shard=shard,
+        offset=0,
+        bytes=0,
+        digest="",
+        images=built.images_fingerprint,
+        framed_by=record.frame.method,
+        surface=record.mesh.surface,
+        sources=built.source_files,
+    )

@@ -1,4 +1,4 @@
-"""The options of the render stage, and how they resolve to the settings that its output depends on."""
+"""Options of the render stage, and the settings that they resolve to."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,55 +25,57 @@ class RenderConfig(SampleFilter):
 
     OLD_NAMES: ClassVar[Mapping[str, str]] = {"samples": "supersample"}
 
-    data_dir: StoragePathField = Field(description="Folder that the dataset lies in, or its URL.")
-    out: StoragePathField = Field(description="Directory for the shards, or its URL; an earlier run's is continued.")
-    layout: str = Field("auto", description=f"How the dataset lies on disk: auto, {', '.join(LAYOUTS)}.")
+    data_dir: StoragePathField = Field(description="Folder of the dataset, or its URL.")
+    out: StoragePathField = Field(description="Directory for the shards, or its URL; a run there is resumed.")
+    layout: str = Field("auto", description=f"Layout of the dataset: auto, {', '.join(LAYOUTS)}.")
     rig: str = Field(
         "3",
-        description="Views: 3, 5, 9, sphere:N (N of them, all around the front), or a YAML file with a list of "
+        description="Views: 3, 5, 9, sphere:N (N views around the front), or a YAML file with a list of "
         "{name, yaw, pitch}.",
     )
-    yaw: float = Field(30.0, gt=0, le=80, description="Degrees between neighbouring views of a built-in rig.")
+    yaw: float = Field(30.0, gt=0, le=80, description="Degrees between adjacent views of a built-in rig.")
     size: int = Field(224, ge=16, le=2048, description="Height and width of the images in pixels.")
     projection: Projection = Field("perspective", description="Camera model: perspective or orthographic.")
-    supersample: Literal[1, 4, 9, 16] = Field(
-        1, description="Samples per pixel; with 4 or more, outlines have no jagged edges."
-    )
+    supersample: Literal[1, 4, 9, 16] = Field(1, description="Samples per pixel; 4 or more give smooth outlines.")
     jitter_deg: float = Field(
-        0.0, ge=0, le=30, description="Move the cameras of each sample by up to so many degrees of yaw and pitch."
+        0.0, ge=0, le=30, description="Maximum random change of yaw and pitch of a sample's cameras, in degrees."
     )
-    jitter_seed: int = Field(0, ge=0, description="Another number moves them otherwise.")
+    jitter_seed: int = Field(0, ge=0, description="Seed of the camera jitter.")
     channels: Annotated[tuple[str, ...], CommaSeparated] = Field(
         ("rgb", "depth", "normal"),
         min_length=1,
-        description="What the images show: rgb, depth, normal; and flow, the displacement from the neutral face.",
+        description="Channels to render: rgb, depth, normal, and flow (displacement from the neutral face).",
     )
     renderer: RendererName = Field(
         "auto",
-        description="auto takes pytorch3d where it and a GPU are present, else zbuffer, for CPUs; zbuffer-cuda is that "
-        "one for GPUs.",
+        description="Renderer: pytorch3d (GPUs), zbuffer-cuda (GPUs) or zbuffer (CPUs); auto takes pytorch3d if it is "
+        "installed and there is a GPU, else zbuffer.",
     )
-    samples_per_shard: int = Field(256, ge=1, description="Samples in a full shard.")
-    prompts: Path | None = Field(None, description="Prompt bank (YAML) to use in place of the built-in one.")
+    samples_per_shard: int = Field(256, ge=1, description="Number of samples in a full shard.")
+    prompts: Path | None = Field(None, description="Prompt bank (YAML) instead of the built-in one.")
     text: Literal["label", "geometry", "au"] = Field(
         "label",
-        description="Where prompts come from: the label, measured landmarks (geometry), or coded action units.",
+        description="Source of the prompts: label, geometry (measured landmarks), or au (coded action units).",
     )
-    frames: int = Field(8, ge=1, description="Frames of a sequence to render.")
+    frames: int = Field(8, ge=1, description="Number of frames to render of a sequence.")
     sampling: Sampling = Field(
-        "uniform", description="Which ones: evenly over the sequence, around the apex, or all of them."
+        "uniform", description="Sampling of frames: uniform (over the sequence), apex (around the apex), or all."
     )
     temporal: Temporal = Field(
-        "frames", description="What is stored of a sequence: its frames, one dynamic image, or both."
+        "frames", description="Images to store of a sequence: frames, dynamic (one dynamic image), or both."
     )
-    window: Window = Field(
-        None, description="START:END, the part of each sequence to use, in frames; END not included."
+    window: Window = Field(None, description="Part of each sequence to use: START:END in frames, END excluded.")
+    magnify: float = Field(
+        1.0, gt=0, le=100, description="Factor that magnifies motion in sequences, for micro-expressions."
     )
-    magnify: float = Field(1.0, gt=0, le=100, description="Multiply what moves in a sequence, for micro-expressions.")
-    retry_failed: bool = Field(False, description="Try again what failed before, though its files are the same.")
-    verify_sources: bool = Field(False, description="Read every source file to see if it changed, whatever its time.")
-    sample_timeout: float = Field(300, gt=0, description="Seconds that reading one sample, or a piece of it, may take.")
-    sample_memory: int = Field(4096, ge=64, description="Megabytes that reading one sample may add to a worker.")
+    retry_failed: bool = Field(False, description="Try failed samples again even if their files are unchanged.")
+    verify_sources: bool = Field(False, description="Detect changed source files by content instead of size and time.")
+    sample_timeout: float = Field(
+        300, gt=0, description="Maximum seconds for reading one sample, or one unit of a long sequence."
+    )
+    sample_memory: int = Field(
+        4096, ge=64, description="Maximum megabytes of memory that reading one sample may add to a worker."
+    )
     limit: int | None = Field(None, ge=1, description="Render only the first N samples by key.")
     address: str = Field("local", description=ADDRESS_HELP)
 
@@ -83,7 +85,7 @@ class RenderConfig(SampleFilter):
         for channel in channels:
             if channel not in CHANNELS:
                 raise ValueError(f"unknown channel {channel!r}; choose from {', '.join(CHANNELS)}")
-        # The order of the format, whatever the order of asking: the same set gives the same bytes.
+        # In the order of the file format, so that the same set of channels gives the same bytes.
         return tuple(channel for channel in CHANNELS if channel in channels)
 
     @model_validator(mode="after")
@@ -96,19 +98,19 @@ class RenderConfig(SampleFilter):
 
     @property
     def filter(self) -> SampleFilter:
-        """Which samples are meant."""
+        """The filter that selects samples."""
         return SampleFilter.model_validate({name: getattr(self, name) for name in SampleFilter.model_fields})
 
     @property
     def limits(self) -> Limits:
-        """What one sample may cost a worker."""
+        """Limits on the reading of one unit."""
         return Limits(seconds=self.sample_timeout, megabytes=self.sample_memory)
 
     def resolve(self) -> RenderSettings:
-        """The settings that decide the output's bytes.
+        """Return the settings that the bytes of the output depend on.
 
         Raises:
-            UsageError: a rig, prompt bank or renderer that cannot be had.
+            UsageError: the rig, the prompt bank or the renderer is not available.
         """
         renderer = choose_renderer(self.renderer)
         return RenderSettings(

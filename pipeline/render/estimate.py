@@ -1,30 +1,31 @@
-"""What a render will cost, told from a few of its samples that are made here and thrown away."""
+"""Estimate time and size of a render from a few of its samples, which are rendered and discarded."""
 
 import time
 from dataclasses import dataclass
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.render.build import build_samples
-from smile_pipe.pipeline.render.local import build_in_process
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.plan import RenderPlan
+from smile_pipe.pipeline.render.process import process_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import batch_units, num_stored
+from smile_pipe.pipeline.render.units import num_stored_frames, split_into_units
 from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import pack
 
-NUM_TRIED = 5
+MAX_SAMPLES = 5
 MAX_SECONDS = 10.0
-"""No further sample is tried after so long; one long sequence may take longer."""
+"""No further sample is rendered after this time; one long sequence may take longer."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the plan comes to.
+    """The estimated cost of a plan.
 
     Attributes:
-        core_seconds: of one core of this machine, reading, rendering and encoding all that is to be rendered.
-        bytes: of the shards to write: rendered, rewritten and copied.
-        num_tried: how many samples were made to tell.
+        core_seconds: time of one core of this machine for reading, rendering and encoding all samples to render.
+        bytes: size of all shards to write: rendered, rewritten and copied samples.
+        num_tried: number of samples that were rendered for the estimate.
     """
 
     core_seconds: float
@@ -33,32 +34,31 @@ class Estimate:
 
 
 def estimate(plan: RenderPlan, root: StoragePath, settings: RenderSettings) -> Estimate:
-    """Make a few of the samples that `plan` renders, evenly from all, and count for each as many as it stands for.
+    """Render a few samples, evenly spaced among those that `plan` renders, and extrapolate.
 
-    A sequence counts as many times as frames of it are stored.
+    A sequence counts as many times as it has stored frames.
     """
-    reused = sum(reused.row.bytes for task in plan.tasks for reused in task.reused)
+    reused_bytes = sum(reused.row.bytes for task in plan.tasks for reused in task.reused)
     samples = [sample for task in plan.tasks for sample in task.samples]
     if not samples:
-        return Estimate(0.0, reused, 0)
-    tried = samples[:: -(-len(samples) // NUM_TRIED)]
-    # Compiles and loads what a worker has compiled and loaded after its first sample.
-    _made(tried[0], root, settings, plan.layout)
+        return Estimate(0.0, reused_bytes, 0)
+    chosen = samples[:: -(-len(samples) // MAX_SAMPLES)]
+    # Not timed: it compiles and loads what a worker compiles and loads with its first sample.
+    _packed_size(chosen[0], root, settings, plan.layout)
     began, weight, num_bytes, num_tried = time.perf_counter(), 0, 0, 0
-    for sample in tried:
-        num_bytes += _made(sample, root, settings, plan.layout)
-        weight += num_stored(sample, settings)
+    for sample in chosen:
+        num_bytes += _packed_size(sample, root, settings, plan.layout)
+        weight += num_stored_frames(sample, settings)
         num_tried += 1
         if time.perf_counter() - began > MAX_SECONDS:
             break
     seconds = time.perf_counter() - began
-    scale = sum(num_stored(sample, settings) for sample in samples) / weight
-    return Estimate(seconds * scale, round(num_bytes * scale) + reused, num_tried)
+    scale = sum(num_stored_frames(sample, settings) for sample in samples) / weight
+    return Estimate(seconds * scale, round(num_bytes * scale) + reused_bytes, num_tried)
 
 
-def _made(sample: SampleSource, root: StoragePath, settings: RenderSettings, layout: str) -> int:
-    """Make one sample, and tell how many bytes of a shard it takes; none where it fails."""
-    rows = [row for parcel in batch_units([sample], settings) for row in build_in_process(parcel, root, settings)]
-    return sum(
-        len(pack(made.sample).content) for made in build_samples(rows, layout, settings) if made.sample is not None
-    )
+def _packed_size(sample: SampleSource, root: StoragePath, settings: RenderSettings, layout: str) -> int:
+    """Render one sample and return its size in a shard; 0 if it fails."""
+    units = list(process_units(split_into_units(sample, settings), root, settings))
+    built = build_samples(units, settings, SampleFingerprints.of(settings, layout))
+    return sum(len(pack(one.sample).content) for one in built if one.sample is not None)

@@ -1,9 +1,9 @@
-"""Marks: fingerprints by which a render knows what has to be done again, and what need not.
+"""Fingerprints of samples, from which a plan knows which samples have to be rendered, rewritten or neither.
 
-A sample has two. The mark of its images covers the files that they show and the settings that they were rendered with;
-the mark of the whole covers also the labels, and what its prompt is made from. Equal marks mean equal bytes.
+A sample has two fingerprints. That of its images covers the files that the images show and the settings of rendering.
+That of the whole sample also covers the labels and what the prompt is made from. Equal fingerprints mean equal bytes.
 
-The files that samples are made from, as they are now: a stat a file where nothing changed, its content else.
+The files of samples are compared by size and time, and read only if one of these changed.
 """
 
 import json
@@ -31,12 +31,12 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 @dataclass(frozen=True)
 class SampleFingerprints:
-    """The marks of samples under some settings.
+    """Computes fingerprints of samples under fixed settings.
 
     Attributes:
-        layout: the name of the layout; it stands in the records.
-        images_settings: fingerprint of the settings that decide the images.
-        prompt_settings: what of the settings decides a sample's prompt.
+        layout: name of the layout, which the records contain.
+        images_settings: fingerprint of the settings that the images depend on.
+        prompt_settings: returns what a sample's prompt depends on besides the sample.
         shows_neutral: whether the images depend on the subject's neutral scan.
     """
 
@@ -47,7 +47,7 @@ class SampleFingerprints:
 
     @classmethod
     def of(cls, settings: RenderSettings, layout: str) -> Self:
-        """The marks of a render."""
+        """Return those of a render with these settings."""
 
         @cache
         def templates(expression: str) -> str:
@@ -59,21 +59,21 @@ class SampleFingerprints:
         return cls(layout, settings.images_fingerprint, prompt, "flow" in settings.channels)
 
     def images(self, sample: SampleSource, files: Sequence[SourceFile]) -> str:
-        """The mark of a sample's images, given its files as they are."""
+        """Return the fingerprint of a sample's images, given the digests of its files."""
         neutral = set() if self.shows_neutral or sample.neutral is None else set(sample.neutral.paths)
         shown = [[file.path, file.blake3] for file in files if file.path not in neutral]
         return _digest([self.images_settings, shown, self._roles(sample)])
 
     def whole(self, sample: SampleSource, images: str, files: Sequence[SourceFile]) -> str:
-        """The mark of all of a sample; `images` is that of its images."""
+        """Return the fingerprint of the whole sample; `images` is that of its images."""
         labels = [sample.key, sample.subject, sample.expression, sample.level, sorted(sample.labels.items())]
         units = None if sample.action_units is None else sorted(sample.action_units.items())
         neutral = None if sample.neutral is None else [file.blake3 for file in files]
-        # The roles stand here too: where the files are the same, they alone can make the images others.
+        # The roles are needed here too: with the same files, other roles can give other images.
         return _digest([images, self.layout, labels, units, self.prompt_settings(sample), neutral, self._roles(sample)])
 
     def _roles(self, sample: SampleSource) -> list[Any]:
-        """What each file is in the sample."""
+        """Which file has which role in the sample."""
         frames = [[scan.mesh, scan.texture, scan.landmarks] for scan in sample.frames]
         is_neutral = sample.expression == "NE" if self.shows_neutral else None
         return [frames, sample.frame_rate, sample.numbers, sample.num_recorded, is_neutral]
@@ -83,14 +83,14 @@ def _digest(value: Any) -> str:
     return blake3(_ENCODER.encode(value).encode()).hexdigest(length=16)
 
 
-# Hashing waits for disks, and networks more than for the processor.
-THREADS = 8
+# Hashing waits for disks and networks more than for the processor.
+NUM_THREADS = 8
 _CHUNK = 1 << 20
-_NUM_REMEMBERED = 64
+_CACHE_SIZE = 64
 
 
 class SourceFiles:
-    """Files under a data directory as they are now; where size and time are those recorded, so is the digest."""
+    """The files of a data directory as they are now; a file with its recorded size and time has its recorded digest."""
 
     def __init__(
         self,
@@ -99,55 +99,59 @@ class SourceFiles:
         verify: bool = False,
         listed: Mapping[str, Stat] | None = None,
     ) -> None:
-        """Take what was `recorded` as true where size and time agree, or nothing of it with `verify`.
+        """Prepare to compare files.
 
-        Under a URL, sizes and times are those that were `listed`, or are listed now: nothing is asked file by file.
+        Args:
+            root: the data directory.
+            recorded: files with the size, time and digest that they had.
+            verify: read all files, whatever their size and time.
+            listed: sizes and times under a URL, which is listed if they are None: no request is made for each file.
         """
         self.root, self.verify = root, verify
         self._recorded, self._listed = recorded, listed
         self._current: dict[str, SourceFile] = {}
 
-    def are_as_recorded(self, files: Iterable[SourceFile]) -> bool:
-        """Whether all of `files` have the size and the time that they had; none is taken to with `verify`."""
+    def are_unchanged(self, files: Iterable[SourceFile]) -> bool:
+        """Whether all `files` have their recorded sizes and times; always False with `verify`."""
         stat = self._stat
         return not self.verify and all([stat(file.path) == (file.size, file.mtime_ns) for file in files])
 
-    def look(self, paths: Iterable[str]) -> None:
-        """Look at files, many at a time; those that changed are read."""
+    def load(self, paths: Iterable[str]) -> None:
+        """Load files, many at a time; those that changed are read."""
         if not (wanted := dict.fromkeys(paths)):
             return
         known = {file.path: replace(file, named=False) if file.named else file for file in self._recorded}
-        same = {path: known[path] for path in wanted if path in known and self.are_as_recorded([known[path]])}
+        same = {path: known[path] for path in wanted if path in known and self.are_unchanged([known[path]])}
         stale = [path for path in wanted if path not in same]
         self._current.update(same)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
             self._current.update(zip(stale, pool.map(lambda path: read_source(self.root, path), stale), strict=True))
 
     def __getitem__(self, path: str) -> SourceFile:
-        """A file that was looked at."""
+        """Return a loaded file."""
         return self._current[path]
 
     @cached_property
     def _stat(self) -> Callable[[str], Stat]:
         if isinstance(self.root, Path):
-            # Samples of a subject lie side by side, and may all depend on its neutral scan.
-            return lru_cache(_NUM_REMEMBERED)(partial(stat_source, self.root))
+            # Samples of a subject follow each other, and may all depend on its neutral scan.
+            return lru_cache(_CACHE_SIZE)(partial(stat_source, self.root))
         listed = list_files(self.root) if self._listed is None else self._listed
         return lambda path: listed.get(path, GONE)
 
 
 def read_source(root: StoragePath, path: str) -> SourceFile:
-    """Size, time and digest of a source; -1 and "" where it cannot be had.
+    """Return size, time and digest of a file; -1 and "" if it is missing.
 
     Raises:
-        StorageError: whether it is there cannot be told.
+        StorageError: the storage failed, so that the file may or may not exist.
     """
     with opened(root) as files:
-        return digested(files.root, path, files.fetch(path))
+        return hash_source(files.root, path, files.fetch(path))
 
 
-def digested(root: Path, path: str, stat: Stat) -> SourceFile:
-    """A source of that size and time, which lies under `root`, with its digest; "" where it cannot be read."""
+def hash_source(root: Path, path: str, stat: Stat) -> SourceFile:
+    """Return the file `path` under `root`, of size and time `stat`, with its digest; "" if it cannot be read."""
     size, mtime_ns = stat
     digest = blake3()
     try:

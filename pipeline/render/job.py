@@ -1,12 +1,12 @@
-"""The Ray Data job of a render: pieces of samples stream through read, render and encode; a task writes each shard.
+"""The Ray Data job of a render: units stream through read, render and encode, and a task writes each shard.
 
-Some parcels of one shard, a few pieces each, are one block, and no operator joins or splits blocks; so blocks leave in
-the order of the samples, and the driver tells by counting rows when all of a shard have come. It hands their
-references, not their bytes, to the task that writes the shard. On CPUs one operator does all three, a piece at a time;
-with GPUs the reading and encoding stay on CPUs while actors render.
+A few batches of units of one shard are one block, and no operator joins or splits blocks. So blocks arrive in the order
+of the samples, and the driver knows by counting rows when all blocks of a shard have arrived. It passes their
+references, not their bytes, to the task that writes the shard. On CPUs one operator does all three steps, unit by unit;
+with GPUs reading and encoding stay on CPUs and actors render.
 
-Ray makes again what a worker or a node takes with it when it dies, but not what an actor made that is gone: then the
-shards that are not written yet are begun anew.
+Ray recomputes what is lost when a worker or a node dies, except blocks of an actor that is gone. Then the shards that
+are not written yet are started again.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -29,49 +29,66 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from smile_pipe.pipeline.render.arrow import from_table, to_table
+from smile_pipe.pipeline.render.build import WrittenShard, build_shard
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.limits import Limits
-from smile_pipe.pipeline.render.operators import encode_pieces, make_pieces, pieces_table, read_pieces, render_views
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ShardTask
+from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units, render_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.timings import Workers, WrittenShard
-from smile_pipe.pipeline.render.units import batch_units, split_into_units
-from smile_pipe.pipeline.render.writing import write_task
+from smile_pipe.pipeline.render.timings import Workers
+from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, split_into_units
 from smile_pipe.pipeline.rendering.backend import GPU_RENDERERS
 from smile_pipe.shards.manifest import fingerprint
 from smile_pipe.shards.storage import StoragePath
 
-# Shards being written while others are rendered; bounds what waits in memory.
-MAX_WRITES = 4
-# How often in a row the job is begun without a shard being written, before it is given up.
+# Shards that are written while others are rendered; this bounds the blocks that wait in memory.
+MAX_PENDING_WRITES = 4
+# Attempts in a row in which no shard is written, before the job is given up.
 MAX_ATTEMPTS = 3
-# A worker waits about 0.2 s for its next task. With as many parcels in one it seldom does; but each worker shall have a
-# few tasks, or some would be done long before the others.
-MAX_TOGETHER = 4
-TASKS_A_WORKER = 4
-# What Ray says of blocks that it cannot make again.
+# A worker waits about 0.2 s for its next task, and several batches in one task make that rare. But each worker needs a
+# few tasks, or some would finish long before the others.
+MAX_BATCHES_PER_TASK = 4
+MIN_TASKS_PER_WORKER = 4
+# What Ray raises for blocks that it cannot recompute.
 LOST = (NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError)
 
 
-class RenderOnGpu:
-    """`render_views` as an actor, so that a GPU's context is built once."""
+def process_batch(table: pa.Table, **arguments: Any) -> pa.Table:
+    """Operator of CPUs; `arguments` are those of `smile_pipe.pipeline.render.process.process_units`."""
+    return to_table(process_units((row.work for row in from_table(table)), **arguments))
+
+
+def read_batch(table: pa.Table, **arguments: Any) -> pa.Table:
+    """Operator before GPUs; `arguments` are those of `smile_pipe.pipeline.render.process.read_units`."""
+    return to_table(read_units((row.work for row in from_table(table)), **arguments))
+
+
+class RenderBatch:
+    """Operator of GPUs: `smile_pipe.pipeline.render.process.render_units`, an actor so that a context is built once."""
 
     def __init__(self, settings: RenderSettings) -> None:
         self.settings = settings
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See `smile_pipe.pipeline.render.operators.render_views`."""
-        return render_views(table, self.settings)
+        """Render the units of a table."""
+        return to_table(render_units(list(from_table(table)), self.settings))
+
+
+def encode_batch(table: pa.Table, **arguments: Any) -> pa.Table:
+    """Operator after GPUs; `arguments` are those of `smile_pipe.pipeline.render.process.encode_unit`."""
+    return to_table(encode_unit(unit, **arguments) for unit in from_table(table))
 
 
 def workers_of(settings: RenderSettings) -> Workers:
-    """What the connected cluster has for a render.
+    """Return the resources of the connected cluster for a render.
 
-    Counted once: to begin anew where no GPU is left for the moment is to wait for one, not to render on CPUs.
+    They are counted once: if no GPU is left for the moment, a new attempt waits for one instead of using CPUs.
     """
-    found = ray.cluster_resources()
-    num_gpus = int(found.get("GPU", 0)) if settings.renderer in GPU_RENDERERS else 0
-    return Workers(max(int(found.get("CPU", 1)), 1), num_gpus)
+    resources = ray.cluster_resources()
+    num_gpus = int(resources.get("GPU", 0)) if settings.renderer in GPU_RENDERERS else 0
+    return Workers(max(int(resources.get("CPU", 1)), 1), num_gpus)
 
 
 def render_shards(
@@ -83,23 +100,33 @@ def render_shards(
     limits: Limits,
     workers: Workers,
 ) -> Iterator[int | WrittenShard]:
-    """Make the shards of `tasks`: yields a number of samples whenever some are rendered, and each shard once written.
+    """Build the shards of `tasks`; Ray must be connected.
 
-    Ray must be connected. A worker that dies has its parcels done again; where that is not enough, the number of
-    samples that have to be rendered again is yielded, negative, and the job begun anew.
+    Args:
+        tasks: the shards to build.
+        root: the data directory.
+        layout: name of the layout, for the records.
+        settings: how to render.
+        output: where shards are written.
+        limits: limits on the reading of a unit.
+        workers: what `workers_of` returned.
+
+    Yields:
+        The number of samples that were just rendered, and each shard once it is written. If blocks are lost that Ray
+        cannot recompute, the number of samples that have to be rendered again, negative, and the job starts again.
 
     Raises:
-        OSError, ShardError: what kept a task from writing.
+        OSError, ShardError: a shard cannot be written.
         RayError: nodes die faster than shards are written.
     """
-    left, attempts = list(tasks), 0
-    while left:
+    pending, attempts = list(tasks), 0
+    while pending:
         written: set[str] = set()
         num_rendered = 0
         try:
-            for event in _render_once(left, root, layout, settings, output, limits, workers):
+            for event in _render_once(pending, root, layout, settings, output, limits, workers):
                 if isinstance(event, WrittenShard):
-                    written.add(event.receipt.name)
+                    written.add(event.record.name)
                 else:
                     num_rendered += event
                 yield event
@@ -108,9 +135,9 @@ def render_shards(
             attempts = 0 if written else attempts + 1
             if attempts >= MAX_ATTEMPTS or not isinstance(_cause(error), LOST):
                 raise
-        num_rendered -= sum(len(task.samples) for task in left if task.name in written)
+        num_rendered -= sum(len(task.samples) for task in pending if task.name in written)
         yield -num_rendered
-        left = [task for task in left if task.name not in written]
+        pending = [task for task in pending if task.name not in written]
 
 
 def _render_once(
@@ -123,43 +150,44 @@ def _render_once(
     workers: Workers,
 ) -> Iterator[int | WrittenShard]:
     writing: list[ray.ObjectRef] = []
-    watched = {"limits": limits, "marks": _marks(output)}
-    with closing(_encoded_blocks(tasks, root, settings, watched, workers)) as blocks:
+    reading = {"root": str(root), "settings": settings, "limits": limits, "deaths": _deaths_folder(output)}
+    with closing(_encoded_blocks(tasks, settings, reading, workers)) as blocks:
         try:
             for task in tasks:
                 refs: list[ray.ObjectRef] = []
-                completes = _completes(task, settings)
-                while completes:
+                is_last = _is_last_unit(task, settings)
+                while is_last:
                     ref, num_rows = next(blocks)
                     refs.append(ref)
-                    yield sum(completes[:num_rows])
-                    del completes[:num_rows]
-                if len(writing) >= MAX_WRITES:
+                    yield sum(is_last[:num_rows])
+                    del is_last[:num_rows]
+                if len(writing) >= MAX_PENDING_WRITES:
                     done, writing = ray.wait(writing, num_returns=1)
                     yield from _written(done)
-                bare = replace(task, samples=())
-                writing.append(_write_task.remote(bare, root, layout, settings, output.root, *refs))
+                task_without_samples = replace(task, samples=())
+                writing.append(_build_shard.remote(task_without_samples, root, layout, settings, output.root, *refs))
             yield from _written(writing)
-            # To its end, at which Ray Data puts its threads away.
+            # Exhaust the iterator, so that Ray Data stops its threads.
             next(blocks, None)
         except RayError:
-            # To their end, too: nobody may be writing a shard while it is made again.
+            # Wait for them: a shard must not be written by two tasks at a time.
             for ref in writing:
                 with suppress(RayError):
                     yield ray.get(ref)
             raise
 
 
-def _completes(task: ShardTask, settings: RenderSettings) -> list[bool]:
-    """For each piece of the task's samples, whether its sample is complete with it."""
-    pieces = (split_into_units(sample, settings) for sample in task.samples)
-    return [piece is of_sample[-1] for of_sample in pieces for piece in of_sample]
+def _is_last_unit(task: ShardTask, settings: RenderSettings) -> list[bool]:
+    """For each unit of the task, whether it is the last of its sample."""
+    units_by_sample = (split_into_units(sample, settings) for sample in task.samples)
+    return [unit is units[-1] for units in units_by_sample for unit in units]
 
 
-def _marks(output: RenderOutput) -> str:
-    """Where workers note what they are at: beside the shards, or, as a storage would be slow, in Ray's own folder.
+def _deaths_folder(output: RenderOutput) -> str:
+    """The folder in which workers count deaths.
 
-    That folder, which is the workers' current one, is a node's own, so there a sample may cost two workers a node.
+    It is in the output directory, or, as requests to a storage would be slow, in the workers' current directory. That
+    is a folder of Ray on each node, so there a sample may cost two workers a node.
     """
     if isinstance(output.deaths, Path):
         return str(output.deaths)
@@ -167,10 +195,10 @@ def _marks(output: RenderOutput) -> str:
 
 
 def _written(refs: Sequence[ray.ObjectRef]) -> list[WrittenShard]:
-    """Shards whose tasks are done.
+    """Wait for tasks and return their shards.
 
     Raises:
-        OSError, ShardError: what kept a task from writing.
+        OSError, ShardError: a shard cannot be written.
     """
     try:
         return ray.get(list(refs))
@@ -179,55 +207,64 @@ def _written(refs: Sequence[ray.ObjectRef]) -> list[WrittenShard]:
 
 
 def _cause(error: RayError) -> Exception:
-    """What kept a worker from its work, without the trace that Ray wraps it in."""
+    """The exception that a worker raised, without the trace that Ray wraps it in."""
     return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
 
 
 def _encoded_blocks(
-    tasks: Sequence[ShardTask], root: StoragePath, settings: RenderSettings, limits: dict[str, Any], workers: Workers
+    tasks: Sequence[ShardTask], settings: RenderSettings, reading: dict[str, Any], workers: Workers
 ) -> Generator[tuple[ray.ObjectRef, int], None, None]:
+    """Yield a reference to each block of encoded units, in the order of the tasks' samples, and its number of rows.
+
+    Args:
+        tasks: the shards to build.
+        settings: how to render.
+        reading: keyword arguments of the operator that reads.
+        workers: CPUs and GPUs of the cluster.
+    """
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    tables = _tables(tasks, settings, workers)
+    tables = _input_tables(tasks, settings, workers)
     if not tables:
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    dataset, where = ray.data.from_arrow(tables), {"root": str(root), "settings": settings, **limits}
+    dataset: ray.data.Dataset = ray.data.from_arrow(tables)
     if workers.gpus:
         pool = ActorPoolStrategy(min_size=1, max_size=workers.gpus)
-        dataset = dataset.map_batches(read_pieces, fn_kwargs=where, **arrow)
-        # `map_batches` wants a number of rows with GPUs, and would join blocks until they have as many.
+        dataset = dataset.map_batches(read_batch, fn_kwargs=reading, **arrow)
+        # `map_batches` requires a batch size with GPUs, and would join blocks up to it.
         dataset = dataset.map_batches_internal(
-            RenderOnGpu, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow
+            RenderBatch, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow
         )
-        dataset = dataset.map_batches(encode_pieces, fn_kwargs={"settings": settings}, **arrow)
+        dataset = dataset.map_batches(encode_batch, fn_kwargs={"settings": settings}, **arrow)
     else:
-        dataset = dataset.map_batches(make_pieces, fn_kwargs=where, **arrow)
+        dataset = dataset.map_batches(process_batch, fn_kwargs=reading, **arrow)
     for bundle in dataset.iter_internal_ref_bundles():
         for block in bundle.blocks:
             yield block.ref, block.metadata.num_rows
 
 
-def _tables(tasks: Sequence[ShardTask], settings: RenderSettings, workers: Workers) -> list[pa.Table]:
-    """The pieces of all shards, as much together as one task of Ray shall do."""
-    parcels = [list(batch_units(task.samples, settings)) for task in tasks]
-    together = 1
+def _input_tables(tasks: Sequence[ShardTask], settings: RenderSettings, workers: Workers) -> list[pa.Table]:
+    """The units of all shards, one table for each task of Ray."""
+    batches_by_shard = [list(batch_units(task.samples, settings)) for task in tasks]
+    num_batches = 1
     if not workers.gpus:
-        together = min(max(sum(map(len, parcels)) // (TASKS_A_WORKER * workers.cores), 1), MAX_TOGETHER)
+        num_tasks = MIN_TASKS_PER_WORKER * workers.cores
+        num_batches = min(max(sum(map(len, batches_by_shard)) // num_tasks, 1), MAX_BATCHES_PER_TASK)
     return [
-        pieces_table(chain.from_iterable(of_shard[start : start + together]))
-        for of_shard in parcels
-        for start in range(0, len(of_shard), together)
+        to_table(map(ProcessedUnit, chain.from_iterable(batches[start : start + num_batches])))
+        for batches in batches_by_shard
+        for start in range(0, len(batches), num_batches)
     ]
 
 
-# A core each, though it mostly waits for the disk: beside workers that have all cores Ray would start another one for
-# each shard, for seconds, and take it away again.
+# One core each, though it mostly waits for the disk: with none, Ray would start an additional worker for each shard
+# while all cores are busy, which takes seconds, and stop it again.
 @ray.remote(num_cpus=1, max_retries=3)
-def _write_task(
+def _build_shard(
     task: ShardTask, root: StoragePath, layout: str, settings: RenderSettings, out: StoragePath, *blocks: pa.Table
 ) -> WrittenShard:
-    rows = [row for block in blocks for row in block.to_pylist()]
-    return write_task(task, root, layout, settings, RenderOutput(out), rows)
+    units = [unit for block in blocks for unit in from_table(block)]
+    return build_shard(task, units, root, settings, SampleFingerprints.of(settings, layout), RenderOutput(out))

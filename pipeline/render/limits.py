@@ -1,9 +1,8 @@
-"""Limits on what one sample may cost a worker: time and memory, and how often a worker may die of it.
+"""Limits on time and memory of reading one unit, and on how many workers may die of it.
 
-A sample that takes too long ends its worker, since nothing milder ends a loop in compiled code; so does one that
-crashes it. Ray starts another worker, which sees from a mark in the output directory what the last one was doing: a
-sample of which two workers died at the same piece is given up, as a failure, and the others go on. Waiting for the
-storage of a data directory does not count: that is no fault of the sample.
+A unit that exceeds its time ends its worker, as nothing else ends a loop in compiled code; a crash ends it too. Ray
+then starts another worker. A file a unit counts the workers that died while they read it: after two deaths the sample
+becomes a failure and the others go on. Waiting for the storage of the data directory does not count against the limits.
 """
 
 import faulthandler
@@ -19,76 +18,83 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath, storage_errors
 
-# One death may be an accident: a machine that fails, a worker that Ray takes away.
+# One death may have another cause: a machine that fails, a worker that Ray stops.
 MAX_DEATHS = 2
 
 
 class Limits(Frozen):
-    """What one sample may cost."""
+    """Limits on the reading of one unit.
+
+    Attributes:
+        seconds: wall-clock time.
+        megabytes: private memory that the worker may add.
+    """
 
     seconds: float
     megabytes: int
 
 
 class _Budget:
-    """What is left of a sample's limits, which hold while it is spent."""
+    """The part of a unit's limits that is not used up; it is enforced between `start` and `stop`."""
 
     def __init__(self, limits: Limits) -> None:
         self._seconds, self._bytes = limits.seconds, limits.megabytes << 20
 
-    def spend(self) -> None:
-        """Let the limits hold from now on: beyond them the process ends, or allocations fail."""
+    def start(self) -> None:
+        """Enforce the limits: beyond the time the process ends, beyond the memory allocations fail."""
         self._since, self._before = time.monotonic(), resource.getrlimit(resource.RLIMIT_DATA)
         hard = self._before[1]
-        self._most = _data_bytes() + self._bytes
-        soft = self._most if hard == resource.RLIM_INFINITY else min(self._most, hard)
+        self._max_bytes = _data_bytes() + self._bytes
+        soft = self._max_bytes if hard == resource.RLIM_INFINITY else min(self._max_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-        faulthandler.dump_traceback_later(self._seconds, exit=True, file=_NOWHERE)
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=_DEVNULL)
 
     def stop(self) -> None:
-        """Lift the limits; what was used up is gone."""
+        """Stop enforcing them, and subtract what was used."""
         faulthandler.cancel_dump_traceback_later()
         resource.setrlimit(resource.RLIMIT_DATA, self._before)
         self._seconds = max(self._seconds - (time.monotonic() - self._since), 0.001)
-        self._bytes = max(self._most - _data_bytes(), 0)
+        self._bytes = max(self._max_bytes - _data_bytes(), 0)
 
 
 @contextmanager
-def limited(limits: Limits, marks: StoragePath, name: str) -> Iterator[None]:
-    """Work on a piece within the limits; `marks` is a folder that all workers see.
+def enforce_limits(limits: Limits, deaths_folder: StoragePath, name: str) -> Iterator[None]:
+    """Enforce limits on the block.
 
     Args:
-        name: the piece's own: a mark that another process has made at the same time would count as its death.
+        limits: time and memory for the block.
+        deaths_folder: where deaths are counted; a folder that all workers see.
+        name: name of the unit; unique, since a count that another process has just raised would look like a death.
 
     Raises:
-        MeshError: workers died of it before, or it takes too much memory.
-        StorageError: the mark cannot be written under a URL.
+        MeshError: too many workers died of this unit, or it takes too much memory.
+        StorageError: the count cannot be written under a URL.
     """
     global _budget
-    mark = marks / f"{name}.deaths"
-    deaths = _deaths(mark)
-    if deaths >= MAX_DEATHS:
+    counter = deaths_folder / f"{name}.deaths"
+    num_deaths = _read_count(counter)
+    if num_deaths >= MAX_DEATHS:
         raise MeshError(
-            f"given up: {pluralize(deaths, 'worker')} died of it, or it took them more than {limits.seconds:g} s"
+            f"given up: {pluralize(num_deaths, 'worker')} died of it, or it took them more than {limits.seconds:g} s"
         )
-    # One byte a death: written before, taken back after, and left there by whoever does not come to that.
-    _write(mark, b"x" * (deaths + 1))
+    # The file has one byte a death. Append one before the read and remove the file after; a crash leaves it in place.
+    _write(counter, b"x" * (num_deaths + 1))
     _budget = _Budget(limits)
     try:
-        _budget.spend()
+        _budget.start()
         yield
     except MemoryError:
         raise MeshError(f"takes more than {limits.megabytes} MB of memory") from None
     finally:
         _budget.stop()
         _budget = None
-        with suppress(FileNotFoundError), _telling(mark):
-            mark.unlink()
+        with suppress(FileNotFoundError), _as_storage_error(counter):
+            counter.unlink()
 
 
 @contextmanager
-def not_limited() -> Iterator[None]:
-    """Lift the limits for as long as something else than the sample is waited for."""
+def pause_limits() -> Iterator[None]:
+    """Stop enforcing the limits during the block, which waits for something else than the sample."""
     budget = _budget
     if budget is None:
         yield
@@ -97,32 +103,32 @@ def not_limited() -> Iterator[None]:
     try:
         yield
     finally:
-        budget.spend()
+        budget.start()
 
 
-def _deaths(mark: StoragePath) -> int:
-    with suppress(FileNotFoundError), _telling(mark):
-        return len(mark.read_bytes())
+def _read_count(counter: StoragePath) -> int:
+    with suppress(FileNotFoundError), _as_storage_error(counter):
+        return len(counter.read_bytes())
     return 0
 
 
-def _write(mark: StoragePath, content: bytes) -> None:
-    with _telling(mark):
-        if isinstance(mark, Path):
-            mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_bytes(content)
+def _write(counter: StoragePath, content: bytes) -> None:
+    with _as_storage_error(counter):
+        if isinstance(counter, Path):
+            counter.parent.mkdir(parents=True, exist_ok=True)
+        counter.write_bytes(content)
 
 
-def _telling(mark: StoragePath) -> AbstractContextManager[None]:
-    return nullcontext() if isinstance(mark, Path) else storage_errors(mark)
+def _as_storage_error(path: StoragePath) -> AbstractContextManager[None]:
+    return nullcontext() if isinstance(path, Path) else storage_errors(path)
 
 
 def _data_bytes() -> int:
-    """What counts towards RLIMIT_DATA: the private memory of this process."""
+    """The private memory of this process in bytes, which RLIMIT_DATA limits."""
     pages = int(Path("/proc/self/statm").read_text().split()[5])
     return pages * resource.getpagesize()
 
 
-_NOWHERE = open(os.devnull, "w")  # noqa: SIM115 - faulthandler needs a file for as long as the process lives
-# The limits hold for the process, so there is one budget at a time.
+_DEVNULL = open(os.devnull, "w")  # noqa: SIM115 - faulthandler needs the file until the process ends
+# The limits apply to the whole process, so there is one budget at a time.
 _budget: _Budget | None = None

@@ -1,10 +1,10 @@
-"""The output directory of a render: the final tables, and the receipts of a run that is under way.
+"""The output directory of a render: the final tables, and the shard records of an unfinished run.
 
     SHARDS/manifest.json, index.parquet, failures.parquet, shards/000000.tar ...
-    SHARDS/.progress/000000.tar.json      one receipt a finished shard; gone once the manifest is written
+    SHARDS/.progress/000000.tar.json      one record a finished shard; removed after the manifest is written
 
-A shard counts as made when its receipt (or the manifest) says so; an interrupted run therefore loses only the shards
-that it was working on.
+A shard is finished if it has a record or is in the manifest, so an interrupted run loses only the shards that it was
+working on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,11 +31,14 @@ from smile_pipe.shards.storage import (
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What the making of one shard gave.
+    """The content of one finished shard.
 
     Attributes:
-        settings: fingerprint of the settings that decide the images.
-        entry: None where all of its samples failed and there is no shard.
+        name: file name of the shard.
+        settings: fingerprint of the settings that its images depend on.
+        entry: the shard in the manifest; None if all of its samples failed and there is no file.
+        rows: its samples in the index.
+        failures: its failed samples.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -52,11 +55,18 @@ class ShardRecord:
         return tuple(sorted([row.key for row in self.rows] + [failure.key for failure in self.failures]))
 
 
-_RECEIPT = TypeAdapter(ShardRecord)
+_SHARD_RECORD = TypeAdapter(ShardRecord)
 
 
 class RenderOutput:
-    """One output directory, read and written by the render stage alone."""
+    """An output directory, which only the render stage reads and writes.
+
+    Attributes:
+        root: the directory.
+        shards: the folder of the tars.
+        progress: the folder of the records of an unfinished run.
+        deaths: the folder in which `limits.py` counts deaths of workers.
+    """
 
     def __init__(self, root: StoragePath) -> None:
         self.root = root
@@ -69,7 +79,11 @@ class RenderOutput:
         self.card_path = root / "README.md"
 
     def check_writable(self) -> None:
-        """Raise UsageError where the directory cannot be made or written, before any work is done."""
+        """Check before any work that the directory can be created and written.
+
+        Raises:
+            UsageError: it cannot, or it holds files of something else.
+        """
         check_folder(self.root)
         if (
             self.root.is_dir()
@@ -78,73 +92,76 @@ class RenderOutput:
             and any(path.name != LOCK for path in self.root.iterdir())
         ):
             raise UsageError(
-                "holds files that are not of a render; name a new or empty directory", field="out", value=self.root
+                "holds files that are not of a render; choose a new or empty directory", field="out", value=self.root
             )
 
     def manifest(self) -> ShardManifest | None:
-        """The manifest of a finished run, if there is one."""
+        """Return the manifest of a finished run, if there is one."""
         return ShardManifest.read(self.manifest_path) if self.manifest_path.exists() else None
 
-    def receipts(self) -> list[ShardRecord]:
-        """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
-        found = {receipt.name: receipt for receipt in self._finished()}
+    def read_records(self) -> list[ShardRecord]:
+        """Return the finished shards by name; records of an unfinished run take precedence over the manifest."""
+        found = {record.name: record for record in self._finished()}
         for path in files_in(self.progress, "*.json"):
-            # A receipt that this release cannot read is no receipt: its shard is made again. Nor is one in the file of
-            # another, which would outlive its shard.
+            # A record that this release cannot read is ignored, and its shard is built again. So is one in the file of
+            # another shard, as it would not be removed with its own.
             with suppress(ValidationError):
-                receipt = _RECEIPT.validate_json(path.read_bytes())
-                if path.name == self._receipt_path(receipt.name).name:
-                    found[receipt.name] = receipt
+                record = _SHARD_RECORD.validate_json(path.read_bytes())
+                if path.name == self._record_path(record.name).name:
+                    found[record.name] = record
         return [found[name] for name in sorted(found)]
 
     def shard_sizes(self) -> dict[str, int]:
-        """The shards that lie in the directory, by name, with their sizes in bytes."""
+        """Return the sizes in bytes of all shards in the directory, by name."""
         return {name: size for name, size in sizes_in(self.shards).items() if SHARD_NAME.fullmatch(name)}
 
     def begin(self, removed: Iterable[str]) -> None:
-        """Make the directories, clear what a killed run was writing, and withdraw the manifest.
+        """Start a run: create the folders, remove leftovers of a killed run, and remove the manifest.
 
-        What it said of finished shards is kept as receipts.
+        The finished shards of the manifest become records.
+
+        Args:
+            removed: names of shards to remove.
         """
-        # First what tells a next run that the directory is a render's.
+        # First, as it marks the directory as one of a render.
         self.progress.mkdir(parents=True, exist_ok=True)
         self.shards.mkdir(exist_ok=True)
-        # An object store knows no empty folders.
+        # Object stores have no empty folders.
         (self.progress / "begun").write_bytes(b"")
-        # What workers of a run that was killed were reading is under no suspicion.
+        # Deaths of a killed run are not the fault of the samples that its workers were reading.
         remove_tree(self.deaths)
         for folder in (self.root, self.shards, self.progress):
             remove_leftovers(folder)
         if self.manifest_path.exists():
-            for receipt in self.receipts():
-                self.write_receipt(receipt)
+            for record in self.read_records():
+                self.write_record(record)
             self.manifest_path.unlink()
         for name in removed:
             (self.shards / name).unlink(missing_ok=True)
-            self.forget_receipt(name)
+            self.remove_record(name)
 
-    def write_receipt(self, receipt: ShardRecord) -> None:
-        """Record that a shard is made."""
-        write_atomically(self._receipt_path(receipt.name), _RECEIPT.dump_json(receipt))
+    def write_record(self, record: ShardRecord) -> None:
+        """Record that a shard is finished."""
+        write_atomically(self._record_path(record.name), _SHARD_RECORD.dump_json(record))
 
-    def forget_receipt(self, name: str) -> None:
-        """Take back that a shard is made."""
-        self._receipt_path(name).unlink(missing_ok=True)
+    def remove_record(self, name: str) -> None:
+        """Remove the record of a shard, if there is one."""
+        self._record_path(name).unlink(missing_ok=True)
 
-    def refresh(self, receipts: Sequence[ShardRecord]) -> None:
-        """Write the tables of a finished run again, with the times that files have now."""
-        write_index(self.index_path, (row for receipt in receipts for row in receipt.rows))
-        write_failures(self.failures_path, [failure for receipt in receipts for failure in receipt.failures])
+    def refresh(self, records: Sequence[ShardRecord]) -> None:
+        """Write the tables; after a finished run this updates the times of files."""
+        write_index(self.index_path, (row for record in records for row in record.rows))
+        write_failures(self.failures_path, [failure for record in records for failure in record.failures])
 
-    def finish(self, manifest: ShardManifest, receipts: Sequence[ShardRecord]) -> None:
-        """Write the tables, the card and, last, the manifest; then forget the receipts."""
-        self.refresh(receipts)
-        card = shards_card(manifest, [row for receipt in receipts for row in receipt.rows])
+    def finish(self, manifest: ShardManifest, records: Sequence[ShardRecord]) -> None:
+        """Finish a run: write the tables, the card and, last, the manifest; then remove the records."""
+        self.refresh(records)
+        card = shards_card(manifest, [row for record in records for row in record.rows])
         write_atomically(self.card_path, card.encode())
         manifest.write(self.manifest_path)
         remove_tree(self.progress)
 
-    def _receipt_path(self, name: str) -> StoragePath:
+    def _record_path(self, name: str) -> StoragePath:
         return self.progress / f"{name}.json"
 
     def _finished(self) -> list[ShardRecord]:

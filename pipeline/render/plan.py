@@ -1,7 +1,7 @@
-"""What a render has to do: which samples are rendered, which are written anew or copied, which shards stay or go.
+"""Plan a render: which samples are rendered, rewritten or copied, and which shards are kept or removed.
 
-Goes in: the samples found, the marks of the settings, and what an earlier run left. Comes out: a `RenderPlan`. It reads
-files only where their size or time changed, and does not need Ray.
+The plan compares the samples and settings with what an earlier run left. Files are read only if their size or time
+changed. Ray is not needed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +17,21 @@ from smile_pipe.shards.storage import StoragePath
 
 NEW = "new"
 SETTINGS = "the settings changed"
-SHARD_GONE = "their shard is missing or of another size"
+SHARD_GONE = "shard is missing or of another size"
 FILES = "source files changed"
 LABELS = "labels or prompts changed: rewritten, not rendered"
-RETRIED = "failed before, tried again"
-REMOVED = "no longer there: removed"
+RETRIED = "failed before: tried again"
+REMOVED = "source files are gone: removed"
 
 
 @dataclass(frozen=True)
 class ReusedSample:
-    """A sample whose images an earlier run made; where its record is outdated, that is written anew from `source`."""
+    """A sample whose images are reused from an earlier run.
+
+    Attributes:
+        row: the sample in the index.
+        source: the sample's files and labels, if its record and prompt have to be rewritten; None copies its bytes.
+    """
 
     row: IndexRow
     source: SampleSource | None = None
@@ -34,12 +39,13 @@ class ReusedSample:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to make: the unit of work, safe to do twice.
+    """One shard to build. To build it twice gives the same bytes.
 
     Attributes:
-        samples: those that are rendered.
-        reused: those whose bytes are taken from the shard as it is.
-        failures: of samples that failed and are not tried again.
+        name: file name of the shard.
+        samples: samples to render.
+        reused: samples whose images are taken from the shard's earlier version.
+        failures: failures of samples that are not tried again.
     """
 
     name: str
@@ -53,15 +59,15 @@ class RenderPlan:
     """The work of one run.
 
     Attributes:
-        layout: the layout that found the samples.
-        samples: all samples that the output shall hold.
-        tasks: shards to make.
-        kept: receipts of the shards that stay untouched.
-        removed: names of shards that no sample belongs to any more.
-        reasons: why there is something to do, as reason -> number of samples.
-        touched: whether files of kept shards have other times than the index says, and the same content.
-        evidence: why this layout.
-        ignored: what of the data directory is left out, in a few lines.
+        layout: name of the layout that found the samples.
+        samples: all samples that the output will hold.
+        tasks: shards to build.
+        kept: records of the shards that stay unchanged.
+        removed: names of shards that hold no wanted sample.
+        reasons: number of samples by the reason for their work.
+        touched: whether files of kept shards have new times and the same content, so that the index is rewritten.
+        evidence: why this layout was chosen.
+        ignored: which files of the data directory are left out, in a few lines.
     """
 
     layout: str
@@ -76,29 +82,29 @@ class RenderPlan:
 
     @property
     def num_to_render(self) -> int:
-        """Samples that are rendered."""
+        """Number of samples to render."""
         return sum(len(task.samples) for task in self.tasks)
 
     @property
     def num_to_rewrite(self) -> int:
-        """Samples whose record and prompt are written anew around the images that they have."""
+        """Number of samples that get a new record and prompt around the images that they have."""
         return sum(reused.source is not None for task in self.tasks for reused in task.reused)
 
     @property
     def num_to_copy(self) -> int:
-        """Samples whose bytes are copied because others of their shard changed."""
+        """Number of samples whose bytes are copied because other samples of their shard changed."""
         return sum(reused.source is None for task in self.tasks for reused in task.reused)
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing to do but perhaps to note new times."""
+        """Whether there is nothing to do, except perhaps to update times in the index."""
         return not self.tasks and not self.removed
 
 
 def plan_shards(
     root: StoragePath,
     samples: Sequence[SampleSource],
-    marks: SampleFingerprints,
+    fingerprints: SampleFingerprints,
     output: RenderOutput,
     samples_per_shard: int,
     weight: Callable[[SampleSource], int] = lambda sample: 1,
@@ -107,40 +113,42 @@ def plan_shards(
     known: Sequence[ShardRecord] | None = None,
     stats: Mapping[str, Stat] | None = None,
 ) -> RenderPlan:
-    """Compare what is wanted with what an earlier run left.
+    """Compare the wanted samples with what an earlier run left.
 
-    A sample stays in the shard where it is; new samples go to new shards, so that existing ones keep their bytes.
+    A sample stays in its shard; new samples go to new shards, so that existing shards keep their bytes.
 
     Args:
         root: the data directory.
-        samples: what is wanted, by key.
-        marks: of the settings that are wanted.
-        output: what is there.
-        samples_per_shard: how much a new shard holds.
+        samples: the wanted samples, sorted by key.
+        fingerprints: of the wanted settings.
+        output: the output directory.
+        samples_per_shard: capacity of a new shard.
         weight: how many scans a sample counts for when a shard is filled.
-        retry_failed: try what failed again, though nothing changed.
+        retry_failed: try failed samples again even if nothing changed.
         verify_sources: read all files, whatever their size and time.
-        known: the receipts of `output`, where they have been read already.
-        stats: size and time of each file, where listing the data directory told.
+        known: the records of `output`, if they have been read already.
+        stats: size and time of each file, if the data directory has been listed already.
     """
-    known = output.receipts() if known is None else known
-    receipts = {receipt.name: receipt for receipt in known if receipt.settings == marks.images_settings}
+    known = output.read_records() if known is None else known
+    records = {record.name: record for record in known if record.settings == fingerprints.images_settings}
     sizes = output.shard_sizes()
-    outdated = [name for name in sorted(sizes) if name not in receipts]
-    shards = _Shards(root, samples, marks, sizes, retry_failed)
-    shards.look([*receipts.values()], verify_sources, stats)
-    for receipt in receipts.values():
-        shards.add(receipt)
+    outdated = [name for name in sorted(sizes) if name not in records]
+    shards = _Shards(root, samples, fingerprints, sizes, retry_failed)
+    shards.check_files([*records.values()], verify_sources, stats)
+    for record in records.values():
+        shards.add(record)
     new = [sample for sample in samples if sample.key not in shards.placed]
     if new:
-        shards.reasons[SETTINGS if len(known) > len(receipts) else NEW] = len(new)
-    # Gaps are filled first: several shards are written at a time, so an interrupted run may have left out one between
-    # others, and whoever goes on shall arrive at the same files as who was never interrupted.
-    free = (name for number in count() if (name := f"{number:06d}.tar") not in receipts)
-    tasks = shards.tasks + [ShardTask(next(free), members) for members in _filled(new, samples_per_shard, weight)]
+        shards.reasons[SETTINGS if len(known) > len(records) else NEW] = len(new)
+    # Gaps are filled first: several shards are written at a time, so an interrupted run may lack one between
+    # others, and a resumed run has to end with the same files as one that was never interrupted.
+    free = (name for number in count() if (name := f"{number:06d}.tar") not in records)
+    tasks = shards.tasks + [
+        ShardTask(next(free), members) for members in _group_by_weight(new, samples_per_shard, weight)
+    ]
     taken = {task.name for task in tasks}
     return RenderPlan(
-        marks.layout,
+        fingerprints.layout,
         tuple(samples),
         tuple(sorted(tasks, key=lambda task: task.name)),
         tuple(shards.kept),
@@ -151,17 +159,17 @@ def plan_shards(
 
 
 class _Shards:
-    """The shards of an earlier run, one after the other: kept, made again in part, or removed."""
+    """Decides for each shard of an earlier run whether it is kept, rebuilt or removed."""
 
     def __init__(
         self,
         root: StoragePath,
         samples: Sequence[SampleSource],
-        marks: SampleFingerprints,
+        fingerprints: SampleFingerprints,
         sizes: Mapping[str, int],
         retry_failed: bool,
     ) -> None:
-        self.root, self.marks, self.sizes, self.retry_failed = root, marks, sizes, retry_failed
+        self.root, self.fingerprints, self.sizes, self.retry_failed = root, fingerprints, sizes, retry_failed
         self.wanted = {sample.key: sample for sample in samples}
         self.placed: set[str] = set()
         self.kept: list[ShardRecord] = []
@@ -170,124 +178,124 @@ class _Shards:
         self.reasons: dict[str, int] = {}
         self.touched = False
 
-    def look(self, receipts: Sequence[ShardRecord], verify: bool, stats: Mapping[str, Stat] | None) -> None:
-        """Look at the files of all samples that are wanted and were there before."""
-        found = [before for receipt in receipts for before in _samples_of(receipt)]
+    def check_files(self, records: Sequence[ShardRecord], verify: bool, stats: Mapping[str, Stat] | None) -> None:
+        """Find the samples whose files changed, and read these files."""
+        found = [before for record in records for before in _rows_of(record)]
         self.files = SourceFiles(self.root, (file for before in found for file in before.sources), verify, stats)
         changed = [
             (before, sample)
             for before in found
-            if (sample := self.wanted.get(before.key)) is not None and not self._is_as_it_was(before, sample)
+            if (sample := self.wanted.get(before.key)) is not None and not self._is_unchanged(before, sample)
         ]
         self.changed = {before.key for before, _ in changed}
-        self.files.look(path for before, sample in changed for path in (*sample.paths, *_named(before)))
+        self.files.load(path for before, sample in changed for path in (*sample.paths, *_named_paths(before)))
 
-    def add(self, receipt: ShardRecord) -> None:
-        """Decide what becomes of a shard."""
-        before = _samples_of(receipt)
-        there = {row.key: sample for row in before if (sample := self.wanted.get(row.key)) is not None}
-        self.placed.update(there)
-        if not there:
-            self.removed.append(receipt.name)
-            self._because(REMOVED, len(before))
+    def add(self, record: ShardRecord) -> None:
+        """Keep, rebuild or remove a shard."""
+        before = _rows_of(record)
+        wanted = {row.key: sample for row in before if (sample := self.wanted.get(row.key)) is not None}
+        self.placed.update(wanted)
+        if not wanted:
+            self.removed.append(record.name)
+            self._count(REMOVED, len(before))
             return
-        if receipt.entry is not None and self.sizes.get(receipt.name) != receipt.entry.bytes:
-            self._because(SHARD_GONE, len(there))
-            self._make(receipt, [*there.values()], (), ())
+        if record.entry is not None and self.sizes.get(record.name) != record.entry.bytes:
+            self._count(SHARD_GONE, len(wanted))
+            self._rebuild(record, [*wanted.values()], (), ())
             return
-        rows = [row for row in receipt.rows if row.key in there]
-        failures = [failure for failure in receipt.failures if failure.key in there]
-        reused = [again for row in rows if (again := self._reused(row, there[row.key])) is not None]
-        same = [failure for failure in failures if self._stays_failed(failure, there[failure.key])]
-        stay = {again.row.key for again in reused} | {failure.key for failure in same}
-        render = [sample for key, sample in there.items() if key not in stay]
-        gone = len(before) - len(there)
-        self._because(REMOVED, gone)
-        # A failure, too, shall know the times that its files have now.
-        same = [self._refreshed(failure) for failure in same]
-        if render or gone or any(again.source is not None for again in reused):
-            self._make(receipt, render, reused, same)
+        rows = [row for row in record.rows if row.key in wanted]
+        failures = [failure for failure in record.failures if failure.key in wanted]
+        reused = [again for row in rows if (again := self._reuse(row, wanted[row.key])) is not None]
+        still_failed = [failure for failure in failures if self._stays_failed(failure, wanted[failure.key])]
+        not_rendered = {sample.row.key for sample in reused} | {failure.key for failure in still_failed}
+        to_render = [sample for key, sample in wanted.items() if key not in not_rendered]
+        num_removed = len(before) - len(wanted)
+        self._count(REMOVED, num_removed)
+        # Update the times of the files of failures too, or these files would be read by each run.
+        still_failed = [self._with_current_sources(failure) for failure in still_failed]
+        if to_render or num_removed or any(sample.source is not None for sample in reused):
+            self._rebuild(record, to_render, reused, still_failed)
         else:
-            self._keep(receipt, tuple(again.row for again in reused), tuple(same))
+            self._keep(record, tuple(sample.row for sample in reused), tuple(still_failed))
 
-    def _reused(self, row: IndexRow, sample: SampleSource) -> ReusedSample | None:
-        """How a sample's images can be used again; None where they have to be rendered."""
+    def _reuse(self, row: IndexRow, sample: SampleSource) -> ReusedSample | None:
+        """How a sample's images can be reused; None if they have to be rendered."""
         files = self._files_of(row, sample)
-        if files == row.sources and self.marks.whole(sample, row.images, files) == row.fingerprint:
+        if files == row.sources and self.fingerprints.whole(sample, row.images, files) == row.fingerprint:
             return ReusedSample(row)
-        images = self.marks.images(sample, files)
+        images = self.fingerprints.images(sample, files)
         if images != row.images:
-            self._because(FILES)
+            self._count(FILES)
             return None
-        # Times may differ though the content does not; the index shall know of it, or they are read each time.
+        # Times may differ although the content is the same; update the index, or the files would be read by each run.
         current = row if files == row.sources else replace(row, sources=files)
-        if self.marks.whole(sample, images, files) == row.fingerprint:
+        if self.fingerprints.whole(sample, images, files) == row.fingerprint:
             return ReusedSample(current)
-        self._because(LABELS)
+        self._count(LABELS)
         return ReusedSample(current, sample)
 
     def _stays_failed(self, failure: FailureRow, sample: SampleSource) -> bool:
         files = self._files_of(failure, sample)
-        same = self.marks.whole(sample, self.marks.images(sample, files), files) == failure.fingerprint
+        same = self.fingerprints.whole(sample, self.fingerprints.images(sample, files), files) == failure.fingerprint
         if self.retry_failed or not same:
-            self._because(RETRIED if same else FILES)
+            self._count(RETRIED if same else FILES)
         return same and not self.retry_failed
 
-    def _refreshed(self, failure: FailureRow) -> FailureRow:
+    def _with_current_sources(self, failure: FailureRow) -> FailureRow:
         return failure.model_copy(update={"sources": self._files_of(failure, self.wanted[failure.key])})
 
-    def _is_as_it_was(self, before: IndexRow | FailureRow, sample: SampleSource) -> bool:
-        """Whether a sample has the files that it had, and all have the size and the time that they had."""
+    def _is_unchanged(self, before: IndexRow | FailureRow, sample: SampleSource) -> bool:
+        """Whether a sample has the same files as before, with the same sizes and times."""
         paths = tuple([file.path for file in before.sources if not file.named])
-        return paths == sample.paths and self.files.are_as_recorded(before.sources)
+        return paths == sample.paths and self.files.are_unchanged(before.sources)
 
     def _files_of(self, before: IndexRow | FailureRow, sample: SampleSource) -> tuple[SourceFile, ...]:
         if before.key not in self.changed:
             return before.sources
-        mine = [self.files[path] for path in sample.paths]
-        return (*mine, *(replace(self.files[path], named=True) for path in _named(before)))
+        own = [self.files[path] for path in sample.paths]
+        return (*own, *(replace(self.files[path], named=True) for path in _named_paths(before)))
 
-    def _keep(self, receipt: ShardRecord, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
-        if (rows, failures) != (receipt.rows, receipt.failures):
+    def _keep(self, record: ShardRecord, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
+        if (rows, failures) != (record.rows, record.failures):
             self.touched = True
-            receipt = replace(receipt, rows=rows, failures=failures)
-        self.kept.append(receipt)
+            record = replace(record, rows=rows, failures=failures)
+        self.kept.append(record)
 
-    def _make(
+    def _rebuild(
         self,
-        receipt: ShardRecord,
+        record: ShardRecord,
         render: Sequence[SampleSource],
         reused: Sequence[ReusedSample],
         failures: Sequence[FailureRow],
     ) -> None:
         samples = tuple(sorted(render, key=lambda sample: sample.key))
-        self.tasks.append(ShardTask(receipt.name, samples, tuple(reused), tuple(failures)))
+        self.tasks.append(ShardTask(record.name, samples, tuple(reused), tuple(failures)))
 
-    def _because(self, reason: str, num_samples: int = 1) -> None:
+    def _count(self, reason: str, num_samples: int = 1) -> None:
         if num_samples:
             self.reasons[reason] = self.reasons.get(reason, 0) + num_samples
 
 
-def _samples_of(receipt: ShardRecord) -> list[IndexRow | FailureRow]:
-    return [*receipt.rows, *receipt.failures]
+def _rows_of(record: ShardRecord) -> list[IndexRow | FailureRow]:
+    return [*record.rows, *record.failures]
 
 
-def _named(before: IndexRow | FailureRow) -> list[str]:
-    """The files that are known from other files of a sample only."""
+def _named_paths(before: IndexRow | FailureRow) -> list[str]:
+    """Paths of the files that only another file of the sample names."""
     return [file.path for file in before.sources if file.named]
 
 
-def _filled(
+def _group_by_weight(
     samples: Sequence[SampleSource], capacity: int, weight: Callable[[SampleSource], int]
 ) -> Iterator[tuple[SampleSource, ...]]:
-    """Samples in groups whose weights are within `capacity`, or that have one member."""
+    """Group samples so that the weights of a group add up to at most `capacity`, or it has one member."""
     group: list[SampleSource] = []
-    filled = 0
+    total = 0
     for sample in samples:
-        if group and filled + weight(sample) > capacity:
+        if group and total + weight(sample) > capacity:
             yield tuple(group)
-            group, filled = [], 0
+            group, total = [], 0
         group.append(sample)
-        filled += weight(sample)
+        total += weight(sample)
     if group:
         yield tuple(group)

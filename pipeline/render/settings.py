@@ -1,4 +1,4 @@
-"""The part of a render's configuration that its output depends on: what the manifest records and fingerprints cover."""
+"""The settings that the bytes of a render depend on, which the manifest records and fingerprints cover."""
 
 from functools import cached_property
 
@@ -10,12 +10,12 @@ from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
-# Raise it when the bytes of a sample change for another reason than its renderer: framing, codecs, the record.
+# Increment when the bytes of a sample change for another reason than its renderer: alignment, codecs, the record.
 DATA_VERSION = 4
 
 
 class RenderSettings(Frozen):
-    """Everything but the scans themselves that decides the bytes of a shard."""
+    """Everything that decides the bytes of a shard, except the scans."""
 
     data_version: int = DATA_VERSION
     renderer: RendererName
@@ -33,7 +33,7 @@ class RenderSettings(Frozen):
 
     @cached_property
     def images_fingerprint(self) -> str:
-        """Changes exactly when every image has to be rendered again."""
+        """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
         return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
 
     @property
@@ -42,7 +42,7 @@ class RenderSettings(Frozen):
         return self.text_source == "geometry" or "flow" in self.channels
 
     def rig_of(self, key: str) -> Rig:
-        """The cameras of a sample: those of the views, or with jitter the sample's own."""
+        """Return the cameras of a sample: those of the views, or with jitter the sample's own."""
         if not self.jitter_deg:
             return self._rig
         digest = blake3(f"{self.jitter_seed} {key}".encode()).digest(8)

@@ -1,8 +1,8 @@
 """The render stage: a directory of face scans in, WebDataset shards with a manifest out.
 
-    find samples -> plan (keep | make | remove shards) -> Ray Data: read, render, encode -> write shards -> manifest
+    find samples -> plan (keep | build | remove shards) -> Ray Data: read, render, encode -> write shards -> manifest
 
-Safe to stop and to run again: finished shards are kept, and when nothing is to be done Ray is not even started.
+Runs are incremental and resumable: finished shards are kept, and Ray is not started if there is nothing to do.
 """
 
 import gc
@@ -22,37 +22,39 @@ from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.plan import RenderPlan, plan_shards
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.timings import Shares, StepSeconds, Workers, WrittenShard
-from smile_pipe.pipeline.render.units import needed, num_stored
+from smile_pipe.pipeline.render.timings import StepSeconds, Utilization, Workers
+from smile_pipe.pipeline.render.units import num_stored_frames, select_inputs
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
 from smile_pipe.shards.storage import is_in_memory
 
 if TYPE_CHECKING:
+    from smile_pipe.pipeline.render.build import WrittenShard
     from smile_pipe.pipeline.render.estimate import Estimate
 
 
 @dataclass(frozen=True)
 class RenderProgress:
-    """How far a render is.
+    """Progress of a render.
 
     Attributes:
-        num_done, num_total: samples that passed the renderer, of how many.
-        num_failed: failures known so far.
-        shares: how busy its workers were so far, as far as shards are written.
+        num_done: number of samples that are rendered.
+        num_total: number of samples to render.
+        num_failed: number of failures in the shards that are written.
+        utilization: how busy the workers were, counted from the shards that are written.
     """
 
     num_done: int
     num_total: int
     num_failed: int
-    shares: Shares
+    utilization: Utilization
 
 
 def plan(config: RenderConfig) -> RenderPlan:
-    """What `run` would do.
+    """Return what `run` would do, without writing anything.
 
     Raises:
-        UsageError: the input, the output or an option cannot be used; nothing has been written.
+        UsageError: the input, the output or an option cannot be used.
     """
     with _without_garbage_collection():
         return _plan(config)
@@ -60,7 +62,7 @@ def plan(config: RenderConfig) -> RenderPlan:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """For a plan of many samples: it makes millions of objects and drops none, and looking for some takes long."""
+    """Pause garbage collection: a plan for many samples creates millions of objects, and none of them is garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -74,16 +76,18 @@ def _plan(config: RenderConfig) -> RenderPlan:
     settings, output = config.resolve(), RenderOutput(config.out)
     found = find_samples(config.data_dir, config.layout, settings.needs_neutral)
     if not found.samples:
-        raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample in it")
+        raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample; choose another `layout`")
     output.check_writable()
-    chosen = config.filter.apply(found.samples)[: config.limit]
-    samples = [needed(sample, settings) for sample in chosen]
+    selected = config.filter.apply(found.samples)[: config.limit]
+    samples = [select_inputs(sample, settings) for sample in selected]
     _check_text(settings, samples, found.layout)
-    known = output.receipts()
-    before = {key for receipt in known for key in receipt.keys}
+    known = output.read_records()
+    before = {key for record in known for key in record.keys}
     if before and before.isdisjoint(sample.key for sample in samples):
         raise UsageError(
-            f"holds shards of other scans than {config.data_dir}; name another directory", field="out", value=config.out
+            f"holds shards of other scans than {config.data_dir}; choose another directory",
+            field="out",
+            value=config.out,
         )
     work = plan_shards(
         config.data_dir,
@@ -91,7 +95,7 @@ def _plan(config: RenderConfig) -> RenderPlan:
         SampleFingerprints.of(settings, found.layout),
         output,
         config.samples_per_shard,
-        lambda sample: num_stored(sample, settings),
+        lambda sample: num_stored_frames(sample, settings),
         config.retry_failed,
         config.verify_sources,
         known,
@@ -106,12 +110,12 @@ def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layou
             settings.prompts.prompt_for("any", expression)
     if settings.text_source == "au" and all(sample.action_units is None for sample in samples):
         raise UsageError(
-            f"nothing in the layout {layout} codes action units; use label or geometry", field="text", value="au"
+            f"the layout {layout} has no action units; use `text=label` or `text=geometry`", field="text", value="au"
         )
 
 
 def estimate(config: RenderConfig, work: RenderPlan) -> "Estimate":
-    """What carrying out `work` costs, told from a few samples that are made for it and thrown away."""
+    """Estimate the cost of `work` from a few samples; see `smile_pipe.pipeline.render.estimate`."""
     from smile_pipe.pipeline.render.estimate import estimate
 
     return estimate(work, config.data_dir.absolute(), config.resolve())
@@ -122,7 +126,15 @@ def run(
     on_progress: Callable[[RenderProgress], None] = lambda progress: None,
     on_plan: Callable[[RenderPlan], None] = lambda work: None,
 ) -> ShardManifest:
-    """Bring the shards up to date with the scans; `on_plan` hears what is to be done before it is done.
+    """Bring the shards up to date with the scans.
+
+    Args:
+        config: the options.
+        on_progress: called whenever samples are rendered or a shard is written.
+        on_plan: called with the plan before it is executed.
+
+    Returns:
+        The manifest of the shards.
 
     Raises:
         UsageError: see `plan`; or another process writes to the same directory.
@@ -132,10 +144,10 @@ def run(
     with directory_lock(config.out):
         work = plan(config)
         on_plan(work)
-        return _carry_out(work, config, settings, output, on_progress)
+        return _execute(work, config, settings, output, on_progress)
 
 
-def _carry_out(
+def _execute(
     work: RenderPlan,
     config: RenderConfig,
     settings: RenderSettings,
@@ -148,10 +160,10 @@ def _carry_out(
         return manifest
     with ray_session(config.address) if work.tasks and not _in_process(config) else nullcontext():
         output.begin(work.removed)
-        receipts = [*work.kept, *_render(work, config, settings, on_progress)]
-    receipts.sort(key=lambda receipt: receipt.name)
-    manifest = _manifest(work, settings, receipts)
-    output.finish(manifest, receipts)
+        records = [*work.kept, *_render(work, config, settings, on_progress)]
+    records.sort(key=lambda record: record.name)
+    manifest = _manifest(work, settings, records)
+    output.finish(manifest, records)
     return manifest
 
 
@@ -163,52 +175,52 @@ def _render(
 ) -> list[ShardRecord]:
     if not work.tasks:
         return []
-    receipts: list[ShardRecord] = []
-    num_done, done, began = 0, StepSeconds(), time.monotonic()
-    workers, events = _job(work, config, settings)
+    records: list[ShardRecord] = []
+    num_done, busy, began = 0, StepSeconds(), time.monotonic()
+    workers, events = _start_job(work, config, settings)
 
-    def tell() -> None:
-        num_failed = sum(len(receipt.failures) for receipt in receipts)
-        shares = Shares.of(done, workers, time.monotonic() - began)
-        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, shares))
+    def report_progress() -> None:
+        num_failed = sum(len(record.failures) for record in records)
+        utilization = Utilization.of(busy, workers, time.monotonic() - began)
+        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, utilization))
 
-    tell()
+    report_progress()
     for event in events:
-        if isinstance(event, WrittenShard):
-            receipts.append(event.receipt)
-            done += event.spent
-        else:
+        if isinstance(event, int):
             num_done += event
-        tell()
-    return receipts
+        else:
+            records.append(event.record)
+            busy += event.seconds
+        report_progress()
+    return records
 
 
 def _in_process(config: RenderConfig) -> bool:
-    """Whether workers of Ray could not see what is read or written."""
+    """Whether Ray's workers cannot see the input or the output."""
     return is_in_memory(config.data_dir) or is_in_memory(config.out)
 
 
-def _job(
+def _start_job(
     work: RenderPlan, config: RenderConfig, settings: RenderSettings
-) -> tuple[Workers, Iterator[int | WrittenShard]]:
-    """Who works, and what comes of it: a number of samples whenever some are rendered, and each shard once written."""
+) -> tuple[Workers, Iterator["int | WrittenShard"]]:
+    """Return the resources and the events of the job; see `smile_pipe.pipeline.render.job.render_shards`."""
     root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
     if _in_process(config):
-        from smile_pipe.pipeline.render.local import render_shards_in_process
+        from smile_pipe.pipeline.render.process import render_shards_in_process
 
         return Workers(cores=1), render_shards_in_process(work.tasks, root, work.layout, settings, output)
-    # Imported here because importing Ray takes a second, which a run that has nothing to do need not wait for.
+    # Imported here because Ray takes a second to import, which a run with nothing to do does not need.
     from smile_pipe.pipeline.render.job import render_shards, workers_of
 
     workers = workers_of(settings)
     return workers, render_shards(work.tasks, root, work.layout, settings, output, config.limits, workers)
 
 
-def _manifest(work: RenderPlan, settings: RenderSettings, receipts: Sequence[ShardRecord]) -> ShardManifest:
-    rows = [row for receipt in receipts for row in receipt.rows]
-    entries = tuple(receipt.entry for receipt in receipts if receipt.entry is not None)
+def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[ShardRecord]) -> ShardManifest:
+    rows = [row for record in records for row in record.rows]
+    entries = tuple(record.entry for record in records if record.entry is not None)
     expressions = order_expressions({row.expression for row in rows})
-    prompts = {expression: words for expression in expressions if (words := _wordings(settings, expression))}
+    prompts = {expression: templates for expression in expressions if (templates := _templates(settings, expression))}
     contents = [entry.fingerprint for entry in entries]
     return ShardManifest(
         fingerprint=fingerprint(settings.images_fingerprint, settings.text_source, prompts, contents),
@@ -225,13 +237,13 @@ def _manifest(work: RenderPlan, settings: RenderSettings, receipts: Sequence[Sha
         num_samples=len(rows),
         num_sequences=sum(row.frame_rate > 0 for row in rows),
         num_subjects=len({row.subject for row in rows}),
-        num_failures=sum(len(receipt.failures) for receipt in receipts),
+        num_failures=sum(len(record.failures) for record in records),
         shards=entries,
     )
 
 
-def _wordings(settings: RenderSettings, expression: str) -> tuple[str, ...]:
-    """The templates of an expression; none where captions make do without."""
+def _templates(settings: RenderSettings, expression: str) -> tuple[str, ...]:
+    """The prompt templates of an expression; none if the bank has none, as captions do not need them."""
     try:
         return settings.prompts.templates_for(expression)
     except UsageError:

@@ -1,24 +1,47 @@
-"""The units of the render job: a sample, or a piece of a long sequence.
+"""The data that flows through a render: units of work, what each step adds to them, and how units form batches."""
 
-A piece holds so few frames that their meshes and images fit in memory, whatever the length of its sequence.
-"""
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import numpy as np
+from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
+from smile_pipe.pipeline.datasets.file_index import printable
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.render.timings import StepSeconds
+from smile_pipe.shards.index import SourceFile
+from smile_pipe.shards.sample import Frame, MeshStatistics
+from smile_pipe.shards.storage import StorageError
 
-# Enough scans that a task outweighs its overhead, few enough that the meshes of a parcel fit in memory.
-PARCEL = 16
-# What the images of a parcel may take before they are encoded: large images and many views make parcels smaller.
-PARCEL_BYTES = 256 << 20
+# Enough frames that the work of a batch outweighs its overhead, few enough that its meshes fit in memory.
+MAX_FRAMES_PER_BATCH = 16
+# Limit on the renderer's images of a batch before they are encoded: large images and many views make batches smaller.
+MAX_BATCH_BYTES = 256 << 20
 BYTES_PER_PIXEL = 31
+
+STORAGE = "storage"
+"""The stage of a failure that the storage caused, and not the sample."""
+
+Measures = Mapping[str, float] | None
+"""Measures of a face by name, see `smile_pipe.pipeline.captions.geometry.measure`; None without landmarks."""
 
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """Some of the frames of a sample that are rendered: from the `start`-th to before the `stop`-th of them."""
+    """Consecutive rendered frames of one sample.
+
+    A scan is one unit. A long sequence is several units, so that the meshes and images of a unit fit in memory.
+
+    Attributes:
+        sample: the scan or the sequence.
+        start: index of the first frame, counted among the rendered frames.
+        stop: index after the last frame.
+    """
 
     sample: SampleSource
     start: int = 0
@@ -26,16 +49,94 @@ class WorkUnit:
 
     @property
     def name(self) -> str:
-        """Tells it from all others of a job, also from those of the same sample, which may be made at the same time."""
+        """A name that is unique within a job; units of one sample may be processed at the same time."""
         return f"{self.sample.key}.{self.start}"
 
 
-def needed(sample: SampleSource, settings: RenderSettings) -> SampleSource:
-    """The sample with those of its files alone that its images and text depend on.
+@dataclass(frozen=True)
+class ReadInfo:
+    """What a sample's record and prompt need to know from the reading of a unit.
 
-    Raises:
-        ValueError: the window holds no frame of the sequence.
+    Attributes:
+        frame: transformation from the scan's coordinates to the canonical frame.
+        numbers: frame numbers in the recording of all rendered frames of the sample.
+        apex: frame number of the largest displacement; None unless frames are sampled around the apex.
+        measures: measures of each mesh of the unit, for captions.
+        reference: measures that they are compared with: of the subject's neutral scan or of the onset; None compares
+            with the population.
     """
+
+    frame: Frame
+    numbers: tuple[int, ...] = (0,)
+    apex: int | None = None
+    measures: tuple[Measures, ...] = ()
+    reference: Measures = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a sample could not be processed.
+
+    Attributes:
+        stage: `read`, `render`, `encode`, `text` or `STORAGE`.
+        reason: one line for people.
+    """
+
+    stage: str
+    reason: str
+
+    @classmethod
+    def of(cls, stage: str, error: Exception, root: str = "") -> Self:
+        """Describe an exception.
+
+        Args:
+            stage: the step that raised it.
+            error: the exception. A `StorageError` gives the stage `STORAGE`.
+            root: local data directory; it is removed from paths in the reason, as it differs between machines.
+        """
+        if isinstance(error, StorageError):
+            return cls(STORAGE, str(error))
+        # A MeshError is written for users. Other errors are bugs of ours, and need their position in the code.
+        position = "" if isinstance(error, (MeshError, OSError)) else f" at {_position(error)}"
+        reason = f"{error}" if isinstance(error, MeshError) else f"{type(error).__name__}: {error}{position}"
+        return cls(stage, printable(reason.replace(f"{root}/", "") if root else reason)[:1000])
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessedUnit:
+    """A unit and the results of the steps read, render and encode.
+
+    Each step fills its own fields and empties the arrays of the step before. A unit with a `failure` passes through
+    the later steps unchanged.
+
+    Attributes:
+        work: the frames to process.
+        sources: every file that the result depends on, with its digest (read).
+        failure: why a step failed; None if none did.
+        seconds: time of each step.
+        info: see `ReadInfo` (read).
+        statistics: of the first mesh (render).
+        meshes: one a frame, in the canonical frame (read; emptied by render).
+        pixels: quantised images, one mapping a frame from channel to array [V, H, W] or [V, H, W, 3] (render; emptied
+            by encode).
+        images: encoded images, ordered by frame, view and channel (encode).
+        weighted_sums: int64 [V, H, W] or [V, H, W, 3] by channel, the unit's part of the dynamic images (encode).
+    """
+
+    work: WorkUnit
+    sources: tuple[SourceFile, ...] = ()
+    failure: Failure | None = None
+    seconds: StepSeconds = field(default_factory=StepSeconds)
+    info: ReadInfo | None = None
+    statistics: MeshStatistics | None = None
+    meshes: Sequence[Mesh] = ()
+    pixels: Sequence[Mapping[str, NDArray]] = ()
+    images: Sequence[bytes] = ()
+    weighted_sums: Mapping[str, NDArray[np.integer]] = field(default_factory=dict)
+
+
+def select_inputs(sample: SampleSource, settings: RenderSettings) -> SampleSource:
+    """Return the sample with only those files that its images and text depend on."""
     if sample.frame_rate is None:
         return sample if sample.neutral is None or settings.needs_neutral else replace(sample, neutral=None)
     numbers = settings.sequences.frames_to_read(len(sample.frames))
@@ -43,35 +144,40 @@ def needed(sample: SampleSource, settings: RenderSettings) -> SampleSource:
     return replace(sample, frames=frames, neutral=None, numbers=numbers, num_recorded=len(sample.frames))
 
 
-def num_stored(sample: SampleSource, settings: RenderSettings) -> int:
-    """How many images of each view and channel a sample has, about: what it counts for when a shard is filled."""
+def num_stored_frames(sample: SampleSource, settings: RenderSettings) -> int:
+    """Return about how many images of each view and channel a sample has: its weight when a shard is filled."""
     if sample.frame_rate is None or settings.sequences.temporal == "dynamic":
         return 1
     return settings.sequences.num_selected(sample.num_recorded)
 
 
 def split_into_units(sample: SampleSource, settings: RenderSettings) -> list[WorkUnit]:
-    """The pieces of a sample, in the order of time."""
+    """Return the units of a sample that `select_inputs` returned, in the order of time."""
     count = 1 if sample.frame_rate is None else settings.sequences.num_selected(sample.num_recorded)
-    size = parcel_size(settings)
+    size = max_frames_per_batch(settings)
     return [WorkUnit(sample, start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def batch_units(samples: Sequence[SampleSource], settings: RenderSettings) -> Iterator[list[WorkUnit]]:
-    """The pieces of some samples, in order, as many together as fit a task."""
-    parcel: list[WorkUnit] = []
-    num_frames, size = 0, parcel_size(settings)
-    for piece in (piece for sample in samples for piece in split_into_units(sample, settings)):
-        if parcel and num_frames + piece.stop - piece.start > size:
-            yield parcel
-            parcel, num_frames = [], 0
-        parcel.append(piece)
-        num_frames += piece.stop - piece.start
-    if parcel:
-        yield parcel
+    """Yield the units of samples in order, in batches of at most `max_frames_per_batch` frames."""
+    batch: list[WorkUnit] = []
+    num_frames, max_frames = 0, max_frames_per_batch(settings)
+    for unit in (unit for sample in samples for unit in split_into_units(sample, settings)):
+        if batch and num_frames + unit.stop - unit.start > max_frames:
+            yield batch
+            batch, num_frames = [], 0
+        batch.append(unit)
+        num_frames += unit.stop - unit.start
+    if batch:
+        yield batch
 
 
-def parcel_size(settings: RenderSettings) -> int:
-    """Scans in a parcel, so that the renderer's images of one fit in memory."""
+def max_frames_per_batch(settings: RenderSettings) -> int:
+    """Return how many frames a batch may hold so that the renderer's images of it fit in memory."""
     image_bytes = len(settings.views) * settings.size**2 * settings.samples * BYTES_PER_PIXEL
-    return max(1, min(PARCEL, PARCEL_BYTES // image_bytes))
+    return max(1, min(MAX_FRAMES_PER_BATCH, MAX_BATCH_BYTES // image_bytes))
+
+
+def _position(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"

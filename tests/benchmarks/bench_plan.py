@@ -15,7 +15,7 @@ from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints, read_source
 from smile_pipe.pipeline.render.output import RenderOutput
-from smile_pipe.pipeline.render.units import needed
+from smile_pipe.pipeline.render.units import select_inputs
 from smile_pipe.shards.index import IndexRow, write_failures, write_index
 from smile_pipe.shards.manifest import ShardEntry, ShardManifest, fingerprint
 
@@ -54,7 +54,7 @@ def make_output(data: Path, out: Path) -> None:
     settings, found = config.resolve(), find_samples(data, "auto")
     marks = SampleFingerprints.of(settings, found.layout)
     rows: list[IndexRow] = []
-    for number, source in enumerate(needed(sample, settings) for sample in found.samples):
+    for number, source in enumerate(select_inputs(sample, settings) for sample in found.samples):
         files = tuple(read_source(data, path) for path in source.paths)
         images = marks.images(source, files)
         rows.append(

@@ -16,8 +16,8 @@ from typing import Any
 from helpers.paths import REPOSITORY
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.operators import encode_pieces, pieces_table, read_pieces, render_views
-from smile_pipe.pipeline.render.units import PARCEL, WorkUnit
+from smile_pipe.pipeline.render.process import encode_unit, read_units, render_units
+from smile_pipe.pipeline.render.units import MAX_FRAMES_PER_BATCH, WorkUnit
 
 _OWN = (REPOSITORY, sys.prefix, sys.base_prefix, os.environ.get("NUMBA_CACHE_DIR") or REPOSITORY, "/proc/self")
 _NEVER = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "urllib.")
@@ -30,13 +30,13 @@ def main(root: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"failures": {}, "surfaces": {}, "strange": []}
 
     def read(some: Any) -> None:
-        table = read_pieces(pieces_table(map(WorkUnit, some)), str(root), settings)
-        for sample, row in zip(some, encode_pieces(render_views(table, settings), settings).to_pylist(), strict=True):
-            mesh = sample.frames[0].mesh
-            if row["failure"] is None:
-                told["surfaces"][mesh] = json.loads(row["statistics"])["surface"]
+        for unit in render_units(list(read_units(map(WorkUnit, some), root, settings)), settings):
+            encoded = encode_unit(unit, settings)
+            mesh = unit.work.sample.frames[0].mesh
+            if encoded.failure is None:
+                told["surfaces"][mesh] = encoded.statistics.surface
             else:
-                told["failures"][mesh] = json.loads(row["failure"])["reason"]
+                told["failures"][mesh] = encoded.failure.reason
 
     read([sample for sample in samples if sample.key.startswith("good-")])  # imports and compiles what that takes
     told["baseline"] = largest_size()
@@ -51,8 +51,8 @@ def main(root: Path) -> dict[str, Any]:
             told["strange"].append(f"{event} {about!r}"[:200])
 
     sys.addaudithook(watch)
-    for start in range(0, len(samples), PARCEL):
-        read(samples[start : start + PARCEL])
+    for start in range(0, len(samples), MAX_FRAMES_PER_BATCH):
+        read(samples[start : start + MAX_FRAMES_PER_BATCH])
     return told | {"peak": largest_size()}
 
 

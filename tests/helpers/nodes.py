@@ -1,8 +1,8 @@
-"""Renders on a Ray of three nodes on this machine, parts of which die in mid-run, for `test_nodes_killed.py`.
+"""Renders on a Ray of three nodes on this machine, some of which are killed, for `test_nodes_killed.py`.
 
-In goes one argument, JSON: the `options` of the render, the `gpus` that each node claims to have, the `parcel` (how
-many scans are one block), and the `deaths`: what dies (`node`, `actor`) and how many scans are rendered by then. Out
-comes the render, and on stdout, as JSON, the number of scans that were rendered, whenever there was news.
+The argument is JSON: the `options` of the render, the number of `gpus` that each node declares, the
+`frames_per_batch`, and the `deaths`: what is killed (`node`, `actor`) once how many scans are rendered. Prints the
+progress as a JSON list: the number of rendered scans at each report.
 """
 
 import json
@@ -18,9 +18,9 @@ from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.stage import RenderProgress, run
 
 SYSTEM = {
-    # Blocks lie on the node that made them, however small they are; Ray hands small ones to the driver.
+    # Blocks stay on the node that created them, whatever their size; by default Ray sends small ones to the driver.
     "max_direct_call_object_size": 1,
-    # A node that does not answer is dead after a second, not after a minute.
+    # A node that does not answer counts as dead after a second instead of a minute.
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
     "health_check_timeout_ms": 1000,
@@ -29,7 +29,7 @@ SYSTEM = {
 
 
 class Nodes:
-    """A head, which renders nothing, and two nodes that do; for each that dies another one comes first."""
+    """A head node without cores, and two nodes that render; a node is added before each kill."""
 
     def __init__(self, gpus: int) -> None:
         self.gpus = gpus
@@ -41,7 +41,7 @@ class Nodes:
         return self.cluster.add_node(num_cpus=1, num_gpus=self.gpus)
 
     def kill(self, what: str) -> None:
-        """SIGKILL to the node that has been there longest, or to a process that an actor renders in."""
+        """Kill the oldest node, or a process in which an actor renders, by SIGKILL."""
         if what == "actor":
             os.kill(workers("ray::MapWorker")[0], signal.SIGKILL)
             return
@@ -49,7 +49,7 @@ class Nodes:
         self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
 
 
-def main(options: dict, gpus: int, parcel: int, deaths: list[tuple[str, int]]) -> None:
+def main(options: dict, gpus: int, frames_per_batch: int, deaths: list[tuple[str, int]]) -> None:
     nodes = Nodes(gpus)
     done: list[int] = []
 
@@ -58,7 +58,11 @@ def main(options: dict, gpus: int, parcel: int, deaths: list[tuple[str, int]]) -
         while deaths and progress.num_done >= deaths[0][1]:
             nodes.kill(deaths.pop(0)[0])
 
-    with mock.patch("smile_pipe.pipeline.render.units.PARCEL", parcel):
+    with (
+        mock.patch("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", frames_per_batch),
+        # With GPUs, which exist for Ray only, actors render on cores.
+        mock.patch("smile_pipe.pipeline.render.job.GPU_RENDERERS", ("zbuffer",)),
+    ):
         run(RenderConfig(**options, address=nodes.cluster.address), kill)
     print(json.dumps(done))
     nodes.cluster.shutdown()

@@ -1,4 +1,4 @@
-"""The processes of this one's Ray, found for tests that kill them; those of others on the machine are left alone."""
+"""Find the Ray workers of this process for tests that kill them; processes of others are not touched."""
 
 import os
 import time
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def workers(name: str = "ray::MapBatches") -> list[int]:
-    """Ids of processes that descend from this one and are called so: those that render, where nothing is said."""
-    about = dict(filter(None, map(_parent_and_name, filter(str.isdigit, os.listdir("/proc")))))
+    """Ids of descendants of this process with `name` in their command line; by default those that render."""
+    processes = dict(filter(None, map(_parent_and_command, filter(str.isdigit, os.listdir("/proc")))))
 
     def is_ours(pid: int) -> bool:
-        while pid in about and pid != os.getpid():
-            pid = about[pid][0]
+        while pid in processes and pid != os.getpid():
+            pid = processes[pid][0]
         return pid == os.getpid()
 
-    return [pid for pid, (_, called) in sorted(about.items()) if name in called and is_ours(pid)]
+    return [pid for pid, (_, command) in sorted(processes.items()) if name in command and is_ours(pid)]
 
 
-def _parent_and_name(pid: str) -> tuple[int, tuple[int, str]] | None:
-    """A process's id, its parent's, and what it is called."""
+def _parent_and_command(pid: str) -> tuple[int, tuple[int, str]] | None:
+    """The id of a process, the id of its parent, and its command line; None if it has ended."""
     try:
         fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
         return int(pid), (int(fields[1]), Path("/proc", pid, "cmdline").read_text(errors="replace"))
@@ -28,8 +28,8 @@ def _parent_and_name(pid: str) -> tuple[int, tuple[int, str]] | None:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something that another thread or process brings about; a busy machine may take its time."""
+    """Wait until a condition holds that another thread or process fulfils; the machine may be busy."""
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"timed out after {seconds} s"
         time.sleep(0.02)

@@ -1,6 +1,6 @@
-"""A Ray cluster on this machine, made as an operator makes one: `ray start` for each node, each in a folder of its own.
+"""A Ray cluster on this machine, started like a real one: `ray start` for each node, each with its own folder.
 
-A node ends all that it started, and a cluster asks for a token that no other Ray here has.
+A node ends all of its processes. The cluster requires a token, so that other Rays on the machine cannot join it.
 """
 
 import os
@@ -22,14 +22,14 @@ SMALL = ["--num-cpus=1", "--object-store-memory=100000000"]
 
 
 class RayNodes:
-    """A head and `num_workers` other nodes with a core each, until the block ends, however it ends."""
+    """A head and `num_workers` other nodes with one core each, which run until the block ends."""
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
 
     def __enter__(self) -> "RayNodes":
         with ExitStack() as stack:
-            # The name is short, since there are sockets in it.
+            # The name is short, since Ray creates sockets in it.
             self.root = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
             stack.callback(shutil.rmtree, self.root, ignore_errors=True)
             token = self.root / "token"
@@ -37,7 +37,7 @@ class RayNodes:
             self.environment = os.environ | {
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token),
-                # Nodes that are stopped have nothing to finish.
+                # Stopped nodes have no work to finish.
                 "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             }
             self.environment.pop("RAY_ADDRESS", None)
@@ -55,26 +55,28 @@ class RayNodes:
 
     @property
     def folders(self) -> list[Path]:
-        """That of each node; the head's is the first."""
+        """The folder of each node, the head first."""
         return [self.root / str(number) for number in range(1 + self.num_workers)]
 
-    def worked(self, name: str) -> list[bool]:
-        """For each node, whether a worker there began a task or an actor of this name, by the logs in its folder."""
-        said = re.compile(rf"^:(task|actor)_name:{re.escape(name)}$", re.MULTILINE)
+    def has_run(self, name: str) -> list[bool]:
+        """For each node, whether its logs show that a worker started a task or an actor of this name."""
+        pattern = re.compile(rf"^:(task|actor)_name:{re.escape(name)}$", re.MULTILINE)
         logs = (folder.glob("session_latest/logs/worker-*.out") for folder in self.folders)
-        return [any(said.search(log.read_text()) for log in of_node) for of_node in logs]
+        return [any(pattern.search(log.read_text()) for log in of_node) for of_node in logs]
 
-    def kill_one(self, having: str = "") -> None:
-        """SIGKILL to a node that is not the head; where a task or an actor of that name began, if one is given."""
-        worked = self.worked(having) if having else [True] * len(self.folders)
-        living = (n for n, process in enumerate(self._processes) if n and worked[n] and process.poll() is None)
-        killed = self._processes[next(living)]
+    def kill_one(self, with_task: str = "") -> None:
+        """Kill a node by SIGKILL, but not the head; `with_task` selects nodes that have run a task of this name."""
+        is_candidate = self.has_run(with_task) if with_task else [True] * len(self.folders)
+        candidates = (
+            n for n, process in enumerate(self._processes) if n and is_candidate[n] and process.poll() is None
+        )
+        killed = self._processes[next(candidates)]
         killed.kill()
         killed.wait()
 
     def _start(self, stack: ExitStack, options: list[str], folders: list[Path]) -> None:
-        """Begin a node for each folder, and wait until they are there."""
-        load_run_config = []
+        """Start a node for each folder, and wait until they are ready."""
+        started = []
         for folder in folders:
             folder.mkdir()
             log = folder.with_suffix(".log")
@@ -83,26 +85,26 @@ class RayNodes:
                 process = subprocess.Popen(command, env=self.environment, stdout=stream, stderr=subprocess.STDOUT)
             stack.callback(_stop, process)
             self._processes.append(process)
-            load_run_config.append((process, log))
-        for process, log in load_run_config:
-            wait_until(partial(_is_decided, process, log), seconds=180)
+            started.append((process, log))
+        for process, log in started:
+            wait_until(partial(_is_ready_or_dead, process, log), seconds=180)
             assert process.poll() is None, log.read_text()
 
 
-def _is_decided(process: subprocess.Popen, log: Path) -> bool:
-    """Whether a node is there, or will not be."""
+def _is_ready_or_dead(process: subprocess.Popen, log: Path) -> bool:
+    """Whether a node is ready, or its process has ended."""
     return "Ray runtime started" in log.read_text() or process.poll() is not None
 
 
 def free_ports(num: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Ports that no process listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(num)]
         return [each.getsockname()[1] for each in sockets]
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End a node and all that it started; where it does not, its reaper does, since it sees it die."""
+    """Stop a node and its processes; if it does not stop, kill it, and Ray's reaper ends its processes."""
     process.terminate()
     try:
         process.wait(timeout=30)

@@ -1,4 +1,4 @@
-"""A data directory and a render's output that a test may change, without meshes, images or Ray."""
+"""A data directory and an output directory for tests of plans, without meshes, images or Ray."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ KEYS = [f"F000{number}_{expression}" for number in range(1, 5) for expression in
 
 
 class World:
-    """A data directory, an output directory, and a render whose images are made up."""
+    """A data directory, an output directory, and a fake render whose samples contain only their fingerprints."""
 
     def __init__(self, root: Path) -> None:
         self.data, self.out = root / "data", root / "out"
@@ -45,49 +45,49 @@ class World:
         self.samples[key] = replace(sample, frames=(replace(sample.frames[0], **files),), **fields)
 
     @property
-    def marks(self) -> SampleFingerprints:
+    def fingerprints(self) -> SampleFingerprints:
         return SampleFingerprints(self.layout, self.settings, lambda sample: f"{self.prompts} of {sample.expression}")
 
     def plan(self, samples_per_shard: int = PER_SHARD, **options) -> RenderPlan:
         samples = [self.samples[key] for key in sorted(self.samples)]
-        return plan_shards(self.data, samples, self.marks, self.output, samples_per_shard, **options)
+        return plan_shards(self.data, samples, self.fingerprints, self.output, samples_per_shard, **options)
 
-    def make(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardRecord:
-        """Do what a worker does with a task; the bytes of a sample are its marks."""
+    def build(self, task: ShardTask, failing: Sequence[str] = ()) -> ShardRecord:
+        """Build a shard as a worker does; the bytes of a sample are its fingerprints."""
         path = self.out / "shards" / task.name
         before = path.read_bytes() if path.exists() else b""
-        made = []
+        entries = []
         for sample in task.samples:
             if sample.key not in failing:
                 files = self.digests(sample)
-                made.append(self._entry(task.name, sample, self.marks.images(sample, files), files))
+                entries.append(self._entry(task.name, sample, self.fingerprints.images(sample, files), files))
         for reused in task.reused:
             row = reused.row
             if reused.source is None:
                 content = before[row.offset : row.offset + row.bytes]
                 assert digest_of(content) == row.digest
-                made.append((PackedSample(content, row.fingerprint), row))
+                entries.append((PackedSample(content, row.fingerprint), row))
             else:
-                made.append(self._entry(task.name, reused.source, row.images, row.sources))
-        made.sort(key=lambda entry: entry[1].key)
-        entry, locations = write_shard(path, [packed for packed, _ in made]) if made else (None, [])
+                entries.append(self._entry(task.name, reused.source, row.images, row.sources))
+        entries.sort(key=lambda entry: entry[1].key)
+        entry, locations = write_shard(path, [packed for packed, _ in entries]) if entries else (None, [])
         if entry is None:
             path.unlink(missing_ok=True)
         failures = [self._failure(task.name, sample) for sample in task.samples if sample.key in failing]
-        receipt = ShardRecord(
+        record = ShardRecord(
             name=task.name,
             settings=self.settings,
             entry=entry,
-            rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(made, locations, strict=True)),
+            rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(entries, locations, strict=True)),
             failures=tuple(sorted([*task.failures, *failures], key=lambda failure: failure.key)),
         )
-        self.output.write_receipt(receipt)
-        return receipt
+        self.output.write_record(record)
+        return record
 
     def _entry(
         self, shard: str, sample: SampleSource, images: str, files: tuple[SourceFile, ...]
     ) -> tuple[PackedSample, IndexRow]:
-        whole = self.marks.whole(sample, images, files)
+        whole = self.fingerprints.whole(sample, images, files)
         row = IndexRow(
             sample.key, sample.subject, sample.expression, sample.level, 1, 0.0, self.layout, sample.labels, shard,
             0, 0, "", images, whole, "bounds", "plain", files,
@@ -96,22 +96,22 @@ class World:
 
     def _failure(self, shard: str, sample: SampleSource) -> FailureRow:
         files = self.digests(sample)
-        whole = self.marks.whole(sample, self.marks.images(sample, files), files)
-        about = {"stage": "read", "reason": "bad", "shard": shard, "fingerprint": whole, "sources": files}
-        return FailureRow(key=sample.key, source=sample.frames[0].mesh, **about)
+        whole = self.fingerprints.whole(sample, self.fingerprints.images(sample, files), files)
+        fields = {"stage": "read", "reason": "bad", "shard": shard, "fingerprint": whole, "sources": files}
+        return FailureRow(key=sample.key, source=sample.frames[0].mesh, **fields)
 
     def digests(self, source: SampleSource) -> tuple[SourceFile, ...]:
         return tuple(read_source(self.data, path) for path in source.paths)
 
     def render(self, failing: Sequence[str] = ()) -> RenderPlan:
-        """A whole run."""
+        """Plan and execute a run."""
         plan = self.plan()
         self.output.begin(plan.removed)
-        receipts = [*plan.kept, *(self.make(task, failing) for task in plan.tasks)]
-        self.finish(sorted(receipts, key=lambda receipt: receipt.name))
+        records = [*plan.kept, *(self.build(task, failing) for task in plan.tasks)]
+        self.finish(sorted(records, key=lambda record: record.name))
         return plan
 
-    def finish(self, receipts: Sequence[ShardRecord]) -> None:
+    def finish(self, records: Sequence[ShardRecord]) -> None:
         manifest = ShardManifest(
             fingerprint=fingerprint(self.settings),
             layout=self.layout,
@@ -125,31 +125,31 @@ class World:
             prompts={},
             expressions=(),
             num_sequences=0,
-            num_samples=sum(len(receipt.rows) for receipt in receipts),
+            num_samples=sum(len(record.rows) for record in records),
             num_subjects=1,
-            num_failures=sum(len(receipt.failures) for receipt in receipts),
-            shards=tuple(receipt.entry for receipt in receipts if receipt.entry is not None),
+            num_failures=sum(len(record.failures) for record in records),
+            shards=tuple(record.entry for record in records if record.entry is not None),
         )
-        self.output.finish(manifest, receipts)
+        self.output.finish(manifest, records)
 
     def content(self) -> dict[str, bytes]:
         return content(self.out)
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """All files under `root`, by their names relative to it."""
+    """The content of all files under `root`, by relative name."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def new_world(root: Path) -> World:
-    """Eight samples, not rendered: shards of three, three and two."""
+    """A world of eight samples that are not rendered yet: shards of three, three and two."""
     world = World(root)
     world.add(*KEYS)
     return world
 
 
 def rendered_world(root: Path) -> World:
-    """The same, rendered; one scan of the second shard failed."""
+    """The same after a render in which one scan of the second shard failed."""
     world = new_world(root)
     world.render(failing=[KEYS[4]])
     return world

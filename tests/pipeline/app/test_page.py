@@ -1,4 +1,4 @@
-"""The page, used in a browser as a visitor uses it: an example, an upload, words, a view left out, bad files."""
+"""The page in a real browser: an example, an upload, descriptions, a view left out, bad files."""
 
 import io
 import os
@@ -15,30 +15,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.app.config import AppConfig
-from smile_pipe.pipeline.app.stage import command, environment
+from smile_pipe.pipeline.app.stage import PAGE, server_command, streamlit_environment
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # WebGL without a graphics card.
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE = 60_000
+TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
 def address(run_dir: Path, tmp_path_factory) -> Iterator[str]:
-    """Where the command serves the page."""
+    """The address of the served page."""
     with serving(run_dir, tmp_path_factory.mktemp("app") / "log") as (port, _):
         yield f"http://localhost:{port}"
 
 
 @contextmanager
 def serving(run_dir: Path, log: Path) -> Iterator[tuple[int, subprocess.Popen]]:
-    """The command, once it serves its page: the port, and its process."""
+    """Run the command; the block gets its port and its process once the page is served."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -79,16 +80,16 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def page(browser, address) -> Iterator:
-    """The page as a visitor finds it; no error of its scripts is passed by."""
+    """The page as a visitor first sees it; script errors fail the test."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(PATIENCE)
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.set_default_timeout(TIMEOUT_MS)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(address)
     page.get_by_text("Send a scan").wait_for()
     yield page
     page.close()
-    assert wrong == []
+    assert errors == []
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,8 @@ def send(page, name: str, content: bytes) -> None:
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "model/obj", "buffer": content})
 
 
-def shares(page, number: int = 0) -> dict[str, float]:
-    """What the bars of a chart say."""
+def bar_values(page, number: int = 0) -> dict[str, float]:
+    """The probabilities in percent of a bar chart, by name."""
     chart = page.locator(".js-plotly-plot:has(.barlayer)").nth(number)
     chart.locator(".bartext").first.wait_for()
     names = chart.locator(".ytick").all_text_contents()
@@ -112,37 +113,37 @@ def shares(page, number: int = 0) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
 
 
-def test_an_example_is_a_click_away_and_shows_the_face_its_views_and_what_they_say(page):
+def test_an_example_shows_the_face_its_views_and_the_predictions(page):
     page.get_by_role("button", name="a surprise").click()
     page.get_by_text("In your own words").wait_for()
     page.locator(".js-plotly-plot canvas").first.wait_for()
-    found = shares(page)
+    found = bar_values(page)
     assert found.keys() >= {"anger", "surprise", "neutral"} and sum(found.values()) == pytest.approx(100, abs=1)
     assert page.locator("[data-testid=stImage] img").count() == 3
     assert page.get_by_role("button", name="a sad face").is_visible()
 
 
-def test_words_are_scored_at_once_and_a_view_can_be_left_out(page):
+def test_descriptions_are_scored_and_a_view_can_be_left_out(page):
     page.get_by_role("button", name="a smile", exact=True).click()
     page.get_by_role("textbox").fill("a polite smile\nan <i>angry</i> face")
     page.keyboard.press("Control+Enter")
-    page.get_by_text("Beside the expressions").wait_for()
-    words = shares(page, 1)
+    page.get_by_text("Together with the run's expressions").wait_for()
+    words = bar_values(page, 1)
     assert {"a polite smile", "anger"} <= words.keys() and sum(words.values()) == pytest.approx(100, abs=1)
     for view in ("front", "left", "right"):
         page.get_by_text(view, exact=True).click()
     page.get_by_text("Every view is left out").wait_for()
     page.get_by_text("left", exact=True).click()
     page.get_by_text("In your own words").wait_for()
-    assert sum(shares(page).values()) == pytest.approx(100, abs=1)
+    assert sum(bar_values(page).values()) == pytest.approx(100, abs=1)
 
 
-def test_typed_names_of_expressions_are_scored_once_and_what_is_left_out_is_told(page):
+def test_known_expressions_are_scored_once_with_a_note(page):
     page.get_by_role("button", name="a smile", exact=True).click()
     page.get_by_role("textbox").fill("surprise\nSU\na polite smile")
     page.keyboard.press("Control+Enter")
     page.get_by_text("scored anyway").wait_for()
-    words = shares(page, 1)
+    words = bar_values(page, 1)
     assert {"a polite smile", "surprise"} <= words.keys() and "SU" not in words
     assert len(words) == 8 and sum(words.values()) == pytest.approx(100, abs=1)
     page.get_by_role("textbox").fill("\n".join(f"description {number}" for number in range(14)))
@@ -150,7 +151,7 @@ def test_typed_names_of_expressions_are_scored_once_and_what_is_left_out_is_told
     page.get_by_text("Of 14 descriptions the first 12 are scored.").wait_for()
 
 
-def test_a_zipped_sequence_is_stepped_through_over_time(page, smile):
+def test_a_zipped_sequence_has_a_slider_and_a_chart_over_time(page, smile):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(smile.iterdir())[:8]:
@@ -175,19 +176,19 @@ def test_a_zipped_sequence_is_stepped_through_over_time(page, smile):
         ("face.zip", b"no zip", "The zip is damaged"),
     ],
 )
-def test_a_bad_file_is_answered_with_a_sentence(page, name, content, said):
+def test_a_bad_upload_shows_a_message(page, name, content, said):
     send(page, name, content)
     alert = page.locator("[data-testid=stAlert]").filter(has_text=said)
     alert.wait_for()
     assert "Traceback" not in page.content() and "/tmp" not in alert.inner_text()
-    # The page goes on.
+    # The page still works.
     page.get_by_role("button", name="a smile", exact=True).click()
     page.get_by_text("In your own words").wait_for()
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address):
+def test_the_page_fits_the_width_of_a_phone(browser, address):
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(address)
     page.get_by_text("Send a scan").wait_for()
     page.locator("[data-testid=stExpandSidebarButton]").click()
@@ -198,15 +199,15 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address):
     page.close()
 
 
-def test_the_server_tells_nobody_and_takes_no_more_than_it_may():
+def test_server_options_disable_statistics_and_limit_uploads():
     config = AppConfig(run=Path("run"), max_upload_mb=7, port=9000)
-    options = environment(config)
+    options = streamlit_environment(config)
     assert options["STREAMLIT_BROWSER_GATHER_USAGE_STATS"] == "false"
     assert (options["STREAMLIT_SERVER_MAX_UPLOAD_SIZE"], options["STREAMLIT_SERVER_ADDRESS"]) == ("7", "localhost")
-    assert AppConfig.model_validate_json(command(config)[-1]) == config
+    assert AppConfig.model_validate_json(server_command(config)[-1]) == config
 
 
-def test_without_a_run_there_is_no_page(tmp_path):
+def test_a_missing_run_is_rejected(tmp_path):
     result = CliRunner().invoke(app, ["app", str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "no such run" in result.stderr
 
@@ -214,7 +215,7 @@ def test_without_a_run_there_is_no_page(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code", "said"), [(signal.SIGINT, 0, []), (signal.SIGTERM, 128 + signal.SIGTERM, ["stopped"])]
 )
-def test_ctrl_c_is_how_a_page_ends_and_no_failure(run_dir, tmp_path, number, code, said):
+def test_signals_stop_the_page_with_their_exit_codes(run_dir, tmp_path, number, code, said):
     with serving(run_dir, tmp_path / "log") as (_, server):
         # To the page's process as well, as a terminal sends it.
         os.killpg(server.pid, number)
@@ -223,8 +224,21 @@ def test_ctrl_c_is_how_a_page_ends_and_no_failure(run_dir, tmp_path, number, cod
     assert [line for line in lines if line.startswith(("stopped", "failed"))] == said
 
 
-def test_a_port_that_is_taken_is_told(run_dir):
+def test_a_port_in_use_is_a_clear_error(run_dir):
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
         result = CliRunner().invoke(app, ["app", str(run_dir), "--port", str(port)])
     assert result.exit_code == 1 and f"is port {port} taken?" in result.stderr
+
+
+def test_the_script_of_the_page_runs_without_a_browser(run_dir, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["page.py", AppConfig(run=run_dir).model_dump_json()])
+    page = AppTest.from_file(str(PAGE), default_timeout=120).run()
+    assert [info.value for info in page.info] == ["Send a scan, or click on one of the examples."]
+    next(button for button in page.button if button.label == "a smile").click().run()
+    assert not page.exception and not page.error and len(page.checkbox) == 3
+    page.text_area[0].set_value("a polite smile\nanger").run()
+    assert not page.exception
+    assert any("scored anyway" in caption.value for caption in page.caption)
+    next(button for button in page.button if button.label == "a smile over time").click().run()
+    assert not page.exception and len(page.slider) == 1

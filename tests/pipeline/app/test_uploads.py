@@ -1,4 +1,4 @@
-"""What visitors send to the page: taken where it is a face, refused with a sentence where it is anything else."""
+"""Uploads: faces are accepted, everything else is rejected with a sentence."""
 
 import io
 import zipfile
@@ -13,7 +13,7 @@ OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 
 
 def zipped(**files: bytes) -> bytes:
-    """A zip; two underscores in a name stand for a slash, and one for a dot."""
+    """A zip of files; in their names `__` stands for a slash and `_` for a dot."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -35,22 +35,22 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-class TestTaken:
-    def test_a_mesh_under_a_name_of_ours(self, tmp_path):
+class TestAccepted:
+    def test_a_mesh_is_stored_under_a_fixed_name(self, tmp_path):
         given = unpack("../../etc/my face.OBJ", OBJ, tmp_path)
         assert files_in(tmp_path) == {"scan.obj"} and given.source.frame_rate is None
 
-    def test_a_zip_of_a_mesh_and_its_texture(self, tmp_path):
+    def test_a_zip_of_a_mesh_and_its_texture_is_a_scan(self, tmp_path):
         given = unpack("face.zip", zipped(a__face_obj=OBJ, a__face_png=b"png", a__notes_md=b"no"), tmp_path)
         assert files_in(tmp_path) == {"a/face.obj", "a/face.png"}
         assert given.source.frames[0].texture == "face.png" and given.source.frame_rate is None
 
-    def test_a_zip_of_a_sequence_in_order(self, tmp_path):
+    def test_a_zip_of_frames_is_a_sequence_in_natural_order(self, tmp_path):
         given = unpack("x.zip", zipped(s__f10_obj=OBJ, s__f9_obj=OBJ, s__f1_obj=OBJ), tmp_path)
         assert [frame.mesh for frame in given.source.frames] == ["f1.obj", "f9.obj", "f10.obj"]
         assert given.source.frame_rate == 25
 
-    def test_what_archivers_add_is_passed_by(self, tmp_path):
+    def test_files_added_by_archivers_are_ignored(self, tmp_path):
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for name in ("face.obj", "__MACOSX/._face.obj", ".hidden/face.obj"):
@@ -59,7 +59,7 @@ class TestTaken:
         assert files_in(tmp_path) == {"face.obj"}
 
 
-class TestRefused:
+class TestRejected:
     @pytest.mark.parametrize(
         "name",
         [
@@ -72,14 +72,14 @@ class TestRefused:
             "\u202e.obj",
         ],
     )
-    def test_a_path_that_leads_elsewhere(self, tmp_path, name):
+    def test_paths_out_of_the_folder_are_rejected(self, tmp_path, name):
         folder = tmp_path / "folder"
         folder.mkdir()
         with pytest.raises(UploadError):
             unpack("face.zip", with_name(name), folder)
         assert files_in(tmp_path) == set()
 
-    def test_more_than_is_unpacked_whatever_the_zip_says(self, tmp_path, monkeypatch):
+    def test_the_unpacked_size_is_limited_whatever_the_zip_declares(self, tmp_path, monkeypatch):
         monkeypatch.setattr(uploads, "MAX_BYTES", 3 << 20)
         content = zipped(a_obj=bytes(8 << 20))
         # The size that the directory of the zip claims.
@@ -92,7 +92,7 @@ class TestRefused:
             assert sum(path.stat().st_size for path in folder.rglob("*.obj")) <= 3 << 20
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-    def test_what_was_damaged_on_its_way_however_it_was_packed(self, tmp_path, method):
+    def test_damaged_zips_are_rejected_for_every_compression_method(self, tmp_path, method):
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", method) as archive:
             archive.writestr("a.obj", OBJ)
@@ -107,10 +107,10 @@ class TestRefused:
                 unpack("face.zip", bytes(content), folder)
             except UploadError as error:
                 refusals.append(str(error))
-        # A few bytes say nothing of the content, such as the size of LZMA's dictionary.
+        # A few bytes do not affect the content, such as the size of LZMA's dictionary.
         assert len(refusals) > packed // 2 and all("The zip is damaged" in refusal for refusal in refusals)
 
-    def test_two_files_of_one_name(self, tmp_path):
+    def test_duplicate_names_are_rejected(self, tmp_path):
         buffer = io.BytesIO()
         with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("a.obj", OBJ)
@@ -129,17 +129,17 @@ class TestRefused:
             ("face.zip", zipped(a__x_obj=OBJ, b__y_obj=OBJ), "2 folders"),
         ],
     )
-    def test_what_is_no_face(self, tmp_path, name, content, reason):
+    def test_other_content_is_rejected(self, tmp_path, name, content, reason):
         with pytest.raises(UploadError, match=reason):
             unpack(name, content, tmp_path)
 
-    def test_more_names_than_are_worth_an_object_each(self, tmp_path, monkeypatch):
+    def test_the_number_of_names_is_limited_before_the_zip_is_opened(self, tmp_path, monkeypatch):
         monkeypatch.setattr(uploads, "MAX_NAMES", 2)
         monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
         with pytest.raises(UploadError, match="over 2 names"):
             unpack("face.zip", THREE, tmp_path)
 
-    def test_too_many_files_or_frames(self, tmp_path, monkeypatch):
+    def test_the_numbers_of_files_and_frames_are_limited(self, tmp_path, monkeypatch):
         sent = THREE
         monkeypatch.setattr(uploads, "MAX_FRAMES", 2)
         with pytest.raises(UploadError, match="has 3 frames"):

@@ -1,4 +1,4 @@
-"""Prediction: a scan in a file is called what it is called in a shard; what cannot be read is told and passed by."""
+"""Predictions from files equal those from shards; unreadable scans are reported."""
 
 import csv
 import json
@@ -38,58 +38,58 @@ def scan(faces_dir: Path) -> Path:
     return next(path for path in sorted(faces_dir.rglob("*HA04*")) if path.suffix in (".wrl", ".obj", ".ply"))
 
 
-def copied(scan: Path, folder: Path, *names: str) -> Path:
-    """Copies of a scan, with its landmarks and its texture, under other names; the last one's path."""
+def copy_scan(scan: Path, folder: Path, *names: str) -> Path:
+    """Copy a scan with its landmarks and texture to other names, and return the path of the last copy."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        for beside in scan.parent.glob(f"{scan.stem}.*"):
-            shutil.copy(beside, folder / f"{name}{beside.suffix}")
+        for file in scan.parent.glob(f"{scan.stem}.*"):
+            shutil.copy(file, folder / f"{name}{file.suffix}")
     return folder / f"{names[-1]}{scan.suffix}"
 
 
-def predicted(*arguments: object) -> tuple[int, dict, str]:
-    """Exit code, JSON, and what was said beside it."""
+def run_predict(*arguments: object) -> tuple[int, dict, str]:
+    """Run the command and return its exit code, its JSON and its messages."""
     result = CliRunner().invoke(app, ["predict", *map(str, arguments), "--json"])
     return result.exit_code, json.loads(result.stdout or "{}"), " ".join(result.stderr.split())
 
 
-class TestAFace:
-    def test_looks_in_a_file_as_it_does_in_its_shard(self, predictor, faces_dir, shards_dir):
+class TestPredictor:
+    def test_embeddings_of_a_file_equal_those_of_its_shard(self, predictor, faces_dir, shards_dir):
         shards = ShardSet.open(str(shards_dir))
         rows = {row.key: row for row in shards.rows}
-        reader = FaceDataset(shards, predictor.reading, 0)
+        reader = FaceDataset(shards, predictor.decode_spec, 0)
         for given in find_inputs([str(faces_dir)])[:5]:
             (stored,) = predictor.model.embed_faces(reader, [rows[given.source.key]], 1)
-            np.testing.assert_allclose(predictor.embed(predictor.see(given)).fused, stored, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(predictor.embed(predictor.render(given)).fused, stored, rtol=1e-5, atol=1e-6)
 
-    def test_has_a_share_of_each_expression_that_the_run_knows(self, predictor, scan):
+    def test_each_expression_of_the_run_has_a_probability(self, predictor, scan):
         (found,) = predictor.predict(scan)
         assert (found.source, found.key, found.num_frames) == (str(scan), scan.stem, 1)
         assert tuple(found.probabilities) == predictor.run.classes
         assert sum(found.probabilities.values()) == pytest.approx(1)
         assert found.expression == max(found.probabilities, key=found.probabilities.get)
 
-    def test_is_called_by_words_that_nobody_trained_on(self, predictor, scan):
+    def test_prompts_replace_the_expressions(self, predictor, scan):
         words = ("a skeptical face", "a polite, friendly smile")
         (found,) = predictor.predict(scan, prompts=words)
         anchors = {word: predictor.model.embed_prompts([word]) for word in words}
-        fused = predictor.embed(predictor.see(find_inputs([str(scan)])[0])).fused
+        fused = predictor.embed(predictor.render(find_inputs([str(scan)])[0])).fused
         expected = zero_shot(fused, anchors, predictor.model.scale)[0]
         assert tuple(found.probabilities) == words
         assert list(found.probabilities.values()) == pytest.approx(expected, rel=1e-4)
 
-    def test_of_some_views_is_what_the_model_makes_of_these(self, predictor, scan):
-        seen = predictor.embed(predictor.see(find_inputs([str(scan)])[0]))
+    def test_fuse_uses_only_the_selected_views(self, predictor, scan):
+        seen = predictor.embed(predictor.render(find_inputs([str(scan)])[0]))
         assert predictor.fuse(seen, range(3)) == pytest.approx(seen.fused, rel=1e-4, abs=1e-6)
         alone = predictor.model.fuse(seen.views[:, [1]], predictor.directions.numpy()[[1]])
         assert (predictor.fuse(seen, [1]) == alone).all() and np.abs(alone - seen.fused).max() > 1e-6
 
 
-class TestTheProbe:
-    def test_says_of_files_what_the_evaluation_said_of_their_samples(self, evaluated, faces_dir):
+class TestProbe:
+    def test_probe_predictions_equal_those_of_the_evaluation(self, evaluated, faces_dir):
         with (evaluated / "evaluation" / "predictions.csv").open(newline="", encoding="utf-8") as file:
             rows = {row["key"]: row for row in csv.DictReader(file)}
-        code, found, _ = predicted(evaluated, faces_dir, "--head", "probe")
+        code, found, _ = run_predict(evaluated, faces_dir, "--head", "probe")
         assert code == 0 and found["head"] == "probe"
         scored = [one for one in found["predictions"] if one["key"] in rows]
         assert len(scored) == len(rows) == 7
@@ -99,86 +99,86 @@ class TestTheProbe:
                 float(rows[one["key"]]["probe probability"]), rel=1e-3
             )
 
-    def test_of_another_training_is_refused(self, evaluated, scan, tmp_path):
+    def test_the_probe_of_another_training_is_rejected(self, evaluated, scan, tmp_path):
         run = shutil.copytree(evaluated, tmp_path / "run")
         manifest = json.loads((run / "manifest.json").read_text())
         (run / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "another"}))
-        code, _, said = predicted(run, scan, "--head", "probe")
-        assert code == 2 and "is of a training before this one" in said
+        code, _, said = run_predict(run, scan, "--head", "probe")
+        assert code == 2 and "belongs to an earlier training" in said
 
     @pytest.mark.parametrize("content", [None, b"\x08\0\0\0\0\0\0\0{}"])
-    def test_that_is_not_there_or_damaged_is_asked_for(self, evaluated, scan, tmp_path, content):
+    def test_a_missing_or_damaged_probe_is_a_clear_error(self, evaluated, scan, tmp_path, content):
         run = shutil.copytree(evaluated, tmp_path / "run")
         (run / "evaluation" / "probe.safetensors").unlink()
         if content is not None:
             (run / "evaluation" / "probe.safetensors").write_bytes(content)
-        code, _, said = predicted(run, scan, "--head", "probe")
+        code, _, said = run_predict(run, scan, "--head", "probe")
         assert code == 2 and ("has no linear probe" if content is None else "evaluate again") in said
 
-    def test_goes_with_an_evaluation_that_fitted_none(self, evaluated, shards_dir, tmp_path):
+    def test_an_evaluation_without_probe_removes_it(self, evaluated, shards_dir, tmp_path):
         run = shutil.copytree(evaluated, tmp_path / "run")
         evaluate.run(EvaluateConfig(run=run, shards=str(shards_dir), protocol=("knn",)))
         assert not (run / "evaluation" / "probe.safetensors").exists()
 
 
-class TestWhatCanBeNamed:
-    def test_a_dataset_with_the_labels_that_it_has(self, faces_dir):
+class TestFindInputs:
+    def test_a_dataset_keeps_its_labels(self, faces_dir):
         found = find_inputs([str(faces_dir)])
         assert len(found) == 35 and {one.source.expression for one in found} >= {"HA", "NE"}
 
-    def test_a_folder_of_any_meshes(self, scan, tmp_path):
-        copied(scan, tmp_path / "mine", "one")
-        copied(scan, tmp_path / "mine" / "deeper", "one", "two")
-        copied(scan, tmp_path / "mine" / ".hidden", "three")
+    def test_each_mesh_of_a_folder_is_a_scan(self, scan, tmp_path):
+        copy_scan(scan, tmp_path / "mine", "one")
+        copy_scan(scan, tmp_path / "mine" / "deeper", "one", "two")
+        copy_scan(scan, tmp_path / "mine" / ".hidden", "three")
         found = find_inputs([str(tmp_path / "mine")])
         assert [one.source.key for one in found] == ["deeper-one", "deeper-two", "one"]
         assert {one.source.expression for one in found} == {"unknown"}
 
-    def test_frames_of_a_sequence_in_their_order(self, scan, tmp_path):
-        copied(scan, tmp_path / "smile", "f1", "f9", "f10")
+    def test_frames_of_a_sequence_are_sorted_naturally(self, scan, tmp_path):
+        copy_scan(scan, tmp_path / "smile", "f1", "f9", "f10")
         (found,) = find_inputs([str(tmp_path / "smile")], sequence=True, frame_rate=30)
         assert [Path(frame.mesh).stem for frame in found.source.frames] == ["f1", "f9", "f10"]
         assert (found.source.key, found.source.frame_rate) == ("smile", 30)
 
-    def test_two_files_of_one_name_by_two_keys(self, scan, tmp_path):
-        paths = [str(copied(scan, tmp_path / folder, "face")) for folder in ("a", "b")]
+    def test_equal_names_get_different_keys(self, scan, tmp_path):
+        paths = [str(copy_scan(scan, tmp_path / folder, "face")) for folder in ("a", "b")]
         assert [one.source.key for one in find_inputs(paths)] == ["face", "face-2"]
 
     @pytest.mark.parametrize("name", ["nothing.obj", "words.txt", "empty"])
-    def test_no_mesh_is_refused_by_name(self, tmp_path, name):
+    def test_paths_without_mesh_are_rejected(self, tmp_path, name):
         (tmp_path / "words.txt").write_text("words")
         (tmp_path / "empty").mkdir()
         with pytest.raises(UsageError, match=name):
             find_inputs([str(tmp_path / name)])
 
 
-class TestTheCommand:
-    def test_a_sequence_is_one_row_of_several_frames(self, evaluated, scan, tmp_path):
-        copied(scan, tmp_path / "smile", "f1", "f2", "f3")
-        code, found, _ = predicted(evaluated, tmp_path / "smile", "--sequence")
+class TestPredictCommand:
+    def test_a_sequence_is_one_prediction_from_several_frames(self, evaluated, scan, tmp_path):
+        copy_scan(scan, tmp_path / "smile", "f1", "f2", "f3")
+        code, found, _ = run_predict(evaluated, tmp_path / "smile", "--sequence")
         (one,) = found["predictions"]
         assert code == 0 and one["num_frames"] == 3 and one["expression"] in found["classes"]
 
-    def test_a_face_that_cannot_be_read_is_told_and_the_others_are_named(self, evaluated, scan, tmp_path):
+    def test_an_unreadable_scan_is_reported_and_the_others_are_predicted(self, evaluated, scan, tmp_path):
         (tmp_path / "broken.obj").write_text("f 1 2 3\n")
-        code, found, said = predicted(evaluated, tmp_path / "broken.obj", scan)
+        code, found, said = run_predict(evaluated, tmp_path / "broken.obj", scan)
         broken, good = found["predictions"]
         assert code == 0 and good["expression"] and good["failure"] is None
         assert broken["failure"] and broken["expression"] is None and "broken.obj" in said
 
-    def test_it_fails_where_none_can_be_read(self, evaluated, tmp_path):
+    def test_the_command_fails_if_no_scan_can_be_read(self, evaluated, tmp_path):
         (tmp_path / "broken.obj").write_text("f 1 2 3\n")
-        code, found, said = predicted(evaluated, tmp_path / "broken.obj")
+        code, found, said = run_predict(evaluated, tmp_path / "broken.obj")
         assert code == 1 and "none of the scans" in said and len(found["predictions"]) == 1
 
-    def test_views_are_saved_by_their_names_in_a_shard(self, evaluated, scan, tmp_path):
-        code, _, _ = predicted(evaluated, scan, "--save-views", tmp_path / "views")
+    def test_saved_views_have_their_names_in_a_shard(self, evaluated, scan, tmp_path):
+        code, _, _ = run_predict(evaluated, scan, "--save-views", tmp_path / "views")
         channel = Predictor.load(evaluated).run.channel
         names = {f"{scan.stem}.{view}.rgb.jpg" for view in ("front", "left", "right")}
         names |= {f"{scan.stem}.{view}.{channel}.png" for view in ("front", "left", "right")}
         assert code == 0 and set(os.listdir(tmp_path / "views")) == names
 
-    def test_a_table_is_for_people(self, evaluated, scan):
+    def test_the_table_has_prompts_and_classifier(self, evaluated, scan):
         result = CliRunner().invoke(
             app, ["predict", str(evaluated), str(scan), "--prompts", "a smile", "--prompts", "a frown, perhaps"]
         )
@@ -188,40 +188,40 @@ class TestTheCommand:
         ("arguments", "reason"),
         [(["--head", "classifier"], "the run has none"), (["--prompts", " "], "is empty"), (["--use-gpu"], "no GPU")],
     )
-    def test_what_cannot_be_had_is_refused(self, evaluated, scan, arguments, reason):
-        code, _, said = predicted(evaluated, scan, *arguments)
+    def test_unavailable_options_are_rejected(self, evaluated, scan, arguments, reason):
+        code, _, said = run_predict(evaluated, scan, *arguments)
         assert code == 2 and reason in said
 
-    def test_without_a_scan_it_asks_for_one(self, evaluated):
-        code, _, said = predicted(evaluated)
+    def test_a_missing_scan_argument_is_rejected(self, evaluated):
+        code, _, said = run_predict(evaluated)
         assert code == 2 and "SCANS is required" in said
 
 
-def test_a_link_out_of_a_folder_is_not_followed(predictor, scan, tmp_path):
-    target = copied(scan, tmp_path / "outside", "face")
+def test_a_link_out_of_the_folder_is_not_followed(predictor, scan, tmp_path):
+    target = copy_scan(scan, tmp_path / "outside", "face")
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / target.name).symlink_to(target)
     (given,) = find_inputs([str(tmp_path / "inside")])
-    with pytest.raises(MeshError, match="link outside"):
-        predictor.see(given)
+    with pytest.raises(MeshError, match="link to a file outside"):
+        predictor.render(given)
 
 
-def test_a_folder_whose_name_is_the_sign_of_the_home_is_found_where_it_is_named(predictor, scan, tmp_path, monkeypatch):
-    copied(scan, tmp_path / "~", "face")
+def test_a_folder_named_tilde_is_not_expanded(predictor, scan, tmp_path, monkeypatch):
+    copy_scan(scan, tmp_path / "~", "face")
     monkeypatch.chdir(tmp_path)
     (found,) = predictor.predict(f"./~/face{scan.suffix}")
     assert (found.key, found.failure) == ("face", None)
 
 
-def test_words_mean_nothing_to_a_run_without_text(predictor):
+def test_prompts_are_rejected_by_a_run_without_text(predictor):
     from dataclasses import replace
 
     silent = replace(predictor, run=predictor.run.model_copy(update={"text_source": "none"}))
     with pytest.raises(UsageError, match="trained without text"):
-        silent.words(["a smile"])
+        silent.prompt_classifier(["a smile"])
 
 
-def test_seven_classes_with_labels_fit_a_terminal_of_eighty_columns(evaluated, faces_dir):
+def test_seven_classes_with_labels_fit_eighty_columns(evaluated, faces_dir):
     result = CliRunner().invoke(app, ["predict", str(evaluated), str(faces_dir)], env={"COLUMNS": "80"})
     row = next(line for line in result.stdout.splitlines() if "F0001_HA04WH" in line)
     assert max(map(len, result.stdout.splitlines())) <= 80 - len("_F3D")

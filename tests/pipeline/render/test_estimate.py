@@ -1,4 +1,4 @@
-"""What a dry run says of time and bytes, against what the run then takes."""
+"""The estimate of a dry run against the bytes and the time of the run."""
 
 import shutil
 from dataclasses import replace
@@ -16,41 +16,41 @@ def config(faces_dir, tmp_path) -> RenderConfig:
     return RenderConfig(data_dir=faces_dir, out=f"memory://{tmp_path.name}", size=64, limit=12, samples_per_shard=4)
 
 
-def told(config: RenderConfig):
+def estimate_of(config: RenderConfig):
     return render.estimate(config, render.plan(config))
 
 
-def test_the_bytes_are_about_those_that_are_written(config):
-    guess = told(config)
+def test_estimated_bytes_are_close_to_written_bytes(config):
+    result = estimate_of(config)
     manifest = render.run(config)
     written = sum(entry.bytes for entry in manifest.shards)
-    assert guess.num_tried == 4
-    assert written * 0.8 < guess.bytes < written * 1.2
+    assert result.num_tried == 4
+    assert written * 0.8 < result.bytes < written * 1.2
 
 
-def test_the_time_grows_with_what_is_to_be_done(config, monkeypatch):
-    """Of samples that take the same time each, by a clock that says so."""
+def test_estimated_time_is_proportional_to_the_number_of_samples(config, monkeypatch):
+    """With a fake clock, by which all samples take the same time."""
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(module, "_made", lambda *_: next(clock) and 100)
+    monkeypatch.setattr(module, "_packed_size", lambda *_: next(clock) and 100)
     plan = render.plan(config)
-    guess = estimate(plan, config.data_dir, config.resolve())
-    # Two ticks a sample, of which one looks at the clock, and one to see the end.
-    assert guess.core_seconds == pytest.approx(12 * (2 + 1 / guess.num_tried))
-    assert guess.bytes == 1200
+    result = estimate(plan, config.data_dir, config.resolve())
+    # Each sample takes two ticks, one of which is the check of the time limit; the last reading of the clock takes one.
+    assert result.core_seconds == pytest.approx(12 * (2 + 1 / result.num_tried))
+    assert result.bytes == 1200
     half = estimate(replace(plan, tasks=plan.tasks[:1]), config.data_dir, config.resolve())
-    assert half.core_seconds / guess.core_seconds == pytest.approx(1 / 3, abs=0.05)
+    assert half.core_seconds / result.core_seconds == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_what_is_kept_or_copied_takes_no_rendering(config):
+def test_kept_and_copied_samples_need_no_rendering(config):
     render.run(config)
-    assert told(config) == module.Estimate(0.0, 0, 0)
-    guess = told(config.model_copy(update={"limit": 11}))
-    assert (guess.core_seconds, guess.num_tried) == (0.0, 0)
-    assert guess.bytes > 0
+    assert estimate_of(config) == module.Estimate(0.0, 0, 0)
+    result = estimate_of(config.model_copy(update={"limit": 11}))
+    assert (result.core_seconds, result.num_tried) == (0.0, 0)
+    assert result.bytes > 0
 
 
-def test_of_a_shard_that_changes_in_part_the_rest_is_written_too(faces_dir, tmp_path):
+def test_a_partly_changed_shard_counts_with_its_copied_samples(faces_dir, tmp_path):
     data, out = tmp_path / "faces", f"memory://{tmp_path.name}"
     shutil.copytree(faces_dir, data)
     config = RenderConfig(data_dir=data, out=out, size=64, limit=12)
@@ -62,13 +62,13 @@ def test_of_a_shard_that_changes_in_part_the_rest_is_written_too(faces_dir, tmp_
     assert shard.bytes * 0.9 < render.estimate(config, plan).bytes < shard.bytes * 1.1
 
 
-def test_a_long_sample_ends_the_trying(config, monkeypatch):
+def test_no_sample_is_tried_after_the_time_limit(config, monkeypatch):
     monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
-    assert told(config).num_tried == 1
+    assert estimate_of(config).num_tried == 1
 
 
-def test_samples_that_fail_take_time_and_no_bytes(config, monkeypatch):
-    monkeypatch.setattr(module, "made_from", lambda *_: [])
-    guess = told(config)
-    assert guess.bytes == 0
-    assert guess.core_seconds > 0
+def test_failing_samples_count_time_but_no_bytes(config, monkeypatch):
+    monkeypatch.setattr(module, "build_samples", lambda *_: [])
+    result = estimate_of(config)
+    assert result.bytes == 0
+    assert result.core_seconds > 0

@@ -1,6 +1,6 @@
-"""Renders that are killed, stopped or starved: nothing is lost, nothing is left half done, and the end is the same.
+"""Renders that are killed, stopped or run out of disk space give the same output in the end.
 
-`make test-faults` runs them in full; without it a few moments and scans stand for many.
+`make test-faults` runs all of them; otherwise there are few kills and few scans.
 """
 
 import os
@@ -36,7 +36,7 @@ OPTIONS = {"size": 48, "samples_per_shard": 10}
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scans, 25 of each subject."""
+    """25 scans of each subject."""
     out = tmp_path_factory.mktemp("faces")
     synth(SynthConfig(out=out, subjects=SUBJECTS, texture_size=64))
     return out
@@ -44,7 +44,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(faces: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a render leaves that nobody disturbs."""
+    """The output of a render without faults."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     run(RenderConfig(data_dir=faces, out=out, **OPTIONS))
     return content(out)
@@ -58,9 +58,9 @@ def command(faces: Path, out: Path) -> list[str]:
 
 @pytest.fixture
 def start(faces: Path, tmp_path: Path) -> Iterator:
-    """Starts renders into `tmp_path / "out"` in a process of their own; those that are still there are killed."""
+    """Return a function that starts a render into `tmp_path / "out"` in a process; all are killed at the end."""
     started: list[subprocess.Popen] = []
-    # Who is killed clears nothing away. The name is short, since Ray makes sockets in it.
+    # A killed process leaves its files here. The name is short, since Ray creates sockets in it.
     scratch = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
 
     def begin() -> subprocess.Popen:
@@ -82,29 +82,29 @@ def start(faces: Path, tmp_path: Path) -> Iterator:
 
 
 def wait_for(files: str, count: int, out: Path, process: subprocess.Popen) -> None:
-    """Wait until there are so many of these files in `out`, or the process has ended."""
+    """Wait until `out` has `count` such files, or the process has ended."""
     while process.poll() is None and len(list(out.glob(files))) < count:
         time.sleep(0.01)
 
 
-def test_a_render_that_is_killed_again_and_again_comes_to_the_same_bytes(start, faces, undisturbed, tmp_path):
+def test_repeatedly_killed_render_gives_the_same_bytes(start, faces, undisturbed, tmp_path):
     chance = random.Random(0)
     out, num_shards = tmp_path / "out", sum(name.endswith(".tar") for name in undisturbed)
-    moments: list[tuple[bool, int]] = []
+    kills: list[tuple[bool, int]] = []
     for n in range(KILLS):
         process = start()
         if n % 5 == 0:
-            # Before there is a new shard, while it plans or while Ray starts.
+            # Before the first new shard, while the plan is computed or Ray starts.
             time.sleep(chance.random() * 8)
         else:
-            # A moment after some shard, so that every part of the run is hit; shards that are kept count as well.
+            # Shortly after some shard, so that each part of the run is interrupted; kept shards count too.
             wait_for("shards/*.tar", 1 + n * (num_shards - 1) // KILLS, out, process)
             time.sleep(chance.random() * 0.3)
-        moments.append((process.poll() is None, len(list(out.glob("shards/*.tar")))))
+        kills.append((process.poll() is None, len(list(out.glob("shards/*.tar")))))
         process.kill()
         process.wait()
-    print("killed in mid-run, and shards by then:", moments)
-    assert sum(alive for alive, _ in moments) >= KILLS - 1
+    print("killed in mid-run, and shards by then:", kills)
+    assert sum(alive for alive, _ in kills) >= KILLS - 1
     last = start()
     said, _ = last.communicate(timeout=300)
     assert last.returncode == 0, said
@@ -112,16 +112,16 @@ def test_a_render_that_is_killed_again_and_again_comes_to_the_same_bytes(start, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_cleanly_and_says_how_to_go_on(start, faces, undisturbed, ray_cluster, tmp_path, number):
+def test_a_signal_stops_cleanly_and_explains_how_to_resume(start, faces, undisturbed, ray_cluster, tmp_path, number):
     for _ in range(3):
         process = start()
-        # A shard without its receipt is not made yet.
+        # A shard without its record is not finished.
         wait_for(".progress/*.tar.json", 1, tmp_path / "out", process)
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
         if process.returncode:
             break
-        # It came too late: on a busy machine a run of few scans may be done by then.
+        # Too late: on a busy machine a run of few scans may be finished by then.
         assert content(tmp_path / "out") == undisturbed
         shutil.rmtree(tmp_path / "out")
     assert process.returncode == 128 + number, said
@@ -132,14 +132,14 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(start, faces, undisturbed,
     assert content(tmp_path / "out") == undisturbed
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_missing_or_double(faces, undisturbed, ray_cluster, tmp_path):
+def test_a_killed_worker_is_replaced_and_the_output_is_complete(faces, undisturbed, ray_cluster, tmp_path):
     killed: list[int] = []
-    is_over = threading.Event()
+    is_finished = threading.Event()
 
     def kill_one() -> None:
-        # As soon as it is seen at work: progress is told when a task is done, which may be the last. Only one, since a
-        # sample that two workers died of is given up.
-        while not killed and not is_over.wait(0.01):
+        # As soon as a worker process exists: progress is reported after a task, which may be the last. Kill only one,
+        # since a sample that killed two workers is given up.
+        while not killed and not is_finished.wait(0.01):
             for pid in workers()[:1]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -150,13 +150,13 @@ def test_a_killed_worker_is_replaced_and_nothing_is_missing_or_double(faces, und
     try:
         run(RenderConfig(data_dir=faces, out=tmp_path / "out", **OPTIONS))
     finally:
-        is_over.set()
+        is_finished.set()
         killer.join()
     assert killed
     assert content(tmp_path / "out") == undisturbed
 
 
-def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(faces, undisturbed, ray_cluster, tmp_path):
+def test_a_full_disk_is_a_clear_error_and_the_run_can_be_resumed(faces, undisturbed, ray_cluster, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     largest = max(len(tar) for name, tar in undisturbed.items() if name.endswith(".tar"))
@@ -176,7 +176,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(fac
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_scans_that_vanish_while_they_are_read_are_failures_and_come_back(faces, ray_cluster, tmp_path):
+def test_scans_deleted_during_the_run_are_failures_until_they_return(faces, ray_cluster, tmp_path):
     data = shutil.copytree(faces, tmp_path / "data")
     gone = sorted(data.rglob("*.wrl"))[-1]
     whole = gone.read_bytes()

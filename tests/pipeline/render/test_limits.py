@@ -1,4 +1,4 @@
-"""What one sample may cost a worker, with real workers that hang, crash and swell."""
+"""Limits on time, memory and deaths, with real processes that hang, crash and allocate."""
 
 import multiprocessing
 import os
@@ -17,10 +17,10 @@ import pytest
 from helpers.processes import workers
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.render import operators
+from smile_pipe.pipeline.render import process
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, limited, not_limited
-from smile_pipe.pipeline.render.operators import pieces_table, read_pieces
+from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, enforce_limits, pause_limits
+from smile_pipe.pipeline.render.process import read_units
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.render.units import WorkUnit
 from smile_pipe.shards.index import read_failures
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    return tmp_path / "marks"
+def deaths(tmp_path: Path) -> Path:
+    return tmp_path / "deaths"
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def limits() -> Limits:
     return Limits(seconds=30, megabytes=200)
 
 
-def in_a_child(work) -> int:
-    """The exit code of a process that does `work`."""
+def exit_code_of(work) -> int:
+    """Run `work` in a child process and return its exit code."""
     child = os.fork()
     if child == 0:
         try:
@@ -50,99 +50,97 @@ def in_a_child(work) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_what_stays_within_leaves_no_mark(limits, marks):
-    with limited(limits, marks, "a"):
+def test_a_block_within_the_limits_leaves_no_file(limits, deaths):
+    with enforce_limits(limits, deaths, "a"):
         assert np.zeros(1000).sum() == 0
-    assert list(marks.iterdir()) == []
+    assert list(deaths.iterdir()) == []
 
 
-def test_memory_beyond_the_limit_is_an_error_and_the_worker_lives_on(limits, marks):
-    with pytest.raises(MeshError, match="takes more than 200 MB"), limited(limits, marks, "a"):
+def test_exceeding_the_memory_limit_is_an_error_and_the_worker_survives(limits, deaths):
+    with pytest.raises(MeshError, match="takes more than 200 MB"), enforce_limits(limits, deaths, "a"):
         np.ones(400 << 17)
     assert np.ones(400 << 17).nbytes == 400 << 20
 
 
-def test_a_sample_that_hangs_ends_its_worker_and_is_given_up_after_the_second(limits, marks):
-    hasty = limits.model_copy(update={"seconds": 0.3})
+def test_a_sample_that_hangs_is_given_up_after_two_workers(limits, deaths):
+    short = limits.model_copy(update={"seconds": 0.3})
 
     def hang() -> None:
-        with limited(hasty, marks, "a"):
+        with enforce_limits(short, deaths, "a"):
             time.sleep(20)
 
     start = time.monotonic()
-    assert [in_a_child(hang), in_a_child(hang)] == [1, 1] and time.monotonic() - start < 10
+    assert [exit_code_of(hang), exit_code_of(hang)] == [1, 1] and time.monotonic() - start < 10
     with pytest.raises(MeshError, match=r"given up: 2 workers died of it, or it took them more than 0\.3 s"):
         hang()
 
 
-def test_one_death_is_forgiven_and_forgotten(limits, marks):
+def test_one_death_is_not_counted_after_a_success(limits, deaths):
     def die() -> None:
-        with limited(limits, marks, "a"):
+        with enforce_limits(limits, deaths, "a"):
             os._exit(9)
 
-    assert in_a_child(die) == 9
-    with limited(limits, marks, "a"):
+    assert exit_code_of(die) == 9
+    with enforce_limits(limits, deaths, "a"):
         pass
-    assert in_a_child(die) == 9
-    with limited(limits, marks, "a"):
+    assert exit_code_of(die) == 9
+    with enforce_limits(limits, deaths, "a"):
         pass
 
 
-def test_an_ordinary_error_is_passed_on_and_leaves_no_mark(limits, marks):
-    with pytest.raises(MeshError, match="line 3"), limited(limits, marks, "a"):
+def test_an_ordinary_error_propagates_and_leaves_no_file(limits, deaths):
+    with pytest.raises(MeshError, match="line 3"), enforce_limits(limits, deaths, "a"):
         raise MeshError("line 3: bad")
-    assert list(marks.iterdir()) == []
+    assert list(deaths.iterdir()) == []
 
 
-class TestWaitingForSomethingElse:
-    def test_takes_none_of_the_time(self, limits, marks):
-        hasty = limits.model_copy(update={"seconds": 0.5})
+class TestPausedLimits:
+    def test_paused_time_is_not_counted(self, limits, deaths):
+        short = limits.model_copy(update={"seconds": 0.5})
 
         def wait() -> None:
-            with limited(hasty, marks, "a"), not_limited():
+            with enforce_limits(short, deaths, "a"), pause_limits():
                 time.sleep(1)
 
-        assert in_a_child(wait) == 0
+        assert exit_code_of(wait) == 0
 
-    def test_and_what_was_left_of_it_is_left(self, limits, marks):
-        hasty = limits.model_copy(update={"seconds": 0.6})
+    def test_time_used_before_a_pause_still_counts_after_it(self, limits, deaths):
+        short = limits.model_copy(update={"seconds": 0.6})
 
         def work_and_wait() -> None:
-            with limited(hasty, marks, "a"):
+            with enforce_limits(short, deaths, "a"):
                 for _ in range(3):
                     time.sleep(0.3)
-                    with not_limited():
+                    with pause_limits():
                         pass
 
-        assert in_a_child(work_and_wait) == 1
+        assert exit_code_of(work_and_wait) == 1
 
-    def test_takes_none_of_the_memory(self, limits, marks):
-        with limited(limits, marks, "a"), not_limited():
+    def test_memory_allocated_in_a_pause_is_not_limited(self, limits, deaths):
+        with enforce_limits(limits, deaths, "a"), pause_limits():
             assert np.ones(400 << 17).nbytes == 400 << 20
 
-    def test_and_what_was_left_of_it_is_left_too(self, limits, marks):
-        # In a process of its own: what this one has once had and not given back would not count for the sample.
-        swell = f"""if True:
+    def test_memory_used_before_a_pause_still_counts_after_it(self, limits, deaths):
+        # In a new process: memory that this one has freed and keeps would not count for the sample.
+        script = f"""if True:
             from pathlib import Path
             import numpy as np
-            from smile_pipe.pipeline.render.limits import Limits, limited, not_limited
-            with limited(Limits.model_validate_json({limits.model_dump_json()!r}), Path({str(marks)!r}), "a"):
+            from smile_pipe.pipeline.render.limits import Limits, enforce_limits, pause_limits
+            with enforce_limits(Limits.model_validate_json({limits.model_dump_json()!r}), Path({str(deaths)!r}), "a"):
                 kept = np.ones(120 << 17)
-                with not_limited():
+                with pause_limits():
                     pass
                 kept = [kept, np.ones(120 << 17)]
         """
-        ended = subprocess.run([sys.executable, "-c", swell], capture_output=True, text=True)
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert ended.returncode == 1 and "MeshError: takes more than 200 MB of memory" in ended.stderr
 
-    def test_changes_nothing_where_there_are_no_limits(self):
-        with not_limited():
+    def test_pausing_without_limits_does_nothing(self):
+        with pause_limits():
             assert np.ones(400 << 17).nbytes == 400 << 20
 
 
-def test_pieces_of_one_sequence_that_are_made_at_the_same_time_are_not_deaths_of_each_other(
-    limits, marks, tmp_path, monkeypatch
-):
+def test_units_of_one_sequence_processed_in_parallel_do_not_count_as_deaths(limits, deaths, tmp_path, monkeypatch):
     sample = SampleSource("a", "a", "HA", None, (ScanFiles("a.obj"),) * 3, frame_rate=25.0)
     fork = multiprocessing.get_context("fork")
     together, settings = fork.Barrier(3), RenderConfig(data_dir=tmp_path, out=tmp_path / "out").resolve()
@@ -152,67 +150,66 @@ def test_pieces_of_one_sequence_that_are_made_at_the_same_time_are_not_deaths_of
         raise MeshError("met the others")
 
     def read(start: int) -> None:
-        piece = pieces_table([WorkUnit(sample, start, start + 1)])
-        (row,) = read_pieces(piece, str(tmp_path), settings, limits, str(marks)).to_pylist()
-        (tmp_path / f"{start}.failure").write_text(row["failure"])
+        (unit,) = read_units([WorkUnit(sample, start, start + 1)], tmp_path, settings, limits, deaths)
+        (tmp_path / f"{start}.failure").write_text(unit.failure.reason)
 
-    monkeypatch.setattr(operators, "read_piece", meet)
+    monkeypatch.setattr(process, "read_frames", meet)
     children = [fork.Process(target=read, args=(start,)) for start in range(3)]
     for child in children:
         child.start()
     for child in children:
         child.join()
     assert all("met the others" in (tmp_path / f"{start}.failure").read_text() for start in range(3))
-    assert list(marks.iterdir()) == []
+    assert list(deaths.iterdir()) == []
 
 
-class TestMarksUnderAUrl:
-    def test_are_kept_and_taken_away(self, limits, s3_url):
-        marks = storage_path(s3_url) / "shards/.progress/deaths"
-        with limited(limits, marks, "a"):
-            assert (marks / "a.deaths").read_bytes() == b"x"
-        assert not (marks / "a.deaths").exists()
+class TestDeathCountsUnderUrl:
+    def test_counts_are_written_and_removed(self, limits, s3_url):
+        deaths = storage_path(s3_url) / "shards/.progress/deaths"
+        with enforce_limits(limits, deaths, "a"):
+            assert (deaths / "a.deaths").read_bytes() == b"x"
+        assert not (deaths / "a.deaths").exists()
 
-    def test_count_the_deaths(self, limits, s3_url):
-        marks = storage_path(s3_url) / "deaths"
-        (marks / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
-        with pytest.raises(MeshError, match="given up: 2 workers died of it"), limited(limits, marks, "a"):
+    def test_deaths_are_counted(self, limits, s3_url):
+        deaths = storage_path(s3_url) / "deaths"
+        (deaths / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
+        with pytest.raises(MeshError, match="given up: 2 workers died of it"), enforce_limits(limits, deaths, "a"):
             pass
 
-    def test_a_storage_that_fails_is_no_fault_of_the_sample(self, limits, s3_url, monkeypatch):
-        marks = storage_path(s3_url) / "deaths"
+    def test_a_storage_failure_is_a_storage_error(self, limits, s3_url, monkeypatch):
+        deaths = storage_path(s3_url) / "deaths"
 
         def fail(*_: object, **__: object) -> None:
             raise OSError(16, "Please reduce your request rate.")
 
-        monkeypatch.setattr(marks.fs, "open", fail)
-        with pytest.raises(StorageError, match=r"a\.deaths: the storage failed"), limited(limits, marks, "a"):
+        monkeypatch.setattr(deaths.fs, "open", fail)
+        with pytest.raises(StorageError, match=r"a\.deaths: the storage failed"), enforce_limits(limits, deaths, "a"):
             pass
 
 
-def test_a_scan_that_its_workers_die_of_is_a_failure_and_all_others_are_rendered(faces_dir, ray_cluster, tmp_path):
+def test_a_scan_that_kills_its_workers_is_a_failure_and_the_others_are_rendered(faces_dir, ray_cluster, tmp_path):
     subject = next(path for path in sorted(faces_dir.iterdir()) if path.is_dir())
     shutil.copytree(subject, tmp_path / "faces" / subject.name)
     mesh = sorted((tmp_path / "faces").rglob("*.wrl"))[3]
     key = mesh.stem.removesuffix("_F3D")
-    # Long enough to read that its worker is found in the act.
+    # It takes long enough to read to be killed during it.
     mesh.write_bytes(mesh.read_bytes() + b"# a long comment\n" * (8 << 20))
     out = tmp_path / "out"
     stop = threading.Event()
 
-    def kill_whoever_reads_it() -> None:
-        deaths = 0
+    def kill_its_readers() -> None:
+        num_deaths = 0
         while not stop.is_set():
-            mark = out / ".progress/deaths" / f"{key}.0.deaths"
-            # The mark of a sample that is given up stays where it is.
-            if mark.exists() and mark.stat().st_size == deaths + 1 <= MAX_DEATHS:
-                deaths += 1
+            counter = out / ".progress/deaths" / f"{key}.0.deaths"
+            # The count of a sample that is given up stays.
+            if counter.exists() and counter.stat().st_size == num_deaths + 1 <= MAX_DEATHS:
+                num_deaths += 1
                 for pid in workers():
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.002)
 
-    killer = threading.Thread(target=kill_whoever_reads_it)
+    killer = threading.Thread(target=kill_its_readers)
     killer.start()
     try:
         manifest = run(RenderConfig(data_dir=tmp_path / "faces", out=out, size=32, channels=("rgb",)))
@@ -226,7 +223,7 @@ def test_a_scan_that_its_workers_die_of_is_a_failure_and_all_others_are_rendered
     assert (again.num_samples, again.num_failures) == (7, 0)
 
 
-def test_a_scan_that_takes_too_much_memory_is_a_failure(faces_dir, ray_cluster, tmp_path):
+def test_a_scan_over_the_memory_limit_is_a_failure(faces_dir, ray_cluster, tmp_path):
     subject = next(path for path in sorted(faces_dir.iterdir()) if path.is_dir())
     shutil.copytree(subject, tmp_path / "faces" / subject.name)
     mesh = sorted((tmp_path / "faces").rglob("*.wrl"))[3]

@@ -1,4 +1,4 @@
-"""Shards under a URL: the same bytes as on a disk, whole or not there, done once, and no credentials in them."""
+"""Shards under a URL: the same bytes as on a disk, no partial files, no repeated work, no credentials."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from helpers.faulty_server import FaultyServer
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.job import _marks
+from smile_pipe.pipeline.render.job import _deaths_folder
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StoragePath, storage_path
@@ -25,7 +25,7 @@ def config(data_dir: Path, out: StoragePath | str, **options) -> RenderConfig:
 
 
 def content(root: StoragePath) -> dict[str, bytes]:
-    """All files below a folder, by name."""
+    """The content of all files below a folder, by name."""
     if isinstance(root, Path):
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     files = root.fs.find(root.path)
@@ -41,8 +41,8 @@ def on_disk(faces_dir, ray_cluster, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def here(monkeypatch) -> None:
-    """Render in this process, which is quicker, and where the storage can be made to fail."""
+def in_process(monkeypatch) -> None:
+    """Render in this process, which is faster, and in which tests can make the storage fail."""
     monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
@@ -53,16 +53,18 @@ def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster,
     assert [found for _, found in verify_shards(ShardSet.open(f"{s3_url}/a/shards")) if found] == []
 
 
-def test_what_workers_are_at_is_not_noted_in_an_object_store_but_beside_them(on_disk):
-    """There it would take three requests a sample."""
-    assert storage_path(_marks(RenderOutput(storage_path("s3://bucket/a")))) == Path(
-        _marks(RenderOutput(storage_path("s3://bucket/a")))
+def test_deaths_are_counted_on_local_disk_if_the_output_is_in_an_object_store(on_disk):
+    """In the object store a count would take three requests a sample."""
+    assert storage_path(_deaths_folder(RenderOutput(storage_path("s3://bucket/a")))) == Path(
+        _deaths_folder(RenderOutput(storage_path("s3://bucket/a")))
     )
-    assert _marks(RenderOutput(storage_path("s3://bucket/a"))) != _marks(RenderOutput(storage_path("s3://bucket/b")))
-    assert Path(_marks(RenderOutput(on_disk))).is_relative_to(on_disk)
+    assert _deaths_folder(RenderOutput(storage_path("s3://bucket/a"))) != _deaths_folder(
+        RenderOutput(storage_path("s3://bucket/b"))
+    )
+    assert Path(_deaths_folder(RenderOutput(on_disk))).is_relative_to(on_disk)
 
 
-def test_memory_is_written_to_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):
+def test_memory_storage_is_written_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):
     monkeypatch.setattr(render, "ray_session", lambda address: pytest.fail("Ray was started"))
     url = f"memory://{tmp_path.name}/shards"
     seen = []
@@ -71,19 +73,19 @@ def test_memory_is_written_to_in_this_process(faces_dir, on_disk, tmp_path, monk
     assert seen[-1] == 11
 
 
-@pytest.mark.usefixtures("here")
-class TestAgain:
-    """What is there is looked at, and only the rest is done."""
+@pytest.mark.usefixtures("in_process")
+class TestSecondRun:
+    """A second run does only what is missing."""
 
     def test_a_second_run_writes_nothing(self, faces_dir, s3_url, monkeypatch):
         out = storage_path(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
-        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
         assert render.run(config(faces_dir, out)) == first
         assert times(out) == before
 
-    def test_an_interrupted_run_is_gone_on_with(self, faces_dir, on_disk, s3_url, monkeypatch):
+    def test_an_interrupted_run_is_resumed(self, faces_dir, on_disk, s3_url, monkeypatch):
         out = storage_path(s3_url) / "shards"
         with pytest.raises(KeyboardInterrupt):
             render.run(config(faces_dir, out), interrupt_after(5))
@@ -94,24 +96,24 @@ class TestAgain:
         assert content(out) == content(on_disk)
         assert times(out).items() >= before.items()
 
-    def test_a_run_that_was_stopped_before_its_first_shard_is_no_strange_folder(self, faces_dir, s3_url):
+    def test_a_run_stopped_before_its_first_shard_can_be_resumed(self, faces_dir, s3_url):
         out = storage_path(s3_url) / "shards"
         with pytest.raises(KeyboardInterrupt):
             render.run(config(faces_dir, out), interrupt_after(1))
         assert render.plan(config(faces_dir, out)).num_to_render == 11
 
-    def test_a_folder_of_something_else_is_refused(self, faces_dir, s3_url):
+    def test_a_folder_with_other_files_is_rejected(self, faces_dir, s3_url):
         (storage_path(s3_url) / "thesis.tex").write_bytes(b"\\section")
         with pytest.raises(ValueError, match="holds files that are not of a render"):
             render.run(config(faces_dir, s3_url))
 
-    def test_shards_without_samples_go(self, faces_dir, s3_url):
+    def test_shards_without_samples_are_removed(self, faces_dir, s3_url):
         out = storage_path(s3_url) / "shards"
         render.run(config(faces_dir, out))
         render.run(config(faces_dir, out, limit=4))
         assert {name for name in content(out) if name.startswith("shards/")} == {"shards/000000.tar"}
 
-    def test_a_shard_that_was_deleted_is_made_again(self, faces_dir, s3_url):
+    def test_a_deleted_shard_is_rendered_again(self, faces_dir, s3_url):
         out = storage_path(s3_url) / "shards"
         render.run(config(faces_dir, out))
         before = content(out)
@@ -120,7 +122,7 @@ class TestAgain:
         render.run(config(faces_dir, out))
         assert content(out) == before
 
-    def test_other_prompts_are_written_around_the_images_that_are_there(self, faces_dir, s3_url, tmp_path):
+    def test_changed_prompts_are_rewritten_around_the_same_images(self, faces_dir, s3_url, tmp_path):
         out, bank = storage_path(s3_url) / "shards", tmp_path / "bank.yaml"
         render.run(config(faces_dir, out))
         bank.write_text("".join(f"{code}: [a face that shows {code}]\n" for code in EXPRESSIONS))
@@ -132,9 +134,9 @@ class TestAgain:
         assert [found for _, found in verify_shards(shards) if found] == []
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_process")
 class TestFaults:
-    """A storage that fails now and then, as storages do."""
+    """A storage that fails from time to time."""
 
     @pytest.fixture
     def faulty(self, s3_server, monkeypatch) -> FaultyServer:
@@ -147,7 +149,7 @@ class TestFaults:
         S3FileSystem.clear_instance_cache()
 
     @pytest.mark.parametrize("fault", ["500", "503", "reset", "reset after it was done"])
-    def test_faults_that_pass_are_not_noticed(self, faces_dir, on_disk, s3_url, faulty, fault):
+    def test_temporary_faults_are_retried(self, faces_dir, on_disk, s3_url, faulty, fault):
         faulty.fault, faulty.every = fault, 4
         render.run(config(faces_dir, f"{s3_url}/shards"))
         num_faults = faulty.num_faults
@@ -155,7 +157,7 @@ class TestFaults:
         assert num_faults > 5
         assert content(storage_path(f"{s3_url}/shards")) == content(on_disk)
 
-    def test_a_storage_that_stays_away_is_an_error_and_no_shard_is_half_there(
+    def test_a_permanent_storage_failure_is_an_error_and_leaves_no_partial_shard(
         self, faces_dir, on_disk, s3_url, faulty, monkeypatch
     ):
         out = storage_path(s3_url) / "shards"
@@ -175,12 +177,12 @@ class TestFaults:
         assert {name: done[name] for name in there if name.startswith("shards/")} == {
             name: there[name] for name in there if name.startswith("shards/")
         }
-        # The lock, which could not be removed, is that of this process and stands in nobody's way.
+        # The lock could not be removed, but it belongs to this process and does not block it.
         render.run(config(faces_dir, out))
         assert content(out) == done
 
 
-def test_no_credentials_in_what_is_written_and_said(faces_dir, s3_url, monkeypatch):
+def test_output_and_messages_contain_no_credentials(faces_dir, s3_url, monkeypatch):
     command = [Path(sys.executable).parent / "smile-pipe", "render", faces_dir, "--out", f"{s3_url}/shards"]
     options = ["--size", "32", "--channels", "rgb", "--limit", "3", "--debug", "--json"]
     done = subprocess.run([*command, *options], capture_output=True, timeout=200)
@@ -193,7 +195,7 @@ def test_no_credentials_in_what_is_written_and_said(faces_dir, s3_url, monkeypat
 
 
 @pytest.mark.parametrize("where", ["data_dir", "--out"])
-def test_a_url_with_credentials_is_refused_by_a_line_without_them(where, tmp_path):
+def test_a_url_with_credentials_is_rejected_without_repeating_them(where, tmp_path):
     url, command = "s3://name:hunter2@bucket/x", [Path(sys.executable).parent / "smile-pipe", "render"]
     arguments = [url, "--out", tmp_path / "x"] if where == "data_dir" else [tmp_path, "--out", url]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60)
@@ -211,6 +213,6 @@ def interrupt_after(num_done: int):
 
 
 def times(root: StoragePath) -> dict[str, object]:
-    """When each object was last written."""
+    """The time of the last write of each object."""
     found = root.fs.find(root.path, detail=True)
     return {name.removeprefix(root.path).strip("/"): info["LastModified"] for name, info in found.items()}

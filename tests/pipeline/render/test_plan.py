@@ -1,4 +1,4 @@
-"""What a render plans to do: what changed decides which shards are kept, made again or removed. Without Ray."""
+"""Plans: which shards are kept, rebuilt or removed after a change. Without Ray."""
 
 import os
 import shutil
@@ -39,12 +39,12 @@ def rendered(tmp_path) -> World:
 
 
 def names(tasks: Sequence[ShardTask]) -> dict[str, list[str]]:
-    """What is rendered for each shard."""
+    """Keys to render by shard."""
     return {task.name: [sample.key for sample in task.samples] for task in tasks}
 
 
 def work(tasks: Sequence[ShardTask]) -> dict[str, tuple[list[str], list[str], list[str]]]:
-    """What is rendered, rewritten and copied for each shard."""
+    """Keys to render, to rewrite and to copy by shard."""
     return {
         task.name: (
             [sample.key for sample in task.samples],
@@ -64,14 +64,14 @@ def touch(world: World, path: str) -> None:
     os.utime(world.data / path, ns=(1, stat_source(world.data, path)[1] + 1_000_000))
 
 
-def write_in_its_time(world: World, path: str, text: str) -> None:
+def write_with_same_time(world: World, path: str, text: str) -> None:
     status = os.stat(world.data / path)
     (world.data / path).write_text(text)
     os.utime(world.data / path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def record_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
-    """The paths that a function of `source_files` is called with from now on."""
+    """A list that gets the path of each later call of a function of `fingerprints`."""
     paths: list[str] = []
     function = getattr(fingerprints, name)
     monkeypatch.setattr(fingerprints, name, lambda root, path: paths.append(path) or function(root, path))
@@ -79,21 +79,21 @@ def record_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
 
 
 def naming(world: World, row: IndexRow, path: str) -> IndexRow:
-    """The row of a sample whose mesh names the texture `path`."""
+    """The index row of a sample whose mesh names the texture `path`."""
     sources = (*row.sources, replace(read_source(world.data, path), named=True))
-    images = world.marks.images(world.samples[row.key], sources)
-    fingerprint = world.marks.whole(world.samples[row.key], images, sources)
+    images = world.fingerprints.images(world.samples[row.key], sources)
+    fingerprint = world.fingerprints.whole(world.samples[row.key], images, sources)
     return replace(row, sources=sources, images=images, fingerprint=fingerprint)
 
 
-def test_at_first_all_samples_are_new_in_the_order_of_their_keys(world):
+def test_first_plan_has_all_samples_sorted_by_key(world):
     plan = world.plan()
     assert names(plan.tasks) == {"000000.tar": KEYS[:3], "000001.tar": KEYS[3:6], "000002.tar": KEYS[6:]}
     assert (plan.kept, plan.removed, plan.reasons, plan.num_to_render) == ((), (), {"new": 8}, 8)
 
 
 K0, K1, K2 = KEYS[:3], KEYS[3:6], KEYS[6:]
-# KEYS[4] failed: what is made again around it has nothing of it to copy.
+# KEYS[4] failed, so there is nothing of it to copy.
 GOOD1 = [KEYS[3], KEYS[5]]
 
 
@@ -102,13 +102,13 @@ GOOD1 = [KEYS[3], KEYS[5]]
     [
         pytest.param(lambda w: None, {}, {}, id="nothing"),
         pytest.param(
-            lambda w: write_in_its_time(w, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS"),
+            lambda w: write_with_same_time(w, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS"),
             {},
             {},
             id="same size and time, for files are not read",
         ),
         pytest.param(
-            lambda w: write_in_its_time(w, f"{KEYS[0]}.wrl", "longer than it was before, by far"),
+            lambda w: write_with_same_time(w, f"{KEYS[0]}.wrl", "longer than it was before, by far"),
             {"000000.tar": ([KEYS[0]], [], KEYS[1:3])},
             {FILES: 1},
             id="mesh of another size and the same time",
@@ -199,14 +199,14 @@ GOOD1 = [KEYS[3], KEYS[5]]
         ),
     ],
 )
-def test_what_changed_decides_what_is_rendered_rewritten_and_copied_and_nothing_else(
+def test_a_change_decides_what_is_rendered_rewritten_and_copied(
     rendered: World, change: Callable[[World], object], made: dict, reasons: dict[str, int]
 ):
     change(rendered)
     plan = rendered.plan()
     assert work(plan.tasks) == made
     assert plan.reasons == reasons
-    assert {receipt.name for receipt in plan.kept} == {f"00000{i}.tar" for i in range(3)} - made.keys()
+    assert {record.name for record in plan.kept} == {f"00000{i}.tar" for i in range(3)} - made.keys()
     assert plan.removed == ()
     before = {
         name: (rendered.out / "shards" / name).stat().st_mtime_ns for name in sorted(rendered.output.shard_sizes())
@@ -221,7 +221,7 @@ def test_what_changed_decides_what_is_rendered_rewritten_and_copied_and_nothing_
 
 
 @pytest.mark.parametrize("key", [KEYS[3], KEYS[4]], ids=["of a sample", "of a failure"])
-def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monkeypatch, key):
+def test_a_touched_file_is_read_once_and_its_new_time_is_stored(rendered, monkeypatch, key):
     touch(rendered, f"{key}.wrl")
     plan = rendered.plan()
     assert plan.is_done and plan.touched
@@ -233,7 +233,7 @@ def test_a_touched_file_is_read_once_and_its_new_time_remembered(rendered, monke
     assert again.is_done and not again.touched
 
 
-def test_doing_nothing_costs_one_stat_a_file_and_reads_none(world, monkeypatch):
+def test_a_plan_without_work_stats_each_file_once_and_reads_none(world, monkeypatch):
     (world.data / "neutral.wrl").write_text("of both")
     for key in KEYS[:2]:
         world.change(key, neutral=ScanFiles("neutral.wrl"))
@@ -244,7 +244,7 @@ def test_doing_nothing_costs_one_stat_a_file_and_reads_none(world, monkeypatch):
     assert sorted(looked_at) == sorted(path.name for path in world.data.iterdir()) and read == []
 
 
-def test_of_a_changed_sample_only_the_changed_file_is_read(rendered, monkeypatch):
+def test_only_the_changed_file_of_a_sample_is_read(rendered, monkeypatch):
     write(rendered, f"{KEYS[3]}.wrl", "other")
     read = record_calls(monkeypatch, "read_source")
     assert rendered.plan().num_to_render == 1 and read == [f"{KEYS[3]}.wrl"]
@@ -259,10 +259,10 @@ def test_of_a_changed_sample_only_the_changed_file_is_read(rendered, monkeypatch
         pytest.param(lambda w: (w.data / "skin.png").unlink(), [KEYS[0]], False, id="gone"),
     ],
 )
-def test_a_texture_that_only_the_mesh_names_counts_too(world, change, rendered_again, touched):
+def test_changes_of_a_texture_named_by_the_mesh_are_noticed(world, change, rendered_again, touched):
     (world.data / "skin.png").write_text("named in the mesh")
     world.render()
-    first, *others = world.output.receipts()
+    first, *others = world.output.read_records()
     world.output.refresh([replace(first, rows=(naming(world, first.rows[0], "skin.png"), *first.rows[1:])), *others])
     change(world)
     plan = world.plan()
@@ -270,8 +270,8 @@ def test_a_texture_that_only_the_mesh_names_counts_too(world, change, rendered_a
     assert plan.touched == touched
 
 
-def test_a_texture_of_one_sample_that_another_ones_mesh_names_stays_its_own(rendered):
-    first, *others = rendered.output.receipts()
+def test_a_texture_named_by_another_mesh_stays_a_file_of_its_own_sample(rendered):
+    first, *others = rendered.output.read_records()
     row = naming(rendered, first.rows[1], f"{KEYS[0]}.bmp")
     rendered.output.refresh([replace(first, rows=(first.rows[0], row, *first.rows[2:])), *others])
     touch(rendered, f"{KEYS[0]}.wrl")
@@ -282,7 +282,7 @@ def test_a_texture_of_one_sample_that_another_ones_mesh_names_stays_its_own(rend
     assert [file.named for file in naming_it.sources] == [False, False, True]
 
 
-def test_another_neutral_scan_is_noticed_though_none_of_the_files_changed(world):
+def test_another_neutral_scan_is_noticed_with_unchanged_files(world):
     for name in ("a.wrl", "b.wrl"):
         (world.data / name).write_text(f"neutral {name}")
     world.change(KEYS[0], neutral=ScanFiles("a.wrl"))
@@ -291,27 +291,27 @@ def test_another_neutral_scan_is_noticed_though_none_of_the_files_changed(world)
     assert work(world.plan().tasks) == {"000000.tar": ([], [KEYS[0]], KEYS[1:3])}
 
 
-def test_sources_can_be_verified_though_size_and_time_are_the_same(rendered):
-    write_in_its_time(rendered, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS")
+def test_verify_sources_detects_changes_with_equal_size_and_time(rendered):
+    write_with_same_time(rendered, f"{KEYS[0]}.wrl", f"{KEYS[0]}.WRL AS IT WAS")
     assert work(rendered.plan(verify_sources=True).tasks) == {"000000.tar": ([KEYS[0]], [], KEYS[1:3])}
 
 
-def test_what_failed_can_be_tried_again_though_nothing_changed(rendered):
+def test_retry_failed_tries_unchanged_failures_again(rendered):
     plan = rendered.plan(retry_failed=True)
     assert work(plan.tasks) == {"000001.tar": ([KEYS[4]], [], GOOD1)} and plan.reasons == {RETRIED: 1}
     rendered.output.begin(plan.removed)
-    made = [rendered.make(task) for task in plan.tasks]
-    rendered.finish(sorted([*made, *plan.kept], key=lambda receipt: receipt.name))
+    made = [rendered.build(task) for task in plan.tasks]
+    rendered.finish(sorted([*made, *plan.kept], key=lambda record: record.name))
     assert rendered.plan(retry_failed=True).is_done
 
 
-def test_a_failure_that_is_not_tried_again_stays_when_its_shard_is_made_again(rendered):
+def test_a_failure_that_is_not_retried_stays_in_a_rebuilt_shard(rendered):
     write(rendered, f"{KEYS[3]}.wrl", "other")
     (task,) = rendered.plan().tasks
     assert [failure.key for failure in task.failures] == [KEYS[4]]
 
 
-def test_all_samples_of_a_shard_gone_removes_it(rendered):
+def test_a_shard_without_samples_is_removed(rendered):
     for key in KEYS[3:6]:
         del rendered.samples[key]
     plan = rendered.plan()
@@ -321,33 +321,33 @@ def test_all_samples_of_a_shard_gone_removes_it(rendered):
     assert rendered.plan().removed == rendered.plan().tasks == ()
 
 
-def test_changed_settings_make_every_shard_again_and_remove_those_that_are_too_many(rendered):
+def test_changed_settings_rebuild_all_shards_and_remove_surplus_ones(rendered):
     rendered.settings = "settings-2"
     plan = rendered.plan(samples_per_shard=4)
     assert names(plan.tasks) == {"000000.tar": KEYS[:4], "000001.tar": KEYS[4:]}
     assert (plan.kept, plan.removed, plan.reasons) == ((), ("000002.tar",), {SETTINGS: 8})
 
 
-def test_another_layout_rewrites_every_sample_since_it_stands_in_the_records(rendered):
+def test_another_layout_rewrites_every_record(rendered):
     rendered.layout = "folder"
     plan = rendered.plan()
     assert (plan.num_to_rewrite, plan.num_to_render) == (7, 1)
 
 
-def test_another_shard_size_alone_moves_no_sample(rendered):
+def test_another_shard_size_moves_no_sample(rendered):
     rendered.add("G0001_HA", "G0002_HA")
     plan = rendered.plan(samples_per_shard=1)
     assert names(plan.tasks) == {"000003.tar": ["G0001_HA"], "000004.tar": ["G0002_HA"]}
 
 
-def test_several_reasons_are_counted_apart(rendered):
+def test_reasons_are_counted_separately(rendered):
     rendered.add("G0001_HA")
     rendered.change(KEYS[0], subject="F0009")
     write(rendered, f"{KEYS[7]}.wrl", "changed")
     assert rendered.plan().reasons == {LABELS: 1, FILES: 1, NEW: 1}
 
 
-def test_a_shard_whose_samples_all_failed_has_no_file_and_is_not_tried_again(world):
+def test_a_shard_of_failures_has_no_file_and_is_not_tried_again(world):
     world.render(failing=KEYS[6:])
     assert sorted(world.output.shard_sizes()) == ["000000.tar", "000001.tar"]
     plan = world.plan()
@@ -356,19 +356,19 @@ def test_a_shard_whose_samples_all_failed_has_no_file_and_is_not_tried_again(wor
     assert names(world.plan().tasks) == {"000002.tar": [KEYS[6]]}
 
 
-class TestAnInterruptedRun:
+class TestInterruptedRun:
     def interrupt(self, world: World, done: Sequence[int]) -> None:
-        """Stop a run after it has made these of its tasks."""
+        """Stop a run after it has built these of its tasks."""
         plan = world.plan()
         world.output.begin(plan.removed)
         for number in done:
-            world.make(plan.tasks[number])
+            world.build(plan.tasks[number])
 
     @pytest.mark.parametrize("done", [[], [0], [0, 1], [1], [0, 2], [2]])
-    def test_keeps_its_finished_shards_and_comes_to_the_same_end(self, world, tmp_path, done):
+    def test_finished_shards_are_kept_and_the_result_is_the_same(self, world, tmp_path, done):
         self.interrupt(world, done)
         plan = world.plan()
-        assert {receipt.name for receipt in plan.kept} == {f"00000{number}.tar" for number in done}
+        assert {record.name for record in plan.kept} == {f"00000{number}.tar" for number in done}
         assert plan.num_to_render == sum(
             len(KEYS[number * 3 : number * 3 + 3]) for number in range(3) if number not in done
         )
@@ -378,38 +378,38 @@ class TestAnInterruptedRun:
         world.render()
         assert resumed == world.content()
 
-    def test_is_gone_on_with_in_the_order_of_shards_whatever_the_reasons(self, world):
+    def test_tasks_are_sorted_by_shard_whatever_their_reasons(self, world):
         self.interrupt(world, [1])
         world.change(KEYS[4], subject="F0009")
         assert [task.name for task in world.plan().tasks] == ["000000.tar", "000001.tar", "000002.tar"]
 
-    def test_of_changed_settings_never_takes_an_old_shard_for_a_new_one(self, rendered):
+    def test_old_shards_are_not_mistaken_for_shards_of_changed_settings(self, rendered):
         rendered.settings = "settings-2"
         self.interrupt(rendered, [1])
         plan = rendered.plan()
-        assert [receipt.name for receipt in plan.kept] == ["000001.tar"]
+        assert [record.name for record in plan.kept] == ["000001.tar"]
         assert names(plan.tasks) == {"000000.tar": KEYS[:3], "000002.tar": KEYS[6:]}
 
-    def test_of_changed_settings_can_be_taken_back(self, rendered):
+    def test_changed_settings_can_be_reverted(self, rendered):
         before = rendered.settings
         rendered.settings = "settings-2"
         self.interrupt(rendered, [1])
         rendered.settings = before
         assert names(rendered.plan().tasks) == {"000001.tar": KEYS[3:6]}
 
-    def test_has_no_manifest_so_that_nobody_reads_half_of_it(self, rendered):
+    def test_an_unfinished_run_has_no_manifest(self, rendered):
         write(rendered, f"{KEYS[0]}.wrl", "changed")
         self.interrupt(rendered, [])
         assert not (rendered.out / "manifest.json").exists()
-        assert [receipt.name for receipt in rendered.plan().kept] == ["000001.tar", "000002.tar"]
+        assert [record.name for record in rendered.plan().kept] == ["000001.tar", "000002.tar"]
 
-    def test_a_file_that_was_being_written_when_it_was_killed_is_cleared_away(self, world):
+    def test_partial_files_of_a_killed_run_are_removed(self, world):
         self.interrupt(world, [0])
         (world.out / "shards/.000007.tar.tmp").write_bytes(b"half")
         world.render()
         assert not any(".tmp" in name for name in world.content())
 
-    def test_a_shard_without_its_receipt_is_made_again(self, world):
+    def test_a_shard_without_a_record_is_built_again(self, world):
         self.interrupt(world, [0, 1])
         (world.out / ".progress/000001.tar.json").unlink()
         plan = world.plan()
@@ -417,7 +417,7 @@ class TestAnInterruptedRun:
         assert plan.reasons == {"new": 5}
 
     @pytest.mark.parametrize("content", [b"", b"{}", b'{"name": "000000.tar", "color": "red"}'])
-    def test_a_receipt_that_cannot_be_read_is_no_receipt(self, world, content):
+    def test_an_unreadable_record_is_ignored(self, world, content):
         self.interrupt(world, [0])
         (world.out / ".progress/000000.tar.json").write_bytes(content)
         assert world.plan().num_to_render == 8
@@ -425,7 +425,7 @@ class TestAnInterruptedRun:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sets(st.sampled_from(KEYS), min_size=1), min_size=1, max_size=4), st.data())
-def test_after_any_history_every_sample_is_in_one_shard_and_nothing_is_left_to_do(tmp_path_factory, history, data):
+def test_after_any_history_each_sample_is_in_one_shard_and_no_work_is_left(tmp_path_factory, history, data):
     world = World(tmp_path_factory.mktemp("world"))
     for wanted in history:
         world.samples.clear()
@@ -434,18 +434,18 @@ def test_after_any_history_every_sample_is_in_one_shard_and_nothing_is_left_to_d
         plan = world.plan()
         world.output.begin(plan.removed)
         for task in plan.tasks:
-            if data.draw(st.booleans(), label=f"{task.name} is made before the run is interrupted"):
-                world.make(task)
+            if data.draw(st.booleans(), label=f"{task.name} is built before the run is interrupted"):
+                world.build(task)
     world.render()
     plan = world.plan()
     assert (plan.tasks, plan.removed) == ((), ())
-    assert sorted(key for receipt in plan.kept for key in receipt.keys) == sorted(world.samples)
-    assert sorted(world.output.shard_sizes()) == [receipt.name for receipt in plan.kept]
+    assert sorted(key for record in plan.kept for key in record.keys) == sorted(world.samples)
+    assert sorted(world.output.shard_sizes()) == [record.name for record in plan.kept]
 
 
-def test_a_shard_is_full_when_its_sequences_have_as_many_frames_as_it_holds_scans(tmp_path):
+def test_sequences_count_with_their_frames_when_shards_are_filled(tmp_path):
     world = new_world(tmp_path)
     weights = dict(zip(sorted(world.samples), (1, 1, 2, 5, 1, 1, 1, 1), strict=True))
     samples = [world.samples[key] for key in sorted(world.samples)]
-    plan = plan_shards(world.data, samples, world.marks, world.output, 4, lambda sample: weights[sample.key])
+    plan = plan_shards(world.data, samples, world.fingerprints, world.output, 4, lambda sample: weights[sample.key])
     assert [len(task.samples) for task in plan.tasks] == [3, 1, 4]

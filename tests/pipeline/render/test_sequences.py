@@ -1,4 +1,4 @@
-"""Sequences through the operators of the render job: what becomes of frames, and what of long ones."""
+"""Sequences through all steps of a render: frames, flow, dynamic images, failures and long sequences."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,19 @@ import pytest
 from helpers.shapes import sphere
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
-from smile_pipe.pipeline.render.operators import encode_pieces, pieces_table, read_pieces, render_views
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.process import encode_unit, process_sample, read_units, render_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import batch_units, needed, num_stored, split_into_units
+from smile_pipe.pipeline.render.units import (
+    ProcessedUnit,
+    WorkUnit,
+    batch_units,
+    num_stored_frames,
+    select_inputs,
+    split_into_units,
+)
 from smile_pipe.pipeline.rendering.cameras import build_views
 from smile_pipe.pipeline.sequences.dynamic_images import WEIGHT_UNIT, rank_pooling_weights
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
@@ -39,7 +48,7 @@ def settings(channels: tuple[str, ...] = ("rgb", "depth", "normal"), **sequences
 
 
 def bumped(amount: float) -> np.ndarray:
-    """A ball whose front stands out by `amount` millimetres."""
+    """A ball with a bump of `amount` millimetres at its front."""
     vertices = BALL.vertices.copy()
     front = np.exp(-((vertices[:, :2] / 40) ** 2).sum(axis=1)) * (vertices[:, 2] > 0)
     vertices[:, 2] += amount * front
@@ -68,14 +77,24 @@ SEQUENCE = SampleSource(
 )
 
 
+def process_batch(root: Path, batch: list[WorkUnit], how: RenderSettings) -> list[ProcessedUnit]:
+    """Run the steps of a job with GPUs in this process, with an Arrow table after each step."""
+    read = to_table(read_units(batch, root, how))
+    rendered = to_table(render_units(list(from_table(read)), how))
+    return [*from_table(to_table(encode_unit(unit, how) for unit in from_table(rendered)))]
+
+
+def build(units: list[ProcessedUnit], how: RenderSettings) -> list[BuiltSample]:
+    return list(build_samples(units, how, SampleFingerprints.of(how, "bu4dfe")))
+
+
 def make(root: Path, source: SampleSource, how: RenderSettings) -> BuiltSample:
-    """What the job makes of one sample, in this process; each parcel is a table of its own."""
-    rows = []
-    for parcel in batch_units([needed(source, how)], how):
-        table = read_pieces(pieces_table(parcel), str(root), how)
-        rows += encode_pieces(render_views(table, how), how).to_pylist()
-    (made,) = build_samples(rows, "bu4dfe", how)
-    return made
+    """Build one sample as a job with GPUs does, and check that `process_sample` gives the same."""
+    batches = batch_units([select_inputs(source, how)], how)
+    units = [unit for batch in batches for unit in process_batch(root, batch, how)]
+    (built,) = build(units, how)
+    assert built == process_sample(source, root, how, "bu4dfe")
+    return built
 
 
 def sample(root: Path, source: SampleSource, how: RenderSettings) -> Sample:
@@ -89,7 +108,7 @@ def front(made: Sample, name: str) -> np.ndarray:
 
 
 class TestFrames:
-    def test_become_images_in_the_order_of_time_that_survive_the_tar(self, data):
+    def test_frames_become_images_in_time_order_and_survive_the_tar(self, data):
         made = sample(data, SEQUENCE, settings(frames=5))
         assert made.record.timeline.frames == (0, 5, 10, 14, 19)
         assert [name for view, name in made.record.images if view == "front"] == [
@@ -97,14 +116,14 @@ class TestFrames:
         ]
         assert from_members(dict(to_members(made))) == made
 
-    def test_show_what_lies_on_disk_and_not_their_neighbours(self, data):
+    def test_images_show_their_own_frames(self, data):
         made = sample(data, SEQUENCE, settings(frames=5))
         middle = [front(made, f"depth.{n:02d}")[24, 24] for n in range(5)]
         # Nearer is less: the front stands out most in frame 10, then in 5 and 14; the first and last are round.
         assert middle[2] < middle[1] < middle[0] and middle[2] < middle[3] < middle[4]
         assert middle[0] == middle[4]
 
-    def test_share_the_frame_of_the_onset_so_that_motion_is_motion(self, data, tmp_path):
+    def test_frames_are_aligned_by_the_onset_so_that_motion_is_kept(self, data, tmp_path):
         for number in range(4):
             write_obj(tmp_path / f"{number:03d}.obj", BALL.vertices + np.float32([10 * number, 0, 0]))
         source = replace(SEQUENCE, frames=SEQUENCE.frames[:4])
@@ -113,37 +132,40 @@ class TestFrames:
         # The subject's left is the image's right.
         assert (np.diff(columns) > 0.5).all()
 
-    def test_are_chosen_around_the_apex_that_the_mesh_tells(self, data):
+    def test_apex_sampling_finds_the_apex_in_the_meshes(self, data):
         timeline = sample(data, SEQUENCE, settings(("depth",), frames=3, sampling="apex")).record.timeline
         assert timeline.apex == APEX and timeline.frames == (5, 9, 13)
 
-    def test_within_a_window_start_at_its_onset(self, data):
+    def test_a_window_starts_at_its_own_onset(self, data):
         timeline = sample(data, SEQUENCE, settings(("depth",), frames=3, window="5:10")).record.timeline
         assert (timeline.frames, timeline.onset) == ((5, 7, 9), 5)
 
-    def test_are_magnified_from_the_onset(self, data):
+    def test_motion_is_magnified_relative_to_the_onset(self, data):
         plain = sample(data, SEQUENCE, settings(("depth",), frames=2, window="0:10"))
         strong = sample(data, SEQUENCE, settings(("depth",), frames=2, window="0:10", magnify=3))
         rise = [front(s, "depth.00")[24, 24] - front(s, "depth.01")[24, 24] for s in (plain, strong)]
         assert rise[1] == pytest.approx(3 * rise[0], rel=0.02)
         assert strong.record.timeline.magnify == 3
 
-    def test_of_a_long_sequence_come_in_pieces_and_give_the_same_sample(self, data, monkeypatch):
+    def test_a_sequence_split_into_units_gives_the_same_sample(self, data, monkeypatch):
         how = settings(sampling="all", temporal="both")
         whole = make(data, SEQUENCE, how)
-        monkeypatch.setattr("smile_pipe.pipeline.render.units.PARCEL", 3)
-        assert [(p.start, p.stop) for p in split_into_units(needed(SEQUENCE, how), how)][-2:] == [(15, 18), (18, 20)]
+        monkeypatch.setattr("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", 3)
+        assert [(p.start, p.stop) for p in split_into_units(select_inputs(SEQUENCE, how), how)][-2:] == [
+            (15, 18),
+            (18, 20),
+        ]
         assert make(data, SEQUENCE, how) == whole
 
-    def test_depend_on_their_own_files_and_the_onset_alone(self, data):
+    def test_a_sample_depends_on_its_rendered_frames_and_the_onset(self, data):
         how = settings(("depth",), frames=2, window="3:")
-        assert needed(SEQUENCE, how).paths == ("003.obj", "019.obj")
-        assert [file.path for file in make(data, SEQUENCE, how).files] == ["003.obj", "019.obj"]
-        assert len(needed(SEQUENCE, settings(sampling="apex")).paths) == NUM_FRAMES
+        assert select_inputs(SEQUENCE, how).paths == ("003.obj", "019.obj")
+        assert [file.path for file in make(data, SEQUENCE, how).source_files] == ["003.obj", "019.obj"]
+        assert len(select_inputs(SEQUENCE, settings(sampling="apex")).paths) == NUM_FRAMES
 
 
 class TestFlow:
-    def test_shows_how_far_the_surface_is_from_the_onset(self, data):
+    def test_flow_is_the_displacement_from_the_onset(self, data):
         made = sample(data, SEQUENCE, settings(("flow",), frames=3, window="0:10"))
         record = made.record
         middle = (front(made, "flow.02")[24, 24] - 32768) * record.flow.step
@@ -151,27 +173,27 @@ class TestFlow:
         assert abs(middle[0]) < 0.02 and abs(middle[1]) < 0.02
         assert (front(made, "flow.00") == 32768).all()
 
-    def test_needs_the_same_faces_in_every_frame(self, data, tmp_path):
+    def test_flow_needs_equal_faces_in_all_frames(self, data, tmp_path):
         write_obj(tmp_path / "000.obj", BALL.vertices)
         write_obj(tmp_path / "001.obj", BALL.vertices, BALL.faces[:-1])
         made = make(tmp_path, replace(SEQUENCE, frames=SEQUENCE.frames[:2]), settings(("flow",)))
-        assert made.sample is None and "001.obj: the channel flow needs meshes in correspondence" in made.failure
+        assert made.sample is None and "001.obj: the channel flow needs meshes in correspondence" in made.failure.reason
 
-    def test_of_a_scan_is_measured_from_the_neutral_one(self, data):
+    def test_flow_of_a_scan_is_relative_to_the_neutral_scan(self, data):
         scan = SampleSource("a", "s", "HA", None, (ScanFiles("009.obj"),), neutral=ScanFiles("000.obj"))
         made = make(data, scan, settings(("flow",)))
-        assert [file.path for file in made.files] == ["009.obj", "000.obj"]
+        assert [file.path for file in made.source_files] == ["009.obj", "000.obj"]
         assert front(made.sample, "flow")[24, 24, 2] > 32768 + 1000
 
-    def test_of_a_neutral_scan_is_nothing_and_of_one_without_neutral_a_failure(self, data):
+    def test_flow_of_a_neutral_scan_is_zero_and_a_missing_neutral_scan_is_a_failure(self, data):
         scan = SampleSource("a", "s", "NE", None, (ScanFiles("000.obj"),))
         assert (front(sample(data, scan, settings(("flow",))), "flow") == 32768).all()
         made = make(data, replace(scan, expression="HA"), settings(("flow",)))
-        assert "000.obj: the channel flow needs the subject's neutral scan" in made.failure
+        assert "000.obj: the channel flow needs the subject's neutral scan" in made.failure.reason
 
 
 class TestDynamicImages:
-    def test_are_the_rank_pooled_frames(self, data):
+    def test_dynamic_image_is_the_rank_pooled_frames(self, data):
         how = settings(("normal",), frames=6, temporal="both")
         made = sample(data, SEQUENCE, how)
         frames = [front(made, f"normal.{n:02d}") for n in range(6)]
@@ -181,19 +203,21 @@ class TestDynamicImages:
         assert np.abs(np.clip(pooled, -127 * step, 127 * step) - read).max() <= step
         assert pooled.std() > 10 * step
 
-    def test_can_stand_alone(self, data):
+    def test_temporal_dynamic_stores_no_frames(self, data):
         made = sample(data, SEQUENCE, settings(temporal="dynamic"))
         assert {name for _, name in made.images} == {"rgb.dynamic", "depth.dynamic", "normal.dynamic"}
-        assert num_stored(needed(SEQUENCE, settings(temporal="dynamic")), settings(temporal="dynamic")) == 1
+        assert (
+            num_stored_frames(select_inputs(SEQUENCE, settings(temporal="dynamic")), settings(temporal="dynamic")) == 1
+        )
 
-    def test_of_a_face_that_does_not_move_are_grey(self, data):
+    def test_dynamic_image_of_a_still_face_is_grey(self, data):
         still = replace(SEQUENCE, frames=(SEQUENCE.frames[0],) * 5)
         made = sample(data, still, settings(("rgb",), temporal="dynamic"))
         assert (front(made, "rgb.dynamic") == 128).all()
 
 
-class TestWhatFails:
-    def test_is_the_sequence_with_its_reason_and_all_files_that_may_mend_it(self, data, tmp_path):
+class TestFailures:
+    def test_a_failed_sequence_has_its_reason_and_all_its_files(self, data, tmp_path):
         for number in range(3):
             (tmp_path / f"{number:03d}.obj").write_bytes((data / "000.obj").read_bytes())
         (tmp_path / "001.obj").write_text("v 1 2\n")
@@ -202,24 +226,23 @@ class TestWhatFails:
         assert made.sample is None and row.stage == "read" and row.reason.startswith("001.obj: line 1")
         assert [file.path for file in row.sources] == ["000.obj", "001.obj", "002.obj"]
 
-    def test_does_not_take_along_what_shares_its_parcel(self, data):
+    def test_a_failure_leaves_the_other_samples_of_its_batch_intact(self, data):
         how = settings(frames=2)
         bad = SampleSource("bad", "s", "HA", None, (ScanFiles("missing.obj"),))
-        (parcel,) = batch_units([needed(SEQUENCE, how), bad], how)
-        table = encode_pieces(render_views(read_pieces(pieces_table(parcel), str(data), how), how), how)
-        good, failed = build_samples(table.to_pylist(), "bu4dfe", how)
-        assert good.sample is not None and failed.sample is None and "missing.obj" in failed.failure
+        (batch,) = batch_units([select_inputs(SEQUENCE, how), bad], how)
+        good, failed = build(process_batch(data, batch, how), how)
+        assert good.sample is not None and failed.sample is None and "missing.obj" in failed.failure.reason
 
-    def test_ends_before_the_window(self, data):
+    def test_a_sequence_shorter_than_the_window_is_a_failure(self, data):
         made = make(data, SEQUENCE, settings(window="30:40"))
-        assert "--window 30:40 holds none of the 20 frames" in made.failure
+        assert "`window=30:40` holds none of the 20 frames" in made.failure.reason
 
 
-def test_blocks_of_the_job_are_bounded_whatever_the_length_of_a_sequence(data):
+def test_size_of_blocks_does_not_depend_on_the_length_of_a_sequence(data):
     long = replace(SEQUENCE, frames=SEQUENCE.frames * 25)
     how = settings(("depth",), sampling="all")
-    parcels = list(batch_units([needed(long, how)], how))
-    assert len(parcels) == 32 and max(p.stop - p.start for parcel in parcels for p in parcel) == 16
-    sizes = [read_pieces(pieces_table(parcel), str(data), how).nbytes for parcel in parcels[:3]]
+    batches = list(batch_units([select_inputs(long, how)], how))
+    assert len(batches) == 32 and max(unit.stop - unit.start for batch in batches for unit in batch) == 16
+    sizes = [to_table(read_units(batch, data, how)).nbytes for batch in batches[:3]]
     assert max(sizes) < 16 * BALL.nbytes * 1.5 + 200_000
-    assert isinstance(pieces_table(parcels[0]), pa.Table)
+    assert isinstance(to_table(map(ProcessedUnit, batches[0])), pa.Table)

@@ -16,7 +16,7 @@ QUAD = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    """The names of the textures that were decoded, as they are; nothing is remembered from before."""
+    """A list that gets the name of each decoded texture; the cache is empty at first."""
     names: list[str] = []
     read = reading.read_texture
 
@@ -39,7 +39,7 @@ def picture(root: Path, name: str, value: int, side: int = 4) -> str:
     return name
 
 
-def test_scans_of_one_texture_share_it_and_others_do_not(tmp_path, decoded):
+def test_scans_with_equal_textures_share_the_pixels(tmp_path, decoded):
     names = [picture(tmp_path, "a.png", 10), picture(tmp_path, "b.png", 20), picture(tmp_path, "copy.png", 10)]
     scans = [scan(tmp_path, str(n), names[n % 3]) for n in range(6)]
     meshes = [SourceReader(DataDir(tmp_path)).read(files) for files in scans]
@@ -48,14 +48,14 @@ def test_scans_of_one_texture_share_it_and_others_do_not(tmp_path, decoded):
     assert not any(mesh.texture.flags.writeable for mesh in meshes)
 
 
-def test_a_texture_that_changed_is_decoded_anew(tmp_path, decoded):
+def test_a_changed_texture_is_decoded_again(tmp_path, decoded):
     files = scan(tmp_path, "face", picture(tmp_path, "a.png", 10))
     assert SourceReader(DataDir(tmp_path)).read(files).texture[0, 0, 0] == 10
     picture(tmp_path, "a.png", 30)
     assert SourceReader(DataDir(tmp_path)).read(files).texture[0, 0, 0] == 30
 
 
-def test_what_is_remembered_is_bounded(tmp_path, decoded, monkeypatch):
+def test_the_texture_cache_is_bounded(tmp_path, decoded, monkeypatch):
     monkeypatch.setattr(reading, "MAX_TEXTURES_BYTES", 2 * 4 * 4 * 3)
     names = [picture(tmp_path, f"{n}.png", n) for n in range(3)] + [picture(tmp_path, "large.png", 9, side=40)]
     scans = [scan(tmp_path, f"face{n}", name) for n, name in enumerate(names)]

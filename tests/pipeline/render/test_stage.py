@@ -1,4 +1,4 @@
-"""The render stage on a real Ray: what lies on disk afterwards, and what a second run does."""
+"""The render stage on a real Ray: its output, and what a second run does."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.scan import read_scan
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.stage import RenderProgress, plan, run
-from smile_pipe.pipeline.render.units import parcel_size
+from smile_pipe.pipeline.render.units import max_frames_per_batch
 from smile_pipe.pipeline.rendering.cameras import project
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import decode_image
@@ -37,7 +37,7 @@ def files(root: Path) -> dict[str, str]:
 
 @pytest.fixture
 def some_faces(faces_dir: Path, tmp_path: Path) -> Path:
-    """Two subjects of the shared faces, in a folder that a test may change."""
+    """A copy of two subjects of the shared faces, which a test may change."""
     for subject in sorted(path for path in faces_dir.iterdir() if path.is_dir())[:2]:
         shutil.copytree(subject, tmp_path / "faces" / subject.name)
     return tmp_path / "faces"
@@ -47,12 +47,12 @@ def first_mesh(folder: Path) -> Path:
     return min(folder.rglob("*.wrl"))
 
 
-def test_the_directory_holds_exactly_what_the_contract_says(shards_dir):
+def test_the_directory_has_exactly_the_documented_files(shards_dir):
     tars = {f"shards/{number:06d}.tar" for number in range(5)}
     assert files(shards_dir).keys() == {"README.md", "manifest.json", "index.parquet", "failures.parquet", *tars}
 
 
-def test_the_manifest_counts_what_was_rendered(shards_dir):
+def test_the_manifest_counts_samples_subjects_and_failures(shards_dir):
     manifest = ShardManifest.read(shards_dir / "manifest.json")
     assert (manifest.num_samples, manifest.num_subjects, manifest.num_failures) == (35, 5, 0)
     assert manifest.expressions == ("AN", "DI", "FE", "HA", "SA", "SU", "NE")
@@ -63,7 +63,7 @@ def test_the_manifest_counts_what_was_rendered(shards_dir):
         assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.bytes, entry.sha256)
 
 
-def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, faces_dir):
+def test_each_sample_has_its_labels_prompt_and_views(shards_dir, faces_dir):
     shards = ShardSet.open(str(shards_dir))
     sources = {source.key: source for source in find_samples(faces_dir, "auto").samples}
     assert {row.key for row in shards.rows} == sources.keys()
@@ -83,7 +83,7 @@ def test_each_sample_carries_its_labels_its_prompt_and_all_views(shards_dir, fac
         assert 0.2 < face.mean() < 0.9 and (normal[~face] == 128).all()
 
 
-def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir, faces_dir):
+def test_cameras_and_depth_of_the_record_locate_a_landmark(shards_dir, faces_dir):
     shards = ShardSet.open(str(shards_dir))
     source = find_samples(faces_dir, "auto").samples[0]
     record = shards.read(next(row for row in shards.rows if row.key == source.key)).record
@@ -100,10 +100,10 @@ def test_cameras_and_depth_in_the_record_place_a_landmark_on_the_face(shards_dir
     assert record.depth.near + (value - 1) * record.depth.step == pytest.approx(z, abs=0.1)
 
 
-def test_the_same_input_gives_the_same_bytes_whatever_the_parallelism(faces_dir, ray_cluster, tmp_path, monkeypatch):
+def test_bytes_do_not_depend_on_parallelism(faces_dir, ray_cluster, tmp_path, monkeypatch):
     render(faces_dir, tmp_path / "a")
-    monkeypatch.setattr("smile_pipe.pipeline.render.units.PARCEL", 3)
-    monkeypatch.setattr("smile_pipe.pipeline.render.job.MAX_WRITES", 1)
+    monkeypatch.setattr("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", 3)
+    monkeypatch.setattr("smile_pipe.pipeline.render.job.MAX_PENDING_WRITES", 1)
     render(faces_dir, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
@@ -116,7 +116,7 @@ def test_a_second_run_does_nothing_and_does_not_start_ray(shards_dir, faces_dir,
     assert files(shards_dir) == before
 
 
-def test_a_scan_that_cannot_be_read_is_a_row_of_failures_and_the_rest_is_rendered(some_faces, ray_cluster, tmp_path):
+def test_an_unreadable_scan_is_a_failure_and_the_others_are_rendered(some_faces, ray_cluster, tmp_path):
     broken = first_mesh(some_faces)
     broken.write_text("#VRML V2.0 utf8\nShape { geometry IndexedFaceSet { coord Coordinate { point [ 1 2")
     manifest = render(some_faces, tmp_path / "out")
@@ -128,7 +128,7 @@ def test_a_scan_that_cannot_be_read_is_a_row_of_failures_and_the_rest_is_rendere
     assert failure.key not in {row.key for row in ShardSet.open(str(tmp_path / "out")).rows}
 
 
-def test_a_mended_scan_is_rendered_by_the_next_run(some_faces, ray_cluster, tmp_path):
+def test_a_repaired_scan_is_rendered_by_the_next_run(some_faces, ray_cluster, tmp_path):
     mesh = first_mesh(some_faces)
     whole = mesh.read_text()
     mesh.write_text("no mesh at all")
@@ -162,7 +162,7 @@ def bytes_of(root: Path) -> dict[str, bytes]:
     return {r.key: (root / "shards" / r.shard).read_bytes()[r.offset : r.offset + r.bytes] for r in shards.rows}
 
 
-class TestOnlyWhatChanged:
+class TestIncrementalRun:
     @pytest.fixture
     def out(self, some_faces, ray_cluster, tmp_path) -> Path:
         render(some_faces, tmp_path / "out")
@@ -170,9 +170,9 @@ class TestOnlyWhatChanged:
 
     @pytest.fixture
     def no_rendering(self, monkeypatch):
-        monkeypatch.setattr("smile_pipe.pipeline.render.job.pieces_table", lambda parcel: pytest.fail("rendered"))
+        monkeypatch.setattr("smile_pipe.pipeline.render.job.to_table", lambda units: pytest.fail("rendered"))
 
-    def test_one_scan_is_rendered_and_its_neighbours_are_copied(self, some_faces, out, tmp_path):
+    def test_a_changed_scan_is_rendered_and_the_others_of_its_shard_are_copied(self, some_faces, out, tmp_path):
         before = bytes_of(out)
         mesh = first_mesh(some_faces)
         mesh.write_text(mesh.read_text() + "# changed\n")
@@ -185,7 +185,7 @@ class TestOnlyWhatChanged:
         render(some_faces, tmp_path / "fresh")
         assert files(out) == files(tmp_path / "fresh")
 
-    def test_a_touched_file_renders_nothing_and_leaves_all_but_the_index(self, some_faces, out, no_rendering):
+    def test_a_touched_file_changes_only_the_index(self, some_faces, out, no_rendering):
         before = files(out)
         mesh = first_mesh(some_faces)
         os.utime(mesh, ns=(1, 1))
@@ -193,7 +193,7 @@ class TestOnlyWhatChanged:
         after = files(out)
         assert {name for name in before if before[name] != after[name]} == {"index.parquet"}
 
-    def test_other_prompts_rewrite_text_around_the_same_images(self, some_faces, out, tmp_path, no_rendering):
+    def test_changed_prompts_rewrite_text_around_the_same_images(self, some_faces, out, tmp_path, no_rendering):
         before = {row.key: ShardSet.open(str(out)).read(row) for row in ShardSet.open(str(out)).rows}
         words = {code: [f"{code} face"] for code in ("AN", "DI", "FE", "HA", "SA", "SU", "NE")}
         (tmp_path / "bank.yaml").write_text(json.dumps(words))
@@ -205,7 +205,7 @@ class TestOnlyWhatChanged:
         assert list(verify_shards(shards)) == [(name, []) for name, _ in verify_shards(shards)]
 
     @pytest.mark.parametrize("text", ["geometry"])
-    def test_another_text_source_comes_to_the_same_as_a_fresh_render(self, some_faces, out, tmp_path, text):
+    def test_another_text_source_gives_the_same_as_a_fresh_render(self, some_faces, out, tmp_path, text):
         render(some_faces, out, text=text)
         assert plan(RenderConfig(data_dir=some_faces, out=out, size=32, samples_per_shard=8, text=text)).is_done
         render(some_faces, tmp_path / "fresh", text=text)
@@ -213,7 +213,7 @@ class TestOnlyWhatChanged:
         sample = ShardSet.open(str(out)).read(ShardSet.open(str(out)).rows[0])
         assert sample.record.caption.reference == "neutral" and sample.record.text_source == "geometry"
 
-    def test_scans_that_are_gone_leave_their_shard_without_being_rendered(self, some_faces, out, no_rendering):
+    def test_deleted_scans_are_removed_without_rendering(self, some_faces, out, no_rendering):
         before = bytes_of(out)
         mesh = first_mesh(some_faces)
         mesh.unlink()
@@ -221,7 +221,7 @@ class TestOnlyWhatChanged:
         gone = mesh.stem.removesuffix("_F3D")
         assert bytes_of(out) == {key: content for key, content in before.items() if key != gone}
 
-    def test_a_shard_that_is_emptied_is_removed(self, some_faces, out):
+    def test_an_empty_shard_is_removed(self, some_faces, out):
         keys = sorted(bytes_of(out))[8:]
         for mesh in some_faces.rglob("*.wrl"):
             if mesh.stem.removesuffix("_F3D") in keys:
@@ -239,7 +239,7 @@ class TestOnlyWhatChanged:
         with pytest.raises(Exception, match="is damaged and cannot be used again; delete this shard"):
             render(some_faces, out)
 
-    def test_what_failed_is_tried_again_when_asked(self, some_faces, out, tmp_path):
+    def test_retry_failed_plans_failed_samples(self, some_faces, out, tmp_path):
         mesh = first_mesh(some_faces)
         mesh.write_text("no mesh at all")
         assert render(some_faces, out).num_failures == 1
@@ -248,7 +248,7 @@ class TestOnlyWhatChanged:
         assert plan(config.model_copy(update={"retry_failed": True})).num_to_render == 1
 
 
-def test_two_renders_into_one_directory_are_one_too_many(some_faces, ray_cluster, tmp_path):
+def test_a_second_render_into_a_locked_directory_is_rejected(some_faces, ray_cluster, tmp_path):
     with directory_lock(tmp_path / "out"), pytest.raises(UsageError, match="is writing there"):
         render(some_faces, tmp_path / "out")
     assert render(some_faces, tmp_path / "out").num_samples == 14
@@ -275,23 +275,23 @@ def test_an_interrupted_run_keeps_its_finished_shards(some_faces, ray_cluster, t
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
-def test_progress_reaches_the_end_and_never_goes_back(some_faces, ray_cluster, tmp_path):
+def test_progress_increases_to_the_total(some_faces, ray_cluster, tmp_path):
     seen: list[RenderProgress] = []
     run(RenderConfig(data_dir=some_faces, out=tmp_path / "out", size=32, limit=9, channels=("rgb",)), seen.append)
     done = [progress.num_done for progress in seen]
     assert done[0] == 0 and done[-1] == seen[-1].num_total == 9 and done == sorted(done)
 
 
-def test_the_end_tells_what_workers_were_busy_with(some_faces, ray_cluster, tmp_path):
+def test_progress_has_the_utilization_of_workers(some_faces, ray_cluster, tmp_path):
     seen: list[RenderProgress] = []
     run(RenderConfig(data_dir=some_faces, out=tmp_path / "out", size=32), seen.append)
-    first, last = seen[0].shares, seen[-1].shares
+    first, last = seen[0].utilization, seen[-1].utilization
     assert first.cores == 0
     assert list(last.steps) == ["read", "render", "encode", "write"] and all(last.steps.values())
     assert 0 < last.cores < 1.2 and last.cores == pytest.approx(sum(last.steps.values())) and last.gpus is None
 
 
-def test_an_output_that_is_not_a_render_is_refused_and_left_alone(faces_dir, tmp_path):
+def test_an_output_directory_with_other_files_is_rejected_unchanged(faces_dir, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UsageError, match="not of a render"):
         render(faces_dir, tmp_path)
@@ -309,8 +309,8 @@ def test_shards_of_another_dataset_are_not_replaced(some_faces, shards_dir, tmp_
     assert files(shards_dir) == before
 
 
-def test_a_parcel_holds_fewer_samples_of_larger_images(faces_dir, tmp_path):
+def test_a_batch_holds_fewer_frames_of_larger_images(faces_dir, tmp_path):
     def size_of(size: int) -> int:
-        return parcel_size(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size).resolve())
+        return max_frames_per_batch(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size).resolve())
 
     assert (size_of(224), size_of(2048)) == (16, 1) and 1 < size_of(1024) < 16

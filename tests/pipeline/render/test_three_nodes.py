@@ -1,4 +1,4 @@
-"""The commands on a Ray of three nodes: work is spread over them, and what comes out is what one machine makes."""
+"""Commands on a Ray of three nodes spread their work and give the output of one machine."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def nodes() -> Iterator[RayNodes]:
 
 
 def smile_pipe(nodes: RayNodes, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """The command, run as on the head."""
+    """Run a command as on the head node."""
     return subprocess.run(
         [sys.executable, "-c", "from smile_pipe.cli.main import main; main()", *map(str, arguments), "--json"],
         env=nodes.environment | environment,
@@ -36,16 +36,16 @@ def result(done: subprocess.CompletedProcess) -> dict:
     return json.loads(done.stdout)
 
 
-def test_a_render_that_several_nodes_share_gives_the_bytes_of_one(nodes, faces_dir, shards_dir, tmp_path):
+def test_a_render_on_several_nodes_gives_the_bytes_of_one_node(nodes, faces_dir, shards_dir, tmp_path):
     # As in the fixture `shards_dir`.
     options = ("--size", 48, "--samples-per-shard", 8)
     done = smile_pipe(nodes, "render", faces_dir, "--out", tmp_path / "out", *options, "--address", nodes.address)
     assert result(done)["num_samples"] == 35
-    assert sum(nodes.worked("MapBatches(make_pieces)")) > 1
+    assert sum(nodes.has_run("MapBatches(process_batch)")) > 1
     assert content(tmp_path / "out") == content(shards_dir)
 
 
-def test_a_training_of_two_nodes_in_a_job_that_came_with_a_directory_of_its_own(nodes, shards_dir, tmp_path):
+def test_training_on_two_nodes_ignores_the_working_directory_of_the_job(nodes, shards_dir, tmp_path):
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "model.py").write_text("raise RuntimeError('a stranger was imported')\n")
@@ -56,11 +56,11 @@ def test_a_training_of_two_nodes_in_a_job_that_came_with_a_directory_of_its_own(
     manifest = result(done)
     assert (manifest["world_size"], manifest["num_train_samples"]) == (2, 28)
     # A worker needs a core, and a node has one.
-    assert sum(nodes.worked("RayTrainWorker")) == 2
+    assert sum(nodes.has_run("RayTrainWorker")) == 2
     assert [checkpoint.step for checkpoint in RunDirectory(tmp_path / "run").checkpoints()] == [manifest["num_steps"]]
 
 
-def test_who_lacks_the_token_of_a_ray_is_told_so(nodes, faces_dir, tmp_path):
+def test_a_missing_ray_token_is_a_clear_error(nodes, faces_dir, tmp_path):
     # Twice instead of for twenty seconds.
     lacking = {"RAY_AUTH_MODE": "disabled", "RAY_NUM_REDIS_GET_RETRIES": "2"}
     options = ("--out", tmp_path / "out", "--address", nodes.address)

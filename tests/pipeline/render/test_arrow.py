@@ -1,4 +1,4 @@
-"""Packed arrays: they come back exactly, without a copy, from bytes and from Arrow's memory alike."""
+"""Packed arrays round trip exactly and without a copy, from bytes and from Arrow's memory."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from smile_pipe.pipeline.render.arrays import pack_arrays, unpack_arrays
+from smile_pipe.pipeline.render.arrow import pack_arrays, unpack_arrays
 
 DTYPES = [np.dtype(name) for name in ("<f4", "<f8", "<i4", "u1", "<u2", "?", ">i2")]
 arrays = st.sampled_from(DTYPES).flatmap(
@@ -17,7 +17,7 @@ arrays = st.sampled_from(DTYPES).flatmap(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), arrays, max_size=5))
-def test_arrays_come_back_exactly_with_names_types_and_shapes(named):
+def test_arrays_round_trip_with_names_dtypes_and_shapes(named):
     unpacked = unpack_arrays(pack_arrays(named))
     assert list(unpacked) == list(named)
     for name, array in named.items():
@@ -25,20 +25,20 @@ def test_arrays_come_back_exactly_with_names_types_and_shapes(named):
         assert unpacked[name].tobytes() == array.tobytes()
 
 
-def test_arrays_that_are_not_contiguous_are_packed_in_the_order_of_their_indices():
+def test_non_contiguous_arrays_are_packed_in_index_order():
     array = np.arange(24).reshape(4, 6)[::-1, ::2].T
     assert (unpack_arrays(pack_arrays({"a": array}))["a"] == array).all()
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), arrays, min_size=1, max_size=5))
-def test_every_array_begins_at_a_multiple_of_eight_bytes(named):
+def test_arrays_are_aligned_to_eight_bytes(named):
     block = np.frombuffer(pack_arrays(named), np.uint8)
     starts = [a.__array_interface__["data"][0] for a in unpack_arrays(block.data).values() if a.size]
     assert all((start - block.ctypes.data) % 8 == 0 for start in starts)
 
 
-def test_arrays_are_read_only_views_into_the_block_and_not_copies():
+def test_unpacked_arrays_are_read_only_views_of_the_block():
     block = pa.py_buffer(pack_arrays({"a": np.arange(1000), "b": np.ones(3, np.uint8)}))
     for array in unpack_arrays(block).values():
         assert block.address < array.ctypes.data < block.address + block.size
@@ -46,5 +46,5 @@ def test_arrays_are_read_only_views_into_the_block_and_not_copies():
             array[0] = 1
 
 
-def test_the_same_arrays_give_the_same_bytes():
+def test_equal_arrays_give_equal_bytes():
     assert pack_arrays({"a": np.arange(5)}) == pack_arrays({"a": np.arange(10)[:5]})

@@ -1,0 +1,253 @@
+"""Read, render and encode samples in this process: the public interface of the render stage for other stages.
+
+    read_units -> render_units -> encode_unit          units of samples, see `units.py`
+    build_samples -> build_shard                       samples and shards, see `build.py`
+
+On CPUs `process_units` does the first three steps unit by unit. Where GPUs render, each step is an operator of a Ray
+Data job, see `job.py`, so that CPUs read and encode while GPUs render. A sample that fails in any step has a `Failure`,
+which becomes a row of `failures.parquet`; the other samples go on.
+"""
+
+import functools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Literal
+
+from smile_pipe.pipeline.datasets.adapter import SampleSource
+from smile_pipe.pipeline.datasets.data_dir import DataDir, opened
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.render.build import BuiltSample, WrittenShard, build_samples, build_shard
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.limits import Limits, enforce_limits
+from smile_pipe.pipeline.render.output import RenderOutput
+from smile_pipe.pipeline.render.plan import ShardTask
+from smile_pipe.pipeline.render.reading import SourceReader, read_frames
+from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.render.timings import StepSeconds
+from smile_pipe.pipeline.render.units import (
+    STORAGE,
+    Failure,
+    ProcessedUnit,
+    ReadInfo,
+    WorkUnit,
+    batch_units,
+    select_inputs,
+    split_into_units,
+)
+from smile_pipe.pipeline.rendering.backend import Renderer, RendererName, ViewImages, build_renderer
+from smile_pipe.pipeline.rendering.downsample import downsample
+from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
+from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
+from smile_pipe.shards.sample import MeshStatistics
+from smile_pipe.shards.storage import StoragePath, storage_path
+
+
+def process_sample(sample: SampleSource, root: StoragePath, settings: RenderSettings, layout: str) -> BuiltSample:
+    """Read, render and encode one sample.
+
+    Args:
+        sample: a scan or a sequence with all its files.
+        root: the data directory that the sample's paths are relative to.
+        settings: how to render.
+        layout: name of the layout for the sample's record.
+
+    Returns:
+        The sample as a shard would hold it, or its failure.
+
+    Raises:
+        StorageError: the storage of the data directory failed.
+    """
+    units = process_units(split_into_units(select_inputs(sample, settings), settings), root, settings)
+    (built,) = build_samples(list(units), settings, SampleFingerprints.of(settings, layout))
+    return built
+
+
+def read_meshes(sample: SampleSource, root: StoragePath, settings: RenderSettings) -> list[Mesh]:
+    """Read the meshes that `process_sample` renders, in the canonical frame, one a rendered frame.
+
+    Raises:
+        MeshError: a file cannot be read.
+        StorageError: the storage of the data directory failed.
+    """
+    units = split_into_units(select_inputs(sample, settings), settings)
+    with opened(root) as data_dir:
+        reader = SourceReader(data_dir)
+        return [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
+
+
+def render_shards_in_process(
+    tasks: Sequence[ShardTask], root: StoragePath, layout: str, settings: RenderSettings, output: RenderOutput
+) -> Iterator[int | WrittenShard]:
+    """Build shards one after the other without Ray, for storage that no other process sees, such as memory://.
+
+    There are no `Limits` here, since exceeding the time limit ends the process.
+
+    Yields:
+        What `smile_pipe.pipeline.render.job.render_shards` yields.
+    """
+    fingerprints = SampleFingerprints.of(settings, layout)
+    for task in tasks:
+        units: list[ProcessedUnit] = []
+        for batch in batch_units(task.samples, settings):
+            units += process_units(batch, root, settings)
+            yield sum(unit.stop == split_into_units(unit.sample, settings)[-1].stop for unit in batch)
+        yield build_shard(task, units, root, settings, fingerprints, output)
+
+
+def process_units(
+    units: Iterable[WorkUnit],
+    root: str | StoragePath,
+    settings: RenderSettings,
+    limits: Limits | None = None,
+    deaths: str | StoragePath = "",
+) -> Iterator[ProcessedUnit]:
+    """Read, render and encode units on one core, one after the other; see `read_units` for the arguments.
+
+    Only the meshes of one unit are in memory, and they are rendered while the processor's caches still hold them.
+    """
+    for read in read_units(units, root, settings, limits, deaths):
+        for rendered in render_units([read], settings):
+            yield encode_unit(rendered, settings)
+
+
+def read_units(
+    units: Iterable[WorkUnit],
+    root: str | StoragePath,
+    settings: RenderSettings,
+    limits: Limits | None = None,
+    deaths: str | StoragePath = "",
+) -> Iterator[ProcessedUnit]:
+    """Read and align the frames of units, with the digests of their files.
+
+    Args:
+        units: the frames to read.
+        root: the data directory.
+        settings: how to render.
+        limits: limits on time and memory of a unit; None for no limits.
+        deaths: folder in which `limits` count how many workers died of a unit.
+
+    Yields:
+        One result a unit, in order. After a failure of the storage the units that follow are not read.
+    """
+    storage_failure: Failure | None = None
+    with opened(storage_path(root)) as data_dir:
+        for unit in units:
+            if storage_failure is not None:
+                yield ProcessedUnit(unit, failure=storage_failure)
+                continue
+            read = _read_unit(unit, data_dir, settings, limits, deaths)
+            if read.failure is not None and read.failure.stage == STORAGE:
+                storage_failure = read.failure
+            yield read
+
+
+def _read_unit(
+    unit: WorkUnit, data_dir: DataDir, settings: RenderSettings, limits: Limits | None, deaths: str | StoragePath
+) -> ProcessedUnit:
+    began = time.perf_counter()
+    reader = SourceReader(data_dir)
+    info: ReadInfo | None = None
+    meshes: Sequence[Mesh] = ()
+    failure: Failure | None = None
+    try:
+        with enforce_limits(limits, storage_path(deaths), unit.name) if limits else nullcontext():
+            info, meshes = read_frames(unit, reader, settings)
+    except Exception as error:
+        failure = Failure.of("read", error, str(data_dir.root))
+        if failure.stage != STORAGE:
+            failure = _record_all_sources(unit, reader) or failure
+    seconds = StepSeconds(read=time.perf_counter() - began)
+    return ProcessedUnit(unit, tuple(reader.sources.values()), failure, seconds, info, meshes=meshes)
+
+
+def _record_all_sources(unit: WorkUnit, reader: SourceReader) -> Failure | None:
+    """Record the files of a failed unit that were not read: a change in any of them is a reason to try it again."""
+    try:
+        reader.record(*unit.sample.paths)
+    except Exception as error:
+        return Failure.of("read", error, str(reader.files.root))
+    return None
+
+
+def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> Iterator[ProcessedUnit]:
+    """Render all meshes in one call of the renderer; if it fails, one by one, to find those that cannot be rendered.
+
+    Yields:
+        The units in order, with quantised images; each has an equal part of the time of the common call.
+    """
+    renderer = cached_renderer(settings.renderer)
+    began = time.perf_counter()
+    readable = [unit for unit in units if unit.failure is None]
+    rigs = {unit.work.name: settings.rig_of(unit.work.sample.key).supersampled(settings.samples) for unit in readable}
+    pairs = [(mesh, rigs[unit.work.name]) for unit in readable for mesh in unit.meshes]
+    try:
+        rendered: list[ViewImages | None] = [*renderer.render(*zip(*pairs, strict=True))] if pairs else []
+    except Exception:
+        rendered = [None] * len(pairs)
+    images = iter(rendered)
+    common_seconds = (time.perf_counter() - began) / max(len(readable), 1)
+    for unit in units:
+        if unit.failure is not None:
+            yield unit
+            continue
+        began = time.perf_counter()
+        unit_images = [next(images) for _ in unit.meshes]
+        result = replace(unit, meshes=())
+        try:
+            pixels = []
+            for mesh, image in zip(unit.meshes, unit_images, strict=True):
+                visible = _check_visible(image or renderer.render([mesh], [rigs[unit.work.name]])[0])
+                pixels.append(quantise_views(downsample(visible, settings.samples), settings.channels))
+            result = replace(result, pixels=pixels, statistics=_statistics(unit.meshes[0]))
+        except MeshError as error:
+            path = unit.work.sample.frames[0].mesh
+            result = replace(result, failure=Failure.of("render", MeshError(f"{path}: {error}")))
+        except Exception as error:
+            result = replace(result, failure=Failure.of("render", error))
+        seconds = StepSeconds(render=common_seconds + time.perf_counter() - began)
+        yield replace(result, seconds=unit.seconds + seconds)
+
+
+def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
+    """Encode the images of the frames that are stored, and add up the frames of dynamic images."""
+    if unit.failure is not None or unit.info is None:
+        return unit
+    began = time.perf_counter()
+    work, result = unit.work, replace(unit, pixels=())
+    temporal = "frames" if work.sample.frame_rate is None else settings.sequences.temporal
+    try:
+        if temporal != "dynamic":
+            images = [image for pixels in unit.pixels for image in encode_frame(pixels)]
+            result = replace(result, images=images)
+        if temporal != "frames":
+            weights = rank_pooling_weights(len(unit.info.numbers))[work.start : work.stop]
+            channels = unit.pixels[0]
+            sums = {name: weighted_sum([pixels[name] for pixels in unit.pixels], weights) for name in channels}
+            result = replace(result, weighted_sums=sums)
+    except Exception as error:
+        result = replace(unit, pixels=(), failure=Failure.of("encode", error))
+    return replace(result, seconds=unit.seconds + StepSeconds(encode=time.perf_counter() - began))
+
+
+@functools.cache
+def cached_renderer(name: RendererName) -> Renderer:
+    """Return the renderer of this process, built on first use."""
+    return build_renderer(name)
+
+
+def _check_visible(image: ViewImages) -> ViewImages:
+    if not image.depth.any():
+        raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
+    return image
+
+
+def _statistics(mesh: Mesh) -> MeshStatistics:
+    surface: Literal["texture", "vertex-colors", "plain"] = (
+        "texture" if mesh.texture is not None else "plain" if mesh.colors is None else "vertex-colors"
+    )
+    num_landmarks = 0 if mesh.landmarks is None else len(mesh.landmarks)
+    return MeshStatistics(
+        num_vertices=len(mesh.vertices), num_faces=len(mesh.faces), surface=surface, num_landmarks=num_landmarks
+    )

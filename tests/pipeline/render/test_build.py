@@ -1,0 +1,57 @@
+"""Building samples: records that are rewritten around the same images."""
+
+from dataclasses import replace
+
+import pytest
+
+from helpers.shapes import sphere
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.render.build import BuiltSample, build_shard
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.output import RenderOutput
+from smile_pipe.pipeline.render.plan import ReusedSample, ShardTask, plan_shards
+from smile_pipe.pipeline.render.process import process_sample, process_units
+from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.render.units import WorkUnit
+from smile_pipe.shards.reader import read_members
+from smile_pipe.shards.sample import from_members
+from smile_pipe.shards.storage import read_range
+
+SOURCE = SampleSource("a", "s", "HA", None, (ScanFiles("a.obj"),))
+
+
+@pytest.fixture
+def settings(tmp_path) -> RenderSettings:
+    ball = sphere(2, 100.0)
+    lines = ["v {:.5f} {:.5f} {:.5f}".format(*v) for v in ball.vertices.tolist()]
+    lines += ["f {} {} {}".format(*f) for f in (ball.faces + 1).tolist()]
+    (tmp_path / "a.obj").write_text("\n".join(lines))
+    return RenderConfig(
+        data_dir=tmp_path, out=tmp_path / "out", size=32, channels=("rgb",), renderer="zbuffer"
+    ).resolve()
+
+
+def test_processing_a_sample_twice_gives_equal_samples(settings, tmp_path):
+    first, second = (process_sample(SOURCE, tmp_path, settings, "folder") for _ in range(2))
+    assert isinstance(first, BuiltSample) and first.sample is not None
+    assert first == second
+
+
+def test_a_rewritten_record_has_the_new_layout_and_labels_and_the_same_images(settings, tmp_path):
+    output = RenderOutput(tmp_path / "out")
+    output.begin(())
+    old, new = (SampleFingerprints.of(settings, layout) for layout in ("folder", "bu3dfe"))
+    units = list(process_units([WorkUnit(SOURCE)], tmp_path, settings))
+    task = ShardTask("000000.tar", ())
+    (row,) = build_shard(task, units, tmp_path, settings, old, output).record.rows
+    before = from_members(read_members(read_range(output.shards / task.name, row.offset, row.bytes), task.name))
+
+    source = replace(SOURCE, subject="t")
+    reused = (ReusedSample(row, source),)
+    (again,) = build_shard(replace(task, reused=reused), [], tmp_path, settings, new, output).record.rows
+    after = from_members(read_members(read_range(output.shards / task.name, again.offset, again.bytes), task.name))
+    assert (again.layout, again.subject, after.record.layout, after.record.subject) == ("bu3dfe", "t", "bu3dfe", "t")
+    assert after.images == before.images and again.images == row.images
+    # The next plan finds nothing to do.
+    assert plan_shards(tmp_path, [source], new, output, 8).is_done
