@@ -45,7 +45,7 @@ def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
 
 def learn(shards: Path, out: Path, **options: Any) -> RunManifest:
     """Train, without Ray."""
-    return train.run(config(shards, out, **options), here=True)
+    return train.run(config(shards, out, **options), in_process=True)
 
 
 def weights(run: Path) -> dict[str, Tensor]:

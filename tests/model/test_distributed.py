@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from helpers import tiny_arch
 from helpers.tiny_models import NAMES, NUM_CLASSES, faces, make_model
 from smile_pipe.model.distributed import gather_rows
-from smile_pipe.model.objectives import ContrastiveModel, Targets
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
@@ -35,13 +35,13 @@ def learn(
     model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int
 ) -> dict[str, dict[str, Tensor]]:
     """Losses, and the gradients of all parameters for each of them, of one batch out of `total` samples."""
-    views, directions, tokens, concepts, moments = faces(total, samples)
+    views, directions, tokens, concepts, frames = faces(total, samples)
     found: dict[str, dict[str, Tensor]] = {"losses": {}}
     # One pass a loss: that a second one is let through shows, too, that no parameter was left without a gradient.
     for name in ("total", *model.config.weights):
         network.zero_grad()
-        targets = Targets(concepts, torch.arange(total)[samples] // 2)
-        losses = model.losses(network(views, directions, tokens, moments), targets)
+        embeddings = network(views, directions, tokens, frames)
+        losses = model.losses(embeddings, concepts, torch.arange(total)[samples] // 2)
         # A term alone does not reach all parameters, which data-parallel training would wait for.
         reach_all = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0
         (losses[name] if name == "total" else losses[name] + reach_all).backward()
@@ -52,12 +52,12 @@ def learn(
 
 def learn_in_parts(model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, Tensor]:
     """Gradients of all parameters of a batch out of `total` samples that each rank takes in up to three parts."""
-    views, directions, tokens, concepts, moments = faces(total, samples)
-    targets = Targets(concepts, torch.arange(total)[samples] // 2)
-    # Twice: the second pass is let through only where the first left no parameter without a gradient.
+    views, directions, tokens, concepts, frames = faces(total, samples)
+    inputs = ModelInputs(views, directions, frames, tokens, concepts, torch.arange(total)[samples] // 2)
+    # Twice: DDP refuses the second pass if the first left a parameter without a gradient.
     for _ in range(2):
         network.zero_grad()
-        backward(network, model, ModelInputs(views, directions, tokens, moments), targets, "float32", 3)
+        backward(network, model, inputs, "float32", 3)
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
@@ -85,8 +85,8 @@ class Reader:
         views = (tiny_arch.faces(NUM_PSEUDO)[0] * 255).byte()
         for group in groups:
             keys = [row.key for row in group]
-            moments = PackedFrames.of_scans(len(keys))
-            yield SimpleNamespace(views=views[[int(key) for key in keys]], keys=keys, moments=moments)
+            frames = PackedFrames.of_scans(len(keys))
+            yield SimpleNamespace(views=views[[int(key) for key in keys]], keys=keys, frames=frames)
 
 
 def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
@@ -98,7 +98,7 @@ def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
     _, directions, tokens, _ = tiny_arch.faces(NUM_CLASSES)
     pseudo = PseudoPrompts({str(n): (str(n),) for n in range(NUM_CLASSES)}, rows, seed=0)
     tokenizer = lambda texts: tokens[[int(text) for text in texts]]  # noqa: E731 - one line, used once
-    pseudo.refresh(model, tokenizer, Reader(), rows, directions, Worker(rank, world_size, directions.device))
+    pseudo.assign(model, tokenizer, Reader(), rows, directions, Worker(rank, world_size, directions.device))
     return pseudo.labels
 
 

@@ -10,7 +10,7 @@ from helpers import tiny_arch
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.encoder import Embeddings
 from smile_pipe.model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
-from smile_pipe.model.objectives import RECIPES, ContrastiveModel, Targets, build_model, check_recipe
+from smile_pipe.model.objectives import RECIPES, ContrastiveModel, build_model, check_recipe
 from smile_pipe.model.packing import PackedFrames
 
 
@@ -26,12 +26,13 @@ def make_model(config: RecipeConfig, **changes: object) -> ContrastiveModel:
 
 def losses_of(model: ContrastiveModel, num: int = 6, text: bool = True) -> dict[str, Tensor]:
     views, directions, tokens, concepts = tiny_arch.faces(num)
-    return model.losses(model(views, directions, tokens if text else None), targets(concepts if text else None, num))
+    embeddings = model(views, directions, tokens if text else None)
+    return model.losses(embeddings, concepts if text else None, subjects(num))
 
 
-def targets(concepts: Tensor | None, num: int) -> Targets:
-    """Each two samples in turn are of one subject."""
-    return Targets(concepts, torch.arange(num) // 2)
+def subjects(num: int) -> Tensor:
+    """Ids of subjects with two samples each."""
+    return torch.arange(num) // 2
 
 
 def test_faces_and_prompts_become_embeddings_in_one_space(config):
@@ -61,8 +62,8 @@ def test_a_model_takes_any_rig(config):
 def test_a_sequence_becomes_one_embedding_a_view_and_does_not_touch_the_scan_beside_it(config):
     model = make_model(config)
     views, directions, _, _ = tiny_arch.faces(5, num_views=3)
-    moments = PackedFrames(torch.tensor([1, 3, 1]), torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
-    found, fused, attention = model.embed_faces(views, directions, moments)
+    frames = PackedFrames(torch.tensor([1, 3, 1]), torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
+    found, fused, attention = model.embed_faces(views, directions, frames)
     assert (found.shape, fused.shape, attention.shape) == ((3, 3, 5), (3, 5), (3, 3))
     scans, _, _ = model.embed_faces(views, directions)
     assert torch.equal(found[0], scans[0]) and torch.equal(found[2], scans[4])
@@ -109,7 +110,7 @@ class TestLosses:
         e = model(views, directions, tokens)
         mv, cm = multiview_decorrelation(e.views, 0.3), cross_modal_redundancy(e.fused, e.text)
         vl = vision_language_contrast(e.fused, e.views, e.text, concepts, torch.tensor(1 / 0.07))
-        found = model.losses(e, targets(concepts, 6))
+        found = model.losses(e, concepts, subjects(6))
         for name, expected in {"mv": mv, "vl": vl, "cm": cm, "total": 0.1 * mv + vl + 0.01 * cm}.items():
             torch.testing.assert_close(found[name], expected)
 
@@ -117,7 +118,7 @@ class TestLosses:
         half = Embeddings(*(torch.randn(4, *s).bfloat16() for s in ((3, 5), (5,), (3,), (5,))))
         assert all(
             loss.dtype == torch.float32
-            for loss in make_model(config).losses(half, targets(torch.arange(4), 4)).values()
+            for loss in make_model(config).losses(half, torch.arange(4), subjects(4)).values()
         )
 
     @pytest.mark.parametrize("arch", ["smile-tiny", tiny_arch.NAME])
@@ -129,7 +130,7 @@ class TestLosses:
         totals = []
         for _ in range(2):
             model = make_model(config, arch=arch)
-            totals.append(model.losses(model(views, directions, tokens), targets(concepts, 4))["total"])
+            totals.append(model.losses(model(views, directions, tokens), concepts, subjects(4))["total"])
         assert torch.equal(*totals)
 
     def test_the_total_reaches_every_weight_that_learns(self, config):
@@ -156,7 +157,7 @@ class TestTemperature:
         # Texts that contradict their images ask for a higher temperature.
         views = torch.eye(5)[:4, None].expand(4, 3, 5)
         wrong = Embeddings(views, views[:, 0], torch.full((4, 3), 1 / 3), views[:, 0].roll(1, dims=0))
-        model.losses(wrong, targets(torch.arange(4), 4))["total"].backward()
+        model.losses(wrong, torch.arange(4), subjects(4))["total"].backward()
         torch.optim.SGD([model.log_scale], lr=1e-2).step()
         assert 1 / model.scale.item() > 0.0505
 
@@ -260,12 +261,12 @@ class TestMargin:
 
 
 def test_a_supervised_model_needs_classes(config):
-    with pytest.raises(ValueError, match="two classes or more, and the samples have 1"):
+    with pytest.raises(ValueError, match="at least two classes, and the samples have 1"):
         make_model(config, name="supervised", num_classes=1)
 
 
 def test_losses_that_cannot_be_left_out():
-    with pytest.raises(ValueError, match="smile-vlm has no loss 'ce' to leave out; its losses: mv, vl, cm"):
+    with pytest.raises(ValueError, match="smile-vlm has no loss 'ce'; its losses: mv, vl, cm"):
         check_recipe("smile-vlm", ("ce",))
     with pytest.raises(ValueError, match="barlow without mv has no loss left"):
         check_recipe("barlow", ("mv",))

@@ -31,15 +31,15 @@ def sequences(*times: list[float], seed: int = 0) -> tuple[Tensor, PackedFrames]
     return embeddings, PackedFrames(torch.tensor(counts), torch.tensor(flat, dtype=torch.float64))
 
 
-class TestMoments:
+class TestPackedFrames:
     def test_what_is_given_for_a_face_is_spread_over_its_moments(self):
-        _, moments = sequences([0.0], [0.0, 0.5, 1.0], [0.0, 1.0])
-        spread = moments.spread(torch.tensor([[1, 10], [2, 20], [3, 30]]))
-        assert spread.tolist() == [[1, 10], [2, 20], [2, 20], [2, 20], [3, 30], [3, 30]]
+        _, frames = sequences([0.0], [0.0, 0.5, 1.0], [0.0, 1.0])
+        repeated = frames.repeat_per_sample(torch.tensor([[1, 10], [2, 20], [3, 30]]))
+        assert repeated.tolist() == [[1, 10], [2, 20], [2, 20], [2, 20], [3, 30], [3, 30]]
 
     def test_padding_puts_each_moment_at_its_place_and_fills_the_rest(self):
-        _, moments = sequences([0.0], [0.0, 0.5, 1.0], [0.0, 1.0])
-        padded = moments.pad(torch.arange(1.0, 7.0), fill=-9.0)
+        _, frames = sequences([0.0], [0.0, 0.5, 1.0], [0.0, 1.0])
+        padded = frames.to_padded(torch.arange(1.0, 7.0), fill=-9.0)
         assert padded.tolist() == [[1, -9, -9], [2, 3, 4], [5, 6, -9]]
 
     def test_a_scan_has_one_moment_at_time_0(self):
@@ -48,8 +48,8 @@ class TestMoments:
         assert not scans.is_dynamic.any()
 
     def test_a_dynamic_image_is_known_by_its_time(self):
-        _, moments = sequences([0.0, 1.0, DYNAMIC_TIME], [0.0])
-        assert moments.is_dynamic.tolist() == [False, False, True, False]
+        _, frames = sequences([0.0, 1.0, DYNAMIC_TIME], [0.0])
+        assert frames.is_dynamic.tolist() == [False, False, True, False]
 
 
 class TestTimeFeatures:
@@ -73,20 +73,20 @@ class TestTimeFeatures:
 def test_a_scan_passes_unchanged_to_the_last_bit_alone_and_beside_sequences(pooling, kind, dtype):
     pooling = (pooling if kind == "attention" else TemporalPooling(DIM, "mean")).to(dtype)
     for times in ([[0.0], [0.0]], [[0.0], [0.0, 0.4, 1.0], [0.0, DYNAMIC_TIME]]):
-        embeddings, moments = sequences(*times)
+        embeddings, frames = sequences(*times)
         embeddings = embeddings.to(dtype).requires_grad_()
-        pooled = pooling(embeddings, moments)
+        pooled = pooling(embeddings, frames)
         assert torch.equal(pooled[0], embeddings[0])
         (gradient,) = torch.autograd.grad((pooled * torch.arange(1.0, DIM + 1)).sum(), embeddings)
         assert torch.equal(gradient[0], torch.arange(1.0, DIM + 1, dtype=dtype).expand(NUM_VIEWS, DIM))
 
 
 def test_pooling_is_the_documented_formula(pooling):
-    embeddings, moments = sequences([0.0, 0.3, 1.0], [0.2, DYNAMIC_TIME])
+    embeddings, frames = sequences([0.0, 0.3, 1.0], [0.2, DYNAMIC_TIME])
     A, b = pooling.from_embedding.weight, pooling.from_embedding.bias
     B, w, G = pooling.from_time.weight, pooling.score.weight[0], pooling.gain.weight
-    features, pooled, start = time_features(moments.times), pooling(embeddings, moments), 0
-    for face, count in enumerate(moments.counts.tolist()):
+    features, pooled, start = time_features(frames.times), pooling(embeddings, frames), 0
+    for face, count in enumerate(frames.counts.tolist()):
         own = range(start, start + count)
         for v in range(NUM_VIEWS):
             scores = torch.stack([w @ torch.tanh(A @ embeddings[t, v] + B @ features[t] + b) for t in own])
@@ -97,41 +97,41 @@ def test_pooling_is_the_documented_formula(pooling):
 
 
 def test_attention_begins_as_the_mean():
-    embeddings, moments = sequences([0.0, 0.3, 1.0], [0.0, DYNAMIC_TIME], [0.0])
+    embeddings, frames = sequences([0.0, 0.3, 1.0], [0.0, DYNAMIC_TIME], [0.0])
     expected = torch.stack([embeddings[:3].mean(0), embeddings[3:5].mean(0), embeddings[5]])
     for kind in ("attention", "mean"):
-        torch.testing.assert_close(TemporalPooling(DIM, kind).double()(embeddings, moments), expected)
+        torch.testing.assert_close(TemporalPooling(DIM, kind).double()(embeddings, frames), expected)
 
 
 def test_a_face_does_not_depend_on_the_lengths_of_others(pooling):
-    embeddings, moments = sequences([0.0, 1.0], [0.0, 0.2, 0.4, 0.6, 1.0])
-    alone = pooling(embeddings[:2], PackedFrames(moments.counts[:1], moments.times[:2]))
-    torch.testing.assert_close(pooling(embeddings, moments)[:1], alone)
+    embeddings, frames = sequences([0.0, 1.0], [0.0, 0.2, 0.4, 0.6, 1.0])
+    alone = pooling(embeddings[:2], PackedFrames(frames.counts[:1], frames.times[:2]))
+    torch.testing.assert_close(pooling(embeddings, frames)[:1], alone)
 
 
 def test_the_same_frames_played_backwards_are_another_face_unless_the_mean_is_taken(pooling):
-    embeddings, moments = sequences([0.0, 0.5, 1.0])
-    there, back = pooling(embeddings, moments), pooling(embeddings.flip(0), moments)
+    embeddings, frames = sequences([0.0, 0.5, 1.0])
+    there, back = pooling(embeddings, frames), pooling(embeddings.flip(0), frames)
     assert (there - back).abs().max() > 0.1
     mean = TemporalPooling(DIM, "mean")
-    torch.testing.assert_close(mean(embeddings, moments), mean(embeddings.flip(0), moments))
+    torch.testing.assert_close(mean(embeddings, frames), mean(embeddings.flip(0), frames))
 
 
 def test_each_view_is_pooled_by_itself(pooling):
-    embeddings, moments = sequences([0.0, 0.5, 1.0])
-    torch.testing.assert_close(pooling(embeddings[:, 1:2], moments), pooling(embeddings, moments)[:, 1:2])
+    embeddings, frames = sequences([0.0, 0.5, 1.0])
+    torch.testing.assert_close(pooling(embeddings[:, 1:2], frames), pooling(embeddings, frames)[:, 1:2])
 
 
 def test_all_parameters_learn_from_sequences(pooling):
-    embeddings, moments = sequences([0.0, 0.5, 1.0], [0.3, DYNAMIC_TIME])
-    pooling(embeddings, moments).square().sum().backward()
+    embeddings, frames = sequences([0.0, 0.5, 1.0], [0.3, DYNAMIC_TIME])
+    pooling(embeddings, frames).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in pooling.parameters())
 
 
 def test_scans_leave_no_parameter_out_of_the_graph_and_move_none(pooling):
     """Data-parallel training waits for the gradient of each."""
-    embeddings, moments = sequences([0.0], [0.0])
-    pooling(embeddings, moments).square().sum().backward()
+    embeddings, frames = sequences([0.0], [0.0])
+    pooling(embeddings, frames).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in pooling.parameters())
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import tiny_arch
-from smile_pipe.model.towers import Towers, brings_weights, build_tokenizer, can_checkpoint, check_arch
+from smile_pipe.model.towers import Towers, build_tokenizer, check_arch, is_hub_model, supports_activation_checkpointing
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ class TestHub:
     def test_one_that_cannot_be_had_is_said_in_a_line(self, name, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(
-            ValueError, match=f"^{name} cannot be had from the Hugging Face hub; check its name, and .*"
+            ValueError, match=f"^{name} cannot be loaded from the Hugging Face hub: .*; check its name and .*"
         ):
             check_arch(name)
 
     def test_it_brings_its_own_weights(self, asked):
-        with pytest.raises(ValueError, match="brings its own weights, not 'openai'; leave these out"):
+        with pytest.raises(ValueError, match="includes its own weights: it cannot use 'openai'; leave these out"):
             check_arch("hf-hub:people/faces", "openai")
-        assert brings_weights("hf-hub:people/faces") and not brings_weights("ViT-B-32") and asked == []
+        assert is_hub_model("hf-hub:people/faces") and not is_hub_model("ViT-B-32") and asked == []
 
 
 def test_compiled_images_are_embedded_alike_whatever_their_number_and_names_stay(arch):
@@ -115,7 +115,7 @@ def test_compiled_images_are_embedded_alike_whatever_their_number_and_names_stay
         compiled.append(graph)
         return graph
 
-    towers.compile_images(backend)
+    towers.compile_image_tower(backend)
     for number in (5, 3, 4):
         torch.testing.assert_close(towers.encode_images(images[:number]), expected[:number])
     # Once for all sizes.
@@ -127,7 +127,7 @@ def test_compiled_images_are_embedded_alike_whatever_their_number_and_names_stay
     ("name", "can"), [("ViT-B-32", True), ("smile-tiny", False), ("RN50", False), ("ViT-B-16-SigLIP", True)]
 )
 def test_resnets_alone_cannot_compute_activations_again(name, can):
-    assert can_checkpoint(check_arch(name)) == can
+    assert supports_activation_checkpointing(check_arch(name)) == can
 
 
 def test_activations_that_are_computed_again_give_the_same_gradients(arch):

@@ -107,15 +107,15 @@ class TestMirroring:
 
 
 def step_by_step(
-    views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, moments: PackedFrames
+    views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, frames: PackedFrames
 ) -> Tensor:
     """`augment` as it is told: mirror, then move, then recolour, each on all images, by PyTorch's own operators."""
-    num, num_views = len(moments.counts), views.shape[1]
+    num, num_views = len(frames.counts), views.shape[1]
     if order is not None:
-        chosen = moments.spread(torch.rand(num, generator=generator) < 0.5)
+        chosen = frames.repeat_per_sample(torch.rand(num, generator=generator) < 0.5)
         mirrored = views[:, order].flip(-1)
         if channel in ("normal", "flow"):
-            about_128 = moments.is_dynamic | (channel == "flow")
+            about_128 = frames.is_dynamic | (channel == "flow")
             x = mirrored[:, :, 0]
             x = torch.where(about_128[:, None, None, None], (256 / 255 - x).clamp(max=1), 1 - x)
             mirrored = torch.cat([x[:, :, None], mirrored[:, :, 1:]], dim=2)
@@ -129,15 +129,15 @@ def step_by_step(
     turned = zoom[:, None, None] * torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     theta = torch.cat([turned, shift[:, :, None]], dim=2)
     images = views.flatten(0, 1)
-    theta = moments.spread(theta.unflatten(0, (num, num_views))).flatten(0, 1)
+    theta = frames.repeat_per_sample(theta.unflatten(0, (num, num_views))).flatten(0, 1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     moved = moved.unflatten(0, (-1, num_views))
     if channel != "rgb":
         return moved
     factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
-    factors = moments.spread(factors.unflatten(0, (num, num_views)))
-    factors = torch.where(moments.is_dynamic[:, None, None], 1.0, factors)
+    factors = frames.repeat_per_sample(factors.unflatten(0, (num, num_views)))
+    factors = torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
     return (moved * factors[..., None, None]).clamp(0, 1)
 
 
@@ -145,11 +145,11 @@ class TestStepByStep:
     @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
     @pytest.mark.parametrize("order", [None, [0, 2, 1], [2, 1, 0]])
     def test_it_is_what_mirroring_moving_and_recolouring_in_turn_give(self, channel, order):
-        for seed, moments in enumerate((in_time([1] * 9), in_time([1, 3, 2, 3], dynamic=(3, 5, 8)))):
+        for seed, frames in enumerate((in_time([1] * 9), in_time([1, 3, 2, 3], dynamic=(3, 5, 8)))):
             views = torch.rand(9, 3, 3, 20, 14, generator=generator_for(seed))
             generators = generator_for(seed, 1), generator_for(seed, 1)
-            found = augment(views, channel, order, generators[0], moments)
-            expected = step_by_step(views, channel, order, generators[1], moments)
+            found = augment(views, channel, order, generators[0], frames)
+            expected = step_by_step(views, channel, order, generators[1], frames)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
             assert torch.equal(*(generator.get_state() for generator in generators))
 
@@ -215,13 +215,13 @@ class TestSequences:
     def test_a_dynamic_image_of_nothing_that_moved_stays_so(self):
         still = torch.full((8, 3, 3, 16, 16), 128 / 255)
         for channel in ("rgb", "depth", "normal", "flow"):
-            moments = in_time([1] * 8, dynamic=tuple(range(8)))
-            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), moments), still)
+            frames = in_time([1] * 8, dynamic=tuple(range(8)))
+            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), frames), still)
 
     def test_frames_beside_a_dynamic_image_are_recoloured_and_it_is_not(self):
         grey = torch.full((16, 3, 3, 16, 16), 0.5)
-        moments = in_time([2] * 8, dynamic=tuple(range(1, 16, 2)))
-        found = augment(grey, "rgb", None, generator_for(12), moments)
+        frames = in_time([2] * 8, dynamic=tuple(range(1, 16, 2)))
+        found = augment(grey, "rgb", None, generator_for(12), frames)
         torch.testing.assert_close(found[1::2], grey[1::2])
         assert ((found[0::2] - 0.5).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
 
@@ -236,8 +236,8 @@ class TestSequences:
         mirrored = frames[:, [0, 2, 1]].flip(-1)
         mirrored = torch.cat([255 - mirrored[:, :, :1], mirrored[:, :, 1:]], dim=2)
         as_is, expected = dynamic(frames), dynamic(mirrored)
-        moments = in_time([1] * 16, dynamic=tuple(range(16)))
-        found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), moments)
+        frames = in_time([1] * 16, dynamic=tuple(range(16)))
+        found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), frames)
         chosen = [bool((views - expected).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(chosen) <= 13
         for views, mirrors in zip(found, chosen, strict=True):

@@ -21,7 +21,7 @@ from smile_pipe.pipeline.data.temporal import (
     describe_temporal,
     frames_read,
     is_sequence,
-    moments_of,
+    select_frames,
     stored_temporal,
 )
 from smile_pipe.shards.errors import UsageError
@@ -40,7 +40,7 @@ def timeline_of(frames: tuple[int, ...], num_source_frames: int, onset: int = 0)
 
 
 def suffixes(sample: Sample, temporal: str, max_frames: int = 16) -> list[str]:
-    return [moment.suffix for moment in moments_of(sample.record, temporal, max_frames)]
+    return [moment.suffix for moment in select_frames(sample.record, temporal, max_frames)]
 
 
 class TestMoments:
@@ -57,7 +57,7 @@ class TestMoments:
 
     @pytest.mark.parametrize("temporal", ["none", "frames", "dynamic", "both"])
     def test_a_scan_has_one_moment_at_time_0_whatever_is_read_of_sequences(self, temporal):
-        (moment,) = moments_of(make_sample().record, temporal, 16)
+        (moment,) = select_frames(make_sample().record, temporal, 16)
         assert (moment.suffix, moment.time) == ("", 0.0)
 
     @pytest.mark.parametrize(
@@ -70,19 +70,19 @@ class TestMoments:
 
     def test_times_tell_where_a_frame_lies_between_onset_and_end_as_recorded(self):
         record = make_sample(timeline=timeline_of((3, 10, 25, 45), num_source_frames=51, onset=10)).record
-        times = [moment.time for moment in moments_of(record, "frames", 16)]
+        times = [moment.time for moment in select_frames(record, "frames", 16)]
         assert times == pytest.approx([0, 0, 15 / 40, 35 / 40])
 
     def test_the_last_frame_is_at_1_and_a_sequence_of_one_frame_at_0(self):
         record = make_sample(timeline=timeline_of((0, 29), num_source_frames=30)).record
-        assert [moment.time for moment in moments_of(record, "frames", 16)] == [0, 1]
+        assert [moment.time for moment in select_frames(record, "frames", 16)] == [0, 1]
         single = make_sample(timeline=timeline_of((0,), num_source_frames=1)).record
-        assert [moment.time for moment in moments_of(single, "frames", 16)] == [0]
+        assert [moment.time for moment in select_frames(single, "frames", 16)] == [0]
 
     @pytest.mark.parametrize(("stored", "read"), [("frames", "dynamic"), ("dynamic", "both"), ("both", "none")])
     def test_a_sample_without_what_is_read_is_named(self, stored, read):
         with pytest.raises(SampleError, match="F0001_HA04WH"):
-            moments_of(sequence(3, stored).record, read, 16)
+            select_frames(sequence(3, stored).record, read, 16)
 
 
 class TestWhatTheShardsHold:
@@ -288,11 +288,10 @@ class TestReader:
         (batch,) = reader.batches([rows])
         own: Sequence[FaceSample] = [reader.read(row) for row in rows]
         assert [row.expression for row in rows] == ["HA", "NE", "SA", "HA"]
-        assert batch.counts.tolist() == [1, 4, 2, 1] and batch.views.shape == (8, 3, 3, 16, 16)
+        assert batch.frames.counts.tolist() == [1, 4, 2, 1] and batch.views.shape == (8, 3, 3, 16, 16)
         assert torch.equal(batch.views, torch.from_numpy(np.concatenate([face.views for face in own])))
-        assert batch.times.tolist() == [time for face in own for time in face.times.tolist()]
+        assert batch.frames.times.tolist() == [time for face in own for time in face.times.tolist()]
         assert batch.texts == [face.text for face in own] and batch.concepts == ["HA", "NE", "SA", "HA"]
-        assert batch.moments.counts is batch.counts and batch.moments.times is batch.times
 
     @pytest.mark.parametrize("chunk", [1, 2, 8])
     def test_the_order_of_a_batch_is_that_of_its_rows_however_many_a_thread_takes(self, mixed, monkeypatch, chunk):

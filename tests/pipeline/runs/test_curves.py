@@ -15,7 +15,7 @@ from helpers import small_runs
 from helpers.small_runs import learn
 from smile_pipe.cli.main import app
 from smile_pipe.cli.tables import curves_table, sparkline
-from smile_pipe.pipeline.runs.curves import curves_of, curves_png, title_of
+from smile_pipe.pipeline.runs.curves import curve_title, curves_png, extract_curves
 
 ROWS = [
     {"step": 5, "epoch": 0, "num_steps": 20, "loss_vl": 3.0, "loss_mv": 2.0, "loss_total": 5.0, "learning_rate": 0.1},
@@ -30,7 +30,7 @@ def invoke(*arguments: object) -> tuple[int, str]:
 
 
 def test_curves_come_by_name_with_what_matters_first():
-    assert curves_of(ROWS) == {
+    assert extract_curves(ROWS) == {
         "loss_total": [(5, 5.0), (10, 2.5)],
         "validation_knn": [(8, 0.5)],
         "loss_mv": [(5, 2.0)],
@@ -38,8 +38,8 @@ def test_curves_come_by_name_with_what_matters_first():
         "margin": [(10, 0.3)],
         "learning_rate": [(5, 0.1)],
     }
-    assert curves_of([]) == {}
-    assert [title_of(name) for name in curves_of(ROWS)] == [
+    assert extract_curves([]) == {}
+    assert [curve_title(name) for name in extract_curves(ROWS)] == [
         "total loss", "validation kNN", "mv", "vl", "margin", "learning rate",
     ]  # fmt: skip
 
@@ -61,7 +61,7 @@ class TestSparkline:
 
 def test_the_table_has_a_narrow_line_for_each_curve():
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(curves_table(curves_of(ROWS)))
+    console.print(curves_table(extract_curves(ROWS)))
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert lines[0] == ["first", "last", "least", "most"]
     assert all(len(line) < 80 for line in console.file.getvalue().splitlines())
@@ -71,7 +71,7 @@ def test_the_table_has_a_narrow_line_for_each_curve():
 
 
 def test_the_picture_has_a_panel_for_each_curve_and_is_the_same_each_time():
-    curves = curves_of(ROWS)
+    curves = extract_curves(ROWS)
     found = curves_png(curves)
     assert found == curves_png(curves)
     heights = []
@@ -88,7 +88,7 @@ class TestInspect:
     def folder(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp("runs")
         small_runs.write_shards(folder)
-        learn(folder / "shards", folder / "run", validation=0.4)
+        learn(folder / "shards", folder / "run", val_fraction=0.4)
         return folder
 
     @pytest.fixture

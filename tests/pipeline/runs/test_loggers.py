@@ -67,8 +67,8 @@ class TestWandb:
         return [given for name, given in lines if name == what]
 
     def test_it_gets_the_rows_that_the_file_gets(self, shards, tmp_path):
-        asked = config(shards, tmp_path / "run", wandb="faces", validation=0.2)
-        learn(shards, tmp_path / "run", wandb="faces", validation=0.2)
+        asked = config(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
+        learn(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         rows = RunDirectory(tmp_path / "run").metrics()
         assert len(rows) > 3 and "validation_knn" in rows[-1]
         told = [{"step": log["step"], **log["row"]} for log in self.notes("log")]
@@ -90,7 +90,7 @@ class TestWandb:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(TrainStep, "begin_epoch", lambda self, is_new: stop() if self.optimizer.state else None)
+            patch.setattr(TrainStep, "start_epoch", lambda self, is_resumed: stop() if self.optimizer.state else None)
             with pytest.raises(KeyboardInterrupt):
                 learn(shards, tmp_path / "run", wandb="faces")
         learn(shards, tmp_path / "run", wandb="faces", resume=True)
@@ -136,7 +136,7 @@ class TestWaiting:
                 yield number
 
         with RunLog(RunDirectory(tmp_path), 0, 20, 4) as log:
-            for number in log.waiting(batches()):
+            for number in log.time_batches(batches()):
                 clock[0] += 6.0
                 log.step(5 * (number + 1), 0, {}, 0.1, dict)
         rows = RunDirectory(tmp_path).metrics()
@@ -147,8 +147,8 @@ class TestWaiting:
 
     def test_batches_pass_as_they_are_and_their_errors_too(self, tmp_path):
         log = RunLog(RunDirectory(tmp_path), 0, 20, 4)
-        assert list(log.waiting(["a", "b"])) == ["a", "b"]
-        failing = log.waiting(1 / number for number in (1, 0))
+        assert list(log.time_batches(["a", "b"])) == ["a", "b"]
+        failing = log.time_batches(1 / number for number in (1, 0))
         assert next(failing) == 1
         with pytest.raises(ZeroDivisionError):
             next(failing)
@@ -191,7 +191,13 @@ class TestProgress:
 
     def test_the_command_tells_of_it_all(self, shards, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.train.stage._in_process", lambda config: True)
-        options = ["--split=kfold:6:0", "--epochs=2", "--batch-size=4", f"--arch={small_runs.ARCH}", "--validation=0.2"]
+        options = [
+            "--split=kfold:6:0",
+            "--epochs=2",
+            "--batch-size=4",
+            f"--arch={small_runs.ARCH}",
+            "--val-fraction=0.2",
+        ]
         result = CliRunner().invoke(
             app, ["train", f"--shards={shards}", f"--out={tmp_path}/run", *options], env={"COLUMNS": "1000"}
         )

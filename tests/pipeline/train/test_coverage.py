@@ -14,15 +14,16 @@ from smile_pipe.model.objectives import build_model
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.context import Job, Worker
+from smile_pipe.pipeline.train.embedding import embed_rows
 from smile_pipe.pipeline.train.loop import train
-from smile_pipe.pipeline.train.stage import check
+from smile_pipe.pipeline.train.stage import prepare
 from smile_pipe.pipeline.train.train_step import TrainStep
-from smile_pipe.pipeline.train.validation import Validation, embed_rows
+from smile_pipe.pipeline.train.validation import Validation
 from smile_pipe.shards.reader import ShardSet
 
 EPOCHS = 3
 ALONE = Worker(0, 1, torch.device("cpu"))
-TWO = {"num_workers": 2, "batch_size": 3, "epochs": EPOCHS, "ema": 0.5, "accumulate": 2, "precision": "float32"}
+TWO = {"num_workers": 2, "batch_size": 3, "epochs": EPOCHS, "ema": 0.5, "grad_cache_chunks": 2, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def shards(tmp_path_factory):
 
 
 def job_of(shards: Path, out: Path, **options) -> Job:
-    return check(config(shards, out, cache_mb=0, **options), here=False)[2]
+    return prepare(config(shards, out, cache_mb=0, **options), in_process=False)[2]
 
 
 def watch(job: Job, worker: Worker) -> tuple[list[list[str]], set[str]]:
@@ -66,7 +67,7 @@ def test_each_sample_is_learned_from_once_an_epoch_in_an_order_of_its_own(shards
 
 
 def test_of_the_test_side_nothing_is_read_and_of_held_back_subjects_nothing_learned_from(shards, tmp_path):
-    job = job_of(shards, tmp_path / "run", validation=0.4, epochs=2)
+    job = job_of(shards, tmp_path / "run", val_fraction=0.4, epochs=2)
     epochs, subjects = watch(job, ALONE)
     assert all(sorted(keys) == sorted(keys_of(shards, job.subjects)) for keys in epochs)
     assert len(job.subjects) == 3 and subjects == {*job.subjects, *job.validation_subjects}
@@ -90,7 +91,7 @@ def work(rank: int, shards: Path, folder: Path) -> None:
     small_runs.register(folder / str(rank))
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = {}
-    for name, options in {"plain": {}, "validated": {"validation": 0.4}}.items():
+    for name, options in {"plain": {}, "validated": {"val_fraction": 0.4}}.items():
         job = job_of(shards, folder / name, **TWO, **options)
         found[name] = watch(job, Worker(rank, 2, torch.device("cpu")))
     found["embedded"] = embedded_by(shards, folder / "none", Worker(rank, 2, torch.device("cpu")))
@@ -108,7 +109,7 @@ def ranks(shards, tmp_path_factory):
 
 def test_two_ranks_learn_from_each_sample_once_between_them(ranks, shards, tmp_path):
     found, _ = ranks
-    for name, options in {"plain": {}, "validated": {"validation": 0.4}}.items():
+    for name, options in {"plain": {}, "validated": {"val_fraction": 0.4}}.items():
         job = job_of(shards, tmp_path / "run", **options)
         epochs = [first + second for first, second in zip(*(rank[name][0] for rank in found), strict=True)]
         expected = Counter(keys_of(shards, job.subjects))
@@ -129,11 +130,11 @@ def test_two_ranks_see_of_held_back_subjects_what_one_sees_with_the_same_weights
     run = RunDirectory(ranks[1] / "validated")
     rows = [row for row in run.metrics() if "validation_knn" in row]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
-    job = job_of(shards, tmp_path / "run", validation=0.4)
+    job = job_of(shards, tmp_path / "run", val_fraction=0.4)
     model = build_model(job.recipe)
     model.load_state_dict(run.checkpoints()[-1].load_model())
     opened = ShardSet.open(str(shards))
     reader = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
     sides = (opened.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
-    seen = Validation.of(*sides).accuracy(model, reader, reader.directions(opened.rows), ALONE)
+    seen = Validation.from_rows(*sides).accuracy(model, reader, reader.directions(opened.rows), ALONE)
     assert rows[-1]["validation_knn"] == pytest.approx(seen, abs=1e-6)

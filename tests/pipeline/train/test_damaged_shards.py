@@ -13,7 +13,7 @@ import torch
 from helpers.samples import make_timeline, spoil, write_shard_set
 from smile_pipe.pipeline.data import dataset
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
-from smile_pipe.pipeline.data.integrity import BadSampleError, first_good, open_shards
+from smile_pipe.pipeline.data.integrity import BadSampleError, first_readable, open_shards
 from smile_pipe.pipeline.data.temporal import stored_temporal
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
@@ -73,7 +73,7 @@ class TestOpening:
         # As many samples in as many shards, of other sizes.
         write_shard_set(tmp_path / "other", num_subjects=6, size=24, channels=("rgb",))
         shutil.copy(tmp_path / "other" / "index.parquet", shards)
-        with pytest.raises(UsageError, match=r"not what was rendered: 000000\.tar.*smile-pipe verify"):
+        with pytest.raises(UsageError, match=r"damaged: 000000\.tar.*smile-pipe verify"):
             open_shards(str(shards), on_bad_shard)
 
     @pytest.mark.parametrize("on_bad_shard", ["fail", "skip"])
@@ -95,7 +95,7 @@ class TestOpening:
         cut(shards, "000001.tar")
         monkeypatch.setattr("smile_pipe.pipeline.train.stage.ray_session", lambda address: pytest.fail("started Ray"))
         monkeypatch.setattr(ShardSet, "read", lambda self, row: pytest.fail("read a sample"))
-        with pytest.raises(UsageError, match="not what was rendered"):
+        with pytest.raises(UsageError, match="damaged: "):
             if stage == "train":
                 train(config(shards, tmp_path / "run"))
             else:
@@ -167,11 +167,11 @@ class TestReader:
         write_shard_set(tmp_path / "shards", timelines=(make_timeline(2, "both"),), channels=("rgb",))
         opened = ShardSet.open(str(tmp_path / "shards"))
         spoil(tmp_path / "shards", opened.rows[:2])
-        assert first_good(opened, opened.rows, "skip").record.key == opened.rows[2].key
+        assert first_readable(opened, opened.rows, "skip").record.key == opened.rows[2].key
         assert stored_temporal(opened, opened.rows, "skip") == "both"
         reading = DecodeSpec("rgb", 16, "frames")
         assert FaceDataset(opened, reading, 0, "skip").directions(opened.rows).shape == (3, 3)
-        for read in (first_good, stored_temporal):
+        for read in (first_readable, stored_temporal):
             with pytest.raises(BadSampleError, match=opened.rows[0].key):
                 read(opened, opened.rows)
 
@@ -182,7 +182,7 @@ class TestStages:
         """A folder with undamaged shards and a run on them."""
         root = tmp_path_factory.mktemp("whole")
         write_shard_set(root / "shards", num_subjects=6, channels=("rgb",))
-        train(config(root / "shards", root / "run"), here=True)
+        train(config(root / "shards", root / "run"), in_process=True)
         return root
 
     @pytest.fixture
@@ -209,7 +209,7 @@ class TestStages:
         assert train(config(shards, out)) == found
 
     def test_skipping_changes_nothing_where_nothing_is_damaged(self, whole, tmp_path):
-        found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"), here=True)
+        found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"), in_process=True)
         assert found == RunManifest.read(whole / "run" / "manifest.json")
         assert found.num_skipped == 0 and not (tmp_path / "run" / "skipped.json").exists()
 
@@ -252,8 +252,8 @@ class TestStages:
 def test_what_is_skipped_is_remembered_over_a_stop(tmp_path):
     directory = RunDirectory(tmp_path)
     assert directory.skipped() == ()
-    directory.note_skipped({"b", "c"})
-    directory.note_skipped(["a", "b"])
+    directory.add_skipped({"b", "c"})
+    directory.add_skipped(["a", "b"])
     assert directory.skipped() == ("a", "b", "c")
     assert json.loads((tmp_path / "skipped.json").read_text()) == ["a", "b", "c"]
 
@@ -262,7 +262,7 @@ def test_an_index_that_points_out_of_a_shard_is_damage(shards):
     opened = ShardSet.open(str(shards))
     row = replace(opened.rows[0], offset=1 << 40)
     with pytest.raises(BadSampleError, match=f"{row.key} cannot be read"):
-        first_good(opened, [row])
+        first_readable(opened, [row])
 
 
 @pytest.mark.parametrize("kind", [ShardError, SampleError, ImageError])

@@ -68,11 +68,11 @@ def test_the_decay_warms_up_to_what_was_asked_for():
         average.update()
         trail.append({"w": model.log_scale.detach().clone(), "s": statistics.running_mean.clone()})
     expected = average_of(trail, 0.3)
-    torch.testing.assert_close(average.result.log_scale.detach(), expected["w"])
-    norm = average.result.towers.clip.visual.bn1
+    torch.testing.assert_close(average.averaged_model.log_scale.detach(), expected["w"])
+    norm = average.averaged_model.towers.clip.visual.bn1
     torch.testing.assert_close(norm.running_mean, expected["s"])
     # Whole numbers have no average.
-    assert int(norm.num_batches_tracked) == 35 and average.count() == 6
+    assert int(norm.num_batches_tracked) == 35 and average.num_averaged() == 6
 
 
 def test_averaging_changes_nothing_of_what_is_learned(averaged, shards, tmp_path):
@@ -88,12 +88,12 @@ def test_the_average_is_what_is_validated(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Validation, "accuracy", lambda self, model, *rest: seen.append(model) or accuracy(self, model, *rest)
     )
-    learn(shards, tmp_path / "run", ema=0.5, validation=0.2)
+    learn(shards, tmp_path / "run", ema=0.5, val_fraction=0.2)
     found = {name: tensor for name, tensor in seen[-1].state_dict().items()}
     assert same(found, weights(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "validation": 0.2}, {"recipe": "multiview-vlm"}])
+@pytest.mark.parametrize("options", [{}, {"grad_cache_chunks": 2, "val_fraction": 0.2}, {"recipe": "multiview-vlm"}])
 def test_a_run_that_was_stopped_goes_on_to_the_bit(shards, tmp_path, monkeypatch, options):
     given = {"ema": 0.9, "save_every": 1} | options
     learn(shards, tmp_path / "whole", **given)

@@ -22,7 +22,7 @@ from smile_pipe.pipeline.train.stage import run as train
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
 EPOCHS = 12
-OPTIONS = {"epochs": EPOCHS, "batch_size": 2, "split": "kfold:6:0", "keep": EPOCHS}
+OPTIONS = {"epochs": EPOCHS, "batch_size": 2, "split": "kfold:6:0", "keep_checkpoints": EPOCHS}
 
 
 @pytest.fixture(scope="module")

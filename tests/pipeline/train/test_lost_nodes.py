@@ -16,7 +16,7 @@ from helpers.samples import write_shard_set
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import job
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.job import has_room, warn_on_lost_nodes
+from smile_pipe.pipeline.train.cluster import has_room, warn_on_lost_nodes
 
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
@@ -53,7 +53,7 @@ def test_it_is_said_once_for_each_time_that_a_node_is_gone(monkeypatch, caplog, 
         return [node(asked[-1])]
 
     monkeypatch.setattr(ray, "nodes", nodes)
-    monkeypatch.setattr(job, "CHECK_SECONDS", 0.001)
+    monkeypatch.setattr(cluster, "CHECK_SECONDS", 0.001)
     config = TrainConfig(shards="s", out=tmp_path, num_workers=2, batch_size=8)
     with caplog.at_level(logging.ERROR), warn_on_lost_nodes(config, {"CPU": 1}):
         wait_until(lambda: len(asked) > 9)

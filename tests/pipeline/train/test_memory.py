@@ -49,14 +49,18 @@ def check_first_steps(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_in_parts_the_same_losses_are_learned_from(shards, plain, tmp_path, monkeypatch):
-    faces, embed = [], grad_cache.embed
+    num_samples, embed = [], grad_cache.embed
     monkeypatch.setattr(
-        grad_cache, "embed", lambda net, shown, how: faces.append(len(shown.moments.counts)) or embed(net, shown, how)
+        grad_cache,
+        "embed",
+        lambda network, inputs, precision: (
+            num_samples.append(len(inputs.frames.counts)) or embed(network, inputs, precision)
+        ),
     )
-    learn(shards, tmp_path / "run", accumulate=3, **EXACT)
+    learn(shards, tmp_path / "run", grad_cache_chunks=3, **EXACT)
     check_first_steps(losses(tmp_path / "run"), losses(plain))
-    # Fifteen samples in four steps, three parts each, twice.
-    assert max(faces) == 2 and len(faces) == 2 * 8 * 3 and sum(faces) == 2 * 2 * 15
+    # Fifteen samples in four steps of three chunks, with two passes each.
+    assert max(num_samples) == 2 and len(num_samples) == 2 * 8 * 3 and sum(num_samples) == 2 * 2 * 15
 
 
 def test_without_activations_kept_the_losses_are_the_same(shards, plain, tmp_path, monkeypatch):
@@ -81,7 +85,7 @@ def test_compiled_the_losses_are_the_same_and_so_are_the_names_of_the_weights(sh
     monkeypatch.setattr(train_step, "COMPILE_BACKEND", "eager")
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    learn(shards, tmp_path / "run", compile=True, ema=0.5, validation=0.2, epochs=1)
+    learn(shards, tmp_path / "run", compile=True, ema=0.5, val_fraction=0.2, epochs=1)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     found = RunDirectory(tmp_path / "run").checkpoints()[-1]
     assert found.load_model().keys() == found.load_state()["model"].keys() == weights(plain).keys()
@@ -102,10 +106,11 @@ def test_compiled_by_the_usual_backend_the_losses_are_the_same(shards, plain, tm
 
 def test_how_it_is_computed_is_recorded_and_no_part_of_the_request(shards, tmp_path):
     plain = config(shards, tmp_path / "run")
-    how = {"accumulate": 4, "checkpoint_activations": True, "compile": True, "wandb": "faces"}
-    other = plain.model_copy(update=how)
+    options = {"grad_cache_chunks": 4, "checkpoint_activations": True, "compile": True, "wandb": "faces"}
+    other = plain.model_copy(update=options)
     assert other.for_fingerprint() == plain.for_fingerprint()
-    assert how.items() <= other.recorded().items()
-    for name, value in {"ema": 0.9, "validation": 0.1, "precision": "float32", "batch_size": 5}.items():
+    assert options.items() <= TrainConfig.from_record(other.recorded()).items()
+    assert other.recorded()["accumulate"] == 4
+    for name, value in {"ema": 0.9, "val_fraction": 0.1, "precision": "float32", "batch_size": 5}.items():
         assert plain.model_copy(update={name: value}).for_fingerprint() != plain.for_fingerprint()
     assert json.loads(json.dumps(other.recorded())) == other.recorded()

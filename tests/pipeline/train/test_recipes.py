@@ -64,7 +64,7 @@ def test_a_recipe_trains_and_is_scored(shards_dir, tmp_path, recipe):
 
 
 def test_a_loss_is_left_out_when_asked(shards_dir, tmp_path):
-    manifest = train.run(config(shards_dir, tmp_path / "run", without=("mv", "cm"), epochs=1))
+    manifest = train.run(config(shards_dir, tmp_path / "run", drop_loss=("mv", "cm"), epochs=1))
     assert manifest.final_losses.keys() == {"loss_vl", "loss_total"}
     assert manifest.recipe["without"] == ["mv", "cm"]
     train.run(config(shards_dir, tmp_path / "clip", recipe="clip", epochs=1))
@@ -169,10 +169,10 @@ class TestRefused:
         ("options", "reason"),
         [
             ({"recipe": "smile-vml"}, "unknown recipe 'smile-vml'; did you mean smile-vlm"),
-            ({"without": ("xx",)}, "smile-vlm has no loss 'xx'"),
+            ({"drop_loss": ("xx",)}, "smile-vlm has no loss 'xx'"),
             ({"recipe": "barlow", "text": "label"}, "--recipe barlow: learns without text; leave --text out"),
             ({"recipe": "clip", "text": "none"}, "--recipe clip: has no loss left without text"),
-            ({"without": ("mv",), "text": "none"}, "has no loss left without text"),
+            ({"drop_loss": ("mv",), "text": "none"}, "has no loss left without text"),
             ({"recipe": "supervised", "text": "pseudo"}, "learns from labels, not from pseudo; leave --text out"),
             ({"text": "geometry"}, "the shards carry prompts from label; use --text label, or render them"),
         ],

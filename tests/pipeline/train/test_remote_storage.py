@@ -24,11 +24,10 @@ from smile_pipe.pipeline.runs import run_log, tail_metrics
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.runs.status import status
-from smile_pipe.pipeline.runs.tail_metrics import following
 from smile_pipe.pipeline.train import job as worker
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.stage import shards_from
+from smile_pipe.pipeline.train.stage import relative_shards_path
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
@@ -242,7 +241,7 @@ class TestMetrics:
     def test_they_are_followed_while_they_are_written(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
         run, told = RunDirectory(remote / "run"), []
-        with following(run, lambda row: told.append(row["step"])), self.log(run) as log:
+        with tail_metrics.tail_metrics(run, lambda row: told.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
                 log.step(step, 0, self.losses, 0.1, learned)
                 log.publish()
@@ -259,7 +258,7 @@ class TestMetrics:
                 raise ConnectionClosedError(endpoint_url="-")
             return size(directory)
 
-        with following(run, lambda row: told.append(row["step"])), self.log(run) as log:
+        with tail_metrics.tail_metrics(run, lambda row: told.append(row["step"])), self.log(run) as log:
             monkeypatch.setattr(tail_metrics, "_size", fail_once)
             wait_until(lambda: bool(failed))
             log.step(5, 0, self.losses, 0.1, learned)
@@ -368,7 +367,7 @@ class TestWhereShardsLie:
     )
     def test_a_run_names_them_as_seen_from_it_or_by_their_url(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
-        assert shards_from(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
+        assert relative_shards_path(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
 
 
 class TestCredentials:
@@ -420,7 +419,7 @@ class TestWorker:
         self, disk, remote, arch, monkeypatch
     ):
         given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
-        shards, _, job = train.check(given, here=True)
+        shards, _, job = train.prepare(given, in_process=True)
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
         monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))

@@ -9,7 +9,7 @@ from helpers import small_runs
 from helpers.small_runs import config, learn
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.pipeline.train.resume import world_sizes
+from smile_pipe.pipeline.train.resume import updated_world_sizes
 from smile_pipe.shards.errors import UsageError
 
 TRAIN = {"num_workers": 1, "batch_size": 4, "split": "kfold:5:0"}
@@ -80,7 +80,7 @@ def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_pa
         directory.config_path.write_text(json.dumps(load_run_config | told))
     if step:
         directory.save(step, {}, {"step": step}, keep=1)
-    assert world_sizes(config(tmp_path, tmp_path, num_workers=asked), directory) == expected
+    assert updated_world_sizes(config(tmp_path, tmp_path, num_workers=asked), directory) == expected
 
 
 @pytest.mark.parametrize("resume", [False, True])

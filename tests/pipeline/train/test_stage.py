@@ -10,11 +10,11 @@ from helpers.samples import write_shard_set
 from smile_pipe.model.towers import native_precision
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
+from smile_pipe.pipeline.train.cluster import cores_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.job import cores_per_worker
-from smile_pipe.pipeline.train.resolve_options import input_channel, temporal_read, text_source
-from smile_pipe.pipeline.train.stage import _weights, _weights_digest, run
-from smile_pipe.pipeline.train.text_targets import concept_number
+from smile_pipe.pipeline.train.resolve_options import resolve_channel, resolve_temporal, resolve_text_source
+from smile_pipe.pipeline.train.stage import _weights_digest, _weights_path, run
+from smile_pipe.pipeline.train.text_targets import concept_id
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
@@ -65,7 +65,7 @@ def test_what_a_run_computes_in_is_recorded_and_kept_where_it_goes_on(run_dir, s
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
     load_run_config = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(load_run_config | {"precision": other}))
-    assert run(config(shards_dir, tmp_path / "run", resume=True), here=True).precision == other
+    assert run(config(shards_dir, tmp_path / "run", resume=True), in_process=True).precision == other
     weights = [RunDirectory(root).checkpoints()[-1].load_model() for root in (run_dir, tmp_path / "run")]
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -125,15 +125,15 @@ def test_without_text_only_the_views_are_compared(shards_dir, ray_cluster, tmp_p
 
 def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_path):
     manifest = ShardManifest.read(shards_dir / "manifest.json")
-    assert input_channel(config(shards_dir, tmp_path), manifest) == "normal"
-    assert input_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
-    assert input_channel(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == "rgb"
+    assert resolve_channel(config(shards_dir, tmp_path), manifest) == "normal"
+    assert resolve_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
+    assert resolve_channel(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == "rgb"
     without = manifest.model_copy(update={"channels": ("rgb",)})
-    assert input_channel(config(shards_dir, tmp_path), without) == "rgb"
+    assert resolve_channel(config(shards_dir, tmp_path), without) == "rgb"
     only_flow = manifest.model_copy(update={"channels": ("flow",)})
-    assert input_channel(config(shards_dir, tmp_path), only_flow) == "flow"
+    assert resolve_channel(config(shards_dir, tmp_path), only_flow) == "flow"
     with pytest.raises(UsageError, match="--channel depth"):
-        input_channel(config(shards_dir, tmp_path, channel="depth"), without)
+        resolve_channel(config(shards_dir, tmp_path, channel="depth"), without)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_p
 )
 def test_text_comes_from_what_the_shards_carry(tmp_path, asked, carried, found):
     manifest = shard_manifest(tmp_path, text_source=carried)
-    assert text_source(config(tmp_path, tmp_path, text=asked), manifest) == found
+    assert resolve_text_source(config(tmp_path, tmp_path, text=asked), manifest) == found
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_text_comes_from_what_the_shards_carry(tmp_path, asked, carried, found):
 def test_text_from_another_source_is_refused_naming_both(tmp_path, asked, carried, told):
     manifest = shard_manifest(tmp_path, text_source=carried)
     with pytest.raises(UsageError, match=told):
-        text_source(config(tmp_path, tmp_path, text=asked), manifest)
+        resolve_text_source(config(tmp_path, tmp_path, text=asked), manifest)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_text_from_another_source_is_refused_naming_both(tmp_path, asked, carrie
     ],
 )
 def test_what_is_read_of_sequences_is_what_was_asked_for_and_is_there(tmp_path, asked, stored, found):
-    assert temporal_read(config(tmp_path, tmp_path, temporal=asked), stored) == found
+    assert resolve_temporal(config(tmp_path, tmp_path, temporal=asked), stored) == found
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_what_is_read_of_sequences_is_what_was_asked_for_and_is_there(tmp_path, 
 )
 def test_what_the_shards_do_not_hold_of_sequences_is_refused(tmp_path, asked, stored, told):
     with pytest.raises(UsageError, match=told):
-        temporal_read(config(tmp_path, tmp_path, temporal=asked), stored)
+        resolve_temporal(config(tmp_path, tmp_path, temporal=asked), stored)
 
 
 def test_equal_concepts_have_equal_numbers_everywhere_and_others_others():
     # Numbers of another process, so that none is drawn anew in each.
-    assert concept_number("HA") == 1428729713073518084
-    numbers = [concept_number(f"slightly raised brows, {n}") for n in range(1000)]
+    assert concept_id("HA") == 1428729713073518084
+    numbers = [concept_id(f"slightly raised brows, {n}") for n in range(1000)]
     assert len(set(numbers)) == 1000 and min(numbers) >= 0 and 2**61 < max(numbers) < 2**63
 
 
@@ -268,7 +268,7 @@ def test_weights_from_a_file_are_found_from_anywhere_and_known_by_content(shards
     (tmp_path / "weights.pt").write_bytes(b"one")
     options = config(shards_dir, tmp_path / "run", pretrained="weights.pt")
     before = _weights_digest(options)
-    assert _weights(options) == str(tmp_path / "weights.pt")
+    assert _weights_path(options) == str(tmp_path / "weights.pt")
     (tmp_path / "weights.pt").write_bytes(b"two")
     assert _weights_digest(options) != before
-    assert _weights(config(shards_dir, tmp_path / "run", pretrained="openai")) == "openai"
+    assert _weights_path(config(shards_dir, tmp_path / "run", pretrained="openai")) == "openai"

@@ -10,10 +10,11 @@ import torch
 from helpers.samples import make_row, make_sample, write_shard_set
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.resolve_options import uses_metadata_prompts
-from smile_pipe.pipeline.train.text_targets import TextTargets, concept_number
+from smile_pipe.pipeline.train.text_targets import TextTargets, concept_id
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
@@ -54,12 +55,12 @@ def rows(keys: Sequence[str], labels: Mapping[str, str]) -> list[IndexRow]:
 def batch(keys: Sequence[str] = KEYS) -> Batch:
     nothing = torch.empty(0)
     num = len(keys)
-    return Batch(nothing, nothing, nothing, [PLAIN] * num, ["HA"] * num, list(keys), ["F0001"] * num)
+    return Batch(nothing, PackedFrames(nothing, nothing), [PLAIN] * num, ["HA"] * num, list(keys), ["F0001"] * num)
 
 
 def texts(words: TextTargets, keys: Sequence[str] = KEYS, epoch: int = 0) -> list[str]:
     """The prompts of a batch, told from its tokens."""
-    tokens, _ = words.of(batch(keys), epoch, torch.device("cpu"))
+    tokens, _, _ = words.encode(batch(keys), epoch, torch.device("cpu"))
     known = {tuple(row.tolist()): text for text, row in zip((PLAIN, TOLD), words.tokenizer([PLAIN, TOLD]), strict=True)}
     return [known[tuple(row.tolist())] for row in tokens]
 
@@ -126,5 +127,5 @@ def test_without_metadata_a_recipe_reads_what_the_shards_carry(words, recipe):
 
 
 def test_what_samples_count_as_alike_by_is_the_expression_alone(words):
-    _, targets = words().of(batch(), 0, torch.device("cpu"))
-    assert targets.concepts.tolist() == [concept_number("HA")] * len(KEYS)
+    _, concept_ids, _ = words().encode(batch(), 0, torch.device("cpu"))
+    assert concept_ids.tolist() == [concept_id("HA")] * len(KEYS)

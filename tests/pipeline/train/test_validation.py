@@ -17,8 +17,9 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import RunDirectory, open_run
 from smile_pipe.pipeline.train import validation
 from smile_pipe.pipeline.train.context import Worker
+from smile_pipe.pipeline.train.embedding import embed_rows
 from smile_pipe.pipeline.train.train_step import TrainStep
-from smile_pipe.pipeline.train.validation import Validation, embed_rows
+from smile_pipe.pipeline.train.validation import Validation
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import split_subjects
@@ -39,7 +40,7 @@ def validated(shards, tmp_path_factory):
         patch.setattr(
             TrainStep, "step", lambda self, batch, *rest: seen.extend(batch.subjects) or step(self, batch, *rest)
         )
-        manifest = learn(shards, out, validation=0.4)
+        manifest = learn(shards, out, val_fraction=0.4)
     return out, manifest, seen
 
 
@@ -97,7 +98,7 @@ def test_it_is_the_accuracy_that_an_evaluation_finds_on_them(validated, shards):
 def test_looking_changes_nothing_of_what_is_learned(validated, shards, tmp_path, monkeypatch):
     out, _, _ = validated
     monkeypatch.setattr(Validation, "accuracy", lambda *_: 0.5)
-    learn(shards, tmp_path / "run", validation=0.4)
+    learn(shards, tmp_path / "run", val_fraction=0.4)
     assert same(weights(out), weights(tmp_path / "run"))
     assert [row["validation_knn"] for row in timeless(tmp_path / "run") if "validation_knn" in row] == [0.5, 0.5]
 
@@ -113,11 +114,11 @@ def test_the_evaluation_fits_on_nobody_who_was_held_back(validated, shards, monk
 def test_large_sides_are_looked_at_evenly_and_no_more_than_so_many(shards):
     rows = ShardSet.open(str(shards)).rows
     many = rows * 200
-    found = Validation.of(many, many)
+    found = Validation.from_rows(many, many)
     assert (len(found.fit), len(found.scored)) == (1024, 512) == (validation.MAX_FIT, validation.MAX_SCORED)
     numbers = np.round(np.linspace(0, len(many) - 1, 512)).astype(int)
     assert found.scored == [many[number] for number in numbers]
-    assert Validation.of(rows, rows[:3]).scored == list(rows[:3])
+    assert Validation.from_rows(rows, rows[:3]).scored == list(rows[:3])
 
 
 class TestDamage:
@@ -145,7 +146,7 @@ class TestDamage:
         with open(copied / "shards" / bad.shard, "r+b") as file:
             file.seek(bad.offset)
             file.write(bytes(bad.bytes))
-        manifest = learn(copied, tmp_path / "run", validation=0.4, on_bad_shard="skip")
+        manifest = learn(copied, tmp_path / "run", val_fraction=0.4, on_bad_shard="skip")
         assert manifest == validated[1] and not (tmp_path / "run" / "skipped.json").exists()
         assert same(weights(tmp_path / "run"), weights(validated[0]))
 
@@ -163,7 +164,7 @@ def test_holding_back_all_subjects_of_whom_there_are_sequences_is_refused(tmp_pa
     # One subject has scans and a sequence, all others scans.
     options = {"split": "loso:F0001", "where": f"expression != 'SA' or subject == '{held}'"}
     with pytest.raises(UsageError, match="--validation: would hold back all subjects of whom there are sequences"):
-        learn(tmp_path / "shards", tmp_path / "run", validation=0.25, **options)
+        learn(tmp_path / "shards", tmp_path / "run", val_fraction=0.25, **options)
     assert not (tmp_path / "run").exists()
 
 
