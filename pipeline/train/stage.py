@@ -201,7 +201,8 @@ def _check_model(config: TrainConfig) -> None:
         raise UsageError(str(error)) from None
     if config.checkpoint_activations and not supports_activation_checkpointing(arch):
         raise UsageError(
-            f"is not supported by {config.arch}: its image tower is a ResNet; leave it out, or use `grad_cache_chunks`",
+            f"the image tower of {config.arch} is a ResNet, which does not support it; leave it out, or use "
+            "`grad_cache_chunks`",
             field="checkpoint_activations",
         )
 

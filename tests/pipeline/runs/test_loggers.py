@@ -66,7 +66,7 @@ class TestWandb:
         lines = [json.loads(line) for line in self.path.read_text().splitlines()]
         return [given for name, given in lines if name == what]
 
-    def test_it_gets_the_rows_that_the_file_gets(self, shards, tmp_path):
+    def test_wandb_receives_the_rows_of_the_file(self, shards, tmp_path):
         asked = config(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         learn(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         rows = RunDirectory(tmp_path / "run").metrics()
@@ -85,7 +85,7 @@ class TestWandb:
         found = json.loads((tmp_path / "run" / "wandb.json").read_text())
         assert found == {"id": "drawn-by-wandb", "project": "faces"}
 
-    def test_a_run_that_goes_on_goes_on_there(self, shards, tmp_path, monkeypatch):
+    def test_resumed_run_continues_the_wandb_run(self, shards, tmp_path, monkeypatch):
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
@@ -101,19 +101,19 @@ class TestWandb:
         # It is told of the end of each, however it came.
         assert len(self.notes("finish")) == 2
 
-    def test_only_the_first_rank_tells(self, tmp_path):
+    def test_only_rank_0_logs(self, tmp_path):
         with RunLog(RunDirectory(tmp_path), 1, 20, 4, "faces"):
             pass
         assert not self.path.exists()
 
-    def test_of_a_run_under_a_url_its_own_files_lie_on_this_machine(self, tmp_path):
+    def test_wandb_files_of_remote_run_are_local(self, tmp_path):
         run = RunDirectory(storage_path(f"memory://{tmp_path.name}/run"))
         with RunLog(run, 0, 20, 4, "faces") as log:
             assert self.notes("init")[0]["dir"] == str(log.folder)
         assert json.loads(run.wandb_path.read_text())["id"] == "drawn-by-wandb"
 
 
-def test_without_it_installed_that_is_said_before_anything_is_written(shards, tmp_path, monkeypatch):
+def test_missing_wandb_is_reported_before_writing(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_wandb(None)
     with pytest.raises(UsageError, match=r"--wandb faces: .* is not installed; pip install 'smile-pipe\[wandb\]'"):
@@ -129,7 +129,7 @@ class TestWaiting:
         monkeypatch.setattr(run_log.time, "monotonic", lambda: now[0])
         return now
 
-    def test_the_time_that_is_waited_for_batches_is_counted_and_no_other(self, tmp_path, clock):
+    def test_data_wait_counts_only_waiting_for_batches(self, tmp_path, clock):
         def batches():
             for number in range(3):
                 clock[0] += 2.0
@@ -145,7 +145,7 @@ class TestWaiting:
         # Ten steps of four samples after the first that was told of, in 24 seconds.
         assert rows[-1]["samples_per_second"] == 1.7
 
-    def test_batches_pass_as_they_are_and_their_errors_too(self, tmp_path):
+    def test_time_batches_passes_batches_and_errors(self, tmp_path):
         log = RunLog(RunDirectory(tmp_path), 0, 20, 4)
         assert list(log.time_batches(["a", "b"])) == ["a", "b"]
         failing = log.time_batches(1 / number for number in (1, 0))
@@ -153,7 +153,7 @@ class TestWaiting:
         with pytest.raises(ZeroDivisionError):
             next(failing)
 
-    def test_slow_reading_shows_and_slow_steps_do_not(self, shards, tmp_path, monkeypatch):
+    def test_data_wait_shows_slow_reading_and_not_slow_steps(self, shards, tmp_path, monkeypatch):
         for slow, name in ((ShardSet, "read"), (TrainStep, "step")):
             with monkeypatch.context() as patch:
                 plain = getattr(slow, name)
@@ -166,19 +166,19 @@ class TestWaiting:
 class TestProgress:
     row = {"epoch": 2, "loss_mv": 0.25, "loss_vl": 1.5, "loss_total": 1.525, "samples_per_second": 154.6}  # noqa: RUF012
 
-    def test_the_line_tells_of_losses_and_speed(self):
+    def test_progress_shows_losses_and_speed(self):
         assert _note(self.row) == "epoch 3, loss 1.525, 155 samples/s (mv 0.250, vl 1.500)"
 
-    def test_one_term_is_not_told_twice(self):
+    def test_progress_shows_a_single_term_once(self):
         one = {name: self.row[name] for name in self.row if name != "loss_mv"}
         assert _note(one) == "epoch 3, loss 1.525, 155 samples/s"
 
-    def test_a_validation_stays_on_the_line(self):
+    def test_progress_keeps_the_last_validation(self):
         line = "epoch 3, loss 1.525, 155 samples/s, validation kNN 83.1 % (mv 0.250, vl 1.500)"
         assert _note(self.row | {"validation_knn": 0.8312}) == line
 
     @pytest.mark.parametrize("width", [72, 80, 120])
-    def test_how_far_it_is_and_how_long_to_go_stand_on_a_narrow_line_too(self, width):
+    def test_progress_fits_a_narrow_terminal(self, width):
         progress = StageProgress("train", Console(file=io.StringIO(), force_terminal=True))
         progress.update(40, 400, _note(self.row))
         console = Console(width=width, file=io.StringIO(), color_system=None)
@@ -186,10 +186,10 @@ class TestProgress:
         (line,) = console.file.getvalue().splitlines()
         assert len(line) <= width and " 40/400 epoch 3, loss " in line and line.endswith(" 0:00:00 -:--:--")
 
-    def test_one_that_comes_before_any_losses_is_told_alone(self):
+    def test_validation_before_any_loss(self):
         assert _note({"epoch": 0, "validation_knn": 0.5}) == "epoch 1, validation kNN 50.0 %"
 
-    def test_the_command_tells_of_it_all(self, shards, tmp_path, monkeypatch):
+    def test_command_prints_progress_and_summary(self, shards, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.train.stage._in_process", lambda config: True)
         options = [
             "--split=kfold:6:0",

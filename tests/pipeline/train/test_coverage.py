@@ -57,7 +57,7 @@ def keys_of(shards: Path, subjects: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 7, 15, 32])
-def test_each_sample_is_learned_from_once_an_epoch_in_an_order_of_its_own(shards, tmp_path, batch_size):
+def test_each_epoch_reads_each_sample_once_in_another_order(shards, tmp_path, batch_size):
     job = job_of(shards, tmp_path / "run", batch_size=batch_size, epochs=EPOCHS)
     epochs, subjects = watch(job, ALONE)
     expected = keys_of(shards, job.subjects)
@@ -66,7 +66,7 @@ def test_each_sample_is_learned_from_once_an_epoch_in_an_order_of_its_own(shards
     assert subjects == set(job.subjects)
 
 
-def test_of_the_test_side_nothing_is_read_and_of_held_back_subjects_nothing_learned_from(shards, tmp_path):
+def test_test_side_is_never_read_and_held_out_subjects_are_not_trained_on(shards, tmp_path):
     job = job_of(shards, tmp_path / "run", val_fraction=0.4, epochs=2)
     epochs, subjects = watch(job, ALONE)
     assert all(sorted(keys) == sorted(keys_of(shards, job.subjects)) for keys in epochs)
@@ -107,7 +107,7 @@ def ranks(shards, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)], folder
 
 
-def test_two_ranks_learn_from_each_sample_once_between_them(ranks, shards, tmp_path):
+def test_two_ranks_together_read_each_sample_once(ranks, shards, tmp_path):
     found, _ = ranks
     for name, options in {"plain": {}, "validated": {"val_fraction": 0.4}}.items():
         job = job_of(shards, tmp_path / "run", **options)
@@ -118,7 +118,7 @@ def test_two_ranks_learn_from_each_sample_once_between_them(ranks, shards, tmp_p
         assert set.union(*(rank[name][1] for rank in found)) == {*job.subjects, *job.validation_subjects}
 
 
-def test_two_ranks_embed_what_one_alone_does_and_both_hold_all_of_it(ranks, shards, tmp_path):
+def test_embed_rows_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     alone, is_there = embedded_by(shards, tmp_path / "none", ALONE)
     assert is_there.all() and alone.std(dim=0).min() > 0
     for rank in ranks[0]:
@@ -126,7 +126,7 @@ def test_two_ranks_embed_what_one_alone_does_and_both_hold_all_of_it(ranks, shar
         assert torch.equal(rank["embedded"][1], is_there)
 
 
-def test_two_ranks_see_of_held_back_subjects_what_one_sees_with_the_same_weights(ranks, shards, tmp_path):
+def test_validation_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     run = RunDirectory(ranks[1] / "validated")
     rows = [row for row in run.metrics() if "validation_knn" in row]
     assert [row["epoch"] for row in rows] == [0, 1, 2]

@@ -53,23 +53,23 @@ def cut(shards: Path, name: str) -> None:
 
 
 class TestOpening:
-    def test_whole_shards_are_opened_and_none_of_them_is_read(self, shards):
+    def test_opening_intact_shards_reads_no_shard(self, shards):
         for path in (shards / "shards").glob("*.tar"):
             path.write_bytes(bytes(path.stat().st_size))
         assert len(open_shards(str(shards)).rows) == 18
 
-    def test_a_shard_that_is_cut_is_refused_with_what_to_do(self, shards):
+    def test_truncated_shard_is_refused_with_a_hint(self, shards):
         cut(shards, "000001.tar")
-        with pytest.raises(UsageError, match=r"000001\.tar: has \d+ bytes.*`smile-pipe verify .*--on-bad-shard skip"):
+        with pytest.raises(UsageError, match=r"000001\.tar: has \d+ bytes.*`smile-pipe verify .*`on_bad_shard=skip`"):
             open_shards(str(shards))
 
-    def test_a_shard_that_is_gone_is_refused(self, shards):
+    def test_missing_shard_is_refused(self, shards):
         (shards / "shards" / "000002.tar").unlink()
         with pytest.raises(UsageError, match=r"000002\.tar: is missing"):
             open_shards(str(shards))
 
     @pytest.mark.parametrize("on_bad_shard", ["fail", "skip"])
-    def test_an_index_of_another_render_is_refused_even_where_damage_is_skipped(self, shards, tmp_path, on_bad_shard):
+    def test_index_of_another_render_is_refused_even_with_skip(self, shards, tmp_path, on_bad_shard):
         # As many samples in as many shards, of other sizes.
         write_shard_set(tmp_path / "other", num_subjects=6, size=24, channels=("rgb",))
         shutil.copy(tmp_path / "other" / "index.parquet", shards)
@@ -77,12 +77,12 @@ class TestOpening:
             open_shards(str(shards), on_bad_shard)
 
     @pytest.mark.parametrize("on_bad_shard", ["fail", "skip"])
-    def test_a_shard_that_the_manifest_does_not_know_is_refused(self, shards, on_bad_shard):
+    def test_shard_missing_from_manifest_is_refused(self, shards, on_bad_shard):
         shutil.copy(shards / "shards" / "000000.tar", shards / "shards" / "000009.tar")
         with pytest.raises(UsageError, match=r"000009\.tar: is not in the manifest"):
             open_shards(str(shards), on_bad_shard)
 
-    def test_where_damage_is_skipped_shards_of_other_sizes_are_counted_in_a_warning(self, shards, caplog, monkeypatch):
+    def test_skip_counts_resized_shards_in_a_warning(self, shards, caplog, monkeypatch):
         # A Ray session that other tests began holds warnings back.
         monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
         cut(shards, "000001.tar")
@@ -91,7 +91,7 @@ class TestOpening:
         assert "000001.tar: has" in caplog.text and "damaged shards: 2" in caplog.text
 
     @pytest.mark.parametrize("stage", ["train", "evaluate"])
-    def test_no_stage_begins_on_them(self, shards, run_dir, tmp_path, stage, monkeypatch):
+    def test_no_stage_starts_on_damaged_shards(self, shards, run_dir, tmp_path, stage, monkeypatch):
         cut(shards, "000001.tar")
         monkeypatch.setattr("smile_pipe.pipeline.train.stage.ray_session", lambda address: pytest.fail("started Ray"))
         monkeypatch.setattr(ShardSet, "read", lambda self, row: pytest.fail("read a sample"))
@@ -107,14 +107,14 @@ class TestReader:
     def reader(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
         return FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0, on_bad_shard)
 
-    def test_without_skipping_the_error_names_shard_and_key(self, shards):
+    def test_fail_names_shard_and_key(self, shards):
         reader = self.reader(shards, "fail")
         bad = reader.shards.rows[5]
         spoil(shards, [bad])
         with pytest.raises(BadSampleError, match=f"{bad.shard}: the sample {bad.key} cannot be read"):
             list(reader.batches([reader.shards.rows[4:8]]))
 
-    def test_skipped_samples_are_left_out_and_the_others_stay_in_order(self, shards):
+    def test_skipped_samples_are_left_out_in_order(self, shards):
         reader = self.reader(shards)
         rows = reader.shards.rows
         spoil(shards, [rows[1], rows[6]])
@@ -123,7 +123,7 @@ class TestReader:
         assert second.concepts == [rows[n].expression for n in (4, 5, 7)]
         assert reader.skipped == {rows[1].key, rows[6].key}
 
-    def test_a_group_of_which_nothing_is_left_takes_the_next_good_one(self, shards):
+    def test_group_without_readable_samples_takes_the_next_good_one(self, shards):
         reader = self.reader(shards)
         rows = reader.shards.rows
         spoil(shards, rows[4:9])
@@ -133,26 +133,26 @@ class TestReader:
         assert batches[1].texts == [expected.text]
         assert torch.equal(batches[1].views, torch.from_numpy(expected.views))
 
-    def test_spares_are_looked_for_from_the_first_again_after_the_last(self, shards):
+    def test_search_for_spares_wraps_around(self, shards):
         reader = self.reader(shards)
         rows = reader.shards.rows
         spoil(shards, [*rows[16:], rows[0]])
         (batch,) = reader.batches([rows[16:]], spares=rows)
         assert torch.equal(batch.views, torch.from_numpy(reader.read(rows[1]).views))
 
-    def test_without_spares_such_a_group_gives_no_batch(self, shards):
+    def test_group_without_readable_samples_and_spares_gives_no_batch(self, shards):
         reader = self.reader(shards)
         rows = reader.shards.rows
         spoil(shards, rows[:4])
         assert [len(batch.concepts) for batch in reader.batches([rows[:4], rows[4:6]])] == [2]
 
-    def test_where_no_sample_is_good_that_is_said_once(self, shards):
+    def test_no_readable_sample_raises_one_error(self, shards):
         reader = self.reader(shards)
         spoil(shards, reader.shards.rows)
         with pytest.raises(BadSampleError, match="of 18 samples none can be read"):
             list(reader.batches([reader.shards.rows[:4]], spares=reader.shards.rows))
 
-    def test_a_network_that_fails_is_no_damage(self, shards, monkeypatch):
+    def test_network_failure_is_not_damage(self, shards, monkeypatch):
         reader = self.reader(shards)
 
         def fail(*given: object, **options: object) -> bytes:
@@ -163,7 +163,7 @@ class TestReader:
             list(reader.batches([reader.shards.rows[:4]]))
         assert not reader.skipped
 
-    def test_what_one_sample_tells_of_all_is_taken_from_the_first_good_one(self, tmp_path):
+    def test_set_properties_come_from_the_first_readable_sample(self, tmp_path):
         write_shard_set(tmp_path / "shards", timelines=(make_timeline(2, "both"),), channels=("rgb",))
         opened = ShardSet.open(str(tmp_path / "shards"))
         spoil(tmp_path / "shards", opened.rows[:2])
@@ -190,7 +190,7 @@ class TestStages:
         """A copy that may be damaged."""
         return shutil.copytree(whole, tmp_path / "copy")
 
-    def test_damage_ends_training_and_skipping_goes_on_counts_and_names_it(self, ray_cluster, whole, copied):
+    def test_damage_stops_training_and_skip_resumes_and_records_it(self, ray_cluster, whole, copied):
         before = RunManifest.read(whole / "run" / "manifest.json")
         shards, out = copied / "shards", copied / "new"
         bad = train_rows(shards, copied / "run")[2:9:3]
@@ -208,12 +208,12 @@ class TestStages:
         assert found.fingerprint != before.fingerprint and found.final_losses != before.final_losses
         assert train(config(shards, out)) == found
 
-    def test_skipping_changes_nothing_where_nothing_is_damaged(self, whole, tmp_path):
+    def test_skip_changes_nothing_without_damage(self, whole, tmp_path):
         found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"), in_process=True)
         assert found == RunManifest.read(whole / "run" / "manifest.json")
         assert found.num_skipped == 0 and not (tmp_path / "run" / "skipped.json").exists()
 
-    def test_two_ranks_take_as_many_steps_where_one_has_nothing_left_of_a_batch(self, ray_cluster, copied):
+    def test_ranks_take_equal_steps_when_one_has_no_readable_sample(self, ray_cluster, copied):
         shards, options = copied / "shards", {"num_workers": 2, "batch_size": 2, "on_bad_shard": "skip"}
         # Of fifteen samples in four steps of two ranks each, all but four: some rank has nothing left in some step.
         bad = train_rows(shards, copied / "run")[:11]
@@ -223,7 +223,7 @@ class TestStages:
         assert RunDirectory(copied / "new").skipped() == tuple(sorted(row.key for row in bad))
         assert all(math.isfinite(value) for value in found.final_losses.values())
 
-    def test_evaluation_skips_counts_and_notes_them(self, copied):
+    def test_evaluation_skips_and_records_damaged_samples(self, copied):
         shards, run = copied / "shards", RunManifest.read(copied / "run" / "manifest.json")
         whole = evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
         opened = ShardSet.open(str(shards))
@@ -239,7 +239,7 @@ class TestStages:
         # What is scored keeps its own label: the expression of the one that was left out is scored no more.
         assert test[1].expression not in found.protocols["knn"].per_class
 
-    def test_an_evaluation_of_which_nothing_is_left_says_so_and_keeps_the_one_before(self, copied):
+    def test_evaluation_without_readable_samples_fails_and_keeps_the_previous_one(self, copied):
         shards, run = copied / "shards", RunManifest.read(copied / "run" / "manifest.json")
         evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
         before = (copied / "run" / "evaluation" / "manifest.json").read_bytes()
@@ -249,7 +249,7 @@ class TestStages:
         assert (copied / "run" / "evaluation" / "manifest.json").read_bytes() == before
 
 
-def test_what_is_skipped_is_remembered_over_a_stop(tmp_path):
+def test_skipped_keys_survive_a_restart(tmp_path):
     directory = RunDirectory(tmp_path)
     assert directory.skipped() == ()
     directory.add_skipped({"b", "c"})
@@ -258,7 +258,7 @@ def test_what_is_skipped_is_remembered_over_a_stop(tmp_path):
     assert json.loads((tmp_path / "skipped.json").read_text()) == ["a", "b", "c"]
 
 
-def test_an_index_that_points_out_of_a_shard_is_damage(shards):
+def test_index_offset_outside_of_shard_is_damage(shards):
     opened = ShardSet.open(str(shards))
     row = replace(opened.rows[0], offset=1 << 40)
     with pytest.raises(BadSampleError, match=f"{row.key} cannot be read"):
@@ -266,7 +266,7 @@ def test_an_index_that_points_out_of_a_shard_is_damage(shards):
 
 
 @pytest.mark.parametrize("kind", [ShardError, SampleError, ImageError])
-def test_whatever_says_that_a_sample_is_damaged_names_shard_and_key(shards, monkeypatch, kind):
+def test_every_damage_error_names_shard_and_key(shards, monkeypatch, kind):
     reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0)
 
     def refuse(*given: object) -> None:

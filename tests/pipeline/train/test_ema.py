@@ -44,7 +44,7 @@ def average_of(trail: list[dict[str, torch.Tensor]], decay: float) -> dict[str, 
     return found
 
 
-def test_the_checkpoint_holds_the_average_of_the_weights_after_each_step(averaged):
+def test_checkpoint_holds_the_moving_average(averaged):
     out, trail = averaged
     found, expected = weights(out), average_of(trail, 0.5)
     assert len(trail) == 8 and found.keys() == expected.keys()
@@ -55,7 +55,7 @@ def test_the_checkpoint_holds_the_average_of_the_weights_after_each_step(average
     assert same(RunDirectory(out).checkpoints()[-1].load_state()["model"], trail[-1])
 
 
-def test_the_decay_warms_up_to_what_was_asked_for():
+def test_decay_warms_up_to_its_limit():
     torch.manual_seed(0)
     model = build_model(RecipeConfig(arch="smile-tiny", joint_dim=4))
     average, trail = ExponentialMovingAverage(model, 0.3), []
@@ -75,7 +75,7 @@ def test_the_decay_warms_up_to_what_was_asked_for():
     assert int(norm.num_batches_tracked) == 35 and average.num_averaged() == 6
 
 
-def test_averaging_changes_nothing_of_what_is_learned(averaged, shards, tmp_path):
+def test_averaging_does_not_change_training(averaged, shards, tmp_path):
     out, trail = averaged
     learn(shards, tmp_path / "plain")
     assert timeless(tmp_path / "plain") == timeless(out)
@@ -83,7 +83,7 @@ def test_averaging_changes_nothing_of_what_is_learned(averaged, shards, tmp_path
     assert RunDirectory(tmp_path / "plain").checkpoints()[-1].load_state().keys() == {"optimizer", "step"}
 
 
-def test_the_average_is_what_is_validated(shards, tmp_path, monkeypatch):
+def test_validation_uses_the_average(shards, tmp_path, monkeypatch):
     seen, accuracy = [], Validation.accuracy
     monkeypatch.setattr(
         Validation, "accuracy", lambda self, model, *rest: seen.append(model) or accuracy(self, model, *rest)
@@ -94,7 +94,7 @@ def test_the_average_is_what_is_validated(shards, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"grad_cache_chunks": 2, "val_fraction": 0.2}, {"recipe": "multiview-vlm"}])
-def test_a_run_that_was_stopped_goes_on_to_the_bit(shards, tmp_path, monkeypatch, options):
+def test_resumed_run_is_bit_identical(shards, tmp_path, monkeypatch, options):
     given = {"ema": 0.9, "save_every": 1} | options
     learn(shards, tmp_path / "whole", **given)
     step = TrainStep.step

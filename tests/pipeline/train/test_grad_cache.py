@@ -33,7 +33,7 @@ def learn(model: ContrastiveModel, num_chunks: int) -> tuple[dict[str, Tensor], 
 
 @pytest.mark.parametrize("recipe", NAMES)
 @pytest.mark.parametrize("num_chunks", [2, 3, TOTAL, TOTAL + 5])
-def test_parts_have_the_losses_and_the_gradients_of_the_whole_batch(tmp_path, recipe, num_chunks):
+def test_chunks_give_losses_and_gradients_of_the_whole_batch(tmp_path, recipe, num_chunks):
     model = make_model(tmp_path, recipe)
     losses, expected = learn(model, 1)
     in_chunks, found = learn(model, num_chunks)
@@ -44,7 +44,7 @@ def test_parts_have_the_losses_and_the_gradients_of_the_whole_batch(tmp_path, re
         assert float((found[name] - grad).norm()) < 1e-5 * max(float(grad.norm()), 1e-2 * largest), name
 
 
-def test_gradients_are_added_to_those_that_are_there(tmp_path):
+def test_gradients_accumulate(tmp_path):
     model = make_model(tmp_path, "smile-vlm")
     _, once = learn(model, 2)
     backward(model, model, make_inputs(), "float32", 2)
@@ -53,7 +53,7 @@ def test_gradients_are_added_to_those_that_are_there(tmp_path):
             torch.testing.assert_close(parameter.grad, 2 * once[name])
 
 
-def test_a_batch_is_divided_by_faces_with_all_their_moments(tmp_path):
+def test_chunks_keep_all_frames_of_a_sample_together(tmp_path):
     inputs = make_inputs()
     chunks = inputs.chunks(3)
     assert [chunk.frames.counts.tolist() for chunk in chunks] == [[3, 2, 1], [1, 1], [1, 1]]
@@ -63,7 +63,7 @@ def test_a_batch_is_divided_by_faces_with_all_their_moments(tmp_path):
     assert torch.equal(torch.cat([chunk.frames.times for chunk in chunks]), inputs.frames.times)
 
 
-def test_without_text_there_is_none_in_any_part(tmp_path):
+def test_chunks_without_text(tmp_path):
     model = make_model(tmp_path, "barlow")
     model.freeze_unreached(with_text=False, with_sequences=True)
     inputs = replace(make_inputs(), tokens=None, concept_ids=None)
@@ -72,7 +72,7 @@ def test_without_text_there_is_none_in_any_part(tmp_path):
     assert model.project_image[0].weight.grad.abs().max() > 0 and model.project_text[0].weight.grad is None
 
 
-def test_statistics_of_batchnorm_count_each_part_once():
+def test_batchnorm_statistics_count_each_chunk_once():
     torch.manual_seed(0)
     model = build_model(RecipeConfig(arch="smile-tiny", joint_dim=8))
     reference = deepcopy(model)
@@ -89,7 +89,7 @@ def test_statistics_of_batchnorm_count_each_part_once():
     assert all(module.track_running_stats for module in model.modules() if hasattr(module, "track_running_stats"))
 
 
-def test_both_passes_drop_the_same_and_random_numbers_go_on_as_after_one(tmp_path: Path):
+def test_both_passes_repeat_dropout_and_random_state_continues(tmp_path: Path):
     vision = tiny_arch.CONFIG["vision_cfg"] | {"patch_dropout": 0.5}
     torch.manual_seed(0)
     name = tiny_arch.register(tmp_path, "tiny-dropping-vit", vision_cfg=vision)

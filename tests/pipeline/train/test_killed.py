@@ -86,7 +86,7 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=IN_FULL)])
-def test_a_killed_worker_is_replaced_and_goes_on_from_the_last_checkpoint(
+def test_killed_worker_restarts_from_the_last_checkpoint(
     shards, ray_cluster, undisturbed, tmp_path, num_workers
 ):
     import ray
@@ -131,7 +131,7 @@ class TestStopping:
     @pytest.mark.parametrize(
         ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=IN_FULL)]
     )
-    def test_it_ends_soon_says_how_to_go_on_and_goes_on_to_the_same_result(
+    def test_stopped_command_ends_soon_names_resume_and_resumes_to_the_same_result(
         self, shards, undisturbed, stopped, tmp_path, number, code
     ):
         found, stderr, seconds = stopped(number)

@@ -14,9 +14,9 @@ from helpers.processes import wait_until
 from helpers.ray_nodes import RayNodes
 from helpers.samples import write_shard_set
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
-from smile_pipe.pipeline.train import job
-from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train import cluster
 from smile_pipe.pipeline.train.cluster import has_room, warn_on_lost_nodes
+from smile_pipe.pipeline.train.config import TrainConfig
 
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
@@ -37,11 +37,11 @@ def node(cpus: int, gpus: int = 0, alive: bool = True) -> dict:
         ([], {"CPU": 1}, 1, False),
     ],
 )
-def test_room_is_for_whole_workers_on_nodes_that_are_alive(nodes, resources, num_workers, fits):
+def test_has_room_counts_whole_workers_on_alive_nodes(nodes, resources, num_workers, fits):
     assert has_room(nodes, resources, num_workers) is fits
 
 
-def test_it_is_said_once_for_each_time_that_a_node_is_gone(monkeypatch, caplog, tmp_path):
+def test_lost_node_is_logged_once_per_loss(monkeypatch, caplog, tmp_path):
     import ray
 
     # What each check finds: one that lacks is passed over, two are told of, and what comes after a return is news.
@@ -84,7 +84,7 @@ class Training:
 
 
 @IN_FULL
-def test_another_node_takes_the_place_of_one_that_dies_and_where_there_is_none_fewer_go_on(tmp_path):
+def test_new_node_replaces_a_lost_one_and_fewer_workers_can_resume(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",))
     with RayNodes(num_workers=3) as nodes:
         training = Training(nodes, tmp_path / "shards", tmp_path / "run")

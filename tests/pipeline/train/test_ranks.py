@@ -124,7 +124,7 @@ def assert_each_sample_once_an_epoch(notes: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"recipe": "multiview-vlm"}, {"arch": small_runs.DROPPING_ARCH}])
-def test_a_run_that_was_stopped_within_an_epoch_goes_on_to_the_bit(learn_on_two, tmp_path, options):
+def test_run_stopped_within_an_epoch_resumes_bit_identically(learn_on_two, tmp_path, options):
     whole, halves = (tmp_path / name / "run" for name in ("whole", "halves"))
     learn_on_two(whole, **options)
     learn_on_two(halves, stop_at=STOP, **options)
@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_to_the_bit(learn_on_two,
     assert_each_sample_once_an_epoch(halves.parent / "notes")
 
 
-def test_one_process_goes_on_with_what_two_have_begun(learn_on_two, shards, tmp_path):
+def test_one_worker_resumes_a_run_of_two(learn_on_two, shards, tmp_path):
     out = tmp_path / "run"
     learn_on_two(out, stop_at=STOP)
     take_back = watched(0, tmp_path / "notes", 0)
@@ -149,7 +149,7 @@ def test_one_process_goes_on_with_what_two_have_begun(learn_on_two, shards, tmp_
     assert_each_sample_once_an_epoch(tmp_path / "notes")
 
 
-def test_two_go_on_with_what_one_process_has_begun(learn_on_two, shards, tmp_path):
+def test_two_workers_resume_a_run_of_one(learn_on_two, shards, tmp_path):
     out, notes = tmp_path / "run", tmp_path / "notes"
     notes.mkdir()
     take_back = watched(STOP, notes, 0)

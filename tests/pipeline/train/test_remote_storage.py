@@ -109,7 +109,7 @@ def timeless(root: StoragePath) -> list[dict[str, object]]:
     ]
 
 
-def test_a_run_under_a_url_is_the_one_on_a_disk_and_each_row_is_told_once(disk, remote, arch, here):
+def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote, arch, here):
     told: list[dict] = []
     train.run(config(remote, arch), told.append)
     assert_same_run(remote / "run", disk / "run")
@@ -118,7 +118,7 @@ def test_a_run_under_a_url_is_the_one_on_a_disk_and_each_row_is_told_once(disk, 
     train.run(config(remote, arch), lambda row: pytest.fail("trained again"))
 
 
-def test_through_ray_it_is_the_same_and_no_credentials_are_written_or_printed(disk, bucket, ray_cluster, arch):
+def test_run_through_ray_is_equal_and_leaks_no_credentials(disk, bucket, ray_cluster, arch):
     # Workers know only the towers that are shipped.
     options = ["--split=kfold:6:0", "--epochs=1", "--batch-size=4", "--debug"]
     code, printed = invoke("train", f"--shards={bucket}/shards", f"--out={bucket}/run", *options)
@@ -145,7 +145,7 @@ def assert_no_credentials(printed: str, files: dict[str, bytes]) -> None:
 
 
 class TestCheckpoints:
-    def test_an_upload_that_was_cut_off_is_none_and_the_run_goes_on_from_the_one_before(
+    def test_interrupted_checkpoint_upload_is_ignored_on_resume(
         self, disk, bucket, arch, here, monkeypatch
     ):
         plain = torch.save
@@ -164,14 +164,14 @@ class TestCheckpoints:
         assert [checkpoint.step for checkpoint in RunDirectory(bucket / "run").checkpoints()] == [4]
         # The rows of all steps before a checkpoint are there before it.
         assert [row["step"] for row in RunDirectory(bucket / "run").metrics()] == [5, 8]
-        with pytest.raises(UsageError, match="--resume"):
+        with pytest.raises(UsageError, match="`resume`"):
             train.run(config(bucket, arch))
         began: list[int] = []
         loaded = train.run(config(bucket, arch, resume=True), lambda row: began.append(row["step"]))
         assert loaded.num_steps == 8
         assert_same_run(bucket / "run", disk / "run")
 
-    def test_one_that_is_replaced_is_none_until_it_is_whole_again(self, remote, monkeypatch):
+    def test_checkpoint_being_replaced_is_not_listed(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         run.save(4, {"weight": torch.zeros(2)}, {"step": 4}, keep=2)
 
@@ -183,7 +183,7 @@ class TestCheckpoints:
             run.save(4, {"weight": torch.ones(2)}, {"step": 4}, keep=2)
         assert run.checkpoints() == []
 
-    def test_old_ones_go_and_so_do_those_that_were_never_whole(self, remote):
+    def test_old_and_incomplete_checkpoints_are_removed(self, remote):
         run = RunDirectory(remote / "run")
         for name in ("step-000001/model.safetensors", "notes/state.pt", "step-0x1/state.pt"):
             run.root.fs.pipe_file((run.checkpoints_path / name).path, b"")
@@ -205,7 +205,7 @@ class TestMetrics:
     def log(self, run: RunDirectory) -> RunLog:
         return RunLog(run, 0, 20, 4)
 
-    def test_rows_are_put_now_and_then_and_all_of_them_at_a_checkpoint(self, remote, monkeypatch):
+    def test_metrics_are_uploaded_periodically_and_at_checkpoints(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         with self.log(run) as log:
             log.step(5, 0, self.losses, 0.1, learned)
@@ -224,7 +224,7 @@ class TestMetrics:
         assert len(list(run.tensorboard_path.iterdir())) == 2 and not log.folder.exists()
 
     @pytest.mark.parametrize("error", [ConnectionError("the network is down"), ConnectionClosedError(endpoint_url="-")])
-    def test_a_storage_that_fails_for_a_moment_does_not_end_the_run(self, remote, monkeypatch, error):
+    def test_temporary_storage_failure_does_not_stop_the_run(self, remote, monkeypatch, error):
         run = RunDirectory(remote / "run")
 
         def fail(*_: object) -> None:
@@ -238,7 +238,7 @@ class TestMetrics:
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
 
-    def test_they_are_followed_while_they_are_written(self, remote, monkeypatch):
+    def test_tail_reports_rows_while_they_are_written(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
         run, told = RunDirectory(remote / "run"), []
         with tail_metrics.tail_metrics(run, lambda row: told.append(row["step"])), self.log(run) as log:
@@ -248,7 +248,7 @@ class TestMetrics:
                 wait_until(lambda: told[-1:] == [step])  # noqa: B023 - not kept
         assert told == [5, 10]
 
-    def test_a_storage_that_fails_for_a_moment_does_not_end_the_following(self, remote, monkeypatch):
+    def test_temporary_storage_failure_does_not_stop_the_tail(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
         run, told, failed, size = RunDirectory(remote / "run"), [], [], tail_metrics._size
 
@@ -268,24 +268,24 @@ class TestMetrics:
 
 
 class TestInMemory:
-    def test_one_process_trains_and_more_are_refused(self, arch, tmp_path):
+    def test_memory_storage_trains_in_process(self, arch, tmp_path):
         for given in ({"out": "memory://nowhere/run"}, {"shards": "memory://nowhere/shards"}):
             assert train._in_process(config(tmp_path, arch, **given))
         assert not train._in_process(config(tmp_path, arch, shards="s3://b/shards", out="s3://b/run"))
 
     @pytest.mark.parametrize("option", [{"num_workers": 2}, {"use_gpu": True}])
-    def test_what_one_process_cannot_do_is_refused_and_nothing_is_written(self, disk, arch, option, tmp_path):
+    def test_memory_storage_refuses_workers_and_missing_gpu(self, disk, arch, option, tmp_path):
         if "use_gpu" in option and torch.cuda.is_available():
             pytest.skip("there is a GPU")
         out = storage_path(f"memory://{tmp_path.name}/run")
-        with pytest.raises(UsageError, match=r"--num-workers 2|--use-gpu"):
+        with pytest.raises(UsageError, match=r"num_workers 2|use_gpu"):
             train.run(config(disk, arch, out=out, **option))
         assert not out.exists()
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 @pytest.mark.parametrize("kind", ["disk", "bucket"])
-def test_a_run_that_another_process_writes_to_is_refused_naming_it(
+def test_locked_run_is_refused_naming_the_holder(
     disk, arch, here, stage, kind, tmp_path, request, monkeypatch
 ):
     root = shutil.copytree(disk, tmp_path / "copy") if kind == "disk" else request.getfixturevalue("bucket")
@@ -302,7 +302,7 @@ def test_a_run_that_another_process_writes_to_is_refused_naming_it(
     assert contents(root) == before
 
 
-def test_a_new_run_is_begun_where_only_the_lock_of_this_process_is(disk, bucket, arch, here, monkeypatch):
+def test_directory_with_only_own_lock_starts_a_new_run(disk, bucket, arch, here, monkeypatch):
     held = []
     monkeypatch.setattr(train, "train_in_process", lambda job: held.extend(contents(bucket / "run")) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -320,21 +320,21 @@ class TestCommands:
         upload(disk / "run", remote / "run")
         return remote
 
-    def test_evaluate_leaves_the_same_there_as_on_a_disk(self, disk, whole):
+    def test_evaluate_under_url_equals_disk(self, disk, whole):
         evaluate(EvaluateConfig(run=disk / "run", shards=f"{disk}/shards"))
         code, out = invoke("evaluate", whole / "run", "--shards", whole / "shards")
         assert code == 0 and f"{whole}/run/evaluation/report.html" in out
         assert contents(whole / "run" / "evaluation") == contents(disk / "run" / "evaluation")
         shutil.rmtree(disk / "run" / "evaluation")
 
-    def test_inspect_tells_of_shards_and_runs_and_draws_a_sheet_to_a_url(self, whole):
+    def test_inspect_reads_and_writes_urls(self, whole):
         code, out = invoke("inspect", whole / "shards", "--preview", whole / "views.png")
         assert code == 0 and "18 of 6 subjects" in out
         assert (whole / "views.png").read_bytes().startswith(b"\x89PNG")
         code, out = invoke("inspect", whole / "run")
         assert code == 0 and f"{whole}/run/checkpoints/step-000008" in out
 
-    def test_status_finds_the_chain_and_what_comes_next(self, whole):
+    def test_status_under_url_shows_chain_and_next_command(self, whole):
         report = status(whole)
         assert [(row.kind, row.path, row.state, row.build_samples) for row in report.rows] == [
             ("shards", "shards", "finished", ""),
@@ -347,7 +347,7 @@ class TestCommands:
             assert report.rows[1].finished is not None
             assert [row.path for row in status(whole.parent).rows] == ["faces/shards", "faces/run"]
 
-    def test_of_equal_shards_a_run_has_those_that_lie_where_it_says(self, disk, whole):
+    def test_status_prefers_the_recorded_path_among_equal_shards(self, disk, whole):
         upload(disk / "shards", whole / "a-copy")
         assert {row.path: row.build_samples for row in status(whole).rows}["run"] == "shards"
 
@@ -365,13 +365,13 @@ class TestWhereShardsLie:
             ("/data/runs/one", "/data/shards", "../../shards"),
         ],
     )
-    def test_a_run_names_them_as_seen_from_it_or_by_their_url(self, run, shards, expected):
+    def test_relative_shards_path(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
         assert relative_shards_path(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
 
 
 class TestCredentials:
-    def test_a_url_with_credentials_is_refused_without_repeating_them(self, disk, tmp_path):
+    def test_url_with_credentials_is_refused_without_repeating_them(self, disk, tmp_path):
         for options in (
             (f"--shards={disk}/shards", "--out=s3://bucket/run?aws_secret_key=hush"),
             ("--shards=s3://me:hush@bucket/shards", f"--out={tmp_path}/run"),
@@ -379,7 +379,7 @@ class TestCredentials:
             code, printed = invoke("train", *options, "--debug")
             assert code == 2 and "credentials" in printed and "hush" not in printed
 
-    def test_a_run_that_fails_shows_none_either(self, bucket, here):
+    def test_failed_run_shows_no_credentials(self, bucket, here):
         shards = ShardSet.open(f"{bucket}/shards")
         for path in (bucket / "shards" / "shards").iterdir():
             path.write_bytes(bytes(path.stat().st_size))
@@ -393,7 +393,7 @@ class TestWorker:
     """What a worker does that Ray starts again after another one has failed."""
 
     @pytest.mark.parametrize("world_size", [1, 2])
-    def test_no_worker_begins_again_after_a_damaged_sample(self, remote, arch, monkeypatch, world_size):
+    def test_no_worker_restarts_after_a_damaged_sample(self, remote, arch, monkeypatch, world_size):
         entered = []
 
         def fail(job: object, worker: object) -> None:
@@ -415,7 +415,7 @@ class TestWorker:
         assert len(entered) == 1
         assert worker.TrainScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
 
-    def test_one_whose_storage_failed_goes_on_from_the_last_checkpoint_and_has_skipped_nothing(
+    def test_worker_resumes_after_storage_failure_without_skipping(
         self, disk, remote, arch, monkeypatch
     ):
         given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")

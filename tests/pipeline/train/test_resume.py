@@ -35,14 +35,14 @@ def stopped(shards, tmp_path):
     return out
 
 
-def test_a_run_goes_on_over_another_number_of_workers_that_take_as_many_samples(shards, stopped):
+def test_run_resumes_with_another_number_of_workers(shards, stopped):
     manifest = learn(shards, stopped, resume=True, batch_size=4)
     assert manifest.world_size == 1 and manifest.world_sizes == ((0, 2), (4, 1)) and manifest.num_steps == 8
     assert RunManifest.read(stopped / "manifest.json") == manifest
     assert json.loads((stopped / "config.json").read_text())["world_sizes"] == [[0, 2], [4, 1]]
 
 
-def test_workers_that_take_another_number_of_samples_are_refused_with_what_to_choose(shards, stopped):
+def test_other_batch_size_is_refused_with_a_hint(shards, stopped):
     told = r"takes 4 samples a step, and this one would take 5 \(1 x 5\); choose .* whose product is 4"
     with pytest.raises(UsageError, match=told):
         learn(shards, stopped, resume=True, batch_size=5)
@@ -52,7 +52,7 @@ def test_workers_that_take_another_number_of_samples_are_refused_with_what_to_ch
         learn(shards, stopped, batch_size=5)
 
 
-def test_a_whole_run_says_over_how_many_it_was_spread(shards, tmp_path):
+def test_manifest_records_the_number_of_workers(shards, tmp_path):
     manifest = learn(shards, tmp_path / "run", epochs=1)
     assert manifest.world_sizes == ((0, 1),)
 
@@ -72,7 +72,7 @@ def test_a_whole_run_says_over_how_many_it_was_spread(shards, tmp_path):
         ("older", 4, 1, ((0, 3), (4, 1))),
     ],
 )
-def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_path, earlier, step, asked, expected):
+def test_world_sizes_record_each_change_with_its_step(tmp_path, earlier, step, asked, expected):
     directory = RunDirectory(tmp_path)
     if earlier:
         told = {} if earlier == "older" else {"world_sizes": earlier}
@@ -105,16 +105,16 @@ def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_pa
         json.dumps({"fingerprint": "f", "train": TRAIN, "recipe": {"name": "clip"}}).encode(),
     ],
 )
-def test_a_config_json_that_no_run_has_written_makes_a_folder_of_something_else(shards, tmp_path, content, resume):
+def test_foreign_config_json_is_refused(shards, tmp_path, content, resume):
     (tmp_path / "config.json").write_bytes(content)
-    told = f"^--out {tmp_path}: holds files that are not of a run; name a new or empty directory$"
+    told = f"^out {tmp_path}: holds files that are not of a run; name a new or empty directory$"
     with pytest.raises(UsageError, match=told):
         learn(shards, tmp_path, resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_bytes() == content
 
 
-def test_a_folder_in_the_place_of_config_json_is_something_else(shards, tmp_path):
+def test_folder_named_config_json_is_refused(shards, tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(UsageError, match="not of a run"):
         learn(shards, tmp_path)

@@ -50,7 +50,7 @@ def evaluation(mixed: Path, run_of_mixed: Path) -> EvaluationManifest:
     return evaluate(EvaluateConfig(run=run_of_mixed, shards=str(mixed)))
 
 
-def test_the_run_says_what_it_read(run_of_mixed):
+def test_manifest_records_what_was_read_of_sequences(run_of_mixed):
     manifest = RunManifest.read(run_of_mixed / "manifest.json")
     assert (manifest.temporal, manifest.max_frames, manifest.text_source) == ("frames", 4, "label")
     assert (manifest.num_train_samples, manifest.num_train_sequences) == (9, 6)
@@ -58,13 +58,13 @@ def test_the_run_says_what_it_read(run_of_mixed):
     assert manifest.training_data_summary() == f"{whom}; frames of each sequence, at most 4 frames"
 
 
-def test_pooling_over_time_has_learned(run_of_mixed):
+def test_temporal_pooling_is_trained(run_of_mixed):
     weights = RunDirectory(run_of_mixed).checkpoints()[-1].load_model()
     for name in ("temporal.score.weight", "temporal.gain.weight"):
         assert weights[name].abs().max() > 0
 
 
-def test_the_evaluation_reads_what_the_run_did_and_counts_it(evaluation):
+def test_evaluation_reads_sequences_like_the_run(evaluation):
     assert (evaluation.temporal, evaluation.max_frames) == ("frames", 4)
     # One subject: a scan, and sequences of two and five frames, of which four are read.
     assert (evaluation.num_scans, evaluation.num_sequences, evaluation.num_frames) == (1, 2, 6)
@@ -72,7 +72,7 @@ def test_the_evaluation_reads_what_the_run_did_and_counts_it(evaluation):
     assert all(score.num_samples == 3 for score in evaluation.protocols.values())
 
 
-def test_the_report_tells_it_too(evaluation, run_of_mixed):
+def test_report_describes_sequences(evaluation, run_of_mixed):
     page = (run_of_mixed / "evaluation" / "report.html").read_text()
     assert "1 scan and 2 sequences of 1 subject" in page
     assert "frames of each sequence, at most 4 frames (6 frames in all)" in page
@@ -85,7 +85,7 @@ def test_the_command_line_counts_scans_and_sequences(evaluation):
     assert "3 scans of 1 subject," in str(_table(scans).title)
 
 
-def test_two_workers_learn_from_scans_and_sequences_and_both_kinds_of_moments(mixed, ray_cluster, tmp_path):
+def test_two_workers_train_on_scans_sequences_and_dynamic_images(mixed, ray_cluster, tmp_path):
     manifest = train(config(mixed, tmp_path / "run", temporal="both", num_workers=2, batch_size=3))
     assert manifest.temporal == "both" and manifest.world_size == 2
     assert evaluate(EvaluateConfig(run=tmp_path / "run", shards=str(mixed))).temporal == "both"
@@ -145,7 +145,7 @@ class TestZeroShot:
         assert evaluate(EvaluateConfig(run=run_of_mixed, shards=without_prompts, protocol=("knn",))).notes == ()
 
     def test_alone_it_is_refused(self, run_of_mixed, without_prompts):
-        with pytest.raises(UsageError, match="--protocol zero-shot: the shards carry no prompts for SA"):
+        with pytest.raises(UsageError, match="protocol zero-shot: the shards carry no prompts for SA"):
             evaluate(EvaluateConfig(run=run_of_mixed, shards=without_prompts, protocol=("zero-shot",)))
 
 
@@ -164,7 +164,7 @@ class TestWhere:
 
 def test_frames_of_scans_are_refused_and_nothing_is_written(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
-    with pytest.raises(UsageError, match="--temporal frames: the samples to learn from are all scans"):
+    with pytest.raises(UsageError, match="temporal frames: all training samples are scans"):
         train(config(tmp_path / "shards", tmp_path / "run", temporal="frames"))
     assert not (tmp_path / "run").exists()
 

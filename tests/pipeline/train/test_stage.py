@@ -80,7 +80,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run_dir, shards_dir,
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     (tmp_path / "run" / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="`resume`"):
         run(config(shards_dir, tmp_path / "run"))
     run(config(shards_dir, tmp_path / "run", resume=True))
     whole, resumed = RunDirectory(run_dir).checkpoints()[-1], RunDirectory(tmp_path / "run").checkpoints()[-1]
@@ -132,7 +132,7 @@ def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_p
     assert resolve_channel(config(shards_dir, tmp_path), without) == "rgb"
     only_flow = manifest.model_copy(update={"channels": ("flow",)})
     assert resolve_channel(config(shards_dir, tmp_path), only_flow) == "flow"
-    with pytest.raises(UsageError, match="--channel depth"):
+    with pytest.raises(UsageError, match="channel depth"):
         resolve_channel(config(shards_dir, tmp_path, channel="depth"), without)
 
 
@@ -154,8 +154,8 @@ def test_text_comes_from_what_the_shards_carry(tmp_path, asked, carried, found):
 @pytest.mark.parametrize(
     ("asked", "carried", "told"),
     [
-        ("geometry", "label", "--text geometry: the shards carry prompts from label; use --text label"),
-        ("label", "none", "--text label: the shards carry no prompts; use --text none"),
+        ("geometry", "label", "text geometry: the shards have prompts from label; use `text=label`"),
+        ("label", "none", "text label: the shards have no prompts; use `text=none`"),
     ],
 )
 def test_text_from_another_source_is_refused_naming_both(tmp_path, asked, carried, told):
@@ -182,9 +182,9 @@ def test_what_is_read_of_sequences_is_what_was_asked_for_and_is_there(tmp_path, 
 @pytest.mark.parametrize(
     ("asked", "stored", "told"),
     [
-        ("dynamic", "frames", "--temporal dynamic: of sequences the shards hold frames"),
-        ("both", "dynamic", "--temporal both: of sequences the shards hold dynamic"),
-        ("frames", "none", "--temporal frames: the samples to learn from are all scans"),
+        ("dynamic", "frames", "temporal dynamic: the shards store frames of sequences"),
+        ("both", "dynamic", "temporal both: the shards store dynamic of sequences"),
+        ("frames", "none", "temporal frames: all training samples are scans"),
     ],
 )
 def test_what_the_shards_do_not_hold_of_sequences_is_refused(tmp_path, asked, stored, told):
@@ -248,7 +248,7 @@ def test_more_workers_than_cores_are_refused_and_nothing_is_written(shards_dir, 
     # As many workers as the samples allow: more than the cores of a small machine.
     if ray.cluster_resources()["CPU"] >= 14:
         pytest.skip("there are cores for as many workers as there are samples for")
-    with pytest.raises(UsageError, match="--num-workers 14"):
+    with pytest.raises(UsageError, match="num_workers 14"):
         run(config(shards_dir, tmp_path / "run", num_workers=14, batch_size=2))
     assert not (tmp_path / "run").exists()
 
@@ -258,7 +258,7 @@ def test_gpus_that_are_not_there_are_refused_and_nothing_is_written(shards_dir, 
 
     if ray.cluster_resources().get("GPU"):
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match="--use-gpu"):
+    with pytest.raises(UsageError, match="use_gpu"):
         run(config(shards_dir, tmp_path / "run", use_gpu=True))
     assert not (tmp_path / "run").exists()
 

@@ -69,30 +69,30 @@ def share_alike(one: Sequence[str], other: Sequence[str]) -> float:
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
-def test_half_of_the_texts_say_who_is_shown(words):
+def test_half_of_the_prompts_describe_the_person(words):
     assert 0.45 < texts(words()).count(TOLD) / len(KEYS) < 0.55
 
 
-def test_it_is_another_half_in_each_epoch_and_with_each_seed(words):
+def test_described_half_changes_with_epoch_and_seed(words):
     first = texts(words(), epoch=0)
     assert 0.45 < share_alike(first, texts(words(), epoch=1)) < 0.55
     assert 0.45 < share_alike(first, texts(words(seed=1), epoch=0)) < 0.55
 
 
-def test_who_else_is_read_does_not_matter(words):
+def test_description_does_not_depend_on_the_batch(words):
     """As on another rank, or in a run that was gone on with."""
     some = KEYS[700:650:-1]
     everybody = dict(zip(KEYS, texts(words(), epoch=3), strict=True))
     assert texts(words(keys=some), some, epoch=3) == [everybody[key] for key in some]
 
 
-def test_it_is_the_same_on_every_machine(words):
+def test_description_is_the_same_on_every_machine(words):
     told = [texts(words(seed=7), KEYS[:16], epoch) for epoch in (0, 1)]
     assert ["".join(".x"[text == TOLD] for text in found) for found in told] == ["x.xx.x.xx.x..x.x", "......xx..x...x."]
 
 
 @pytest.mark.parametrize("labels", [{}, {"task": "T1"}, {"sex": "", "age": "unknown"}])
-def test_where_nothing_is_known_the_prompt_stays_as_it_is(words, labels):
+def test_prompt_of_unknown_person_is_unchanged(words, labels):
     assert set(texts(words(labels=labels))) == {PLAIN}
 
 
@@ -108,24 +108,24 @@ def test_where_nothing_is_known_the_prompt_stays_as_it_is(words, labels):
         ("supervised", "auto", "label", False),
     ],
 )
-def test_who_is_shown_is_said_where_it_is_asked_for_or_the_recipe_says_it(recipe, metadata, source, says):
+def test_metadata_prompts_follow_option_and_recipe(recipe, metadata, source, says):
     assert uses_metadata_prompts(TrainConfig(shards="s", out="o", recipe=recipe, metadata=metadata), source) is says
 
 
 @pytest.mark.parametrize(
     ("recipe", "source"), [("smile-vlm", "pseudo"), ("smile-vlm", "none"), ("supervised", "label")]
 )
-def test_it_is_refused_where_no_prompt_of_the_shards_is_read(recipe, source):
-    with pytest.raises(UsageError, match="--metadata on"):
+def test_metadata_without_shard_prompts_is_refused(recipe, source):
+    with pytest.raises(UsageError, match="metadata on"):
         uses_metadata_prompts(TrainConfig(shards="s", out="o", recipe=recipe, metadata="on"), source)
 
 
 @pytest.mark.parametrize("recipe", ["smile-vlm", "affect-vlm"])
-def test_without_metadata_a_recipe_reads_what_the_shards_carry(words, recipe):
+def test_without_metadata_prompts_are_those_of_the_shards(words, recipe):
     for epoch in range(3):
         assert set(texts(words(recipe, metadata=False), epoch=epoch)) == {PLAIN}
 
 
-def test_what_samples_count_as_alike_by_is_the_expression_alone(words):
+def test_concept_id_is_of_the_expression_alone(words):
     _, concept_ids, _ = words().encode(batch(), 0, torch.device("cpu"))
     assert concept_ids.tolist() == [concept_id("HA")] * len(KEYS)
