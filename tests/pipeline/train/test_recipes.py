@@ -183,7 +183,7 @@ class TestRefused:
         assert not (tmp_path / "run").exists()
 
     def test_missing_label_text_is_refused(self, measured_dir, tmp_path):
-        with pytest.raises(UsageError, match="learns from labels, not from geometry; render the shards with `text=label`"):
+        with pytest.raises(UsageError, match="not from geometry; render the shards with `text=label`"):
             train.run(config(measured_dir, tmp_path / "run", recipe="affect-vlm"))
 
     def test_classifier_protocol_without_classifier_is_refused(self, shards_dir, tmp_path):

@@ -163,7 +163,7 @@ def test_holding_out_all_sequences_is_refused(tmp_path):
     (held,) = split_validation([f"F000{number}" for number in range(2, 6)], 0.25)[1]
     # One subject has scans and a sequence, all others scans.
     options = {"split": "loso:F0001", "where": f"expression != 'SA' or subject == '{held}'"}
-    with pytest.raises(UsageError, match="val_fraction 0.25: holds out all subjects that have sequences"):
+    with pytest.raises(UsageError, match=r"val_fraction 0\.25: holds out all subjects that have sequences"):
         learn(tmp_path / "shards", tmp_path / "run", val_fraction=0.25, **options)
     assert not (tmp_path / "run").exists()
 
