@@ -1,4 +1,4 @@
-"""View-aware fusion: a weighted mean of views, whose weights know from where each view looks."""
+"""View-aware fusion: a weighted mean of views whose weights depend on the directions of the views."""
 
 import pytest
 import torch

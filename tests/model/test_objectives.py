@@ -1,4 +1,4 @@
-"""A recipe: what it makes of a batch, which losses it names, and what it promises about them."""
+"""Recipes: embeddings of a batch, and the properties of their loss terms."""
 
 import math
 
@@ -191,7 +191,7 @@ class TestFamily:
         model = make_model(named)
         model.freeze_unreached(with_text=True, with_sequences=True)
         learns = {name for name, p in model.named_parameters() if p.requires_grad}
-        # These begin at zero, behind other weights that do.
+        # These start at zero, or feed only into weights that start at zero.
         behind_zero = {
             "temporal.from_embedding",
             "temporal.from_time",

@@ -1,4 +1,4 @@
-"""Pooling over time: a scan passes unchanged, and a sequence becomes one embedding that knows the order of it."""
+"""Temporal pooling: a scan passes unchanged, and the embedding of a sequence depends on the order of frames."""
 
 import math
 
@@ -15,7 +15,7 @@ DIM, NUM_VIEWS = 6, 3
 
 @pytest.fixture
 def pooling() -> TemporalPooling:
-    """Attention with weights everywhere, as after training; it begins with zeros."""
+    """Attention with random weights, as after training; some start at zero."""
     torch.manual_seed(0)
     pooling = TemporalPooling(DIM, "attention").double()
     for weight in (pooling.score.weight, pooling.gain.weight):
@@ -24,7 +24,7 @@ def pooling() -> TemporalPooling:
 
 
 def sequences(*times: list[float], seed: int = 0) -> tuple[Tensor, PackedFrames]:
-    """Random embeddings [N, V, D] of faces seen at these times."""
+    """Random embeddings [N, V, D] of samples with frames at these times."""
     counts, flat = [len(own) for own in times], [time for own in times for time in own]
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(len(flat), NUM_VIEWS, DIM, generator=generator, dtype=torch.float64)
@@ -129,7 +129,7 @@ def test_all_parameters_learn_from_sequences(pooling):
 
 
 def test_scans_leave_no_parameter_out_of_the_graph_and_move_none(pooling):
-    """Data-parallel training waits for the gradient of each."""
+    """Data-parallel training needs a gradient for each parameter."""
     embeddings, frames = sequences([0.0], [0.0])
     pooling(embeddings, frames).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in pooling.parameters())

@@ -1,4 +1,4 @@
-"""Augmentation: a mirrored face is what a mirrored head would have looked like, and chance is a function of numbers."""
+"""Augmentation: a mirrored face equals the rendering of a mirrored head, and randomness is a function of seeds."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ SIZE = 48
 
 
 def directions(views: tuple[View, ...]) -> Tensor:
-    """From the face towards each camera, [V, 3]."""
+    """Unit vectors from the face to each camera, [V, 3]."""
     return torch.tensor([[-axis[2] for axis in camera.R] for camera in Rig.build(views, SIZE).cameras])
 
 
@@ -56,7 +56,7 @@ def render(mesh: Mesh, rig: str, channel: str) -> Tensor:
 
 @pytest.fixture
 def only_mirrored(monkeypatch):
-    """Augmentation that moves and recolours nothing."""
+    """Augmentation that only mirrors."""
     for name in ("SHIFT", "ZOOM", "TURN", "BRIGHTNESS", "TINT"):
         monkeypatch.setattr(augmentation, name, 0.0)
 
@@ -93,7 +93,7 @@ class TestMirroring:
             assert levels.max() < 1.001
 
     def test_wrong_mirroring_is_detected(self):
-        """Left for right, x for -x, and flipped for not: each is far off."""
+        """Each wrong variant differs clearly: swapped views, negated x, missing flip."""
         mesh = lopsided()
         as_is, mirrored = render(mesh, "3", "normal"), render(mirror_image(mesh), "3", "normal")
         swapped = as_is[[0, 2, 1]].flip(-1)
@@ -109,7 +109,7 @@ class TestMirroring:
 def step_by_step(
     views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, frames: PackedFrames
 ) -> Tensor:
-    """`augment` as it is told: mirror, then move, then recolour, each on all images, by PyTorch's own operators."""
+    """Reference of `augment`: mirror, then move, then recolour all images with operators of PyTorch."""
     num, num_views = len(frames.counts), views.shape[1]
     if order is not None:
         chosen = frames.repeat_per_sample(torch.rand(num, generator=generator) < 0.5)
@@ -145,7 +145,7 @@ class TestStepByStep:
     @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
     @pytest.mark.parametrize("order", [None, [0, 2, 1], [2, 1, 0]])
     def test_augment_equals_the_steps_one_by_one(self, channel, order):
-        for seed, frames in enumerate((in_time([1] * 9), in_time([1, 3, 2, 3], dynamic=(3, 5, 8)))):
+        for seed, frames in enumerate((packed_frames([1] * 9), packed_frames([1, 3, 2, 3], dynamic=(3, 5, 8)))):
             views = torch.rand(9, 3, 3, 20, 14, generator=generator_for(seed))
             generators = generator_for(seed, 1), generator_for(seed, 1)
             found = augment(views, channel, order, generators[0], frames)
@@ -184,8 +184,8 @@ class TestMoving:
         assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1
 
 
-def in_time(counts: list[int], dynamic: tuple[int, ...] = ()) -> PackedFrames:
-    """Moments of faces with so many each; those numbered in `dynamic` are dynamic images."""
+def packed_frames(counts: list[int], dynamic: tuple[int, ...] = ()) -> PackedFrames:
+    """Frames of samples with these counts; the indices in `dynamic` are dynamic images."""
     times = torch.zeros(sum(counts))
     times[list(dynamic)] = DYNAMIC_TIME
     return PackedFrames(torch.tensor(counts), times)
@@ -194,13 +194,13 @@ def in_time(counts: list[int], dynamic: tuple[int, ...] = ()) -> PackedFrames:
 class TestSequences:
     def test_scans_are_augmented_equally_with_and_without_frames(self):
         for channel in ("rgb", "normal", "flow"):
-            found = [augment(batch(), channel, [0, 2, 1], generator_for(8), m) for m in (None, in_time([1] * 8))]
+            found = [augment(batch(), channel, [0, 2, 1], generator_for(8), m) for m in (None, packed_frames([1] * 8))]
             assert torch.equal(*found)
 
     @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
     def test_frames_share_a_transform_and_views_do_not(self, channel):
         still = batch(4).repeat_interleave(5, dim=0)
-        found = augment(still, channel, [0, 2, 1], generator_for(9), in_time([5] * 4)).unflatten(0, (4, 5))
+        found = augment(still, channel, [0, 2, 1], generator_for(9), packed_frames([5] * 4)).unflatten(0, (4, 5))
         for face in found:
             assert all(torch.equal(frame, face[0]) for frame in face)
         faces = [frame for face in found for frame in face[0]]
@@ -209,18 +209,18 @@ class TestSequences:
     def test_transform_does_not_depend_on_the_lengths_of_other_samples(self):
         scans = batch(3)
         lone = augment(scans, "rgb", [0, 2, 1], generator_for(10))
-        packed = augment(scans[[0, 1, 1, 1, 2]], "rgb", [0, 2, 1], generator_for(10), in_time([1, 3, 1]))
+        packed = augment(scans[[0, 1, 1, 1, 2]], "rgb", [0, 2, 1], generator_for(10), packed_frames([1, 3, 1]))
         assert torch.equal(packed, lone[[0, 1, 1, 1, 2]])
 
     def test_dynamic_image_at_rest_stays_at_rest(self):
         still = torch.full((8, 3, 3, 16, 16), 128 / 255)
         for channel in ("rgb", "depth", "normal", "flow"):
-            frames = in_time([1] * 8, dynamic=tuple(range(8)))
+            frames = packed_frames([1] * 8, dynamic=tuple(range(8)))
             torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), frames), still)
 
     def test_frames_are_recoloured_and_dynamic_images_are_not(self):
         grey = torch.full((16, 3, 3, 16, 16), 0.5)
-        frames = in_time([2] * 8, dynamic=tuple(range(1, 16, 2)))
+        frames = packed_frames([2] * 8, dynamic=tuple(range(1, 16, 2)))
         found = augment(grey, "rgb", None, generator_for(12), frames)
         torch.testing.assert_close(found[1::2], grey[1::2])
         assert ((found[0::2] - 0.5).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
@@ -236,12 +236,12 @@ class TestSequences:
         mirrored = frames[:, [0, 2, 1]].flip(-1)
         mirrored = torch.cat([255 - mirrored[:, :, :1], mirrored[:, :, 1:]], dim=2)
         as_is, expected = dynamic(frames), dynamic(mirrored)
-        frames = in_time([1] * 16, dynamic=tuple(range(16)))
+        frames = packed_frames([1] * 16, dynamic=tuple(range(16)))
         found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), frames)
         chosen = [bool((views - expected).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(chosen) <= 13
         for views, mirrors in zip(found, chosen, strict=True):
-            # Halves are rounded to even, on the one side up and on the other down.
+            # Halves are rounded to even: up on one side and down on the other.
             assert ((views - (expected if mirrors else as_is)) * 255).abs().max() < 0.01
 
     @pytest.mark.parametrize("dynamic", [(), tuple(range(16))])
@@ -250,7 +250,7 @@ class TestSequences:
         displacement[:, :, :4] = 0
         expected = displacement[[0, 2, 1]].flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
         views = ((128 + displacement) / 255).expand(16, -1, -1, -1, -1)
-        found = augment(views, "flow", [0, 2, 1], generator_for(0), in_time([1] * 16, dynamic)) * 255 - 128
+        found = augment(views, "flow", [0, 2, 1], generator_for(0), packed_frames([1] * 16, dynamic)) * 255 - 128
         close = [[bool((f - e).abs().max() < 0.01) for e in (displacement, expected)] for f in found]
         assert all(sum(pair) == 1 for pair in close) and 3 <= sum(pair[1] for pair in close) <= 13
 

@@ -1,4 +1,4 @@
-"""What is read of a sample: which moments, at which times, decoded how, and remembered for how long."""
+"""Dataset: selection of frames, their times, decoding, batching and caching."""
 
 import time
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def suffixes(sample: Sample, temporal: str, max_frames: int = 16) -> list[str]:
     return [moment.suffix for moment in select_frames(sample.record, temporal, max_frames)]
 
 
-class TestMoments:
+class TestSelectFrames:
     @pytest.mark.parametrize(
         ("temporal", "expected"),
         [
@@ -85,7 +85,7 @@ class TestMoments:
             select_frames(sequence(3, stored).record, read, 16)
 
 
-class TestWhatTheShardsHold:
+class TestStoredTemporal:
     @pytest.mark.parametrize("temporal", ["frames", "dynamic", "both"])
     def test_stored_temporal_comes_from_a_sequence_among_scans(self, tmp_path, temporal):
         write_shard_set(tmp_path / "shards", timelines=(None, make_timeline(3, temporal)))
@@ -180,7 +180,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (13, 13, 3)).astype(np.uint8)
 
 
 def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels [H, W, 3] at another size, as [height, width, 3]."""
+    """Resize pixels [H, W, 3] to [height, width, 3]."""
     out = np.empty((3, height, width), np.uint8)
     fit_image(np.ascontiguousarray(pixels), out)
     return out.transpose(1, 2, 0)
@@ -200,7 +200,7 @@ class TestFitting:
     def test_a_view_that_is_shrunk_by_half_or_more_is_what_pillow_makes_of_it_with_a_box(self, size, wanted):
         pixels = np.random.default_rng(2).integers(0, 256, (size, size, 3)).astype(np.uint8)
         expected = np.asarray(Image.fromarray(pixels).resize((wanted, wanted), Image.Resampling.BOX))
-        # Pillow rounds after columns and again after rows.
+        # Pillow rounds after columns and after rows.
         assert np.abs(fitted(pixels, wanted, wanted).astype(int) - expected).max() <= 1
 
     def test_pixels_are_shared_where_a_view_is_shrunk_by_less(self):
@@ -222,7 +222,7 @@ class TestFitting:
 
     @pytest.mark.parametrize("size", [14, 16, 19, 26, 31, 64, 100])
     def test_mean_and_position_are_preserved(self, size):
-        """The mean stays, and so does the middle of what is bright."""
+        """The mean and the centre of brightness are preserved."""
         pixels = np.random.default_rng(3).integers(0, 256, (size, size, 3)).astype(np.uint8)
         ramp = np.broadcast_to(np.linspace(0, 255, size)[None, :, None], (size, size, 3)).astype(np.uint8)
         assert abs(fitted(pixels, 13, 13).mean() - pixels.mean()) < (4 if size > 26 else 0.6)
@@ -272,10 +272,10 @@ class TestFlow:
         assert np.array_equal(face.views[0, 0], stored.transpose(2, 0, 1))
 
 
-class TestReader:
+class TestDataset:
     @pytest.fixture
     def mixed(self, tmp_path: Path) -> ShardSet:
-        """A scan, a sequence of two frames and one of five for each of three subjects."""
+        """For each of three subjects a scan, a sequence of two frames and one of five."""
         timelines = (None, make_timeline(2, "frames"), make_timeline(5, "frames"))
         write_shard_set(tmp_path / "shards", timelines=timelines, channels=("rgb",))
         return ShardSet.open(str(tmp_path / "shards"))
@@ -327,7 +327,7 @@ class TestReader:
         for row in mixed.rows[:4]:
             reader.read(row)
         monkeypatch.setattr(faces, "decode_face", lambda *given: pytest.fail("decoded again"))
-        # One frame and four leave room for one, not for the sequence of two that comes next.
+        # After one frame and four frames there is room for one frame, not for the next sequence of two.
         for number in (0, 1, 3):
             reader.read(mixed.rows[number])
         with pytest.raises(pytest.fail.Exception, match="decoded again"):

@@ -1,4 +1,4 @@
-"""The curves of a run: in the terminal, as a picture, and of a run that is not finished."""
+"""Curves of a run: in the terminal, as a picture, and of an unfinished run."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def test_picture_has_one_panel_per_curve_and_is_deterministic():
         with Image.open(io.BytesIO(curves_png(dict(list(curves.items())[:number])))) as picture:
             assert picture.format == "PNG" and picture.width == 1260
             heights.append(picture.height)
-    # Two abreast.
+    # Two columns.
     assert heights[0] < heights[1] < heights[2]
 
 
@@ -93,7 +93,7 @@ class TestInspect:
 
     @pytest.fixture
     def unfinished(self, folder, tmp_path):
-        """The same, stopped after its first epoch."""
+        """A copy that stopped after its first epoch."""
         shutil.copytree(folder / "run", tmp_path / "run")
         (tmp_path / "run" / "manifest.json").unlink()
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")

@@ -1,4 +1,4 @@
-"""Where a training tells of itself: Weights & Biases beside the file, how long it waited, and the line of progress."""
+"""Logs of a training: Weights & Biases, waiting time for data, and the progress line."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import storage_path
 
-# What a training asks of the real one, written down in a file.
+# Stands for the package wandb, and records its calls in a file.
 FAKE = """
 import json, os
 
@@ -98,7 +98,7 @@ class TestWandb:
             (None, None),
             ("drawn-by-wandb", "allow"),
         ]
-        # It is told of the end of each, however it came.
+        # Each run is closed, also after an error.
         assert len(self.notes("finish")) == 2
 
     def test_only_rank_0_logs(self, tmp_path):
@@ -124,7 +124,7 @@ def test_missing_wandb_is_reported_before_writing(shards, tmp_path, monkeypatch)
 class TestWaiting:
     @pytest.fixture
     def clock(self, monkeypatch) -> list[float]:
-        """Seconds that have passed; a test says when some pass."""
+        """A clock that the test advances."""
         now = [100.0]
         monkeypatch.setattr(run_log.time, "monotonic", lambda: now[0])
         return now
@@ -142,7 +142,7 @@ class TestWaiting:
         rows = RunDirectory(tmp_path).metrics()
         assert [row["step"] for row in rows] == [5, 10, 15]
         assert [row["data_wait"] for row in rows] == [0.25, 0.25, 0.25]
-        # Ten steps of four samples after the first that was told of, in 24 seconds.
+        # Ten steps of four samples after the first logged one, in 24 seconds.
         assert rows[-1]["samples_per_second"] == 1.7
 
     def test_time_batches_passes_batches_and_errors(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Training and evaluating on shards that are not what was rendered: refused at opening, and damaged samples skipped."""
+"""Training and evaluation on damaged shards: refusal at opening, and skipping of damaged samples."""
 
 import json
 import logging
@@ -41,13 +41,13 @@ def config(shards: Path, out: Path, **options: object) -> TrainConfig:
 
 
 def train_rows(shards: Path, out: Path) -> list[IndexRow]:
-    """What a run of `config` learns from."""
+    """Training rows of a run with `config`."""
     opened = ShardSet.open(str(shards))
     return opened.of_subjects(RunManifest.read(out / "manifest.json").train_subjects)
 
 
 def cut(shards: Path, name: str) -> None:
-    """Take the second half of a shard away."""
+    """Truncate a shard to its first half."""
     path = shards / "shards" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -70,7 +70,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("on_bad_shard", ["fail", "skip"])
     def test_index_of_another_render_is_refused_even_with_skip(self, shards, tmp_path, on_bad_shard):
-        # As many samples in as many shards, of other sizes.
+        # The same numbers of samples and shards, with other sizes.
         write_shard_set(tmp_path / "other", num_subjects=6, size=24, channels=("rgb",))
         shutil.copy(tmp_path / "other" / "index.parquet", shards)
         with pytest.raises(UsageError, match=r"damaged: 000000\.tar.*smile-pipe verify"):
@@ -83,7 +83,7 @@ class TestOpening:
             open_shards(str(shards), on_bad_shard)
 
     def test_skip_counts_resized_shards_in_a_warning(self, shards, caplog, monkeypatch):
-        # A Ray session that other tests began holds warnings back.
+        # A Ray session of other tests suppresses warnings.
         monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
         cut(shards, "000001.tar")
         (shards / "shards" / "000002.tar").unlink()
@@ -103,7 +103,7 @@ class TestOpening:
         assert not (tmp_path / "run").exists()
 
 
-class TestReader:
+class TestDataset:
     def reader(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
         return FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0, on_bad_shard)
 
@@ -187,7 +187,7 @@ class TestStages:
 
     @pytest.fixture
     def copied(self, whole: Path, tmp_path: Path) -> Path:
-        """A copy that may be damaged."""
+        """A copy for damaging."""
         return shutil.copytree(whole, tmp_path / "copy")
 
     def test_damage_stops_training_and_skip_resumes_and_records_it(self, ray_cluster, whole, copied):
@@ -198,13 +198,13 @@ class TestStages:
         with pytest.raises(BadSampleError, match=r"^00000.\.tar: the sample F000._.* cannot be read \("):
             train(config(shards, out))
         assert not (out / "manifest.json").exists() and not (out / ".ray").exists()
-        # The loop opens one file of these each time that it is entered: it was not tried again.
+        # The loop opens one event file each time that it starts: it was not restarted.
         assert len(list((out / "tensorboard").iterdir())) == 1
         found = train(config(shards, out, on_bad_shard="skip", resume=True))
         assert (found.num_skipped, found.num_train_samples) == (3, before.num_train_samples - 3)
         assert found.num_steps == before.num_steps
         assert RunDirectory(out).skipped() == tuple(sorted(row.key for row in bad))
-        # It is another result, of the same request.
+        # Another result for the same options.
         assert found.fingerprint != before.fingerprint and found.final_losses != before.final_losses
         assert train(config(shards, out)) == found
 
@@ -215,7 +215,7 @@ class TestStages:
 
     def test_ranks_take_equal_steps_when_one_has_no_readable_sample(self, ray_cluster, copied):
         shards, options = copied / "shards", {"num_workers": 2, "batch_size": 2, "on_bad_shard": "skip"}
-        # Of fifteen samples in four steps of two ranks each, all but four: some rank has nothing left in some step.
+        # All but four of fifteen samples, in four steps on two ranks: some rank has no readable sample in some step.
         bad = train_rows(shards, copied / "run")[:11]
         spoil(shards, bad)
         found = train(config(shards, copied / "new", **options))
@@ -236,7 +236,7 @@ class TestStages:
         assert all(score.num_samples == len(test) - 1 for score in found.protocols.values())
         assert found.notes == ("2 damaged samples left out (`smile-pipe verify` names them)",)
         assert found.fingerprint != whole.fingerprint
-        # What is scored keeps its own label: the expression of the one that was left out is scored no more.
+        # Scored samples keep their own labels: the expression of the skipped sample is no longer scored.
         assert test[1].expression not in found.protocols["knn"].per_class
 
     def test_evaluation_without_readable_samples_fails_and_keeps_the_previous_one(self, copied):

@@ -1,4 +1,4 @@
-"""The running average of the weights: what it is, that it is the result, and that it goes on to the bit."""
+"""Exponential moving average of the weights: its value, its use as the result, and bit-identical resuming."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def averaged(shards, tmp_path_factory):
-    """A run with an average, and the weights after each of its steps."""
+    """A run with an average, and the weights after each step."""
     out, trail, step = tmp_path_factory.mktemp("run") / "run", [], TrainStep.step
 
     def watched(self, *given):
@@ -35,7 +35,7 @@ def averaged(shards, tmp_path_factory):
 
 
 def average_of(trail: list[dict[str, torch.Tensor]], decay: float) -> dict[str, torch.Tensor]:
-    """w' = d w' + (1 - d) w, d = min(decay, (1 + t) / (10 + t)), from the first weights on."""
+    """w' = d w' + (1 - d) w, d = min(decay, (1 + t) / (10 + t)), starting at the initial weights."""
     found = dict(trail[0])
     for t, current in enumerate(trail[1:], start=1):
         d = min(decay, (1 + t) / (10 + t))
@@ -50,7 +50,7 @@ def test_checkpoint_holds_the_moving_average(averaged):
     assert len(trail) == 8 and found.keys() == expected.keys()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
-    # And not of the last one, which is kept to go on from.
+    # The last weights are stored as well, to resume from.
     assert not same(found, trail[-1])
     assert same(RunDirectory(out).checkpoints()[-1].load_state()["model"], trail[-1])
 
@@ -71,7 +71,7 @@ def test_decay_warms_up_to_its_limit():
     torch.testing.assert_close(average.averaged_model.log_scale.detach(), expected["w"])
     norm = average.averaged_model.towers.clip.visual.bn1
     torch.testing.assert_close(norm.running_mean, expected["s"])
-    # Whole numbers have no average.
+    # Integers are copied, not averaged.
     assert int(norm.num_batches_tracked) == 35 and average.num_averaged() == 6
 
 
@@ -108,7 +108,7 @@ def test_resumed_run_is_bit_identical(shards, tmp_path, monkeypatch, options):
         patch.setattr(TrainStep, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             learn(shards, tmp_path / "halves", **given)
-    # Within the second epoch.
+    # Stopped within the second epoch.
     assert RunDirectory(tmp_path / "halves").checkpoints()[-1].step == 5
     learn(shards, tmp_path / "halves", resume=True, **given)
     one, other = (RunDirectory(tmp_path / name).checkpoints()[-1] for name in ("whole", "halves"))

@@ -1,4 +1,4 @@
-"""Gradients in parts: those of the whole batch, whatever the number of parts."""
+"""GradCache: chunks give the gradients of the whole batch, for any number of chunks."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -16,7 +16,7 @@ from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
 
 TOTAL = 7
-"""Faces, the first two of them sequences of three and two moments."""
+"""Number of samples; the first two are sequences of three and two frames."""
 
 
 def make_inputs() -> ModelInputs:
@@ -25,7 +25,7 @@ def make_inputs() -> ModelInputs:
 
 
 def learn(model: ContrastiveModel, num_chunks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses, and gradients by the names of parameters."""
+    """Losses, and gradients by names of parameters."""
     model.zero_grad(set_to_none=True)
     losses = backward(model, model, make_inputs(), "float32", num_chunks)
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -106,6 +106,6 @@ def test_both_passes_repeat_dropout_and_random_state_continues(tmp_path: Path):
     torch.manual_seed(1)
     whole = [model(chunk.views, directions, chunk.tokens, chunk.frames).views for chunk in inputs.chunks(3)]
     assert torch.equal(torch.rand(1), after)
-    # It does drop something.
+    # Check that something is dropped.
     again = [model(chunk.views, directions, chunk.tokens, chunk.frames).views for chunk in inputs.chunks(3)]
     assert not torch.equal(torch.cat(whole), torch.cat(again))

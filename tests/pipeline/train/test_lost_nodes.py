@@ -1,4 +1,4 @@
-"""Training nodes that are gone: it is said, another node takes their place, and fewer go on where none does."""
+"""Lost nodes during training: a warning, replacement by another node, and resuming with fewer workers."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def node(cpus: int, gpus: int = 0, alive: bool = True) -> dict:
     [
         ([node(4), node(4)], {"CPU": 4}, 2, True),
         ([node(4), node(4, alive=False)], {"CPU": 4}, 2, False),
-        # Six cores, but not three on any one node more than once.
+        # Six cores, but only one node has three.
         ([node(4), node(2)], {"CPU": 3}, 2, False),
         ([node(16, gpus=2)], {"CPU": 1, "GPU": 1}, 2, True),
         ([node(16, gpus=1), node(16)], {"CPU": 1, "GPU": 1}, 2, False),
@@ -44,7 +44,7 @@ def test_has_room_counts_whole_workers_on_alive_nodes(nodes, resources, num_work
 def test_lost_node_is_logged_once_per_loss(monkeypatch, caplog, tmp_path):
     import ray
 
-    # What each check finds: one that lacks is passed over, two are told of, and what comes after a return is news.
+    # Results of the checks: one without room is ignored, two in a row are logged, and again after a recovery.
     found = iter([2, 1, 2, 1, 1, 1, 2, 1, 1])
     asked: list[int] = []
 

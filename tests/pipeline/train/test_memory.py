@@ -1,4 +1,4 @@
-"""Training in less memory or time: in parts, without activations, compiled; what is learned is the same."""
+"""GradCache, activation checkpointing and compilation: less memory or time with the same losses."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def test_activation_checkpointing_of_resnet_is_refused_before_writing(shards, tm
 
 
 def test_compiled_tower_gives_the_same_losses_and_weight_names(shards, plain, tmp_path, monkeypatch):
-    # Its usual backend needs a minute and a compiler.
+    # The default backend needs a minute and a compiler.
     monkeypatch.setattr(train_step, "COMPILE_BACKEND", "eager")
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()

@@ -1,4 +1,4 @@
-"""Every recipe through the training stage: it learns, goes on where it stopped, and sees no label but where it may."""
+"""Every recipe in the training stage: training, resuming, and independence of labels where it is promised."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,14 +24,14 @@ OPTIONS = {"epochs": 2, "batch_size": 8, "split": "kfold:5:0"}
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch) -> None:
-    """In this process, without Ray."""
+    """Train in this process, without Ray."""
     monkeypatch.setattr(train, "_in_process", lambda config: True)
     monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
 @pytest.fixture(scope="module")
 def measured_dir(faces_dir, tmp_path_factory) -> Path:
-    """Shards whose captions are measured on landmarks."""
+    """Shards with captions measured on landmarks."""
     out = tmp_path_factory.mktemp("measured") / "shards"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(render, "_in_process", lambda config: True)
@@ -77,7 +77,7 @@ def test_learned_scalars_are_logged(shards_dir, tmp_path):
 
 
 class TestWithoutLabels:
-    """Labels are exchanged among the samples, in the index and in every record, and nothing changes."""
+    """Permuting the labels in the index and in every record changes nothing."""
 
     @pytest.fixture
     def exchange(self, monkeypatch) -> Iterator[None]:
@@ -135,7 +135,7 @@ class TestWithoutLabels:
 
 
 class TestMidEpoch:
-    """A run that stops within an epoch goes on with the same numbers."""
+    """A run that stops within an epoch resumes with the same numbers."""
 
     @pytest.mark.parametrize("options", [{}, {"recipe": "multiview-vlm"}, {"recipe": "facet-vlm"}])
     def test_resume_is_bit_identical(self, shards_dir, tmp_path, monkeypatch, options):

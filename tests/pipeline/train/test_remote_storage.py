@@ -1,4 +1,4 @@
-"""Runs under a URL: the same bytes as on a disk, checkpoints whole or not there, and no credentials in them."""
+"""Runs under a URL: the same bytes as on a disk, atomic checkpoints, and no credentials in files."""
 
 import os
 import shutil
@@ -37,14 +37,14 @@ LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
 
 @pytest.fixture(scope="module")
 def arch(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Towers of a few weights, which take any prompt."""
+    """Towers of a few weights that accept any prompt."""
     text = tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408}
     return tiny_arch.register(tmp_path_factory.mktemp("arch"), "tiny-remote-vit", text_cfg=text)
 
 
 @pytest.fixture(scope="module")
 def disk(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with shards, eighteen samples of which fifteen are learned from, and a run on them."""
+    """A folder with shards of eighteen samples, fifteen of them for training, and a run on them."""
     root = tmp_path_factory.mktemp("disk")
     write_shard_set(root / "shards", num_subjects=6, channels=("rgb",))
     with pytest.MonkeyPatch.context() as patch:
@@ -55,20 +55,20 @@ def disk(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in this process, which is quicker, and where things can be made to fail."""
+    """Train in this process, which is faster and allows fault injection."""
     monkeypatch.setattr(train, "_in_process", lambda config: True)
 
 
 @pytest.fixture(params=["s3", "memory"])
 def remote(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> StoragePath:
-    """A place that holds the shards and nothing else."""
+    """A location that holds the shards and nothing else."""
     root = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
     return upload(disk / "shards", storage_path(f"{root}/faces/shards")).parent
 
 
 @pytest.fixture
 def bucket(disk: Path, s3_url: str) -> StoragePath:
-    """The same, in an object store."""
+    """The shards in an object store."""
     return upload(disk / "shards", storage_path(f"{s3_url}/faces/shards")).parent
 
 
@@ -92,7 +92,7 @@ def contents(root: StoragePath) -> dict[str, bytes]:
 
 
 def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
-    """Equal in all that does not tell the time: weights, options, manifest, losses; and one board."""
+    """Weights, options, manifest and losses are equal, and there is one TensorBoard file."""
     files, same = contents(found), contents(expected)
     boards = [{name for name in some if name.startswith("tensorboard/")} for some in (files, same)]
     assert boards[0] and files.keys() - boards[0] == same.keys() - boards[1]
@@ -102,7 +102,7 @@ def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
 
 
 def timeless(root: StoragePath) -> list[dict[str, object]]:
-    """Rows of metrics without how fast it went."""
+    """Rows of metrics without speed and waiting time."""
     rows = RunDirectory(root).metrics()
     return [
         {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait")} for row in rows
@@ -114,12 +114,12 @@ def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote
     train.run(config(remote, arch), told.append)
     assert_same_run(remote / "run", disk / "run")
     assert [row["step"] for row in told] == [5, 8]
-    # Asked for again, it is known to be finished.
+    # A second call finds the run finished.
     train.run(config(remote, arch), lambda row: pytest.fail("trained again"))
 
 
 def test_run_through_ray_is_equal_and_leaks_no_credentials(disk, bucket, ray_cluster, arch):
-    # Workers know only the towers that are shipped.
+    # Workers know only architectures that are part of the package.
     options = ["--split=kfold:6:0", "--epochs=1", "--batch-size=4", "--debug"]
     code, printed = invoke("train", f"--shards={bucket}/shards", f"--out={bucket}/run", *options)
     assert code == 0, printed
@@ -133,7 +133,7 @@ def test_run_through_ray_is_equal_and_leaks_no_credentials(disk, bucket, ray_clu
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
-    """Exit code, and all that was printed, in lines of any length."""
+    """Exit code and output, without line wrapping."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "1000"})
     return result.exit_code, result.output
 
@@ -145,9 +145,7 @@ def assert_no_credentials(printed: str, files: dict[str, bytes]) -> None:
 
 
 class TestCheckpoints:
-    def test_interrupted_checkpoint_upload_is_ignored_on_resume(
-        self, disk, bucket, arch, here, monkeypatch
-    ):
+    def test_interrupted_checkpoint_upload_is_ignored_on_resume(self, disk, bucket, arch, here, monkeypatch):
         plain = torch.save
 
         def stop(state: dict, file: Path) -> None:
@@ -162,7 +160,7 @@ class TestCheckpoints:
         left = contents(bucket / "run")
         assert f"{LAST}model.safetensors" in left and f"{LAST}state.pt" not in left and ".lock" not in left
         assert [checkpoint.step for checkpoint in RunDirectory(bucket / "run").checkpoints()] == [4]
-        # The rows of all steps before a checkpoint are there before it.
+        # The rows of all steps before a checkpoint are uploaded before it.
         assert [row["step"] for row in RunDirectory(bucket / "run").metrics()] == [5, 8]
         with pytest.raises(UsageError, match="`resume`"):
             train.run(config(bucket, arch))
@@ -217,7 +215,7 @@ class TestMetrics:
             assert [row["step"] for row in run.metrics()] == [5, 10]
             log.step(15, 0, self.losses, 0.1, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15]
-        # One that goes on keeps what is there.
+        # A resumed log keeps earlier rows.
         with self.log(run) as log:
             log.step(20, 0, self.losses, 0.1, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15, 20]
@@ -285,9 +283,7 @@ class TestInMemory:
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 @pytest.mark.parametrize("kind", ["disk", "bucket"])
-def test_locked_run_is_refused_naming_the_holder(
-    disk, arch, here, stage, kind, tmp_path, request, monkeypatch
-):
+def test_locked_run_is_refused_naming_the_holder(disk, arch, here, stage, kind, tmp_path, request, monkeypatch):
     root = shutil.copytree(disk, tmp_path / "copy") if kind == "disk" else request.getfixturevalue("bucket")
     if kind == "bucket":
         upload(disk / "run", root / "run")
@@ -390,7 +386,7 @@ class TestCredentials:
 
 
 class TestWorker:
-    """What a worker does that Ray starts again after another one has failed."""
+    """Behaviour of a worker that Ray restarts."""
 
     @pytest.mark.parametrize("world_size", [1, 2])
     def test_no_worker_restarts_after_a_damaged_sample(self, remote, arch, monkeypatch, world_size):
@@ -406,7 +402,7 @@ class TestWorker:
         monkeypatch.setattr(worker, "train", fail)
         given = {"job": SimpleNamespace(config=config(remote, arch))}
         if world_size > 1:
-            # Others wait for it, until it fails.
+            # The other workers wait for it until it fails.
             with pytest.raises(BadSampleError):
                 worker.train_worker(given)
         else:
@@ -415,9 +411,7 @@ class TestWorker:
         assert len(entered) == 1
         assert worker.TrainScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
 
-    def test_worker_resumes_after_storage_failure_without_skipping(
-        self, disk, remote, arch, monkeypatch
-    ):
+    def test_worker_resumes_after_storage_failure_without_skipping(self, disk, remote, arch, monkeypatch):
         given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
         shards, _, job = train.prepare(given, in_process=True)
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
@@ -435,6 +429,6 @@ class TestWorker:
             with pytest.raises(StorageError, match="ExpiredToken"):
                 worker.train_worker({"job": job})
         assert [checkpoint.step for checkpoint in run.checkpoints()] == [4]
-        # It left no note, so that it begins again.
+        # It left no note, so it is restarted.
         worker.train_worker({"job": job})
         assert run.skipped() == () and timeless(remote / "run") == timeless(disk / "run")

@@ -1,4 +1,4 @@
-"""Sequences through the stages: shards of sequences and scans -> a run -> its scores, and what each says of them."""
+"""Sequences in the stages: shards of sequences and scans, a run on them, its evaluation, and what each records."""
 
 import json
 from pathlib import Path

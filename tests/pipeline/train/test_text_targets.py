@@ -1,4 +1,4 @@
-"""What a batch is told: which recipes are told who is shown, how often, and that nothing else changes by it."""
+"""Text targets: metadata prompts by recipe, their frequency, and their independence of everything else."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
 
 PLAIN = "a joyful expression"
-TOLD = f"{PLAIN} (a young woman)"
+DESCRIBED = f"{PLAIN} (a young woman)"
 KNOWN = {"sex": "F", "age": "25"}
 KEYS = [f"k{n}" for n in range(1000)]
 
@@ -59,9 +59,12 @@ def batch(keys: Sequence[str] = KEYS) -> Batch:
 
 
 def texts(words: TextTargets, keys: Sequence[str] = KEYS, epoch: int = 0) -> list[str]:
-    """The prompts of a batch, told from its tokens."""
+    """Prompts of a batch, recovered from its tokens."""
     tokens, _, _ = words.encode(batch(keys), epoch, torch.device("cpu"))
-    known = {tuple(row.tolist()): text for text, row in zip((PLAIN, TOLD), words.tokenizer([PLAIN, TOLD]), strict=True)}
+    known = {
+        tuple(row.tolist()): text
+        for text, row in zip((PLAIN, DESCRIBED), words.tokenizer([PLAIN, DESCRIBED]), strict=True)
+    }
     return [known[tuple(row.tolist())] for row in tokens]
 
 
@@ -70,7 +73,7 @@ def share_alike(one: Sequence[str], other: Sequence[str]) -> float:
 
 
 def test_half_of_the_prompts_describe_the_person(words):
-    assert 0.45 < texts(words()).count(TOLD) / len(KEYS) < 0.55
+    assert 0.45 < texts(words()).count(DESCRIBED) / len(KEYS) < 0.55
 
 
 def test_described_half_changes_with_epoch_and_seed(words):
@@ -80,7 +83,7 @@ def test_described_half_changes_with_epoch_and_seed(words):
 
 
 def test_description_does_not_depend_on_the_batch(words):
-    """As on another rank, or in a run that was gone on with."""
+    """As on another rank, or in a resumed run."""
     some = KEYS[700:650:-1]
     everybody = dict(zip(KEYS, texts(words(), epoch=3), strict=True))
     assert texts(words(keys=some), some, epoch=3) == [everybody[key] for key in some]
@@ -88,7 +91,10 @@ def test_description_does_not_depend_on_the_batch(words):
 
 def test_description_is_the_same_on_every_machine(words):
     told = [texts(words(seed=7), KEYS[:16], epoch) for epoch in (0, 1)]
-    assert ["".join(".x"[text == TOLD] for text in found) for found in told] == ["x.xx.x.xx.x..x.x", "......xx..x...x."]
+    assert ["".join(".x"[text == DESCRIBED] for text in found) for found in told] == [
+        "x.xx.x.xx.x..x.x",
+        "......xx..x...x.",
+    ]
 
 
 @pytest.mark.parametrize("labels", [{}, {"task": "T1"}, {"sex": "", "age": "unknown"}])

@@ -1,4 +1,4 @@
-"""Validation: who is held back, what is measured on them, and that nothing is learned from them."""
+"""Validation: held-out subjects, their accuracy, and that training never uses them."""
 
 import shutil
 
@@ -24,7 +24,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import split_subjects
 
-ALONE = Worker(0, 1, torch.device("cpu"))
+SINGLE = Worker(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def validated(shards, tmp_path_factory):
-    """A run that held back two of its five training subjects, and what its steps were given."""
+    """A run that holds out two of its five training subjects, and the subjects of its steps."""
     out, seen, step = tmp_path_factory.mktemp("run") / "run", [], TrainStep.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -44,7 +44,7 @@ def validated(shards, tmp_path_factory):
     return out, manifest, seen
 
 
-class TestHoldBack:
+class TestSplitValidation:
     subjects = tuple(f"F{number:04d}" for number in range(20))
 
     def test_held_out_subjects_are_those_of_a_holdout_split(self):
@@ -76,7 +76,7 @@ def test_each_epoch_ends_with_a_validation_row(validated):
     # Nine samples in batches of four.
     assert [(row["step"], row["epoch"], row["num_steps"]) for row in rows] == [(3, 0, 6), (6, 1, 6)]
     assert all(0 <= row["validation_knn"] <= 1 for row in rows)
-    # What is told of losses is that of the last step that has them.
+    # The final losses are those of the last row that has losses.
     assert manifest.final_losses["loss_total"] > 0
 
 
@@ -124,7 +124,7 @@ def test_large_sides_are_thinned_evenly(shards):
 class TestDamage:
     @pytest.fixture
     def reader(self, shards, monkeypatch):
-        """A reader of which some samples cannot be read."""
+        """A dataset with some unreadable samples."""
         reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0, "skip")
         self.rows = list(reader.shards.rows)
         return reader
@@ -133,12 +133,12 @@ class TestDamage:
         model = TrainedModel.load(*open_run(validated[0])).model
         directions, bad = reader.directions(self.rows), {self.rows[1].key, self.rows[7].key}
         reader.skipped |= bad
-        embedded, is_there = embed_rows(model, reader, self.rows[:9], directions, ALONE)
+        embedded, is_there = embed_rows(model, reader, self.rows[:9], directions, SINGLE)
         assert is_there.tolist() == [row.key not in bad for row in self.rows[:9]]
         assert embedded[1].abs().max() == 0 and embedded[2].abs().max() > 0
-        found = Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, ALONE)
+        found = Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, SINGLE)
         less = Validation([*self.rows[:1], *self.rows[2:6]], [self.rows[6], self.rows[8]])
-        assert found == less.accuracy(model, reader, directions, ALONE)
+        assert found == less.accuracy(model, reader, directions, SINGLE)
 
     def test_damaged_held_out_sample_is_not_counted_as_skipped(self, shards, validated, tmp_path):
         copied = shutil.copytree(shards, tmp_path / "shards")
@@ -155,7 +155,7 @@ class TestDamage:
         directions = reader.directions(self.rows)
         reader.skipped |= {row.key for row in self.rows[6:9]}
         with pytest.raises(RuntimeError, match="of 9 samples none can be read"):
-            Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, ALONE)
+            Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, SINGLE)
 
 
 def test_holding_out_all_sequences_is_refused(tmp_path):
@@ -173,5 +173,5 @@ def test_embed_rows_uses_evaluation_mode_and_restores_training_mode(shards, vali
     model = TrainedModel.load(*open_run(validated[0])).model.train()
     modes: list[bool] = []
     model.towers.clip.visual.register_forward_hook(lambda module, *_: modes.append(module.training))
-    embed_rows(model, reader, reader.shards.rows[:3], reader.directions(reader.shards.rows), ALONE)
+    embed_rows(model, reader, reader.shards.rows[:3], reader.directions(reader.shards.rows), SINGLE)
     assert modes == [False] and model.training and model.towers.clip.visual.training
