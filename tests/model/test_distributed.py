@@ -148,7 +148,7 @@ def case(request, ranks, tmp_path_factory) -> tuple[dict, list[dict]]:
     return alone, [found[size, name] for found in ranks]
 
 
-def test_each_loss_has_the_value_of_one_rank_with_the_joined_batch(case):
+def test_losses_equal_those_of_one_rank_with_the_joined_batch(case):
     alone, both = case
     for found in both:
         assert found["losses"].keys() == alone["losses"].keys()
@@ -156,13 +156,13 @@ def test_each_loss_has_the_value_of_one_rank_with_the_joined_batch(case):
             torch.testing.assert_close(found["losses"][name], expected, rtol=1e-5, atol=0)
 
 
-def test_each_loss_has_the_gradients_of_one_rank_with_the_joined_batch(case):
+def test_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
     alone, both = case
     for found, name in ((found, name) for found in both for name in alone["losses"]):
         assert_same_gradients(found[name], alone[name])
 
 
-def test_ranks_that_take_their_batches_in_parts_have_the_gradients_of_one_rank_with_the_joined_batch(case):
+def test_chunked_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
     # Ragged ranks have three and two chunks.
     alone, both = case
     for found in both:
@@ -180,17 +180,17 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor])
 
 
 class TestGatherRows:
-    def test_rows_stand_in_rank_order_on_every_rank(self, ranks):
+    def test_rows_are_in_rank_order_on_every_rank(self, ranks):
         expected = torch.cat([torch.arange(12.0).view(3, 2, 2), 100 + torch.arange(8.0).view(2, 2, 2)])
         for rank in ranks:
             assert torch.equal(rank["gathered"]["joined"], expected)
 
-    def test_a_row_gets_the_sum_of_its_gradients_on_all_ranks(self, ranks):
+    def test_gradient_of_a_row_is_summed_over_ranks(self, ranks):
         expected = (torch.arange(5.0) * (1 + 11))[:, None, None].expand(5, 2, 2)
         found = torch.cat([rank["gathered"]["grad"] for rank in ranks])
         assert torch.equal(found, expected)
 
-    def test_whole_numbers_are_gathered_too(self, ranks):
+    def test_integers_are_gathered(self, ranks):
         for rank in ranks:
             assert rank["gathered"]["numbers"].tolist() == [0, 1, 2, 10, 11]
 
@@ -198,19 +198,19 @@ class TestGatherRows:
         for rank in ranks:
             assert torch.equal(rank["gathered"]["empty"], torch.ones(2, 3))
 
-    def test_alone_it_is_the_identity(self):
+    def test_identity_without_process_group(self):
         rows = torch.ones(3, 2)
         assert gather_rows(rows) is rows
 
 
-def test_all_ranks_find_the_pseudo_labels_that_one_alone_finds(ranks, tmp_path):
+def test_pseudo_labels_on_two_ranks_equal_those_of_one(ranks, tmp_path):
     alone = pseudo_labels_of(tmp_path, 0, 1)
     assert len(alone.unique()) > 1
     for rank in ranks:
         assert torch.equal(rank["pseudo"], alone)
 
 
-def test_a_mean_over_own_samples_would_be_right_for_equal_ranks_and_wrong_for_ragged_ones(ranks):
+def test_mean_over_own_samples_is_wrong_for_ragged_ranks(ranks):
     """The reason why losses are computed on gathered rows."""
     for rank in ranks:
         assert float(rank["mean_even"]) == pytest.approx(sum(range(8)) / 8)

@@ -71,8 +71,8 @@ class TestWandb:
         learn(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         rows = RunDirectory(tmp_path / "run").metrics()
         assert len(rows) > 3 and "validation_knn" in rows[-1]
-        told = [{"step": log["step"], **log["row"]} for log in self.notes("log")]
-        assert told == [{name: value for name, value in row.items() if name != "num_steps"} for row in rows]
+        logged = [{"step": log["step"], **log["row"]} for log in self.notes("log")]
+        assert logged == [{name: value for name, value in row.items() if name != "num_steps"} for row in rows]
         (load_run_config,) = self.notes("init")
         assert (
             load_run_config["project"],

@@ -110,10 +110,10 @@ def timeless(root: StoragePath) -> list[dict[str, object]]:
 
 
 def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote, arch, here):
-    told: list[dict] = []
-    train.run(config(remote, arch), told.append)
+    reported: list[dict] = []
+    train.run(config(remote, arch), reported.append)
     assert_same_run(remote / "run", disk / "run")
-    assert [row["step"] for row in told] == [5, 8]
+    assert [row["step"] for row in reported] == [5, 8]
     # A second call finds the run finished.
     train.run(config(remote, arch), lambda row: pytest.fail("trained again"))
 
@@ -238,17 +238,17 @@ class TestMetrics:
 
     def test_tail_reports_rows_while_they_are_written(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
-        run, told = RunDirectory(remote / "run"), []
-        with tail_metrics.tail_metrics(run, lambda row: told.append(row["step"])), self.log(run) as log:
+        run, reported = RunDirectory(remote / "run"), []
+        with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
                 log.step(step, 0, self.losses, 0.1, learned)
                 log.publish()
-                wait_until(lambda: told[-1:] == [step])  # noqa: B023 - not kept
-        assert told == [5, 10]
+                wait_until(lambda: reported[-1:] == [step])  # noqa: B023 - not kept
+        assert reported == [5, 10]
 
     def test_temporary_storage_failure_does_not_stop_the_tail(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
-        run, told, failed, size = RunDirectory(remote / "run"), [], [], tail_metrics._size
+        run, reported, failed, size = RunDirectory(remote / "run"), [], [], tail_metrics._size
 
         def fail_once(directory: RunDirectory) -> int:
             if not failed:
@@ -256,12 +256,12 @@ class TestMetrics:
                 raise ConnectionClosedError(endpoint_url="-")
             return size(directory)
 
-        with tail_metrics.tail_metrics(run, lambda row: told.append(row["step"])), self.log(run) as log:
+        with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             monkeypatch.setattr(tail_metrics, "_size", fail_once)
             wait_until(lambda: bool(failed))
             log.step(5, 0, self.losses, 0.1, learned)
             log.publish()
-            wait_until(lambda: told == [5], 10)
+            wait_until(lambda: reported == [5], 10)
         assert failed == [run]
 
 
@@ -289,8 +289,8 @@ def test_locked_run_is_refused_naming_the_holder(disk, arch, here, stage, kind, 
         upload(disk / "run", root / "run")
     (root / "run" / "manifest.json").unlink() if stage == "train" else None
     before = contents(root)
-    told = rf"process {os.getpid()} on .* is writing there"
-    with directory_lock(root / "run"), pytest.raises(UsageError, match=told):
+    message = rf"process {os.getpid()} on .* is writing there"
+    with directory_lock(root / "run"), pytest.raises(UsageError, match=message):
         if stage == "train":
             train.run(config(root, arch))
         else:

@@ -90,8 +90,8 @@ def test_description_does_not_depend_on_the_batch(words):
 
 
 def test_description_is_the_same_on_every_machine(words):
-    told = [texts(words(seed=7), KEYS[:16], epoch) for epoch in (0, 1)]
-    assert ["".join(".x"[text == DESCRIBED] for text in found) for found in told] == [
+    prompts = [texts(words(seed=7), KEYS[:16], epoch) for epoch in (0, 1)]
+    assert ["".join(".x"[text == DESCRIBED] for text in found) for found in prompts] == [
         "x.xx.x.xx.x..x.x",
         "......xx..x...x.",
     ]
