@@ -67,20 +67,15 @@ class TestWandb:
         return [given for name, given in lines if name == what]
 
     def test_wandb_receives_the_rows_of_the_file(self, shards, tmp_path):
-        asked = config(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
+        options = config(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         learn(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         rows = RunDirectory(tmp_path / "run").metrics()
         assert len(rows) > 3 and "validation_knn" in rows[-1]
         logged = [{"step": log["step"], **log["row"]} for log in self.notes("log")]
         assert logged == [{name: value for name, value in row.items() if name != "num_steps"} for row in rows]
-        (load_run_config,) = self.notes("init")
-        assert (
-            load_run_config["project"],
-            load_run_config["name"],
-            load_run_config["id"],
-            load_run_config["resume"],
-        ) == ("faces", "run", None, None)
-        assert load_run_config["dir"] == str(tmp_path / "run") and load_run_config["config"] == asked.recorded()
+        (init,) = self.notes("init")
+        assert (init["project"], init["name"], init["id"], init["resume"]) == ("faces", "run", None, None)
+        assert init["dir"] == str(tmp_path / "run") and init["config"] == options.recorded()
         assert len(self.notes("finish")) == 1
         found = json.loads((tmp_path / "run" / "wandb.json").read_text())
         assert found == {"id": "drawn-by-wandb", "project": "faces"}
@@ -116,7 +111,7 @@ class TestWandb:
 def test_missing_wandb_is_reported_before_writing(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_wandb(None)
-    with pytest.raises(UsageError, match=r"--wandb faces: .* is not installed; pip install 'smile-pipe\[wandb\]'"):
+    with pytest.raises(UsageError, match=r"wandb faces: .* is not installed; pip install 'smile-pipe\[wandb\]'"):
         learn(shards, tmp_path / "run", wandb="faces")
     assert not (tmp_path / "run").exists()
 

@@ -81,16 +81,16 @@ class TestWithoutLabels:
 
     @pytest.fixture
     def exchange(self, monkeypatch) -> Iterator[None]:
-        select_training_rows, read = ShardSet.of_subjects, ShardSet.read
-        words = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
+        of_subjects, read = ShardSet.of_subjects, ShardSet.read
+        codes = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
 
         def other(label: str, key: str) -> str:
-            return words[(words.index(label) + len(key) + sum(map(ord, key))) % len(words)]
+            return codes[(codes.index(label) + len(key) + sum(map(ord, key))) % len(codes)]
 
         def exchanged_rows(shards, subjects):
             return [
                 replace(row, expression=other(row.expression, row.key), level=None, labels={})
-                for row in select_training_rows(shards, subjects)
+                for row in of_subjects(shards, subjects)
             ]
 
         def exchanged_sample(shards, row):

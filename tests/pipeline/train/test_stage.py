@@ -63,8 +63,8 @@ def test_precision_is_recorded_and_kept_on_resume(run_dir, shards_dir, tmp_path)
     other = "float32" if native_precision("cpu") == "bfloat16" else "bfloat16"
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
-    load_run_config = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "run" / "config.json").write_text(json.dumps(load_run_config | {"precision": other}))
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record | {"precision": other}))
     assert run(config(shards_dir, tmp_path / "run", resume=True), in_process=True).precision == other
     weights = [RunDirectory(root).checkpoints()[-1].load_model() for root in (run_dir, tmp_path / "run")]
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
