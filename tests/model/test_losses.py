@@ -38,8 +38,8 @@ def plain_correlation(a: list[list[float]], b: list[list[float]]) -> list[list[f
         x, y = [row[i] for row in a], [row[j] for row in b]
         mean_x, mean_y = sum(x) / num, sum(y) / num
         covariance = sum((p - mean_x) * (q - mean_y) for p, q in zip(x, y, strict=True))
-        spread = math.sqrt(sum((p - mean_x) ** 2 for p in x) * sum((q - mean_y) ** 2 for q in y))
-        table[i][j] = covariance / spread
+        norm = math.sqrt(sum((p - mean_x) ** 2 for p in x) * sum((q - mean_y) ** 2 for q in y))
+        table[i][j] = covariance / norm
     return table
 
 

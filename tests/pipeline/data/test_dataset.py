@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from helpers.samples import make_row, make_sample, make_timeline, write_shard_set
-from smile_pipe.pipeline.data import dataset as faces
-from smile_pipe.pipeline.data import resize
+from smile_pipe.pipeline.data import dataset, resize
 from smile_pipe.pipeline.data.dataset import FLOW_BEND, DecodeSpec, FaceDataset, FaceSample, decode_face, flow_as_rgb
 from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.data.temporal import (
@@ -155,7 +154,7 @@ class TestDecoding:
             decoded.append(name)
             return decode_image(name, content, min_side)
 
-        monkeypatch.setattr(faces, "decode_image", spy)
+        monkeypatch.setattr(dataset, "decode_image", spy)
         face = decode_face(sequence(10), DecodeSpec("rgb", 16, "frames", max_frames=2))
         assert sorted(decoded) == ["rgb.00"] * 3 + ["rgb.09"] * 3 and len(face.views) == 2
 
@@ -169,7 +168,7 @@ class TestDecoding:
         sample = make_sample(size=64, channels=("rgb",))
         sample = Sample(sample.record, "", dict.fromkeys(sample.images, encode_image("rgb", pixels)))
         shapes = []
-        monkeypatch.setattr(faces, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
+        monkeypatch.setattr(dataset, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
         face = decode_face(sample, DecodeSpec("rgb", 28))
         assert shapes == [(32, 32, 3)] * 3
         expected = np.asarray(Image.fromarray(pixels).resize((28, 28), Image.Resampling.BOX)).transpose(2, 0, 1)
@@ -238,18 +237,20 @@ class TestFitting:
 class TestFlow:
     def test_rest_is_128_and_flow_is_symmetric(self):
         steps = np.array([0, 1, 300, 3000, 32767])
-        shown = [flow_as_rgb((32768 + sign * steps).astype(np.uint16), 1 / 32767).astype(int) - 128 for sign in (1, -1)]
-        assert shown[0].tolist() == (-shown[1]).tolist() and shown[0][0] == 0
-        assert shown[0].tolist() == sorted(shown[0].tolist()) and shown[0][-1] == 127
+        levels = [
+            flow_as_rgb((32768 + sign * steps).astype(np.uint16), 1 / 32767).astype(int) - 128 for sign in (1, -1)
+        ]
+        assert levels[0].tolist() == (-levels[1]).tolist() and levels[0][0] == 0
+        assert levels[0].tolist() == sorted(levels[0].tolist()) and levels[0][-1] == 127
 
     def test_small_motion_is_visible_and_large_motion_is_not_clipped(self):
         step, millimetre = 1 / 32767, 1 / 90
-        shown = {
+        levels = {
             mm: int(flow_as_rgb(np.array([32768 + round(mm * millimetre / step)], np.uint16), step)[0])
             for mm in (0.1, 1, 20, 30)
         }
-        assert shown[0.1] == 129 and shown[1] == 128 + 14
-        assert 128 + 100 < shown[20] < shown[30] <= 255
+        assert levels[0.1] == 129 and levels[1] == 128 + 14
+        assert 128 + 100 < levels[20] < levels[30] <= 255
 
     def test_flow_uses_the_scale_of_its_sample(self):
         sample = make_sample(size=8, channels=("flow",))
@@ -295,7 +296,7 @@ class TestDataset:
 
     @pytest.mark.parametrize("chunk", [1, 2, 8])
     def test_batch_order_does_not_depend_on_chunk_size(self, mixed, monkeypatch, chunk):
-        monkeypatch.setattr(faces, "READ_CHUNK", chunk)
+        monkeypatch.setattr(dataset, "READ_CHUNK", chunk)
         rows = [mixed.rows[number] for number in (5, 1, 7, 0, 3, 8, 2, 6, 4)]
         found = list(self.read(mixed).batches([rows[:5], rows[5:], rows]))
         assert [batch.keys for batch in found] == [[row.key for row in part] for part in (rows[:5], rows[5:], rows)]
@@ -307,17 +308,17 @@ class TestDataset:
         assert asked == []
         for taken in range(1, 10):
             next(batches)
-            assert len(asked) == min(taken + faces.READ_AHEAD, 9)
+            assert len(asked) == min(taken + dataset.READ_AHEAD, 9)
         assert next(batches, None) is None
 
     def test_batches_are_read_ahead(self, mixed, monkeypatch):
         made: list[int] = []
-        collate = faces.collate
-        monkeypatch.setattr(faces, "collate", lambda faces: made.append(len(faces)) or collate(faces))
+        collate = dataset.collate
+        monkeypatch.setattr(dataset, "collate", lambda faces: made.append(len(faces)) or collate(faces))
         batches = self.read(mixed).batches([mixed.rows[:n] for n in (1, 2, 3, 4, 5, 6)])
         next(batches)
         end = time.monotonic() + 20
-        while len(made) < 1 + faces.READ_AHEAD and time.monotonic() < end:
+        while len(made) < 1 + dataset.READ_AHEAD and time.monotonic() < end:
             time.sleep(0.01)
         assert made == [1, 2, 3, 4]
 
@@ -326,7 +327,7 @@ class TestDataset:
         reader = self.read(mixed, cache_bytes=6 * frame)
         for row in mixed.rows[:4]:
             reader.read(row)
-        monkeypatch.setattr(faces, "decode_face", lambda *given: pytest.fail("decoded again"))
+        monkeypatch.setattr(dataset, "decode_face", lambda *given: pytest.fail("decoded again"))
         # After one frame and four frames there is room for one frame, not for the next sequence of two.
         for number in (0, 1, 3):
             reader.read(mixed.rows[number])

@@ -80,8 +80,8 @@ def embed_five_rows(shards: Path, out: Path, worker: Worker) -> tuple[torch.Tens
     model = build_model(job.recipe)
     model.towers.mean.add_(worker.rank)
     opened = ShardSet.open(str(shards))
-    reader = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
-    return embed_rows(model, reader, opened.rows[:5], reader.directions(opened.rows), worker)
+    dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
+    return embed_rows(model, dataset, opened.rows[:5], dataset.directions(opened.rows), worker)
 
 
 def work(rank: int, shards: Path, folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_validation_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     model = build_model(job.recipe)
     model.load_state_dict(run.checkpoints()[-1].load_model())
     opened = ShardSet.open(str(shards))
-    reader = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
+    dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
     sides = (opened.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
-    seen = Validation.from_rows(*sides).accuracy(model, reader, reader.directions(opened.rows), SINGLE)
+    seen = Validation.from_rows(*sides).accuracy(model, dataset, dataset.directions(opened.rows), SINGLE)
     assert rows[-1]["validation_knn"] == pytest.approx(seen, abs=1e-6)

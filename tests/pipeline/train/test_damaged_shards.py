@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.samples import make_timeline, spoil, write_shard_set
-from smile_pipe.pipeline.data import dataset
+from smile_pipe.pipeline.data import dataset as dataset_module
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.integrity import BadSampleError, first_readable, open_shards
 from smile_pipe.pipeline.data.temporal import stored_temporal
@@ -104,64 +104,64 @@ class TestOpening:
 
 
 class TestDataset:
-    def reader(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
+    def dataset(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
         return FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0, on_bad_shard)
 
     def test_fail_names_shard_and_key(self, shards):
-        reader = self.reader(shards, "fail")
-        bad = reader.shards.rows[5]
+        dataset = self.dataset(shards, "fail")
+        bad = dataset.shards.rows[5]
         spoil(shards, [bad])
         with pytest.raises(BadSampleError, match=f"{bad.shard}: the sample {bad.key} cannot be read"):
-            list(reader.batches([reader.shards.rows[4:8]]))
+            list(dataset.batches([dataset.shards.rows[4:8]]))
 
     def test_skipped_samples_are_left_out_in_order(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, [rows[1], rows[6]])
-        first, second = reader.batches([rows[:4], rows[4:8]])
+        first, second = dataset.batches([rows[:4], rows[4:8]])
         assert first.concepts == [rows[n].expression for n in (0, 2, 3)] and len(first.views) == 3
         assert second.concepts == [rows[n].expression for n in (4, 5, 7)]
-        assert reader.skipped == {rows[1].key, rows[6].key}
+        assert dataset.skipped == {rows[1].key, rows[6].key}
 
     def test_group_without_readable_samples_takes_the_next_good_one(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, rows[4:9])
-        batches = list(reader.batches([rows[:4], rows[4:8], rows[10:12]], spares=rows))
+        batches = list(dataset.batches([rows[:4], rows[4:8], rows[10:12]], spares=rows))
         assert [len(batch.concepts) for batch in batches] == [4, 1, 2]
-        expected = self.reader(shards).read(rows[9])
+        expected = self.dataset(shards).read(rows[9])
         assert batches[1].texts == [expected.text]
         assert torch.equal(batches[1].views, torch.from_numpy(expected.views))
 
     def test_search_for_spares_wraps_around(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, [*rows[16:], rows[0]])
-        (batch,) = reader.batches([rows[16:]], spares=rows)
-        assert torch.equal(batch.views, torch.from_numpy(reader.read(rows[1]).views))
+        (batch,) = dataset.batches([rows[16:]], spares=rows)
+        assert torch.equal(batch.views, torch.from_numpy(dataset.read(rows[1]).views))
 
     def test_group_without_readable_samples_and_spares_gives_no_batch(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, rows[:4])
-        assert [len(batch.concepts) for batch in reader.batches([rows[:4], rows[4:6]])] == [2]
+        assert [len(batch.concepts) for batch in dataset.batches([rows[:4], rows[4:6]])] == [2]
 
     def test_no_readable_sample_raises_one_error(self, shards):
-        reader = self.reader(shards)
-        spoil(shards, reader.shards.rows)
+        dataset = self.dataset(shards)
+        spoil(shards, dataset.shards.rows)
         with pytest.raises(BadSampleError, match="of 18 samples none can be read"):
-            list(reader.batches([reader.shards.rows[:4]], spares=reader.shards.rows))
+            list(dataset.batches([dataset.shards.rows[:4]], spares=dataset.shards.rows))
 
     def test_network_failure_is_not_damage(self, shards, monkeypatch):
-        reader = self.reader(shards)
+        dataset = self.dataset(shards)
 
         def fail(*given: object, **options: object) -> bytes:
             raise ConnectionError("the network is down")
 
-        monkeypatch.setattr(type(reader.shards.filesystem), "cat_file", fail)
+        monkeypatch.setattr(type(dataset.shards.filesystem), "cat_file", fail)
         with pytest.raises(ConnectionError):
-            list(reader.batches([reader.shards.rows[:4]]))
-        assert not reader.skipped
+            list(dataset.batches([dataset.shards.rows[:4]]))
+        assert not dataset.skipped
 
     def test_set_properties_come_from_the_first_readable_sample(self, tmp_path):
         write_shard_set(tmp_path / "shards", timelines=(make_timeline(2, "both"),), channels=("rgb",))
@@ -169,8 +169,8 @@ class TestDataset:
         spoil(tmp_path / "shards", opened.rows[:2])
         assert first_readable(opened, opened.rows, "skip").record.key == opened.rows[2].key
         assert stored_temporal(opened, opened.rows, "skip") == "both"
-        reading = DecodeSpec("rgb", 16, "frames")
-        assert FaceDataset(opened, reading, 0, "skip").directions(opened.rows).shape == (3, 3)
+        decode_spec = DecodeSpec("rgb", 16, "frames")
+        assert FaceDataset(opened, decode_spec, 0, "skip").directions(opened.rows).shape == (3, 3)
         for read in (first_readable, stored_temporal):
             with pytest.raises(BadSampleError, match=opened.rows[0].key):
                 read(opened, opened.rows)
@@ -267,11 +267,11 @@ def test_index_offset_outside_of_shard_is_damage(shards):
 
 @pytest.mark.parametrize("kind", [ShardError, SampleError, ImageError])
 def test_every_damage_error_names_shard_and_key(shards, monkeypatch, kind):
-    reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0)
+    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0)
 
     def refuse(*given: object) -> None:
         raise kind("odd bytes")
 
-    monkeypatch.setattr(dataset, "decode_face", refuse)
+    monkeypatch.setattr(dataset_module, "decode_face", refuse)
     with pytest.raises(BadSampleError, match=r"^000000\.tar: the sample F0001_HA04WH cannot be read \(odd bytes\)$"):
-        reader.read(reader.shards.rows[0])
+        dataset.read(dataset.shards.rows[0])

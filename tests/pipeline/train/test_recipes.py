@@ -23,7 +23,7 @@ OPTIONS = {"epochs": 2, "batch_size": 8, "split": "kfold:5:0"}
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch) -> None:
+def in_process(monkeypatch) -> None:
     """Train in this process, without Ray."""
     monkeypatch.setattr(train, "_in_process", lambda config: True)
     monkeypatch.setattr(render, "_in_process", lambda config: True)

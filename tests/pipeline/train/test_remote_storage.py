@@ -54,7 +54,7 @@ def disk(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process, which is faster and allows fault injection."""
     monkeypatch.setattr(train, "_in_process", lambda config: True)
 
@@ -94,8 +94,8 @@ def contents(root: StoragePath) -> dict[str, bytes]:
 def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
     """Weights, options, manifest and losses are equal, and there is one TensorBoard file."""
     files, same = contents(found), contents(expected)
-    boards = [{name for name in some if name.startswith("tensorboard/")} for some in (files, same)]
-    assert boards[0] and files.keys() - boards[0] == same.keys() - boards[1]
+    tensorboards = [{name for name in some if name.startswith("tensorboard/")} for some in (files, same)]
+    assert tensorboards[0] and files.keys() - tensorboards[0] == same.keys() - tensorboards[1]
     for name in ("manifest.json", "config.json", f"{LAST}model.safetensors", f"{BEFORE}model.safetensors"):
         assert files[name] == same[name], name
     assert timeless(found) == timeless(expected)
@@ -109,7 +109,7 @@ def timeless(root: StoragePath) -> list[dict[str, object]]:
     ]
 
 
-def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote, arch, here):
+def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote, arch, in_process):
     reported: list[dict] = []
     train.run(config(remote, arch), reported.append)
     assert_same_run(remote / "run", disk / "run")
@@ -145,7 +145,7 @@ def assert_no_credentials(printed: str, files: dict[str, bytes]) -> None:
 
 
 class TestCheckpoints:
-    def test_interrupted_checkpoint_upload_is_ignored_on_resume(self, disk, bucket, arch, here, monkeypatch):
+    def test_interrupted_checkpoint_upload_is_ignored_on_resume(self, disk, bucket, arch, in_process, monkeypatch):
         plain = torch.save
 
         def stop(state: dict, file: Path) -> None:
@@ -283,7 +283,7 @@ class TestInMemory:
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 @pytest.mark.parametrize("kind", ["disk", "bucket"])
-def test_locked_run_is_refused_naming_the_holder(disk, arch, here, stage, kind, tmp_path, request, monkeypatch):
+def test_locked_run_is_refused_naming_the_holder(disk, arch, in_process, stage, kind, tmp_path, request, monkeypatch):
     root = shutil.copytree(disk, tmp_path / "copy") if kind == "disk" else request.getfixturevalue("bucket")
     if kind == "bucket":
         upload(disk / "run", root / "run")
@@ -298,7 +298,7 @@ def test_locked_run_is_refused_naming_the_holder(disk, arch, here, stage, kind, 
     assert contents(root) == before
 
 
-def test_directory_with_only_own_lock_starts_a_new_run(disk, bucket, arch, here, monkeypatch):
+def test_directory_with_only_own_lock_starts_a_new_run(disk, bucket, arch, in_process, monkeypatch):
     held = []
     monkeypatch.setattr(train, "train_in_process", lambda job: held.extend(contents(bucket / "run")) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -375,7 +375,7 @@ class TestCredentials:
             code, printed = invoke("train", *options, "--debug")
             assert code == 2 and "credentials" in printed and "hush" not in printed
 
-    def test_failed_run_shows_no_credentials(self, bucket, here):
+    def test_failed_run_shows_no_credentials(self, bucket, in_process):
         shards = ShardSet.open(f"{bucket}/shards")
         for path in (bucket / "shards" / "shards").iterdir():
             path.write_bytes(bytes(path.stat().st_size))

@@ -35,12 +35,12 @@ def shard_manifest(tmp_path, **options) -> ShardManifest:
 
 def test_run_directory_holds_exactly_the_documented_files(run_dir):
     found = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
-    board = {name for name in found if name.startswith("tensorboard/")}
-    assert board
+    tensorboard = {name for name in found if name.startswith("tensorboard/")}
+    assert tensorboard
     states = {f"checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("model.safetensors", "state.pt")}
     names = ("manifest.json", "report.html", "scores.csv", "predictions.csv", "probe.safetensors")
     evaluated = {f"evaluation/{name}" for name in names}
-    assert found - board - evaluated == {
+    assert found - tensorboard - evaluated == {
         "README.md",
         "manifest.json",
         "config.json",

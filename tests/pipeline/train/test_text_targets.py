@@ -26,7 +26,7 @@ KEYS = [f"k{n}" for n in range(1000)]
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory) -> FaceDataset:
+def dataset(tmp_path_factory) -> FaceDataset:
     root = tmp_path_factory.mktemp("words")
     write_shard_set(root)
     return FaceDataset(ShardSet.open(str(root)), DecodeSpec("normal", 8), 0)
@@ -38,11 +38,11 @@ def model(recipe: str) -> ContrastiveModel:
 
 
 @pytest.fixture
-def words(reader):
+def words(dataset):
     def make(
         recipe: str = "affect-vlm", seed: int = 0, labels: Mapping[str, str] = KNOWN, keys=KEYS, metadata: bool = True
     ) -> TextTargets:
-        return TextTargets("label", model(recipe), reader, rows(keys, labels), seed, metadata)
+        return TextTargets("label", model(recipe), dataset, rows(keys, labels), seed, metadata)
 
     return make
 

@@ -83,9 +83,9 @@ def test_each_epoch_ends_with_a_validation_row(validated):
 def test_validation_accuracy_equals_evaluation(validated, shards):
     out, manifest, _ = validated
     opened, model = ShardSet.open(str(shards)), TrainedModel.load(*open_run(out))
-    reader = FaceDataset(opened, DecodeSpec("rgb", 8), 0)
+    dataset = FaceDataset(opened, DecodeSpec("rgb", 8), 0)
     fit, scored = (opened.of_subjects(side) for side in (manifest.train_subjects, manifest.validation_subjects))
-    x = np.concatenate([*model.embed_faces(reader, [*fit, *scored], 4)])
+    x = np.concatenate([*model.embed_faces(dataset, [*fit, *scored], 4)])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     votes = np.exp(unit[len(fit) :] @ unit[: len(fit)].T / 0.07)
     names = np.array([row.expression for row in fit])
@@ -123,22 +123,22 @@ def test_large_sides_are_thinned_evenly(shards):
 
 class TestDamage:
     @pytest.fixture
-    def reader(self, shards, monkeypatch):
+    def dataset(self, shards, monkeypatch):
         """A dataset with some unreadable samples."""
-        reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0, "skip")
-        self.rows = list(reader.shards.rows)
-        return reader
+        dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0, "skip")
+        self.rows = list(dataset.shards.rows)
+        return dataset
 
-    def test_skipped_samples_have_no_embedding_and_no_vote(self, reader, validated):
+    def test_skipped_samples_have_no_embedding_and_no_vote(self, dataset, validated):
         model = TrainedModel.load(*open_run(validated[0])).model
-        directions, bad = reader.directions(self.rows), {self.rows[1].key, self.rows[7].key}
-        reader.skipped |= bad
-        embedded, is_there = embed_rows(model, reader, self.rows[:9], directions, SINGLE)
+        directions, bad = dataset.directions(self.rows), {self.rows[1].key, self.rows[7].key}
+        dataset.skipped |= bad
+        embedded, is_there = embed_rows(model, dataset, self.rows[:9], directions, SINGLE)
         assert is_there.tolist() == [row.key not in bad for row in self.rows[:9]]
         assert embedded[1].abs().max() == 0 and embedded[2].abs().max() > 0
-        found = Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, SINGLE)
+        found = Validation(self.rows[:6], self.rows[6:9]).accuracy(model, dataset, directions, SINGLE)
         less = Validation([*self.rows[:1], *self.rows[2:6]], [self.rows[6], self.rows[8]])
-        assert found == less.accuracy(model, reader, directions, SINGLE)
+        assert found == less.accuracy(model, dataset, directions, SINGLE)
 
     def test_damaged_held_out_sample_is_not_counted_as_skipped(self, shards, validated, tmp_path):
         copied = shutil.copytree(shards, tmp_path / "shards")
@@ -150,12 +150,12 @@ class TestDamage:
         assert manifest == validated[1] and not (tmp_path / "run" / "skipped.json").exists()
         assert same(weights(tmp_path / "run"), weights(validated[0]))
 
-    def test_unreadable_side_is_an_error(self, reader, validated):
+    def test_unreadable_side_is_an_error(self, dataset, validated):
         model = TrainedModel.load(*open_run(validated[0])).model
-        directions = reader.directions(self.rows)
-        reader.skipped |= {row.key for row in self.rows[6:9]}
+        directions = dataset.directions(self.rows)
+        dataset.skipped |= {row.key for row in self.rows[6:9]}
         with pytest.raises(RuntimeError, match="of 9 samples none can be read"):
-            Validation(self.rows[:6], self.rows[6:9]).accuracy(model, reader, directions, SINGLE)
+            Validation(self.rows[:6], self.rows[6:9]).accuracy(model, dataset, directions, SINGLE)
 
 
 def test_holding_out_all_sequences_is_refused(tmp_path):
@@ -169,9 +169,9 @@ def test_holding_out_all_sequences_is_refused(tmp_path):
 
 
 def test_embed_rows_uses_evaluation_mode_and_restores_training_mode(shards, validated):
-    reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0)
+    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0)
     model = TrainedModel.load(*open_run(validated[0])).model.train()
     modes: list[bool] = []
     model.towers.clip.visual.register_forward_hook(lambda module, *_: modes.append(module.training))
-    embed_rows(model, reader, reader.shards.rows[:3], reader.directions(reader.shards.rows), SINGLE)
+    embed_rows(model, dataset, dataset.shards.rows[:3], dataset.directions(dataset.shards.rows), SINGLE)
     assert modes == [False] and model.training and model.towers.clip.visual.training
