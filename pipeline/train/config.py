@@ -21,8 +21,9 @@ class TrainOptions(Frozen):
     """Training hyperparameters; data and output paths are set by the caller.
 
     Attributes:
-        OLD_NAMES: Former names of fields, and their current names. Files on disk (config.json, manifests, fingerprints)
-            keep the former names, so that earlier runs stay valid; the command line accepts them for one release.
+        OLD_NAMES: Current names of fields by their former names, which the command line accepts for one release.
+        RECORDED_NAMES: Current names of fields by their names in files on disk (config.json, manifests, fingerprints),
+            which do not change, so that earlier runs stay valid.
     """
 
     OLD_NAMES: ClassVar[Mapping[str, str]] = {
@@ -31,6 +32,7 @@ class TrainOptions(Frozen):
         "keep": "keep_checkpoints",
         "validation": "val_fraction",
     }
+    RECORDED_NAMES: ClassVar[Mapping[str, str]] = OLD_NAMES
 
     recipe: str = Field("smile-vlm", description=f"System to train: {', '.join(RECIPES)}.")
     drop_loss: Annotated[tuple[str, ...], CommaSeparated] = Field(
@@ -117,15 +119,15 @@ class TrainOptions(Frozen):
         )
 
     def to_record(self, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """Options as files on disk hold them: JSON values under the names of `OLD_NAMES`, without `exclude`."""
-        names = {current: old for old, current in self.OLD_NAMES.items()}
+        """Options as files on disk hold them: JSON values under the names of `RECORDED_NAMES`, without `exclude`."""
+        names = {current: recorded for recorded, current in self.RECORDED_NAMES.items()}
         options = self.model_dump(mode="json", exclude=set(exclude))
         return {names.get(name, name): value for name, value in options.items()}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a file on disk under their current names; unknown fields are dropped."""
-        options = {cls.OLD_NAMES.get(name, name): value for name, value in record.items()}
+        options = {cls.RECORDED_NAMES.get(name, name): value for name, value in record.items()}
         return {name: value for name, value in options.items() if name in cls.model_fields}
 
 
