@@ -10,7 +10,7 @@ from rich.table import Table
 
 from smile_pipe.pipeline.common.expressions import order_expressions, word_for
 from smile_pipe.pipeline.common.filters import Labelled
-from smile_pipe.pipeline.runs.curves import Curve, title_of
+from smile_pipe.pipeline.runs.curves import Curve, curve_title
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize, truncate_list
 from smile_pipe.shards.index import IndexRow
@@ -88,7 +88,7 @@ def curves_table(curves: Mapping[str, Curve]) -> Table:
     for name, curve in curves.items():
         values = [value for _, value in curve]
         numbers = (values[0], values[-1], min(values), max(values))
-        table.add_row(title_of(name), sparkline(values), *(f"{number:.3g}" for number in numbers))
+        table.add_row(curve_title(name), sparkline(values), *(f"{number:.3g}" for number in numbers))
     return table
 
 

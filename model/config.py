@@ -1,4 +1,4 @@
-"""What a recipe is configured by. Light to import: no PyTorch, so that a command line can show its options at once."""
+"""Configuration of recipes. It does not import PyTorch, so that the command line shows its options without delay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The time of a dynamic image, which stands for all frames of its sequence and so has no place among them.
+# Time of a dynamic image. It summarises all frames of its sequence, so it has no time among them.
 DYNAMIC_TIME = -1.0
 
 PoolingKind = Literal["attention", "mean"]
@@ -17,14 +17,14 @@ RunTextSource = Literal["label", "geometry", "au", "pseudo", "none"]
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """What is to be known of a recipe before a model is built.
+    """Properties of a recipe that are known before a model is built.
 
     Attributes:
-        system: the class that it is built of (model/objectives.py).
-        weights: of its loss terms, by name. Ours: no publication gives any.
-        text: the text that it learns from: any, that of labels, that of pseudo-labels, or none.
-        text_free: the terms that are left where there is no text.
-        metadata: whether texts that it learns from also say who is shown, where that is known.
+        system: Name of its class in model/objectives.py.
+        weights: Weight of each loss term, by name. The values are ours: no publication gives any.
+        text: Text that the recipe learns from: any, label text, pseudo-labels, or none.
+        text_free: Terms that remain when there is no text.
+        metadata: Whether prompts also describe the person (sex, age, ancestry) by default, where that is known.
     """
 
     system: str
@@ -49,15 +49,18 @@ class RecipeConfig(BaseModel):
     """A recipe and its constants. The publications give none of them: all values are ours.
 
     Attributes:
-        name: one of `RECIPES`.
-        without: loss terms to leave out.
-        arch, pretrained: the towers, as open_clip names them.
-        joint_dim: size of the joint embedding.
-        temporal_pooling: how the moments of a sequence become one: attention that knows the time, or their mean.
-        off_diagonal_weight: lambda of L_mv (0.0051 in the code of Barlow Twins).
-        temperature: initial temperature of the contrast; learned, and kept above `min_temperature`.
-        margin, margin_bounds: of AffectVLM; learned, and kept between the bounds.
-        num_classes: of `supervised`.
+        name: One of `RECIPES`.
+        without: Loss terms to drop.
+        arch: Architecture of the towers, by open_clip's name.
+        pretrained: Weights of the towers: an open_clip tag or a file; None for random ones.
+        joint_dim: Size of the joint embedding.
+        temporal_pooling: How frame embeddings become one: time-aware attention, or their mean.
+        off_diagonal_weight: Lambda of L_mv (0.0051 in the code of Barlow Twins).
+        temperature: Initial temperature of the contrastive losses; learned, and kept above `min_temperature`.
+        min_temperature: Lower bound of the temperature.
+        margin: Initial margin of AffectVLM; learned, and kept within `margin_bounds`.
+        margin_bounds: Lower and upper bound of the margin.
+        num_classes: Number of classes of `supervised`; 0 for other recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,5 +80,5 @@ class RecipeConfig(BaseModel):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of the loss terms that are used."""
+        """Weights of the loss terms in use, by name."""
         return {name: weight for name, weight in RECIPES[self.name].weights.items() if name not in self.without}

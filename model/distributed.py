@@ -1,8 +1,9 @@
-"""The one collective that training needs: all ranks' rows, with gradients.
+"""The only collective that training needs: gather the rows of all ranks, with exact gradients.
 
-Losses that compare samples with each other are computed on the joined batch, by every rank. Each rank's gradient of its
-own rows is then complete but for the factor that data-parallel averaging divides by, which the backward pass below puts
-in: it sums the ranks' equal gradients. So the parameters' gradients equal those of one rank with the joined batch.
+Losses that compare samples are computed on the gathered batch by every rank. Each rank then has the complete gradient
+of its own rows, except for the factor that data-parallel averaging divides by. The backward pass below adds this
+factor: it sums the equal gradients of all ranks. So the gradients of the parameters equal those of one rank with the
+gathered batch.
 """
 
 from typing import Any
@@ -13,7 +14,14 @@ from torch import Tensor
 
 
 def gather_rows(rows_nd: Tensor) -> Tensor:
-    """All ranks' rows [sum N, ...] in rank order; the identity without a process group. N may differ between ranks."""
+    """Concatenate the rows of all ranks in rank order.
+
+    Args:
+        rows_nd: Rows of this rank, [N, ...]; N may differ between ranks and may be 0.
+
+    Returns:
+        Rows of all ranks, [sum N, ...]; without a process group, `rows_nd` itself.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows_nd
     return _GatherRows.apply(rows_nd)

@@ -1,4 +1,4 @@
-"""From images of a face and words to embeddings in one joint space: what all recipes share."""
+"""The encoder that all recipes share: views of faces and prompts to embeddings in one joint space."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from smile_pipe.model.towers import Towers
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a batch looks like in the joint space.
+    """Embeddings of a batch in the joint space, not normalised.
 
     Attributes:
-        views: [B, V, D], one embedding a view, pooled over a sequence's moments, not normalised.
-        fused: [B, D], their view-aware mean.
-        attention: [B, V], the weights of that mean.
-        text: [B, D], or None where there is no text.
+        views: One embedding per view, pooled over the frames of a sequence, [B, V, D].
+        fused: View-aware weighted mean of the views, [B, D].
+        attention: Weights of that mean, [B, V].
+        text: Embeddings of the prompts, [B, D]; None without text.
     """
 
     views: Tensor
@@ -41,7 +41,8 @@ class FaceEncoder(nn.Module):
         self.fusion = ViewFusion(config.joint_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         self.max_log_scale = -math.log(config.min_temperature)
-        # Last, and with the generator put back: whatever is drawn for a scan is what it would be without sequences.
+        # Built last, with the state of the random generator restored: all other initial weights and all later random
+        # numbers are then the same as in a model without temporal pooling.
         with torch.random.fork_rng(devices=[]):
             self.temporal = TemporalPooling(config.joint_dim, config.temporal_pooling)
 
@@ -50,38 +51,50 @@ class FaceEncoder(nn.Module):
         views_nvchw: Tensor,
         directions_v3: Tensor,
         tokens_bt: Tensor | None,
-        moments: PackedFrames | None = None,
+        frames: PackedFrames | None = None,
     ) -> Embeddings:
-        """Embed a batch of faces, and their prompts where there are any; images in [0, 1]."""
-        views, fused, attention = self.embed_faces(views_nvchw, directions_v3, moments)
+        """Embed a batch of faces, and their prompts if there are any.
+
+        Args:
+            views_nvchw: Views of all frames in [0, 1], [N, V, 3, H, W].
+            directions_v3: Unit vectors from the face to each camera, [V, 3].
+            tokens_bt: Token ids of the prompts, [B, T], or None.
+            frames: Layout of the N frames; without it each of them is a scan.
+        """
+        views, fused, attention = self.embed_faces(views_nvchw, directions_v3, frames)
         return Embeddings(views, fused, attention, None if tokens_bt is None else self.embed_text(tokens_bt))
 
     def embed_faces(
-        self, views_nvchw: Tensor, directions_v3: Tensor, moments: PackedFrames | None = None
+        self, views_nvchw: Tensor, directions_v3: Tensor, frames: PackedFrames | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of all moments [N, V, 3, H, W] -> embeddings of the views [B, V, D], fused [B, D], attention [B, V].
+        """Embed a batch of faces; see `forward` for the arguments.
 
-        `moments` tells which of the N are of which face, and when; without it each is a scan of its own.
+        Returns:
+            Embeddings of the views [B, V, D], fused [B, D], and the weights of the fusion [B, V].
         """
-        return self.fuse(self.embed_views(views_nvchw, moments), directions_v3)
+        return self.fuse(self.embed_views(views_nvchw, frames), directions_v3)
 
-    def embed_views(self, views_nvchw: Tensor, moments: PackedFrames | None = None) -> Tensor:
-        """Views of all moments [N, V, 3, H, W] -> [B, V, D], before views tell each other anything."""
-        moments = moments or PackedFrames.of_scans(len(views_nvchw), views_nvchw.device)
-        return self.temporal(self.embed_moments(views_nvchw), moments)
+    def embed_views(self, views_nvchw: Tensor, frames: PackedFrames | None = None) -> Tensor:
+        """Embed views and pool them over time: [N, V, 3, H, W] -> [B, V, D], before `aggregate`."""
+        frames = frames or PackedFrames.of_scans(len(views_nvchw), views_nvchw.device)
+        return self.temporal(self.embed_frames(views_nvchw), frames)
 
-    def embed_moments(self, views_nvchw: Tensor) -> Tensor:
-        """Views of all moments [N, V, 3, H, W] -> [N, V, D], before moments are pooled; of scans nothing else is."""
-        views_nvd = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
+    def embed_frames(self, views_nvchw: Tensor) -> Tensor:
+        """Embed the views of each frame, without pooling over time: [N, V, 3, H, W] -> [N, V, D]."""
+        views_nvd: Tensor = self.project_image(self.towers.encode_images(views_nvchw.flatten(0, 1)))
         return views_nvd.unflatten(0, views_nvchw.shape[:2])
 
     def fuse(self, views_bvd: Tensor, directions_v3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views [B, V, D] of any part of a rig -> views as aggregated, fused [B, D], attention [B, V]."""
+        """Fuse views [B, V, D] of any subset of a rig.
+
+        Returns:
+            Aggregated views [B, V, D], fused [B, D], and the weights of the fusion [B, V].
+        """
         views_bvd = self.aggregate(views_bvd, directions_v3)
         return views_bvd, *self.fusion(views_bvd, directions_v3)
 
     def aggregate(self, views_bvd: Tensor, directions_v3: Tensor) -> Tensor:
-        """What views [B, V, D] tell each other before they are fused; nothing, unless a recipe says so."""
+        """Exchange information between views [B, V, D] before fusion; the identity unless a system overrides it."""
         return views_bvd
 
     def embed_text(self, tokens_nt: Tensor) -> Tensor:
@@ -91,7 +104,7 @@ class FaceEncoder(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature of the contrast, as the losses take it."""
+        """Inverse temperature of the contrastive losses, clamped to its upper bound."""
         return self.log_scale.clamp(max=self.max_log_scale).exp()
 
 

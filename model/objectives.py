@@ -1,9 +1,7 @@
-"""The systems that recipes are built of: each a face encoder and its loss terms, each term a function of embeddings.
+"""Training objectives: the systems that recipes are built from, each a face encoder with named loss terms.
 
-A recipe is a named system: a config that builds a model with its losses.
-
-Goes in: `RecipeConfig`. Comes out: a module that maps view images and prompts to embeddings, and embeddings to a dict
-of named loss terms whose weighted sum under `total` is what is minimised.
+`build_model` makes the model of a `RecipeConfig`. The model maps views and prompts to embeddings, and embeddings to a
+dict of loss terms whose weighted sum, under `total`, is minimised.
 """
 
 import difflib
@@ -24,81 +22,94 @@ AGGREGATION_HEADS = 4
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What a batch is compared by; int64 [B] each.
+class GatheredBatch:
+    """Embeddings and targets of all ranks, in single precision: the input of the loss terms.
+
+    Fields that no term needs are empty; `text` and `concept_ids` are empty without text.
 
     Attributes:
-        concepts: which prompts mean the same, or with labels which class a sample is of; None where there is no text.
-        subjects: who it is, for recipes that compare people.
-    """
-
-    concepts: Tensor | None
-    subjects: Tensor
-
-
-@dataclass(frozen=True)
-class GatheredBatch:
-    """Embeddings and targets of all ranks, in single precision: what losses are computed from.
-
-    `text` and `concepts` are meant only where there is text, which is all that terms of text see.
+        views: [B, V, D].
+        fused: [B, D].
+        attention: [B, V].
+        text: [B, D].
+        concept_ids: int64 [B]; equal numbers are positives of each other.
+        subject_ids: int64 [B].
     """
 
     views: Tensor
     fused: Tensor
     attention: Tensor
     text: Tensor
-    concepts: Tensor
-    subjects: Tensor
+    concept_ids: Tensor
+    subject_ids: Tensor
 
 
 @dataclass(frozen=True)
 class Term:
-    """A loss term, and what of a batch it looks at (`views`, `fused`, `text`, `concepts`, `scale`)."""
+    """A loss term.
+
+    Attributes:
+        of: Computes the term from a batch.
+        needs: Fields of the batch that it reads, and `scale` if it reads the temperature.
+    """
 
     of: Callable[[GatheredBatch], Tensor]
     needs: frozenset[str]
 
 
 class ContrastiveModel(FaceEncoder):
-    """A face encoder with loss terms, of which a config names those that are used and their weights."""
+    """A face encoder with loss terms; its config names the terms in use and their weights.
+
+    Attributes:
+        reads_text: Whether it learns from prompts; otherwise its concepts are classes, numbered from 0.
+    """
 
     reads_text = True
-    """Whether it has words for what it sees; else its concepts are classes, numbered from 0."""
 
     def terms(self) -> Mapping[str, Term]:
         """All terms of the system, by name."""
         raise NotImplementedError
 
     def used_terms(self, with_text: bool) -> Mapping[str, Term]:
-        """The terms that are minimised; without text those alone that can do without."""
-        needs_text = frozenset(("text", "concepts"))
+        """The terms that are minimised; without text only those that need none."""
+        needs_text = frozenset(("text", "concept_ids"))
         terms = {name: term for name, term in self.terms().items() if name in self.config.weights}
         return {name: term for name, term in terms.items() if with_text or not term.needs & needs_text}
 
-    def losses(self, embeddings: Embeddings, targets: Targets) -> dict[str, Tensor]:
-        """Loss terms by name, over the batch of all ranks, unweighted, and their weighted sum `total`."""
-        # In place, not in the graph: there a clamp lets no gradient through, and the temperature could not come back.
+    def losses(self, embeddings: Embeddings, concept_ids: Tensor | None, subject_ids: Tensor) -> dict[str, Tensor]:
+        """Compute the loss terms over the batch of all ranks; all ranks must call this together.
+
+        Args:
+            embeddings: Embeddings of the B samples of this rank.
+            concept_ids: Which prompts mean the same, or with labels the class of each sample, int64 [B]; None without
+                text.
+            subject_ids: Subject of each sample, int64 [B].
+
+        Returns:
+            Unweighted terms by name, and their weighted sum under `total`.
+        """
+        # In place, not in the graph: a clamp in the graph stops the gradient, and the temperature could not recover.
         with torch.no_grad():
             self.log_scale.clamp_(max=self.max_log_scale)
-        used = self.used_terms(with_text=targets.concepts is not None)
-        batch = _joined(embeddings, targets, frozenset().union(*(term.needs for term in used.values())))
-        found = {name: term.of(batch) for name, term in used.items()}
+        used = self.used_terms(with_text=concept_ids is not None)
+        batch = _gather(embeddings, concept_ids, subject_ids, _needs(used))
+        values = {name: term.of(batch) for name, term in used.items()}
         weights = self.config.weights
-        return {**found, "total": torch.stack([weights[name] * loss for name, loss in found.items()]).sum()}
+        return {**values, "total": torch.stack([weights[name] * loss for name, loss in values.items()]).sum()}
 
     def freeze_unreached(self, with_text: bool, with_sequences: bool) -> None:
-        """Keep what no loss reaches out of the optimiser, of clipping and of the gradient exchange."""
-        needs = frozenset().union(*(term.needs for term in self.used_terms(with_text).values()))
-        parts = {"project_text.": "text", "fusion.": "fused", "log_scale": "scale"}
-        frozen = [prefix for prefix, part in parts.items() if part not in needs]
+        """Freeze the parameters that no loss reaches, so that optimiser, clipping and all-reduce skip them."""
+        needs = _needs(self.used_terms(with_text))
+        needed_by = {"project_text.": "text", "fusion.": "fused", "log_scale": "scale"}
+        frozen = [prefix for prefix, field in needed_by.items() if field not in needs]
         frozen += [] if with_sequences else ["temporal."]
         for name, parameter in self.named_parameters():
-            of_text = name.startswith("towers.clip.") and not name.startswith("towers.clip.visual.")
-            if name.startswith(tuple(frozen)) or (of_text and "text" not in needs):
+            is_text_tower = name.startswith("towers.clip.") and not name.startswith("towers.clip.visual.")
+            if name.startswith(tuple(frozen)) or (is_text_tower and "text" not in needs):
                 parameter.requires_grad_(False)
 
     def learned_scalars(self) -> dict[str, float]:
-        """What is learned and worth watching: temperatures and margins."""
+        """Learned scalars to log: temperature or margin."""
         return {"temperature": 1 / self.scale.item()}
 
 
@@ -118,31 +129,31 @@ class SmileVLM(ContrastiveModel):
 class AffectVLM(ContrastiveModel):
     """Contrast and triplets over views, fused embeddings and texts, with one learned margin (arXiv 2504.19739).
 
-    The margin would fall without end in one term and rise without end in the other, where they did not share it; it is
-    kept between bounds.
+    Both terms share the margin: with separate margins one would fall and the other rise without limit. It is kept
+    within bounds.
     """
 
     def __init__(self, config: RecipeConfig) -> None:
         super().__init__(config)
         low, high = config.margin_bounds
-        part = (config.margin - low) / (high - low)
-        self.raw_margin = nn.Parameter(torch.tensor(math.log(part / (1 - part))))
+        share = (config.margin - low) / (high - low)
+        self.raw_margin = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 
     @property
     def margin(self) -> Tensor:
-        """Between the bounds of the config."""
+        """The margin, within the bounds of the config."""
         low, high = self.config.margin_bounds
         return low + (high - low) * self.raw_margin.sigmoid()
 
     @override
     def terms(self) -> Mapping[str, Term]:
         def contrast(batch: GatheredBatch) -> Tensor:
-            return L.multiview_contrast(*_pool(batch), self.margin)
+            return L.multiview_contrast(*_stack_embeddings(batch), self.margin)
 
         def triplet(batch: GatheredBatch) -> Tensor:
-            return L.multiview_triplet(batch.fused, batch.concepts, *_pool(batch), self.margin)
+            return L.multiview_triplet(batch.fused, batch.concept_ids, *_stack_embeddings(batch), self.margin)
 
-        needs = "views fused text concepts"
+        needs = "views fused text concept_ids"
         return {"mc": _term(needs, contrast), "mt": _term(needs, triplet)}
 
     @override
@@ -151,17 +162,19 @@ class AffectVLM(ContrastiveModel):
 
 
 class MultiviewVLM(ContrastiveModel):
-    """Contrast both ways between views and texts whose concepts are pseudo-labels (arXiv 2505.09336)."""
+    """Contrast in both directions between views and texts whose concepts are pseudo-labels (arXiv 2505.09336)."""
 
     @override
     def terms(self) -> Mapping[str, Term]:
         def contrast(batch: GatheredBatch, from_text: bool) -> Tensor:
             pairs = [(batch.fused, batch.text)] + [(view, batch.text) for view in batch.views.unbind(1)]
             pairs = [pair[::-1] if from_text else pair for pair in pairs]
-            found = [L.stable_contrast(*pair, batch.concepts, batch.subjects, self.log_scale.exp()) for pair in pairs]
-            return torch.stack(found).mean()
+            scale = self.log_scale.exp()
+            return torch.stack(
+                [L.stable_contrast(*pair, batch.concept_ids, batch.subject_ids, scale) for pair in pairs]
+            ).mean()
 
-        needs = "views fused text concepts scale"
+        needs = "views fused text concept_ids scale"
         return {
             "i2t": _term(needs, lambda b: contrast(b, from_text=False)),
             "t2i": _term(needs, lambda b: contrast(b, from_text=True)),
@@ -169,7 +182,7 @@ class MultiviewVLM(ContrastiveModel):
 
 
 class FacetVLM(ContrastiveModel):
-    """Views that attend to each other, a fusion that text guides, and views that agree (arXiv 2507.01673)."""
+    """Cross-view attention, text-guided fusion, and agreement between views (arXiv 2507.01673)."""
 
     def __init__(self, config: RecipeConfig) -> None:
         super().__init__(config)
@@ -195,10 +208,10 @@ class FacetVLM(ContrastiveModel):
 
 
 class CrossViewAggregation(nn.Module):
-    """z_v + attention of z_v over all views, which know from where they look; begins as the identity.
+    """z_v + attention of z_v over all views, with the direction of each view as position; starts as the identity.
 
     FACET-VLM's cross-view semantic aggregation names no formula; ours is one layer of multi-head attention (Vaswani et
-    al., NeurIPS 2017, section 3.2.2) whose output begins at zero.
+    al., NeurIPS 2017, section 3.2.2) whose output starts at zero.
     """
 
     def __init__(self, dim: int) -> None:
@@ -210,79 +223,89 @@ class CrossViewAggregation(nn.Module):
         nn.init.zeros_(self.attention.out_proj.weight)
 
     def forward(self, views_bvd: Tensor, directions_v3: Tensor) -> Tensor:
-        """Views [B, V, D] seen from directions [V, 3] -> [B, V, D]."""
-        known = self.norm(views_bvd) + self.from_direction(directions_v3)
-        told, _ = self.attention(known, known, known, need_weights=False)
-        return views_bvd + told
+        """Aggregate views [B, V, D] seen from directions [V, 3]: [B, V, D]."""
+        positioned = self.norm(views_bvd) + self.from_direction(directions_v3)
+        attended, _ = self.attention(positioned, positioned, positioned, need_weights=False)
+        return views_bvd + attended
 
 
 class Supervised(ContrastiveModel):
-    """Cross-entropy of the fused embedding against one learned anchor a class: the comparison that labels give."""
+    """Cross-entropy of the fused embedding against one learned anchor per class: the supervised baseline."""
 
     reads_text = False
 
     def __init__(self, config: RecipeConfig) -> None:
         super().__init__(config)
         if config.num_classes < 2:
-            raise ValueError(f"supervised needs two classes or more, and the samples have {config.num_classes}")
+            raise ValueError(f"supervised needs at least two classes, and the samples have {config.num_classes}")
         self.anchors = nn.Parameter(torch.randn(config.num_classes, config.joint_dim) / math.sqrt(config.joint_dim))
 
     @override
     def terms(self) -> Mapping[str, Term]:
         def cross_entropy(batch: GatheredBatch) -> Tensor:
-            return L.class_cross_entropy(batch.fused, self.anchors.float(), batch.concepts, self.log_scale.exp())
+            return L.class_cross_entropy(batch.fused, self.anchors.float(), batch.concept_ids, self.log_scale.exp())
 
-        return {"ce": _term("fused concepts scale", cross_entropy)}
+        return {"ce": _term("fused concept_ids scale", cross_entropy)}
 
 
 def _term(needs: str, of: Callable[[GatheredBatch], Tensor]) -> Term:
     return Term(of, frozenset(needs.split()))
 
 
-def _vision_language(recipe: ContrastiveModel) -> Term:
+def _needs(terms: Mapping[str, Term]) -> frozenset[str]:
+    return frozenset[str]().union(*(term.needs for term in terms.values()))
+
+
+def _vision_language(model: ContrastiveModel) -> Term:
     def contrast(batch: GatheredBatch) -> Tensor:
-        scale = recipe.log_scale.exp()
-        return L.vision_language_contrast(batch.fused, batch.views, batch.text, batch.concepts, scale)
+        scale = model.log_scale.exp()
+        return L.vision_language_contrast(batch.fused, batch.views, batch.text, batch.concept_ids, scale)
 
-    return _term("views fused text concepts scale", contrast)
+    return _term("views fused text concept_ids scale", contrast)
 
 
-def _pool(batch: GatheredBatch) -> tuple[Tensor, Tensor]:
-    """All embeddings of a batch, [N (V + 2), D]: each view's, the fused one's, the text's; and their concepts."""
+def _stack_embeddings(batch: GatheredBatch) -> tuple[Tensor, Tensor]:
+    """All embeddings of a batch [N (V + 2), D], of each view, fused, and of the text; and their concepts."""
     rows = torch.cat([*batch.views.unbind(1), batch.fused, batch.text])
-    return rows, batch.concepts.repeat(batch.views.shape[1] + 2)
+    return rows, batch.concept_ids.repeat(batch.views.shape[1] + 2)
 
 
-def _joined(embeddings: Embeddings, targets: Targets, needs: frozenset[str]) -> GatheredBatch:
-    """The rows of all ranks; what no term needs is not gathered."""
-    none = embeddings.fused.new_zeros(0)
+def _gather(
+    embeddings: Embeddings, concept_ids: Tensor | None, subject_ids: Tensor, needs: frozenset[str]
+) -> GatheredBatch:
+    """Gather the rows of all ranks; fields that no term needs stay empty."""
+    empty = embeddings.fused.new_zeros(0)
 
-    def gathered(rows: Tensor | None, is_needed: bool) -> Tensor:
+    def gather(rows: Tensor | None, is_needed: bool) -> Tensor:
         if rows is None or not is_needed:
-            return none
+            return empty
         return gather_rows(rows.float() if rows.is_floating_point() else rows)
 
     return GatheredBatch(
-        views=gathered(embeddings.views, "views" in needs),
-        fused=gathered(embeddings.fused, "fused" in needs),
-        attention=gathered(embeddings.attention, "fused" in needs),
-        text=gathered(embeddings.text, "text" in needs),
-        concepts=gathered(targets.concepts, "concepts" in needs),
-        subjects=gathered(targets.subjects, "concepts" in needs),
+        views=gather(embeddings.views, "views" in needs),
+        fused=gather(embeddings.fused, "fused" in needs),
+        attention=gather(embeddings.attention, "fused" in needs),
+        text=gather(embeddings.text, "text" in needs),
+        concept_ids=gather(concept_ids, "concept_ids" in needs),
+        subject_ids=gather(subject_ids, "concept_ids" in needs),
     )
 
 
-def check_recipe(name: str, without: Sequence[str] = ()) -> None:
-    """Raise ValueError where there is no recipe `name`, or where it has no such terms, or no others."""
+def check_recipe(name: str, drop_losses: Sequence[str] = ()) -> None:
+    """Check the name of a recipe and of the loss terms to drop from it.
+
+    Raises:
+        ValueError: There is no such recipe, it has no such terms, or no term remains.
+    """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(RECIPES)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
     terms = RECIPES[name].weights
-    if unknown := sorted(set(without) - terms.keys()):
-        raise ValueError(f"{name} has no loss {unknown[0]!r} to leave out; its losses: {', '.join(terms)}")
-    if terms.keys() <= set(without):
-        raise ValueError(f"{name} without {', '.join(without)} has no loss left")
+    if unknown := sorted(set(drop_losses) - terms.keys()):
+        raise ValueError(f"{name} has no loss {unknown[0]!r}; its losses: {', '.join(terms)}")
+    if terms.keys() <= set(drop_losses):
+        raise ValueError(f"{name} without {', '.join(drop_losses)} has no loss left; keep at least one")
 
 
 _SYSTEMS: dict[str, type[ContrastiveModel]] = {
@@ -291,10 +314,10 @@ _SYSTEMS: dict[str, type[ContrastiveModel]] = {
 
 
 def build_model(config: RecipeConfig) -> ContrastiveModel:
-    """The model of a recipe, with the weights that its config asks for.
+    """Build the model of a recipe, with pretrained weights if its config names them.
 
     Raises:
-        ValueError: unknown recipe, loss, architecture or pretrained weights.
+        ValueError: The recipe, a loss, the architecture or the pretrained weights are unknown.
     """
     check_recipe(config.name, config.without)
     return _SYSTEMS[RECIPES[config.name].system](config)

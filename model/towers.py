@@ -1,12 +1,6 @@
-"""What towers compute in: single precision, or bfloat16 where the hardware multiplies it.
+"""Image and text towers: any architecture that open_clip knows, and a small one that CPUs train in minutes.
 
-Weights, losses and the optimiser are in single precision either way (`torch.autocast`).
-
-Image and text encoders: any architecture that open_clip knows, and the small one that CPUs train in minutes.
-
-Goes in: an architecture's name and the tag or file of its pretrained weights, or the name of a model on the Hugging
-Face hub, which brings its own. Comes out: one module with both towers, and the tokenizer that belongs to it. Promised:
-weights never meet an activation that they were not trained with, as far as open_clip knows it.
+The module also chooses the precision that towers compute in, and refuses weights for another activation function.
 """
 
 import difflib
@@ -23,22 +17,10 @@ from torch import Tensor, nn
 
 from smile_pipe.model.config import Precision
 
-
-def native_precision(device_type: str) -> Precision:
-    """The fastest precision that this machine's `device_type` ("cpu", "cuda") has in hardware and that is enough.
-
-    GPUs have bfloat16. Of CPUs those have it that know AVX512-BF16 or AMX; others emulate it, more slowly than float32.
-    """
-    if device_type == "cuda":
-        return "bfloat16"
-    known = torch.cpu.get_capabilities()
-    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
-
-
 CONFIGS = Path(__file__).parent / "configs"
-HUB = "hf-hub:"
-"""How the name of an architecture begins that is a model on the hub, `hf-hub:ORGANISATION/NAME`."""
-QUICK = "-quickgelu"
+HUB_PREFIX = "hf-hub:"
+"""Prefix of architectures that are models on the Hugging Face hub, `hf-hub:ORGANISATION/NAME`."""
+QUICKGELU_SUFFIX = "-quickgelu"
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -47,31 +29,41 @@ class Towers(nn.Module):
     """An open_clip model as two encoders that share an embedding size.
 
     Attributes:
-        image_size: height and width in pixels of the images that it takes.
-        embed_dim: size of both embeddings.
+        image_size: Height and width of the input images, in pixels.
+        embed_dim: Size of the embeddings of both towers.
+        mean: Mean of the colours that images are normalised by, [3, 1, 1].
+        std: Standard deviation of these colours, [3, 1, 1].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, arch: str, pretrained: str | None = None) -> None:
-        """Build `arch`, with the weights of `pretrained` (an open_clip tag or a local file), or random ones.
+        """Build the towers.
+
+        Args:
+            arch: Architecture by open_clip's name, or `hf-hub:ORGANISATION/NAME`.
+            pretrained: An open_clip tag or a local file; None for random weights.
 
         Raises:
-            ValueError: open_clip knows no such architecture, or has no such weights for it.
+            ValueError: open_clip has no such architecture, or no such weights for it.
         """
         super().__init__()
         config = check_arch(arch, pretrained)
         self.clip = _create(arch, pretrained)
-        # Temperature and bias of the contrast are the recipe's: others, that nothing uses, would have no gradient.
+        # The recipe owns temperature and bias of the contrast; those of open_clip are unused and have no gradient.
         for name in ("logit_scale", "logit_bias"):
             if isinstance(unused := getattr(self.clip, name, None), nn.Parameter):
                 unused.requires_grad_(False)
         self.embed_dim: int = config["embed_dim"]
         size = self.clip.visual.image_size
         self.image_size: int = size if isinstance(size, int) else size[0]
-        # Part of the state: pretrained weights bring their own, and a checkpoint is loaded without asking for those.
+        # Buffers, because pretrained weights come with their own values, and a checkpoint is loaded without downloading
+        # those weights again.
         preprocess = self.clip.visual.preprocess_cfg
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1))
-        # Convolutions prefer channels last; other towers do not care.
+        # Convolutions are faster in channels-last order; for other towers it makes no difference.
         self.clip.visual.to(memory_format=torch.channels_last)
 
     def encode_images(self, images_nchw: Tensor) -> Tensor:
@@ -83,21 +75,22 @@ class Towers(nn.Module):
         """Token ids [N, T] -> embeddings [N, D]."""
         return self.clip.encode_text(tokens_nt)
 
-    def compile_images(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile the image tower, for batches of any size; the names of its weights stay what they are."""
+    def compile_image_tower(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the image tower for batches of any size; the names of its weights do not change."""
         self.clip.visual.compile(backend=backend, dynamic=True)
 
     def checkpoint_activations(self) -> None:
-        """Keep the activations of no block of the towers, and compute them again for the gradients.
+        """Recompute the activations of each block in the backward pass instead of keeping them.
 
-        Activation checkpointing: Chen et al., "Training deep nets with sublinear memory cost", 2016. Where a tower
-        cannot (`can_checkpoint`) it stays as it is.
+        Activation checkpointing: Chen et al., "Training deep nets with sublinear memory cost", 2016. Towers that do not
+        support it (`supports_activation_checkpointing`) are not changed.
         """
         self.clip.set_grad_checkpointing(True)
 
 
-def _create(arch: str, pretrained: str | None) -> nn.Module:
-    # open_clip warns of random weights, which are what is meant where none were asked for.
+# Any: open_clip returns a CLIP or a CustomTextCLIP, whose towers differ in type.
+def _create(arch: str, pretrained: str | None) -> Any:
+    # open_clip warns of random weights, which are intended when none are named.
     log, level = logging.getLogger(), logging.getLogger().level
     log.setLevel(level if pretrained else logging.ERROR)
     try:
@@ -106,10 +99,32 @@ def _create(arch: str, pretrained: str | None) -> nn.Module:
         log.setLevel(level)
 
 
-def check_arch(arch: str, pretrained: str | None = None) -> dict:
-    """The configuration of `arch`; see `Towers` for the errors."""
+def native_precision(device_type: str) -> Precision:
+    """Choose the fastest precision that the hardware supports and that is sufficient.
+
+    Towers compute in it (`torch.autocast`). Weights, losses and optimiser are always in single precision. GPUs have
+    bfloat16. CPUs have it with AVX512-BF16 or AMX; other CPUs emulate it, more slowly than float32.
+
+    Args:
+        device_type: "cpu" or "cuda".
+    """
+    if device_type == "cuda":
+        return "bfloat16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+
+
+def check_arch(arch: str, pretrained: str | None = None) -> dict[str, Any]:
+    """Check an architecture and its weights without building it.
+
+    Returns:
+        open_clip's configuration of the architecture.
+
+    Raises:
+        ValueError: See `Towers`.
+    """
     _register()
-    if brings_weights(arch):
+    if is_hub_model(arch):
         return _hub_config(arch, pretrained)
     config = open_clip.get_model_config(arch)
     if config is None:
@@ -122,39 +137,39 @@ def check_arch(arch: str, pretrained: str | None = None) -> dict:
             f"{arch} has no pretrained weights {pretrained!r}; give a file or one of: {', '.join(tags) or 'none'}"
         )
     if pretrained in tags and get_pretrained_cfg(arch, pretrained).get("quick_gelu") and not config.get("quick_gelu"):
-        # open_clip would take them, and compute with another activation than they were trained with.
-        known = f"{arch}{QUICK}" in open_clip.list_models()
-        hint = f"use the architecture {arch}{QUICK}" if known else "use other weights"
+        # open_clip would load them and compute with another activation function than they were trained with.
+        exists = f"{arch}{QUICKGELU_SUFFIX}" in open_clip.list_models()
+        hint = f"use the architecture {arch}{QUICKGELU_SUFFIX}" if exists else "use other weights"
         raise ValueError(f"{arch} computes with GELU, and the weights {pretrained!r} are for QuickGELU; {hint}")
     return config
 
 
-def brings_weights(arch: str) -> bool:
-    """Whether `arch` names a model with its weights."""
-    return arch.startswith(HUB)
+def is_hub_model(arch: str) -> bool:
+    """Whether `arch` is a model on the Hugging Face hub, which includes its weights."""
+    return arch.startswith(HUB_PREFIX)
 
 
-def can_checkpoint(config: dict) -> bool:
-    """Whether the image tower of a configuration can do without keeping its activations: open_clip's ResNets cannot."""
+def supports_activation_checkpointing(config: dict[str, Any]) -> bool:
+    """Whether the image tower of a configuration supports activation checkpointing: open_clip's ResNets do not."""
     vision = config["vision_cfg"]
     return "timm_model_name" in vision or not isinstance(vision.get("layers"), (list, tuple))
 
 
-def _hub_config(arch: str, pretrained: str | None) -> dict:
+def _hub_config(arch: str, pretrained: str | None) -> dict[str, Any]:
     if pretrained:
-        raise ValueError(f"{arch} brings its own weights, not {pretrained!r}; leave these out")
+        raise ValueError(f"{arch} includes its own weights: it cannot use {pretrained!r}; leave these out")
     try:
         return open_clip.get_model_config(arch)
-    # The hub, its client and open_clip have a dozen kinds of errors for what is one thing here.
+    # The hub, its client and open_clip raise a dozen kinds of errors for the same problem.
     except Exception as error:
         reason = textwrap.shorten(str(error), 160, placeholder=" ...")
         raise ValueError(
-            f"{arch} cannot be had from the Hugging Face hub; check its name, and that the hub is in reach ({reason})"
+            f"{arch} cannot be loaded from the Hugging Face hub: {reason}; check its name and the network connection"
         ) from error
 
 
 def build_tokenizer(arch: str) -> Tokenizer:
-    """The tokenizer of `arch`: a list of strings -> token ids [N, T]."""
+    """Build the tokenizer of `arch`: a list of strings -> token ids [N, T]."""
     _register()
     return open_clip.get_tokenizer(arch)
 

@@ -13,7 +13,7 @@ from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.tables import curves_table, expression_table, find_row, print_sample
 from smile_pipe.pipeline.data.temporal import is_sequence
-from smile_pipe.pipeline.runs.curves import curves_of, curves_png
+from smile_pipe.pipeline.runs.curves import curves_png, extract_curves
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import describe_samples, pluralize
@@ -130,7 +130,7 @@ def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Consol
     else:
         result, facts = _show_unfinished(directory)
     console.print(facts)
-    curves = curves_of(directory.metrics())
+    curves = extract_curves(directory.metrics())
     if curves:
         console.print()
         console.print(curves_table(curves))
@@ -145,7 +145,7 @@ def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Consol
 def _run_table(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
     facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
-    facts.add_row("trained on", manifest.learned_from())
+    facts.add_row("trained on", manifest.training_data_summary())
     if manifest.validation_subjects:
         facts.add_row("held back", pluralize(len(manifest.validation_subjects), "subject"))
     facts.add_row("tested on", f"{pluralize(len(manifest.test_subjects), 'subject')} (split {manifest.split})")

@@ -1,15 +1,19 @@
-"""Constants and schedule of the optimiser, shared by training and fine-tuning."""
+"""Constants and learning rate schedule of the optimiser, shared by training and fine-tuning."""
 
 import math
 
 MAX_GRADIENT_NORM = 5.0
-
-
 BETAS = (0.9, 0.98)
 
 
 def cosine_schedule(step: int, num_steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear up to 1 over the first `warmup` part of the steps, then half a cosine."""
+    """Compute the factor of the learning rate: linear warm-up to 1, then half a cosine to 0.
+
+    Args:
+        step: Number of steps done.
+        num_steps: Number of all steps.
+        warmup: Fraction of all steps that the warm-up takes.
+    """
     num_warmup = warmup * num_steps
     if step < num_warmup:
         return (step + 1) / (num_warmup + 1)

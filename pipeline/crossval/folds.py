@@ -99,7 +99,7 @@ def run_fold(
     if fold.directory.manifest() is None and fold.directory.config_path.exists():
         config = config.model_copy(update={"resume": True})
     # For the loop of a single worker this process is as good as another, and warm from the fold before.
-    train.run(config, on_metrics, here=config.num_workers == 1)
+    train.run(config, on_metrics, in_process=config.num_workers == 1)
     if fold.evaluation() is None:
         evaluate.run(fold.evaluate)
 

@@ -77,10 +77,10 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
                 return manifest
         asked = {
             "fingerprint": load_run_config,
-            "shards": train.shards_from(config.out, learned),
+            "shards": train.relative_shards_path(config.out, learned),
             "shards_fingerprint": learned.manifest.fingerprint,
-            "scored_on": train.shards_from(config.out, scored),
-            "crossval": config.model_dump(mode="json", exclude={"out", "shards", "train_on", "test_on", "address"}),
+            "scored_on": train.relative_shards_path(config.out, scored),
+            "crossval": config.to_record({"out", "shards", "train_on", "test_on", "address"}),
         }
         write_atomically(config.out / "config.json", canonical_json(asked).encode())
         _run_folds(config, folds, num_steps, on_progress)
@@ -137,13 +137,13 @@ def _folds(config: CrossvalConfig, learned: ShardSet, scored: ShardSet) -> list[
 
 
 def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
-    """The number of training steps of all folds; checks the first one as `train.check` does."""
+    """The number of training steps of all folds; checks the first one as `train.prepare` does."""
     config = folds[0].train
-    train.check(config, here=config.num_workers == 1)
+    train.prepare(config, in_process=config.num_workers == 1)
     samples = Counter(row.subject for row in select_training_rows(shards, shards.subjects, config.where))
     total = 0
     for fold in folds:
-        subjects, _ = split_validation(split_subjects(fold.train.split, samples).train, config.validation)
+        subjects, _ = split_validation(split_subjects(fold.train.split, samples).train, config.val_fraction)
         num_samples = sum(samples[subject] for subject in subjects)
         total += Sampler([""] * num_samples, config.batch_size, config.seed, config.num_workers).num_steps
     return total * config.epochs
@@ -199,7 +199,7 @@ def _manifest(
         where=folds[0].train.where,
         config=folds[0].train.recorded(),
         recipe=config.recipe,
-        without=config.without,
+        without=config.drop_loss,
         channel=runs[0].channel,
         text_source=runs[0].text_source,
         precision=runs[0].precision,

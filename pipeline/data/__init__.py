@@ -1,1 +1,1 @@
-"""From shards to tensors: the dataset, decoding, augmentation, and what a damaged shard means."""
+"""Shards to tensors: dataset, decoding, augmentation, and the handling of damaged shards."""

@@ -1,8 +1,7 @@
-"""Faces as tensors: from rows of the index to uint8 views of the size that the image tower takes.
+"""Dataset of faces: rows of an index to batches of uint8 views at the input size of the image tower.
 
-Goes in: a shard set and rows. Comes out: batches, read ahead by threads while the model computes. Promised: each sample
-is decoded once while the cache holds, whatever the number of epochs; the cache never outgrows its budget; of a sequence
-no more frames are decoded than `DecodeSpec` allows; a damaged sample is in no batch.
+Threads read and decode ahead while the model computes. Each sample is decoded once as long as the cache has room. Of a
+sequence no more frames are decoded than `DecodeSpec` allows. Damaged samples never enter a batch.
 """
 
 import os
@@ -18,30 +17,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_pipe.model.packing import PackedFrames
-from smile_pipe.pipeline.data.integrity import BadSampleError, OnBadShard, first_good, naming, nothing_left
+from smile_pipe.pipeline.data.integrity import (
+    BadSampleError,
+    OnBadShard,
+    first_readable,
+    no_readable_sample,
+    raise_bad_sample,
+)
 from smile_pipe.pipeline.data.resize import fit_image
-from smile_pipe.pipeline.data.temporal import TemporalRead, moments_of
+from smile_pipe.pipeline.data.temporal import TemporalRead, select_frames
 from smile_pipe.pipeline.rendering.cameras import Rig, View
 from smile_pipe.shards.images import Pixels, as_rgb, decode_image
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Camera, Sample, SampleError
 
-# Batches that are read ahead, and samples that a thread takes at once: to wake another for each of them has its price.
+# Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
 READ_AHEAD = 3
 READ_CHUNK = 8
-# Decoding and shrinking, which are most of the work, do not hold Python's lock; what does keeps more threads waiting.
+# Decoding and shrinking, which are most of the work, release the GIL; more threads would only wait for the rest.
 READ_THREADS = min(max(os.cpu_count() or 1, 2), 8)
 
-# Displacements d are shown as tanh(d / FLOW_BEND), in frame units (9 mm): a millimetre at rest moves 14 of 255 levels,
-# so that micro-expressions are seen, and a jaw that drops by 4 cm is still not clipped. The upper byte of the stored 16
-# bits has 1.4 levels a millimetre.
+# Displacements d are mapped to tanh(d / FLOW_BEND), in frame units (9 mm). A millimetre at rest then moves 14 of 255
+# levels, so micro-expressions are visible, and a jaw that drops by 4 cm is still not clipped. The upper byte of the
+# stored 16 bits would have 1.4 levels per millimetre.
 FLOW_BEND = 0.1
 
 
 @dataclass(frozen=True)
 class DecodeSpec:
-    """What of a sample the image tower sees: one channel, at its size, of some moments (`moments_of`)."""
+    """Which images of a sample are decoded, and at which size.
+
+    Attributes:
+        channel: Channel of the images.
+        image_size: Height and width of the result, in pixels.
+        temporal: Which frames of a sequence are read; see `select_frames`.
+        max_frames: Largest number of frames of a sequence.
+    """
 
     channel: str
     image_size: int
@@ -51,7 +63,16 @@ class DecodeSpec:
 
 @dataclass(frozen=True)
 class FaceSample:
-    """One decoded sample: views uint8 [T, V, 3, H, W], times float32 [T], its prompt and concept, and whose it is."""
+    """One decoded sample.
+
+    Attributes:
+        views: uint8 [T, V, 3, H, W].
+        times: float32 [T]; see `PackedFrames`.
+        text: Its prompt.
+        concept: What the prompt means; equal for prompts of one expression.
+        key: Its unique name.
+        subject: The person.
+    """
 
     views: NDArray[np.uint8]
     times: NDArray[np.float32]
@@ -63,91 +84,96 @@ class FaceSample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Faces of one step, all moments of all B of them: views uint8 [N, V, 3, H, W], N the sum of `counts` [B]."""
+    """B samples with all of their N frames.
+
+    Attributes:
+        views: uint8 [N, V, 3, H, W].
+        frames: Which views belong to which sample, and when.
+        texts: Prompts, one per sample.
+        concepts: Concepts of the prompts.
+        keys: Names of the samples.
+        subjects: Persons.
+    """
 
     views: Tensor
-    counts: Tensor
-    times: Tensor
+    frames: PackedFrames
     texts: list[str]
     concepts: list[str]
     keys: list[str]
     subjects: list[str]
 
-    @property
-    def moments(self) -> PackedFrames:
-        """Which views are of which face, and when."""
-        return PackedFrames(self.counts, self.times)
-
 
 class FaceDataset:
-    """Reads and decodes samples of one shard set, and remembers what fits in memory.
+    """Reads and decodes samples of one shard set, with a cache in memory.
 
     Attributes:
-        skipped: keys of the samples that were left out, as they could not be read (`on_bad_shard="skip"`).
+        shards: The shard set.
+        decode_spec: What is decoded.
+        skipped: Keys of the samples that were left out because they cannot be read (`on_bad_shard="skip"`).
     """
 
     def __init__(
-        self, shards: ShardSet, reading: DecodeSpec, cache_bytes: int, on_bad_shard: OnBadShard = "fail"
+        self, shards: ShardSet, decode_spec: DecodeSpec, cache_bytes: int, on_bad_shard: OnBadShard = "fail"
     ) -> None:
-        self.shards, self.reading, self.on_bad_shard = shards, reading, on_bad_shard
+        self.shards, self.decode_spec, self.on_bad_shard = shards, decode_spec, on_bad_shard
         self.skipped: set[str] = set()
-        self._budget = cache_bytes
+        self._free_bytes = cache_bytes
         self._cache: dict[str, FaceSample] = {}
 
     def read(self, row: IndexRow) -> FaceSample:
-        """One face.
+        """Read one sample, from the cache if it is there.
 
         Raises:
-            BadSampleError: it cannot be read, or has not what is read of the others.
+            BadSampleError: It cannot be read, or lacks the images that are read of the others.
         """
         face = self._cache.get(row.key)
         if face is None:
-            with naming(row):
-                face = decode_face(self.shards.read(row), self.reading)
-            # Threads may overdraw the budget by the faces in their hands, which is nothing beside it.
-            if face.views.nbytes <= self._budget:
-                self._budget -= face.views.nbytes
+            with raise_bad_sample(row):
+                face = decode_face(self.shards.read(row), self.decode_spec)
+            # Without a lock, threads may exceed the limit by the faces that they hold, which is negligible.
+            if face.views.nbytes <= self._free_bytes:
+                self._free_bytes -= face.views.nbytes
                 self._cache[row.key] = face
         return face
 
     def batches(self, groups: Iterable[Sequence[IndexRow]], spares: Sequence[IndexRow] = ()) -> Iterator[Batch]:
-        """A batch for each group of rows, in order, with the next ones being read meanwhile.
+        """Yield a batch for each group of rows, in order, while the next ones are read.
 
-        Where samples are skipped, a batch has fewer faces than its group has rows. A group of which nothing is left
-        takes one of `spares`, the same whenever it is read, or without spares gives no batch.
+        If samples are skipped, a batch has fewer samples than its group has rows. A group without a readable sample
+        takes one of `spares`, the same one each time it is read; without spares it gives no batch.
 
         Raises:
-            BadSampleError: see `read`; with `skip`, none of `spares` can be read.
+            BadSampleError: See `read`; with `skip`, none of `spares` can be read.
         """
         with ThreadPoolExecutor(READ_THREADS) as readers, ThreadPoolExecutor(1) as collator:
-            ahead: deque[Future[Batch | None]] = deque()
+            pending: deque[Future[Batch | None]] = deque()
             for group in groups:
                 chunks = [group[start : start + READ_CHUNK] for start in range(0, len(group), READ_CHUNK)]
-                read = [readers.submit(self._read_chunk, chunk) for chunk in chunks]
-                ahead.append(collator.submit(self._collate, group, read, spares))
-                if len(ahead) > READ_AHEAD and (batch := ahead.popleft().result()):
+                parts = [readers.submit(self._read_chunk, chunk) for chunk in chunks]
+                pending.append(collator.submit(self._collate, group, parts, spares))
+                if len(pending) > READ_AHEAD and (batch := pending.popleft().result()):
                     yield batch
-            while ahead:
-                if batch := ahead.popleft().result():
+            while pending:
+                if batch := pending.popleft().result():
                     yield batch
 
     def directions(self, rows: Sequence[IndexRow]) -> Tensor:
-        """Unit vectors from the face towards each view's camera, [V, 3].
+        """Unit vectors from the face to the camera of each view, [V, 3].
 
-        All samples of a set share their rig; where each has its own jitter, those of the rig that all come from.
+        All samples of a set share their rig. If each sample has its own camera jitter, the result is of the rig before
+        jitter.
         """
         settings = self.shards.manifest.settings
         if settings.get("jitter_deg"):
             views = tuple(View.model_validate(view) for view in settings["views"])
             return directions_of(Rig.build(views, settings["size"], settings["projection"]).cameras)
-        return directions_of(first_good(self.shards, rows, self.on_bad_shard).record.cameras)
+        return directions_of(first_readable(self.shards, rows, self.on_bad_shard).record.cameras)
 
     def _read_chunk(self, rows: Sequence[IndexRow]) -> list[FaceSample]:
-        """The good ones of some rows."""
-        return [face for row in rows if (face := self._read_good(row)) is not None]
+        return [face for row in rows if (face := self._read_or_skip(row)) is not None]
 
-    def _read_good(self, row: IndexRow) -> FaceSample | None:
-        """One face, or None where it is skipped."""
+    def _read_or_skip(self, row: IndexRow) -> FaceSample | None:
+        """Read one sample; None if it is skipped."""
         if row.key in self.skipped:
             return None
         try:
@@ -159,67 +185,78 @@ class FaceDataset:
             return None
 
     def _collate(
-        self, group: Sequence[IndexRow], read: Sequence[Future[list[FaceSample]]], spares: Sequence[IndexRow]
+        self, group: Sequence[IndexRow], parts: Sequence[Future[list[FaceSample]]], spares: Sequence[IndexRow]
     ) -> Batch | None:
-        faces = [face for future in read for face in future.result()]
+        faces = [face for future in parts for face in future.result()]
         if not faces and spares:
-            faces = [self._spare(group, spares)]
+            faces = [self._read_spare(group, spares)]
         return collate(faces) if faces else None
 
-    def _spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> FaceSample:
-        """The first good one of `spares` from where the group begins in them, so that not one stands for all."""
+    def _read_spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> FaceSample:
+        """Read the first good one of `spares`, starting at the group, so that different groups take different ones."""
         start = next((n for n, row in enumerate(spares) if row.key == group[0].key), 0)
         for row in (*spares[start:], *spares[:start]):
-            if (face := self._read_good(row)) is not None:
+            if (face := self._read_or_skip(row)) is not None:
                 return face
-        raise nothing_left(self.shards, len(spares))
+        raise no_readable_sample(self.shards, len(spares))
 
 
 def directions_of(cameras: Sequence[Camera]) -> Tensor:
-    """Unit vectors from the face towards each camera, [V, 3]."""
+    """Unit vectors from the face to each camera, [V, 3]."""
     return torch.tensor([[-axis[2] for axis in camera.R] for camera in cameras], dtype=torch.float32)
 
 
-def decode_face(sample: Sample, reading: DecodeSpec) -> FaceSample:
-    """Decode what is read of a sample; see `moments_of` for the errors."""
-    record, size = sample.record, reading.image_size
-    moments = moments_of(record, reading.temporal, reading.max_frames)
-    views = np.empty((len(moments), len(record.cameras), 3, size, size), np.uint8)
-    for t, moment in enumerate(moments):
-        name = f"{reading.channel}{moment.suffix}"
+def decode_face(sample: Sample, decode_spec: DecodeSpec) -> FaceSample:
+    """Decode the images of a sample that `decode_spec` selects.
+
+    Raises:
+        SampleError: See `select_frames`; or the sample has flow images without their scale.
+        ImageError: An image cannot be decoded.
+    """
+    record, size = sample.record, decode_spec.image_size
+    frames = select_frames(record, decode_spec.temporal, decode_spec.max_frames)
+    views = np.empty((len(frames), len(record.cameras), 3, size, size), np.uint8)
+    for t, frame in enumerate(frames):
+        name = f"{decode_spec.channel}{frame.suffix}"
         for v, camera in enumerate(record.cameras):
             pixels = decode_image(name, sample.images[camera.name, name], min_side=size)
-            fit_image(as_rgb(_visible(pixels, sample, reading.channel)), views[t, v])
-    times = np.array([moment.time for moment in moments], np.float32)
+            fit_image(as_rgb(_convert_flow(pixels, sample, decode_spec.channel)), views[t, v])
+    times = np.array([frame.time for frame in frames], np.float32)
     return FaceSample(views, times, sample.text, record.concept, record.key, record.subject)
 
 
 def flow_as_rgb(flow: NDArray[np.uint16], step: float) -> NDArray[np.uint8]:
-    """Stored flow [H, W, 3], with `step` frame units a level -> uint8, 128 at rest: 128 + 127 tanh(d / `FLOW_BEND`)."""
+    """Convert stored flow to 8 bits: 128 + 127 tanh(d / `FLOW_BEND`), 128 at rest.
+
+    Args:
+        flow: Stored flow, uint16 [H, W, 3], 32768 at rest.
+        step: Frame units per level of the stored flow.
+    """
     return _flow_levels(step)[flow]
 
 
 @lru_cache(maxsize=4)
 def _flow_levels(step: float) -> NDArray[np.uint8]:
-    """The level that each stored number is shown as, [65536]."""
+    """8-bit level of each stored value, [65536]."""
     distances = (np.arange(65536) - 32768) * step
     return np.nan_to_num(np.round(128 + 127 * np.tanh(distances / FLOW_BEND)), nan=128.0).astype(np.uint8)
 
 
-def _visible(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
+def _convert_flow(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
+    """Convert flow images to 8 bits; other images and dynamic images are returned unchanged."""
     if channel != "flow" or pixels.dtype != np.uint16:
         return pixels
     if sample.record.flow is None:
-        raise SampleError(f"{sample.record.key}.json: has flow images and no scale to read them by; render again")
+        raise SampleError(f"{sample.record.key}.json: has flow images without their scale; render again")
     return flow_as_rgb(pixels.astype(np.uint16, copy=False), sample.record.flow.step)
 
 
 def collate(faces: Sequence[FaceSample]) -> Batch:
-    """Faces of one step, in their order."""
+    """Combine samples to a batch, in their order."""
+    counts = torch.tensor([len(face.times) for face in faces])
     return Batch(
         views=torch.from_numpy(np.concatenate([face.views for face in faces])),
-        counts=torch.tensor([len(face.times) for face in faces]),
-        times=torch.from_numpy(np.concatenate([face.times for face in faces])),
+        frames=PackedFrames(counts, torch.from_numpy(np.concatenate([face.times for face in faces]))),
         texts=[face.text for face in faces],
         concepts=[face.concept for face in faces],
         keys=[face.key for face in faces],

@@ -1,8 +1,7 @@
-"""Shards that are not what was written: found when a set is opened, and when a sample of it is read.
+"""Damaged shards: detection when a set is opened and when a sample is read, and the choice to fail or to skip.
 
-Goes in: `on_bad_shard`, and the shards. Comes out: an error that names what is damaged (`fail`), or what is
-whole (`skip`). Promised: opening looks at sizes and tables only, one stat a shard. That a sample's bytes are those that
-were written is seen by their digest whenever it is read, so no damaged image is ever learned from.
+Opening compares sizes and tables only, with one stat per shard. The digest of a sample is verified each time it is
+read, so a damaged image never enters training.
 """
 
 import logging
@@ -20,7 +19,7 @@ from smile_pipe.shards.verify import Problem, verify_shards
 
 OnBadShard = Literal["fail", "skip"]
 
-ON_BAD_SHARD_HELP = "What damaged samples do: fail ends the job and names them, skip leaves them out and counts them."
+ON_BAD_SHARD_HELP = "Damaged samples: fail ends the job and names them, skip leaves them out and counts them."
 
 _log = logging.getLogger(__name__)
 
@@ -30,72 +29,78 @@ class BadSampleError(RuntimeError):
 
 
 def open_shards(spec: str, on_bad_shard: OnBadShard = "fail") -> ShardSet:
-    """Open a shard set, and see that its manifest, its index and the sizes of its shards agree.
+    """Open a shard set, and check that its manifest, its index and the sizes of its shards agree.
 
-    With `skip`, shards of another size, or that are gone, are told in a warning: some of their samples may be whole.
+    Args:
+        spec: Directory, manifest.json, glob, brace pattern or URL.
+        on_bad_shard: With `skip`, missing shards and shards of another size only cause a warning, because some of their
+            samples may be intact.
 
     Raises:
-        UsageError: they do not agree, or see `smile_pipe.shards.reader.ShardSet.open`.
+        UsageError: They do not agree, or see `smile_pipe.shards.reader.ShardSet.open`.
     """
     shards = ShardSet.open(spec)
     problems = [problem for _, found in verify_shards(shards, quick=True) for problem in found]
-    damaged = _of_other_sizes(shards, problems)
+    damaged = _find_resized(shards, problems)
     for problem in problems:
         if problem.shard not in damaged:
             raise UsageError(
-                f"{_first(problem)}; `smile-pipe verify {spec}` lists all problems; render again",
+                f"{_describe(problem)}; `smile-pipe verify {spec}` lists all problems; render again",
                 field="shards",
                 value=spec,
             )
         if on_bad_shard == "fail":
             raise UsageError(
-                f"{_first(problem)}; `smile-pipe verify {spec}` lists all problems; copy the shards again, render "
-                "again, or use the samples that are whole with `on_bad_shard=skip`",
+                f"{_describe(problem)}; `smile-pipe verify {spec}` lists all problems; copy the shards again, render "
+                "again, or use the intact samples with `on_bad_shard=skip`",
                 field="shards",
                 value=spec,
             )
     if damaged:
         _log.warning(
-            "shards %s: %s; damaged shards: %d; what is whole in them is used", spec, _first(problems[0]), len(damaged)
+            "shards %s: %s; damaged shards: %d; their intact samples are used",
+            spec,
+            _describe(problems[0]),
+            len(damaged),
         )
     return shards
 
 
-def first_good(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadShard = "fail") -> Sample:
-    """The first of `rows` that can be read.
+def first_readable(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadShard = "fail") -> Sample:
+    """Read the first of `rows`; with `skip`, the first one that can be read.
 
     Raises:
-        BadSampleError: the first cannot be read, or with `skip` none of them.
+        BadSampleError: The first cannot be read; with `skip`, none of them can.
     """
     for row in rows:
         try:
-            with naming(row):
+            with raise_bad_sample(row):
                 return shards.read(row)
         except BadSampleError:
             if on_bad_shard == "fail":
                 raise
-    raise nothing_left(shards, len(rows))
+    raise no_readable_sample(shards, len(rows))
 
 
-def nothing_left(shards: ShardSet, num_rows: int) -> BadSampleError:
-    """The error for samples of which none can be read."""
+def no_readable_sample(shards: ShardSet, num_rows: int) -> BadSampleError:
+    """The error for a selection of samples of which none can be read."""
     return BadSampleError(
         f"`shards={shards.spec}`: of {pluralize(num_rows, 'sample')} none can be read; "
-        f"`smile-pipe verify {shards.spec}` tells why"
+        f"`smile-pipe verify {shards.spec}` lists the problems"
     )
 
 
 @contextmanager
-def naming(row: IndexRow) -> Iterator[None]:
-    """Turn what says that a sample is damaged into a `BadSampleError`; what says that it cannot be had passes."""
+def raise_bad_sample(row: IndexRow) -> Iterator[None]:
+    """Turn errors that mean damage into a `BadSampleError` that names the sample; network errors pass unchanged."""
     try:
         yield
     except (ShardError, SampleError, ImageError) as error:
         raise BadSampleError(f"{row.shard}: the sample {row.key} cannot be read ({error})") from error
 
 
-def _of_other_sizes(shards: ShardSet, problems: Sequence[Problem]) -> set[str]:
-    """The shards among `problems` that are gone, or are not as large as they were written."""
+def _find_resized(shards: ShardSet, problems: Sequence[Problem]) -> set[str]:
+    """The shards among `problems` that are missing or have another size than the manifest records."""
     sizes = {entry.name: entry.bytes for entry in shards.manifest.shards}
     return {name for name in {p.shard for p in problems} & sizes.keys() if _size(shards, name) != sizes[name]}
 
@@ -107,6 +112,6 @@ def _size(shards: ShardSet, name: str) -> int | None:
         return None
 
 
-def _first(problem: Problem) -> str:
+def _describe(problem: Problem) -> str:
     where = " ".join(part for part in (problem.shard, problem.key) if part)
-    return f"not what was rendered: {where}{': ' if where else ''}{problem.what}"
+    return f"damaged: {where}{': ' if where else ''}{problem.what}"

@@ -1,8 +1,4 @@
-"""Views at the size that the image tower takes.
-
-Goes in: a decoded view. Comes out: the same view in a batch's layout. Promised: what is shrunk has no aliasing, and
-other threads go on meanwhile.
-"""
+"""Resizing of views to the input size of the image tower, without aliasing and without holding the GIL."""
 
 from functools import lru_cache
 
@@ -13,35 +9,45 @@ from PIL import Image
 
 
 def fit_image(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Pixels uint8 [H, W, 3] -> the same view at the size of `out`, uint8 [3, h, w].
+    """Resize a view.
 
-    Shrunk, a pixel is the mean of those that it covers, rounded: no aliasing. Growing interpolates.
+    Shrinking averages the source pixels that a target pixel covers and rounds, so there is no aliasing. Enlarging in
+    either direction interpolates bilinearly.
+
+    Args:
+        pixels: Source, uint8 [H, W, 3].
+        out: Target, uint8 [3, h, w], filled in place.
     """
     sizes = list(zip(pixels.shape[:2], out.shape[1:], strict=True))
-    if all(given == wanted for given, wanted in sizes):
+    if all(source == target for source, target in sizes):
         out[:] = pixels.transpose(2, 0, 1)
-    elif all(given >= wanted for given, wanted in sizes):
-        rows, columns = (_covered(*size) for size in sizes)
-        _shrink(pixels.reshape(len(pixels), -1), *rows, *columns, out)
+    elif all(source >= target for source, target in sizes):
+        (first_rows, row_shares), (first_columns, column_shares) = (_coverage(*size) for size in sizes)
+        _shrink(pixels.reshape(len(pixels), -1), first_rows, row_shares, first_columns, column_shares, out)
     else:
-        grown = Image.fromarray(pixels).resize(out.shape[:0:-1], Image.Resampling.BILINEAR)
-        out[:] = np.asarray(grown).transpose(2, 0, 1)
+        enlarged = Image.fromarray(pixels).resize(out.shape[:0:-1], Image.Resampling.BILINEAR)
+        out[:] = np.asarray(enlarged).transpose(2, 0, 1)
 
 
 @lru_cache(maxsize=16)
-def _covered(num: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which of `num` pixels of a line each of `wanted` covers: the first [wanted], and shares of n from there on.
+def _coverage(num: int, num_out: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Compute which of `num` source pixels of a line each target pixel covers, and by how much.
 
-    Of pixels that are at least twice as small each counts as a whole where its centre lies. Larger ones are shared:
-    most would else be taken one to one, and a few in pairs.
+    When shrinking by a factor of 2 or more, a source pixel belongs entirely to the target pixel that its centre is in.
+    With smaller factors source pixels are shared: otherwise most target pixels would copy one source pixel, and a few
+    would average two.
+
+    Returns:
+        First source pixel of each target pixel, int64 [num_out], and the shares of it and of the next ones, float32
+        [num_out, n].
     """
-    edges = np.arange(wanted + 1) * num / wanted
-    if num >= 2 * wanted:
+    edges = np.arange(num_out + 1) * num / num_out
+    if num >= 2 * num_out:
         edges = np.floor(edges + 0.5)
     first = edges[:-1].astype(np.int64)
-    most = int((np.ceil(edges[1:]) - first).max())
-    first = np.minimum(first, num - most)
-    pixels = first[:, None] + np.arange(most)
+    longest = int((np.ceil(edges[1:]) - first).max())
+    first = np.minimum(first, num - longest)
+    pixels = first[:, None] + np.arange(longest)
     shares = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return first, (shares.clip(0) / np.diff(edges)[:, None]).astype(np.float32)
 
@@ -55,7 +61,7 @@ def _shrink(
     column_shares: NDArray[np.float32],
     out: NDArray[np.uint8],
 ) -> None:
-    """Fill `out` [3, h, w] with the means of what its pixels cover of `lines` [H, 3 W]; see `_covered`."""
+    """Fill `out` [3, h, w] with weighted means of `lines` [H, 3 W]; see `_coverage` for the other arguments."""
     sums = np.empty(lines.shape[1], np.float32)
     for y in range(len(first_rows)):
         sums[:] = np.float32(0.5)  # for rounding
@@ -66,7 +72,7 @@ def _shrink(
                     sums[j] += share * np.float32(lines[i, j])
         for x in range(len(first_columns)):
             red = green = blue = np.float32(0)
-            # A number without a sign need not be asked whether it counts from the end.
+            # An unsigned index spares Numba the check for indices that count from the end.
             at = np.uint64(3 * first_columns[x])
             for n in range(column_shares.shape[1]):
                 share = column_shares[x, n]
@@ -74,7 +80,7 @@ def _shrink(
                 green += share * sums[at + np.uint64(1)]
                 blue += share * sums[at + np.uint64(2)]
                 at += np.uint64(3)
-            # By way of int32, which processors convert to.
+            # Via int32: processors have an instruction for that conversion only.
             out[0, y, x] = np.uint8(np.int32(red))
             out[1, y, x] = np.uint8(np.int32(green))
             out[2, y, x] = np.uint8(np.int32(blue))

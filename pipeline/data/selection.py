@@ -1,4 +1,4 @@
-"""Which samples a training reads: its training subjects, minus those held out for validation."""
+"""Selection of the samples that a training reads: its training subjects, minus those held out for validation."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,36 @@ from smile_pipe.shards.splits import split_subjects
 
 
 def split_validation(subjects: Sequence[str], fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The subjects to learn from and those that are held back, drawn as `holdout` of `smile_pipe.shards.splits` does.
+    """Split training subjects into those to learn from and those held out for validation.
+
+    The subjects are drawn by a hash of their names (`holdout` of `smile_pipe.shards.splits`), so the result is the same
+    on every machine.
+
+    Args:
+        subjects: Names of the training subjects.
+        fraction: Fraction to hold out; 0 holds out none.
 
     Raises:
-        UsageError: one of the two would be none.
+        UsageError: One side would be empty.
     """
     if not fraction:
         return tuple(subjects), ()
     try:
         split = split_subjects(f"holdout:{fraction:.9f}", subjects)
     except UsageError:
-        left = "none to learn from" if round(fraction * len(subjects)) else "none to hold back"
+        empty_side = "training" if round(fraction * len(subjects)) else "validation"
         raise UsageError(
-            f"of {len(subjects)} training subjects that leaves {left}", field="validation", value=f"{fraction:g}"
+            f"leaves none of {len(subjects)} subjects for {empty_side}; choose another fraction",
+            field="val_fraction",
+            value=f"{fraction:g}",
         ) from None
     return split.train, split.test
 
 
 def select_training_rows(shards: ShardSet, subjects: Sequence[str], where: str | None) -> list[IndexRow]:
-    """The samples to learn from.
+    """Select the samples of some subjects for which a condition holds.
 
     Raises:
-        UsageError: `where` is no condition over their labels, or holds for none of them.
+        UsageError: `where` is not a valid condition on labels, or holds for no sample.
     """
     return SampleFilter.model_validate({"where": where}).apply(shards.of_subjects(subjects))

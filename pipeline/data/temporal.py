@@ -1,14 +1,11 @@
-"""What is read of a sequence: some of its frames, the dynamic image that stands for all of them, or both.
-
-Goes in: what was asked for and what the shards hold. Comes out: the images to decode, each with its time.
-"""
+"""Choice of the images of a sequence that are decoded: some of its frames, its dynamic image, or both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from smile_pipe.model.config import DYNAMIC_TIME
-from smile_pipe.pipeline.data.integrity import OnBadShard, first_good
+from smile_pipe.pipeline.data.integrity import OnBadShard, first_readable
 from smile_pipe.pipeline.sequences.sampling import evenly_spaced
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
@@ -18,89 +15,103 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import SampleError, SampleRecord, Temporal, Timeline
 
 TemporalRead = Temporal | Literal["none"]
-"""What is read of sequences; `none` where there are none."""
+"""What is read of sequences; `none` if there are no sequences."""
 
-_WORDS = {"frames": "frames", "dynamic": "the dynamic image", "both": "frames and the dynamic image"}
+_DESCRIPTIONS = {"frames": "frames", "dynamic": "the dynamic image", "both": "frames and the dynamic image"}
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One image of each view of a sample: what follows the channel in its name, and its time."""
+class FrameRef:
+    """Reference to one frame of a sample: one image per view.
+
+    Attributes:
+        suffix: What follows the channel in the name of the images: "", ".07" or ".dynamic".
+        time: Time from 0 to 1; see `smile_pipe.model.packing.PackedFrames`.
+    """
 
     suffix: str
     time: float
 
 
 def is_sequence(row: IndexRow) -> bool:
-    """Whether a sample is a sequence and no scan."""
+    """Whether a sample is a sequence; otherwise it is a scan."""
     return row.frame_rate > 0 or row.num_frames > 1
 
 
 def stored_temporal(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadShard = "fail") -> TemporalRead:
-    """What the shards hold of the sequences among `rows`; all of a set hold the same, so one of them is opened.
+    """What the shards store of the sequences among `rows`; it is equal for all of a set, so only one is read.
 
     Raises:
-        UsageError: the index promises a sequence where the shard has a scan.
-        BadSampleError: see `smile_pipe.pipeline.data.integrity.first_good`.
+        UsageError: A sample is a sequence in the index and a scan in its shard.
+        BadSampleError: See `smile_pipe.pipeline.data.integrity.first_readable`.
     """
     sequences = [row for row in rows if is_sequence(row)]
     if not sequences:
         return "none"
-    record = first_good(shards, sequences, on_bad_shard).record
+    record = first_readable(shards, sequences, on_bad_shard).record
     if record.timeline is None:
         raise UsageError(
-            f"{record.key} is a sequence in the index and a scan in its shard", field="shards", value=shards.spec
+            f"{record.key} is a sequence in the index and a scan in its shard; render again",
+            field="shards",
+            value=shards.spec,
         )
     return record.timeline.temporal
 
 
 def default_temporal(stored: TemporalRead) -> TemporalRead:
-    """What `auto` reads: frames where there are any."""
+    """What `auto` reads: frames if they are stored."""
     return "frames" if stored == "both" else stored
 
 
-def can_read(stored: TemporalRead, wanted: TemporalRead) -> bool:
-    """Whether shards that hold `stored` of their sequences, if they have any, have what is wanted."""
-    return stored in ("both", wanted, "none")
+def can_read(stored: TemporalRead, requested: TemporalRead) -> bool:
+    """Whether shards that store `stored` of their sequences have what is requested; true without sequences."""
+    return stored in ("both", requested, "none")
 
 
 def frames_read(row: IndexRow, temporal: TemporalRead, max_frames: int) -> int:
-    """How many frames of a sequence are read; 0 where only its dynamic image is."""
+    """Number of frames of a sample that are read; 0 if only its dynamic image is."""
     return min(row.num_frames, max_frames) if temporal in ("frames", "both") else 0
 
 
 def describe_temporal(temporal: TemporalRead, max_frames: int) -> str:
-    """What was read of each sequence, for a person."""
+    """Describe what is read of each sequence, for cards and reports."""
     if temporal == "none":
         return "no sequences"
     limit = "" if temporal == "dynamic" else f", at most {pluralize(max_frames, 'frame')}"
-    return f"{_WORDS[temporal]} of each sequence{limit}"
+    return f"{_DESCRIPTIONS[temporal]} of each sequence{limit}"
 
 
-def moments_of(record: SampleRecord, temporal: TemporalRead, max_frames: int) -> list[Moment]:
-    """The moments of a sample that are read, in order of time, the dynamic image last; a scan has one, at time 0.
+def select_frames(record: SampleRecord, temporal: TemporalRead, max_frames: int) -> list[FrameRef]:
+    """Select the frames of a sample to read.
 
-    Of more than `max_frames` frames so many are taken, evenly from the first to the last.
+    Args:
+        record: Record of the sample.
+        temporal: What to read of a sequence.
+        max_frames: Largest number of frames; from longer sequences this many are taken, evenly spaced from the first to
+            the last.
+
+    Returns:
+        Frames in order of time, then the dynamic image. A scan has one frame, at time 0.
 
     Raises:
-        SampleError: the sample has not what is wanted.
+        SampleError: The sequence does not store what is requested.
     """
     timeline = record.timeline
     if timeline is None:
-        return [Moment("", 0.0)]
+        return [FrameRef("", 0.0)]
     if not can_read(timeline.temporal, temporal) or temporal == "none":
-        raise SampleError(f"{record.key}: holds {_WORDS[timeline.temporal]}, and not what is read of the others")
-    found = []
+        raise SampleError(f"{record.key}: stores {_DESCRIPTIONS[timeline.temporal]}, unlike the other sequences")
+    frames = []
     if temporal != "dynamic":
         count = len(timeline.frames)
         chosen = evenly_spaced(range(count), min(count, max_frames))
-        found = [Moment(f".{timeline.moments[n]}", _time(timeline, timeline.frames[n])) for n in chosen]
+        frames = [FrameRef(f".{timeline.moments[n]}", _time(timeline, timeline.frames[n])) for n in chosen]
     if temporal != "frames":
-        found.append(Moment(f".{DYNAMIC}", DYNAMIC_TIME))
-    return found
+        frames.append(FrameRef(f".{DYNAMIC}", DYNAMIC_TIME))
+    return frames
 
 
 def _time(timeline: Timeline, frame: int) -> float:
-    """Where a frame lies between the onset and the end of the sequence as it was recorded, from 0 to 1."""
+    """Time of a source frame between the onset (0) and the end (1) of the recorded sequence."""
     last = timeline.num_source_frames - 1
     return min(max((frame - timeline.onset) / max(last - timeline.onset, 1), 0.0), 1.0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.classifiers.metrics import Labels
 from smile_pipe.pipeline.common.expressions import expressions_of
 from smile_pipe.pipeline.data.dataset import FaceDataset
-from smile_pipe.pipeline.data.integrity import nothing_left
+from smile_pipe.pipeline.data.integrity import no_readable_sample
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import IndexRow
@@ -85,7 +85,7 @@ def embed(
     fitted = [row for row in train_rows if row.key not in (fit_reader or reader).skipped]
     scored = [row for row in test_rows if row.key not in reader.skipped]
     if not scored:
-        raise nothing_left(reader.shards, len(test_rows))
+        raise no_readable_sample(reader.shards, len(test_rows))
     if fit_reader and fitted:
         _check_rigs(fit_reader, fitted, reader, scored)
     good, classes = [*fitted, *scored], reader.shards.manifest.expressions

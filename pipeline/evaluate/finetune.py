@@ -176,9 +176,9 @@ def _train(
         for batch in reader.batches(groups):
             optimizer.param_groups[0]["lr"] = peak * cosine_schedule(step, num_steps, WARMUP)
             views = batch.views.to(device).float() / 255
-            views = augment(views, reader.reading.channel, order, generator_for(seed, epoch, step), batch.moments)
+            views = augment(views, reader.decode_spec.channel, order, generator_for(seed, epoch, step), batch.frames)
             with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
-                _, fused, _ = encoder.embed_faces(views, directions, batch.moments.to(device))
+                _, fused, _ = encoder.embed_faces(views, directions, batch.frames.to(device))
             columns = torch.tensor([column_of[key] for key in batch.keys], device=device)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(head(fused.float()), columns).backward()

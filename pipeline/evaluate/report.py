@@ -254,7 +254,7 @@ def evaluation_page(
         "recipe": manifest.recipe,
         "image tower": f"{run.recipe['arch']} on {run.channel} images",
         "views": ", ".join(run.views),
-        "trained on": run.learned_from(),
+        "trained on": run.training_data_summary(),
         "steps": f"{run.num_steps}, workers: {run.world_size}",
         "split": run.split,
         "prompts": f"from {run.text_source}",

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smile_pipe.pipeline.data.dataset import FaceDataset
-from smile_pipe.pipeline.data.integrity import nothing_left
+from smile_pipe.pipeline.data.integrity import no_readable_sample
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import INDEX_SCHEMA, IndexRow
@@ -50,7 +50,7 @@ def write_embeddings(
             if waiting:
                 table.write_table(pa.Table.from_batches(waiting))
         if num_written == 0:
-            raise nothing_left(reader.shards, len(rows))
+            raise no_readable_sample(reader.shards, len(rows))
     return num_written
 
 

@@ -46,7 +46,7 @@ class FaceGraph(nn.Module):
 
     def forward(self, views: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Views [N, V, 3, H, W] in [0, 1] and directions [V, 3] -> [N, D], [N, V, D]."""
-        view_embeddings = self.model.embed_moments(views)
+        view_embeddings = self.model.embed_frames(views)
         return self.model.fuse(view_embeddings, directions)[1], view_embeddings
 
 

@@ -98,7 +98,7 @@ encoder of {pluralize(len(run.views), "view")} of a face ({", ".join(run.views)}
 
 ## What it learned from
 
-{run.learned_from()}; `{run.channel}` images; split `{run.split}`.
+{run.training_data_summary()}; `{run.channel}` images; split `{run.split}`.
 Prompts were {prompts_of(run.text_source)}. Of {pluralize(len(run.test_subjects), "other subject")} nothing was read.
 The shards' own card, beside them, says where the scans come from and on what terms; the model falls under these too.
 

@@ -1,7 +1,6 @@
-"""The curves of a run: what its metrics say, each against the step.
+"""Training curves: the metrics of a finished or unfinished run against the step, and a picture of them.
 
-Goes in: rows of `metrics.jsonl`, of a run that is finished or not. Comes out: curves by name, and a picture of them.
-Promised: equal rows give equal curves; values that are no numbers are left out.
+Equal rows give an equal picture. Values that are not finite are left out.
 """
 
 import io
@@ -10,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Curve = list[tuple[int, float]]
-"""(step, value), in order."""
+"""(step, value) pairs in order of the step."""
 
-_PLACES = ("step", "epoch", "num_steps")
+_POSITION_FIELDS = ("step", "epoch", "num_steps")
 _FIRST = ("loss_total", "validation_knn")
 _LAST = ("learning_rate", "samples_per_second", "data_wait")
 _TITLES = {
@@ -26,22 +25,26 @@ _INK, _GRID, _LOSS, _OTHER = "#24272d", "#d9dce1", "#1f5f9f", "#3a9a86"
 _COLUMNS = 2
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
-    """What was measured, by name: the total loss and the validation first, then each term, speed last."""
-    names = {name: None for row in rows for name in row if name not in _PLACES}
+def extract_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Extract the curves from rows of `metrics.jsonl`.
+
+    Returns:
+        Curves by name: total loss and validation first, then the loss terms, then others, speed last.
+    """
+    names = {name: None for row in rows for name in row if name not in _POSITION_FIELDS}
     terms = sorted(name for name in names if name.startswith("loss_") and name not in _FIRST)
     others = [name for name in names if name not in (*_FIRST, *terms, *_LAST)]
-    found = {name: _curve(rows, name) for name in (*_FIRST, *terms, *others, *_LAST)}
-    return {name: curve for name, curve in found.items() if curve}
+    curves = {name: _curve(rows, name) for name in (*_FIRST, *terms, *others, *_LAST)}
+    return {name: curve for name, curve in curves.items() if curve}
 
 
-def title_of(name: str) -> str:
-    """What a curve is called."""
+def curve_title(name: str) -> str:
+    """Title of a curve."""
     return _TITLES.get(name, name.removeprefix("loss_").replace("_", " "))
 
 
 def curves_png(curves: Mapping[str, Curve]) -> bytes:
-    """A panel for each curve, two abreast, as PNG."""
+    """Draw a PNG with one panel per curve, in two columns."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -52,7 +55,7 @@ def curves_png(curves: Mapping[str, Curve]) -> bytes:
     for panel, (name, curve) in zip(panels, curves.items(), strict=False):
         color = _LOSS if name.startswith("loss_") else _OTHER
         panel.plot(*zip(*curve, strict=True), color=color, linewidth=1.3, marker="o" if len(curve) == 1 else "")
-        panel.set_title(title_of(name), loc="left", fontsize=9, color=_INK)
+        panel.set_title(curve_title(name), loc="left", fontsize=9, color=_INK)
         panel.tick_params(labelsize=7.5, colors=_INK, length=0, labelbottom=True)
         panel.grid(color=_GRID, linewidth=0.6)
         panel.set_axisbelow(True)

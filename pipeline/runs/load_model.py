@@ -1,4 +1,4 @@
-"""A trained model, taken from its run: what evaluation and prediction start from."""
+"""A trained model loaded from its run, for evaluation, prediction and export."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from smile_pipe.shards.index import IndexRow
 
 @dataclass(frozen=True)
 class FaceEmbeddings:
-    """A batch of faces in the joint space.
+    """Embeddings of a batch of faces in the joint space.
 
     Attributes:
-        keys: of the samples, in order.
-        views: float32 [B, V, D], one embedding a view, before views tell each other anything; see `TrainedModel.fuse`.
-        fused: float32 [B, D], all of them fused.
+        keys: Names of the samples, in order.
+        views: One embedding per view, before aggregation, float32 [B, V, D]; see `TrainedModel.fuse`.
+        fused: All views fused, float32 [B, D].
     """
 
     keys: list[str]
@@ -34,7 +34,13 @@ class FaceEmbeddings:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with the weights of a checkpoint, ready to embed."""
+    """A model with the weights of a checkpoint, in evaluation mode.
+
+    Attributes:
+        model: The model.
+        tokenizer: Tokenizer of its text tower.
+        device: Device that it computes on.
+    """
 
     model: ContrastiveModel
     tokenizer: Tokenizer
@@ -42,8 +48,14 @@ class TrainedModel:
 
     @classmethod
     def load(cls, manifest: RunManifest, checkpoint: Checkpoint, device: str = "cpu") -> "TrainedModel":
-        """Build the run's model and give it the checkpoint's weights."""
-        # The checkpoint holds all weights, so those that training began with need not be had again.
+        """Build the model of a run and load the weights of a checkpoint.
+
+        Args:
+            manifest: Manifest of the run.
+            checkpoint: The checkpoint.
+            device: "cpu" or "cuda".
+        """
+        # The checkpoint holds all weights, so the pretrained ones are not loaded.
         config = RecipeConfig.model_validate({**manifest.recipe, "pretrained": None})
         model = build_model(config)
         model.load_state_dict(checkpoint.load_model())
@@ -51,48 +63,48 @@ class TrainedModel:
 
     @property
     def scale(self) -> float:
-        """The inverse temperature that cosines were multiplied by; where no loss has one, what it began with."""
+        """Inverse temperature that cosines were multiplied by; its initial value if no loss uses it."""
         return self.model.scale.item()
 
     def embed_faces(
-        self, reader: FaceDataset, rows: Sequence[IndexRow], batch_size: int
+        self, dataset: FaceDataset, rows: Sequence[IndexRow], batch_size: int
     ) -> Iterator[NDArray[np.float32]]:
-        """Fused embeddings of samples, [B, D] a batch, in order; without those that the reader skips."""
-        return (part.fused for part in self.embed_views(reader, rows, batch_size))
+        """Yield fused embeddings of samples, [B, D] per batch, in order and without skipped samples."""
+        return (batch.fused for batch in self.embed_views(dataset, rows, batch_size))
 
-    def embed_views(self, reader: FaceDataset, rows: Sequence[IndexRow], batch_size: int) -> Iterator[FaceEmbeddings]:
-        """The same, with the embeddings of their views, from which any part of the rig can be fused."""
-        directions = reader.directions(rows)
+    def embed_views(self, dataset: FaceDataset, rows: Sequence[IndexRow], batch_size: int) -> Iterator[FaceEmbeddings]:
+        """Yield the embeddings of samples with those of their views, of which any subset can be fused."""
+        directions = dataset.directions(rows)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        for batch in reader.batches(groups):
+        for batch in dataset.batches(groups):
             yield self.embed_batch(batch, directions)
 
     @torch.inference_mode()
     def embed_batch(self, batch: Batch, directions: Tensor) -> FaceEmbeddings:
-        """Embeddings of one batch, whose views look from `directions` [V, 3]."""
+        """Embed one batch; `directions` [V, 3] are unit vectors from the face to the cameras."""
         directions = directions.to(self.device)
         views_nvchw = batch.views.to(self.device).float() / 255
-        views_bvd = self.model.embed_views(views_nvchw, batch.moments.to(self.device))
+        views_bvd = self.model.embed_views(views_nvchw, batch.frames.to(self.device))
         _, fused, _ = self.model.fuse(views_bvd, directions)
         return FaceEmbeddings(batch.keys, views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
 
     @torch.inference_mode()
     def fuse(self, views: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fuse views [N, V, D] that look from directions [V, 3] into [N, D]; any part of a rig, in any order."""
-        given = (torch.from_numpy(array).to(self.device) for array in (views, directions))
-        return self.model.fuse(*given)[1].float().cpu().numpy()
+        """Fuse views [N, V, D] seen from directions [V, 3] to [N, D]; any subset of a rig, in any order."""
+        views_nvd, directions_v3 = (torch.from_numpy(array).to(self.device) for array in (views, directions))
+        return self.model.fuse(views_nvd, directions_v3)[1].float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings of texts, [N, D]."""
+        """Embed prompts: [N, D]."""
         return self.model.embed_text(self.tokenizer(list(prompts)).to(self.device)).float().cpu().numpy()
 
     @torch.inference_mode()
     def classify(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Cosines of fused embeddings [N, D] with the learned anchors of the classes, [N, K].
+        """Compute the cosines of fused embeddings [N, D] with the learned anchors of the classes: [N, K].
 
         Raises:
-            TypeError: the recipe has no classifier.
+            TypeError: The recipe has no classifier.
         """
         if not isinstance(self.model, Supervised):
             raise TypeError(f"{self.model.config.name} has no classifier")

@@ -1,7 +1,7 @@
-"""Boards: where the rows of a run's log are drawn while it trains, beside `metrics.jsonl`.
+"""Loggers that receive the rows of `metrics.jsonl` while a run trains: TensorBoard, and Weights & Biases.
 
-Goes in: rows, as they are written. Promised: a board gets what the file gets; no key or password is written by us:
-Weights & Biases takes those from its own environment variables, and so also whether it is online (`WANDB_MODE`).
+No key or password is written here: Weights & Biases reads its own environment variables, also for offline mode
+(`WANDB_MODE`).
 """
 
 import importlib
@@ -17,70 +17,74 @@ from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import write_atomically
 
-_PLACES = ("step", "num_steps")
+_POSITION_FIELDS = ("step", "num_steps")
 
 
-class Board(Protocol):
-    """What draws rows."""
+class MetricsLogger(Protocol):
+    """Destination of rows of metrics."""
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Draw what a row tells of its step."""
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log the values of a row at its step."""
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write buffered values."""
 
     def close(self) -> None:
-        """End."""
+        """Finish logging."""
 
 
-class TensorBoard:
-    """Event files in a folder."""
+class TensorBoardLogger:
+    """Writes event files of TensorBoard to a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.writer = SummaryWriter(str(folder))
         self.flush, self.close = self.writer.flush, self.writer.close
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Draw what a row tells of its step."""
-        for name, value in _told(row).items():
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log the values of a row at its step."""
+        for name, value in _values(row).items():
             self.writer.add_scalar(name, value, row["step"])
 
 
-class WandbBoard:
-    """A run of Weights & Biases; one that is gone on with goes on there, too.
+class WandbLogger:
+    """Logs to a run of Weights & Biases; a resumed run continues the same one.
 
-    Its own files lie in `folder`; its name for the run in `wandb.json` of the run.
+    Its local files are in `folder`, and the id of its run is in `wandb.json` of the run directory.
     """
 
     def __init__(self, run: RunDirectory, folder: Path, project: str, options: Mapping[str, Any]) -> None:
-        # Not a statement: it is nobody's business to have it installed who does not ask for it.
+        # Not an import statement: the package is optional.
         wandb = importlib.import_module("wandb")
-        known = json.loads(run.wandb_path.read_text())["id"] if run.wandb_path.exists() else None
-        name, resume = run.root.name, "allow" if known else None
+        run_id = json.loads(run.wandb_path.read_text())["id"] if run.wandb_path.exists() else None
+        name, resume = run.root.name, "allow" if run_id else None
         self.run = wandb.init(
-            project=project, name=name, id=known, resume=resume, dir=str(folder), config=dict(options)
+            project=project, name=name, id=run_id, resume=resume, dir=str(folder), config=dict(options)
         )
         write_atomically(run.wandb_path, json.dumps({"id": self.run.id, "project": project}).encode())
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Draw what a row tells of its step."""
-        self.run.log(_told(row), step=row["step"])
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log the values of a row at its step."""
+        self.run.log(_values(row), step=row["step"])
 
     def flush(self) -> None:
-        """Nothing: it sends as it goes."""
+        """Do nothing: Weights & Biases sends values by itself."""
 
     def close(self) -> None:
-        """Tell that the run is over."""
+        """Finish the run of Weights & Biases."""
         self.run.finish()
 
 
 def check_wandb(project: str | None) -> None:
-    """Raise UsageError where Weights & Biases is asked for and is not installed."""
+    """Check that Weights & Biases is installed if a project is set.
+
+    Raises:
+        UsageError: It is not.
+    """
     if project and importlib.util.find_spec("wandb") is None:
         raise UsageError(
             "the package wandb is not installed; pip install 'smile-pipe[wandb]'", field="wandb", value=project
         )
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in _PLACES}
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in _POSITION_FIELDS}

@@ -1,4 +1,4 @@
-"""Reading back the `config.json` that a stage wrote, to resume it."""
+"""Reading of the `config.json` of a stage, to resume the stage."""
 
 from typing import Any
 
@@ -9,23 +9,30 @@ from smile_pipe.shards.storage import StoragePath
 
 
 class LenientModel(BaseModel):
-    """A model that keeps fields it does not know."""
+    """A model that accepts unknown fields and keeps them unchanged."""
 
-    # More may stand there, and is kept as it is.
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class StageConfigRecord(LenientModel):
-    """The part of a stage's `config.json` on which going on with it depends."""
+    """The part of a stage's `config.json` that decides whether the stage can be resumed."""
 
     fingerprint: str
 
 
 def load_stage_config(path: StoragePath, kind: type[StageConfigRecord], stage: str) -> dict[str, Any]:
-    """The `config.json` of a stage's output; nothing where there is none.
+    """Read the `config.json` of a stage.
+
+    Args:
+        path: The file.
+        kind: Model of the expected content.
+        stage: Name of the stage for the error message.
+
+    Returns:
+        The content; empty if there is no such file.
 
     Raises:
-        UsageError: it is damaged, or of something else: models of other programs have a file of that name, too.
+        UsageError: The file is damaged, or belongs to something else: other programs write files of this name as well.
     """
     if not path.exists():
         return {}
@@ -36,5 +43,5 @@ def load_stage_config(path: StoragePath, kind: type[StageConfigRecord], stage: s
 
 
 def foreign_directory_error(out: StoragePath, stage: str) -> UsageError:
-    """The error for an output directory that holds files of another kind."""
+    """The error for an output directory that holds other files than those of `stage`."""
     return UsageError(f"holds files that are not of a {stage}; name a new or empty directory", field="out", value=out)

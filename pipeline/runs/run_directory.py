@@ -3,14 +3,15 @@
     RUN/config.json                     options and recipe, written first
     RUN/metrics.jsonl                   one row every few steps
     RUN/tensorboard/
-    RUN/skipped.json                    keys of damaged samples that were left out, if any were
-    RUN/wandb.json                      what Weights & Biases calls the run, if it is logged there
+    RUN/skipped.json                    keys of damaged samples that were left out, if any
+    RUN/wandb.json                      id of the run in Weights & Biases, if it is logged there
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
     RUN/README.md                       the model card
     RUN/manifest.json                   written last
-    RUN/evaluation/                     of `smile-pipe evaluate`; its linear probe is for `smile-pipe predict`
+    RUN/evaluation/                     written by `smile-pipe evaluate`; `smile-pipe predict` reads its linear probe
 
-Promised: a checkpoint that is found is whole, on a disk and in an object store; loading one runs no code from it.
+A checkpoint that `RunDirectory.checkpoints` returns is complete, on a disk and in an object store. Loading a checkpoint
+runs no code from it.
 """
 
 import io
@@ -31,28 +32,28 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
-"""Of a checkpoint's files the last to come and the first to go: where it is, the checkpoint is whole."""
+"""The file of a checkpoint that is written last and removed first: if it exists, the checkpoint is complete."""
 
 PROBE = "probe.safetensors"
-_TAIL = 1 << 16
+_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state: after `step` steps in all."""
+    """The saved state after `step` steps."""
 
     path: StoragePath
     step: int
 
     def load_model(self) -> dict[str, "Tensor"]:
-        """The model's weights."""
-        # Imported where tensors are read and written: PyTorch takes a second, and every command knows this module.
+        """Load the weights of the model."""
+        # A local import: importing PyTorch takes a second, and every command imports this module.
         from safetensors.torch import load
 
         return load((self.path / WEIGHTS).read_bytes())
 
     def load_state(self) -> dict[str, Any]:
-        """The optimiser's state; nothing but tensors and plain values is accepted."""
+        """Load the state of the optimiser; only tensors and plain values are accepted."""
         import torch
 
         content = io.BytesIO((self.path / STATE).read_bytes())
@@ -60,7 +61,7 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """One run, on a disk or under a URL."""
+    """The files of one run, on a disk or under a URL."""
 
     def __init__(self, root: StoragePath) -> None:
         self.root = root
@@ -75,15 +76,22 @@ class RunDirectory:
         self.probe_path = root / "evaluation" / PROBE
 
     def manifest(self) -> RunManifest | None:
-        """The manifest of a finished run, if there is one."""
+        """Read the manifest; None if the run is not finished."""
         return RunManifest.read(self.manifest_path) if self.manifest_path.exists() else None
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All checkpoints, oldest first."""
-        return sorted((c for c in self._begun() if (c.path / STATE).exists()), key=lambda c: c.step)
+        """All complete checkpoints, oldest first."""
+        return sorted((c for c in self._checkpoint_folders() if (c.path / STATE).exists()), key=lambda c: c.step)
 
     def save(self, step: int, model: Mapping[str, "Tensor"], state: Mapping[str, Any], keep: int) -> Checkpoint:
-        """Write a checkpoint, and let go of all but the newest `keep`, and of those that were never whole."""
+        """Write a checkpoint, and remove old and incomplete ones.
+
+        Args:
+            step: Number of steps done.
+            model: Weights of the model.
+            state: State of optimiser and position.
+            keep: Number of checkpoints to keep.
+        """
         import torch
 
         path = self.checkpoints_path / f"step-{step:06d}"
@@ -102,43 +110,43 @@ class RunDirectory:
             with replacing(path / STATE) as file:
                 torch.save(dict(state), file)
         kept = {checkpoint.path.name for checkpoint in self.checkpoints()[-keep:]}
-        for old in list(self._begun()):
+        for old in list(self._checkpoint_folders()):
             if old.path.name not in kept:
                 _remove(old.path)
         return Checkpoint(path, step)
 
     def skipped(self) -> tuple[str, ...]:
-        """Keys of the samples that were left out at any time, sorted."""
+        """Keys of all samples that were left out so far, sorted."""
         return tuple(json.loads(self.skipped_path.read_text())) if self.skipped_path.exists() else ()
 
-    def note_skipped(self, keys: Iterable[str]) -> None:
-        """Add samples to those that were left out."""
+    def add_skipped(self, keys: Iterable[str]) -> None:
+        """Add keys of samples that were left out."""
         write_atomically(self.skipped_path, canonical_json(sorted({*self.skipped(), *keys})).encode())
 
-    def rewind_metrics(self, step: int) -> None:
-        """Drop the rows after `step`: a run that goes on from there writes them again."""
+    def truncate_metrics(self, step: int) -> None:
+        """Remove the rows after `step`: a run that resumes there writes them again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of `metrics.jsonl`; a last line that is still being written is left out."""
+        """All rows of `metrics.jsonl`, without a last line that is still being written."""
         if not self.metrics_path.exists():
             return []
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def progress(self) -> tuple[int, int]:
-        """The last step that was told of, and how many there will be; 0 of 0 where that cannot be read."""
+        """The last logged step and the number of all steps; (0, 0) if they cannot be read."""
         try:
-            tail = read_range(self.metrics_path, max(0, self.metrics_path.stat().st_size - _TAIL), _TAIL)
-            # A last line that is still being written has no end.
+            tail = read_range(self.metrics_path, max(0, self.metrics_path.stat().st_size - _TAIL_BYTES), _TAIL_BYTES)
+            # A last line that is still being written has no line break.
             row = json.loads(tail.rpartition(b"\n")[0].splitlines()[-1])
             return int(row["step"]), int(row["num_steps"])
         except (OSError, ValueError, LookupError, TypeError):
             return 0, 0
 
-    def _begun(self) -> Iterator[Checkpoint]:
-        """All checkpoints, whole or not."""
+    def _checkpoint_folders(self) -> Iterator[Checkpoint]:
+        """All checkpoints, complete or not."""
         if self.checkpoints_path.is_dir():
             for path in self.checkpoints_path.iterdir():
                 if path.name.startswith("step-") and path.name[5:].isdecimal():
@@ -146,20 +154,23 @@ class RunDirectory:
 
 
 def open_run(root: StoragePath) -> tuple[RunManifest, Checkpoint]:
-    """The manifest and the result of a finished run.
+    """Open a finished run.
+
+    Returns:
+        Its manifest, and the checkpoint that is its result.
 
     Raises:
-        UsageError: not a run, or one without a checkpoint, or one that is not finished.
+        UsageError: It is not a run, or the run is unfinished, or its checkpoint is missing.
     """
     run = RunDirectory(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such run; `smile-pipe train` makes one")
     manifest, checkpoints = run.manifest(), {c.path.name: c for c in run.checkpoints()}
     if manifest is None:
-        hint = "`smile-pipe train --resume` finishes it" if checkpoints else "it holds no checkpoint either"
+        hint = "finish it with `smile-pipe train` and `resume`" if checkpoints else "it holds no checkpoint either"
         raise UsageError(f"{root}: has no manifest.json, so it is not a finished run; {hint}")
     if manifest.checkpoint not in checkpoints:
-        raise UsageError(f"{root}: its checkpoint {manifest.checkpoint} is gone; train again")
+        raise UsageError(f"{root}: its checkpoint {manifest.checkpoint} is missing; train again")
     return manifest, checkpoints[manifest.checkpoint]
 
 

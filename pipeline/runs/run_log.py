@@ -1,8 +1,8 @@
-"""The log of a run, written while it trains: rows of `metrics.jsonl`, and the same for TensorBoard and other boards.
+"""Log of a run while it trains: rows of `metrics.jsonl`, which TensorBoard and other loggers receive as well.
 
-A row is of a step, every few, with losses and speed, or of the end of an epoch, with `validation_knn` and no losses.
-Files grow on a disk. Where the run lies under a URL, where what is written can only be replaced as a whole, that is a
-folder of this machine, whose files are put into the run every few seconds and at each checkpoint.
+A row belongs to a step, every few steps, with losses and speed; or to the end of an epoch, with `validation_knn` and
+without losses. The files grow on a local disk. Under a URL a file can only be replaced as a whole: the log is then a
+temporary local folder that is uploaded every few seconds and at each checkpoint.
 """
 
 import json
@@ -17,21 +17,20 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from smile_pipe.pipeline.runs.loggers import Board, TensorBoard, WandbBoard
+from smile_pipe.pipeline.runs.loggers import MetricsLogger, TensorBoardLogger, WandbLogger
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.storage import storage_errors, write_atomically
 
-Learned = Callable[[], Mapping[str, float]]
 T = TypeVar("T")
 
 LOG_EVERY = 5
-PUT_EVERY = 3.0
-"""Seconds between two times that metrics are put into a run under a URL, at least."""
-_PUT_SHARE = 0.05
+UPLOAD_SECONDS = 3.0
+"""Least number of seconds between two uploads of the metrics."""
+_UPLOAD_SHARE = 0.05
 
 
 class RunLog:
-    """Writes the log of one worker's training, used as a context; only that of rank 0 writes."""
+    """Context manager that writes the log of a training; only rank 0 writes."""
 
     def __init__(
         self,
@@ -42,18 +41,24 @@ class RunLog:
         wandb: str | None = None,
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`wandb` is a project of Weights & Biases that is to have the rows, too, and `options` what it shows of them.
+        """Prepare a log.
 
-        `batch_size` is that of all ranks together.
+        Args:
+            run: Directory of the run.
+            rank: Rank of this process.
+            num_steps: Number of steps of the whole run.
+            batch_size: Samples per step of all ranks together.
+            wandb: Project of Weights & Biases that also receives the rows.
+            options: Options of the run that Weights & Biases shows.
         """
-        self.run, self.active = run, rank == 0
+        self.run, self.is_active = run, rank == 0
         self.num_steps, self.batch_size = num_steps, batch_size
         self.wandb, self.options = wandb, options
-        self.started, self.first_step, self.waited = time.monotonic(), -1, 0.0
-        self.next_put = self.started + PUT_EVERY
+        self.start_time, self.first_step, self.wait_seconds = time.monotonic(), -1, 0.0
+        self.next_upload = self.start_time + UPLOAD_SECONDS
 
     def __enter__(self) -> "RunLog":
-        if self.active:
+        if self.is_active:
             root = self.run.root
             self.is_remote = not isinstance(root, Path)
             self.folder = root if isinstance(root, Path) else Path(tempfile.mkdtemp(prefix="smile-pipe-log-"))
@@ -61,17 +66,17 @@ class RunLog:
             if self.is_remote and self.run.metrics_path.exists():
                 self.metrics_path.write_bytes(self.run.metrics_path.read_bytes())
             self.file = open(self.metrics_path, "a")
-            self.boards: list[Board] = [TensorBoard(self.folder / self.run.tensorboard_path.name)]
+            self.loggers: list[MetricsLogger] = [TensorBoardLogger(self.folder / self.run.tensorboard_path.name)]
             if self.wandb:
-                self.boards.append(WandbBoard(self.run, self.folder, self.wandb, self.options))
+                self.loggers.append(WandbLogger(self.run, self.folder, self.wandb, self.options))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self.active:
+        if not self.is_active:
             return
         self.file.close()
-        for board in self.boards:
-            board.close()
+        for logger in self.loggers:
+            logger.close()
         try:
             if kind is None:
                 self.publish()
@@ -79,45 +84,61 @@ class RunLog:
             if self.is_remote:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
-    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; the time that is waited for them is counted."""
-        coming = iter(batches)
+    def time_batches(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches, and count the time spent waiting for them."""
+        iterator = iter(batches)
         while True:
-            began = time.monotonic()
-            batch = next(coming, None)
-            self.waited += time.monotonic() - began
+            start = time.monotonic()
+            batch = next(iterator, None)
+            self.wait_seconds += time.monotonic() - start
             if batch is None:
                 return
             yield batch
 
-    def step(self, step: int, epoch: int, losses: dict[str, Tensor], lr: float, learned: Learned) -> None:
-        """Note a step; a row is written every few, and only then is the device waited for."""
-        if not self.active:
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        losses: dict[str, Tensor],
+        learning_rate: float,
+        learned_scalars: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """Log a step; a row is written every few steps, and only these wait for the device.
+
+        Args:
+            step: Number of steps done.
+            epoch: Number of the epoch, from 0.
+            losses: Loss terms by name.
+            learning_rate: Learning rate of the step.
+            learned_scalars: Returns learned scalars by name; called only if a row is written.
+        """
+        if not self.is_active:
             return
         if self.first_step < 0:
             self.first_step = step
         if step % LOG_EVERY and step != self.num_steps:
             return
-        elapsed = max(time.monotonic() - self.started, 1e-9)
+        elapsed = max(time.monotonic() - self.start_time, 1e-9)
         row = self._row(step, epoch)
         row |= {f"loss_{name}": round(value.item(), 6) for name, value in losses.items()}
-        row |= {"learning_rate": lr} | {name: round(value, 6) for name, value in learned().items()}
+        row |= {"learning_rate": learning_rate}
+        row |= {name: round(value, 6) for name, value in learned_scalars().items()}
         row["samples_per_second"] = round((step - self.first_step) * self.batch_size / elapsed, 1)
-        row["data_wait"] = round(self.waited / elapsed, 4)
+        row["data_wait"] = round(self.wait_seconds / elapsed, 4)
         self._write(row)
 
-    def validated(self, step: int, epoch: int, accuracy: float) -> None:
-        """Note how well held-back subjects are told apart after an epoch."""
-        if self.active:
+    def validation(self, step: int, epoch: int, accuracy: float) -> None:
+        """Log the validation accuracy after an epoch."""
+        if self.is_active:
             self._write(self._row(step, epoch) | {"validation_knn": round(accuracy, 6)})
 
     def publish(self) -> None:
-        """Put all that was logged into the run."""
-        if not self.active or not self.is_remote:
+        """Upload everything that was logged; does nothing for a run on a local disk."""
+        if not self.is_active or not self.is_remote:
             return
-        self._put_metrics()
-        for board in self.boards:
-            board.flush()
+        self._upload_metrics()
+        for logger in self.loggers:
+            logger.flush()
         for file in (self.folder / self.run.tensorboard_path.name).iterdir():
             write_atomically(self.run.tensorboard_path / file.name, file.read_bytes())
 
@@ -127,18 +148,18 @@ class RunLog:
     def _write(self, row: Mapping[str, Any]) -> None:
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
-        for board in self.boards:
-            board.add(row)
-        if self.is_remote and time.monotonic() > self.next_put:
-            # A storage that fails for a moment is no reason to stop: the next time, all rows are put again.
+        for logger in self.loggers:
+            logger.log(row)
+        if self.is_remote and time.monotonic() > self.next_upload:
+            # A temporary failure of the storage does not stop the run: the next upload contains all rows.
             with suppress(OSError), storage_errors(self.run.metrics_path):
-                self._put_metrics()
+                self._upload_metrics()
 
-    def _put_metrics(self) -> None:
-        began = time.monotonic()
+    def _upload_metrics(self) -> None:
+        start = time.monotonic()
         try:
             write_atomically(self.run.metrics_path, self.metrics_path.read_bytes())
         finally:
             now = time.monotonic()
-            # A log grows, and putting all of it must stay a small part of the work.
-            self.next_put = now + max(PUT_EVERY, (now - began) / _PUT_SHARE)
+            # The log grows; its uploads must stay a small share of the time.
+            self.next_upload = now + max(UPLOAD_SECONDS, (now - start) / _UPLOAD_SHARE)

@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The manifest of a run: its inputs, options and result."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -10,22 +10,33 @@ from smile_pipe.shards.manifest import Manifest
 
 
 class RunManifest(Manifest):
-    """The truth about a training: from what, how, on whom, and which checkpoint is the result.
+    """Manifest of a finished training, written last.
 
     Attributes:
-        settings, prompts: how the shards were rendered, and each expression's wordings, from their manifest: with
-            these scans of which there are no shards are seen and named as those were.
-        temporal, max_frames: what was read of a sequence, and how many frames of it at most; `none`: all were scans.
-        where: the condition that the samples to learn from were chosen by, if there was one.
-        text_source: where the prompts that were learned from came from, `auto` resolved.
-        classes: the expressions of the shards, in the order that a classifier numbers them.
-        num_train_samples, num_train_sequences: what was learned from.
-        validation_subjects: those that were held back from learning, and scored meanwhile.
-        num_skipped: samples that were left out, as they are damaged; `skipped.json` has their keys.
-        world_size: how many workers ended it.
-        world_sizes: (step, workers) wherever that changed, from the first step on.
-        precision: what the towers computed in, `auto` resolved.
-        metadata: whether half of the prompts also said who is shown.
+        shards_fingerprint: Fingerprint of the shards.
+        config: Options of the run; see `TrainConfig.recorded`.
+        recipe: Configuration of the model.
+        channel: Channel of the input images.
+        settings: How the shards were rendered, from their manifest: new scans are rendered in the same way.
+        prompts: Prompts of each expression, from the manifest of the shards: new scans are classified with the same.
+        temporal: What was read of sequences; `none` if all samples were scans.
+        max_frames: Largest number of frames that were read of a sequence.
+        views: Names of the views.
+        text_source: Source of the prompts, `auto` resolved.
+        classes: Expressions of the shards, in the order in which a classifier numbers them.
+        split: The split; subjects of its sides follow.
+        where: Condition that selected the training samples, if there was one.
+        validation_subjects: Training subjects that were held out and scored after every epoch.
+        num_train_samples: Number of samples to learn from, scans and sequences.
+        num_train_sequences: Number of sequences among them.
+        num_skipped: Number of damaged samples that were left out; `skipped.json` has their keys.
+        num_steps: Number of steps.
+        world_size: Number of workers at the end.
+        world_sizes: (step, workers) for each change of this number, from the first step on.
+        precision: Precision of the towers, `auto` resolved.
+        metadata: Whether half of the prompts also described the person.
+        final_losses: Loss terms of the last logged step.
+        checkpoint: Name of the checkpoint that is the result.
     """
 
     schema_version: Literal[5] = 5
@@ -57,8 +68,8 @@ class RunManifest(Manifest):
     final_losses: Mapping[str, float]
     checkpoint: str
 
-    def learned_from(self) -> str:
-        """The samples and subjects, and what was read of sequences if there were any, for a person."""
+    def training_data_summary(self) -> str:
+        """Describe the samples, subjects and sequences that the run learned from, for cards and reports."""
         samples = describe_samples(self.num_train_samples - self.num_train_sequences, self.num_train_sequences)
-        told = f"{samples} of {pluralize(len(self.train_subjects), 'subject')}"
-        return told if self.temporal == "none" else f"{told}; {describe_temporal(self.temporal, self.max_frames)}"
+        summary = f"{samples} of {pluralize(len(self.train_subjects), 'subject')}"
+        return summary if self.temporal == "none" else f"{summary}; {describe_temporal(self.temporal, self.max_frames)}"

@@ -17,7 +17,7 @@ from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.run_directory import STATE, RunDirectory
 from smile_pipe.pipeline.runs.run_index import Output, find_outputs, folders_in, read_manifest
-from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen, ShardManifest
@@ -214,10 +214,10 @@ def _row(root: StoragePath, output: Output, state: str, **fields: Any) -> Status
     return StatusRow.model_validate(known | {"state": state, "finished": finished} | fields)
 
 
-def _options(given: object, config: type[Frozen]) -> list[str]:
+def _options(given: object, config: type[TrainOptions]) -> list[str]:
     """What was asked for of a stage, but for what is so without asking."""
     fields = config.model_fields
-    known = {name: value for name, value in given.items() if name in fields} if isinstance(given, dict) else {}
+    known = config.from_record(given) if isinstance(given, dict) else {}
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
     asked = {name: value for name, value in plain.items() if value != fields[name].default and value is not None}
     return [part for name, value in asked.items() for part in _flag(name, value)]

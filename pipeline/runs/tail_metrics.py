@@ -1,4 +1,4 @@
-"""Following a run from outside: its metrics, as the workers write them; they may run on another machine."""
+"""Tailing of the metrics of a run while it trains; the workers that write them may be on another machine."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,32 +8,32 @@ from typing import Any
 
 from smile_pipe.pipeline.common.background import beside
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
-from smile_pipe.pipeline.runs.run_log import PUT_EVERY
+from smile_pipe.pipeline.runs.run_log import UPLOAD_SECONDS
 from smile_pipe.shards.storage import storage_errors
 
 POLL_SECONDS = 0.5
 
 
 @contextmanager
-def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Pass on each new row of `metrics.jsonl` until the block ends; the last ones before it does."""
-    pause = POLL_SECONDS if isinstance(directory.root, Path) else PUT_EVERY
+def tail_metrics(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Call `on_metrics` with each new row of `metrics.jsonl` until the block ends, including the last rows."""
+    interval = POLL_SECONDS if isinstance(directory.root, Path) else UPLOAD_SECONDS
     rows, size = directory.metrics(), _size(directory)
 
-    def follow(stop: threading.Event) -> None:
+    def poll(stop: threading.Event) -> None:
         nonlocal rows, size
         while True:
-            last, seen = stop.wait(pause), len(rows)
-            # Where a storage fails for a moment, what it holds is told the next time.
+            is_last, num_reported = stop.wait(interval), len(rows)
+            # After a temporary failure of the storage the next poll reports the rows.
             with suppress(OSError), storage_errors(directory.root):
-                if last or _size(directory) != size:
+                if is_last or _size(directory) != size:
                     size, rows = _size(directory), directory.metrics()
-            for row in rows[seen:]:
+            for row in rows[num_reported:]:
                 on_metrics(row)
-            if last:
+            if is_last:
                 return
 
-    with beside(follow):
+    with beside(poll):
         yield
 
 

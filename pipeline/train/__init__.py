@@ -1,1 +1,1 @@
-"""What the training stage is made of: its data, its step and its checkpoints."""
+"""The training stage: data selection, training loop, checkpoints and the job on Ray."""

@@ -1,6 +1,7 @@
-"""The options of the training stage."""
+"""Options of the training stage."""
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,83 +18,130 @@ InputChannel = Literal["auto", "rgb", "depth", "normal", "flow"]
 
 
 class TrainOptions(Frozen):
-    """How to train; what on and where to is the business of who asks for it."""
+    """Training hyperparameters; data and output paths are set by the caller.
+
+    Attributes:
+        OLD_NAMES: Current names of fields by their former names, which the command line accepts for one release.
+        RECORDED_NAMES: Current names of fields by their names in files on disk (config.json, manifests, fingerprints),
+            which do not change, so that earlier runs stay valid.
+    """
+
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {
+        "without": "drop_loss",
+        "accumulate": "grad_cache_chunks",
+        "keep": "keep_checkpoints",
+        "validation": "val_fraction",
+    }
+    RECORDED_NAMES: ClassVar[Mapping[str, str]] = OLD_NAMES
 
     recipe: str = Field("smile-vlm", description=f"System to train: {', '.join(RECIPES)}.")
-    without: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (), description="Losses of the recipe to leave out, such as mv,cm; their names are in model/README.md."
+    drop_loss: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Losses of the recipe to leave out, such as mv,cm; model/README.md lists them."
     )
-    arch: str = Field("smile-tiny", description="Towers, by open_clip's name; smile-tiny is made for CPUs.")
+    arch: str = Field("smile-tiny", description="Architecture of the towers, by open_clip's name; CPUs use smile-tiny.")
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
     channel: InputChannel = Field(
         "auto",
-        description="What the image tower sees; auto takes rgb with `pretrained`, else normal where there is one.",
+        description="Input of the image tower; auto takes rgb with `pretrained`, else normal if the shards have it.",
     )
     temporal: Literal["auto", Temporal] = Field(
         "auto",
-        description="What of a sequence is seen: frames, its dynamic image, or both; auto takes frames where they are.",
+        description="Input of a sequence: frames, its dynamic image, or both; auto takes frames if the shards have "
+        "them.",
     )
-    max_frames: int = Field(16, ge=1, le=256, description="Frames of a sequence that are read, evenly over all it has.")
+    max_frames: int = Field(16, ge=1, le=256, description="Largest number of frames of a sequence, evenly spaced.")
     temporal_pooling: PoolingKind = Field(
-        "attention", description="How the embeddings of a sequence become one: weighted by content and time, or evenly."
+        "attention",
+        description="Pooling of the frame embeddings of a sequence: attention over content and time, or mean.",
     )
     text: Literal["auto", RunTextSource] = Field(
         "auto",
-        description="Text to learn from: auto is what the recipe wants and the shards carry; pseudo is prompts of "
-        "clusters, chosen without labels; none is no text; others must be in the shards.",
+        description="Source of the text: auto takes what the recipe needs and the shards have; pseudo takes prompts of "
+        "clusters, assigned without labels; none trains without text; others must be in the shards.",
     )
     metadata: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether half of the prompts also say who is shown: sex, age and ancestry, where the labels tell "
-        "them; auto is as the recipe has it.",
+        description="Description of the person (sex, age, ancestry) in half of the prompts, where labels have it; auto "
+        "follows the recipe.",
     )
     where: str | None = Field(None, description=WHERE_HELP)
-    epochs: int = Field(30, ge=1, description="Times that every sample is seen.")
-    batch_size: int = Field(32, ge=2, description="Samples of one worker in a step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak of the schedule: linear warm-up, then half a cosine.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Part of all steps in which the learning rate rises.")
-    weight_decay: float = Field(0.05, ge=0, description="AdamW's, on matrices only.")
-    num_workers: int = Field(1, ge=1, description="Training processes; over one they train data-parallel.")
+    epochs: int = Field(30, ge=1, description="Passes over the training samples.")
+    batch_size: int = Field(32, ge=2, description="Samples per worker in a step.")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="Peak learning rate; the schedule is linear warm-up, then half a cosine."
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps in which the learning rate rises.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW, applied to matrices only.")
+    num_workers: int = Field(1, ge=1, description="Training processes; more than one train data-parallel.")
     precision: Literal["auto", Precision] = Field(
-        "auto", description="What the towers compute in; auto takes bfloat16 where the hardware has it."
+        "auto", description="Precision of the towers; auto takes bfloat16 where the hardware has it."
     )
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Decay of the running average of the weights that is the result, often 0.999; 0: none.",
+        description="Decay of the exponential moving average of the weights, often 0.999; the average becomes the "
+        "result. 0 disables it.",
     )
-    accumulate: int = Field(
+    grad_cache_chunks: int = Field(
         1,
         ge=1,
-        description="Parts that a batch is taken in: the same losses in as many times less memory, more slowly.",
+        description="Chunks that a batch is embedded in (GradCache): the same losses with less memory, more slowly.",
     )
     checkpoint_activations: bool = Field(
-        False, description="Compute the towers' activations twice and keep none: less memory, more slowly."
+        False, description="Recompute the activations of the towers in the backward pass: less memory, more slowly."
     )
-    compile: bool = Field(False, description="Compile the image tower: it begins later and is faster then.")
-    validation: float = Field(
-        0.0, ge=0, lt=1, description="Part of the training subjects that is held back and scored after every epoch."
+    compile: bool = Field(False, description="Compile the image tower: a slower start, then faster steps.")
+    val_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the training subjects that is held out and scored after every epoch.",
     )
     use_gpu: bool = Field(False, description="Give each worker a GPU.")
-    seed: int = Field(0, ge=0, description="Of weights, order and augmentation.")
-    cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, per worker.")
-    keep: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
-    save_every: int = Field(0, ge=0, description="Write one after so many steps, too; 0 writes none within an epoch.")
+    seed: int = Field(0, ge=0, description="Random seed for initialisation, shuffling and augmentation.")
+    cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, in MiB per worker.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
+    save_every: int = Field(0, ge=0, description="Steps between further checkpoints within an epoch; 0 for none.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
-    wandb: str | None = Field(None, min_length=1, description="Log to this project of Weights & Biases, too.")
+    wandb: str | None = Field(None, min_length=1, description="Project of Weights & Biases to log to as well.")
     address: str = Field("local", description=ADDRESS_HELP)
 
     def recipe_config(self, num_classes: int = 0) -> RecipeConfig:
-        """The part that decides the model; `num_classes` are those of the samples."""
+        """The options that define the model; `num_classes` is the number of expressions of the samples."""
         return RecipeConfig(
             name=self.recipe,
             num_classes=num_classes if self.recipe == "supervised" else 0,
-            without=self.without,
+            without=self.drop_loss,
             arch=self.arch,
             pretrained=self.pretrained,
             temporal_pooling=self.temporal_pooling,
         )
+
+    def to_record(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """Options as files on disk hold them: JSON values under the names of `RECORDED_NAMES`, without `exclude`."""
+        names = {current: recorded for recorded, current in self.RECORDED_NAMES.items()}
+        options = self.model_dump(mode="json", exclude=set(exclude))
+        return {names.get(name, name): value for name, value in options.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a file on disk under their current names; unknown fields are dropped."""
+        options = {cls.RECORDED_NAMES.get(name, name): value for name, value in record.items()}
+        return {name: value for name, value in options.items() if name in cls.model_fields}
+
+
+# Options that do not appear in the record of a run: paths, and what the process needs. A damaged run is resumed with
+# another `on_bad_shard`; the manifest says what it skipped.
+_NOT_RECORDED = frozenset(
+    ("out", "shards", "address", "resume", "keep_checkpoints", "save_every", "cache_mb", "on_bad_shard")
+)
+
+# Options that decide how a result is computed and not what it is: how the samples of a step are distributed over
+# workers, chunks and memory. They change rounding, and over which samples BatchNorm takes its statistics.
+_NOT_IN_FINGERPRINT = frozenset(
+    ("num_workers", "batch_size", "grad_cache_chunks", "checkpoint_activations", "compile", "wandb")
+)
 
 
 class TrainConfig(TrainOptions):
@@ -102,27 +150,17 @@ class TrainConfig(TrainOptions):
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     out: StoragePathField = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
-    resume: bool = Field(False, description="Go on from the last checkpoint in `out`.")
+    resume: bool = Field(False, description="Continue from the last checkpoint in `out`.")
 
     @property
     def joined_batch_size(self) -> int:
         """Samples of all workers in a step."""
         return self.batch_size * self.num_workers
 
-    def recorded(self) -> dict:
-        """The options that a run tells of itself: what was asked for, but not where it lies and what it needs to run.
+    def recorded(self) -> dict[str, Any]:
+        """The options that config.json and the manifest of a run hold."""
+        return self.to_record(_NOT_RECORDED)
 
-        A run that damage has ended is gone on with by `on_bad_shard`; what it then leaves out is in its manifest.
-        """
-        ignored = {"out", "shards", "address", "resume", "keep", "save_every", "cache_mb", "on_bad_shard"}
-        return self.model_dump(mode="json", exclude=ignored)
-
-    def for_fingerprint(self) -> dict:
-        """The options that decide the result, and so whether a run can be gone on with.
-
-        Not how it is computed: over how many workers a step's samples are spread, in how many parts, with how much
-        memory. That moves rounding, and what BatchNorm takes its statistics over.
-        """
-        how = {"num_workers", "batch_size", "accumulate", "checkpoint_activations", "compile", "wandb"}
-        decisive = {name: value for name, value in self.recorded().items() if name not in how}
-        return decisive | {"joined_batch_size": self.joined_batch_size}
+    def for_fingerprint(self) -> dict[str, Any]:
+        """The options that decide the result, and so whether a run can be resumed."""
+        return self.to_record(_NOT_RECORDED | _NOT_IN_FINGERPRINT) | {"joined_batch_size": self.joined_batch_size}

@@ -1,4 +1,4 @@
-"""What each process of a training is told before it begins: the job, the same for all, and which of them it is."""
+"""Inputs of each training process: the job, equal for all, and the rank of the process."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,18 @@ from smile_pipe.pipeline.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver tells each worker.
+    """A training job; every `auto` of its options is resolved.
 
     Attributes:
-        subjects: those that are learned from.
-        validation_subjects: those that are held back from learning, to see how they are told apart meanwhile.
-        metadata: whether half of the prompts also say who is shown.
+        config: The options.
+        recipe: Configuration of the model.
+        channel: Channel of the input images.
+        subjects: Subjects to learn from.
+        text_source: Where prompts come from.
+        temporal: What is read of sequences.
+        precision: Precision of the towers.
+        validation_subjects: Training subjects that are held out and scored after every epoch.
+        metadata: Whether half of the prompts also describe the person.
     """
 
     config: TrainConfig
@@ -32,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Worker:
-    """Which of the workers this process is, and what it computes on."""
+    """Rank and device of one training process."""
 
     rank: int
     world_size: int

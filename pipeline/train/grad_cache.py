@@ -1,16 +1,16 @@
-"""Gradients of a batch's losses, for the whole batch at once or in parts that need less memory.
+"""Gradients of the losses of a batch, computed for the whole batch at once or in chunks that need less memory.
 
-Losses compare the samples of a batch with each other, so the losses of its parts, summed, are other losses. GradCache
+Losses compare the samples of a batch with each other, so the sum of the losses of chunks is another loss. GradCache
 (Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", 2021, arXiv 2101.06983) is
-exact: embed the parts without keeping what gradients need; take the losses of all embeddings together, and the
-gradients of the embeddings; then embed part after part again and hand each its own. Embeddings are small, so the memory
-is that of a part, and the price is a second pass forward. BatchNorm inside a tower takes its statistics over a part, in
-both passes the same ones, and counts them once.
+exact: embed all chunks without keeping activations; compute the losses of all embeddings together, and the gradients of
+the embeddings; then embed chunk after chunk again and backpropagate its gradients. Embeddings are small, so the memory
+is that of one chunk, at the cost of a second forward pass. BatchNorm inside a tower takes its statistics over a chunk,
+the same in both passes, and updates its running statistics once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,88 +19,116 @@ from torch.nn.parallel import DistributedDataParallel
 
 from smile_pipe.model.config import Precision
 from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.objectives import ContrastiveModel, Targets
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What the model is shown of a batch: views [N, V, 3, H, W] from directions [V, 3], tokens [B, T], moments."""
+    """A batch as the model and its losses take it: B samples with N frames.
+
+    Attributes:
+        views: Augmented views in [0, 1], float32 [N, V, 3, H, W].
+        directions: Unit vectors from the face to the cameras, [V, 3].
+        frames: Which frames belong to which sample; may be on the CPU.
+        tokens: Token ids of the prompts [B, T]; None without text.
+        concept_ids: Which samples are positives of each other, int64 [B]; None without text.
+        subject_ids: Who is shown, int64 [B].
+    """
 
     views: Tensor
     directions: Tensor
+    frames: PackedFrames
     tokens: Tensor | None
-    moments: PackedFrames
+    concept_ids: Tensor | None
+    subject_ids: Tensor
 
-    def parts(self, num: int) -> list["ModelInputs"]:
-        """`num` parts, or one a face where there are fewer faces, as even as they go."""
-        num = min(num, len(self.moments.counts))
-        counts = self.moments.counts.tensor_split(num)
+    def chunks(self, num: int) -> list["ModelInputs"]:
+        """Divide the batch into `num` chunks of about equal numbers of samples; at most one chunk per sample."""
+        num = min(num, len(self.frames.counts))
+        counts = self.frames.counts.tensor_split(num)
         sizes = [int(part.sum()) for part in counts]
-        times = self.moments.times.split(sizes)
-        tokens: Sequence[Tensor | None] = [None] * num if self.tokens is None else self.tokens.tensor_split(num)
-        moments = [PackedFrames(*each) for each in zip(counts, times, strict=True)]
-        shown = zip(self.views.split(sizes), tokens, moments, strict=True)
-        return [ModelInputs(views, self.directions, words, when) for views, words, when in shown]
+        frames = [PackedFrames(*part) for part in zip(counts, self.frames.times.split(sizes), strict=True)]
+        tokens, concept_ids = _split(self.tokens, num), _split(self.concept_ids, num)
+        columns = zip(
+            self.views.split(sizes), frames, tokens, concept_ids, self.subject_ids.tensor_split(num), strict=True
+        )
+        return [ModelInputs(v, self.directions, f, t, c, s) for v, f, t, c, s in columns]
 
 
-def embed(network: nn.Module, shown: ModelInputs, precision: Precision) -> Embeddings:
-    """What `network`, a recipe or its data-parallel wrapper, makes of a batch."""
-    device = shown.views.device
+def embed(network: nn.Module, inputs: ModelInputs, precision: Precision) -> Embeddings:
+    """Embed a batch by a model or its data-parallel wrapper."""
+    device = inputs.views.device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return network(shown.views, shown.directions, shown.tokens, shown.moments.to(device))
+        return network(inputs.views, inputs.directions, inputs.tokens, inputs.frames.to(device))
 
 
 def backward(
-    network: nn.Module,
-    model: ContrastiveModel,
-    shown: ModelInputs,
-    targets: Targets,
-    precision: Precision,
-    num_parts: int = 1,
+    network: nn.Module, model: ContrastiveModel, inputs: ModelInputs, precision: Precision, num_chunks: int = 1
 ) -> dict[str, Tensor]:
-    """The loss terms of a batch, after their gradients were added to those of `model`, which `network` wraps."""
-    if num_parts == 1:
-        losses = model.losses(embed(network, shown, precision), targets)
+    """Compute the losses of a batch and add their gradients to the parameters.
+
+    Args:
+        network: The model, or its data-parallel wrapper.
+        model: The model.
+        inputs: The batch.
+        precision: Precision of the towers.
+        num_chunks: Number of chunks that the batch is embedded in.
+
+    Returns:
+        Loss terms by name; see `ContrastiveModel.losses`.
+    """
+    if num_chunks == 1:
+        losses = model.losses(embed(network, inputs, precision), inputs.concept_ids, inputs.subject_ids)
         losses["total"].backward()
         return losses
-    parts, noises, embedded = shown.parts(num_parts), [], []
-    with torch.no_grad(), _statistics_kept(model):
-        for part in parts:
-            noises.append(_Noise(shown.views.device))
-            embedded.append(embed(model, part, precision))
-    joined = {name: torch.cat(rows).requires_grad_() for name, rows in _by_name(embedded).items()}
-    losses = model.losses(Embeddings(**{"text": None} | joined), targets)
-    # Temperatures and the like meet the losses without passing through embeddings: no part's pass would reach them.
+    chunks, states, embedded = inputs.chunks(num_chunks), list[_RandomState](), list[Embeddings]()
+    with torch.no_grad(), _frozen_statistics(model):
+        for chunk in chunks:
+            states.append(_RandomState(inputs.views.device))
+            embedded.append(embed(model, chunk, precision))
+    leaves = {name: torch.cat(parts).requires_grad_() for name, parts in _collect(embedded).items()}
+    gathered = Embeddings(leaves["views"], leaves["fused"], leaves["attention"], leaves.get("text"))
+    losses = model.losses(gathered, inputs.concept_ids, inputs.subject_ids)
+    # Parameters of the losses, such as temperatures, do not depend on embeddings: the passes below do not reach them.
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(losses["total"], [*joined.values(), *learned], allow_unused=True)
-    own = [(parameter, grad) for parameter, grad in zip(learned, found[len(joined) :], strict=True) if grad is not None]
-    sizes = [len(part.moments.counts) for part in parts]
-    grads = {name: grad.split(sizes) for name, grad in zip(joined, found, strict=False) if grad is not None}
-    for number, (part, noise) in enumerate(zip(parts, noises, strict=True)):
-        is_last = number == len(parts) - 1
-        # Ranks exchange gradients once, with the last part, whatever number of parts each has.
-        alone = isinstance(network, DistributedDataParallel) and not is_last
-        with network.no_sync() if alone else nullcontext(), noise.again():
-            again = embed(network, part, precision)
-            pairs = [(getattr(again, name), grad[number]) for name, grad in grads.items()]
-            pairs = [pair for pair in pairs if pair[0].requires_grad] + (own if is_last else [])
-            torch.autograd.backward(*zip(*pairs, strict=True))
+    grads = torch.autograd.grad(losses["total"], [*leaves.values(), *learned], allow_unused=True)
+    loss_grads: list[tuple[Tensor, Tensor]] = [
+        (parameter, grad) for parameter, grad in zip(learned, grads[len(leaves) :], strict=True) if grad is not None
+    ]
+    sizes = [len(chunk.frames.counts) for chunk in chunks]
+    chunk_grads = {name: g.split(sizes) for name, g in zip(leaves, grads, strict=False) if g is not None}
+    for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
+        is_last = number == len(chunks) - 1
+        # Ranks exchange gradients once, with the last chunk, even if they have different numbers of chunks.
+        sync = network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext()
+        with sync, state.restored():
+            outputs = _as_dict(embed(network, chunk, precision))
+            pairs = [(outputs[name], grad[number]) for name, grad in chunk_grads.items() if outputs[name].requires_grad]
+            pairs += loss_grads if is_last else []
+            torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
     return losses
 
 
-def _by_name(embedded: Sequence[Embeddings]) -> dict[str, list[Tensor]]:
-    """The rows of each part, for all that is not None."""
-    return {
-        field.name: [getattr(part, field.name) for part in embedded]
-        for field in fields(Embeddings)
-        if getattr(embedded[0], field.name) is not None
-    }
+def _split(rows: Tensor | None, num: int) -> Sequence[Tensor | None]:
+    return [None] * num if rows is None else rows.tensor_split(num)
+
+
+def _as_dict(embeddings: Embeddings) -> dict[str, Tensor]:
+    """The tensors of a batch by name; without `text` if there is none."""
+    tensors = {"views": embeddings.views, "fused": embeddings.fused, "attention": embeddings.attention}
+    return tensors if embeddings.text is None else {**tensors, "text": embeddings.text}
+
+
+def _collect(embedded: Sequence[Embeddings]) -> Mapping[str, list[Tensor]]:
+    """The tensors of all chunks, by name."""
+    parts = [_as_dict(chunk) for chunk in embedded]
+    return {name: [part[name] for part in parts] for name in parts[0]}
 
 
 @contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use the batch's statistics and not count them."""
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use the statistics of the batch without updating its running statistics."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -111,8 +139,8 @@ def _statistics_kept(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-class _Noise:
-    """The state of the random numbers now, so that dropout can drop the same again."""
+class _RandomState:
+    """The state of PyTorch's random generators at construction, so that the second pass repeats the same dropout."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -120,8 +148,8 @@ class _Noise:
         self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Draw the same numbers in the block, and after it go on as if there had been none."""
+    def restored(self) -> Iterator[None]:
+        """Restore the saved state within the block; the state from before the block continues after it."""
         with torch.random.fork_rng(devices=[self.device] if self.cuda is not None else []):
             torch.set_rng_state(self.cpu)
             if self.cuda is not None:

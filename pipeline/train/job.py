@@ -1,107 +1,48 @@
-"""The training job without Ray, in this process: for places that no other process sees, such as memory://.
+"""Execution of a training job: on Ray Train with restarts from the last checkpoint, or in this process.
 
-Telling that a training waits for a node that is gone: Ray waits for another one for ever, and says nothing.
-
-The scratch folder of a training job: what Ray Train keeps there, and what workers tell the driver.
-
-The one place where the training loop meets Ray Train.
-
-The training job on Ray: one loop a worker, which is started again from the last checkpoint should it die.
-
-Not so where a sample is damaged, which would be damaged the next time as well: the worker leaves a note of it in the
-scratch folder of the job, beside what Ray keeps there, and the job ends.
+This is the only module in which the training loop meets Ray Train. A worker that dies is restarted. A damaged sample
+would fail again after a restart, so the worker writes a note to the scratch folder of the job, and the job ends.
 """
 
-import logging
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
 
-from smile_pipe.pipeline.common.background import beside
 from smile_pipe.pipeline.data.integrity import BadSampleError
+from smile_pipe.pipeline.train.cluster import warn_on_lost_nodes
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.storage import StoragePath, remove_tree, write_atomically
 
-
-def check_in_process(config: TrainConfig) -> None:
-    """Raise UsageError where this process alone is not enough for what is asked."""
-    if config.num_workers > 1:
-        raise UsageError(
-            "only this process sees memory://; leave it out", field="num_workers", value=config.num_workers
-        )
-    if config.use_gpu and not torch.cuda.is_available():
-        raise UsageError("there is no GPU here", field="use_gpu")
+MAX_RESTARTS = 3
 
 
-def train_in_process(job: Job) -> None:
-    """Run the loop as the only worker."""
-    train(job, Worker(0, 1, torch.device("cuda" if job.config.use_gpu else "cpu")))
-
-
-# Of two checks both must find too little: a node that comes back at once is not worth a word.
-CHECK_SECONDS = 30.0
-
-_log = logging.getLogger(__name__)
-
-
-@contextmanager
-def warn_on_lost_nodes(config: TrainConfig, resources: Mapping[str, int]) -> Iterator[None]:
-    """Log an error while Ray has no room for the workers, each of which needs `resources`; once for each time."""
-    import ray
-
-    def watch(stop: threading.Event) -> None:
-        lacked = 0
-        while not stop.wait(CHECK_SECONDS):
-            # Where Ray itself is gone, the training ends with an error of its own.
-            with suppress(Exception):
-                lacked = 0 if has_room(ray.nodes(), resources, config.num_workers) else lacked + 1
-            if lacked == 2:
-                _log.error(
-                    "A node is gone, and Ray has no room for %d workers. The training goes on when there is another "
-                    "one. To go on with fewer, stop it, and give `resume` with `num_workers` and `batch_size` whose "
-                    "product is %d.",
-                    config.num_workers,
-                    config.joined_batch_size,
-                )
-
-    with beside(watch):
-        yield
-
-
-def has_room(nodes: Sequence[Mapping[str, Any]], resources: Mapping[str, int], num_workers: int) -> bool:
-    """Whether so many workers fit on the nodes that are alive (as `ray.nodes()` tells), each on one of them."""
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    each = [min(int(node.get(name, 0)) // count for name, count in resources.items()) for node in alive]
-    return sum(each) >= num_workers
+class TrainingError(RuntimeError):
+    """The training job failed; the message is that of the worker."""
 
 
 class TrainScratch:
-    """What a job needs while it runs, in the directory of the run, which all nodes see."""
+    """Scratch folder of a job in the directory of its run, which all nodes can access."""
 
     def __init__(self, out: StoragePath) -> None:
         self.root = out / ".ray"
 
     def note_path(self, rank: int) -> StoragePath:
-        """Where a worker says which sample is damaged."""
+        """File in which a worker reports a damaged sample."""
         return self.root / f"bad-sample-{rank}"
 
     def bad_sample(self, num_workers: int) -> str | None:
-        """The first note of a damaged sample, if there is one."""
+        """The first report of a damaged sample, if there is one."""
         notes = (self.note_path(rank) for rank in range(num_workers))
         return next((note.read_text() for note in notes if note.exists()), None)
 
     def storage(self) -> dict[str, Any]:
-        """Where Ray Train keeps its own."""
+        """Storage options of Ray Train."""
         if isinstance(self.root, Path):
             return {"storage_path": str(self.root)}
         from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -109,56 +50,78 @@ class TrainScratch:
         return {"storage_path": self.root.path, "storage_filesystem": PyFileSystem(FSSpecHandler(self.root.fs))}
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Run the loop as the worker that Ray made this process; after a failure, go on from the last checkpoint.
+def check_in_process(config: TrainConfig) -> None:
+    """Check that one process is enough for the options.
 
-    A damaged sample is noted for the driver, and no worker begins again after that.
+    Raises:
+        UsageError: They need several workers, or a GPU that this machine lacks.
+    """
+    if config.num_workers > 1:
+        raise UsageError(
+            "memory:// is visible to one process only; leave it out", field="num_workers", value=config.num_workers
+        )
+    if config.use_gpu and not torch.cuda.is_available():
+        raise UsageError("this machine has no GPU; leave it out", field="use_gpu")
+
+
+def train_in_process(job: Job) -> None:
+    """Run the training loop in this process, for storage that no other process can access, such as memory://."""
+    train(job, Worker(0, 1, torch.device("cuda" if job.config.use_gpu else "cpu")))
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Run the training loop in a worker process of Ray; after a failure Ray calls this again.
+
+    A damaged sample is reported to the driver. After such a report no worker starts again.
+
+    Args:
+        config: The `Job` under the key "job".
     """
     job: Job = config["job"]
     context, scratch = ray.train.get_context(), TrainScratch(job.config.out)
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if scratch.bad_sample(world_size):
         return
-    # Ray sets this to the cores that it granted; torch may have counted them before.
+    # Ray sets this variable to the number of granted cores; torch may have read it before.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
         train(job, Worker(rank, world_size, ray.train.torch.get_device()))
     except BadSampleError as error:
         write_atomically(scratch.note_path(rank), str(error).encode())
         if world_size > 1:
-            # The others wait for this one, and nothing but its failure ends them; all return as soon as they are back.
+            # The other workers wait in a collective, and only a failure of this one ends them. After the restart all
+            # of them return at once.
             raise
 
 
-MAX_RESTARTS = 3
-
-
-class TrainingError(RuntimeError):
-    """The training job failed; the message is the worker's."""
-
-
 def train_on_ray(job: Job, resources: dict[str, int]) -> None:
-    """Run the loop on as many workers as `job` asks for, each with `resources`.
+    """Run the training loop on the workers of a job.
+
+    Args:
+        job: The job.
+        resources: Resources of each worker, by Ray's names.
 
     Raises:
-        BadSampleError: a sample is damaged.
-        TrainingError: the job failed otherwise.
+        BadSampleError: A sample is damaged.
+        TrainingError: The job failed for another reason.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
-            """Leave SIGINT alone: Ray's handler would end the process with 0, as if the run were finished."""
+            """Leave SIGINT alone: Ray's handler would end the process with 0, like a finished run."""
 
     config, scratch = job.config, TrainScratch(job.config.out)
-    # What a killed run has left is none of this one's.
+    # Remove what a killed run has left.
     remove_tree(scratch.root)
     trainer = Trainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="train", failure_config=FailureConfig(max_failures=MAX_RESTARTS), **scratch.storage()
@@ -170,42 +133,10 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
     except Exception as error:
         raise TrainingError(_root_cause(error)) from error
     else:
-        if damage := scratch.bad_sample(config.num_workers):
-            raise BadSampleError(damage)
+        if bad_sample := scratch.bad_sample(config.num_workers):
+            raise BadSampleError(bad_sample)
     finally:
         remove_tree(scratch.root)
-
-
-def resources_per_worker(config: TrainConfig) -> dict[str, int]:
-    """What each worker gets of the Ray that is there.
-
-    Raises:
-        UsageError: Ray has not enough; it would wait for more for ever, and say nothing.
-    """
-    import ray
-
-    if config.use_gpu:
-        if ray.cluster_resources().get("GPU", 0) < config.num_workers:
-            raise UsageError(
-                f"Ray has fewer GPUs than one for each of {config.num_workers} `num_workers`", field="use_gpu"
-            )
-        return {"CPU": 1, "GPU": 1}
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return {"CPU": cores_per_worker(nodes, config.num_workers)}
-
-
-def cores_per_worker(nodes: Sequence[int], num_workers: int) -> int:
-    """The most cores that each of `num_workers` can have, when a worker's cores lie on one of `nodes` (cores each).
-
-    Raises:
-        UsageError: not even one core each.
-    """
-    for cores in range(max(nodes, default=0), 0, -1):
-        if sum(node // cores for node in nodes) >= num_workers:
-            return cores
-    raise UsageError(
-        f"Ray has {pluralize(sum(nodes), 'core')}, and each worker needs one", field="num_workers", value=num_workers
-    )
 
 
 def _root_cause(error: BaseException) -> str:

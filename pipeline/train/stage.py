@@ -1,10 +1,10 @@
-"""The training stage: shards in, a run with checkpoints and a manifest out.
+"""The training stage: shards to a run with checkpoints and a manifest.
 
-    open shards -> split by subject -> Ray Train: one loop a worker -> manifest
+    open shards -> split by subject -> Ray Train: one loop per worker -> manifest
 
-Safe to stop: `resume` goes on from the last checkpoint. The test side of the split is never read. Shards that are not
-what was rendered are refused before anything is written. Shards and run lie on a disk or under a URL; what lies in
-memory:// is trained on in this process.
+Runs are resumable: `resume` continues from the last checkpoint. The test side of the split is never read. Shards that
+do not match their manifest are refused before anything is written. Shards and run are on a disk or under a URL; with
+memory:// the training runs in this process.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Any
 from blake3 import blake3
 
 from smile_pipe.model.objectives import check_recipe
-from smile_pipe.model.towers import can_checkpoint, check_arch
+from smile_pipe.model.towers import check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.integrity import open_shards
@@ -28,18 +28,25 @@ from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.loggers import check_wandb
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.pipeline.runs.tail_metrics import following
+from smile_pipe.pipeline.runs.tail_metrics import tail_metrics
+from smile_pipe.pipeline.train.cluster import resources_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job
-from smile_pipe.pipeline.train.job import check_in_process, resources_per_worker, train_in_process, train_on_ray
+from smile_pipe.pipeline.train.job import check_in_process, train_in_process, train_on_ray
 from smile_pipe.pipeline.train.resolve_options import (
-    input_channel,
-    precision_of,
-    temporal_read,
-    text_source,
+    resolve_channel,
+    resolve_precision,
+    resolve_temporal,
+    resolve_text_source,
     uses_metadata_prompts,
 )
-from smile_pipe.pipeline.train.resume import WorldSizes, check_output, finished, load_run_config, world_sizes
+from smile_pipe.pipeline.train.resume import (
+    WorldSizes,
+    check_output,
+    load_finished,
+    load_run_config,
+    updated_world_sizes,
+)
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
@@ -59,39 +66,48 @@ from smile_pipe.shards.storage import (
 
 
 def run(
-    config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None, here: bool = False
+    config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None, in_process: bool = False
 ) -> RunManifest:
-    """Train, and call `on_metrics` with each row of `metrics.jsonl` as it is written; `here`: in this process.
+    """Train; a run that is finished already is not repeated.
+
+    Args:
+        config: The options.
+        on_metrics: Called with each row of `metrics.jsonl` when it is written.
+        in_process: Train in this process instead of on Ray.
+
+    Returns:
+        The manifest of the run.
 
     Raises:
-        UsageError: shards, split, recipe, architecture or output cannot be used, or another process writes to the
+        UsageError: Shards, split, recipe, architecture or output cannot be used, or another process writes to the
             output; nothing has been written.
-        BadSampleError: the shards are damaged; a run that has begun can be gone on with.
-        TrainingError: the job failed otherwise.
+        BadSampleError: The shards are damaged; a run that has started can be resumed.
+        TrainingError: The job failed for another reason.
     """
-    here = here or _in_process(config)
-    shards, split, job = check(config, here)
+    in_process = in_process or _in_process(config)
+    shards, split, job = prepare(config, in_process)
     directory = RunDirectory(config.out)
-    mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
-    if found := finished(directory, mark):
-        return found
+    run_fingerprint = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
+    if finished := load_finished(directory, run_fingerprint):
+        return finished
     check_folder(config.out)
-    about = {
-        "fingerprint": mark,
-        "shards": shards_from(directory.root, shards),
+    record: dict[str, Any] = {
+        "fingerprint": run_fingerprint,
+        "shards": relative_shards_path(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.recorded(),
         "recipe": job.recipe.model_dump(),
     }
     with directory_lock(directory.root):
-        # Another process may have held it, and been done with it, since.
-        if found := finished(directory, mark):
-            return found
-        check_output(config, directory, mark)
+        # Another process may have held the lock and finished the run.
+        if finished := load_finished(directory, run_fingerprint):
+            return finished
+        check_output(config, directory, run_fingerprint)
         job = replace(job, precision=load_run_config(directory).get("precision", job.precision))
-        sizes = world_sizes(config, directory)
-        _train(job, directory, {**about, "precision": job.precision, "world_sizes": sizes}, on_metrics, here)
-        manifest = _manifest(config, mark, shards, split, job, sizes, directory)
+        world_sizes = updated_world_sizes(config, directory)
+        record |= {"precision": job.precision, "world_sizes": world_sizes}
+        _train(job, directory, record, on_metrics, in_process)
+        manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
         write_atomically(directory.card_path, run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
@@ -100,76 +116,104 @@ def run(
 def _train(
     job: Job,
     directory: RunDirectory,
-    about: dict[str, Any],
+    record: dict[str, Any],
     on_metrics: Callable[[dict[str, Any]], None],
-    here: bool,
+    in_process: bool,
 ) -> None:
-    with nullcontext() if here else ray_session(job.config.address):
-        resources = {} if here else resources_per_worker(job.config)
+    with nullcontext() if in_process else ray_session(job.config.address):
+        resources = {} if in_process else resources_per_worker(job.config)
         remove_leftovers(directory.root)
-        write_atomically(directory.config_path, canonical_json(about).encode())
-        with following(directory, on_metrics):
-            if here:
+        write_atomically(directory.config_path, canonical_json(record).encode())
+        with tail_metrics(directory, on_metrics):
+            if in_process:
                 train_in_process(job)
             else:
                 train_on_ray(job, resources)
 
 
-def check(config: TrainConfig, here: bool) -> tuple[ShardSet, Split, Job]:
-    """What is learned from, on whom it is tested, and the job; see `run` for the errors."""
-    try:
-        check_recipe(config.recipe, config.without)
-        arch = check_arch(config.arch, config.pretrained)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if config.checkpoint_activations and not can_checkpoint(arch):
-        raise UsageError(
-            f"the image tower of {config.arch} is a ResNet, which cannot; leave it out, or use `accumulate`",
-            field="checkpoint_activations",
-        )
+def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job]:
+    """Check the options against the shards, and resolve them; nothing is written.
+
+    Returns:
+        The shards, their split without the held-out subjects, and the job.
+
+    Raises:
+        UsageError: See `run`.
+    """
+    _check_model(config)
     check_wandb(config.wandb)
     shards = open_shards(config.shards, config.on_bad_shard)
-    source = text_source(config, shards.manifest)
+    source = resolve_text_source(config, shards.manifest)
     split = split_subjects(
         config.split, (row.subject for row in select_training_rows(shards, shards.subjects, config.where))
     )
-    learned, held_back = split_validation(split.train, config.validation)
-    split = replace(split, train=learned)
+    training_subjects, held_out = split_validation(split.train, config.val_fraction)
+    split = replace(split, train=training_subjects)
     rows = select_training_rows(shards, split.train, config.where)
-    held_rows = select_training_rows(shards, held_back, config.where) if held_back else []
-    if here:
+    held_out_rows = select_training_rows(shards, held_out, config.where) if held_out else []
+    if in_process:
         check_in_process(config)
     if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
-        raise UsageError("tells expressions apart, and the shards have only one", field="recipe", value="supervised")
+        raise UsageError(
+            "needs several expressions, and the shards have only one; choose another recipe",
+            field="recipe",
+            value="supervised",
+        )
     if len(rows) < 2 * config.num_workers:
         raise UsageError(
-            f"{pluralize(len(rows), 'training sample')}: too few for {pluralize(config.num_workers, 'worker')}"
+            f"{pluralize(len(rows), 'training sample')}: too few for {pluralize(config.num_workers, 'worker')}; use at "
+            "least two samples per worker"
         )
     if source == "none" and len(shards.manifest.views) < 2:
         raise UsageError(
-            "views are then compared with each other, and the shards have only one", field="text", value="none"
+            "compares views with each other, and the shards have only one view; render more views",
+            field="text",
+            value="none",
         )
-    temporal = temporal_read(config, stored_temporal(shards, rows, config.on_bad_shard))
-    if temporal == "none" and any(map(is_sequence, held_rows)):
+    temporal = resolve_temporal(config, stored_temporal(shards, rows, config.on_bad_shard))
+    if temporal == "none" and any(map(is_sequence, held_out_rows)):
         raise UsageError(
-            "would hold back all subjects of whom there are sequences; choose another part", field="validation"
+            "holds out all subjects that have sequences; choose another fraction",
+            field="val_fraction",
+            value=f"{config.val_fraction:g}",
         )
-    found = {"out": config.out.absolute(), "shards": absolute(config.shards), "pretrained": _weights(config)}
-    channel = input_channel(config, shards.manifest)
-    config = config.model_copy(update=found)
-    recipe = config.recipe_config(len(shards.manifest.expressions))
-    precision = precision_of(config)
-    metadata = uses_metadata_prompts(config, source)
-    return shards, split, Job(config, recipe, channel, split.train, source, temporal, precision, held_back, metadata)
+    paths = {"out": config.out.absolute(), "shards": absolute(config.shards), "pretrained": _weights_path(config)}
+    resolved = config.model_copy(update=paths)
+    job = Job(
+        config=resolved,
+        recipe=resolved.recipe_config(len(shards.manifest.expressions)),
+        channel=resolve_channel(config, shards.manifest),
+        subjects=split.train,
+        text_source=source,
+        temporal=temporal,
+        precision=resolve_precision(config),
+        validation_subjects=held_out,
+        metadata=uses_metadata_prompts(config, source),
+    )
+    return shards, split, job
+
+
+def _check_model(config: TrainConfig) -> None:
+    try:
+        check_recipe(config.recipe, config.drop_loss)
+        arch = check_arch(config.arch, config.pretrained)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if config.checkpoint_activations and not supports_activation_checkpointing(arch):
+        raise UsageError(
+            f"the image tower of {config.arch} is a ResNet, which does not support it; leave it out, or use "
+            "`grad_cache_chunks`",
+            field="checkpoint_activations",
+        )
 
 
 def _manifest(
     config: TrainConfig,
-    mark: str,
+    run_fingerprint: str,
     shards: ShardSet,
     split: Split,
     job: Job,
-    sizes: WorldSizes,
+    world_sizes: WorldSizes,
     directory: RunDirectory,
 ) -> RunManifest:
     skipped = set(directory.skipped())
@@ -177,7 +221,7 @@ def _manifest(
     last = next(row for row in reversed(directory.metrics()) if "loss_total" in row)
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
-        fingerprint=fingerprint(mark, sorted(skipped)) if skipped else mark,
+        fingerprint=fingerprint(run_fingerprint, sorted(skipped)) if skipped else run_fingerprint,
         shards_fingerprint=shards.manifest.fingerprint,
         config=config.recorded(),
         recipe=job.recipe.model_dump(mode="json"),
@@ -199,7 +243,7 @@ def _manifest(
         num_skipped=len(skipped),
         num_steps=last["num_steps"],
         world_size=config.num_workers,
-        world_sizes=sizes,
+        world_sizes=world_sizes,
         precision=job.precision,
         metadata=job.metadata,
         final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
@@ -207,31 +251,31 @@ def _manifest(
     )
 
 
-def shards_from(root: StoragePath, shards: ShardSet) -> str:
-    """Where shards lie, as seen from the directory of a run, so that both can be moved together; else their URL."""
+def relative_shards_path(root: StoragePath, shards: ShardSet) -> str:
+    """Path of shards relative to the directory of a run, so that both can be moved together; otherwise their URL."""
     url = str(shards.filesystem.unstrip_protocol(shards.root))
     check_no_credentials(url)
     if isinstance(root, Path):
         return os.path.relpath(Path(shards.root).resolve(), root.resolve()) if scheme_of(url) == "file" else url
     where = storage_path(url)
-    # Not over the border of a bucket.
+    # A relative path cannot leave its bucket.
     if isinstance(where, Path) or (where.protocol, where.drive) != (root.protocol, root.drive):
         return str(where)
     return posixpath.relpath(where.path, root.path)
 
 
 def _in_process(config: TrainConfig) -> bool:
-    """Whether workers of Ray could not see what is read or written."""
+    """Whether shards or run are in memory://, which workers of Ray cannot access."""
     return is_in_memory(config.out) or scheme_of(config.shards) == "memory"
 
 
-def _weights(config: TrainConfig) -> str | None:
-    """The pretrained weights as a worker finds them: a file by its whole path, a tag as it is."""
+def _weights_path(config: TrainConfig) -> str | None:
+    """The pretrained weights for workers: the absolute path of a file, or a tag."""
     path = Path(config.pretrained or "")
     return str(path.absolute()) if path.is_file() else config.pretrained
 
 
 def _weights_digest(config: TrainConfig) -> str:
-    """Of the content of a weights file; other weights under the same name make another run."""
+    """Digest of a weights file, so that other weights under the same name make another run; "" without a file."""
     path = Path(config.pretrained or "")
     return blake3(path.read_bytes()).hexdigest(length=16) if path.is_file() else ""

@@ -1,13 +1,7 @@
-"""Pseudo-labels of a training: before each epoch, which class's prompts each sample lies among, told without a label.
+"""Text and targets of a batch: prompts as tokens, and the numbers by which the losses compare samples.
 
-Goes in: the model as it is, and the samples without their labels. Comes out: a class and a prompt for each sample, by
-model/pseudo_labels.py. Promised: no label is looked at, and all ranks find the same.
-
-What a batch is told: its prompts as tokens, and what its samples are compared by.
-
-Goes in: a batch as it was read, and where text comes from. Comes out: tokens, and `Targets`. Promised: with `none` and
-`pseudo` no label is looked at; equal concepts have equal numbers in every process; a text says who is shown as a
-function of (seed, epoch, key), and only where `metadata` is asked for.
+The prompts are those of the shards, or prompts of pseudo-labels: before each epoch the model assigns each sample to a
+class by its embedding, without looking at any label. Equal concepts have equal numbers in every process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,126 +13,141 @@ from blake3 import blake3
 from torch import Tensor
 
 from smile_pipe.model.config import RunTextSource
-from smile_pipe.model.objectives import ContrastiveModel, Targets
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.pseudo_labels import pseudo_labels
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
 from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.train.context import Worker
-from smile_pipe.pipeline.train.validation import embed_rows
+from smile_pipe.pipeline.train.embedding import embed_rows
 from smile_pipe.shards.index import IndexRow
 
 
 class PseudoPrompts:
-    """Classes of samples by key, and prompts that are drawn for them.
+    """Pseudo-labels of samples, and prompts drawn for them.
 
     Attributes:
-        labels: the class of each sample, int64 [N] in the order of the rows; none before the first epoch.
+        labels: Class of each sample, int64 [N] in the order of the rows; empty before the first epoch.
     """
 
     def __init__(self, prompts: Mapping[str, tuple[str, ...]], rows: Sequence[IndexRow], seed: int) -> None:
         self.prompts, self.seed = dict(prompts), seed
         self.classes = tuple(self.prompts)
-        self.numbers = {row.key: number for number, row in enumerate(rows)}
+        self.positions = {row.key: position for position, row in enumerate(rows)}
         self.labels = torch.empty(0, dtype=torch.int64)
 
-    def refresh(
+    def assign(
         self,
         model: ContrastiveModel,
         tokenizer: Tokenizer,
-        reader: FaceDataset,
+        dataset: FaceDataset,
         rows: Sequence[IndexRow],
-        directions: Tensor,
+        directions_v3: Tensor,
         worker: Worker,
     ) -> None:
-        """Assign all samples anew; all ranks must ask together."""
-        embedded, _ = embed_rows(model, reader, rows, directions, worker)
+        """Assign all samples to classes by the current model (model/pseudo_labels.py).
+
+        All ranks must call this together, and get the same labels.
+        """
+        embedded, _ = embed_rows(model, dataset, rows, directions_v3, worker)
         was_training = model.training
         model.eval()
         with torch.inference_mode():
-            tokens = (tokenizer(list(self.prompts[name])).to(directions.device) for name in self.classes)
+            tokens = (tokenizer(list(self.prompts[name])).to(directions_v3.device) for name in self.classes)
             anchors = torch.stack([F.normalize(model.embed_text(each).float(), dim=-1).mean(dim=0) for each in tokens])
         model.train(was_training)
         self.labels = pseudo_labels(embedded, anchors).cpu()
 
-    def drawn(self, keys: Sequence[str], epoch: int) -> tuple[list[str], list[str]]:
-        """A prompt for each sample, another one each epoch, and the class that it is of."""
-        names = [self.classes[int(self.labels[self.numbers[key]])] for key in keys]
+    def draw(self, keys: Sequence[str], epoch: int) -> tuple[list[str], list[str]]:
+        """Draw a prompt of its class for each sample, another one each epoch.
+
+        Returns:
+            Prompts, and the names of the classes.
+        """
+        names = [self.classes[int(self.labels[self.positions[key]])] for key in keys]
         texts = []
         for key, name in zip(keys, names, strict=True):
-            generator = generator_for(self.seed, epoch, self.numbers[key])
+            generator = generator_for(self.seed, epoch, self.positions[key])
             choices = self.prompts[name]
             texts.append(choices[int(torch.randint(len(choices), (), generator=generator))])
         return texts, names
 
 
 class TextTargets:
-    """The text and the targets of batches; with pseudo-labels those of the epoch that was begun last."""
+    """Text and targets of batches; with pseudo-labels those of the current epoch.
+
+    With the text sources `none` and `pseudo` no label is used.
+    """
 
     def __init__(
         self,
         source: RunTextSource,
         model: ContrastiveModel,
-        reader: FaceDataset,
+        dataset: FaceDataset,
         rows: Sequence[IndexRow],
         seed: int,
         metadata: bool = False,
     ) -> None:
         self.source, self.reads_text = source, model.reads_text
-        self.reader, self.rows, self.seed = reader, rows, seed
+        self.dataset, self.rows, self.seed = dataset, rows, seed
         self.tokenizer = build_tokenizer(model.config.arch)
-        shards = reader.shards.manifest
-        self.classes = {concept_number(name): n for n, name in enumerate(shards.expressions)}
-        self.pseudo = PseudoPrompts(shards.prompts, rows, seed) if source == "pseudo" else None
-        told = rows if metadata else ()
-        self.people = {row.key: who for row in told if (who := describe_person(row.labels))}
+        manifest = dataset.shards.manifest
+        self.class_numbers = {concept_id(name): n for n, name in enumerate(manifest.expressions)}
+        self.pseudo = PseudoPrompts(manifest.prompts, rows, seed) if source == "pseudo" else None
+        self.people = {row.key: who for row in rows if (who := describe_person(row.labels))} if metadata else {}
 
-    def begin_epoch(self, model: ContrastiveModel, directions: Tensor, worker: Worker) -> None:
-        """Find pseudo-labels anew, where the text is of those."""
+    def start_epoch(self, model: ContrastiveModel, directions_v3: Tensor, worker: Worker) -> None:
+        """Assign new pseudo-labels if the text source is `pseudo`."""
         if self.pseudo:
-            self.pseudo.refresh(model, self.tokenizer, self.reader, self.rows, directions, worker)
+            self.pseudo.assign(model, self.tokenizer, self.dataset, self.rows, directions_v3, worker)
 
-    def of(self, batch: Batch, epoch: int, device: torch.device) -> tuple[Tensor | None, Targets]:
-        """Token ids [B, T], None for a recipe that reads none, and targets."""
-        subjects = torch.tensor([concept_number(subject) for subject in batch.subjects], device=device)
+    def encode(self, batch: Batch, epoch: int, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Encode the text and the targets of a batch.
+
+        Returns:
+            Token ids [B, T], None if the recipe reads no text; concept ids, int64 [B], None without text; subject ids,
+            int64 [B].
+        """
+        subject_ids = torch.tensor([concept_id(subject) for subject in batch.subjects], device=device)
         if self.source == "none":
-            return None, Targets(None, subjects)
+            return None, None, subject_ids
         if self.pseudo:
-            texts, concepts = self.pseudo.drawn(batch.keys, epoch)
+            texts, concepts = self.pseudo.draw(batch.keys, epoch)
         else:
-            texts, concepts = self._carried(batch, epoch), batch.concepts
-        numbers = [concept_number(concept) for concept in concepts]
+            texts, concepts = self._shard_prompts(batch, epoch), batch.concepts
+        ids = [concept_id(concept) for concept in concepts]
         if not self.reads_text:
-            numbers = [self.classes[number] for number in numbers]
-            return None, Targets(torch.tensor(numbers, device=device), subjects)
-        return self.tokenizer(texts).to(device), Targets(torch.tensor(numbers, device=device), subjects)
+            return None, torch.tensor([self.class_numbers[number] for number in ids], device=device), subject_ids
+        return self.tokenizer(texts).to(device), torch.tensor(ids, device=device), subject_ids
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold of it."""
+        """State for a checkpoint."""
         return {"pseudo": self.pseudo.labels} if self.pseudo else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore the result of `state`."""
         if self.pseudo:
             self.pseudo.labels = state["pseudo"]
 
-    def _carried(self, batch: Batch, epoch: int) -> list[str]:
-        """The prompts of the shards; where it is known who is shown, half of them say so.
+    def _shard_prompts(self, batch: Batch, epoch: int) -> list[str]:
+        """The prompts of the shards; half of those of known people also describe the person.
 
-        Only half, since the prompts that a face is later compared with do not.
+        Only half, because the prompts that a face is compared with in evaluation do not describe the person.
         """
         return [
-            append_person(text, self.people[key]) if key in self.people and _says_who(self.seed, epoch, key) else text
+            append_person(text, self.people[key])
+            if key in self.people and _describes_person(self.seed, epoch, key)
+            else text
             for key, text in zip(batch.keys, batch.texts, strict=True)
         ]
 
 
-def concept_number(concept: str) -> int:
-    """A number for a concept, the same in every process: 63 bits of its BLAKE3 digest."""
+def concept_id(concept: str) -> int:
+    """Number of a concept, the same in every process: 63 bits of its BLAKE3 digest."""
     return int.from_bytes(blake3(concept.encode()).digest(length=8), "little") >> 1
 
 
-def _says_who(seed: int, epoch: int, key: str) -> bool:
-    """Whether a sample's text says who is shown in an epoch: one bit of a digest, the same in every process."""
+def _describes_person(seed: int, epoch: int, key: str) -> bool:
+    """Whether a prompt describes the person in this epoch: one bit of a digest, the same in every process."""
     return bool(blake3(f"{seed} {epoch} {key}".encode()).digest(length=1)[0] & 1)

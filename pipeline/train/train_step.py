@@ -1,7 +1,6 @@
-"""The step: what moves the weights of a run, and all that has to be saved of it.
+"""One optimiser step of a run, and the state that a checkpoint saves.
 
-Goes in: batches. Comes out: loss terms, and checkpoints. Promised: a step is a function of the state, the batch and its
-number, so a run that was stopped goes on as if it had not been.
+A step is a function of the state, the batch and the number of the step, so a resumed run gives the same result.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,80 +26,98 @@ COMPILE_BACKEND = "inductor"
 
 
 class TrainStep:
-    """Model, optimiser, running average and words of one rank.
+    """Model, optimiser, moving average and text targets of one rank.
 
     Attributes:
-        directions: of the views, [V, 3], on the device.
+        directions: Unit vectors from the face to the cameras, [V, 3], on the device.
     """
 
     def __init__(
-        self, job: Job, worker: Worker, model: ContrastiveModel, reader: FaceDataset, rows: Sequence[IndexRow]
+        self, job: Job, worker: Worker, model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[IndexRow]
     ) -> None:
         self.job, self.worker, self.model = job, worker, model
         config = job.config
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS, fused=True
         )
-        self.directions = reader.directions(rows).to(worker.device)
-        self.order = mirror_order(self.directions.cpu())
-        self.words = TextTargets(job.text_source, model, reader, rows, config.seed, job.metadata)
-        self.average = ExponentialMovingAverage(model, config.ema) if config.ema else None
+        self.directions = dataset.directions(rows).to(worker.device)
+        self.mirror_order = mirror_order(self.directions.cpu())
+        self.text_targets = TextTargets(job.text_source, model, dataset, rows, config.seed, job.metadata)
+        self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         if config.checkpoint_activations:
             model.towers.checkpoint_activations()
         if config.compile:
-            model.towers.compile_images(COMPILE_BACKEND)
+            model.towers.compile_image_tower(COMPILE_BACKEND)
 
     @property
     def result(self) -> ContrastiveModel:
-        """The model whose weights are the result: the one that learns, or its running average."""
-        return self.average.result if self.average else self.model
+        """The model whose weights are the result: the trained one, or its moving average."""
+        return self.ema.averaged_model if self.ema else self.model
 
     def load_checkpoint(self, run: RunDirectory) -> int:
-        """Load the newest checkpoint, if there is one; returns its step."""
+        """Load the newest checkpoint if there is one, then wrap the model for data-parallel training.
+
+        Returns:
+            Number of steps of the checkpoint, 0 without one.
+        """
         step = 0
         if checkpoints := run.checkpoints():
             weights, state = checkpoints[-1].load_model(), checkpoints[-1].load_state()
-            if self.average:
-                self.average.load_checkpoint(weights, int(state["num_averaged"]))
+            if self.ema:
+                self.ema.load_checkpoint(weights, int(state["num_averaged"]))
                 weights = state["model"]
             self.model.load_state_dict(weights)
             self.optimizer.load_state_dict(state["optimizer"])
-            self.words.load_state(state)
+            self.text_targets.load_state(state)
             step = int(state["step"])
-        several = dist.is_initialized() and self.worker.world_size > 1
-        self.trained: nn.Module = DistributedDataParallel(self.model) if several else self.model
+        is_parallel = dist.is_initialized() and self.worker.world_size > 1
+        self.network: nn.Module = DistributedDataParallel(self.model) if is_parallel else self.model
         return step
 
     def save(self, run: RunDirectory, step: int) -> None:
-        """Write a checkpoint, from which a run goes on with the same numbers; that of rank 0 is all ranks'."""
+        """Write a checkpoint, on rank 0 only: its state is that of all ranks."""
         if self.worker.rank == 0:
-            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "step": step, **self.words.state()}
-            if self.average:
-                state |= {"model": self.model.state_dict(), "num_averaged": self.average.count()}
-            run.save(step, self.result.state_dict(), state, self.job.config.keep)
+            state: dict[str, Any] = {
+                "optimizer": self.optimizer.state_dict(),
+                "step": step,
+                **self.text_targets.state(),
+            }
+            if self.ema:
+                state |= {"model": self.model.state_dict(), "num_averaged": self.ema.num_averaged()}
+            run.save(step, self.result.state_dict(), state, self.job.config.keep_checkpoints)
 
-    def begin_epoch(self, is_new: bool) -> None:
-        """Find pseudo-labels anew; an epoch that is gone on with keeps those that it began with."""
-        if is_new:
-            self.words.begin_epoch(self.model, self.directions, self.worker)
+    def start_epoch(self, is_resumed: bool) -> None:
+        """Assign new pseudo-labels; an epoch that is resumed keeps those of its checkpoint."""
+        if not is_resumed:
+            self.text_targets.start_epoch(self.model, self.directions, self.worker)
 
     def step(self, batch: Batch, epoch: int, step: int, learning_rate: float) -> dict[str, Tensor]:
-        """Loss terms of the batch, after the weights have moved."""
+        """Update the weights.
+
+        Args:
+            batch: The samples of this rank.
+            epoch: Number of the epoch, from 0.
+            step: Number of steps done before.
+            learning_rate: Learning rate of this step.
+
+        Returns:
+            Loss terms by name, from before the update.
+        """
         device, config = self.worker.device, self.job.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
         views = batch.views.to(device, non_blocking=True).float() / 255
-        views = augment(views, self.job.channel, self.order, generator, batch.moments)
-        tokens, targets = self.words.of(batch, epoch, device)
+        views = augment(views, self.job.channel, self.mirror_order, generator, batch.frames)
+        text_and_targets = self.text_targets.encode(batch, epoch, device)
         seed_dropout(generator)
-        shown = ModelInputs(views, self.directions, tokens, batch.moments)
+        inputs = ModelInputs(views, self.directions, batch.frames, *text_and_targets)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = backward(self.trained, self.model, shown, targets, self.job.precision, config.accumulate)
+        losses = backward(self.network, self.model, inputs, self.job.precision, config.grad_cache_chunks)
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
-        if self.average:
-            self.average.update()
+        if self.ema:
+            self.ema.update()
         return losses
 
 

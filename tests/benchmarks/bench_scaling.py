@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.objectives import ContrastiveModel, Targets, build_model
+from smile_pipe.model.objectives import ContrastiveModel, build_model
 from smile_pipe.model.towers import build_tokenizer
 
 BYTES = 4
@@ -135,7 +135,7 @@ def _losses(model: ContrastiveModel, num_views: int, num_samples: int) -> tuple[
     rows = [torch.randn(*shape, requires_grad=True) for shape in shapes]
     numbers = torch.arange(num_samples) % 7
     with FlopCounterMode(display=False) as counter, _saving() as saved:
-        model.losses(Embeddings(*rows), Targets(numbers, numbers))["total"].backward()
+        model.losses(Embeddings(*rows), numbers, numbers)["total"].backward()
     return counter.get_total_flops(), _without_own(saved, model)
 
 

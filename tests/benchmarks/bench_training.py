@@ -43,7 +43,7 @@ from smile_pipe.pipeline.data import dataset
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.job import train_in_process
-from smile_pipe.pipeline.train.stage import Job, check
+from smile_pipe.pipeline.train.stage import Job, prepare
 from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
@@ -153,7 +153,7 @@ class Benchmark:
             shards=self.shards.spec, out=out, arch=ARCH, channel=self.channel, epochs=self.epochs,
             batch_size=self.batch_size,
         )  # fmt: skip
-        return check(config, here=True)[2]
+        return prepare(config, in_process=True)[2]
 
     def _plain(self, *options: str) -> dict[str, Any]:
         given = ["--channel", self.channel, "--batch-size", str(self.batch_size), "--cores", str(self.cores), *options]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, Targets, build_model
+from smile_pipe.model.objectives import ContrastiveModel, build_model
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.model.towers import build_tokenizer
 from smile_pipe.pipeline.common.optimization import cosine_schedule
@@ -114,7 +114,7 @@ class _Step:
         views, tokens = batch["views"].float() / 255, self.tokenizer(batch["text"])
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
             embeddings = self.model(views, self.directions, tokens, PackedFrames.of_scans(len(views)))
-        losses = self.model.losses(embeddings, Targets(_numbers(batch["concept"]), _numbers(batch["subject"])))
+        losses = self.model.losses(embeddings, _numbers(batch["concept"]), _numbers(batch["subject"]))
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)

@@ -40,6 +40,27 @@ def test_help_lists_the_common_options(command):
     assert code == 0 and "--json" in out and "--config" in out
 
 
+@pytest.mark.parametrize(
+    ("old", "value", "new", "reason"),
+    [
+        ("--without", "xx", "--drop-loss", "no loss 'xx'"),
+        ("--accumulate", "0", "--grad-cache-chunks", "greater than or equal to 1"),
+        ("--keep", "0", "--keep-checkpoints", "greater than or equal to 1"),
+        ("--validation", "1", "--val-fraction", "less than 1"),
+    ],
+)
+def test_old_flag_of_train_works_warns_and_is_hidden(tmp_path, old, value, new, reason):
+    required = ("--shards", tmp_path / "shards", "--out", tmp_path / "out")
+    code, out, stderr = invoke("train", *required, old, value)
+    assert code == 2 and out == ""
+    assert f"{old} is now called {new}" in stderr and reason in " ".join(stderr.split())
+    (tmp_path / "train.yaml").write_text(f"{old[2:]}: {value}")
+    _, _, from_file = invoke("train", *required, "--config", tmp_path / "train.yaml")
+    assert f"{old} is now called {new}" in from_file and reason in " ".join(from_file.split())
+    _, help_text, _ = invoke("train", "--help")
+    assert old not in re.findall(r"--[a-z-]+", help_text)
+
+
 def test_version_is_printed():
     code, out, _ = invoke("--version")
     assert code == 0 and out.startswith("smile-pipe ")

@@ -1,4 +1,4 @@
-"""Samples and whole shard directories without rendering: valid to the letter, with flat colours for faces."""
+"""Valid samples and shard directories without rendering; noise takes the place of faces."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def make_sample(
     text_source: TextSource = "label",
     timeline: Timeline | None = None,
 ) -> Sample:
-    """A sample whose images are noise around the grey value of its expression, the same for the same key."""
+    """Make a sample whose images are noise around a grey value of its expression; equal keys give equal images."""
     rng = np.random.default_rng(np.frombuffer(blake3(key.encode()).digest(), np.uint32))
     text = text or f"a face of {EXPRESSIONS.get(expression, expression)}"
     rig = Rig.build(tuple(views), size)
@@ -61,7 +61,7 @@ def make_sample(
 
 
 def make_timeline(num_frames: int = 2, temporal: Temporal = "frames", channels: Sequence[str] = CHANNELS) -> Timeline:
-    """A timeline of a sequence of 30 frames."""
+    """Make the timeline of a sequence of 30 source frames."""
     return Timeline(
         frame_rate=25.0,
         num_source_frames=30,
@@ -76,7 +76,7 @@ def make_timeline(num_frames: int = 2, temporal: Temporal = "frames", channels: 
 
 
 def make_pixels(rng: np.random.Generator, name: str, size: int, middle: int = 128) -> np.ndarray:
-    """Noise of an image's kind around a grey value."""
+    """Make noise around a grey value, in the format of an image."""
     channel, _, moment = name.partition(".")
     noise = rng.integers(middle - 20, middle + 20, (size, size, 3))
     if moment == "dynamic":
@@ -93,7 +93,7 @@ def make_samples(
     timelines: Sequence[Timeline | None] = (None,),
     text_source: TextSource = "label",
 ) -> list[Sample]:
-    """One sample of each expression of each subject, in the order of their keys; an expression has one timeline.
+    """Make one sample per subject and expression, in the order of their keys.
 
     Expressions take the timelines in turn; None makes a scan.
     """
@@ -127,7 +127,7 @@ def write_shard_set(
     text_source: TextSource = "label",
     prompts: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Sample]:
-    """Write a whole shard directory, as a render would leave it; returns its samples in order."""
+    """Write a shard directory as a render does; returns its samples in order."""
     samples = make_samples(num_subjects, expressions, size, channels, timelines, text_source)
     (root / "shards").mkdir(parents=True)
     entries, rows = [], []
@@ -162,7 +162,7 @@ def write_shard_set(
 
 
 def make_row(sample: Sample, shard: str = "000000.tar", at: Location = NOWHERE) -> IndexRow:
-    """The row of the index for a sample that lies there."""
+    """Make the index row of a sample at a location."""
     record = sample.record
     return IndexRow(
         key=record.key,
@@ -186,7 +186,7 @@ def make_row(sample: Sample, shard: str = "000000.tar", at: Location = NOWHERE) 
 
 
 def spoil(shards: Path, rows: Iterable[IndexRow]) -> None:
-    """Change a byte of each sample, in the middle of it; sizes stay."""
+    """Damage samples: change a byte in the middle of each, without changing sizes."""
     for row in rows:
         with open(shards / "shards" / row.shard, "r+b") as file:
             file.seek(row.offset + row.bytes // 2)

@@ -1,4 +1,4 @@
-"""Small trainings in this process: fifteen samples of five subjects to learn from, towers of a few weights."""
+"""Small trainings in this process: fifteen training samples of five subjects, and towers of a few weights."""
 
 from pathlib import Path
 from typing import Any
@@ -19,37 +19,37 @@ from smile_pipe.shards.reader import ShardSet
 
 ARCH = "tiny-run-vit"
 DROPPING_ARCH = "tiny-run-dropping-vit"
-"""It drops half of each image's patches, by chance, whenever it learns."""
+"""An architecture that drops a random half of the patches of each image in training mode."""
 NUM_LEARNED, NUM_STEPS = 15, 4
-"""Samples of the training side, and steps of an epoch."""
+"""Number of training samples, and of steps per epoch."""
 
 
 def write_shards(folder: Path) -> Path:
-    """Six subjects with three samples each; the architectures are made known, too."""
+    """Write shards of six subjects with three samples each, and register the architectures."""
     register(folder)
     write_shard_set(folder / "shards", num_subjects=6, channels=("rgb",))
     return folder / "shards"
 
 
 def register(folder: Path) -> None:
-    """Make the architectures known in this process; they take any prompt."""
+    """Register the architectures in this process; they accept any prompt."""
     text, vision = tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408}, tiny_arch.CONFIG["vision_cfg"]
     tiny_arch.register(folder, ARCH, text_cfg=text)
     tiny_arch.register(folder, DROPPING_ARCH, text_cfg=text, vision_cfg=vision | {"patch_dropout": 0.5})
 
 
 def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
-    given = {"shards": str(shards), "out": out, "epochs": 2, "batch_size": 4, "split": "kfold:6:0", "arch": ARCH}
-    return TrainConfig.model_validate(given | options)
+    defaults = {"shards": str(shards), "out": out, "epochs": 2, "batch_size": 4, "split": "kfold:6:0", "arch": ARCH}
+    return TrainConfig.model_validate(defaults | options)
 
 
 def learn(shards: Path, out: Path, **options: Any) -> RunManifest:
-    """Train, without Ray."""
-    return train.run(config(shards, out, **options), here=True)
+    """Train in this process, without Ray."""
+    return train.run(config(shards, out, **options), in_process=True)
 
 
 def weights(run: Path) -> dict[str, Tensor]:
-    """Those of the last checkpoint."""
+    """Weights of the last checkpoint."""
     return RunDirectory(run).checkpoints()[-1].load_model()
 
 
@@ -59,24 +59,24 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:
-    """Rows of metrics without how fast it went."""
-    of_time = ("samples_per_second", "data_wait")
-    return [{name: value for name, value in row.items() if name not in of_time} for row in RunDirectory(run).metrics()]
+    """Rows of metrics without speed and waiting time."""
+    speed = ("samples_per_second", "data_wait")
+    return [{name: value for name, value in row.items() if name not in speed} for row in RunDirectory(run).metrics()]
 
 
 def shake(run: Path) -> None:
-    """Move all weights of the result, so that none has the value that it begins with, at which parts do nothing."""
+    """Add noise to all weights of the result: some parts of a model start at zero and have no effect."""
     path, generator = RunDirectory(run).checkpoints()[-1].path / WEIGHTS, torch.Generator().manual_seed(7)
     save_file({name: w + 0.3 * torch.randn(w.shape, generator=generator) for name, w in weights(run).items()}, path)
 
 
 def result(run: Path) -> TrainedModel:
-    """The model of a run."""
+    """Load the model of a run."""
     return TrainedModel.load(*open_run(run))
 
 
 def reader_of(shards: Path, run: Path) -> FaceDataset:
-    """Reads samples as the run did."""
+    """Open shards with the decoding options of a run."""
     manifest, size = open_run(run)[0], result(run).model.towers.image_size
-    reading = DecodeSpec(manifest.channel, size, manifest.temporal, manifest.max_frames)
-    return FaceDataset(ShardSet.open(str(shards)), reading, 0)
+    decode_spec = DecodeSpec(manifest.channel, size, manifest.temporal, manifest.max_frames)
+    return FaceDataset(ShardSet.open(str(shards)), decode_spec, 0)

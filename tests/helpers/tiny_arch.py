@@ -1,6 +1,6 @@
-"""A transformer of a few hundred weights under a name that open_clip knows: for tests that need towers, not sight.
+"""A transformer of a few hundred weights, registered with open_clip, for tests that need fast towers.
 
-It has no BatchNorm, unlike `smile-tiny`, so that an embedding does not depend on who else is in the batch.
+Unlike `smile-tiny` it has no BatchNorm, so an embedding does not depend on the other samples of the batch.
 """
 
 import json
@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
 
 
 def register(folder: Path, name: str = NAME, **changes: Any) -> str:
-    """Make the architecture known in this process, with top-level `changes` to its config; returns its name."""
+    """Register the architecture in this process, with top-level `changes` to its config; returns its name."""
     file = folder / f"{name}.json"
     file.write_text(json.dumps(CONFIG | changes))
     open_clip.add_model_config(file)
@@ -30,7 +30,7 @@ def register(folder: Path, name: str = NAME, **changes: Any) -> str:
 
 
 def faces(num: int, num_views: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random views in [0, 1], directions, tokens and concepts; tokens are equal where concepts are."""
+    """Random views in [0, 1], directions, tokens and concepts; equal concepts have equal tokens."""
     generator = torch.Generator().manual_seed(seed)
     views = torch.rand(num, num_views, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
     directions = torch.nn.functional.normalize(torch.randn(num_views, 3, generator=generator), dim=-1)

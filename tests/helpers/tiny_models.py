@@ -1,4 +1,4 @@
-"""Small models of every recipe, and faces for them."""
+"""Small models of every recipe, and random faces as their input."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from smile_pipe.model.packing import PackedFrames
 NUM_CLASSES = 4
 
 
-# Presets of one system's terms are that system's.
+# Recipes that only preset the terms of another recipe's system are left out.
 NAMES = [name for name in RECIPES if name not in ("barlow", "clip")]
 
 
@@ -22,9 +22,9 @@ def make_model(folder: Path, name: str) -> ContrastiveModel:
     config = RecipeConfig(
         name=name, arch=tiny_arch.register(folder), joint_dim=4, temperature=0.5, num_classes=NUM_CLASSES
     )
-    # In double precision a random tower's own rounding does not hide what is compared.
+    # Double precision, so that rounding in the random tower does not hide differences.
     model = build_model(config).double()
-    # These begin at zero, where other gradients would be zero too.
+    # These start at zero, where other gradients would be zero as well.
     for weight in (model.temporal.score.weight, model.temporal.gain.weight):
         torch.nn.init.normal_(weight)
     if name == "facet-vlm":
@@ -34,7 +34,7 @@ def make_model(folder: Path, name: str) -> ContrastiveModel:
 
 
 def faces(total: int, samples: slice) -> tuple[Tensor, Tensor, Tensor, Tensor, PackedFrames]:
-    """Views, directions, tokens, concepts and moments of `samples` out of `total`.
+    """Views, directions, tokens, concepts and frames of `samples` out of `total`.
 
     The first two samples are sequences, which rank 0 reads; rank 1 has scans only.
     """

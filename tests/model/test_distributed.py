@@ -1,9 +1,9 @@
-"""Two ranks learn what one rank with the joined batch learns: real processes, real collectives, the real model.
+"""Two ranks have the losses and gradients of one rank with the joined batch: real processes, collectives and models.
 
-Ranks may hold different numbers of samples. What is equal for ragged ranks too: everything that is computed on
-gathered rows, so all losses and, of towers without BatchNorm, all gradients. What is not: a mean that each rank takes
-over its own samples, which data-parallel averaging then weights by ranks and not by samples, and BatchNorm's statistics
-inside a tower, which are each rank's own, equal numbers or not.
+Ranks may hold different numbers of samples. Everything that is computed on gathered rows is equal then as well: all
+losses and, for towers without BatchNorm, all gradients. Two things differ: a mean that each rank takes over its own
+samples, because data-parallel averaging weights ranks and not samples; and the statistics of BatchNorm inside a tower,
+which each rank takes over its own samples.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from helpers import tiny_arch
 from helpers.tiny_models import NAMES, NUM_CLASSES, faces, make_model
 from smile_pipe.model.distributed import gather_rows
-from smile_pipe.model.objectives import ContrastiveModel, Targets
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
@@ -35,14 +35,14 @@ def learn(
     model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int
 ) -> dict[str, dict[str, Tensor]]:
     """Losses, and the gradients of all parameters for each of them, of one batch out of `total` samples."""
-    views, directions, tokens, concepts, moments = faces(total, samples)
+    views, directions, tokens, concepts, frames = faces(total, samples)
     found: dict[str, dict[str, Tensor]] = {"losses": {}}
-    # One pass a loss: that a second one is let through shows, too, that no parameter was left without a gradient.
+    # One pass per loss: DDP refuses a second pass if the first left a parameter without a gradient.
     for name in ("total", *model.config.weights):
         network.zero_grad()
-        targets = Targets(concepts, torch.arange(total)[samples] // 2)
-        losses = model.losses(network(views, directions, tokens, moments), targets)
-        # A term alone does not reach all parameters, which data-parallel training would wait for.
+        embeddings = network(views, directions, tokens, frames)
+        losses = model.losses(embeddings, concepts, torch.arange(total)[samples] // 2)
+        # A single term does not reach all parameters, and data-parallel training needs a gradient for each.
         reach_all = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0
         (losses[name] if name == "total" else losses[name] + reach_all).backward()
         found["losses"][name] = losses[name].detach()
@@ -50,19 +50,19 @@ def learn(
     return found
 
 
-def learn_in_parts(model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, Tensor]:
-    """Gradients of all parameters of a batch out of `total` samples that each rank takes in up to three parts."""
-    views, directions, tokens, concepts, moments = faces(total, samples)
-    targets = Targets(concepts, torch.arange(total)[samples] // 2)
-    # Twice: the second pass is let through only where the first left no parameter without a gradient.
+def learn_in_chunks(model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, Tensor]:
+    """Gradients of all parameters for a batch out of `total` samples, in up to three chunks per rank."""
+    views, directions, tokens, concepts, frames = faces(total, samples)
+    inputs = ModelInputs(views, directions, frames, tokens, concepts, torch.arange(total)[samples] // 2)
+    # Twice: DDP refuses the second pass if the first left a parameter without a gradient.
     for _ in range(2):
         network.zero_grad()
-        backward(network, model, ModelInputs(views, directions, tokens, moments), targets, "float32", 3)
+        backward(network, model, inputs, "float32", 3)
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
-def gather_things(rank: int) -> dict[str, Any]:
-    """What `gather_rows` gives and what comes back through it, with 3 rows on rank 0 and 2 on rank 1."""
+def gather_examples(rank: int) -> dict[str, Any]:
+    """Results and gradients of `gather_rows`, with 3 rows on rank 0 and 2 on rank 1."""
     counts = RAGGED
     rows = (torch.arange(counts[rank] * 4.0).view(counts[rank], 2, 2) + 100 * rank).requires_grad_()
     joined = gather_rows(rows)
@@ -78,19 +78,19 @@ def gather_things(rank: int) -> dict[str, Any]:
     }
 
 
-class Reader:
-    """Hands out the scans of `tiny_arch` as batches of a training."""
+class FakeDataset:
+    """Yields the scans of `tiny_arch` as batches."""
 
     def batches(self, groups: list[list[SimpleNamespace]]) -> Iterator[SimpleNamespace]:
         views = (tiny_arch.faces(NUM_PSEUDO)[0] * 255).byte()
         for group in groups:
             keys = [row.key for row in group]
-            moments = PackedFrames.of_scans(len(keys))
-            yield SimpleNamespace(views=views[[int(key) for key in keys]], keys=keys, moments=moments)
+            frames = PackedFrames.of_scans(len(keys))
+            yield SimpleNamespace(views=views[[int(key) for key in keys]], keys=keys, frames=frames)
 
 
 def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
-    """The pseudo-labels that a rank finds; on rank 1 the statistics of the towers have run away."""
+    """Pseudo-labels of a rank; on rank 1 the statistics of the towers differ."""
     model = make_model(folder, "smile-vlm").float()
     if rank:
         model.towers.mean.add_(0.5)
@@ -98,7 +98,7 @@ def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
     _, directions, tokens, _ = tiny_arch.faces(NUM_CLASSES)
     pseudo = PseudoPrompts({str(n): (str(n),) for n in range(NUM_CLASSES)}, rows, seed=0)
     tokenizer = lambda texts: tokens[[int(text) for text in texts]]  # noqa: E731 - one line, used once
-    pseudo.refresh(model, tokenizer, Reader(), rows, directions, Worker(rank, world_size, directions.device))
+    pseudo.assign(model, tokenizer, FakeDataset(), rows, directions, Worker(rank, world_size, directions.device))
     return pseudo.labels
 
 
@@ -112,11 +112,11 @@ def mean_of_own(rank: int, counts: tuple[int, int]) -> Tensor:
 
 
 def work(rank: int, folder: Path) -> None:
-    """What each of the two processes does."""
+    """Entry point of each of the two processes."""
     torch.set_num_threads(1)
     (folder / str(rank)).mkdir()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    found: dict[str, Any] = {"gathered": gather_things(rank), "pseudo": pseudo_labels_of(folder / str(rank), rank, 2)}
+    found: dict[str, Any] = {"gathered": gather_examples(rank), "pseudo": pseudo_labels_of(folder / str(rank), rank, 2)}
     for name, counts in (("even", EVEN), ("ragged", RAGGED)):
         for recipe in NAMES:
             model = make_model(folder / str(rank), recipe)
@@ -124,7 +124,7 @@ def work(rank: int, folder: Path) -> None:
             own = slice(start, start + counts[rank])
             network = DistributedDataParallel(model)
             found[name, recipe] = learn(model, network, own, sum(counts))
-            found[name, recipe]["parts"] = learn_in_parts(model, network, own, sum(counts))
+            found[name, recipe]["chunks"] = learn_in_chunks(model, network, own, sum(counts))
         found[f"mean_{name}"] = mean_of_own(rank, counts)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -132,7 +132,7 @@ def work(rank: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, Any]]:
-    """What two ranks found."""
+    """Results of two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     mp.spawn(work, args=(folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
@@ -140,7 +140,7 @@ def ranks(tmp_path_factory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module", params=[(size, name) for size in ("even", "ragged") for name in NAMES])
 def case(request, ranks, tmp_path_factory) -> tuple[dict, list[dict]]:
-    """What one rank with the joined batch found, and what each of the two did."""
+    """Results of one rank with the joined batch, and of each of two ranks."""
     size, name = request.param
     counts = {"even": EVEN, "ragged": RAGGED}[size]
     model = make_model(tmp_path_factory.mktemp("alone"), name)
@@ -148,7 +148,7 @@ def case(request, ranks, tmp_path_factory) -> tuple[dict, list[dict]]:
     return alone, [found[size, name] for found in ranks]
 
 
-def test_each_loss_has_the_value_of_one_rank_with_the_joined_batch(case):
+def test_losses_equal_those_of_one_rank_with_the_joined_batch(case):
     alone, both = case
     for found in both:
         assert found["losses"].keys() == alone["losses"].keys()
@@ -156,17 +156,17 @@ def test_each_loss_has_the_value_of_one_rank_with_the_joined_batch(case):
             torch.testing.assert_close(found["losses"][name], expected, rtol=1e-5, atol=0)
 
 
-def test_each_loss_has_the_gradients_of_one_rank_with_the_joined_batch(case):
+def test_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
     alone, both = case
     for found, name in ((found, name) for found in both for name in alone["losses"]):
         assert_same_gradients(found[name], alone[name])
 
 
-def test_ranks_that_take_their_batches_in_parts_have_the_gradients_of_one_rank_with_the_joined_batch(case):
-    # Ragged ranks have three and two parts.
+def test_chunked_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
+    # Ragged ranks have three and two chunks.
     alone, both = case
     for found in both:
-        assert_same_gradients(found["parts"], alone["total"])
+        assert_same_gradients(found["chunks"], alone["total"])
 
 
 def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -180,17 +180,17 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor])
 
 
 class TestGatherRows:
-    def test_rows_stand_in_rank_order_on_every_rank(self, ranks):
+    def test_rows_are_in_rank_order_on_every_rank(self, ranks):
         expected = torch.cat([torch.arange(12.0).view(3, 2, 2), 100 + torch.arange(8.0).view(2, 2, 2)])
         for rank in ranks:
             assert torch.equal(rank["gathered"]["joined"], expected)
 
-    def test_a_row_gets_the_sum_of_its_gradients_on_all_ranks(self, ranks):
+    def test_gradient_of_a_row_is_summed_over_ranks(self, ranks):
         expected = (torch.arange(5.0) * (1 + 11))[:, None, None].expand(5, 2, 2)
         found = torch.cat([rank["gathered"]["grad"] for rank in ranks])
         assert torch.equal(found, expected)
 
-    def test_whole_numbers_are_gathered_too(self, ranks):
+    def test_integers_are_gathered(self, ranks):
         for rank in ranks:
             assert rank["gathered"]["numbers"].tolist() == [0, 1, 2, 10, 11]
 
@@ -198,20 +198,20 @@ class TestGatherRows:
         for rank in ranks:
             assert torch.equal(rank["gathered"]["empty"], torch.ones(2, 3))
 
-    def test_alone_it_is_the_identity(self):
+    def test_identity_without_process_group(self):
         rows = torch.ones(3, 2)
         assert gather_rows(rows) is rows
 
 
-def test_all_ranks_find_the_pseudo_labels_that_one_alone_finds(ranks, tmp_path):
+def test_pseudo_labels_on_two_ranks_equal_those_of_one(ranks, tmp_path):
     alone = pseudo_labels_of(tmp_path, 0, 1)
     assert len(alone.unique()) > 1
     for rank in ranks:
         assert torch.equal(rank["pseudo"], alone)
 
 
-def test_a_mean_over_own_samples_would_be_right_for_equal_ranks_and_wrong_for_ragged_ones(ranks):
-    """Why losses are computed on gathered rows."""
+def test_mean_over_own_samples_is_wrong_for_ragged_ranks(ranks):
+    """The reason why losses are computed on gathered rows."""
     for rank in ranks:
         assert float(rank["mean_even"]) == pytest.approx(sum(range(8)) / 8)
         assert float(rank["mean_ragged"]) != pytest.approx(sum(range(5)) / 5)

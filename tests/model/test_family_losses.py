@@ -32,7 +32,7 @@ def cosine(x: Tensor, y: Tensor) -> float:
 
 
 class TestMultiviewContrast:
-    def test_it_is_the_sum_over_pairs_that_the_description_has_by_their_number(self):
+    def test_mean_over_pairs(self):
         rows, found = randn(6, 5), []
         for i in range(6):
             for j in range(6):
@@ -41,12 +41,12 @@ class TestMultiviewContrast:
                     found.append(1 - s if CONCEPTS[i] == CONCEPTS[j] else max(0.0, s - 0.3))
         assert multiview_contrast(rows, CONCEPTS, MARGIN).item() == pytest.approx(sum(found) / 30)
 
-    def test_what_is_apart_by_the_margin_and_together_costs_nothing(self):
+    def test_zero_for_separated_concepts(self):
         rows = torch.eye(3, dtype=torch.float64)[CONCEPTS] * 7
         assert multiview_contrast(rows, CONCEPTS, MARGIN).item() == pytest.approx(0, abs=1e-12)
 
     @pytest.mark.parametrize("concepts", [torch.zeros(6), torch.arange(6)])
-    def test_a_batch_without_pairs_of_a_kind_has_a_gradient(self, concepts):
+    def test_batch_with_one_kind_of_pairs_has_a_gradient(self, concepts):
         rows = randn(6, 5).requires_grad_()
         loss = multiview_contrast(rows, concepts, MARGIN)
         loss.backward()
@@ -64,7 +64,7 @@ class TestMultiviewTriplet:
                     found.append(F.relu(distance[p] - distance[n] + MARGIN))
         return torch.stack([gap for gap in found if gap > 0]).mean()
 
-    def test_it_is_the_mean_of_all_triplets_that_are_not_apart_by_the_margin(self):
+    def test_mean_over_triplets_that_violate_the_margin(self):
         anchors, rows = randn(6, 5).requires_grad_(), randn(12, 5, seed=1).requires_grad_()
         concepts = CONCEPTS.repeat(2)
         loss = multiview_triplet(anchors, CONCEPTS, rows, concepts, MARGIN)
@@ -73,17 +73,17 @@ class TestMultiviewTriplet:
         found = torch.autograd.grad(loss, (anchors, rows))
         torch.testing.assert_close(found, torch.autograd.grad(expected, (anchors, rows)))
 
-    def test_the_margin_has_the_gradient_of_a_mean(self):
+    def test_gradient_of_the_margin(self):
         margin = MARGIN.clone().requires_grad_()
         loss = multiview_triplet(randn(6, 5), CONCEPTS, randn(6, 5), CONCEPTS, margin)
         (gradient,) = torch.autograd.grad(loss, margin)
         assert gradient.item() == pytest.approx(1)
 
-    def test_what_is_apart_by_the_margin_costs_nothing(self):
+    def test_zero_for_triplets_that_satisfy_the_margin(self):
         rows = torch.eye(3, dtype=torch.float64)[CONCEPTS] * 7
         assert multiview_triplet(rows, CONCEPTS, rows, CONCEPTS, MARGIN).item() == 0
 
-    def test_a_batch_without_strangers_costs_nothing(self):
+    def test_zero_without_negatives(self):
         rows = randn(6, 5).requires_grad_()
         loss = multiview_triplet(rows, torch.zeros(6), rows, torch.zeros(6), MARGIN)
         loss.backward()
@@ -91,7 +91,7 @@ class TestMultiviewTriplet:
 
 
 class TestStableContrast:
-    def test_one_subjects_other_pseudo_labels_are_neither_pulled_nor_pushed(self):
+    def test_same_subject_with_other_label_is_neither_positive_nor_negative(self):
         x, t = randn(6, 5), randn(6, 5, seed=1)
         total = 0.0
         for n in range(6):
@@ -103,14 +103,14 @@ class TestStableContrast:
         found = stable_contrast(x, t, CONCEPTS, SUBJECTS, SCALE)
         assert found.item() == pytest.approx(total / 6)
 
-    def test_where_all_are_different_people_it_is_one_half_of_the_contrast(self):
+    def test_with_distinct_subjects_it_is_one_half_of_the_contrast(self):
         x, t, people = randn(6, 5), randn(6, 5, seed=1), torch.arange(6)
         both = (stable_contrast(x, t, CONCEPTS, people, SCALE) + stable_contrast(t, x, CONCEPTS, people, SCALE)) / 2
         torch.testing.assert_close(both, contrast(x, t, CONCEPTS, SCALE))
 
 
 class TestTextGuidance:
-    def test_it_is_the_divergence_of_the_weights_from_those_that_the_text_would_give(self):
+    def test_divergence_of_attention_from_text_weights(self):
         views, text, attention = randn(4, 3, 5), randn(4, 5, seed=1), randn(4, 3, seed=2).softmax(dim=1)
         total = 0.0
         for n in range(4):
@@ -119,7 +119,7 @@ class TestTextGuidance:
             total += sum(g * math.log(g / float(a)) for g, a in zip(guide, attention[n], strict=True))
         assert text_guidance(attention, views, text, SCALE).item() == pytest.approx(total / 4)
 
-    def test_it_teaches_the_fusion_alone(self):
+    def test_gradient_reaches_only_the_attention(self):
         views, text = randn(4, 3, 5).requires_grad_(), randn(4, 5, seed=1).requires_grad_()
         attention = randn(4, 3, seed=2).softmax(dim=1).requires_grad_()
         text_guidance(attention, views, text, SCALE).backward()
@@ -128,21 +128,21 @@ class TestTextGuidance:
 
 
 class TestViewAgreement:
-    def test_it_is_the_mean_divergence_of_a_view_from_all_of_them(self):
+    def test_mean_divergence_of_views_from_the_fused_embedding(self):
         fused, views, text = randn(4, 5), randn(4, 3, 5, seed=1), randn(4, 5, seed=2)
 
-        def told(z: Tensor) -> list[float]:
+        def probabilities(z: Tensor) -> list[float]:
             near = [math.exp(4.0 * cosine(z, t)) for t in text]
             return [value / sum(near) for value in near]
 
         total = 0.0
         for n in range(4):
             for v in range(3):
-                q, p = told(fused[n]), told(views[n, v])
+                q, p = probabilities(fused[n]), probabilities(views[n, v])
                 total += sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
         assert view_agreement(fused, views, text, SCALE).item() == pytest.approx(total / 12)
 
-    def test_views_that_tell_the_same_cost_nothing_and_the_fused_one_is_not_moved(self):
+    def test_zero_for_agreeing_views_and_no_gradient_of_fused(self):
         fused, text = randn(4, 5).requires_grad_(), randn(4, 5, seed=2)
         views = (fused.detach()[:, None] * 3).expand(4, 3, 5).clone().requires_grad_()
         loss = view_agreement(fused, views, text, SCALE)

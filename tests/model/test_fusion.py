@@ -1,4 +1,4 @@
-"""View-aware fusion: a weighted mean of views, whose weights know from where each view looks."""
+"""View-aware fusion: a weighted mean of views whose weights depend on the directions of the views."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def views_from(num_views: int, batch: int = 4) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 3, 5, 9])
-def test_any_number_of_views_fuses_with_weights_that_sum_to_one(fusion, num_views):
+def test_weights_sum_to_one_for_any_number_of_views(fusion, num_views):
     views, directions = views_from(num_views)
     fused, weights = fusion(views, directions)
     assert fused.shape == (4, DIM) and weights.shape == (4, num_views)
@@ -47,7 +47,7 @@ def test_a_score_is_the_documented_formula(fusion):
         torch.testing.assert_close(weights, torch.stack(scores).softmax(dim=0))
 
 
-def test_a_single_view_is_left_as_it_is(fusion):
+def test_single_view_is_unchanged(fusion):
     views, directions = views_from(1)
     torch.testing.assert_close(fusion(views, directions)[0], views[:, 0])
 
@@ -67,7 +67,7 @@ def test_weights_depend_on_the_embedding(fusion):
     assert (weights[0] - weights[1]).abs().max() > 1e-3
 
 
-def test_views_in_another_order_fuse_to_the_same_embedding(fusion):
+def test_fusion_does_not_depend_on_the_order_of_views(fusion):
     views, directions = views_from(5)
     order = [3, 0, 4, 1, 2]
     fused, weights = fusion(views, directions)
@@ -76,7 +76,7 @@ def test_views_in_another_order_fuse_to_the_same_embedding(fusion):
     torch.testing.assert_close(weights_again, weights[:, order])
 
 
-def test_all_parameters_learn(fusion):
+def test_all_parameters_have_gradients(fusion):
     views, directions = views_from(3)
     fusion(views, directions)[0].square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in fusion.parameters())

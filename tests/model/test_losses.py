@@ -38,8 +38,8 @@ def plain_correlation(a: list[list[float]], b: list[list[float]]) -> list[list[f
         x, y = [row[i] for row in a], [row[j] for row in b]
         mean_x, mean_y = sum(x) / num, sum(y) / num
         covariance = sum((p - mean_x) * (q - mean_y) for p, q in zip(x, y, strict=True))
-        spread = math.sqrt(sum((p - mean_x) ** 2 for p in x) * sum((q - mean_y) ** 2 for q in y))
-        table[i][j] = covariance / spread
+        norm = math.sqrt(sum((p - mean_x) ** 2 for p in x) * sum((q - mean_y) ** 2 for q in y))
+        table[i][j] = covariance / norm
     return table
 
 
@@ -71,12 +71,12 @@ def plain_contrast(image: Tensor, text: Tensor, concepts: list[int], scale: floa
 
 
 class TestCrossCorrelation:
-    def test_it_is_pearsons_r_of_each_feature_with_each_other(self):
+    def test_pearson_correlation(self):
         a, b = randn(7, 3, seed=1) * 5 + 2, randn(7, 3, seed=2)
         expected = torch.tensor(plain_correlation(a.tolist(), b.tolist()), dtype=torch.float64)
         torch.testing.assert_close(cross_correlation(a, b), expected, rtol=1e-6, atol=1e-7)
 
-    def test_rows_are_the_features_of_the_first(self):
+    def test_rows_belong_to_the_first_argument(self):
         a, b = randn(64, 2, seed=3), randn(64, 2, seed=4)
         b[:, 1] = a[:, 0]
         C = cross_correlation(a, b)
@@ -88,57 +88,57 @@ class TestCrossCorrelation:
 
 class TestMultiviewDecorrelation:
     @pytest.mark.parametrize("num_views", [2, 3, 4])
-    def test_it_is_the_mean_of_barlow_twins_over_the_pairs_of_views(self, num_views):
+    def test_mean_of_barlow_twins_over_pairs_of_views(self, num_views):
         views = randn(6, num_views, 3, seed=5)
         pairs = list(itertools.combinations(range(num_views), 2))
         expected = sum(plain_barlow_twins(views[:, u], views[:, v], LAMBDA) for u, v in pairs) / len(pairs)
         assert float(multiview_decorrelation(views, LAMBDA)) == pytest.approx(expected, rel=1e-6)
 
-    def test_equal_views_of_decorrelated_features_cost_nothing(self):
+    def test_zero_for_equal_views_with_decorrelated_features(self):
         views = decorrelated(16, 5)[:, None].expand(16, 3, 5)
         assert float(multiview_decorrelation(views, 1.0)) < 1e-9
 
-    def test_equal_views_whose_features_repeat_each_other_cost_lambda(self):
+    def test_redundant_features_cost_lambda(self):
         feature = randn(16, 1, seed=6)
         views = feature[:, None].expand(16, 2, 4)
         # Each of the 4 * 3 off-diagonal correlations is 1; the sum is divided by the 4 features.
         assert float(multiview_decorrelation(views, LAMBDA)) == pytest.approx(LAMBDA * 3, rel=1e-5)
 
-    def test_views_that_have_nothing_in_common_cost_one(self):
+    def test_unrelated_views_cost_one(self):
         joint = decorrelated(32, 8)
         views = torch.stack([joint[:, :4], joint[:, 4:]], dim=1)
         assert float(multiview_decorrelation(views, LAMBDA)) == pytest.approx(1.0, rel=1e-6)
 
-    def test_collapse_to_one_point_costs_as_much_as_nothing_in_common(self):
+    def test_collapse_costs_one(self):
         collapsed = randn(1, 1, 4, seed=7).expand(16, 2, 4)
         almost = collapsed + 1e-9 * randn(16, 2, 4, seed=8)
         assert float(multiview_decorrelation(collapsed, LAMBDA)) == pytest.approx(1.0, rel=1e-6)
         assert float(multiview_decorrelation(almost, LAMBDA)) > 0.9
 
-    def test_scale_and_shift_of_a_feature_do_not_matter(self):
+    def test_invariant_to_scale_and_shift_of_features(self):
         views = randn(12, 2, 3, seed=9)
         moved = views * torch.tensor([3.0, 0.5, 40.0]) - 7
         assert float(multiview_decorrelation(moved, LAMBDA)) == pytest.approx(
             float(multiview_decorrelation(views, LAMBDA)), rel=1e-6
         )
 
-    def test_a_single_view_has_no_pair_and_costs_nothing(self):
+    def test_zero_for_a_single_view(self):
         assert float(multiview_decorrelation(randn(4, 1, 3), LAMBDA)) == 0
 
 
 class TestContrast:
-    def test_it_is_the_mean_over_anchors_and_their_positives(self):
+    def test_mean_over_anchors_and_positives(self):
         image, text = randn(6, 4, seed=10), randn(6, 4, seed=11)
         expected = plain_contrast(image, text, CONCEPTS.tolist(), 5.0)
         assert float(contrast(image, text, CONCEPTS, torch.tensor(5.0))) == pytest.approx(expected, rel=1e-9)
 
-    def test_with_all_concepts_different_it_is_the_loss_of_clip(self):
+    def test_equals_clip_loss_for_distinct_concepts(self):
         image, text = randn(8, 4, seed=12).float(), randn(8, 4, seed=13).float()
         unit = torch.nn.functional.normalize
         expected = ClipLoss()(unit(image, dim=-1), unit(text, dim=-1), torch.tensor(14.0))
         torch.testing.assert_close(contrast(image, text, torch.arange(8), torch.tensor(14.0)), expected)
 
-    def test_equal_prompts_are_no_negatives_of_each_other(self):
+    def test_equal_prompts_are_not_negatives(self):
         # Two concepts, each with one text, and images that match them: the least that can be had is log 2, the
         # entropy of two equal positives. Were the second of them a negative, pushing it away would cost less.
         text = torch.eye(2, dtype=torch.float64).repeat_interleave(2, dim=0)
@@ -162,7 +162,7 @@ class TestContrast:
         aligned, crossed = (contrast(x, text, torch.arange(5), torch.tensor(10.0)) for x in (text, text.roll(1, 0)))
         assert aligned < 0.2 < crossed
 
-    def test_the_fused_embedding_and_each_view_meet_the_text(self):
+    def test_sum_over_fused_embedding_and_mean_view(self):
         fused, views, text = randn(6, 4, seed=17), randn(6, 3, 4, seed=18), randn(6, 4, seed=19)
         single = sum(plain_contrast(views[:, v], text, CONCEPTS.tolist(), 5.0) for v in range(3)) / 3
         expected = plain_contrast(fused, text, CONCEPTS.tolist(), 5.0) + single
@@ -171,18 +171,18 @@ class TestContrast:
 
 
 class TestCrossModalRedundancy:
-    def test_it_is_the_mean_energy_off_the_diagonal(self):
+    def test_mean_energy_off_the_diagonal(self):
         fused, text = randn(7, 3, seed=20), randn(7, 3, seed=21)
         C = plain_correlation(fused.tolist(), text.tolist())
         expected = sum(C[i][j] ** 2 for i in range(3) for j in range(3) if i != j) / 3
         assert float(cross_modal_redundancy(fused, text)) == pytest.approx(expected, rel=1e-6)
 
-    def test_equal_features_of_both_modalities_are_left_alone(self):
+    def test_equal_features_cost_nothing(self):
         fused = decorrelated(16, 4)
         assert float(cross_modal_redundancy(fused, fused)) < 1e-9
         assert float(cross_modal_redundancy(fused, -fused)) < 1e-9
 
-    def test_a_feature_that_repeats_another_of_the_other_modality_costs(self):
+    def test_redundant_features_cost(self):
         fused = decorrelated(16, 4)
         assert float(cross_modal_redundancy(fused, fused.roll(1, dims=1))) == pytest.approx(1.0, rel=1e-5)
 
@@ -209,7 +209,7 @@ class TestGradients:
         inputs = [randn(4, 3, seed=seed).requires_grad_() for seed in (28, 29)]
         assert torch.autograd.gradcheck(cross_modal_redundancy, inputs)
 
-    def test_collapsed_features_have_finite_ones(self):
+    def test_collapsed_features_have_finite_gradients(self):
         views = torch.ones(4, 2, 3, requires_grad=True)
         multiview_decorrelation(views, LAMBDA).backward()
         assert views.grad.isfinite().all()

@@ -1,4 +1,4 @@
-"""A recipe: what it makes of a batch, which losses it names, and what it promises about them."""
+"""Recipes: embeddings of a batch, and the properties of their loss terms."""
 
 import math
 
@@ -10,7 +10,7 @@ from helpers import tiny_arch
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.encoder import Embeddings
 from smile_pipe.model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
-from smile_pipe.model.objectives import RECIPES, ContrastiveModel, Targets, build_model, check_recipe
+from smile_pipe.model.objectives import RECIPES, ContrastiveModel, build_model, check_recipe
 from smile_pipe.model.packing import PackedFrames
 
 
@@ -26,15 +26,16 @@ def make_model(config: RecipeConfig, **changes: object) -> ContrastiveModel:
 
 def losses_of(model: ContrastiveModel, num: int = 6, text: bool = True) -> dict[str, Tensor]:
     views, directions, tokens, concepts = tiny_arch.faces(num)
-    return model.losses(model(views, directions, tokens if text else None), targets(concepts if text else None, num))
+    embeddings = model(views, directions, tokens if text else None)
+    return model.losses(embeddings, concepts if text else None, subjects(num))
 
 
-def targets(concepts: Tensor | None, num: int) -> Targets:
-    """Each two samples in turn are of one subject."""
-    return Targets(concepts, torch.arange(num) // 2)
+def subjects(num: int) -> Tensor:
+    """Ids of subjects with two samples each."""
+    return torch.arange(num) // 2
 
 
-def test_faces_and_prompts_become_embeddings_in_one_space(config):
+def test_shapes_of_embeddings(config):
     model = make_model(config)
     views, directions, tokens, _ = tiny_arch.faces(4, num_views=3)
     found = model(views, directions, tokens)
@@ -42,7 +43,7 @@ def test_faces_and_prompts_become_embeddings_in_one_space(config):
     assert found.text.shape == (4, 5)
 
 
-def test_a_view_is_embedded_by_itself_and_stays_in_its_place(config):
+def test_views_are_embedded_independently_and_in_order(config):
     model = make_model(config)
     views, directions, _, _ = tiny_arch.faces(4, num_views=3)
     together, _, _ = model.embed_faces(views, directions)
@@ -51,25 +52,25 @@ def test_a_view_is_embedded_by_itself_and_stays_in_its_place(config):
         torch.testing.assert_close(alone[:, 0], together[:, v])
 
 
-def test_a_model_takes_any_rig(config):
+def test_model_accepts_any_rig(config):
     model = make_model(config)
     for num_views in (1, 2, 9):
         views, directions, _, _ = tiny_arch.faces(2, num_views)
         assert model.embed_faces(views, directions)[1].shape == (2, 5)
 
 
-def test_a_sequence_becomes_one_embedding_a_view_and_does_not_touch_the_scan_beside_it(config):
+def test_sequence_is_pooled_without_changing_scans_of_the_batch(config):
     model = make_model(config)
     views, directions, _, _ = tiny_arch.faces(5, num_views=3)
-    moments = PackedFrames(torch.tensor([1, 3, 1]), torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
-    found, fused, attention = model.embed_faces(views, directions, moments)
+    frames = PackedFrames(torch.tensor([1, 3, 1]), torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]))
+    found, fused, attention = model.embed_faces(views, directions, frames)
     assert (found.shape, fused.shape, attention.shape) == ((3, 3, 5), (3, 5), (3, 3))
     scans, _, _ = model.embed_faces(views, directions)
     assert torch.equal(found[0], scans[0]) and torch.equal(found[2], scans[4])
     torch.testing.assert_close(found[1], scans[1:4].mean(dim=0))
 
 
-def test_what_is_drawn_for_scans_does_not_depend_on_how_sequences_are_pooled(config):
+def test_initial_weights_do_not_depend_on_temporal_pooling(config):
     drawn = []
     for kind in ("attention", "mean"):
         model = make_model(config, temporal_pooling=kind)
@@ -95,33 +96,33 @@ def test_equal_prompts_are_encoded_once(config, monkeypatch):
 
 
 class TestLosses:
-    def test_with_text_there_are_three_and_their_sum(self, config):
+    def test_terms_with_text(self, config):
         assert list(losses_of(make_model(config))) == ["mv", "vl", "cm", "total"]
 
-    def test_without_text_there_is_one(self, config):
+    def test_terms_without_text(self, config):
         found = losses_of(make_model(config), text=False)
         assert list(found) == ["mv", "total"]
         torch.testing.assert_close(found["total"], 0.1 * found["mv"])
 
-    def test_terms_are_those_of_the_formulas_and_the_total_their_weighted_sum(self, config):
+    def test_terms_equal_the_formulas_and_total_is_their_weighted_sum(self, config):
         model = make_model(config, off_diagonal_weight=0.3)
         views, directions, tokens, concepts = tiny_arch.faces(6)
         e = model(views, directions, tokens)
         mv, cm = multiview_decorrelation(e.views, 0.3), cross_modal_redundancy(e.fused, e.text)
         vl = vision_language_contrast(e.fused, e.views, e.text, concepts, torch.tensor(1 / 0.07))
-        found = model.losses(e, targets(concepts, 6))
+        found = model.losses(e, concepts, subjects(6))
         for name, expected in {"mv": mv, "vl": vl, "cm": cm, "total": 0.1 * mv + vl + 0.01 * cm}.items():
             torch.testing.assert_close(found[name], expected)
 
-    def test_they_are_computed_in_single_precision_whatever_the_towers_compute_in(self, config):
+    def test_losses_are_in_single_precision(self, config):
         half = Embeddings(*(torch.randn(4, *s).bfloat16() for s in ((3, 5), (5,), (3,), (5,))))
         assert all(
             loss.dtype == torch.float32
-            for loss in make_model(config).losses(half, targets(torch.arange(4), 4)).values()
+            for loss in make_model(config).losses(half, torch.arange(4), subjects(4)).values()
         )
 
     @pytest.mark.parametrize("arch", ["smile-tiny", tiny_arch.NAME])
-    def test_a_seed_gives_the_same_total_to_the_last_bit(self, config, arch):
+    def test_total_is_bit_identical_for_a_seed(self, config, arch):
         size = 96 if arch == "smile-tiny" else tiny_arch.IMAGE_SIZE
         views, directions, _, concepts = tiny_arch.faces(4)
         views = torch.nn.functional.interpolate(views.flatten(0, 1), size=size).unflatten(0, (4, 3))
@@ -129,53 +130,53 @@ class TestLosses:
         totals = []
         for _ in range(2):
             model = make_model(config, arch=arch)
-            totals.append(model.losses(model(views, directions, tokens), targets(concepts, 4))["total"])
+            totals.append(model.losses(model(views, directions, tokens), concepts, subjects(4))["total"])
         assert torch.equal(*totals)
 
-    def test_the_total_reaches_every_weight_that_learns(self, config):
+    def test_total_reaches_every_trainable_weight(self, config):
         model = make_model(config)
         losses_of(model)["total"].backward()
         assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 class TestTemperature:
-    def test_it_begins_where_the_config_says(self, config):
+    def test_initial_value(self, config):
         assert 1 / make_model(config, temperature=0.2).scale.item() == pytest.approx(0.2)
 
-    def test_it_never_falls_below_its_bound(self, config):
+    def test_lower_bound(self, config):
         model = make_model(config, min_temperature=0.05)
         with torch.no_grad():
             model.log_scale.fill_(99.0)
         assert 1 / model.scale.item() == pytest.approx(0.05)
         assert all(loss.isfinite() for loss in losses_of(model).values())
 
-    def test_it_can_leave_its_bound_again(self, config):
+    def test_temperature_can_leave_its_bound(self, config):
         model = make_model(config, min_temperature=0.05)
         with torch.no_grad():
             model.log_scale.fill_(-math.log(0.05) + 1)
         # Texts that contradict their images ask for a higher temperature.
         views = torch.eye(5)[:4, None].expand(4, 3, 5)
         wrong = Embeddings(views, views[:, 0], torch.full((4, 3), 1 / 3), views[:, 0].roll(1, dims=0))
-        model.losses(wrong, targets(torch.arange(4), 4))["total"].backward()
+        model.losses(wrong, torch.arange(4), subjects(4))["total"].backward()
         torch.optim.SGD([model.log_scale], lr=1e-2).step()
         assert 1 / model.scale.item() > 0.0505
 
 
 class TestFamily:
-    """What holds for every recipe."""
+    """Properties of every recipe."""
 
     @pytest.fixture(params=[name for name in RECIPES])
     def named(self, request, config) -> RecipeConfig:
         return config.model_copy(update={"name": request.param, "num_classes": 4})
 
-    def test_its_terms_are_those_that_have_weights_and_their_weighted_sum(self, named):
+    def test_terms_have_weights_and_total_is_their_weighted_sum(self, named):
         found = losses_of(make_model(named))
         weights = RECIPES[named.name].weights
         assert list(found) == [*weights, "total"]
         assert all(weight > 0 for weight in weights.values())
         torch.testing.assert_close(found["total"], sum(weights[name] * found[name] for name in weights))
 
-    def test_a_term_that_is_left_out_is_in_neither(self, named):
+    def test_dropped_term_is_absent(self, named):
         weights = RECIPES[named.name].weights
         for name in weights if len(weights) > 1 else ():
             found = losses_of(make_model(named, without=(name,)))
@@ -183,14 +184,14 @@ class TestFamily:
             assert found.keys() == {*rest, "total"}
             torch.testing.assert_close(found["total"], sum(weights[other] * found[other] for other in rest))
 
-    def test_its_total_reaches_every_weight_that_is_not_frozen_and_no_other(self, named):
+    def test_total_reaches_exactly_the_weights_that_are_not_frozen(self, named):
         model = make_model(named)
         losses_of(model)["total"].backward()
         reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         model = make_model(named)
         model.freeze_unreached(with_text=True, with_sequences=True)
         learns = {name for name, p in model.named_parameters() if p.requires_grad}
-        # These begin at zero, behind other weights that do.
+        # These start at zero, or feed only into weights that start at zero.
         behind_zero = {
             "temporal.from_embedding",
             "temporal.from_time",
@@ -201,18 +202,18 @@ class TestFamily:
         assert reached <= learns
         assert [name for name in learns - reached if not name.startswith(tuple(behind_zero))] == []
 
-    def test_what_is_said_of_it_before_it_is_built_is_so(self, named):
+    def test_spec_matches_the_model(self, named):
         model, about = make_model(named), RECIPES[named.name]
         assert tuple(model.used_terms(with_text=False)) == about.text_free
         reads_text = {name for name, term in model.used_terms(with_text=True).items() if "text" in term.needs}
         assert bool(reads_text) == (about.text != "none" and model.reads_text)
 
-    def test_where_all_are_scans_the_pooling_over_time_is_frozen(self, named):
+    def test_temporal_pooling_is_frozen_without_sequences(self, named):
         model = make_model(named)
         model.freeze_unreached(with_text=True, with_sequences=False)
         assert not any(p.requires_grad for p in model.temporal.parameters())
 
-    def test_a_few_steps_bring_it_down(self, named):
+    def test_a_few_steps_reduce_the_total(self, named):
         model = make_model(named)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         totals = []
@@ -224,11 +225,11 @@ class TestFamily:
             totals.append(loss.item())
         assert totals[-1] < 0.9 * totals[0]
 
-    def test_it_tells_what_it_learns(self, named):
+    def test_learned_scalars_are_finite(self, named):
         assert all(math.isfinite(value) for value in make_model(named).learned_scalars().values())
 
 
-def test_views_learn_of_each_other_once_the_aggregation_has_weights(config):
+def test_aggregation_starts_as_identity_and_mixes_views_later(config):
     model = make_model(config, name="facet-vlm")
     views, directions, _, _ = tiny_arch.faces(4, num_views=3)
     alone = make_model(config).embed_faces(views, directions)[0]
@@ -241,7 +242,7 @@ def test_views_learn_of_each_other_once_the_aggregation_has_weights(config):
 
 
 class TestMargin:
-    def test_it_begins_where_the_config_says_and_stays_between_its_bounds(self, config):
+    def test_margin_starts_at_its_value_and_stays_within_bounds(self, config):
         model = make_model(config, name="affect-vlm", margin=0.2, margin_bounds=(0.1, 0.5))
         assert model.margin.item() == pytest.approx(0.2)
         for value, bound in ((-50.0, 0.1), (50.0, 0.5)):
@@ -249,7 +250,7 @@ class TestMargin:
                 model.raw_margin.fill_(value)
             assert model.margin.item() == pytest.approx(bound)
 
-    def test_its_gradients_oppose_each_other_in_the_two_terms(self, config):
+    def test_terms_move_the_margin_in_opposite_directions(self, config):
         model = make_model(config, name="affect-vlm")
         signs = []
         for name in ("mc", "mt"):
@@ -259,25 +260,25 @@ class TestMargin:
         assert signs == [-1, 1]
 
 
-def test_a_supervised_model_needs_classes(config):
-    with pytest.raises(ValueError, match="two classes or more, and the samples have 1"):
+def test_supervised_needs_classes(config):
+    with pytest.raises(ValueError, match="at least two classes, and the samples have 1"):
         make_model(config, name="supervised", num_classes=1)
 
 
-def test_losses_that_cannot_be_left_out():
-    with pytest.raises(ValueError, match="smile-vlm has no loss 'ce' to leave out; its losses: mv, vl, cm"):
+def test_invalid_dropped_losses_are_refused():
+    with pytest.raises(ValueError, match="smile-vlm has no loss 'ce'; its losses: mv, vl, cm"):
         check_recipe("smile-vlm", ("ce",))
     with pytest.raises(ValueError, match="barlow without mv has no loss left"):
         check_recipe("barlow", ("mv",))
 
 
-def test_an_unknown_recipe_gets_a_suggestion(config):
+def test_unknown_recipe_gets_a_suggestion(config):
     with pytest.raises(ValueError, match="unknown recipe 'smile-vlmm'; did you mean smile-vlm"):
         build_model(config.model_copy(update={"name": "smile-vlmm"}))
     with pytest.raises(ValueError, match="choose one of: smile-vlm"):
         check_recipe("0000")
 
 
-def test_a_misspelt_constant_is_refused():
+def test_misspelt_constant_is_refused():
     with pytest.raises(ValueError, match="weight_ml"):
         RecipeConfig(weight_ml=1.0)

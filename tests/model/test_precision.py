@@ -1,4 +1,4 @@
-"""What towers compute in: told from the hardware, and close to single precision."""
+"""Precision of the towers: chosen by hardware, and close to single precision."""
 
 import pytest
 import torch
@@ -15,16 +15,16 @@ from smile_pipe.model.towers import Towers, native_precision
         ({}, "float32"),
     ],
 )
-def test_cpus_get_bfloat16_where_they_multiply_it(monkeypatch, capabilities, precision):
+def test_cpus_use_bfloat16_if_they_support_it(monkeypatch, capabilities, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert native_precision("cpu") == precision
 
 
-def test_gpus_get_bfloat16():
+def test_gpus_use_bfloat16():
     assert native_precision("cuda") == "bfloat16"
 
 
-def test_embeddings_in_bfloat16_point_where_those_in_single_precision_do():
+def test_bfloat16_embeddings_are_close_to_single_precision():
     torch.manual_seed(0)
     towers = Towers("smile-tiny").eval()
     images = torch.rand(4, 3, 96, 96)
@@ -36,7 +36,7 @@ def test_embeddings_in_bfloat16_point_where_those_in_single_precision_do():
     assert torch.cosine_similarity(exact, near.float()).min() > 0.999
 
 
-def test_convolutions_see_channels_last_and_weights_are_saved_as_ever():
+def test_channels_last_does_not_change_saved_weights():
     visual = Towers("smile-tiny").clip.visual
     assert visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     seen = []

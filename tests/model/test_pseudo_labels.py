@@ -1,4 +1,4 @@
-"""Pseudo-labels: balanced, named by their anchors, and made without labels."""
+"""Pseudo-labels: balanced, named by their anchors, and independent of labels."""
 
 import pytest
 import torch
@@ -25,12 +25,12 @@ def test_rows_sum_to_1_and_columns_to_equal_shares():
     torch.testing.assert_close(found.sum(dim=0), torch.full((5,), 8.0, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
-def test_scores_of_any_size_give_numbers():
+def test_large_scores_do_not_overflow():
     assert balanced_assignment(1e6 * randn(40, 5)).isfinite().all()
 
 
-def test_of_balanced_assignments_it_is_the_best():
-    """With little entropy it is the optimal assignment, which scipy finds exactly."""
+def test_assignment_is_optimal():
+    """With low entropy it equals the optimal assignment, which scipy computes exactly."""
     from scipy.optimize import linear_sum_assignment
 
     scores = randn(12, 3)
@@ -39,18 +39,18 @@ def test_of_balanced_assignments_it_is_the_best():
     assert found[rows].tolist() == (slots // 4).tolist()
 
 
-def test_a_bias_that_all_scores_share_does_not_empty_a_class():
+def test_common_bias_does_not_empty_a_class():
     scores = randn(40, 4) * 0.1 + torch.tensor([5.0, 0.0, 0.0, 0.0])
     assert balanced_assignment(scores, entropy=0.5).argmax(dim=1).bincount(minlength=4).min() >= 4
 
 
-def test_clusters_are_found_from_anchors_that_are_only_near_them():
+def test_clusters_are_found_from_nearby_anchors():
     points, truth, centres = clusters(25, noise=0.1)
     anchors = centres + 0.25 * randn(4, 16, seed=4)
     assert (pseudo_labels(points, anchors) == truth).double().mean() > 0.97
 
 
-def test_centres_move_to_where_the_points_are():
+def test_centres_move_to_the_points():
     points, truth, centres = clusters(25, noise=0.2)
     anchors = centres + 0.35 * randn(4, 16, seed=4)
     at_first, in_the_end = (
@@ -61,12 +61,12 @@ def test_centres_move_to_where_the_points_are():
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
-def test_a_cluster_is_called_by_the_anchor_that_it_began_at(order):
+def test_cluster_keeps_the_name_of_its_anchor(order):
     points, truth, centres = clusters(25, noise=0.05)
     assert torch.equal(pseudo_labels(points, centres[order]), torch.tensor(order).argsort()[truth])
 
 
-def test_the_same_input_gives_the_same_labels():
+def test_labels_are_deterministic():
     points, _, centres = clusters(25, noise=0.5)
     assert torch.equal(pseudo_labels(points, centres), pseudo_labels(points, centres))
 

@@ -1,4 +1,4 @@
-"""Towers: which architectures there are, whose weights they get, and what they do to an image."""
+"""Towers: architectures, pretrained weights, and normalisation of images."""
 
 import json
 import pickle
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import tiny_arch
-from smile_pipe.model.towers import Towers, brings_weights, build_tokenizer, can_checkpoint, check_arch
+from smile_pipe.model.towers import Towers, build_tokenizer, check_arch, is_hub_model, supports_activation_checkpointing
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,12 @@ def arch(tmp_path_factory) -> str:
     return tiny_arch.register(tmp_path_factory.mktemp("arch"))
 
 
-def test_smile_tiny_is_known_to_open_clip_once_it_is_asked_for():
+def test_smile_tiny_is_registered_on_first_use():
     assert check_arch("smile-tiny")["embed_dim"] == 128
     assert "smile-tiny" in open_clip.list_models()
 
 
-def test_smile_tiny_embeds_small_images_and_short_texts_in_one_space():
+def test_smile_tiny_embeds_images_and_texts():
     torch.manual_seed(0)
     towers = Towers("smile-tiny").eval()
     tokens = build_tokenizer("smile-tiny")(["a happy face", "a sad face"])
@@ -34,18 +34,18 @@ def test_smile_tiny_embeds_small_images_and_short_texts_in_one_space():
 
 @pytest.mark.parametrize(("wrong", "meant"), [("smile-tyni", "smile-tiny"), ("ViT-B32", "ViT-B-32")])
 @pytest.mark.parametrize("ask", [check_arch, Towers])
-def test_an_unknown_architecture_gets_a_suggestion(ask, wrong, meant):
+def test_unknown_architecture_gets_a_suggestion(ask, wrong, meant):
     with pytest.raises(ValueError, match=rf"unknown architecture '{wrong}'; did you mean .*{meant}"):
         ask(wrong)
 
 
-def test_an_architecture_like_no_other_gets_a_way_to_find_one():
+def test_unknown_architecture_without_similar_name_gets_a_hint():
     with pytest.raises(ValueError, match="list_models"):
         check_arch("0000")
 
 
 @pytest.mark.parametrize("ask", [check_arch, Towers])
-def test_an_unknown_tag_gets_those_that_there_are(ask, arch):
+def test_unknown_tag_lists_the_available_ones(ask, arch):
     with pytest.raises(ValueError, match=r"ViT-B-32 has no pretrained weights 'nobody'; .*laion2b_s34b_b79k"):
         ask("ViT-B-32", "nobody")
     with pytest.raises(ValueError, match=r"weights 'absent\.pt'; give a file or one of: none"):
@@ -54,22 +54,22 @@ def test_an_unknown_tag_gets_those_that_there_are(ask, arch):
 
 @pytest.mark.parametrize("ask", [check_arch, Towers])
 @pytest.mark.parametrize(("arch", "tag"), [("ViT-B-32", "openai"), ("ViT-L-14", "metaclip_400m"), ("RN50", "cc12m")])
-def test_weights_for_another_activation_are_refused_naming_the_architecture_that_has_it(ask, arch, tag):
+def test_weights_for_another_activation_are_refused_naming_the_right_architecture(ask, arch, tag):
     with pytest.raises(ValueError, match=f"'{tag}' are for QuickGELU; use the architecture {arch}-quickgelu$"):
         ask(arch, tag)
     assert check_arch(f"{arch}-quickgelu", tag)["quick_gelu"]
 
 
-def test_weights_for_the_usual_activation_are_let_through():
+def test_weights_for_gelu_are_accepted():
     assert check_arch("ViT-B-32", "laion2b_s34b_b79k")["embed_dim"] == 512
 
 
 class TestHub:
-    """Models on the hub; no test asks for one."""
+    """Models on the hub; no test accesses the network."""
 
     @pytest.fixture
     def asked(self, monkeypatch, tmp_path):
-        """What is asked of the hub, which answers with a configuration."""
+        """Requests to a fake hub, which answers with a configuration."""
         asked: list[tuple[str, str | None]] = []
 
         def download(model_id: str, filename: str | None = None, **_: object) -> str:
@@ -82,29 +82,29 @@ class TestHub:
         monkeypatch.setattr("open_clip.factory.download_pretrained_from_hf", download)
         return asked
 
-    def test_a_model_is_asked_for_by_its_name_there(self, asked):
+    def test_hub_model_is_requested_by_name(self, asked):
         assert check_arch("hf-hub:people/faces") == tiny_arch.CONFIG
         assert asked == [("people/faces", "open_clip_config.json")]
 
-    def test_it_becomes_towers(self, asked):
+    def test_hub_model_becomes_towers(self, asked):
         towers = Towers("hf-hub:people/faces")
         assert (towers.image_size, towers.embed_dim) == (8, 8) and ("people/faces", None) in asked
 
     @pytest.mark.parametrize("name", ["hf-hub:people/faces", "hf-hub:"])
-    def test_one_that_cannot_be_had_is_said_in_a_line(self, name, monkeypatch):
+    def test_unavailable_hub_model_is_a_one_line_error(self, name, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(
-            ValueError, match=f"^{name} cannot be had from the Hugging Face hub; check its name, and .*"
+            ValueError, match=f"^{name} cannot be loaded from the Hugging Face hub: .*; check its name and .*"
         ):
             check_arch(name)
 
-    def test_it_brings_its_own_weights(self, asked):
-        with pytest.raises(ValueError, match="brings its own weights, not 'openai'; leave these out"):
+    def test_hub_model_refuses_other_weights(self, asked):
+        with pytest.raises(ValueError, match="includes its own weights: it cannot use 'openai'; leave these out"):
             check_arch("hf-hub:people/faces", "openai")
-        assert brings_weights("hf-hub:people/faces") and not brings_weights("ViT-B-32") and asked == []
+        assert is_hub_model("hf-hub:people/faces") and not is_hub_model("ViT-B-32") and asked == []
 
 
-def test_compiled_images_are_embedded_alike_whatever_their_number_and_names_stay(arch):
+def test_compiled_tower_gives_equal_embeddings_and_weight_names(arch):
     torch.manual_seed(0)
     towers, images = Towers(arch), torch.rand(5, 3, 8, 8)
     names, expected = list(towers.state_dict()), towers.encode_images(images)
@@ -115,7 +115,7 @@ def test_compiled_images_are_embedded_alike_whatever_their_number_and_names_stay
         compiled.append(graph)
         return graph
 
-    towers.compile_images(backend)
+    towers.compile_image_tower(backend)
     for number in (5, 3, 4):
         torch.testing.assert_close(towers.encode_images(images[:number]), expected[:number])
     # Once for all sizes.
@@ -126,11 +126,11 @@ def test_compiled_images_are_embedded_alike_whatever_their_number_and_names_stay
 @pytest.mark.parametrize(
     ("name", "can"), [("ViT-B-32", True), ("smile-tiny", False), ("RN50", False), ("ViT-B-16-SigLIP", True)]
 )
-def test_resnets_alone_cannot_compute_activations_again(name, can):
-    assert can_checkpoint(check_arch(name)) == can
+def test_resnets_do_not_support_activation_checkpointing(name, can):
+    assert supports_activation_checkpointing(check_arch(name)) == can
 
 
-def test_activations_that_are_computed_again_give_the_same_gradients(arch):
+def test_activation_checkpointing_gives_the_same_gradients(arch):
     views, _, tokens, _ = tiny_arch.faces(3)
     found = []
     for again in (False, True):
@@ -145,7 +145,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(arch):
     assert all(torch.allclose(found[0][name], found[1][name]) for name in found[0])
 
 
-def test_a_local_file_lends_its_weights(arch, tmp_path):
+def test_weights_are_loaded_from_a_local_file(arch, tmp_path):
     torch.manual_seed(1)
     source = Towers(arch)
     torch.save(source.clip.state_dict(), tmp_path / "weights.pt")
@@ -160,7 +160,7 @@ def test_a_local_file_lends_its_weights(arch, tmp_path):
 
 
 class _Trap:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -169,14 +169,14 @@ class _Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_file_of_weights_runs_no_code(arch, tmp_path):
+def test_weights_file_runs_no_code(arch, tmp_path):
     torch.save({"weight": _Trap(tmp_path / "sprung")}, tmp_path / "weights.pt")
     with pytest.raises(pickle.UnpicklingError):
         Towers(arch, str(tmp_path / "weights.pt"))
     assert not (tmp_path / "sprung").exists()
 
 
-def test_images_are_normalised_as_the_weights_expect(arch):
+def test_images_are_normalised_as_the_weights_require(arch):
     towers = Towers(arch)
     towers.mean.fill_(0.25)
     towers.std.fill_(0.5)
@@ -184,14 +184,14 @@ def test_images_are_normalised_as_the_weights_expect(arch):
     assert torch.equal(towers.encode_images(images), towers.clip.encode_image((images - 0.25) / 0.5))
 
 
-def test_without_weights_the_normalisation_is_clips(arch):
+def test_default_normalisation_is_that_of_clip(arch):
     towers = Towers(arch)
     assert towers.mean.flatten().tolist() == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
     assert towers.std.flatten().tolist() == pytest.approx(open_clip.OPENAI_DATASET_STD)
 
 
-def test_the_normalisation_travels_with_the_weights(arch):
-    """Another tag's weights may expect other colours; a checkpoint is loaded without that tag."""
+def test_normalisation_is_part_of_the_state(arch):
+    """Weights of another tag may need another normalisation; a checkpoint is loaded without that tag."""
     source, target = Towers(arch), Towers(arch)
     source.mean.fill_(0.5)
     source.std.fill_(0.5)
@@ -200,8 +200,8 @@ def test_the_normalisation_travels_with_the_weights(arch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"init_logit_bias": -10.0}])
-def test_every_weight_that_learns_is_reached_by_an_embedding(changes, tmp_path):
-    """Data-parallel training waits for the gradient of every weight that asks for one."""
+def test_every_trainable_weight_has_a_gradient(changes, tmp_path):
+    """Data-parallel training needs a gradient for every trainable weight."""
     towers = Towers(tiny_arch.register(tmp_path, f"tiny-test-vit-{len(changes)}", **changes))
     views, _, tokens, _ = tiny_arch.faces(3)
     (towers.encode_images(views[:, 0]).square().sum() + towers.encode_text(tokens).square().sum()).backward()

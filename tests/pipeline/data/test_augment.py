@@ -1,4 +1,4 @@
-"""Augmentation: a mirrored face is what a mirrored head would have looked like, and chance is a function of numbers."""
+"""Augmentation: a mirrored face equals the rendering of a mirrored head, and randomness is a function of seeds."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ SIZE = 48
 
 
 def directions(views: tuple[View, ...]) -> Tensor:
-    """From the face towards each camera, [V, 3]."""
+    """Unit vectors from the face to each camera, [V, 3]."""
     return torch.tensor([[-axis[2] for axis in camera.R] for camera in Rig.build(views, SIZE).cameras])
 
 
@@ -56,7 +56,7 @@ def render(mesh: Mesh, rig: str, channel: str) -> Tensor:
 
 @pytest.fixture
 def only_mirrored(monkeypatch):
-    """Augmentation that moves and recolours nothing."""
+    """Augmentation that only mirrors."""
     for name in ("SHIFT", "ZOOM", "TURN", "BRIGHTNESS", "TINT"):
         monkeypatch.setattr(augmentation, name, 0.0)
 
@@ -65,7 +65,7 @@ class TestMirrorOrder:
     @pytest.mark.parametrize(
         ("rig", "order"), [("3", [0, 2, 1]), ("5", [0, 2, 1, 4, 3]), ("9", [0, 2, 1, 3, 5, 4, 6, 8, 7])]
     )
-    def test_left_and_right_change_places_in_a_symmetric_rig(self, rig, order):
+    def test_left_and_right_views_swap_in_a_symmetric_rig(self, rig, order):
         assert mirror_order(directions(build_views(rig, 30.0))) == order
 
     def test_views_in_the_middle_stay(self):
@@ -73,14 +73,14 @@ class TestMirrorOrder:
         assert mirror_order(directions(middle)) == [0, 1, 2]
 
     @pytest.mark.parametrize("yaws", [(0, 30), (30, -25), (45,)])
-    def test_a_rig_that_is_not_symmetric_has_none(self, yaws):
+    def test_asymmetric_rig_has_no_mirror_order(self, yaws):
         assert mirror_order(directions(tuple(View(name=f"v{n}", yaw=yaw) for n, yaw in enumerate(yaws)))) is None
 
 
 class TestMirroring:
     @pytest.mark.parametrize("rig", ["3", "9"])
     @pytest.mark.parametrize("channel", ["rgb", "normal"])
-    def test_a_mirrored_sample_is_the_rendering_of_the_mirrored_mesh(self, only_mirrored, channel, rig):
+    def test_mirrored_sample_equals_rendering_of_mirrored_mesh(self, only_mirrored, channel, rig):
         mesh = lopsided()
         as_is, mirrored = render(mesh, rig, channel), render(mirror_image(mesh), rig, channel)
         found = augment(
@@ -92,8 +92,8 @@ class TestMirroring:
             levels = ((views - (mirrored if chosen else as_is)) * 255).abs()
             assert levels.max() < 1.001
 
-    def test_the_test_can_tell_them_apart(self):
-        """Left for right, x for -x, and flipped for not: each is far off."""
+    def test_wrong_mirroring_is_detected(self):
+        """Each wrong variant differs clearly: swapped views, negated x, missing flip."""
         mesh = lopsided()
         as_is, mirrored = render(mesh, "3", "normal"), render(mirror_image(mesh), "3", "normal")
         swapped = as_is[[0, 2, 1]].flip(-1)
@@ -101,21 +101,21 @@ class TestMirroring:
         assert (as_is[[0, 2, 1]] - mirrored).abs().max() > 0.3
         assert (as_is.flip(-1) - mirrored).abs().max() > 0.3
 
-    def test_views_of_a_rig_that_is_not_symmetric_are_not_mirrored(self, only_mirrored):
+    def test_views_of_an_asymmetric_rig_are_not_mirrored(self, only_mirrored):
         views = batch()
         torch.testing.assert_close(augment(views, "normal", None, generator_for(0)), views, atol=1e-5, rtol=0)
 
 
 def step_by_step(
-    views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, moments: PackedFrames
+    views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, frames: PackedFrames
 ) -> Tensor:
-    """`augment` as it is told: mirror, then move, then recolour, each on all images, by PyTorch's own operators."""
-    num, num_views = len(moments.counts), views.shape[1]
+    """Reference of `augment`: mirror, then move, then recolour all images with operators of PyTorch."""
+    num, num_views = len(frames.counts), views.shape[1]
     if order is not None:
-        chosen = moments.spread(torch.rand(num, generator=generator) < 0.5)
+        chosen = frames.repeat_per_sample(torch.rand(num, generator=generator) < 0.5)
         mirrored = views[:, order].flip(-1)
         if channel in ("normal", "flow"):
-            about_128 = moments.is_dynamic | (channel == "flow")
+            about_128 = frames.is_dynamic | (channel == "flow")
             x = mirrored[:, :, 0]
             x = torch.where(about_128[:, None, None, None], (256 / 255 - x).clamp(max=1), 1 - x)
             mirrored = torch.cat([x[:, :, None], mirrored[:, :, 1:]], dim=2)
@@ -129,27 +129,27 @@ def step_by_step(
     turned = zoom[:, None, None] * torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     theta = torch.cat([turned, shift[:, :, None]], dim=2)
     images = views.flatten(0, 1)
-    theta = moments.spread(theta.unflatten(0, (num, num_views))).flatten(0, 1)
+    theta = frames.repeat_per_sample(theta.unflatten(0, (num, num_views))).flatten(0, 1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     moved = moved.unflatten(0, (-1, num_views))
     if channel != "rgb":
         return moved
     factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
-    factors = moments.spread(factors.unflatten(0, (num, num_views)))
-    factors = torch.where(moments.is_dynamic[:, None, None], 1.0, factors)
+    factors = frames.repeat_per_sample(factors.unflatten(0, (num, num_views)))
+    factors = torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
     return (moved * factors[..., None, None]).clamp(0, 1)
 
 
 class TestStepByStep:
     @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
     @pytest.mark.parametrize("order", [None, [0, 2, 1], [2, 1, 0]])
-    def test_it_is_what_mirroring_moving_and_recolouring_in_turn_give(self, channel, order):
-        for seed, moments in enumerate((in_time([1] * 9), in_time([1, 3, 2, 3], dynamic=(3, 5, 8)))):
+    def test_augment_equals_the_steps_one_by_one(self, channel, order):
+        for seed, frames in enumerate((packed_frames([1] * 9), packed_frames([1, 3, 2, 3], dynamic=(3, 5, 8)))):
             views = torch.rand(9, 3, 3, 20, 14, generator=generator_for(seed))
             generators = generator_for(seed, 1), generator_for(seed, 1)
-            found = augment(views, channel, order, generators[0], moments)
-            expected = step_by_step(views, channel, order, generators[1], moments)
+            found = augment(views, channel, order, generators[0], frames)
+            expected = step_by_step(views, channel, order, generators[1], frames)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
             assert torch.equal(*(generator.get_state() for generator in generators))
 
@@ -160,12 +160,12 @@ class TestMoving:
             found = augment(batch(), channel, [0, 2, 1], generator_for(1))
             assert found.shape == (8, 3, 3, 16, 16) and found.min() >= 0 and found.max() <= 1
 
-    def test_each_view_is_moved_on_its_own(self):
+    def test_each_view_has_its_own_transform(self):
         views = batch(1, 1).expand(2, 3, -1, -1, -1)
         found = augment(views, "depth", None, generator_for(2)).flatten(0, 1)
         assert all((found[i] - found[j]).abs().max() > 0.01 for i in range(6) for j in range(i))
 
-    def test_a_point_moves_no_farther_than_the_limits_say(self):
+    def test_points_move_within_the_limits(self):
         size, reach = 64, 20
         views = torch.zeros(64, 1, 3, size, size)
         views[..., size // 2 + reach, size // 2 + reach] = 1
@@ -184,48 +184,48 @@ class TestMoving:
         assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1
 
 
-def in_time(counts: list[int], dynamic: tuple[int, ...] = ()) -> PackedFrames:
-    """Moments of faces with so many each; those numbered in `dynamic` are dynamic images."""
+def packed_frames(counts: list[int], dynamic: tuple[int, ...] = ()) -> PackedFrames:
+    """Frames of samples with these counts; the indices in `dynamic` are dynamic images."""
     times = torch.zeros(sum(counts))
     times[list(dynamic)] = DYNAMIC_TIME
     return PackedFrames(torch.tensor(counts), times)
 
 
 class TestSequences:
-    def test_a_scan_is_augmented_the_same_with_and_without_moments(self):
+    def test_scans_are_augmented_equally_with_and_without_frames(self):
         for channel in ("rgb", "normal", "flow"):
-            found = [augment(batch(), channel, [0, 2, 1], generator_for(8), m) for m in (None, in_time([1] * 8))]
+            found = [augment(batch(), channel, [0, 2, 1], generator_for(8), m) for m in (None, packed_frames([1] * 8))]
             assert torch.equal(*found)
 
     @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
-    def test_all_frames_of_a_face_are_changed_alike_and_each_view_in_its_own_way(self, channel):
+    def test_frames_share_a_transform_and_views_do_not(self, channel):
         still = batch(4).repeat_interleave(5, dim=0)
-        found = augment(still, channel, [0, 2, 1], generator_for(9), in_time([5] * 4)).unflatten(0, (4, 5))
+        found = augment(still, channel, [0, 2, 1], generator_for(9), packed_frames([5] * 4)).unflatten(0, (4, 5))
         for face in found:
             assert all(torch.equal(frame, face[0]) for frame in face)
         faces = [frame for face in found for frame in face[0]]
         assert all((faces[i] - faces[j]).abs().max() > 0.01 for i in range(12) for j in range(i))
 
-    def test_a_face_is_changed_alike_whatever_the_lengths_of_the_others(self):
+    def test_transform_does_not_depend_on_the_lengths_of_other_samples(self):
         scans = batch(3)
         lone = augment(scans, "rgb", [0, 2, 1], generator_for(10))
-        packed = augment(scans[[0, 1, 1, 1, 2]], "rgb", [0, 2, 1], generator_for(10), in_time([1, 3, 1]))
+        packed = augment(scans[[0, 1, 1, 1, 2]], "rgb", [0, 2, 1], generator_for(10), packed_frames([1, 3, 1]))
         assert torch.equal(packed, lone[[0, 1, 1, 1, 2]])
 
-    def test_a_dynamic_image_of_nothing_that_moved_stays_so(self):
+    def test_dynamic_image_at_rest_stays_at_rest(self):
         still = torch.full((8, 3, 3, 16, 16), 128 / 255)
         for channel in ("rgb", "depth", "normal", "flow"):
-            moments = in_time([1] * 8, dynamic=tuple(range(8)))
-            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), moments), still)
+            frames = packed_frames([1] * 8, dynamic=tuple(range(8)))
+            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), frames), still)
 
-    def test_frames_beside_a_dynamic_image_are_recoloured_and_it_is_not(self):
+    def test_frames_are_recoloured_and_dynamic_images_are_not(self):
         grey = torch.full((16, 3, 3, 16, 16), 0.5)
-        moments = in_time([2] * 8, dynamic=tuple(range(1, 16, 2)))
-        found = augment(grey, "rgb", None, generator_for(12), moments)
+        frames = packed_frames([2] * 8, dynamic=tuple(range(1, 16, 2)))
+        found = augment(grey, "rgb", None, generator_for(12), frames)
         torch.testing.assert_close(found[1::2], grey[1::2])
         assert ((found[0::2] - 0.5).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
 
-    def test_the_dynamic_image_of_mirrored_normals_is_the_mirrored_dynamic_image(self, only_mirrored):
+    def test_mirroring_commutes_with_dynamic_images_of_normals(self, only_mirrored):
         frames = (batch(6, seed=3) * 255).round()
         weights = torch.from_numpy(rank_pooling_weights(6)).float()
 
@@ -236,40 +236,40 @@ class TestSequences:
         mirrored = frames[:, [0, 2, 1]].flip(-1)
         mirrored = torch.cat([255 - mirrored[:, :, :1], mirrored[:, :, 1:]], dim=2)
         as_is, expected = dynamic(frames), dynamic(mirrored)
-        moments = in_time([1] * 16, dynamic=tuple(range(16)))
-        found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), moments)
+        frames = packed_frames([1] * 16, dynamic=tuple(range(16)))
+        found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), frames)
         chosen = [bool((views - expected).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(chosen) <= 13
         for views, mirrors in zip(found, chosen, strict=True):
-            # Halves are rounded to even, on the one side up and on the other down.
+            # Halves are rounded to even: up on one side and down on the other.
             assert ((views - (expected if mirrors else as_is)) * 255).abs().max() < 0.01
 
     @pytest.mark.parametrize("dynamic", [(), tuple(range(16))])
-    def test_mirrored_flow_points_the_other_way_along_x_and_rest_stays_rest(self, only_mirrored, dynamic):
+    def test_mirrored_flow_is_negated_along_x_and_rest_stays_at_rest(self, only_mirrored, dynamic):
         displacement = torch.randint(-127, 128, (3, 3, 16, 16), generator=generator_for(1)).float()
         displacement[:, :, :4] = 0
         expected = displacement[[0, 2, 1]].flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
         views = ((128 + displacement) / 255).expand(16, -1, -1, -1, -1)
-        found = augment(views, "flow", [0, 2, 1], generator_for(0), in_time([1] * 16, dynamic)) * 255 - 128
+        found = augment(views, "flow", [0, 2, 1], generator_for(0), packed_frames([1] * 16, dynamic)) * 255 - 128
         close = [[bool((f - e).abs().max() < 0.01) for e in (displacement, expected)] for f in found]
         assert all(sum(pair) == 1 for pair in close) and 3 <= sum(pair[1] for pair in close) <= 13
 
 
 class TestChance:
-    def test_equal_generators_give_equal_images_whatever_torch_was_seeded_with(self):
+    def test_equal_generators_give_equal_images_for_any_global_seed(self):
         found = []
         for seed in (5, 6):
             torch.manual_seed(seed)
             found.append(augment(batch(), "rgb", [0, 2, 1], generator_for(0, 1, 2, 3)))
         assert torch.equal(*found)
 
-    def test_each_number_makes_another_stream(self):
+    def test_each_number_changes_the_stream(self):
         numbers = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0, 0), (0, 0, 0, 0)]
         streams = [torch.rand(4, generator=generator_for(*given)).tolist() for given in numbers]
         assert len({tuple(stream) for stream in streams}) == len(numbers)
         assert torch.rand(4, generator=generator_for(0, 1, 0)).tolist() == streams[2]
 
-    def test_images_given_in_are_left_as_they_are(self):
+    def test_input_is_not_modified(self):
         views = batch()
         before = views.clone()
         augment(views, "normal", [0, 2, 1], generator_for(7))
@@ -277,11 +277,11 @@ class TestChance:
 
 
 class TestSchedule:
-    def test_it_rises_in_a_line_to_one_and_falls_along_half_a_cosine_to_nothing(self):
+    def test_linear_warmup_then_half_a_cosine(self):
         factors = [cosine_schedule(step, 100, 0.1) for step in range(101)]
         assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
         assert factors[10] == 1 and factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0, abs=1e-9)
         assert all(a > b for a, b in pairwise(factors[10:]))
 
-    def test_a_run_of_one_step_has_a_rate(self):
+    def test_schedule_of_one_step(self):
         assert cosine_schedule(0, 1, 0.05) > 0 and cosine_schedule(0, 1, 0.0) == 1

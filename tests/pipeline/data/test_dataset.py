@@ -1,4 +1,4 @@
-"""What is read of a sample: which moments, at which times, decoded how, and remembered for how long."""
+"""Dataset: selection of frames, their times, decoding, batching and caching."""
 
 import time
 from collections.abc import Sequence
@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from helpers.samples import make_row, make_sample, make_timeline, write_shard_set
-from smile_pipe.pipeline.data import dataset as faces
-from smile_pipe.pipeline.data import resize
+from smile_pipe.pipeline.data import dataset, resize
 from smile_pipe.pipeline.data.dataset import FLOW_BEND, DecodeSpec, FaceDataset, FaceSample, decode_face, flow_as_rgb
 from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.data.temporal import (
@@ -21,7 +20,7 @@ from smile_pipe.pipeline.data.temporal import (
     describe_temporal,
     frames_read,
     is_sequence,
-    moments_of,
+    select_frames,
     stored_temporal,
 )
 from smile_pipe.shards.errors import UsageError
@@ -40,10 +39,10 @@ def timeline_of(frames: tuple[int, ...], num_source_frames: int, onset: int = 0)
 
 
 def suffixes(sample: Sample, temporal: str, max_frames: int = 16) -> list[str]:
-    return [moment.suffix for moment in moments_of(sample.record, temporal, max_frames)]
+    return [moment.suffix for moment in select_frames(sample.record, temporal, max_frames)]
 
 
-class TestMoments:
+class TestSelectFrames:
     @pytest.mark.parametrize(
         ("temporal", "expected"),
         [
@@ -52,49 +51,49 @@ class TestMoments:
             ("both", [".00", ".01", ".02", ".dynamic"]),
         ],
     )
-    def test_frames_come_in_order_of_time_and_the_dynamic_image_last(self, temporal, expected):
+    def test_frames_are_in_order_of_time_and_the_dynamic_image_is_last(self, temporal, expected):
         assert suffixes(sequence(3), temporal) == expected
 
     @pytest.mark.parametrize("temporal", ["none", "frames", "dynamic", "both"])
-    def test_a_scan_has_one_moment_at_time_0_whatever_is_read_of_sequences(self, temporal):
-        (moment,) = moments_of(make_sample().record, temporal, 16)
+    def test_scan_has_one_frame_at_time_0(self, temporal):
+        (moment,) = select_frames(make_sample().record, temporal, 16)
         assert (moment.suffix, moment.time) == ("", 0.0)
 
     @pytest.mark.parametrize(
         ("max_frames", "expected"),
         [(6, "012345"), (5, "01245"), (4, "0235"), (3, "025"), (2, "05"), (1, "3")],
     )
-    def test_too_many_frames_are_thinned_evenly_and_the_first_and_last_stay(self, max_frames, expected):
+    def test_long_sequences_are_thinned_evenly_and_keep_first_and_last(self, max_frames, expected):
         assert suffixes(sequence(6), "frames", max_frames) == [f".0{n}" for n in expected]
         assert suffixes(sequence(6), "both", max_frames)[-1] == ".dynamic"
 
-    def test_times_tell_where_a_frame_lies_between_onset_and_end_as_recorded(self):
+    def test_times_run_from_onset_to_recorded_end(self):
         record = make_sample(timeline=timeline_of((3, 10, 25, 45), num_source_frames=51, onset=10)).record
-        times = [moment.time for moment in moments_of(record, "frames", 16)]
+        times = [moment.time for moment in select_frames(record, "frames", 16)]
         assert times == pytest.approx([0, 0, 15 / 40, 35 / 40])
 
     def test_the_last_frame_is_at_1_and_a_sequence_of_one_frame_at_0(self):
         record = make_sample(timeline=timeline_of((0, 29), num_source_frames=30)).record
-        assert [moment.time for moment in moments_of(record, "frames", 16)] == [0, 1]
+        assert [moment.time for moment in select_frames(record, "frames", 16)] == [0, 1]
         single = make_sample(timeline=timeline_of((0,), num_source_frames=1)).record
-        assert [moment.time for moment in moments_of(single, "frames", 16)] == [0]
+        assert [moment.time for moment in select_frames(single, "frames", 16)] == [0]
 
     @pytest.mark.parametrize(("stored", "read"), [("frames", "dynamic"), ("dynamic", "both"), ("both", "none")])
-    def test_a_sample_without_what_is_read_is_named(self, stored, read):
+    def test_sample_without_requested_frames_is_named(self, stored, read):
         with pytest.raises(SampleError, match="F0001_HA04WH"):
-            moments_of(sequence(3, stored).record, read, 16)
+            select_frames(sequence(3, stored).record, read, 16)
 
 
-class TestWhatTheShardsHold:
+class TestStoredTemporal:
     @pytest.mark.parametrize("temporal", ["frames", "dynamic", "both"])
-    def test_it_is_seen_from_a_sequence_among_scans(self, tmp_path, temporal):
+    def test_stored_temporal_comes_from_a_sequence_among_scans(self, tmp_path, temporal):
         write_shard_set(tmp_path / "shards", timelines=(None, make_timeline(3, temporal)))
         shards = ShardSet.open(str(tmp_path / "shards"))
         assert stored_temporal(shards, shards.rows) == temporal
         scans = [row for row in shards.rows if not is_sequence(row)]
         assert len(scans) == 6 and stored_temporal(shards, scans) == "none"
 
-    def test_an_index_that_calls_a_scan_a_sequence_is_refused(self, tmp_path):
+    def test_scan_indexed_as_sequence_is_refused(self, tmp_path):
         write_shard_set(tmp_path / "shards")
         shards = ShardSet.open(str(tmp_path / "shards"))
         with pytest.raises(UsageError, match="F0001_HA04WH is a sequence in the index"):
@@ -105,7 +104,7 @@ class TestWhatTheShardsHold:
         assert not is_sequence(row)
         assert is_sequence(replace(row, frame_rate=25.0)) and is_sequence(replace(row, num_frames=2))
 
-    def test_auto_reads_frames_where_there_are_any(self):
+    def test_auto_reads_frames_if_stored(self):
         assert [default_temporal(s) for s in ("both", "frames", "dynamic", "none")] == [
             "frames",
             "frames",
@@ -113,7 +112,7 @@ class TestWhatTheShardsHold:
             "none",
         ]
 
-    def test_both_can_be_read_in_any_way_and_one_kind_in_its_own(self):
+    def test_can_read(self):
         assert {
             (s, w) for s in ("frames", "dynamic", "both") for w in ("frames", "dynamic", "both") if can_read(s, w)
         } == {
@@ -127,7 +126,7 @@ class TestWhatTheShardsHold:
         assert [frames_read(row, "frames", n) for n in (8, 20, 30)] == [8, 20, 20]
         assert frames_read(row, "both", 8) == 8 and frames_read(row, "dynamic", 8) == 0
 
-    def test_what_is_read_is_told_in_words(self):
+    def test_describe_temporal(self):
         assert describe_temporal("both", 8) == "frames and the dynamic image of each sequence, at most 8 frames"
         assert (
             describe_temporal("dynamic", 8) == "the dynamic image of each sequence"
@@ -137,7 +136,7 @@ class TestWhatTheShardsHold:
 
 class TestDecoding:
     @pytest.mark.parametrize("channel", ["rgb", "normal"])
-    def test_a_face_holds_each_view_of_each_moment_at_its_place(self, channel):
+    def test_views_are_ordered_by_frame_and_camera(self, channel):
         sample = sequence(3, size=16)
         face = decode_face(sample, DecodeSpec(channel, 16, "both"))
         assert face.views.shape == (4, 3, 3, 16, 16) and face.views.dtype == np.uint8
@@ -155,7 +154,7 @@ class TestDecoding:
             decoded.append(name)
             return decode_image(name, content, min_side)
 
-        monkeypatch.setattr(faces, "decode_image", spy)
+        monkeypatch.setattr(dataset, "decode_image", spy)
         face = decode_face(sequence(10), DecodeSpec("rgb", 16, "frames", max_frames=2))
         assert sorted(decoded) == ["rgb.00"] * 3 + ["rgb.09"] * 3 and len(face.views) == 2
 
@@ -169,7 +168,7 @@ class TestDecoding:
         sample = make_sample(size=64, channels=("rgb",))
         sample = Sample(sample.record, "", dict.fromkeys(sample.images, encode_image("rgb", pixels)))
         shapes = []
-        monkeypatch.setattr(faces, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
+        monkeypatch.setattr(dataset, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
         face = decode_face(sample, DecodeSpec("rgb", 28))
         assert shapes == [(32, 32, 3)] * 3
         expected = np.asarray(Image.fromarray(pixels).resize((28, 28), Image.Resampling.BOX)).transpose(2, 0, 1)
@@ -180,14 +179,14 @@ NOISE = np.random.default_rng(0).integers(0, 256, (13, 13, 3)).astype(np.uint8)
 
 
 def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels [H, W, 3] at another size, as [height, width, 3]."""
+    """Resize pixels [H, W, 3] to [height, width, 3]."""
     out = np.empty((3, height, width), np.uint8)
     fit_image(np.ascontiguousarray(pixels), out)
     return out.transpose(1, 2, 0)
 
 
 class TestFitting:
-    def test_an_image_of_the_right_size_is_left_as_it_is(self):
+    def test_image_of_the_target_size_is_copied(self):
         assert np.array_equal(fitted(NOISE, 13, 13), NOISE)
 
     @pytest.mark.parametrize(("by_rows", "by_columns"), [(2, 2), (3, 5), (1, 4), (7, 1)])
@@ -200,7 +199,7 @@ class TestFitting:
     def test_a_view_that_is_shrunk_by_half_or_more_is_what_pillow_makes_of_it_with_a_box(self, size, wanted):
         pixels = np.random.default_rng(2).integers(0, 256, (size, size, 3)).astype(np.uint8)
         expected = np.asarray(Image.fromarray(pixels).resize((wanted, wanted), Image.Resampling.BOX))
-        # Pillow rounds after columns and again after rows.
+        # Pillow rounds after columns and after rows.
         assert np.abs(fitted(pixels, wanted, wanted).astype(int) - expected).max() <= 1
 
     def test_pixels_are_shared_where_a_view_is_shrunk_by_less(self):
@@ -209,20 +208,20 @@ class TestFitting:
         assert fitted(np.stack([line] * 4, axis=1), 2, 4)[:, :, 0].tolist() == [[40] * 4, [80] * 4]
 
     @pytest.mark.parametrize("wanted", [1, 2, 13, 96])
-    def test_nothing_beside_the_image_is_looked_at(self, wanted):
+    def test_coverage_stays_inside_the_image(self, wanted):
         for size in range(wanted + 1, 5 * wanted + 9):
-            first, shares = resize._covered(size, wanted)
+            first, shares = resize._coverage(size, wanted)
             assert first.min() >= 0 and first.max() + shares.shape[1] <= size
             assert shares.min() >= 0 and np.abs(shares.sum(axis=1) - 1).max() < 1e-6
 
     @pytest.mark.parametrize("size", [14, 17, 25, 26, 27, 40, 300])
     @pytest.mark.parametrize("level", [0, 1, 254, 255])
-    def test_an_even_image_stays_even(self, size, level):
+    def test_uniform_image_stays_uniform(self, size, level):
         assert set(fitted(np.full((size, size, 3), level, np.uint8), 13, 13).ravel().tolist()) == {level}
 
     @pytest.mark.parametrize("size", [14, 16, 19, 26, 31, 64, 100])
-    def test_all_pixels_count_the_same_and_where_they_lie(self, size):
-        """The mean stays, and so does the middle of what is bright."""
+    def test_mean_and_position_are_preserved(self, size):
+        """The mean and the centre of brightness are preserved."""
         pixels = np.random.default_rng(3).integers(0, 256, (size, size, 3)).astype(np.uint8)
         ramp = np.broadcast_to(np.linspace(0, 255, size)[None, :, None], (size, size, 3)).astype(np.uint8)
         assert abs(fitted(pixels, 13, 13).mean() - pixels.mean()) < (4 if size > 26 else 0.6)
@@ -236,22 +235,24 @@ class TestFitting:
 
 
 class TestFlow:
-    def test_rest_is_128_and_opposite_displacements_lie_opposite_to_it(self):
+    def test_rest_is_128_and_flow_is_symmetric(self):
         steps = np.array([0, 1, 300, 3000, 32767])
-        shown = [flow_as_rgb((32768 + sign * steps).astype(np.uint16), 1 / 32767).astype(int) - 128 for sign in (1, -1)]
-        assert shown[0].tolist() == (-shown[1]).tolist() and shown[0][0] == 0
-        assert shown[0].tolist() == sorted(shown[0].tolist()) and shown[0][-1] == 127
+        levels = [
+            flow_as_rgb((32768 + sign * steps).astype(np.uint16), 1 / 32767).astype(int) - 128 for sign in (1, -1)
+        ]
+        assert levels[0].tolist() == (-levels[1]).tolist() and levels[0][0] == 0
+        assert levels[0].tolist() == sorted(levels[0].tolist()) and levels[0][-1] == 127
 
-    def test_small_motion_is_kept_and_large_motion_is_not_cut_off(self):
+    def test_small_motion_is_visible_and_large_motion_is_not_clipped(self):
         step, millimetre = 1 / 32767, 1 / 90
-        shown = {
+        levels = {
             mm: int(flow_as_rgb(np.array([32768 + round(mm * millimetre / step)], np.uint16), step)[0])
             for mm in (0.1, 1, 20, 30)
         }
-        assert shown[0.1] == 129 and shown[1] == 128 + 14
-        assert 128 + 100 < shown[20] < shown[30] <= 255
+        assert levels[0.1] == 129 and levels[1] == 128 + 14
+        assert 128 + 100 < levels[20] < levels[30] <= 255
 
-    def test_it_is_read_by_the_scale_of_its_sample(self):
+    def test_flow_uses_the_scale_of_its_sample(self):
         sample = make_sample(size=8, channels=("flow",))
         pixels = np.full((8, 8, 3), 32768 + 1000, np.uint16)
         record = sample.record.model_copy(update={"flow": sample.record.flow.model_copy(update={"step": 1e-4})})
@@ -262,20 +263,20 @@ class TestFlow:
     def test_flow_without_a_scale_is_refused(self):
         sample = make_sample(channels=("flow",))
         record = sample.record.model_copy(update={"flow": None})
-        with pytest.raises(SampleError, match=r"F0001_HA04WH\.json: has flow images and no scale"):
+        with pytest.raises(SampleError, match=r"F0001_HA04WH\.json: has flow images without their scale"):
             decode_face(Sample(record, "", sample.images), DecodeSpec("flow", 16))
 
-    def test_the_dynamic_image_of_flow_needs_no_scale_and_is_shown_as_it_is(self):
+    def test_dynamic_image_of_flow_needs_no_scale(self):
         sample = sequence(3, "dynamic", channels=("flow",))
         face = decode_face(sample, DecodeSpec("flow", 16, "dynamic"))
         stored = decode_image("flow.dynamic", sample.images["front", "flow.dynamic"])
         assert np.array_equal(face.views[0, 0], stored.transpose(2, 0, 1))
 
 
-class TestReader:
+class TestDataset:
     @pytest.fixture
     def mixed(self, tmp_path: Path) -> ShardSet:
-        """A scan, a sequence of two frames and one of five for each of three subjects."""
+        """For each of three subjects a scan, a sequence of two frames and one of five."""
         timelines = (None, make_timeline(2, "frames"), make_timeline(5, "frames"))
         write_shard_set(tmp_path / "shards", timelines=timelines, channels=("rgb",))
         return ShardSet.open(str(tmp_path / "shards"))
@@ -283,52 +284,51 @@ class TestReader:
     def read(self, shards: ShardSet, cache_bytes: int = 0, max_frames: int = 4) -> FaceDataset:
         return FaceDataset(shards, DecodeSpec("rgb", 16, "frames", max_frames), cache_bytes)
 
-    def test_a_batch_packs_the_moments_of_all_its_faces_in_order(self, mixed):
+    def test_batch_packs_frames_in_order(self, mixed):
         reader, rows = self.read(mixed), mixed.rows[:4]
         (batch,) = reader.batches([rows])
         own: Sequence[FaceSample] = [reader.read(row) for row in rows]
         assert [row.expression for row in rows] == ["HA", "NE", "SA", "HA"]
-        assert batch.counts.tolist() == [1, 4, 2, 1] and batch.views.shape == (8, 3, 3, 16, 16)
+        assert batch.frames.counts.tolist() == [1, 4, 2, 1] and batch.views.shape == (8, 3, 3, 16, 16)
         assert torch.equal(batch.views, torch.from_numpy(np.concatenate([face.views for face in own])))
-        assert batch.times.tolist() == [time for face in own for time in face.times.tolist()]
+        assert batch.frames.times.tolist() == [time for face in own for time in face.times.tolist()]
         assert batch.texts == [face.text for face in own] and batch.concepts == ["HA", "NE", "SA", "HA"]
-        assert batch.moments.counts is batch.counts and batch.moments.times is batch.times
 
     @pytest.mark.parametrize("chunk", [1, 2, 8])
-    def test_the_order_of_a_batch_is_that_of_its_rows_however_many_a_thread_takes(self, mixed, monkeypatch, chunk):
-        monkeypatch.setattr(faces, "READ_CHUNK", chunk)
+    def test_batch_order_does_not_depend_on_chunk_size(self, mixed, monkeypatch, chunk):
+        monkeypatch.setattr(dataset, "READ_CHUNK", chunk)
         rows = [mixed.rows[number] for number in (5, 1, 7, 0, 3, 8, 2, 6, 4)]
         found = list(self.read(mixed).batches([rows[:5], rows[5:], rows]))
         assert [batch.keys for batch in found] == [[row.key for row in part] for part in (rows[:5], rows[5:], rows)]
 
-    def test_no_more_batches_are_read_ahead_than_are_said(self, mixed):
+    def test_read_ahead_is_limited(self, mixed):
         asked: list[int] = []
         groups = (asked.append(number) or mixed.rows[:2] for number in range(9))
         batches = self.read(mixed).batches(groups)
         assert asked == []
         for taken in range(1, 10):
             next(batches)
-            assert len(asked) == min(taken + faces.READ_AHEAD, 9)
+            assert len(asked) == min(taken + dataset.READ_AHEAD, 9)
         assert next(batches, None) is None
 
-    def test_the_next_batches_are_made_while_one_is_used(self, mixed, monkeypatch):
+    def test_batches_are_read_ahead(self, mixed, monkeypatch):
         made: list[int] = []
-        collate = faces.collate
-        monkeypatch.setattr(faces, "batch_of", lambda faces: made.append(len(faces)) or collate(faces))
+        collate = dataset.collate
+        monkeypatch.setattr(dataset, "collate", lambda faces: made.append(len(faces)) or collate(faces))
         batches = self.read(mixed).batches([mixed.rows[:n] for n in (1, 2, 3, 4, 5, 6)])
         next(batches)
         end = time.monotonic() + 20
-        while len(made) < 1 + faces.READ_AHEAD and time.monotonic() < end:
+        while len(made) < 1 + dataset.READ_AHEAD and time.monotonic() < end:
             time.sleep(0.01)
         assert made == [1, 2, 3, 4]
 
-    def test_the_cache_never_outgrows_its_budget_and_what_is_in_it_is_not_read_again(self, mixed, monkeypatch):
+    def test_cache_respects_its_limit_and_avoids_repeated_reads(self, mixed, monkeypatch):
         frame = 3 * 3 * 16 * 16
         reader = self.read(mixed, cache_bytes=6 * frame)
         for row in mixed.rows[:4]:
             reader.read(row)
-        monkeypatch.setattr(faces, "decode_face", lambda *given: pytest.fail("decoded again"))
-        # One frame and four leave room for one, not for the sequence of two that comes next.
+        monkeypatch.setattr(dataset, "decode_face", lambda *given: pytest.fail("decoded again"))
+        # After one frame and four frames there is room for one frame, not for the next sequence of two.
         for number in (0, 1, 3):
             reader.read(mixed.rows[number])
         with pytest.raises(pytest.fail.Exception, match="decoded again"):

@@ -260,7 +260,7 @@ class TestWhatIsLeftAlone:
                 face = super().read(row)
                 return replace(face, views=255 - face.views) if row.key == test[2].key else face
 
-        model, other = random_model(), Negative(faces.shards, faces.reading, 1 << 30)
+        model, other = random_model(), Negative(faces.shards, faces.decode_spec, 1 << 30)
         found, again = (tune(model, reader, train, test, epochs=1) for reader in (faces, other))
         assert (found != again).any(axis=1).tolist() == [number == 2 for number in range(7)]
 
@@ -304,7 +304,7 @@ class TestRowsAndClasses:
     def test_where_damage_is_not_skipped_it_is_named(self, small, tiny):
         rows = small.shards.rows
         spoil(small.shards, rows[13:14])
-        reader = FaceDataset(small.shards, small.reading, 0, "fail")
+        reader = FaceDataset(small.shards, small.decode_spec, 0, "fail")
         with pytest.raises(BadSampleError, match=rows[13].key):
             tune(tiny, reader, rows[:12], rows[12:])
 

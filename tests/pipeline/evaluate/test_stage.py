@@ -182,7 +182,7 @@ class TestSeveralExpressionsAtOnce:
 
     def test_are_scored_as_classes_and_one_by_one(self, shards, tmp_path):
         options = {"epochs": 1, "batch_size": 4, "split": "kfold:4:0", "text": "none"}
-        train(TrainConfig(shards=str(shards), out=tmp_path / "run", **options), here=True)
+        train(TrainConfig(shards=str(shards), out=tmp_path / "run", **options), in_process=True)
         found = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards)))
         assert found.classes == ("HA", "HA;SU", "NE")
         for score in found.protocols.values():
@@ -295,7 +295,7 @@ class TestFitOn:
 
 def test_without_text_there_is_no_zero_shot(shards_dir, tmp_path):
     options = {"epochs": 1, "batch_size": 8, "split": "kfold:5:0", "text": "none"}
-    train(TrainConfig(shards=str(shards_dir), out=tmp_path / "run", **options), here=True)
+    train(TrainConfig(shards=str(shards_dir), out=tmp_path / "run", **options), in_process=True)
     manifest = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir)))
     assert manifest.protocols.keys() == {"knn", "probe"}
     with pytest.raises(UsageError, match="without text"):

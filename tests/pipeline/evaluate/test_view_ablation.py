@@ -65,7 +65,7 @@ def fused_alone(model: ContrastiveModel, shards: ShardSet, views: list[int]) -> 
     (batch,) = reader.batches([shards.rows])
     images, directions = batch.views[:, views].float() / 255, reader.directions(shards.rows)[views]
     with torch.inference_mode():
-        return model.embed_faces(images, directions, batch.moments)[1].numpy()
+        return model.embed_faces(images, directions, batch.frames)[1].numpy()
 
 
 def predictor_of(model: TrainedModel, data: EmbeddingSet, **changes) -> ProtocolPredictor:

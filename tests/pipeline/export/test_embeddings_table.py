@@ -35,7 +35,7 @@ def shards(tmp_path_factory) -> Path:
 def run(shards, tmp_path_factory) -> Path:
     """Of six subjects one is tested on, and one held back for validation."""
     out = tmp_path_factory.mktemp("run") / "run"
-    learn(shards, out, epochs=1, validation=0.2)
+    learn(shards, out, epochs=1, val_fraction=0.2)
     return out
 
 

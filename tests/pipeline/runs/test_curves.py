@@ -1,4 +1,4 @@
-"""The curves of a run: in the terminal, as a picture, and of a run that is not finished."""
+"""Curves of a run: in the terminal, as a picture, and of an unfinished run."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from helpers import small_runs
 from helpers.small_runs import learn
 from smile_pipe.cli.main import app
 from smile_pipe.cli.tables import curves_table, sparkline
-from smile_pipe.pipeline.runs.curves import curves_of, curves_png, title_of
+from smile_pipe.pipeline.runs.curves import curve_title, curves_png, extract_curves
 
 ROWS = [
     {"step": 5, "epoch": 0, "num_steps": 20, "loss_vl": 3.0, "loss_mv": 2.0, "loss_total": 5.0, "learning_rate": 0.1},
@@ -29,8 +29,8 @@ def invoke(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_curves_come_by_name_with_what_matters_first():
-    assert curves_of(ROWS) == {
+def test_curves_are_ordered_by_importance():
+    assert extract_curves(ROWS) == {
         "loss_total": [(5, 5.0), (10, 2.5)],
         "validation_knn": [(8, 0.5)],
         "loss_mv": [(5, 2.0)],
@@ -38,30 +38,30 @@ def test_curves_come_by_name_with_what_matters_first():
         "margin": [(10, 0.3)],
         "learning_rate": [(5, 0.1)],
     }
-    assert curves_of([]) == {}
-    assert [title_of(name) for name in curves_of(ROWS)] == [
+    assert extract_curves([]) == {}
+    assert [curve_title(name) for name in extract_curves(ROWS)] == [
         "total loss", "validation kNN", "mv", "vl", "margin", "learning rate",
     ]  # fmt: skip
 
 
 class TestSparkline:
-    def test_values_are_drawn_from_the_least_to_the_most(self):
+    def test_sparkline_scales_from_minimum_to_maximum(self):
         assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
         assert sparkline([7, 0]) == "█▁"
 
-    def test_many_values_are_drawn_by_the_means_of_stretches(self):
+    def test_sparkline_averages_many_values(self):
         assert sparkline([0, 0, 0, 14, 14, 14], width=2) == "▁█"
         assert sparkline([0, 14, 7, 7], width=2) == "▅▅"
         assert len(sparkline(list(range(1000)), width=24)) == 24
 
-    def test_a_value_that_stays_is_a_line_in_the_middle(self):
+    def test_constant_sparkline_is_in_the_middle(self):
         assert sparkline([2.5, 2.5, 2.5]) == "▅▅▅"
         assert sparkline([1.0]) == "▅"
 
 
-def test_the_table_has_a_narrow_line_for_each_curve():
+def test_table_has_one_row_per_curve():
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(curves_table(curves_of(ROWS)))
+    console.print(curves_table(extract_curves(ROWS)))
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert lines[0] == ["first", "last", "least", "most"]
     assert all(len(line) < 80 for line in console.file.getvalue().splitlines())
@@ -70,8 +70,8 @@ def test_the_table_has_a_narrow_line_for_each_curve():
     assert len(lines) == 7
 
 
-def test_the_picture_has_a_panel_for_each_curve_and_is_the_same_each_time():
-    curves = curves_of(ROWS)
+def test_picture_has_one_panel_per_curve_and_is_deterministic():
+    curves = extract_curves(ROWS)
     found = curves_png(curves)
     assert found == curves_png(curves)
     heights = []
@@ -79,7 +79,7 @@ def test_the_picture_has_a_panel_for_each_curve_and_is_the_same_each_time():
         with Image.open(io.BytesIO(curves_png(dict(list(curves.items())[:number])))) as picture:
             assert picture.format == "PNG" and picture.width == 1260
             heights.append(picture.height)
-    # Two abreast.
+    # Two columns.
     assert heights[0] < heights[1] < heights[2]
 
 
@@ -88,12 +88,12 @@ class TestInspect:
     def folder(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp("runs")
         small_runs.write_shards(folder)
-        learn(folder / "shards", folder / "run", validation=0.4)
+        learn(folder / "shards", folder / "run", val_fraction=0.4)
         return folder
 
     @pytest.fixture
     def unfinished(self, folder, tmp_path):
-        """The same, stopped after its first epoch."""
+        """A copy that stopped after its first epoch."""
         shutil.copytree(folder / "run", tmp_path / "run")
         (tmp_path / "run" / "manifest.json").unlink()
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
@@ -112,7 +112,7 @@ class TestInspect:
         with Image.open(tmp_path / "curves.png") as picture:
             assert picture.width == 1260
 
-    def test_a_run_that_is_not_finished_shows_what_there_is(self, unfinished, tmp_path):
+    def test_inspect_unfinished_run(self, unfinished, tmp_path):
         code, out = invoke("inspect", unfinished)
         assert code == 0, out
         assert "not finished: step 5 of 6; `smile-pipe train --resume` continues it" in out
@@ -122,7 +122,7 @@ class TestInspect:
         assert (found["state"], found["step"], found["num_steps"]) == ("unfinished", 5, 6)
         assert found["checkpoint"] == "step-000003" and found["train"]["split"] == "kfold:6:0"
 
-    def test_one_that_has_not_begun_to_learn_too(self, unfinished, tmp_path):
+    def test_inspect_run_without_metrics(self, unfinished, tmp_path):
         shutil.rmtree(unfinished / "checkpoints")
         (unfinished / "metrics.jsonl").unlink()
         code, out = invoke("inspect", unfinished)
@@ -130,7 +130,7 @@ class TestInspect:
         code, out = invoke("inspect", unfinished, "--curves", tmp_path / "curves.png")
         assert code == 2 and "has no metrics yet" in out and not (tmp_path / "curves.png").exists()
 
-    def test_what_is_no_run_is_refused(self, folder, tmp_path):
+    def test_inspect_curves_of_other_directory_is_refused(self, folder, tmp_path):
         for content in ({}, {"fingerprint": "f", "train": {"num_workers": 1, "batch_size": 4, "split": "all"}}):
             (tmp_path / "config.json").write_text(json.dumps(content))
             code, out = invoke("inspect", tmp_path)
@@ -140,6 +140,6 @@ class TestInspect:
         code, out = invoke("inspect", folder / "run", "--preview", tmp_path / "sheet.png")
         assert code == 2 and "--preview: shows shards; for a run use --curves" in out
 
-    def test_a_picture_that_cannot_be_written_is_said(self, folder, tmp_path):
+    def test_unwritable_picture_is_reported(self, folder, tmp_path):
         code, out = invoke("inspect", folder / "run", "--curves", tmp_path / "nowhere" / "curves.png")
         assert code == 2 and "curves.png: cannot be written" in out

@@ -1,4 +1,4 @@
-"""Where a training tells of itself: Weights & Biases beside the file, how long it waited, and the line of progress."""
+"""Logs of a training: Weights & Biases, waiting time for data, and the progress line."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import storage_path
 
-# What a training asks of the real one, written down in a file.
+# Stands for the package wandb, and records its calls in a file.
 FAKE = """
 import json, os
 
@@ -66,31 +66,26 @@ class TestWandb:
         lines = [json.loads(line) for line in self.path.read_text().splitlines()]
         return [given for name, given in lines if name == what]
 
-    def test_it_gets_the_rows_that_the_file_gets(self, shards, tmp_path):
-        asked = config(shards, tmp_path / "run", wandb="faces", validation=0.2)
-        learn(shards, tmp_path / "run", wandb="faces", validation=0.2)
+    def test_wandb_receives_the_rows_of_the_file(self, shards, tmp_path):
+        options = config(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
+        learn(shards, tmp_path / "run", wandb="faces", val_fraction=0.2)
         rows = RunDirectory(tmp_path / "run").metrics()
         assert len(rows) > 3 and "validation_knn" in rows[-1]
-        told = [{"step": log["step"], **log["row"]} for log in self.notes("log")]
-        assert told == [{name: value for name, value in row.items() if name != "num_steps"} for row in rows]
-        (load_run_config,) = self.notes("init")
-        assert (
-            load_run_config["project"],
-            load_run_config["name"],
-            load_run_config["id"],
-            load_run_config["resume"],
-        ) == ("faces", "run", None, None)
-        assert load_run_config["dir"] == str(tmp_path / "run") and load_run_config["config"] == asked.recorded()
+        logged = [{"step": log["step"], **log["row"]} for log in self.notes("log")]
+        assert logged == [{name: value for name, value in row.items() if name != "num_steps"} for row in rows]
+        (init,) = self.notes("init")
+        assert (init["project"], init["name"], init["id"], init["resume"]) == ("faces", "run", None, None)
+        assert init["dir"] == str(tmp_path / "run") and init["config"] == options.recorded()
         assert len(self.notes("finish")) == 1
         found = json.loads((tmp_path / "run" / "wandb.json").read_text())
         assert found == {"id": "drawn-by-wandb", "project": "faces"}
 
-    def test_a_run_that_goes_on_goes_on_there(self, shards, tmp_path, monkeypatch):
+    def test_resumed_run_continues_the_wandb_run(self, shards, tmp_path, monkeypatch):
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(TrainStep, "begin_epoch", lambda self, is_new: stop() if self.optimizer.state else None)
+            patch.setattr(TrainStep, "start_epoch", lambda self, is_resumed: stop() if self.optimizer.state else None)
             with pytest.raises(KeyboardInterrupt):
                 learn(shards, tmp_path / "run", wandb="faces")
         learn(shards, tmp_path / "run", wandb="faces", resume=True)
@@ -98,25 +93,25 @@ class TestWandb:
             (None, None),
             ("drawn-by-wandb", "allow"),
         ]
-        # It is told of the end of each, however it came.
+        # Each run is closed, also after an error.
         assert len(self.notes("finish")) == 2
 
-    def test_only_the_first_rank_tells(self, tmp_path):
+    def test_only_rank_0_logs(self, tmp_path):
         with RunLog(RunDirectory(tmp_path), 1, 20, 4, "faces"):
             pass
         assert not self.path.exists()
 
-    def test_of_a_run_under_a_url_its_own_files_lie_on_this_machine(self, tmp_path):
+    def test_wandb_files_of_remote_run_are_local(self, tmp_path):
         run = RunDirectory(storage_path(f"memory://{tmp_path.name}/run"))
         with RunLog(run, 0, 20, 4, "faces") as log:
             assert self.notes("init")[0]["dir"] == str(log.folder)
         assert json.loads(run.wandb_path.read_text())["id"] == "drawn-by-wandb"
 
 
-def test_without_it_installed_that_is_said_before_anything_is_written(shards, tmp_path, monkeypatch):
+def test_missing_wandb_is_reported_before_writing(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_wandb(None)
-    with pytest.raises(UsageError, match=r"--wandb faces: .* is not installed; pip install 'smile-pipe\[wandb\]'"):
+    with pytest.raises(UsageError, match=r"wandb faces: .* is not installed; pip install 'smile-pipe\[wandb\]'"):
         learn(shards, tmp_path / "run", wandb="faces")
     assert not (tmp_path / "run").exists()
 
@@ -124,36 +119,36 @@ def test_without_it_installed_that_is_said_before_anything_is_written(shards, tm
 class TestWaiting:
     @pytest.fixture
     def clock(self, monkeypatch) -> list[float]:
-        """Seconds that have passed; a test says when some pass."""
+        """A clock that the test advances."""
         now = [100.0]
         monkeypatch.setattr(run_log.time, "monotonic", lambda: now[0])
         return now
 
-    def test_the_time_that_is_waited_for_batches_is_counted_and_no_other(self, tmp_path, clock):
+    def test_data_wait_counts_only_waiting_for_batches(self, tmp_path, clock):
         def batches():
             for number in range(3):
                 clock[0] += 2.0
                 yield number
 
         with RunLog(RunDirectory(tmp_path), 0, 20, 4) as log:
-            for number in log.waiting(batches()):
+            for number in log.time_batches(batches()):
                 clock[0] += 6.0
                 log.step(5 * (number + 1), 0, {}, 0.1, dict)
         rows = RunDirectory(tmp_path).metrics()
         assert [row["step"] for row in rows] == [5, 10, 15]
         assert [row["data_wait"] for row in rows] == [0.25, 0.25, 0.25]
-        # Ten steps of four samples after the first that was told of, in 24 seconds.
+        # Ten steps of four samples after the first logged one, in 24 seconds.
         assert rows[-1]["samples_per_second"] == 1.7
 
-    def test_batches_pass_as_they_are_and_their_errors_too(self, tmp_path):
+    def test_time_batches_passes_batches_and_errors(self, tmp_path):
         log = RunLog(RunDirectory(tmp_path), 0, 20, 4)
-        assert list(log.waiting(["a", "b"])) == ["a", "b"]
-        failing = log.waiting(1 / number for number in (1, 0))
+        assert list(log.time_batches(["a", "b"])) == ["a", "b"]
+        failing = log.time_batches(1 / number for number in (1, 0))
         assert next(failing) == 1
         with pytest.raises(ZeroDivisionError):
             next(failing)
 
-    def test_slow_reading_shows_and_slow_steps_do_not(self, shards, tmp_path, monkeypatch):
+    def test_data_wait_shows_slow_reading_and_not_slow_steps(self, shards, tmp_path, monkeypatch):
         for slow, name in ((ShardSet, "read"), (TrainStep, "step")):
             with monkeypatch.context() as patch:
                 plain = getattr(slow, name)
@@ -166,19 +161,19 @@ class TestWaiting:
 class TestProgress:
     row = {"epoch": 2, "loss_mv": 0.25, "loss_vl": 1.5, "loss_total": 1.525, "samples_per_second": 154.6}  # noqa: RUF012
 
-    def test_the_line_tells_of_losses_and_speed(self):
+    def test_progress_shows_losses_and_speed(self):
         assert _note(self.row) == "epoch 3, loss 1.525, 155 samples/s (mv 0.250, vl 1.500)"
 
-    def test_one_term_is_not_told_twice(self):
+    def test_progress_shows_a_single_term_once(self):
         one = {name: self.row[name] for name in self.row if name != "loss_mv"}
         assert _note(one) == "epoch 3, loss 1.525, 155 samples/s"
 
-    def test_a_validation_stays_on_the_line(self):
+    def test_progress_keeps_the_last_validation(self):
         line = "epoch 3, loss 1.525, 155 samples/s, validation kNN 83.1 % (mv 0.250, vl 1.500)"
         assert _note(self.row | {"validation_knn": 0.8312}) == line
 
     @pytest.mark.parametrize("width", [72, 80, 120])
-    def test_how_far_it_is_and_how_long_to_go_stand_on_a_narrow_line_too(self, width):
+    def test_progress_fits_a_narrow_terminal(self, width):
         progress = StageProgress("train", Console(file=io.StringIO(), force_terminal=True))
         progress.update(40, 400, _note(self.row))
         console = Console(width=width, file=io.StringIO(), color_system=None)
@@ -186,12 +181,18 @@ class TestProgress:
         (line,) = console.file.getvalue().splitlines()
         assert len(line) <= width and " 40/400 epoch 3, loss " in line and line.endswith(" 0:00:00 -:--:--")
 
-    def test_one_that_comes_before_any_losses_is_told_alone(self):
+    def test_validation_before_any_loss(self):
         assert _note({"epoch": 0, "validation_knn": 0.5}) == "epoch 1, validation kNN 50.0 %"
 
-    def test_the_command_tells_of_it_all(self, shards, tmp_path, monkeypatch):
+    def test_command_prints_progress_and_summary(self, shards, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.train.stage._in_process", lambda config: True)
-        options = ["--split=kfold:6:0", "--epochs=2", "--batch-size=4", f"--arch={small_runs.ARCH}", "--validation=0.2"]
+        options = [
+            "--split=kfold:6:0",
+            "--epochs=2",
+            "--batch-size=4",
+            f"--arch={small_runs.ARCH}",
+            "--val-fraction=0.2",
+        ]
         result = CliRunner().invoke(
             app, ["train", f"--shards={shards}", f"--out={tmp_path}/run", *options], env={"COLUMNS": "1000"}
         )

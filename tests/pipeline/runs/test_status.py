@@ -19,7 +19,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.status import StatusReport, StatusRow, status
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.stage import shards_from
+from smile_pipe.pipeline.train.stage import relative_shards_path
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
@@ -33,7 +33,7 @@ def write_run(root: Path, shards: Path, *, finished: bool = True, **options: obj
     (root / "checkpoints" / "step-000004" / "state.pt").touch()
     about = {
         "fingerprint": "0123456789abcdef",
-        "shards": shards_from(root, opened),
+        "shards": relative_shards_path(root, opened),
         "shards_fingerprint": opened.manifest.fingerprint,
         "train": given.recorded(),
     }

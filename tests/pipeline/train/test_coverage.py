@@ -1,4 +1,4 @@
-"""What a training reads and learns from: each of its samples once an epoch, and nobody else's."""
+"""Coverage: a training reads each of its samples once per epoch, and no others."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,15 +14,16 @@ from smile_pipe.model.objectives import build_model
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.context import Job, Worker
+from smile_pipe.pipeline.train.embedding import embed_rows
 from smile_pipe.pipeline.train.loop import train
-from smile_pipe.pipeline.train.stage import check
+from smile_pipe.pipeline.train.stage import prepare
 from smile_pipe.pipeline.train.train_step import TrainStep
-from smile_pipe.pipeline.train.validation import Validation, embed_rows
+from smile_pipe.pipeline.train.validation import Validation
 from smile_pipe.shards.reader import ShardSet
 
 EPOCHS = 3
-ALONE = Worker(0, 1, torch.device("cpu"))
-TWO = {"num_workers": 2, "batch_size": 3, "epochs": EPOCHS, "ema": 0.5, "accumulate": 2, "precision": "float32"}
+SINGLE = Worker(0, 1, torch.device("cpu"))
+TWO = {"num_workers": 2, "batch_size": 3, "epochs": EPOCHS, "ema": 0.5, "grad_cache_chunks": 2, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,11 @@ def shards(tmp_path_factory):
 
 
 def job_of(shards: Path, out: Path, **options) -> Job:
-    return check(config(shards, out, cache_mb=0, **options), here=False)[2]
+    return prepare(config(shards, out, cache_mb=0, **options), in_process=False)[2]
 
 
 def watch(job: Job, worker: Worker) -> tuple[list[list[str]], set[str]]:
-    """Train; returns the keys of each epoch, in order, and whose samples were read."""
+    """Train; returns the keys of each epoch in order, and the subjects of the samples that were read."""
     job.config.out.mkdir(exist_ok=True)
     epochs: list[list[str]] = [[] for _ in range(job.config.epochs)]
     subjects, step, read = set(), TrainStep.step, ShardSet.read
@@ -56,59 +57,59 @@ def keys_of(shards: Path, subjects: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 7, 15, 32])
-def test_each_sample_is_learned_from_once_an_epoch_in_an_order_of_its_own(shards, tmp_path, batch_size):
+def test_each_epoch_reads_each_sample_once_in_another_order(shards, tmp_path, batch_size):
     job = job_of(shards, tmp_path / "run", batch_size=batch_size, epochs=EPOCHS)
-    epochs, subjects = watch(job, ALONE)
+    epochs, subjects = watch(job, SINGLE)
     expected = keys_of(shards, job.subjects)
     assert len(expected) == NUM_LEARNED and all(sorted(keys) == sorted(expected) for keys in epochs)
     assert len(set(map(tuple, epochs))) == EPOCHS and expected not in epochs
     assert subjects == set(job.subjects)
 
 
-def test_of_the_test_side_nothing_is_read_and_of_held_back_subjects_nothing_learned_from(shards, tmp_path):
-    job = job_of(shards, tmp_path / "run", validation=0.4, epochs=2)
-    epochs, subjects = watch(job, ALONE)
+def test_test_side_is_never_read_and_held_out_subjects_are_not_trained_on(shards, tmp_path):
+    job = job_of(shards, tmp_path / "run", val_fraction=0.4, epochs=2)
+    epochs, subjects = watch(job, SINGLE)
     assert all(sorted(keys) == sorted(keys_of(shards, job.subjects)) for keys in epochs)
     assert len(job.subjects) == 3 and subjects == {*job.subjects, *job.validation_subjects}
 
 
-def embedded_by(shards: Path, out: Path, worker: Worker) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a rank holds of five samples; on the second rank the statistics of the towers have run away."""
+def embed_five_rows(shards: Path, out: Path, worker: Worker) -> tuple[torch.Tensor, torch.Tensor]:
+    """Result of `embed_rows` for five samples; on the second rank the statistics of the towers differ."""
     job = job_of(shards, out)
     torch.manual_seed(0)
     model = build_model(job.recipe)
     model.towers.mean.add_(worker.rank)
     opened = ShardSet.open(str(shards))
-    reader = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
-    return embed_rows(model, reader, opened.rows[:5], reader.directions(opened.rows), worker)
+    dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
+    return embed_rows(model, dataset, opened.rows[:5], dataset.directions(opened.rows), worker)
 
 
 def work(rank: int, shards: Path, folder: Path) -> None:
-    """What each of two processes does."""
+    """Entry point of each of two processes."""
     torch.set_num_threads(1)
     (folder / str(rank)).mkdir()
     small_runs.register(folder / str(rank))
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = {}
-    for name, options in {"plain": {}, "validated": {"validation": 0.4}}.items():
+    for name, options in {"plain": {}, "validated": {"val_fraction": 0.4}}.items():
         job = job_of(shards, folder / name, **TWO, **options)
         found[name] = watch(job, Worker(rank, 2, torch.device("cpu")))
-    found["embedded"] = embedded_by(shards, folder / "none", Worker(rank, 2, torch.device("cpu")))
+    found["embedded"] = embed_five_rows(shards, folder / "none", Worker(rank, 2, torch.device("cpu")))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(shards, tmp_path_factory):
-    """What two ranks learned from, and the folder of their runs."""
+    """Keys that two ranks read, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("ranks")
     mp.spawn(work, args=(shards, folder), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)], folder
 
 
-def test_two_ranks_learn_from_each_sample_once_between_them(ranks, shards, tmp_path):
+def test_two_ranks_together_read_each_sample_once(ranks, shards, tmp_path):
     found, _ = ranks
-    for name, options in {"plain": {}, "validated": {"validation": 0.4}}.items():
+    for name, options in {"plain": {}, "validated": {"val_fraction": 0.4}}.items():
         job = job_of(shards, tmp_path / "run", **options)
         epochs = [first + second for first, second in zip(*(rank[name][0] for rank in found), strict=True)]
         expected = Counter(keys_of(shards, job.subjects))
@@ -117,23 +118,23 @@ def test_two_ranks_learn_from_each_sample_once_between_them(ranks, shards, tmp_p
         assert set.union(*(rank[name][1] for rank in found)) == {*job.subjects, *job.validation_subjects}
 
 
-def test_two_ranks_embed_what_one_alone_does_and_both_hold_all_of_it(ranks, shards, tmp_path):
-    alone, is_there = embedded_by(shards, tmp_path / "none", ALONE)
+def test_embed_rows_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
+    alone, is_there = embed_five_rows(shards, tmp_path / "none", SINGLE)
     assert is_there.all() and alone.std(dim=0).min() > 0
     for rank in ranks[0]:
         torch.testing.assert_close(rank["embedded"][0], alone, rtol=1e-5, atol=1e-6)
         assert torch.equal(rank["embedded"][1], is_there)
 
 
-def test_two_ranks_see_of_held_back_subjects_what_one_sees_with_the_same_weights(ranks, shards, tmp_path):
+def test_validation_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     run = RunDirectory(ranks[1] / "validated")
     rows = [row for row in run.metrics() if "validation_knn" in row]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
-    job = job_of(shards, tmp_path / "run", validation=0.4)
+    job = job_of(shards, tmp_path / "run", val_fraction=0.4)
     model = build_model(job.recipe)
     model.load_state_dict(run.checkpoints()[-1].load_model())
     opened = ShardSet.open(str(shards))
-    reader = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
+    dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
     sides = (opened.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
-    seen = Validation.of(*sides).accuracy(model, reader, reader.directions(opened.rows), ALONE)
+    seen = Validation.from_rows(*sides).accuracy(model, dataset, dataset.directions(opened.rows), SINGLE)
     assert rows[-1]["validation_knn"] == pytest.approx(seen, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Training and evaluating on shards that are not what was rendered: refused at opening, and damaged samples skipped."""
+"""Training and evaluation on damaged shards: refusal at opening, and skipping of damaged samples."""
 
 import json
 import logging
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from helpers.samples import make_timeline, spoil, write_shard_set
-from smile_pipe.pipeline.data import dataset
+from smile_pipe.pipeline.data import dataset as dataset_module
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
-from smile_pipe.pipeline.data.integrity import BadSampleError, first_good, open_shards
+from smile_pipe.pipeline.data.integrity import BadSampleError, first_readable, open_shards
 from smile_pipe.pipeline.data.temporal import stored_temporal
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
@@ -41,49 +41,49 @@ def config(shards: Path, out: Path, **options: object) -> TrainConfig:
 
 
 def train_rows(shards: Path, out: Path) -> list[IndexRow]:
-    """What a run of `config` learns from."""
+    """Training rows of a run with `config`."""
     opened = ShardSet.open(str(shards))
     return opened.of_subjects(RunManifest.read(out / "manifest.json").train_subjects)
 
 
 def cut(shards: Path, name: str) -> None:
-    """Take the second half of a shard away."""
+    """Truncate a shard to its first half."""
     path = shards / "shards" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 class TestOpening:
-    def test_whole_shards_are_opened_and_none_of_them_is_read(self, shards):
+    def test_opening_intact_shards_reads_no_shard(self, shards):
         for path in (shards / "shards").glob("*.tar"):
             path.write_bytes(bytes(path.stat().st_size))
         assert len(open_shards(str(shards)).rows) == 18
 
-    def test_a_shard_that_is_cut_is_refused_with_what_to_do(self, shards):
+    def test_truncated_shard_is_refused_with_a_hint(self, shards):
         cut(shards, "000001.tar")
-        with pytest.raises(UsageError, match=r"000001\.tar: has \d+ bytes.*`smile-pipe verify .*--on-bad-shard skip"):
+        with pytest.raises(UsageError, match=r"000001\.tar: has \d+ bytes.*`smile-pipe verify .*`on_bad_shard=skip`"):
             open_shards(str(shards))
 
-    def test_a_shard_that_is_gone_is_refused(self, shards):
+    def test_missing_shard_is_refused(self, shards):
         (shards / "shards" / "000002.tar").unlink()
         with pytest.raises(UsageError, match=r"000002\.tar: is missing"):
             open_shards(str(shards))
 
     @pytest.mark.parametrize("on_bad_shard", ["fail", "skip"])
-    def test_an_index_of_another_render_is_refused_even_where_damage_is_skipped(self, shards, tmp_path, on_bad_shard):
-        # As many samples in as many shards, of other sizes.
+    def test_index_of_another_render_is_refused_even_with_skip(self, shards, tmp_path, on_bad_shard):
+        # The same numbers of samples and shards, with other sizes.
         write_shard_set(tmp_path / "other", num_subjects=6, size=24, channels=("rgb",))
         shutil.copy(tmp_path / "other" / "index.parquet", shards)
-        with pytest.raises(UsageError, match=r"not what was rendered: 000000\.tar.*smile-pipe verify"):
+        with pytest.raises(UsageError, match=r"damaged: 000000\.tar.*smile-pipe verify"):
             open_shards(str(shards), on_bad_shard)
 
     @pytest.mark.parametrize("on_bad_shard", ["fail", "skip"])
-    def test_a_shard_that_the_manifest_does_not_know_is_refused(self, shards, on_bad_shard):
+    def test_shard_missing_from_manifest_is_refused(self, shards, on_bad_shard):
         shutil.copy(shards / "shards" / "000000.tar", shards / "shards" / "000009.tar")
         with pytest.raises(UsageError, match=r"000009\.tar: is not in the manifest"):
             open_shards(str(shards), on_bad_shard)
 
-    def test_where_damage_is_skipped_shards_of_other_sizes_are_counted_in_a_warning(self, shards, caplog, monkeypatch):
-        # A Ray session that other tests began holds warnings back.
+    def test_skip_counts_resized_shards_in_a_warning(self, shards, caplog, monkeypatch):
+        # A Ray session of other tests suppresses warnings.
         monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
         cut(shards, "000001.tar")
         (shards / "shards" / "000002.tar").unlink()
@@ -91,11 +91,11 @@ class TestOpening:
         assert "000001.tar: has" in caplog.text and "damaged shards: 2" in caplog.text
 
     @pytest.mark.parametrize("stage", ["train", "evaluate"])
-    def test_no_stage_begins_on_them(self, shards, run_dir, tmp_path, stage, monkeypatch):
+    def test_no_stage_starts_on_damaged_shards(self, shards, run_dir, tmp_path, stage, monkeypatch):
         cut(shards, "000001.tar")
         monkeypatch.setattr("smile_pipe.pipeline.train.stage.ray_session", lambda address: pytest.fail("started Ray"))
         monkeypatch.setattr(ShardSet, "read", lambda self, row: pytest.fail("read a sample"))
-        with pytest.raises(UsageError, match="not what was rendered"):
+        with pytest.raises(UsageError, match="damaged: "):
             if stage == "train":
                 train(config(shards, tmp_path / "run"))
             else:
@@ -103,75 +103,75 @@ class TestOpening:
         assert not (tmp_path / "run").exists()
 
 
-class TestReader:
-    def reader(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
+class TestDataset:
+    def dataset(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
         return FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0, on_bad_shard)
 
-    def test_without_skipping_the_error_names_shard_and_key(self, shards):
-        reader = self.reader(shards, "fail")
-        bad = reader.shards.rows[5]
+    def test_fail_names_shard_and_key(self, shards):
+        dataset = self.dataset(shards, "fail")
+        bad = dataset.shards.rows[5]
         spoil(shards, [bad])
         with pytest.raises(BadSampleError, match=f"{bad.shard}: the sample {bad.key} cannot be read"):
-            list(reader.batches([reader.shards.rows[4:8]]))
+            list(dataset.batches([dataset.shards.rows[4:8]]))
 
-    def test_skipped_samples_are_left_out_and_the_others_stay_in_order(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+    def test_skipped_samples_are_left_out_in_order(self, shards):
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, [rows[1], rows[6]])
-        first, second = reader.batches([rows[:4], rows[4:8]])
+        first, second = dataset.batches([rows[:4], rows[4:8]])
         assert first.concepts == [rows[n].expression for n in (0, 2, 3)] and len(first.views) == 3
         assert second.concepts == [rows[n].expression for n in (4, 5, 7)]
-        assert reader.skipped == {rows[1].key, rows[6].key}
+        assert dataset.skipped == {rows[1].key, rows[6].key}
 
-    def test_a_group_of_which_nothing_is_left_takes_the_next_good_one(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+    def test_group_without_readable_samples_takes_the_next_good_one(self, shards):
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, rows[4:9])
-        batches = list(reader.batches([rows[:4], rows[4:8], rows[10:12]], spares=rows))
+        batches = list(dataset.batches([rows[:4], rows[4:8], rows[10:12]], spares=rows))
         assert [len(batch.concepts) for batch in batches] == [4, 1, 2]
-        expected = self.reader(shards).read(rows[9])
+        expected = self.dataset(shards).read(rows[9])
         assert batches[1].texts == [expected.text]
         assert torch.equal(batches[1].views, torch.from_numpy(expected.views))
 
-    def test_spares_are_looked_for_from_the_first_again_after_the_last(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+    def test_search_for_spares_wraps_around(self, shards):
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, [*rows[16:], rows[0]])
-        (batch,) = reader.batches([rows[16:]], spares=rows)
-        assert torch.equal(batch.views, torch.from_numpy(reader.read(rows[1]).views))
+        (batch,) = dataset.batches([rows[16:]], spares=rows)
+        assert torch.equal(batch.views, torch.from_numpy(dataset.read(rows[1]).views))
 
-    def test_without_spares_such_a_group_gives_no_batch(self, shards):
-        reader = self.reader(shards)
-        rows = reader.shards.rows
+    def test_group_without_readable_samples_and_spares_gives_no_batch(self, shards):
+        dataset = self.dataset(shards)
+        rows = dataset.shards.rows
         spoil(shards, rows[:4])
-        assert [len(batch.concepts) for batch in reader.batches([rows[:4], rows[4:6]])] == [2]
+        assert [len(batch.concepts) for batch in dataset.batches([rows[:4], rows[4:6]])] == [2]
 
-    def test_where_no_sample_is_good_that_is_said_once(self, shards):
-        reader = self.reader(shards)
-        spoil(shards, reader.shards.rows)
+    def test_no_readable_sample_raises_one_error(self, shards):
+        dataset = self.dataset(shards)
+        spoil(shards, dataset.shards.rows)
         with pytest.raises(BadSampleError, match="of 18 samples none can be read"):
-            list(reader.batches([reader.shards.rows[:4]], spares=reader.shards.rows))
+            list(dataset.batches([dataset.shards.rows[:4]], spares=dataset.shards.rows))
 
-    def test_a_network_that_fails_is_no_damage(self, shards, monkeypatch):
-        reader = self.reader(shards)
+    def test_network_failure_is_not_damage(self, shards, monkeypatch):
+        dataset = self.dataset(shards)
 
         def fail(*given: object, **options: object) -> bytes:
             raise ConnectionError("the network is down")
 
-        monkeypatch.setattr(type(reader.shards.filesystem), "cat_file", fail)
+        monkeypatch.setattr(type(dataset.shards.filesystem), "cat_file", fail)
         with pytest.raises(ConnectionError):
-            list(reader.batches([reader.shards.rows[:4]]))
-        assert not reader.skipped
+            list(dataset.batches([dataset.shards.rows[:4]]))
+        assert not dataset.skipped
 
-    def test_what_one_sample_tells_of_all_is_taken_from_the_first_good_one(self, tmp_path):
+    def test_set_properties_come_from_the_first_readable_sample(self, tmp_path):
         write_shard_set(tmp_path / "shards", timelines=(make_timeline(2, "both"),), channels=("rgb",))
         opened = ShardSet.open(str(tmp_path / "shards"))
         spoil(tmp_path / "shards", opened.rows[:2])
-        assert first_good(opened, opened.rows, "skip").record.key == opened.rows[2].key
+        assert first_readable(opened, opened.rows, "skip").record.key == opened.rows[2].key
         assert stored_temporal(opened, opened.rows, "skip") == "both"
-        reading = DecodeSpec("rgb", 16, "frames")
-        assert FaceDataset(opened, reading, 0, "skip").directions(opened.rows).shape == (3, 3)
-        for read in (first_good, stored_temporal):
+        decode_spec = DecodeSpec("rgb", 16, "frames")
+        assert FaceDataset(opened, decode_spec, 0, "skip").directions(opened.rows).shape == (3, 3)
+        for read in (first_readable, stored_temporal):
             with pytest.raises(BadSampleError, match=opened.rows[0].key):
                 read(opened, opened.rows)
 
@@ -182,15 +182,15 @@ class TestStages:
         """A folder with undamaged shards and a run on them."""
         root = tmp_path_factory.mktemp("whole")
         write_shard_set(root / "shards", num_subjects=6, channels=("rgb",))
-        train(config(root / "shards", root / "run"), here=True)
+        train(config(root / "shards", root / "run"), in_process=True)
         return root
 
     @pytest.fixture
     def copied(self, whole: Path, tmp_path: Path) -> Path:
-        """A copy that may be damaged."""
+        """A copy for damaging."""
         return shutil.copytree(whole, tmp_path / "copy")
 
-    def test_damage_ends_training_and_skipping_goes_on_counts_and_names_it(self, ray_cluster, whole, copied):
+    def test_damage_stops_training_and_skip_resumes_and_records_it(self, ray_cluster, whole, copied):
         before = RunManifest.read(whole / "run" / "manifest.json")
         shards, out = copied / "shards", copied / "new"
         bad = train_rows(shards, copied / "run")[2:9:3]
@@ -198,24 +198,24 @@ class TestStages:
         with pytest.raises(BadSampleError, match=r"^00000.\.tar: the sample F000._.* cannot be read \("):
             train(config(shards, out))
         assert not (out / "manifest.json").exists() and not (out / ".ray").exists()
-        # The loop opens one file of these each time that it is entered: it was not tried again.
+        # The loop opens one event file each time that it starts: it was not restarted.
         assert len(list((out / "tensorboard").iterdir())) == 1
         found = train(config(shards, out, on_bad_shard="skip", resume=True))
         assert (found.num_skipped, found.num_train_samples) == (3, before.num_train_samples - 3)
         assert found.num_steps == before.num_steps
         assert RunDirectory(out).skipped() == tuple(sorted(row.key for row in bad))
-        # It is another result, of the same request.
+        # Another result for the same options.
         assert found.fingerprint != before.fingerprint and found.final_losses != before.final_losses
         assert train(config(shards, out)) == found
 
-    def test_skipping_changes_nothing_where_nothing_is_damaged(self, whole, tmp_path):
-        found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"), here=True)
+    def test_skip_changes_nothing_without_damage(self, whole, tmp_path):
+        found = train(config(whole / "shards", tmp_path / "run", on_bad_shard="skip"), in_process=True)
         assert found == RunManifest.read(whole / "run" / "manifest.json")
         assert found.num_skipped == 0 and not (tmp_path / "run" / "skipped.json").exists()
 
-    def test_two_ranks_take_as_many_steps_where_one_has_nothing_left_of_a_batch(self, ray_cluster, copied):
+    def test_ranks_take_equal_steps_when_one_has_no_readable_sample(self, ray_cluster, copied):
         shards, options = copied / "shards", {"num_workers": 2, "batch_size": 2, "on_bad_shard": "skip"}
-        # Of fifteen samples in four steps of two ranks each, all but four: some rank has nothing left in some step.
+        # All but four of fifteen samples, in four steps on two ranks: some rank has no readable sample in some step.
         bad = train_rows(shards, copied / "run")[:11]
         spoil(shards, bad)
         found = train(config(shards, copied / "new", **options))
@@ -223,7 +223,7 @@ class TestStages:
         assert RunDirectory(copied / "new").skipped() == tuple(sorted(row.key for row in bad))
         assert all(math.isfinite(value) for value in found.final_losses.values())
 
-    def test_evaluation_skips_counts_and_notes_them(self, copied):
+    def test_evaluation_skips_and_records_damaged_samples(self, copied):
         shards, run = copied / "shards", RunManifest.read(copied / "run" / "manifest.json")
         whole = evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
         opened = ShardSet.open(str(shards))
@@ -236,10 +236,10 @@ class TestStages:
         assert all(score.num_samples == len(test) - 1 for score in found.protocols.values())
         assert found.notes == ("2 damaged samples left out (`smile-pipe verify` names them)",)
         assert found.fingerprint != whole.fingerprint
-        # What is scored keeps its own label: the expression of the one that was left out is scored no more.
+        # Scored samples keep their own labels: the expression of the skipped sample is no longer scored.
         assert test[1].expression not in found.protocols["knn"].per_class
 
-    def test_an_evaluation_of_which_nothing_is_left_says_so_and_keeps_the_one_before(self, copied):
+    def test_evaluation_without_readable_samples_fails_and_keeps_the_previous_one(self, copied):
         shards, run = copied / "shards", RunManifest.read(copied / "run" / "manifest.json")
         evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
         before = (copied / "run" / "evaluation" / "manifest.json").read_bytes()
@@ -249,29 +249,29 @@ class TestStages:
         assert (copied / "run" / "evaluation" / "manifest.json").read_bytes() == before
 
 
-def test_what_is_skipped_is_remembered_over_a_stop(tmp_path):
+def test_skipped_keys_survive_a_restart(tmp_path):
     directory = RunDirectory(tmp_path)
     assert directory.skipped() == ()
-    directory.note_skipped({"b", "c"})
-    directory.note_skipped(["a", "b"])
+    directory.add_skipped({"b", "c"})
+    directory.add_skipped(["a", "b"])
     assert directory.skipped() == ("a", "b", "c")
     assert json.loads((tmp_path / "skipped.json").read_text()) == ["a", "b", "c"]
 
 
-def test_an_index_that_points_out_of_a_shard_is_damage(shards):
+def test_index_offset_outside_of_shard_is_damage(shards):
     opened = ShardSet.open(str(shards))
     row = replace(opened.rows[0], offset=1 << 40)
     with pytest.raises(BadSampleError, match=f"{row.key} cannot be read"):
-        first_good(opened, [row])
+        first_readable(opened, [row])
 
 
 @pytest.mark.parametrize("kind", [ShardError, SampleError, ImageError])
-def test_whatever_says_that_a_sample_is_damaged_names_shard_and_key(shards, monkeypatch, kind):
-    reader = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0)
+def test_every_damage_error_names_shard_and_key(shards, monkeypatch, kind):
+    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0)
 
     def refuse(*given: object) -> None:
         raise kind("odd bytes")
 
-    monkeypatch.setattr(dataset, "decode_face", refuse)
+    monkeypatch.setattr(dataset_module, "decode_face", refuse)
     with pytest.raises(BadSampleError, match=r"^000000\.tar: the sample F0001_HA04WH cannot be read \(odd bytes\)$"):
-        reader.read(reader.shards.rows[0])
+        dataset.read(dataset.shards.rows[0])

@@ -1,4 +1,4 @@
-"""The running average of the weights: what it is, that it is the result, and that it goes on to the bit."""
+"""Exponential moving average of the weights: its value, its use as the result, and bit-identical resuming."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def averaged(shards, tmp_path_factory):
-    """A run with an average, and the weights after each of its steps."""
+    """A run with an average, and the weights after each step."""
     out, trail, step = tmp_path_factory.mktemp("run") / "run", [], TrainStep.step
 
     def watched(self, *given):
@@ -35,7 +35,7 @@ def averaged(shards, tmp_path_factory):
 
 
 def average_of(trail: list[dict[str, torch.Tensor]], decay: float) -> dict[str, torch.Tensor]:
-    """w' = d w' + (1 - d) w, d = min(decay, (1 + t) / (10 + t)), from the first weights on."""
+    """w' = d w' + (1 - d) w, d = min(decay, (1 + t) / (10 + t)), starting at the initial weights."""
     found = dict(trail[0])
     for t, current in enumerate(trail[1:], start=1):
         d = min(decay, (1 + t) / (10 + t))
@@ -44,18 +44,18 @@ def average_of(trail: list[dict[str, torch.Tensor]], decay: float) -> dict[str, 
     return found
 
 
-def test_the_checkpoint_holds_the_average_of_the_weights_after_each_step(averaged):
+def test_checkpoint_holds_the_moving_average(averaged):
     out, trail = averaged
     found, expected = weights(out), average_of(trail, 0.5)
     assert len(trail) == 8 and found.keys() == expected.keys()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
-    # And not of the last one, which is kept to go on from.
+    # The last weights are stored as well, to resume from.
     assert not same(found, trail[-1])
     assert same(RunDirectory(out).checkpoints()[-1].load_state()["model"], trail[-1])
 
 
-def test_the_decay_warms_up_to_what_was_asked_for():
+def test_decay_warms_up_to_its_limit():
     torch.manual_seed(0)
     model = build_model(RecipeConfig(arch="smile-tiny", joint_dim=4))
     average, trail = ExponentialMovingAverage(model, 0.3), []
@@ -68,14 +68,14 @@ def test_the_decay_warms_up_to_what_was_asked_for():
         average.update()
         trail.append({"w": model.log_scale.detach().clone(), "s": statistics.running_mean.clone()})
     expected = average_of(trail, 0.3)
-    torch.testing.assert_close(average.result.log_scale.detach(), expected["w"])
-    norm = average.result.towers.clip.visual.bn1
+    torch.testing.assert_close(average.averaged_model.log_scale.detach(), expected["w"])
+    norm = average.averaged_model.towers.clip.visual.bn1
     torch.testing.assert_close(norm.running_mean, expected["s"])
-    # Whole numbers have no average.
-    assert int(norm.num_batches_tracked) == 35 and average.count() == 6
+    # Integers are copied, not averaged.
+    assert int(norm.num_batches_tracked) == 35 and average.num_averaged() == 6
 
 
-def test_averaging_changes_nothing_of_what_is_learned(averaged, shards, tmp_path):
+def test_averaging_does_not_change_training(averaged, shards, tmp_path):
     out, trail = averaged
     learn(shards, tmp_path / "plain")
     assert timeless(tmp_path / "plain") == timeless(out)
@@ -83,18 +83,18 @@ def test_averaging_changes_nothing_of_what_is_learned(averaged, shards, tmp_path
     assert RunDirectory(tmp_path / "plain").checkpoints()[-1].load_state().keys() == {"optimizer", "step"}
 
 
-def test_the_average_is_what_is_validated(shards, tmp_path, monkeypatch):
+def test_validation_uses_the_average(shards, tmp_path, monkeypatch):
     seen, accuracy = [], Validation.accuracy
     monkeypatch.setattr(
         Validation, "accuracy", lambda self, model, *rest: seen.append(model) or accuracy(self, model, *rest)
     )
-    learn(shards, tmp_path / "run", ema=0.5, validation=0.2)
+    learn(shards, tmp_path / "run", ema=0.5, val_fraction=0.2)
     found = {name: tensor for name, tensor in seen[-1].state_dict().items()}
     assert same(found, weights(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "validation": 0.2}, {"recipe": "multiview-vlm"}])
-def test_a_run_that_was_stopped_goes_on_to_the_bit(shards, tmp_path, monkeypatch, options):
+@pytest.mark.parametrize("options", [{}, {"grad_cache_chunks": 2, "val_fraction": 0.2}, {"recipe": "multiview-vlm"}])
+def test_resumed_run_is_bit_identical(shards, tmp_path, monkeypatch, options):
     given = {"ema": 0.9, "save_every": 1} | options
     learn(shards, tmp_path / "whole", **given)
     step = TrainStep.step
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(shards, tmp_path, monkeypatch
         patch.setattr(TrainStep, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             learn(shards, tmp_path / "halves", **given)
-    # Within the second epoch.
+    # Stopped within the second epoch.
     assert RunDirectory(tmp_path / "halves").checkpoints()[-1].step == 5
     learn(shards, tmp_path / "halves", resume=True, **given)
     one, other = (RunDirectory(tmp_path / name).checkpoints()[-1] for name in ("whole", "halves"))

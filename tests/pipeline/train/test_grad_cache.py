@@ -1,6 +1,7 @@
-"""Gradients in parts: those of the whole batch, whatever the number of parts."""
+"""GradCache: chunks give the gradients of the whole batch, for any number of chunks."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,78 +11,77 @@ from torch import Tensor
 from helpers import tiny_arch
 from helpers.tiny_models import NAMES, faces, make_model
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, Targets, build_model
+from smile_pipe.model.objectives import ContrastiveModel, build_model
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
 
 TOTAL = 7
-"""Faces, the first two of them sequences of three and two moments."""
+"""Number of samples; the first two are sequences of three and two frames."""
 
 
-def batch() -> tuple[ModelInputs, Targets]:
-    views, directions, tokens, concepts, moments = faces(TOTAL, slice(None))
-    return ModelInputs(views, directions, tokens, moments), Targets(concepts, torch.arange(TOTAL) // 2)
+def make_inputs() -> ModelInputs:
+    views, directions, tokens, concepts, frames = faces(TOTAL, slice(None))
+    return ModelInputs(views, directions, frames, tokens, concepts, torch.arange(TOTAL) // 2)
 
 
-def learn(model: ContrastiveModel, num_parts: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses, and gradients by the names of parameters."""
+def learn(model: ContrastiveModel, num_chunks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses, and gradients by names of parameters."""
     model.zero_grad(set_to_none=True)
-    losses = backward(model, model, *batch(), "float32", num_parts)
+    losses = backward(model, model, make_inputs(), "float32", num_chunks)
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("recipe", NAMES)
-@pytest.mark.parametrize("num_parts", [2, 3, TOTAL, TOTAL + 5])
-def test_parts_have_the_losses_and_the_gradients_of_the_whole_batch(tmp_path, recipe, num_parts):
+@pytest.mark.parametrize("num_chunks", [2, 3, TOTAL, TOTAL + 5])
+def test_chunks_give_losses_and_gradients_of_the_whole_batch(tmp_path, recipe, num_chunks):
     model = make_model(tmp_path, recipe)
     losses, expected = learn(model, 1)
-    in_parts, found = learn(model, num_parts)
-    assert in_parts.keys() == losses.keys() and found.keys() == expected.keys()
-    assert all(torch.allclose(in_parts[name], losses[name], rtol=1e-9) for name in losses)
+    in_chunks, found = learn(model, num_chunks)
+    assert in_chunks.keys() == losses.keys() and found.keys() == expected.keys()
+    assert all(torch.allclose(in_chunks[name], losses[name], rtol=1e-9) for name in losses)
     largest = max(float(grad.norm()) for grad in expected.values())
     for name, grad in expected.items():
         assert float((found[name] - grad).norm()) < 1e-5 * max(float(grad.norm()), 1e-2 * largest), name
 
 
-def test_gradients_are_added_to_those_that_are_there(tmp_path):
+def test_gradients_accumulate(tmp_path):
     model = make_model(tmp_path, "smile-vlm")
     _, once = learn(model, 2)
-    backward(model, model, *batch(), "float32", 2)
+    backward(model, model, make_inputs(), "float32", 2)
     for name, parameter in model.named_parameters():
         if name in once:
             torch.testing.assert_close(parameter.grad, 2 * once[name])
 
 
-def test_a_batch_is_divided_by_faces_with_all_their_moments(tmp_path):
-    shown, _ = batch()
-    parts = shown.parts(3)
-    assert [part.moments.counts.tolist() for part in parts] == [[3, 2, 1], [1, 1], [1, 1]]
-    assert [len(part.views) for part in parts] == [6, 2, 2]
-    for name in ("views", "tokens"):
-        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(shown, name))
-    assert torch.equal(torch.cat([part.moments.times for part in parts]), shown.moments.times)
+def test_chunks_keep_all_frames_of_a_sample_together(tmp_path):
+    inputs = make_inputs()
+    chunks = inputs.chunks(3)
+    assert [chunk.frames.counts.tolist() for chunk in chunks] == [[3, 2, 1], [1, 1], [1, 1]]
+    assert [len(chunk.views) for chunk in chunks] == [6, 2, 2]
+    for name in ("views", "tokens", "concept_ids", "subject_ids"):
+        assert torch.equal(torch.cat([getattr(chunk, name) for chunk in chunks]), getattr(inputs, name))
+    assert torch.equal(torch.cat([chunk.frames.times for chunk in chunks]), inputs.frames.times)
 
 
-def test_without_text_there_is_none_in_any_part(tmp_path):
+def test_chunks_without_text(tmp_path):
     model = make_model(tmp_path, "barlow")
     model.freeze_unreached(with_text=False, with_sequences=True)
-    shown, targets = batch()
-    shown, targets = ModelInputs(shown.views, shown.directions, None, shown.moments), Targets(None, targets.subjects)
-    losses = backward(model, model, shown, targets, "float32", 3)
+    inputs = replace(make_inputs(), tokens=None, concept_ids=None)
+    losses = backward(model, model, inputs, "float32", 3)
     assert losses.keys() == {"mv", "total"}
     assert model.project_image[0].weight.grad.abs().max() > 0 and model.project_text[0].weight.grad is None
 
 
-def test_statistics_of_batchnorm_count_each_part_once():
+def test_batchnorm_statistics_count_each_chunk_once():
     torch.manual_seed(0)
     model = build_model(RecipeConfig(arch="smile-tiny", joint_dim=8))
     reference = deepcopy(model)
     views, tokens = torch.rand(4, 2, 3, 96, 96), torch.randint(1, 9, (4, 32))
     directions = torch.nn.functional.normalize(torch.randn(2, 3), dim=-1)
-    shown = ModelInputs(views, directions, tokens, PackedFrames.of_scans(4))
-    backward(model, model, shown, Targets(torch.arange(4), torch.arange(4)), "float32", 2)
-    for part in shown.parts(2):
-        reference(part.views, directions, part.tokens, part.moments)
+    inputs = ModelInputs(views, directions, PackedFrames.of_scans(4), tokens, torch.arange(4), torch.arange(4))
+    backward(model, model, inputs, "float32", 2)
+    for chunk in inputs.chunks(2):
+        reference(chunk.views, directions, chunk.tokens, chunk.frames)
     expected = dict(reference.named_buffers())
     assert int(expected["towers.clip.visual.bn1.num_batches_tracked"]) == 2
     for name, buffer in model.named_buffers():
@@ -89,23 +89,23 @@ def test_statistics_of_batchnorm_count_each_part_once():
     assert all(module.track_running_stats for module in model.modules() if hasattr(module, "track_running_stats"))
 
 
-def test_both_passes_drop_the_same_and_random_numbers_go_on_as_after_one(tmp_path: Path):
+def test_both_passes_repeat_dropout_and_random_state_continues(tmp_path: Path):
     vision = tiny_arch.CONFIG["vision_cfg"] | {"patch_dropout": 0.5}
     torch.manual_seed(0)
     name = tiny_arch.register(tmp_path, "tiny-dropping-vit", vision_cfg=vision)
     model = build_model(RecipeConfig(arch=name, joint_dim=4))
     views, directions, tokens, concepts = tiny_arch.faces(6)
-    shown = ModelInputs(views, directions, tokens, PackedFrames.of_scans(6))
+    inputs = ModelInputs(views, directions, PackedFrames.of_scans(6), tokens, concepts, concepts)
     seen: list[Tensor] = []
     hook = model.register_forward_hook(lambda *given: seen.append(given[2].views.detach()))
     torch.manual_seed(1)
-    backward(model, model, shown, Targets(concepts, concepts), "float32", 3)
+    backward(model, model, inputs, "float32", 3)
     after = torch.rand(1)
     assert all(torch.equal(first, second) for first, second in zip(seen[:3], seen[3:], strict=True))
     hook.remove()
     torch.manual_seed(1)
-    whole = [model(part.views, directions, part.tokens, part.moments).views for part in shown.parts(3)]
+    whole = [model(chunk.views, directions, chunk.tokens, chunk.frames).views for chunk in inputs.chunks(3)]
     assert torch.equal(torch.rand(1), after)
-    # It does drop something.
-    again = [model(part.views, directions, part.tokens, part.moments).views for part in shown.parts(3)]
+    # Check that something is dropped.
+    again = [model(chunk.views, directions, chunk.tokens, chunk.frames).views for chunk in inputs.chunks(3)]
     assert not torch.equal(torch.cat(whole), torch.cat(again))

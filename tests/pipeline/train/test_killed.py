@@ -1,4 +1,4 @@
-"""Training that is disturbed: a worker is killed, or the command stopped; the result is the same, to the bit."""
+"""Interrupted training: a killed worker or a stopped command gives a bit-identical result."""
 
 import os
 import signal
@@ -24,25 +24,25 @@ pytestmark = [pytest.mark.faults, pytest.mark.ray]
 IN_FULL = pytest.mark.skipif(not os.environ.get("SMILE_PIPE_FAULTS"), reason="takes long: make test-faults")
 
 EPOCHS = 12
-OPTIONS = {"epochs": EPOCHS, "batch_size": 2, "split": "kfold:6:0", "keep": EPOCHS}
+OPTIONS = {"epochs": EPOCHS, "batch_size": 2, "split": "kfold:6:0", "keep_checkpoints": EPOCHS}
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighteen samples, of which fifteen are learned from."""
+    """Eighteen samples, fifteen of them for training."""
     root = tmp_path_factory.mktemp("shards") / "shards"
     write_shard_set(root, num_subjects=6, channels=("rgb",))
     return root
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shards: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A whole run with so many workers; each is made once."""
+def uninterrupted(shards: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Uninterrupted runs by number of workers; each is made once."""
     made: dict[int, Path] = {}
 
     def make(num_workers: int) -> Path:
         if num_workers not in made:
-            out = tmp_path_factory.mktemp("undisturbed") / "run"
+            out = tmp_path_factory.mktemp("uninterrupted") / "run"
             train(config(shards, out, num_workers))
             made[num_workers] = out
         return made[num_workers]
@@ -88,19 +88,17 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=IN_FULL)])
-def test_a_killed_worker_is_replaced_and_goes_on_from_the_last_checkpoint(
-    shards, ray_cluster, undisturbed, tmp_path, num_workers
-):
+def test_killed_worker_restarts_from_the_last_checkpoint(shards, ray_cluster, uninterrupted, tmp_path, num_workers):
     import ray
 
     if ray.cluster_resources()["CPU"] < num_workers:
         pytest.skip("there are not cores for as many workers")
-    expected, out = undisturbed(num_workers), tmp_path / "run"
+    expected, out = uninterrupted(num_workers), tmp_path / "run"
     killer = Killer(out)
     killer.start()
     train(config(shards, out, num_workers))
     killer.join()
-    # It was killed in mid-run, and what was learned until then was not learned anew.
+    # It was killed in the middle of the run, and finished steps were not repeated.
     assert killer.killed and killer.steps_before < EPOCHS
     assert killer.first_checkpoint.stat().st_ino == killer.inode
     assert_same_result(out, expected)
@@ -133,8 +131,8 @@ class TestStopping:
     @pytest.mark.parametrize(
         ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=IN_FULL)]
     )
-    def test_it_ends_soon_says_how_to_go_on_and_goes_on_to_the_same_result(
-        self, shards, undisturbed, stopped, tmp_path, number, code
+    def test_stopped_command_ends_soon_names_resume_and_resumes_to_the_same_result(
+        self, shards, uninterrupted, stopped, tmp_path, number, code
     ):
         found, stderr, seconds = stopped(number)
         assert found == code, stderr
@@ -146,4 +144,4 @@ class TestStopping:
         for checkpoint in left:
             assert checkpoint.load_state()["step"] == checkpoint.step and checkpoint.load_model()
         train(config(shards, tmp_path / "run").model_copy(update={"resume": True}))
-        assert_same_result(tmp_path / "run", undisturbed(1))
+        assert_same_result(tmp_path / "run", uninterrupted(1))

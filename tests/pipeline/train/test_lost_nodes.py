@@ -1,4 +1,4 @@
-"""Training nodes that are gone: it is said, another node takes their place, and fewer go on where none does."""
+"""Lost nodes during training: a warning, replacement by another node, and resuming with fewer workers."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ from helpers.processes import wait_until
 from helpers.ray_nodes import RayNodes
 from helpers.samples import write_shard_set
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
-from smile_pipe.pipeline.train import job
+from smile_pipe.pipeline.train import cluster
+from smile_pipe.pipeline.train.cluster import has_room, warn_on_lost_nodes
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.job import has_room, warn_on_lost_nodes
 
 pytestmark = pytest.mark.faults
 
@@ -32,21 +32,21 @@ def node(cpus: int, gpus: int = 0, alive: bool = True) -> dict:
     [
         ([node(4), node(4)], {"CPU": 4}, 2, True),
         ([node(4), node(4, alive=False)], {"CPU": 4}, 2, False),
-        # Six cores, but not three on any one node more than once.
+        # Six cores, but only one node has three.
         ([node(4), node(2)], {"CPU": 3}, 2, False),
         ([node(16, gpus=2)], {"CPU": 1, "GPU": 1}, 2, True),
         ([node(16, gpus=1), node(16)], {"CPU": 1, "GPU": 1}, 2, False),
         ([], {"CPU": 1}, 1, False),
     ],
 )
-def test_room_is_for_whole_workers_on_nodes_that_are_alive(nodes, resources, num_workers, fits):
+def test_has_room_counts_whole_workers_on_alive_nodes(nodes, resources, num_workers, fits):
     assert has_room(nodes, resources, num_workers) is fits
 
 
-def test_it_is_said_once_for_each_time_that_a_node_is_gone(monkeypatch, caplog, tmp_path):
+def test_lost_node_is_logged_once_per_loss(monkeypatch, caplog, tmp_path):
     import ray
 
-    # What each check finds: one that lacks is passed over, two are told of, and what comes after a return is news.
+    # Results of the checks: one without room is ignored, two in a row are logged, and again after a recovery.
     found = iter([2, 1, 2, 1, 1, 1, 2, 1, 1])
     asked: list[int] = []
 
@@ -55,7 +55,7 @@ def test_it_is_said_once_for_each_time_that_a_node_is_gone(monkeypatch, caplog, 
         return [node(asked[-1])]
 
     monkeypatch.setattr(ray, "nodes", nodes)
-    monkeypatch.setattr(job, "CHECK_SECONDS", 0.001)
+    monkeypatch.setattr(cluster, "CHECK_SECONDS", 0.001)
     config = TrainConfig(shards="s", out=tmp_path, num_workers=2, batch_size=8)
     with caplog.at_level(logging.ERROR), warn_on_lost_nodes(config, {"CPU": 1}):
         wait_until(lambda: len(asked) > 9)
@@ -86,7 +86,7 @@ class Training:
 
 
 @IN_FULL
-def test_another_node_takes_the_place_of_one_that_dies_and_where_there_is_none_fewer_go_on(tmp_path):
+def test_new_node_replaces_a_lost_one_and_fewer_workers_can_resume(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",))
     with RayNodes(num_workers=3) as nodes:
         training = Training(nodes, tmp_path / "shards", tmp_path / "run")

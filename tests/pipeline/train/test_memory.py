@@ -1,4 +1,4 @@
-"""Training in less memory or time: in parts, without activations, compiled; what is learned is the same."""
+"""GradCache, activation checkpointing and compilation: less memory or time with the same losses."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from helpers.small_runs import config, learn, timeless, weights
 from smile_pipe.pipeline.runs import run_log
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import grad_cache, train_step
+from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
 
 EXACT = {"epochs": 2, "precision": "float32"}
@@ -48,18 +49,22 @@ def check_first_steps(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
 
 
-def test_in_parts_the_same_losses_are_learned_from(shards, plain, tmp_path, monkeypatch):
-    faces, embed = [], grad_cache.embed
+def test_grad_cache_gives_the_same_losses(shards, plain, tmp_path, monkeypatch):
+    num_samples, embed = [], grad_cache.embed
     monkeypatch.setattr(
-        grad_cache, "embed", lambda net, shown, how: faces.append(len(shown.moments.counts)) or embed(net, shown, how)
+        grad_cache,
+        "embed",
+        lambda network, inputs, precision: (
+            num_samples.append(len(inputs.frames.counts)) or embed(network, inputs, precision)
+        ),
     )
-    learn(shards, tmp_path / "run", accumulate=3, **EXACT)
+    learn(shards, tmp_path / "run", grad_cache_chunks=3, **EXACT)
     check_first_steps(losses(tmp_path / "run"), losses(plain))
-    # Fifteen samples in four steps, three parts each, twice.
-    assert max(faces) == 2 and len(faces) == 2 * 8 * 3 and sum(faces) == 2 * 2 * 15
+    # Fifteen samples in four steps of three chunks, with two passes each.
+    assert max(num_samples) == 2 and len(num_samples) == 2 * 8 * 3 and sum(num_samples) == 2 * 2 * 15
 
 
-def test_without_activations_kept_the_losses_are_the_same(shards, plain, tmp_path, monkeypatch):
+def test_activation_checkpointing_gives_the_same_losses(shards, plain, tmp_path, monkeypatch):
     calls, checkpoint = [], torch.utils.checkpoint.checkpoint
     monkeypatch.setattr(
         "open_clip.transformer.checkpoint", lambda *given, **how: calls.append(given[0]) or checkpoint(*given, **how)
@@ -70,18 +75,18 @@ def test_without_activations_kept_the_losses_are_the_same(shards, plain, tmp_pat
     assert len(calls) == 2 * 8
 
 
-def test_a_resnet_cannot_and_that_is_said_before_anything_is_written(shards, tmp_path):
-    with pytest.raises(UsageError, match="--checkpoint-activations: the image tower of smile-tiny is a ResNet"):
+def test_activation_checkpointing_of_resnet_is_refused_before_writing(shards, tmp_path):
+    with pytest.raises(UsageError, match="checkpoint_activations: the image tower of smile-tiny is a ResNet"):
         learn(shards, tmp_path / "run", checkpoint_activations=True, arch="smile-tiny")
     assert not (tmp_path / "run").exists()
 
 
-def test_compiled_the_losses_are_the_same_and_so_are_the_names_of_the_weights(shards, plain, tmp_path, monkeypatch):
-    # Its usual backend needs a minute and a compiler.
+def test_compiled_tower_gives_the_same_losses_and_weight_names(shards, plain, tmp_path, monkeypatch):
+    # The default backend needs a minute and a compiler.
     monkeypatch.setattr(train_step, "COMPILE_BACKEND", "eager")
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    learn(shards, tmp_path / "run", compile=True, ema=0.5, validation=0.2, epochs=1)
+    learn(shards, tmp_path / "run", compile=True, ema=0.5, val_fraction=0.2, epochs=1)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     found = RunDirectory(tmp_path / "run").checkpoints()[-1]
     assert found.load_model().keys() == found.load_state()["model"].keys() == weights(plain).keys()
@@ -91,7 +96,7 @@ def test_compiled_the_losses_are_the_same_and_so_are_the_names_of_the_weights(sh
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the usual backend needs a C++ compiler")
-def test_compiled_by_the_usual_backend_the_losses_are_the_same(shards, plain, tmp_path, monkeypatch):
+def test_default_compile_backend_gives_the_same_losses(shards, plain, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch.compiler.reset()
     learn(shards, tmp_path / "run", compile=True, **EXACT)
@@ -100,12 +105,13 @@ def test_compiled_by_the_usual_backend_the_losses_are_the_same(shards, plain, tm
     torch.compiler.reset()
 
 
-def test_how_it_is_computed_is_recorded_and_no_part_of_the_request(shards, tmp_path):
+def test_compute_options_are_recorded_and_not_in_the_fingerprint(shards, tmp_path):
     plain = config(shards, tmp_path / "run")
-    how = {"accumulate": 4, "checkpoint_activations": True, "compile": True, "wandb": "faces"}
-    other = plain.model_copy(update=how)
+    options = {"grad_cache_chunks": 4, "checkpoint_activations": True, "compile": True, "wandb": "faces"}
+    other = plain.model_copy(update=options)
     assert other.for_fingerprint() == plain.for_fingerprint()
-    assert how.items() <= other.recorded().items()
-    for name, value in {"ema": 0.9, "validation": 0.1, "precision": "float32", "batch_size": 5}.items():
+    assert options.items() <= TrainConfig.from_record(other.recorded()).items()
+    assert other.recorded()["accumulate"] == 4
+    for name, value in {"ema": 0.9, "val_fraction": 0.1, "precision": "float32", "batch_size": 5}.items():
         assert plain.model_copy(update={name: value}).for_fingerprint() != plain.for_fingerprint()
     assert json.loads(json.dumps(other.recorded())) == other.recorded()

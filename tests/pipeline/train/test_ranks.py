@@ -1,4 +1,4 @@
-"""Trainings on two ranks, real processes under gloo: stopped or not the same to the bit, and gone on with by one."""
+"""Training on two ranks, real processes with gloo: bit-identical resuming, also with another number of workers."""
 
 import multiprocessing
 import os
@@ -24,22 +24,22 @@ from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.train_step import TrainStep
 
-# In the second epoch, one step after the checkpoint that it is gone on from.
+# In the second epoch, one step after the checkpoint that the run resumes from.
 STOP, SAVED = NUM_STEPS + 3, NUM_STEPS + 2
-# How long a process waits for the other, which may have failed.
+# Time limit for waiting for the other process, which may have failed.
 MOST = timedelta(seconds=60)
 
 
 class StoppedError(Exception):
-    """As if the process had been killed."""
+    """Stands for the death of the process."""
 
 
 def watched(stop_at: int, notes: Path, rank: int) -> Callable[[], None]:
-    """Make this process note what it learns from, and stop after a step; returns what takes that back."""
+    """Record the keys of each step and stop after `stop_at`; returns a function that undoes the patches."""
     learn_step, log_step = TrainStep.step, RunLog.step
 
     def noting(self: TrainStep, batch: Any, epoch: int, step: int, *rest: Any) -> Any:
-        # Of a step that is made again after a stop, the second time counts.
+        # If a step is repeated after a stop, the second time counts.
         (notes / f"{epoch}.{step}.{rank}").write_text(" ".join(batch.keys))
         return learn_step(self, batch, epoch, step, *rest)
 
@@ -50,10 +50,10 @@ def watched(stop_at: int, notes: Path, rank: int) -> Callable[[], None]:
 
     TrainStep.step, RunLog.step = noting, stopping  # type: ignore[method-assign]
 
-    def take_back() -> None:
+    def undo() -> None:
         TrainStep.step, RunLog.step = learn_step, log_step  # type: ignore[method-assign]
 
-    return take_back
+    return undo
 
 
 def begin(folder: Path) -> None:
@@ -65,21 +65,21 @@ def begin(folder: Path) -> None:
 
 
 def work(rank: int, job: Job, meeting: Path, stop_at: int) -> None:
-    """What each of the two processes does."""
+    """Entry point of each of the two processes."""
     notes = job.config.out.parent / "notes"
     notes.mkdir(exist_ok=True)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=MOST)
-    take_back = watched(stop_at, notes, rank)
+    undo = watched(stop_at, notes, rank)
     try:
         loop.train(job, Worker(rank, 2, torch.device("cpu")))
     finally:
-        take_back()
+        undo()
         dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> Iterator[ProcessPoolExecutor]:
-    """Two processes, which begin once for all tests."""
+    """Two processes that are shared by all tests."""
     folder = tmp_path_factory.mktemp("ranks")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), begin, (folder,)) as pool:
         yield pool
@@ -92,13 +92,13 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def learn_on_two(ranks, shards, tmp_path, monkeypatch) -> Callable[..., Any]:
-    """Trains as `learn` does, on both processes; `stop_at` is a step after which they are stopped."""
+    """Returns a function like `learn` for two processes; `stop_at` is the step after which they stop."""
     monkeypatch.setattr(train, "ray_session", lambda address: nullcontext())
     monkeypatch.setattr(train, "resources_per_worker", lambda config: {})
 
     def run(out: Path, stop_at: int = 0, **options: Any) -> Any:
         def on_both(job: Job, resources: dict[str, int]) -> None:
-            # A task waits for the other, so neither process takes both.
+            # Each task waits for the other one, so no process takes both.
             meeting = tmp_path / f"meeting-{out.parent.name}-{stop_at}"
             each = partial(work, job=job, meeting=meeting, stop_at=stop_at)
             for ended in [ranks.submit(each, rank) for rank in range(2)]:
@@ -117,14 +117,14 @@ def learn_on_two(ranks, shards, tmp_path, monkeypatch) -> Callable[..., Any]:
 
 
 def assert_each_sample_once_an_epoch(notes: Path) -> None:
-    """Whoever read it."""
+    """Each sample was read once per epoch, by either rank."""
     for epoch in range(2):
         keys = Counter(key for path in notes.glob(f"{epoch}.*") for key in path.read_text().split())
         assert len(keys) == NUM_LEARNED and set(keys.values()) == {1}, epoch
 
 
 @pytest.mark.parametrize("options", [{}, {"recipe": "multiview-vlm"}, {"arch": small_runs.DROPPING_ARCH}])
-def test_a_run_that_was_stopped_within_an_epoch_goes_on_to_the_bit(learn_on_two, tmp_path, options):
+def test_run_stopped_within_an_epoch_resumes_bit_identically(learn_on_two, tmp_path, options):
     whole, halves = (tmp_path / name / "run" for name in ("whole", "halves"))
     learn_on_two(whole, **options)
     learn_on_two(halves, stop_at=STOP, **options)
@@ -135,29 +135,29 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_to_the_bit(learn_on_two,
     assert_each_sample_once_an_epoch(halves.parent / "notes")
 
 
-def test_one_process_goes_on_with_what_two_have_begun(learn_on_two, shards, tmp_path):
+def test_one_worker_resumes_a_run_of_two(learn_on_two, shards, tmp_path):
     out = tmp_path / "run"
     learn_on_two(out, stop_at=STOP)
-    take_back = watched(0, tmp_path / "notes", 0)
+    undo = watched(0, tmp_path / "notes", 0)
     try:
         manifest = learn(shards, out, batch_size=4, resume=True)
     finally:
-        take_back()
+        undo()
     assert manifest.world_sizes == ((0, 2), (SAVED, 1)) and manifest.num_steps == 2 * NUM_STEPS
-    # What the two had read of after their last checkpoint was read again.
+    # Samples after the last checkpoint of the two were read again.
     (tmp_path / "notes" / f"1.{SAVED}.1").unlink()
     assert_each_sample_once_an_epoch(tmp_path / "notes")
 
 
-def test_two_go_on_with_what_one_process_has_begun(learn_on_two, shards, tmp_path):
+def test_two_workers_resume_a_run_of_one(learn_on_two, shards, tmp_path):
     out, notes = tmp_path / "run", tmp_path / "notes"
     notes.mkdir()
-    take_back = watched(STOP, notes, 0)
+    undo = watched(STOP, notes, 0)
     try:
         with pytest.raises(StoppedError):
             learn(shards, out, batch_size=4, save_every=2)
     finally:
-        take_back()
+        undo()
     manifest = learn_on_two(out, resume=True)
     assert manifest.world_sizes == ((0, 1), (SAVED, 2)) and manifest.num_steps == 2 * NUM_STEPS
     assert_each_sample_once_an_epoch(notes)

@@ -1,4 +1,4 @@
-"""Every recipe through the training stage: it learns, goes on where it stopped, and sees no label but where it may."""
+"""Every recipe in the training stage: training, resuming, and independence of labels where it is promised."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,15 +23,15 @@ OPTIONS = {"epochs": 2, "batch_size": 8, "split": "kfold:5:0"}
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch) -> None:
-    """In this process, without Ray."""
+def in_process(monkeypatch) -> None:
+    """Train in this process, without Ray."""
     monkeypatch.setattr(train, "_in_process", lambda config: True)
     monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
 @pytest.fixture(scope="module")
 def measured_dir(faces_dir, tmp_path_factory) -> Path:
-    """Shards whose captions are measured on landmarks."""
+    """Shards with captions measured on landmarks."""
     out = tmp_path_factory.mktemp("measured") / "shards"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(render, "_in_process", lambda config: True)
@@ -53,7 +53,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains_and_is_scored(shards_dir, tmp_path, recipe):
+def test_recipe_trains_and_is_evaluated(shards_dir, tmp_path, recipe):
     manifest = train.run(config(shards_dir, tmp_path / "run", recipe=recipe))
     about = RECIPES[recipe]
     assert manifest.final_losses.keys() == {f"loss_{name}" for name in (*about.weights, "total")}
@@ -63,34 +63,34 @@ def test_a_recipe_trains_and_is_scored(shards_dir, tmp_path, recipe):
     assert list(result.protocols) == [*first, "knn", "probe"]
 
 
-def test_a_loss_is_left_out_when_asked(shards_dir, tmp_path):
-    manifest = train.run(config(shards_dir, tmp_path / "run", without=("mv", "cm"), epochs=1))
+def test_drop_loss_removes_terms(shards_dir, tmp_path):
+    manifest = train.run(config(shards_dir, tmp_path / "run", drop_loss=("mv", "cm"), epochs=1))
     assert manifest.final_losses.keys() == {"loss_vl", "loss_total"}
     assert manifest.recipe["without"] == ["mv", "cm"]
     train.run(config(shards_dir, tmp_path / "clip", recipe="clip", epochs=1))
     assert same(tmp_path / "run", tmp_path / "clip")
 
 
-def test_what_a_recipe_learns_beside_weights_is_logged(shards_dir, tmp_path):
+def test_learned_scalars_are_logged(shards_dir, tmp_path):
     train.run(config(shards_dir, tmp_path / "run", recipe="affect-vlm", epochs=1))
     assert 0.05 < RunDirectory(tmp_path / "run").metrics()[-1]["margin"] < 0.6
 
 
 class TestWithoutLabels:
-    """Labels are exchanged among the samples, in the index and in every record, and nothing changes."""
+    """Permuting the labels in the index and in every record changes nothing."""
 
     @pytest.fixture
     def exchange(self, monkeypatch) -> Iterator[None]:
-        select_training_rows, read = ShardSet.of_subjects, ShardSet.read
-        words = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
+        of_subjects, read = ShardSet.of_subjects, ShardSet.read
+        codes = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
 
         def other(label: str, key: str) -> str:
-            return words[(words.index(label) + len(key) + sum(map(ord, key))) % len(words)]
+            return codes[(codes.index(label) + len(key) + sum(map(ord, key))) % len(codes)]
 
         def exchanged_rows(shards, subjects):
             return [
                 replace(row, expression=other(row.expression, row.key), level=None, labels={})
-                for row in select_training_rows(shards, subjects)
+                for row in of_subjects(shards, subjects)
             ]
 
         def exchanged_sample(shards, row):
@@ -113,13 +113,13 @@ class TestWithoutLabels:
     @pytest.mark.parametrize(
         "options", [{"text": "none"}, {"text": "pseudo"}, {"recipe": "multiview-vlm"}, {"recipe": "barlow"}]
     )
-    def test_without_text_and_with_pseudo_labels(self, shards_dir, tmp_path, exchange, options):
+    def test_labels_do_not_matter_without_text_or_with_pseudo_labels(self, shards_dir, tmp_path, exchange, options):
         train.run(config(shards_dir, tmp_path / "true", **options))
         exchange()
         train.run(config(shards_dir, tmp_path / "exchanged", **options))
         assert same(tmp_path / "true", tmp_path / "exchanged")
 
-    def test_with_captions_that_were_measured(self, measured_dir, tmp_path, exchange):
+    def test_labels_do_not_matter_with_geometry_captions(self, measured_dir, tmp_path, exchange):
         train.run(config(measured_dir, tmp_path / "true"))
         exchange()
         manifest = train.run(config(measured_dir, tmp_path / "exchanged"))
@@ -127,7 +127,7 @@ class TestWithoutLabels:
         assert same(tmp_path / "true", tmp_path / "exchanged")
 
     @pytest.mark.parametrize("recipe", ["smile-vlm", "supervised"])
-    def test_with_labels_it_is_not_so(self, shards_dir, tmp_path, exchange, recipe):
+    def test_labels_matter_with_label_text(self, shards_dir, tmp_path, exchange, recipe):
         train.run(config(shards_dir, tmp_path / "true", recipe=recipe))
         exchange()
         train.run(config(shards_dir, tmp_path / "exchanged", recipe=recipe))
@@ -135,10 +135,10 @@ class TestWithoutLabels:
 
 
 class TestMidEpoch:
-    """A run that stops within an epoch goes on with the same numbers."""
+    """A run that stops within an epoch resumes with the same numbers."""
 
     @pytest.mark.parametrize("options", [{}, {"recipe": "multiview-vlm"}, {"recipe": "facet-vlm"}])
-    def test_to_the_bit(self, shards_dir, tmp_path, monkeypatch, options):
+    def test_resume_is_bit_identical(self, shards_dir, tmp_path, monkeypatch, options):
         whole = config(shards_dir, tmp_path / "whole", **options)
         train.run(whole)
         halves = config(shards_dir, tmp_path / "halves", save_every=2, **options)
@@ -159,7 +159,7 @@ class TestMidEpoch:
         assert same(tmp_path / "whole", tmp_path / "halves")
         assert manifest.final_losses == RunDirectory(tmp_path / "whole").manifest().final_losses
 
-    def test_how_often_is_saved_is_no_part_of_the_result(self, shards_dir, tmp_path):
+    def test_save_every_is_not_in_the_fingerprint(self, shards_dir, tmp_path):
         often, seldom = (config(shards_dir, tmp_path / "run", save_every=n) for n in (1, 0))
         assert often.for_fingerprint() == seldom.for_fingerprint()
 
@@ -169,24 +169,24 @@ class TestRefused:
         ("options", "reason"),
         [
             ({"recipe": "smile-vml"}, "unknown recipe 'smile-vml'; did you mean smile-vlm"),
-            ({"without": ("xx",)}, "smile-vlm has no loss 'xx'"),
-            ({"recipe": "barlow", "text": "label"}, "--recipe barlow: learns without text; leave --text out"),
-            ({"recipe": "clip", "text": "none"}, "--recipe clip: has no loss left without text"),
-            ({"without": ("mv",), "text": "none"}, "has no loss left without text"),
+            ({"drop_loss": ("xx",)}, "smile-vlm has no loss 'xx'"),
+            ({"recipe": "barlow", "text": "label"}, "recipe barlow: learns without text; leave `text` out"),
+            ({"recipe": "clip", "text": "none"}, "recipe clip: has no loss left without text"),
+            ({"drop_loss": ("mv",), "text": "none"}, "has no loss left without text"),
             ({"recipe": "supervised", "text": "pseudo"}, "learns from labels, not from pseudo; leave --text out"),
             ({"text": "geometry"}, "the shards carry prompts from label; use --text label, or render them"),
         ],
     )
-    def test_what_does_not_go_together(self, shards_dir, tmp_path, options, reason):
+    def test_conflicting_options_are_refused(self, shards_dir, tmp_path, options, reason):
         with pytest.raises(UsageError, match=reason):
             train.run(config(shards_dir, tmp_path / "run", **options))
         assert not (tmp_path / "run").exists()
 
-    def test_labels_that_the_shards_do_not_carry(self, measured_dir, tmp_path):
-        with pytest.raises(UsageError, match="learns from labels, not from geometry; render the shards with --text"):
+    def test_missing_label_text_is_refused(self, measured_dir, tmp_path):
+        with pytest.raises(UsageError, match="not from geometry; render the shards with `text=label`"):
             train.run(config(measured_dir, tmp_path / "run", recipe="affect-vlm"))
 
-    def test_a_classifier_of_a_run_that_has_none(self, shards_dir, tmp_path):
+    def test_classifier_protocol_without_classifier_is_refused(self, shards_dir, tmp_path):
         train.run(config(shards_dir, tmp_path / "run", epochs=1))
-        with pytest.raises(UsageError, match="the run has none; train with --recipe supervised"):
+        with pytest.raises(UsageError, match="the run has none; train with `recipe=supervised`"):
             evaluate.run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol="classifier"))

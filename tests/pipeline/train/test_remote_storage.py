@@ -1,4 +1,4 @@
-"""Runs under a URL: the same bytes as on a disk, checkpoints whole or not there, and no credentials in them."""
+"""Runs under a URL: the same bytes as on a disk, atomic checkpoints, and no credentials in files."""
 
 import os
 import shutil
@@ -24,11 +24,10 @@ from smile_pipe.pipeline.runs import run_log, tail_metrics
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.runs.status import status
-from smile_pipe.pipeline.runs.tail_metrics import following
 from smile_pipe.pipeline.train import job as worker
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.stage import shards_from
+from smile_pipe.pipeline.train.stage import relative_shards_path
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
@@ -38,14 +37,14 @@ LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
 
 @pytest.fixture(scope="module")
 def arch(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Towers of a few weights, which take any prompt."""
+    """Towers of a few weights that accept any prompt."""
     text = tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408}
     return tiny_arch.register(tmp_path_factory.mktemp("arch"), "tiny-remote-vit", text_cfg=text)
 
 
 @pytest.fixture(scope="module")
 def disk(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with shards, eighteen samples of which fifteen are learned from, and a run on them."""
+    """A folder with shards of eighteen samples, fifteen of them for training, and a run on them."""
     root = tmp_path_factory.mktemp("disk")
     write_shard_set(root / "shards", num_subjects=6, channels=("rgb",))
     with pytest.MonkeyPatch.context() as patch:
@@ -55,21 +54,21 @@ def disk(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in this process, which is quicker, and where things can be made to fail."""
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process, which is faster and allows fault injection."""
     monkeypatch.setattr(train, "_in_process", lambda config: True)
 
 
 @pytest.fixture(params=["s3", "memory"])
 def remote(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> StoragePath:
-    """A place that holds the shards and nothing else."""
+    """A location that holds the shards and nothing else."""
     root = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
     return upload(disk / "shards", storage_path(f"{root}/faces/shards")).parent
 
 
 @pytest.fixture
 def bucket(disk: Path, s3_url: str) -> StoragePath:
-    """The same, in an object store."""
+    """The shards in an object store."""
     return upload(disk / "shards", storage_path(f"{s3_url}/faces/shards")).parent
 
 
@@ -93,34 +92,34 @@ def contents(root: StoragePath) -> dict[str, bytes]:
 
 
 def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
-    """Equal in all that does not tell the time: weights, options, manifest, losses; and one board."""
+    """Weights, options, manifest and losses are equal, and there is one TensorBoard file."""
     files, same = contents(found), contents(expected)
-    boards = [{name for name in some if name.startswith("tensorboard/")} for some in (files, same)]
-    assert boards[0] and files.keys() - boards[0] == same.keys() - boards[1]
+    tensorboards = [{name for name in some if name.startswith("tensorboard/")} for some in (files, same)]
+    assert tensorboards[0] and files.keys() - tensorboards[0] == same.keys() - tensorboards[1]
     for name in ("manifest.json", "config.json", f"{LAST}model.safetensors", f"{BEFORE}model.safetensors"):
         assert files[name] == same[name], name
     assert timeless(found) == timeless(expected)
 
 
 def timeless(root: StoragePath) -> list[dict[str, object]]:
-    """Rows of metrics without how fast it went."""
+    """Rows of metrics without speed and waiting time."""
     rows = RunDirectory(root).metrics()
     return [
         {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait")} for row in rows
     ]
 
 
-def test_a_run_under_a_url_is_the_one_on_a_disk_and_each_row_is_told_once(disk, remote, arch, here):
-    told: list[dict] = []
-    train.run(config(remote, arch), told.append)
+def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote, arch, in_process):
+    reported: list[dict] = []
+    train.run(config(remote, arch), reported.append)
     assert_same_run(remote / "run", disk / "run")
-    assert [row["step"] for row in told] == [5, 8]
-    # Asked for again, it is known to be finished.
+    assert [row["step"] for row in reported] == [5, 8]
+    # A second call finds the run finished.
     train.run(config(remote, arch), lambda row: pytest.fail("trained again"))
 
 
-def test_through_ray_it_is_the_same_and_no_credentials_are_written_or_printed(disk, bucket, ray_cluster, arch):
-    # Workers know only the towers that are shipped.
+def test_run_through_ray_is_equal_and_leaks_no_credentials(disk, bucket, ray_cluster, arch):
+    # Workers know only architectures that are part of the package.
     options = ["--split=kfold:6:0", "--epochs=1", "--batch-size=4", "--debug"]
     code, printed = invoke("train", f"--shards={bucket}/shards", f"--out={bucket}/run", *options)
     assert code == 0, printed
@@ -134,7 +133,7 @@ def test_through_ray_it_is_the_same_and_no_credentials_are_written_or_printed(di
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
-    """Exit code, and all that was printed, in lines of any length."""
+    """Exit code and output, without line wrapping."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "1000"})
     return result.exit_code, result.output
 
@@ -146,9 +145,7 @@ def assert_no_credentials(printed: str, files: dict[str, bytes]) -> None:
 
 
 class TestCheckpoints:
-    def test_an_upload_that_was_cut_off_is_none_and_the_run_goes_on_from_the_one_before(
-        self, disk, bucket, arch, here, monkeypatch
-    ):
+    def test_interrupted_checkpoint_upload_is_ignored_on_resume(self, disk, bucket, arch, in_process, monkeypatch):
         plain = torch.save
 
         def stop(state: dict, file: Path) -> None:
@@ -163,16 +160,16 @@ class TestCheckpoints:
         left = contents(bucket / "run")
         assert f"{LAST}model.safetensors" in left and f"{LAST}state.pt" not in left and ".lock" not in left
         assert [checkpoint.step for checkpoint in RunDirectory(bucket / "run").checkpoints()] == [4]
-        # The rows of all steps before a checkpoint are there before it.
+        # The rows of all steps before a checkpoint are uploaded before it.
         assert [row["step"] for row in RunDirectory(bucket / "run").metrics()] == [5, 8]
-        with pytest.raises(UsageError, match="--resume"):
+        with pytest.raises(UsageError, match="`resume`"):
             train.run(config(bucket, arch))
         began: list[int] = []
         loaded = train.run(config(bucket, arch, resume=True), lambda row: began.append(row["step"]))
         assert loaded.num_steps == 8
         assert_same_run(bucket / "run", disk / "run")
 
-    def test_one_that_is_replaced_is_none_until_it_is_whole_again(self, remote, monkeypatch):
+    def test_checkpoint_being_replaced_is_not_listed(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         run.save(4, {"weight": torch.zeros(2)}, {"step": 4}, keep=2)
 
@@ -184,7 +181,7 @@ class TestCheckpoints:
             run.save(4, {"weight": torch.ones(2)}, {"step": 4}, keep=2)
         assert run.checkpoints() == []
 
-    def test_old_ones_go_and_so_do_those_that_were_never_whole(self, remote):
+    def test_old_and_incomplete_checkpoints_are_removed(self, remote):
         run = RunDirectory(remote / "run")
         for name in ("step-000001/model.safetensors", "notes/state.pt", "step-0x1/state.pt"):
             run.root.fs.pipe_file((run.checkpoints_path / name).path, b"")
@@ -206,7 +203,7 @@ class TestMetrics:
     def log(self, run: RunDirectory) -> RunLog:
         return RunLog(run, 0, 20, 4)
 
-    def test_rows_are_put_now_and_then_and_all_of_them_at_a_checkpoint(self, remote, monkeypatch):
+    def test_metrics_are_uploaded_periodically_and_at_checkpoints(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         with self.log(run) as log:
             log.step(5, 0, self.losses, 0.1, learned)
@@ -218,14 +215,14 @@ class TestMetrics:
             assert [row["step"] for row in run.metrics()] == [5, 10]
             log.step(15, 0, self.losses, 0.1, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15]
-        # One that goes on keeps what is there.
+        # A resumed log keeps earlier rows.
         with self.log(run) as log:
             log.step(20, 0, self.losses, 0.1, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15, 20]
         assert len(list(run.tensorboard_path.iterdir())) == 2 and not log.folder.exists()
 
     @pytest.mark.parametrize("error", [ConnectionError("the network is down"), ConnectionClosedError(endpoint_url="-")])
-    def test_a_storage_that_fails_for_a_moment_does_not_end_the_run(self, remote, monkeypatch, error):
+    def test_temporary_storage_failure_does_not_stop_the_run(self, remote, monkeypatch, error):
         run = RunDirectory(remote / "run")
 
         def fail(*_: object) -> None:
@@ -239,19 +236,19 @@ class TestMetrics:
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
 
-    def test_they_are_followed_while_they_are_written(self, remote, monkeypatch):
+    def test_tail_reports_rows_while_they_are_written(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
-        run, told = RunDirectory(remote / "run"), []
-        with following(run, lambda row: told.append(row["step"])), self.log(run) as log:
+        run, reported = RunDirectory(remote / "run"), []
+        with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
                 log.step(step, 0, self.losses, 0.1, learned)
                 log.publish()
-                wait_until(lambda: told[-1:] == [step])  # noqa: B023 - not kept
-        assert told == [5, 10]
+                wait_until(lambda: reported[-1:] == [step])  # noqa: B023 - not kept
+        assert reported == [5, 10]
 
-    def test_a_storage_that_fails_for_a_moment_does_not_end_the_following(self, remote, monkeypatch):
+    def test_temporary_storage_failure_does_not_stop_the_tail(self, remote, monkeypatch):
         monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
-        run, told, failed, size = RunDirectory(remote / "run"), [], [], tail_metrics._size
+        run, reported, failed, size = RunDirectory(remote / "run"), [], [], tail_metrics._size
 
         def fail_once(directory: RunDirectory) -> int:
             if not failed:
@@ -259,43 +256,41 @@ class TestMetrics:
                 raise ConnectionClosedError(endpoint_url="-")
             return size(directory)
 
-        with following(run, lambda row: told.append(row["step"])), self.log(run) as log:
+        with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             monkeypatch.setattr(tail_metrics, "_size", fail_once)
             wait_until(lambda: bool(failed))
             log.step(5, 0, self.losses, 0.1, learned)
             log.publish()
-            wait_until(lambda: told == [5], 10)
+            wait_until(lambda: reported == [5], 10)
         assert failed == [run]
 
 
 class TestInMemory:
-    def test_one_process_trains_and_more_are_refused(self, arch, tmp_path):
+    def test_memory_storage_trains_in_process(self, arch, tmp_path):
         for given in ({"out": "memory://nowhere/run"}, {"shards": "memory://nowhere/shards"}):
             assert train._in_process(config(tmp_path, arch, **given))
         assert not train._in_process(config(tmp_path, arch, shards="s3://b/shards", out="s3://b/run"))
 
     @pytest.mark.parametrize("option", [{"num_workers": 2}, {"use_gpu": True}])
-    def test_what_one_process_cannot_do_is_refused_and_nothing_is_written(self, disk, arch, option, tmp_path):
+    def test_memory_storage_refuses_workers_and_missing_gpu(self, disk, arch, option, tmp_path):
         if "use_gpu" in option and torch.cuda.is_available():
             pytest.skip("there is a GPU")
         out = storage_path(f"memory://{tmp_path.name}/run")
-        with pytest.raises(UsageError, match=r"--num-workers 2|--use-gpu"):
+        with pytest.raises(UsageError, match=r"num_workers 2|use_gpu"):
             train.run(config(disk, arch, out=out, **option))
         assert not out.exists()
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 @pytest.mark.parametrize("kind", ["disk", "bucket"])
-def test_a_run_that_another_process_writes_to_is_refused_naming_it(
-    disk, arch, here, stage, kind, tmp_path, request, monkeypatch
-):
+def test_locked_run_is_refused_naming_the_holder(disk, arch, in_process, stage, kind, tmp_path, request, monkeypatch):
     root = shutil.copytree(disk, tmp_path / "copy") if kind == "disk" else request.getfixturevalue("bucket")
     if kind == "bucket":
         upload(disk / "run", root / "run")
     (root / "run" / "manifest.json").unlink() if stage == "train" else None
     before = contents(root)
-    told = rf"process {os.getpid()} on .* is writing there"
-    with directory_lock(root / "run"), pytest.raises(UsageError, match=told):
+    message = rf"process {os.getpid()} on .* is writing there"
+    with directory_lock(root / "run"), pytest.raises(UsageError, match=message):
         if stage == "train":
             train.run(config(root, arch))
         else:
@@ -303,7 +298,7 @@ def test_a_run_that_another_process_writes_to_is_refused_naming_it(
     assert contents(root) == before
 
 
-def test_a_new_run_is_begun_where_only_the_lock_of_this_process_is(disk, bucket, arch, here, monkeypatch):
+def test_directory_with_only_own_lock_starts_a_new_run(disk, bucket, arch, in_process, monkeypatch):
     held = []
     monkeypatch.setattr(train, "train_in_process", lambda job: held.extend(contents(bucket / "run")) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -321,21 +316,21 @@ class TestCommands:
         upload(disk / "run", remote / "run")
         return remote
 
-    def test_evaluate_leaves_the_same_there_as_on_a_disk(self, disk, whole):
+    def test_evaluate_under_url_equals_disk(self, disk, whole):
         evaluate(EvaluateConfig(run=disk / "run", shards=f"{disk}/shards"))
         code, out = invoke("evaluate", whole / "run", "--shards", whole / "shards")
         assert code == 0 and f"{whole}/run/evaluation/report.html" in out
         assert contents(whole / "run" / "evaluation") == contents(disk / "run" / "evaluation")
         shutil.rmtree(disk / "run" / "evaluation")
 
-    def test_inspect_tells_of_shards_and_runs_and_draws_a_sheet_to_a_url(self, whole):
+    def test_inspect_reads_and_writes_urls(self, whole):
         code, out = invoke("inspect", whole / "shards", "--preview", whole / "views.png")
         assert code == 0 and "18 of 6 subjects" in out
         assert (whole / "views.png").read_bytes().startswith(b"\x89PNG")
         code, out = invoke("inspect", whole / "run")
         assert code == 0 and f"{whole}/run/checkpoints/step-000008" in out
 
-    def test_status_finds_the_chain_and_what_comes_next(self, whole):
+    def test_status_under_url_shows_chain_and_next_command(self, whole):
         report = status(whole)
         assert [(row.kind, row.path, row.state, row.build_samples) for row in report.rows] == [
             ("shards", "shards", "finished", ""),
@@ -348,7 +343,7 @@ class TestCommands:
             assert report.rows[1].finished is not None
             assert [row.path for row in status(whole.parent).rows] == ["faces/shards", "faces/run"]
 
-    def test_of_equal_shards_a_run_has_those_that_lie_where_it_says(self, disk, whole):
+    def test_status_prefers_the_recorded_path_among_equal_shards(self, disk, whole):
         upload(disk / "shards", whole / "a-copy")
         assert {row.path: row.build_samples for row in status(whole).rows}["run"] == "shards"
 
@@ -366,13 +361,13 @@ class TestWhereShardsLie:
             ("/data/runs/one", "/data/shards", "../../shards"),
         ],
     )
-    def test_a_run_names_them_as_seen_from_it_or_by_their_url(self, run, shards, expected):
+    def test_relative_shards_path(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
-        assert shards_from(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
+        assert relative_shards_path(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
 
 
 class TestCredentials:
-    def test_a_url_with_credentials_is_refused_without_repeating_them(self, disk, tmp_path):
+    def test_url_with_credentials_is_refused_without_repeating_them(self, disk, tmp_path):
         for options in (
             (f"--shards={disk}/shards", "--out=s3://bucket/run?aws_secret_key=hush"),
             ("--shards=s3://me:hush@bucket/shards", f"--out={tmp_path}/run"),
@@ -380,7 +375,7 @@ class TestCredentials:
             code, printed = invoke("train", *options, "--debug")
             assert code == 2 and "credentials" in printed and "hush" not in printed
 
-    def test_a_run_that_fails_shows_none_either(self, bucket, here):
+    def test_failed_run_shows_no_credentials(self, bucket, in_process):
         shards = ShardSet.open(f"{bucket}/shards")
         for path in (bucket / "shards" / "shards").iterdir():
             path.write_bytes(bytes(path.stat().st_size))
@@ -391,10 +386,10 @@ class TestCredentials:
 
 
 class TestWorker:
-    """What a worker does that Ray starts again after another one has failed."""
+    """Behaviour of a worker that Ray restarts."""
 
     @pytest.mark.parametrize("world_size", [1, 2])
-    def test_no_worker_begins_again_after_a_damaged_sample(self, remote, arch, monkeypatch, world_size):
+    def test_no_worker_restarts_after_a_damaged_sample(self, remote, arch, monkeypatch, world_size):
         entered = []
 
         def fail(job: object, worker: object) -> None:
@@ -407,7 +402,7 @@ class TestWorker:
         monkeypatch.setattr(worker, "train", fail)
         given = {"job": SimpleNamespace(config=config(remote, arch))}
         if world_size > 1:
-            # Others wait for it, until it fails.
+            # The other workers wait for it until it fails.
             with pytest.raises(BadSampleError):
                 worker.train_worker(given)
         else:
@@ -416,11 +411,9 @@ class TestWorker:
         assert len(entered) == 1
         assert worker.TrainScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
 
-    def test_one_whose_storage_failed_goes_on_from_the_last_checkpoint_and_has_skipped_nothing(
-        self, disk, remote, arch, monkeypatch
-    ):
+    def test_worker_resumes_after_storage_failure_without_skipping(self, disk, remote, arch, monkeypatch):
         given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
-        shards, _, job = train.check(given, here=True)
+        shards, _, job = train.prepare(given, in_process=True)
         context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
         monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
@@ -436,6 +429,6 @@ class TestWorker:
             with pytest.raises(StorageError, match="ExpiredToken"):
                 worker.train_worker({"job": job})
         assert [checkpoint.step for checkpoint in run.checkpoints()] == [4]
-        # It left no note, so that it begins again.
+        # It left no note, so it is restarted.
         worker.train_worker({"job": job})
         assert run.skipped() == () and timeless(remote / "run") == timeless(disk / "run")

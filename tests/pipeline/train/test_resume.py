@@ -1,4 +1,4 @@
-"""Going on with a run: over another number of workers, and what is refused."""
+"""Resuming a run: with another number of workers, from a record of an earlier version, and what is refused."""
 
 import json
 import shutil
@@ -9,8 +9,11 @@ from helpers import small_runs
 from helpers.small_runs import config, learn
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.pipeline.train.resume import world_sizes
+from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.resume import updated_world_sizes
 from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.manifest import fingerprint
+from smile_pipe.shards.reader import ShardSet
 
 TRAIN = {"num_workers": 1, "batch_size": 4, "split": "kfold:5:0"}
 RECIPE = {"name": "clip", "arch": "smile-tiny"}
@@ -23,28 +26,85 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def stopped(shards, tmp_path):
-    """A run that is as if two workers had made its first epoch, and been stopped."""
+    """A run that two workers have started, stopped after its first epoch."""
     out = tmp_path / "run"
     learn(shards, out)
     (out / "manifest.json").unlink()
     shutil.rmtree(out / "checkpoints" / "step-000008")
-    about = json.loads((out / "config.json").read_text())
-    about["train"] |= {"num_workers": 2, "batch_size": 2}
-    about["world_sizes"] = [[0, 2]]
-    (out / "config.json").write_text(json.dumps(about))
+    record = json.loads((out / "config.json").read_text())
+    record["train"] |= {"num_workers": 2, "batch_size": 2}
+    record["world_sizes"] = [[0, 2]]
+    (out / "config.json").write_text(json.dumps(record))
     return out
 
 
-def test_a_run_goes_on_over_another_number_of_workers_that_take_as_many_samples(shards, stopped):
+# Options in the config.json of a run before some of them were renamed.
+EARLIER_OPTIONS = {
+    "accumulate": 1,
+    "arch": small_runs.ARCH,
+    "batch_size": 4,
+    "channel": "auto",
+    "checkpoint_activations": False,
+    "compile": False,
+    "ema": 0.0,
+    "epochs": 2,
+    "learning_rate": 0.001,
+    "max_frames": 16,
+    "metadata": "auto",
+    "num_workers": 1,
+    "precision": "auto",
+    "pretrained": None,
+    "recipe": "smile-vlm",
+    "seed": 0,
+    "split": "kfold:6:0",
+    "temporal": "auto",
+    "temporal_pooling": "attention",
+    "text": "auto",
+    "use_gpu": False,
+    "validation": 0.2,
+    "wandb": None,
+    "warmup": 0.05,
+    "weight_decay": 0.05,
+    "where": None,
+    "without": ["cm"],
+}
+EARLIER_COMPUTE_OPTIONS = ("num_workers", "batch_size", "accumulate", "checkpoint_activations", "compile", "wandb")
+
+
+def test_run_of_an_earlier_version_is_resumed(shards, tmp_path):
+    out, options = tmp_path / "run", {"drop_loss": ("cm",), "val_fraction": 0.2}
+    learn(shards, out, **options)
+    (out / "manifest.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "step-000006")
+    record = json.loads((out / "config.json").read_text())
+    decisive = {name: value for name, value in EARLIER_OPTIONS.items() if name not in EARLIER_COMPUTE_OPTIONS}
+    shards_fingerprint = ShardSet.open(str(shards)).manifest.fingerprint
+    record |= {
+        "train": EARLIER_OPTIONS,
+        "fingerprint": fingerprint(decisive | {"joined_batch_size": 4}, shards_fingerprint, ""),
+    }
+    (out / "config.json").write_text(json.dumps(record))
+    manifest = learn(shards, out, resume=True, keep_checkpoints=1, grad_cache_chunks=2, **options)
+    assert manifest.num_steps == 6 and len(RunDirectory(out).checkpoints()) == 1
+    assert manifest.config == EARLIER_OPTIONS | {"accumulate": 2}
+    assert TrainConfig.from_record(EARLIER_OPTIONS | {"unknown": 1}) == {
+        **{name: value for name, value in EARLIER_OPTIONS.items() if name not in TrainConfig.OLD_NAMES},
+        "drop_loss": ["cm"],
+        "grad_cache_chunks": 1,
+        "val_fraction": 0.2,
+    }
+
+
+def test_run_resumes_with_another_number_of_workers(shards, stopped):
     manifest = learn(shards, stopped, resume=True, batch_size=4)
     assert manifest.world_size == 1 and manifest.world_sizes == ((0, 2), (4, 1)) and manifest.num_steps == 8
     assert RunManifest.read(stopped / "manifest.json") == manifest
     assert json.loads((stopped / "config.json").read_text())["world_sizes"] == [[0, 2], [4, 1]]
 
 
-def test_workers_that_take_another_number_of_samples_are_refused_with_what_to_choose(shards, stopped):
-    told = r"takes 4 samples a step, and this one would take 5 \(1 x 5\); choose .* whose product is 4"
-    with pytest.raises(UsageError, match=told):
+def test_other_batch_size_is_refused_with_a_hint(shards, stopped):
+    message = r"takes 4 samples a step, and this one would take 5 \(1 x 5\); choose .* whose product is 4"
+    with pytest.raises(UsageError, match=message):
         learn(shards, stopped, resume=True, batch_size=5)
     with pytest.raises(UsageError, match="other options"):
         learn(shards, stopped, resume=True, seed=1)
@@ -52,7 +112,7 @@ def test_workers_that_take_another_number_of_samples_are_refused_with_what_to_ch
         learn(shards, stopped, batch_size=5)
 
 
-def test_a_whole_run_says_over_how_many_it_was_spread(shards, tmp_path):
+def test_manifest_records_the_number_of_workers(shards, tmp_path):
     manifest = learn(shards, tmp_path / "run", epochs=1)
     assert manifest.world_sizes == ((0, 1),)
 
@@ -64,23 +124,23 @@ def test_a_whole_run_says_over_how_many_it_was_spread(shards, tmp_path):
         ([[0, 1]], 4, 2, ((0, 1), (4, 2))),
         ([[0, 1], [4, 2]], 8, 2, ((0, 1), (4, 2))),
         ([[0, 1], [4, 2]], 8, 4, ((0, 1), (4, 2), (8, 4))),
-        # The second start came to no checkpoint of its own.
+        # The second start wrote no checkpoint.
         ([[0, 1], [4, 2]], 4, 1, ((0, 1),)),
         ([[0, 1]], 0, 2, ((0, 2),)),
         (None, 0, 2, ((0, 2),)),
-        # Written before there was such a list.
-        ("older", 4, 1, ((0, 3), (4, 1))),
+        # Written before this list existed.
+        ("absent", 4, 1, ((0, 3), (4, 1))),
     ],
 )
-def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_path, earlier, step, asked, expected):
+def test_world_sizes_record_each_change_with_its_step(tmp_path, earlier, step, asked, expected):
     directory = RunDirectory(tmp_path)
     if earlier:
-        told = {} if earlier == "older" else {"world_sizes": earlier}
-        load_run_config = {"fingerprint": "f", "train": TRAIN | {"num_workers": 3}, "recipe": RECIPE}
-        directory.config_path.write_text(json.dumps(load_run_config | told))
+        record = {"fingerprint": "f", "train": TRAIN | {"num_workers": 3}, "recipe": RECIPE}
+        record |= {} if earlier == "absent" else {"world_sizes": earlier}
+        directory.config_path.write_text(json.dumps(record))
     if step:
         directory.save(step, {}, {"step": step}, keep=1)
-    assert world_sizes(config(tmp_path, tmp_path, num_workers=asked), directory) == expected
+    assert updated_world_sizes(config(tmp_path, tmp_path, num_workers=asked), directory) == expected
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -105,16 +165,16 @@ def test_each_number_of_workers_is_noted_with_the_step_from_which_it_held(tmp_pa
         json.dumps({"fingerprint": "f", "train": TRAIN, "recipe": {"name": "clip"}}).encode(),
     ],
 )
-def test_a_config_json_that_no_run_has_written_makes_a_folder_of_something_else(shards, tmp_path, content, resume):
+def test_foreign_config_json_is_refused(shards, tmp_path, content, resume):
     (tmp_path / "config.json").write_bytes(content)
-    told = f"^--out {tmp_path}: holds files that are not of a run; name a new or empty directory$"
-    with pytest.raises(UsageError, match=told):
+    message = f"^out {tmp_path}: holds files that are not of a run; name a new or empty directory$"
+    with pytest.raises(UsageError, match=message):
         learn(shards, tmp_path, resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_bytes() == content
 
 
-def test_a_folder_in_the_place_of_config_json_is_something_else(shards, tmp_path):
+def test_folder_named_config_json_is_refused(shards, tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(UsageError, match="not of a run"):
         learn(shards, tmp_path)

@@ -1,4 +1,4 @@
-"""The training stage on a real Ray: what a run leaves, that it resumes, and what it never reads."""
+"""The training stage on a real Ray: files of a run, resuming, resolved options, and refusals."""
 
 import json
 import shutil
@@ -10,11 +10,11 @@ from helpers.samples import write_shard_set
 from smile_pipe.model.towers import native_precision
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
+from smile_pipe.pipeline.train.cluster import cores_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.job import cores_per_worker
-from smile_pipe.pipeline.train.resolve_options import input_channel, temporal_read, text_source
-from smile_pipe.pipeline.train.stage import _weights, _weights_digest, run
-from smile_pipe.pipeline.train.text_targets import concept_number
+from smile_pipe.pipeline.train.resolve_options import resolve_channel, resolve_temporal, resolve_text_source
+from smile_pipe.pipeline.train.stage import _weights_digest, _weights_path, run
+from smile_pipe.pipeline.train.text_targets import concept_id
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
@@ -28,19 +28,19 @@ def config(shards_dir, out, **options) -> TrainConfig:
 
 
 def shard_manifest(tmp_path, **options) -> ShardManifest:
-    """The manifest of a few shards that were never rendered."""
+    """Manifest of shards that do not exist."""
     write_shard_set(tmp_path / "shards", **options)
     return ShardManifest.read(tmp_path / "shards" / "manifest.json")
 
 
-def test_a_run_holds_exactly_what_the_contract_says(run_dir):
+def test_run_directory_holds_exactly_the_documented_files(run_dir):
     found = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
-    board = {name for name in found if name.startswith("tensorboard/")}
-    assert board
+    tensorboard = {name for name in found if name.startswith("tensorboard/")}
+    assert tensorboard
     states = {f"checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("model.safetensors", "state.pt")}
     names = ("manifest.json", "report.html", "scores.csv", "predictions.csv", "probe.safetensors")
     evaluated = {f"evaluation/{name}" for name in names}
-    assert found - board - evaluated == {
+    assert found - tensorboard - evaluated == {
         "README.md",
         "manifest.json",
         "config.json",
@@ -49,7 +49,7 @@ def test_a_run_holds_exactly_what_the_contract_says(run_dir):
     }
 
 
-def test_the_manifest_says_on_whom_it_was_trained(run_dir, shards_dir):
+def test_manifest_lists_the_subjects(run_dir, shards_dir):
     manifest, shards = RunManifest.read(run_dir / "manifest.json"), ShardSet.open(str(shards_dir))
     assert set(manifest.train_subjects) | set(manifest.test_subjects) == set(shards.subjects)
     assert not set(manifest.train_subjects) & set(manifest.test_subjects)
@@ -58,14 +58,14 @@ def test_the_manifest_says_on_whom_it_was_trained(run_dir, shards_dir):
     assert (manifest.channel, manifest.temporal, manifest.num_train_sequences) == ("normal", "none", 0)
 
 
-def test_what_a_run_computes_in_is_recorded_and_kept_where_it_goes_on(run_dir, shards_dir, tmp_path):
+def test_precision_is_recorded_and_kept_on_resume(run_dir, shards_dir, tmp_path):
     assert RunManifest.read(run_dir / "manifest.json").precision == native_precision("cpu")
     other = "float32" if native_precision("cpu") == "bfloat16" else "bfloat16"
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
-    load_run_config = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "run" / "config.json").write_text(json.dumps(load_run_config | {"precision": other}))
-    assert run(config(shards_dir, tmp_path / "run", resume=True), here=True).precision == other
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record | {"precision": other}))
+    assert run(config(shards_dir, tmp_path / "run", resume=True), in_process=True).precision == other
     weights = [RunDirectory(root).checkpoints()[-1].load_model() for root in (run_dir, tmp_path / "run")]
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -76,11 +76,11 @@ def test_metrics_name_every_loss(run_dir):
     assert {"loss_mv", "loss_vl", "loss_cm", "loss_total", "learning_rate", "temperature"} <= last.keys()
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run_dir, shards_dir, ray_cluster, tmp_path):
+def test_resumed_run_has_the_same_weights(run_dir, shards_dir, ray_cluster, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     (tmp_path / "run" / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="`resume`"):
         run(config(shards_dir, tmp_path / "run"))
     run(config(shards_dir, tmp_path / "run", resume=True))
     whole, resumed = RunDirectory(run_dir).checkpoints()[-1], RunDirectory(tmp_path / "run").checkpoints()[-1]
@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run_dir, shards_dir,
     assert steps == sorted(set(steps))
 
 
-def test_a_finished_run_is_not_trained_again(run_dir, shards_dir, monkeypatch):
+def test_finished_run_is_not_repeated(run_dir, shards_dir, monkeypatch):
     monkeypatch.setattr("smile_pipe.pipeline.train.stage.ray_session", lambda address: pytest.fail("started Ray"))
     assert run(config(shards_dir, run_dir)) == RunManifest.read(run_dir / "manifest.json")
 
@@ -116,24 +116,24 @@ def test_two_workers_train_and_no_test_subject_is_read(shards_dir, ray_cluster, 
     assert trained.world_size == 2 and trained.num_steps == 4
 
 
-def test_without_text_only_the_views_are_compared(shards_dir, ray_cluster, tmp_path):
+def test_training_without_text_uses_the_view_loss_only(shards_dir, ray_cluster, tmp_path):
     # With two workers, each of which must know which weights no loss reaches.
     options = {"epochs": 1, "text": "none", "num_workers": 2, "batch_size": 4}
     manifest = run(config(shards_dir, tmp_path / "run", **options))
     assert manifest.text_source == "none" and set(manifest.final_losses) == {"loss_mv", "loss_total"}
 
 
-def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_path):
+def test_auto_channel_follows_the_shards(shards_dir, tmp_path):
     manifest = ShardManifest.read(shards_dir / "manifest.json")
-    assert input_channel(config(shards_dir, tmp_path), manifest) == "normal"
-    assert input_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
-    assert input_channel(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == "rgb"
+    assert resolve_channel(config(shards_dir, tmp_path), manifest) == "normal"
+    assert resolve_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
+    assert resolve_channel(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == "rgb"
     without = manifest.model_copy(update={"channels": ("rgb",)})
-    assert input_channel(config(shards_dir, tmp_path), without) == "rgb"
+    assert resolve_channel(config(shards_dir, tmp_path), without) == "rgb"
     only_flow = manifest.model_copy(update={"channels": ("flow",)})
-    assert input_channel(config(shards_dir, tmp_path), only_flow) == "flow"
-    with pytest.raises(UsageError, match="--channel depth"):
-        input_channel(config(shards_dir, tmp_path, channel="depth"), without)
+    assert resolve_channel(config(shards_dir, tmp_path), only_flow) == "flow"
+    with pytest.raises(UsageError, match="channel depth"):
+        resolve_channel(config(shards_dir, tmp_path, channel="depth"), without)
 
 
 @pytest.mark.parametrize(
@@ -146,22 +146,22 @@ def test_the_input_channel_is_chosen_from_what_the_shards_have(shards_dir, tmp_p
         ("none", "label", "none"),
     ],
 )
-def test_text_comes_from_what_the_shards_carry(tmp_path, asked, carried, found):
+def test_auto_text_source_follows_the_shards(tmp_path, asked, carried, found):
     manifest = shard_manifest(tmp_path, text_source=carried)
-    assert text_source(config(tmp_path, tmp_path, text=asked), manifest) == found
+    assert resolve_text_source(config(tmp_path, tmp_path, text=asked), manifest) == found
 
 
 @pytest.mark.parametrize(
-    ("asked", "carried", "told"),
+    ("asked", "carried", "message"),
     [
-        ("geometry", "label", "--text geometry: the shards carry prompts from label; use --text label"),
-        ("label", "none", "--text label: the shards carry no prompts; use --text none"),
+        ("geometry", "label", "text geometry: the shards have prompts from label; use `text=label`"),
+        ("label", "none", "text label: the shards have no prompts; use `text=none`"),
     ],
 )
-def test_text_from_another_source_is_refused_naming_both(tmp_path, asked, carried, told):
+def test_missing_text_source_is_refused_naming_both(tmp_path, asked, carried, message):
     manifest = shard_manifest(tmp_path, text_source=carried)
-    with pytest.raises(UsageError, match=told):
-        text_source(config(tmp_path, tmp_path, text=asked), manifest)
+    with pytest.raises(UsageError, match=message):
+        resolve_text_source(config(tmp_path, tmp_path, text=asked), manifest)
 
 
 @pytest.mark.parametrize(
@@ -175,32 +175,32 @@ def test_text_from_another_source_is_refused_naming_both(tmp_path, asked, carrie
         ("frames", "frames", "frames"),
     ],
 )
-def test_what_is_read_of_sequences_is_what_was_asked_for_and_is_there(tmp_path, asked, stored, found):
-    assert temporal_read(config(tmp_path, tmp_path, temporal=asked), stored) == found
+def test_resolve_temporal(tmp_path, asked, stored, found):
+    assert resolve_temporal(config(tmp_path, tmp_path, temporal=asked), stored) == found
 
 
 @pytest.mark.parametrize(
-    ("asked", "stored", "told"),
+    ("asked", "stored", "message"),
     [
-        ("dynamic", "frames", "--temporal dynamic: of sequences the shards hold frames"),
-        ("both", "dynamic", "--temporal both: of sequences the shards hold dynamic"),
-        ("frames", "none", "--temporal frames: the samples to learn from are all scans"),
+        ("dynamic", "frames", "temporal dynamic: the shards store frames of sequences"),
+        ("both", "dynamic", "temporal both: the shards store dynamic of sequences"),
+        ("frames", "none", "temporal frames: all training samples are scans"),
     ],
 )
-def test_what_the_shards_do_not_hold_of_sequences_is_refused(tmp_path, asked, stored, told):
-    with pytest.raises(UsageError, match=told):
-        temporal_read(config(tmp_path, tmp_path, temporal=asked), stored)
+def test_missing_temporal_is_refused(tmp_path, asked, stored, message):
+    with pytest.raises(UsageError, match=message):
+        resolve_temporal(config(tmp_path, tmp_path, temporal=asked), stored)
 
 
-def test_equal_concepts_have_equal_numbers_everywhere_and_others_others():
+def test_concept_ids_are_stable_and_distinct():
     # Numbers of another process, so that none is drawn anew in each.
-    assert concept_number("HA") == 1428729713073518084
-    numbers = [concept_number(f"slightly raised brows, {n}") for n in range(1000)]
+    assert concept_id("HA") == 1428729713073518084
+    numbers = [concept_id(f"slightly raised brows, {n}") for n in range(1000)]
     assert len(set(numbers)) == 1000 and min(numbers) >= 0 and 2**61 < max(numbers) < 2**63
 
 
 @pytest.mark.parametrize(("name", "load"), [("state.pt", "load_state"), ("model.safetensors", "load_model")])
-def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, name, load):
+def test_checkpoint_with_code_is_refused_without_running_it(tmp_path, name, load):
     class Canary:
         def __reduce__(self):
             return (open, (str(tmp_path / "the-canary-sang"), "w"))
@@ -216,7 +216,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_pat
     assert (tmp_path / "the-canary-sang").exists()
 
 
-def test_what_is_no_checkpoint_among_the_checkpoints_is_let_be(tmp_path):
+def test_foreign_files_among_checkpoints_are_kept(tmp_path):
     run_directory = RunDirectory(tmp_path)
     run_directory.save(4, {"weight": torch.zeros(2)}, {"step": 4}, keep=1)
     for name in ("step-0x8", ".step-000008.tmp", "notes"):
@@ -224,7 +224,7 @@ def test_what_is_no_checkpoint_among_the_checkpoints_is_let_be(tmp_path):
     assert [checkpoint.step for checkpoint in run_directory.checkpoints()] == [4]
 
 
-def test_a_metrics_line_that_is_being_written_is_left_out(tmp_path):
+def test_incomplete_last_line_of_metrics_is_ignored(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 5}) + "\n" + '{"step": 1')
     assert RunDirectory(tmp_path).metrics() == [{"step": 5}]
 
@@ -232,43 +232,43 @@ def test_a_metrics_line_that_is_being_written_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "num_workers", "cores"), [([2], 1, 2), ([2], 2, 1), ([8, 8], 1, 8), ([8, 4], 3, 4), ([16, 0, 16], 5, 5)]
 )
-def test_a_worker_gets_as_many_cores_as_one_node_can_give(nodes, num_workers, cores):
+def test_cores_per_worker(nodes, num_workers, cores):
     assert cores_per_worker(nodes, num_workers) == cores
 
 
 @pytest.mark.parametrize(("nodes", "there_is"), [([1], "1 core,"), ([1, 1], "2 cores,")])
-def test_how_many_cores_there_are_is_told_where_they_are_too_few(nodes, there_is):
+def test_too_few_cores_are_reported(nodes, there_is):
     with pytest.raises(UsageError, match=f"Ray has {there_is}"):
         cores_per_worker(nodes, 3)
 
 
-def test_more_workers_than_cores_are_refused_and_nothing_is_written(shards_dir, ray_cluster, tmp_path):
+def test_more_workers_than_cores_are_refused_before_writing(shards_dir, ray_cluster, tmp_path):
     import ray
 
     # As many workers as the samples allow: more than the cores of a small machine.
     if ray.cluster_resources()["CPU"] >= 14:
         pytest.skip("there are cores for as many workers as there are samples for")
-    with pytest.raises(UsageError, match="--num-workers 14"):
+    with pytest.raises(UsageError, match="num_workers 14"):
         run(config(shards_dir, tmp_path / "run", num_workers=14, batch_size=2))
     assert not (tmp_path / "run").exists()
 
 
-def test_gpus_that_are_not_there_are_refused_and_nothing_is_written(shards_dir, ray_cluster, tmp_path):
+def test_missing_gpus_are_refused_before_writing(shards_dir, ray_cluster, tmp_path):
     import ray
 
     if ray.cluster_resources().get("GPU"):
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match="--use-gpu"):
+    with pytest.raises(UsageError, match="use_gpu"):
         run(config(shards_dir, tmp_path / "run", use_gpu=True))
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_from_a_file_are_found_from_anywhere_and_known_by_content(shards_dir, tmp_path, monkeypatch):
+def test_weights_file_has_an_absolute_path_and_a_digest(shards_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pt").write_bytes(b"one")
     options = config(shards_dir, tmp_path / "run", pretrained="weights.pt")
     before = _weights_digest(options)
-    assert _weights(options) == str(tmp_path / "weights.pt")
+    assert _weights_path(options) == str(tmp_path / "weights.pt")
     (tmp_path / "weights.pt").write_bytes(b"two")
     assert _weights_digest(options) != before
-    assert _weights(config(shards_dir, tmp_path / "run", pretrained="openai")) == "openai"
+    assert _weights_path(config(shards_dir, tmp_path / "run", pretrained="openai")) == "openai"

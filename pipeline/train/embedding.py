@@ -1,0 +1,55 @@
+"""Embedding of samples while a run trains: all ranks share the work, and each gets all results."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.pipeline.data.dataset import FaceDataset
+from smile_pipe.pipeline.train.context import Worker
+from smile_pipe.shards.index import IndexRow
+
+BATCH_SIZE = 64
+
+
+def embed_rows(
+    model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[IndexRow], directions_v3: Tensor, worker: Worker
+) -> tuple[Tensor, Tensor]:
+    """Compute fused embeddings of samples in evaluation mode; all ranks must call this together.
+
+    Args:
+        model: The model; its mode is restored.
+        dataset: Reads the samples.
+        rows: The samples, in the same order on all ranks.
+        directions_v3: Unit vectors from the face to the cameras, [V, 3], on the device.
+        worker: This process.
+
+    Returns:
+        Embeddings float32 [N, D], and whether each sample was read, bool [N]: false for skipped samples.
+
+    Raises:
+        BadSampleError: See `FaceDataset.batches`.
+    """
+    device = directions_v3.device
+    if dist.is_initialized():
+        # Each rank has its own running statistics in the towers. A checkpoint holds those of rank 0, so use these.
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+    positions = {row.key: position for position, row in enumerate(rows)}
+    own = rows[worker.rank :: worker.world_size]
+    was_training = model.training
+    model.eval()
+    # The last column is 1 for samples that were read, and 0 for skipped ones.
+    embedded = torch.zeros(len(rows), model.config.joint_dim + 1, device=device)
+    with torch.inference_mode():
+        for batch in dataset.batches([own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]):
+            views = batch.views.to(device).float() / 255
+            fused = model.embed_faces(views, directions_v3, batch.frames.to(device))[1].float()
+            at = [positions[key] for key in batch.keys]
+            embedded[at, :-1], embedded[at, -1] = fused, 1.0
+    if dist.is_initialized():
+        dist.all_reduce(embedded)
+    model.train(was_training)
+    return embedded[:, :-1], embedded[:, -1] > 0
