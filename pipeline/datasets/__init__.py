@@ -1,6 +1,6 @@
 """How datasets lie on disk: one file a layout; each finds samples and their labels."""
 
-from smile_pipe.pipeline.datasets.adapter import Found, Layout, checked, with_neutrals
+from smile_pipe.pipeline.datasets.adapter import DatasetAdapter, FoundSamples, add_neutral_scans, sort_by_key
 from smile_pipe.pipeline.datasets.bosphorus import Bosphorus
 from smile_pipe.pipeline.datasets.bp4d import Bp4d
 from smile_pipe.pipeline.datasets.bu3dfe import Bu3dfe
@@ -10,17 +10,17 @@ from smile_pipe.pipeline.datasets.facescape import Facescape
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.pipeline.datasets.folder import Folder
 from smile_pipe.pipeline.datasets.ict import Ict
-from smile_pipe.pipeline.datasets.skipped import summarise
+from smile_pipe.pipeline.datasets.skipped import summarize_skipped
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
 # `folder` is not a dataset's own layout: `auto` takes it only where none of these fits.
-_DATASETS: tuple[Layout, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
-_FALLBACK: Layout = Folder()
+_DATASETS: tuple[DatasetAdapter, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
+_FALLBACK: DatasetAdapter = Folder()
 LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
 
 
-def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> Found:
+def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> FoundSamples:
     """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
 
     With `neutrals`, scans know their subject's neutral one.
@@ -29,7 +29,7 @@ def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> Found
         UsageError: no such directory or layout, no layout fits (or two do), or two samples have the same key.
     """
     check_layout(layout)
-    return samples_in(FileIndex.scan(root), layout, neutrals)
+    return find_samples_in_index(FileIndex.scan(root), layout, neutrals)
 
 
 def check_layout(layout: str) -> None:
@@ -38,47 +38,47 @@ def check_layout(layout: str) -> None:
         raise UsageError(f"unknown; choose auto, {', '.join(LAYOUTS)}", field="layout", value=layout)
 
 
-def samples_in(listing: FileIndex, layout: str, neutrals: bool = True) -> Found:
+def find_samples_in_index(index: FileIndex, layout: str, neutrals: bool = True) -> FoundSamples:
     """What a listing holds; see `find_samples`."""
-    chosen, evidence = _detect(listing) if layout == "auto" else _asked(listing, LAYOUTS[layout])
-    samples = checked(chosen.samples(listing), listing.root)
+    chosen, match_reason = _require_adapter(index) if layout == "auto" else _match_adapter(index, LAYOUTS[layout])
+    samples = sort_by_key(chosen.samples(index), index.root)
     if neutrals:
-        samples = with_neutrals(samples)
-    return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples), listing.stats)
+        samples = add_neutral_scans(samples)
+    return FoundSamples(chosen.name, match_reason, tuple(samples), summarize_skipped(index, samples), index.stats)
 
 
-def _asked(listing: FileIndex, layout: Layout) -> tuple[Layout, str]:
-    evidence = layout.evidence(listing)
-    if not evidence:
-        raise UsageError(f"{listing.root}: holds nothing in the layout {layout.name}{_left_out(listing)}")
-    return layout, evidence
+def _match_adapter(index: FileIndex, layout: DatasetAdapter) -> tuple[DatasetAdapter, str]:
+    match_reason = layout.match_reason(index)
+    if not match_reason:
+        raise UsageError(f"{index.root}: holds nothing in the layout {layout.name}{_left_out(index)}")
+    return layout, match_reason
 
 
-def recognised(listing: FileIndex) -> tuple[Layout, str] | None:
+def detect_adapter(index: FileIndex) -> tuple[DatasetAdapter, str] | None:
     """The layout that fits a listing, and why it does; None where none fits.
 
     Raises:
         UsageError: two layouts of datasets fit.
     """
-    fitting = [(layout, evidence) for layout in _DATASETS if (evidence := layout.evidence(listing))]
+    fitting = [(layout, match_reason) for layout in _DATASETS if (match_reason := layout.match_reason(index))]
     if len(fitting) > 1:
-        names = " and ".join(f"{layout.name} ({evidence})" for layout, evidence in fitting)
-        raise UsageError(f"{listing.root}: looks like {names}; say which with `layout`")
+        names = " and ".join(f"{layout.name} ({match_reason})" for layout, match_reason in fitting)
+        raise UsageError(f"{index.root}: looks like {names}; say which with `layout`")
     if fitting:
         return fitting[0]
-    evidence = _FALLBACK.evidence(listing)
-    return (_FALLBACK, evidence) if evidence else None
+    match_reason = _FALLBACK.match_reason(index)
+    return (_FALLBACK, match_reason) if match_reason else None
 
 
-def _detect(listing: FileIndex) -> tuple[Layout, str]:
-    if found := recognised(listing):
+def _require_adapter(index: FileIndex) -> tuple[DatasetAdapter, str]:
+    if found := detect_adapter(index):
         return found
     raise UsageError(
-        f"{listing.root}: no known layout ({', '.join(LAYOUTS)}){_left_out(listing)}; "
+        f"{index.root}: no known layout ({', '.join(LAYOUTS)}){_left_out(index)}; "
         "a labels.csv makes any tree of meshes one"
     )
 
 
-def _left_out(listing: FileIndex) -> str:
-    names = listing.undecoded
+def _left_out(index: FileIndex) -> str:
+    names = index.non_utf8_names
     return f"; names that are not UTF-8 count for nothing ({len(names)}, e.g. {names[0]})" if names else ""

@@ -33,10 +33,10 @@ class ScanFiles:
     landmarks: str | None = None
 
     @classmethod
-    def beside(cls, mesh: str, listing: FileIndex) -> "ScanFiles":
+    def with_sidecars(cls, mesh: str, index: FileIndex) -> "ScanFiles":
         """A mesh with the texture and the landmarks that have its name, where there are any."""
         stem = stem_of(mesh)
-        return cls(mesh, listing.first_of(stem, TEXTURES), listing.first_of(stem, LANDMARKS))
+        return cls(mesh, index.first_existing(stem, TEXTURES), index.first_existing(stem, LANDMARKS))
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class SampleSource:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSamples:
     """What a data directory holds.
 
     Attributes:
@@ -95,22 +95,22 @@ class Found:
     """
 
     layout: str
-    evidence: str
+    match_reason: str
     samples: tuple[SampleSource, ...]
-    ignored: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     stats: Mapping[str, Stat] | None = None
 
 
-class Layout(Protocol):
+class DatasetAdapter(Protocol):
     """How one dataset lies on disk."""
 
     name: str
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """What in the directory looks like this layout, in a few words; "" where nothing does."""
         ...
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """All samples of the directory.
 
         Raises:
@@ -119,7 +119,7 @@ class Layout(Protocol):
         ...
 
 
-def key_of(name: str) -> str:
+def make_key(name: str) -> str:
     """A key for a name that people chose: signs that a key cannot have become '-'.
 
     Where letters are lost that way (they are not ASCII, or there are too many), a digest of the name follows, so that
@@ -132,7 +132,7 @@ def key_of(name: str) -> str:
     return f"{key[: _MAX_KEY - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def checked(samples: Iterable[SampleSource], root: StoragePath) -> list[SampleSource]:
+def sort_by_key(samples: Iterable[SampleSource], root: StoragePath) -> list[SampleSource]:
     """`samples` in the order of their keys.
 
     Raises:
@@ -150,7 +150,7 @@ def checked(samples: Iterable[SampleSource], root: StoragePath) -> list[SampleSo
     return [by_key[key] for key in sorted(by_key)]
 
 
-def with_neutrals(samples: Iterable[SampleSource]) -> list[SampleSource]:
+def add_neutral_scans(samples: Iterable[SampleSource]) -> list[SampleSource]:
     """`samples`, in their order, where each scan of an expression knows its subject's neutral scan.
 
     Of several neutral scans the first one is meant. A sequence begins with a neutral face of its own.
@@ -179,25 +179,25 @@ class FrameSequence:
     frames: tuple[ScanFiles, ...]
 
 
-def num_sequences(listing: FileIndex, pattern: re.Pattern[str]) -> int:
+def count_sequences(index: FileIndex, pattern: re.Pattern[str]) -> int:
     """How many folders hold meshes whose paths fit `pattern`."""
-    return len({path[: path.rfind("/")] for path in listing.meshes if pattern.fullmatch(path)})
+    return len({path[: path.rfind("/")] for path in index.meshes if pattern.fullmatch(path)})
 
 
-def numbered_sequences(listing: FileIndex, pattern: re.Pattern[str]) -> Iterator[FrameSequence]:
+def find_sequences(index: FileIndex, pattern: re.Pattern[str]) -> Iterator[FrameSequence]:
     """The sequences of all folders that hold meshes whose paths fit `pattern`; its group `frame` is the number.
 
     Raises:
         UsageError: two meshes of a folder have the same number.
     """
     folders: dict[str, dict[int, re.Match[str]]] = {}
-    for path in listing.meshes:
+    for path in index.meshes:
         if match := pattern.fullmatch(path):
             frames = folders.setdefault(path[: path.rfind("/")], {})
             first = frames.setdefault(int(match["frame"]), match)
             if first is not match:
                 paths = f"{printable(first.string)} and {printable(path)}"
-                raise UsageError(f"{listing.root}: {paths} are the same frame of a sequence; move one away")
+                raise UsageError(f"{index.root}: {paths} are the same frame of a sequence; move one away")
     for frames in folders.values():
         matches = [frames[number] for number in sorted(frames)]
-        yield FrameSequence(matches[0], tuple(ScanFiles.beside(match.string, listing) for match in matches))
+        yield FrameSequence(matches[0], tuple(ScanFiles.with_sidecars(match.string, index) for match in matches))

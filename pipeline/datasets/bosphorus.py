@@ -23,18 +23,18 @@ class Bosphorus:
 
     name = "bosphorus"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """How many files have a name of the database."""
-        count = len(self.samples(listing))
+        count = len(self.samples(index))
         return f"{pluralize(count, 'mesh', 'meshes')} named like bs000_E_HAPPY_0.bnt" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """One sample a scan that shows a neutral face, an emotion, or action units."""
-        matches = (match for path in listing.meshes if (match := _NAME.fullmatch(path)))
-        return [source for match in matches if (source := _source(listing, match))]
+        matches = (match for path in index.meshes if (match := _NAME.fullmatch(path)))
+        return [source for match in matches if (source := _source(index, match))]
 
 
-def _source(listing: FileIndex, match: re.Match[str]) -> SampleSource | None:
+def _source(index: FileIndex, match: re.Match[str]) -> SampleSource | None:
     key, subject, kind, shown = match.groups()
     units: dict[str, float] | None = None
     if kind == "N" and shown == "N":
@@ -48,5 +48,5 @@ def _source(listing: FileIndex, match: re.Match[str]) -> SampleSource | None:
     else:
         return None
     stem = stem_of(match.string)
-    scan = ScanFiles(match.string, listing.first_of(stem, (".png",)), listing.first_of(stem, (".lm3",)))
+    scan = ScanFiles(match.string, index.first_existing(stem, (".png",)), index.first_existing(stem, (".lm3",)))
     return SampleSource(key, subject, expression, level=None, frames=(scan,), action_units=units)

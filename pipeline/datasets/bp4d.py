@@ -8,7 +8,7 @@ import csv
 import re
 from collections.abc import Iterable
 
-from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, count_sequences, find_sequences
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
@@ -38,15 +38,15 @@ class Bp4d:
 
     name = "bp4d"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """How many folders have a name of the database and hold numbered meshes."""
-        count = num_sequences(listing, _FRAME)
+        count = count_sequences(index, _FRAME)
         return f"{pluralize(count, 'folder')} named like F001/T1 with numbered meshes" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """One sample a folder; its expression is what the task elicits, its action units are how often they occur."""
-        tables = {match[1]: path for path in sorted(listing.files) if (match := _CODING.fullmatch(path))}
-        return [_source(listing.root, sequence, tables) for sequence in numbered_sequences(listing, _FRAME)]
+        tables = {match[1]: path for path in sorted(index.files) if (match := _CODING.fullmatch(path))}
+        return [_source(index.root, sequence, tables) for sequence in find_sequences(index, _FRAME)]
 
 
 def read_occurrence(path: StoragePath) -> dict[str, float]:

@@ -20,24 +20,24 @@ class Bu3dfe:
 
     name = "bu3dfe"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """How many files have a name of the database."""
-        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+        count = sum(_NAME.fullmatch(path) is not None for path in index.meshes)
         return f"{pluralize(count, 'mesh', 'meshes')} named like F0001_AN01WH_F3D.wrl" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """One sample for each `..._F3D` mesh, with the texture and landmarks of the same name."""
-        return [_source(listing, match) for path in listing.meshes if (match := _NAME.fullmatch(path))]
+        return [_source(index, match) for path in index.meshes if (match := _NAME.fullmatch(path))]
 
 
-def _source(listing: FileIndex, match: re.Match[str]) -> SampleSource:
+def _source(index: FileIndex, match: re.Match[str]) -> SampleSource:
     stem, key, subject, expression, level, ancestry = match.groups()
-    texture = listing.first_of(stem.removesuffix("_F3D"), _TEXTURES)
+    texture = index.first_existing(stem.removesuffix("_F3D"), _TEXTURES)
     return SampleSource(
         key=key,
         subject=subject,
         expression=expression,
         level=int(level) or None,
-        frames=(ScanFiles(match.string, texture, listing.first_of(stem, _LANDMARKS)),),
+        frames=(ScanFiles(match.string, texture, index.first_existing(stem, _LANDMARKS)),),
         labels={"sex": subject[0], "ancestry": ancestry},
     )

@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 from smile_pipe.pipeline.common.expressions import expression_code
-from smile_pipe.pipeline.datasets.adapter import SampleSource, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.adapter import SampleSource, count_sequences, find_sequences
 from smile_pipe.pipeline.datasets.file_index import FileIndex, stem_of
 from smile_pipe.shards.formatting import pluralize
 
@@ -23,16 +23,16 @@ class Bu4dfe:
 
     name = "bu4dfe"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """How many folders have a name of the database and hold numbered meshes."""
-        count = num_sequences(listing, _FRAME)
+        count = count_sequences(index, _FRAME)
         return f"{pluralize(count, 'folder')} named like F001/Happy with numbered meshes" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """One sample a folder."""
-        landmarks = _landmark_tree(listing)
+        landmarks = _landmark_tree(index)
         sources = []
-        for sequence in numbered_sequences(listing, _FRAME):
+        for sequence in find_sequences(index, _FRAME):
             subject, expression = sequence.name["subject"], expression_code(sequence.name["word"])
             frames = (
                 scan if scan.landmarks else replace(scan, landmarks=landmarks.get(_last_three(scan.mesh)))
@@ -52,9 +52,9 @@ class Bu4dfe:
         return sources
 
 
-def _landmark_tree(listing: FileIndex) -> dict[str, str]:
+def _landmark_tree(index: FileIndex) -> dict[str, str]:
     """`f001/happy/000` -> the `.bnd` file of that name, in whichever folder it lies; of several, the first by name."""
-    files = sorted((path for path in listing.files if path.endswith(".bnd")), reverse=True)
+    files = sorted((path for path in index.files if path.endswith(".bnd")), reverse=True)
     return {_last_three(path): path for path in files}
 
 

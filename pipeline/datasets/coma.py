@@ -7,7 +7,7 @@ format may stand under these names.
 
 import re
 
-from smile_pipe.pipeline.datasets.adapter import SampleSource, key_of, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.adapter import SampleSource, count_sequences, find_sequences, make_key
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.formatting import pluralize
 
@@ -23,25 +23,25 @@ class Coma:
 
     name = "coma"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """How many folders have a name of the data and hold numbered meshes."""
-        count = num_sequences(listing, _FRAME)
+        count = count_sequences(index, _FRAME)
         return (
             f"{pluralize(count, 'folder')} of numbered meshes in ones named like FaceTalk_170725_00137_TA"
             if count
             else ""
         )
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """One sample a folder."""
         return [
             SampleSource(
-                key=key_of(f"{sequence.name['subject']}_{sequence.name['word']}"),
+                key=make_key(f"{sequence.name['subject']}_{sequence.name['word']}"),
                 subject=sequence.name["subject"],
                 expression=sequence.name["word"].lower(),
                 level=None,
                 frames=sequence.frames,
                 frame_rate=FRAME_RATE,
             )
-            for sequence in numbered_sequences(listing, _FRAME)
+            for sequence in find_sequences(index, _FRAME)
         ]

@@ -19,12 +19,12 @@ class Facescape:
 
     name = "facescape"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """How many files have a name of the dataset."""
-        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+        count = sum(_NAME.fullmatch(path) is not None for path in index.meshes)
         return f"{pluralize(count, 'mesh', 'meshes')} named like 1/models_reg/4_anger.obj" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """One sample a mesh, with the texture of the same name."""
         return [
             SampleSource(
@@ -32,8 +32,8 @@ class Facescape:
                 subject=match[1],
                 expression=expression_code(match[3]),
                 level=None,
-                frames=(ScanFiles.beside(path, listing),),
+                frames=(ScanFiles.with_sidecars(path, index),),
             )
-            for path in listing.meshes
+            for path in index.meshes
             if (match := _NAME.fullmatch(path))
         ]

@@ -43,7 +43,7 @@ class FileIndex:
 
     root: StoragePath
     files: frozenset[str]
-    undecoded: tuple[str, ...] = ()
+    non_utf8_names: tuple[str, ...] = ()
     stats: Mapping[str, Stat] | None = None
 
     @classmethod
@@ -61,19 +61,19 @@ class FileIndex:
         if not os.access(root, os.R_OK | os.X_OK):
             raise UsageError(f"{root}: cannot be read; check its permissions")
         files: set[str] = set()
-        undecoded: list[str] = []
+        non_utf8_names: list[str] = []
         for path in _walk(root):
             if path.isascii() or _is_utf8(path):
                 files.add(path)
             else:
-                undecoded.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
-            if len(files) + len(undecoded) > MAX_FILES:
+                non_utf8_names.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
+            if len(files) + len(non_utf8_names) > MAX_FILES:
                 raise _too_many(root)
-        if not files and undecoded:
-            raise UsageError(f"{root}: no file's name is UTF-8, e.g. {min(undecoded)}; rename them")
+        if not files and non_utf8_names:
+            raise UsageError(f"{root}: no file's name is UTF-8, e.g. {min(non_utf8_names)}; rename them")
         if not files:
             raise UsageError(f"{root}: is empty; name the folder that the dataset lies in")
-        return cls(root, frozenset(files), tuple(sorted(undecoded)))
+        return cls(root, frozenset(files), tuple(sorted(non_utf8_names)))
 
     @classmethod
     def _under_url(cls, root: UPath) -> "FileIndex":
@@ -97,7 +97,7 @@ class FileIndex:
     def _folders(self) -> frozenset[str]:
         return frozenset(path[:at] for path in self.files for at, sign in enumerate(path) if sign == "/")
 
-    def first_of(self, stem: str, suffixes: Iterable[str]) -> str | None:
+    def first_existing(self, stem: str, suffixes: Iterable[str]) -> str | None:
         """The first `stem + suffix` that exists."""
         for suffix in suffixes:
             if (path := stem + suffix) in self.files:
@@ -113,14 +113,14 @@ class FileIndex:
             if "/" not in (name := path.removeprefix(start)) and name[0] != "."
         ]
 
-    def matching(self, pattern: str) -> list[str]:
+    def glob_meshes(self, pattern: str) -> list[str]:
         """The meshes whose path fits `pattern`: `*`, `?` and `[...]` within a name, `**` for any folders.
 
         As in a shell, a wildcard finds no name that begins with a dot.
         """
         wild = min((at for sign in _WILDCARDS if (at := pattern.find(sign)) >= 0), default=len(pattern))
         parts = pattern.split("/")
-        return [path for path in self._starting_with(pattern[:wild]) if _fits(path.split("/"), parts)]
+        return [path for path in self._starting_with(pattern[:wild]) if _path_matches(path.split("/"), parts)]
 
     def _starting_with(self, start: str) -> Sequence[str]:
         return self.meshes[bisect_left(self.meshes, start) : bisect_left(self.meshes, start + _LAST_LETTER)]
@@ -177,23 +177,23 @@ def _is_utf8(path: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
-def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+def _path_matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether the names `parts` of a path fit those of a pattern; all ways to read a `**` are followed at once."""
-    at = _over_folders({0}, pattern)
+    at = _skip_double_stars({0}, pattern)
     for part in parts:
         here = {i for i in at if i < len(pattern)}
         stay = {i for i in here if pattern[i] == "**" and not part.startswith(".")}
-        step = {i + 1 for i in here if pattern[i] != "**" and _name_fits(part, pattern[i])}
-        at = _over_folders(stay | step, pattern)
+        step = {i + 1 for i in here if pattern[i] != "**" and _name_matches(part, pattern[i])}
+        at = _skip_double_stars(stay | step, pattern)
     return len(pattern) in at
 
 
-def _name_fits(name: str, pattern: str) -> bool:
+def _name_matches(name: str, pattern: str) -> bool:
     hidden = name.startswith(".") and not pattern.startswith(".")
     return not hidden and fnmatchcase(name, pattern)
 
 
-def _over_folders(at: set[int], pattern: Sequence[str]) -> set[int]:
+def _skip_double_stars(at: set[int], pattern: Sequence[str]) -> set[int]:
     for start in tuple(at):
         end = start
         while end < len(pattern) and pattern[end] == "**":

@@ -61,24 +61,24 @@ class Ict:
 
     name = "ict"
 
-    def evidence(self, listing: FileIndex) -> str:
+    def match_reason(self, index: FileIndex) -> str:
         """Whether the generic face lies there."""
-        folders = _folders(listing)
+        folders = _folders(index)
         return f"{_NEUTRAL}, the generic face of ICT-FaceKit, in {min(folders) or 'it'}" if folders else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
+    def samples(self, index: FileIndex) -> list[SampleSource]:
         """The generic face, it with each expression shape, and the face of each identity."""
-        folders = _folders(listing)
-        paths = (path for path in listing.meshes if path.rpartition("/")[0] in folders)
-        return [source for path in paths if (source := _source(listing, path))]
+        folders = _folders(index)
+        paths = (path for path in index.meshes if path.rpartition("/")[0] in folders)
+        return [source for path in paths if (source := _source(index, path))]
 
 
-def _folders(listing: FileIndex) -> set[str]:
-    paths = (path.rpartition("/") for path in listing.meshes)
+def _folders(index: FileIndex) -> set[str]:
+    paths = (path.rpartition("/") for path in index.meshes)
     return {folder for folder, _, name in paths if name.startswith(_NEUTRAL) and stem_of(name) == _NEUTRAL}
 
 
-def _source(listing: FileIndex, path: str) -> SampleSource | None:
+def _source(index: FileIndex, path: str) -> SampleSource | None:
     name = stem_of(path).rpartition("/")[2]
     subject, expression = "generic", "NE"
     units: dict[str, float] | None = {}
@@ -91,5 +91,5 @@ def _source(listing: FileIndex, path: str) -> SampleSource | None:
         words = re.findall(r"[A-Za-z][a-z]*", shape) + ([_SIDES[side]] if side else [])
         expression = "_".join(words).lower()
         units = dict.fromkeys(UNITS[shape], _ONE_SIDE if side else 1.0) or None
-    scan = ScanFiles.beside(path, listing)
+    scan = ScanFiles.with_sidecars(path, index)
     return SampleSource(name, subject, expression, level=None, frames=(scan,), action_units=units)

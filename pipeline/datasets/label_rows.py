@@ -17,7 +17,7 @@ from smile_pipe.shards.errors import UsageError
 
 DEFAULT_FRAME_RATE = 25.0
 _MAX_FRAME_RATE = 100_000.0
-_KNOWN = frozenset(
+_RESERVED_COLUMNS = frozenset(
     ("path", "glob", "subject", "expression", "level", "sequence", "frame", "frame_rate", "texture", "landmarks")
 )
 _UNIT = re.compile(r"AU[ _]?0*(\d{1,3})", re.IGNORECASE)
@@ -34,7 +34,7 @@ class LabelRow:
         frame: its number in the sequence, or None.
     """
 
-    where: str
+    location: str
     scans: tuple[ScanFiles, ...]
     sequence: str | None
     frame: float | None
@@ -46,7 +46,7 @@ class LabelRow:
     labels: Mapping[str, str]
 
 
-def unit_columns(columns: Iterable[str], where: str) -> dict[str, str]:
+def unit_columns(columns: Iterable[str], location: str) -> dict[str, str]:
     """Which columns are action units: "au_12" -> "AU12".
 
     Raises:
@@ -57,12 +57,14 @@ def unit_columns(columns: Iterable[str], where: str) -> dict[str, str]:
         if match := _UNIT.fullmatch(column):
             unit = f"AU{match[1]}"
             if unit in units.values():
-                raise UsageError(f"{where}: the column {column} is not the only one for {unit}; rename or remove one")
+                raise UsageError(
+                    f"{location}: the column {column} is not the only one for {unit}; rename or remove one"
+                )
             units[column] = unit
     return units
 
 
-def read_label_row(row: TableRow, listing: FileIndex, units: Mapping[str, str]) -> list[LabelRow]:
+def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) -> list[LabelRow]:
     """What a row stands for: one take, or one for each scan that its pattern finds.
 
     Raises:
@@ -70,14 +72,14 @@ def read_label_row(row: TableRow, listing: FileIndex, units: Mapping[str, str]) 
     """
     expression = expression_code(row["expression"])
     if not row["subject"] or not expression or not (row["path"] or row["glob"]):
-        raise UsageError(f"{row.where}: path (or glob), subject and expression must all be given")
-    scans, sequence = _scans(row, listing)
+        raise UsageError(f"{row.location}: path (or glob), subject and expression must all be given")
+    scans, sequence = _scans(row, index)
     frame = _number(row, "frame", 0, 1e15)
     if frame is not None and len(scans) > 1:
-        raise UsageError(f"{row.where}: one frame number for {len(scans)} meshes; leave it empty or name one mesh")
+        raise UsageError(f"{row.location}: one frame number for {len(scans)} meshes; leave it empty or name one mesh")
     return [
         LabelRow(
-            where=row.where,
+            location=row.location,
             scans=part,
             sequence=sequence,
             frame=frame,
@@ -86,37 +88,41 @@ def read_label_row(row: TableRow, listing: FileIndex, units: Mapping[str, str]) 
             expression=expression,
             level=_level(row),
             action_units=_action_units(row, units),
-            labels={name: value for name, value in row.cells.items() if name not in _KNOWN and name not in units},
+            labels={
+                name: value for name, value in row.cells.items() if name not in _RESERVED_COLUMNS and name not in units
+            },
         )
         for part in ([scans] if sequence is not None else [(scan,) for scan in scans])
     ]
 
 
-def _scans(row: TableRow, listing: FileIndex) -> tuple[tuple[ScanFiles, ...], str | None]:
+def _scans(row: TableRow, index: FileIndex) -> tuple[tuple[ScanFiles, ...], str | None]:
     """The scans of a row, and the name of their sequence."""
     sequence = row["sequence"] or None
     if row["path"] and row["glob"]:
-        raise UsageError(f"{row.where}: path and glob are both given; give one of them")
-    cell = _inside(row["path"] or row["glob"], row.where)
+        raise UsageError(f"{row.location}: path and glob are both given; give one of them")
+    cell = _relative_path(row["path"] or row["glob"], row.location)
     if row["glob"]:
-        meshes = listing.matching(cell)
+        meshes = index.glob_meshes(cell)
         if not meshes:
-            raise UsageError(f"{row.where}: the glob {cell!r} finds no mesh; it is relative to the data directory")
-    elif cell not in listing.files and (meshes := listing.meshes_in(cell)):
+            raise UsageError(f"{row.location}: the glob {cell!r} finds no mesh; it is relative to the data directory")
+    elif cell not in index.files and (meshes := index.meshes_in(cell)):
         sequence = sequence or cell
-    elif listing.has_folder(cell):
-        raise UsageError(f"{row.where}: the folder {cell!r} holds no mesh itself (links to folders are not followed)")
+    elif index.has_folder(cell):
+        raise UsageError(
+            f"{row.location}: the folder {cell!r} holds no mesh itself (links to folders are not followed)"
+        )
     else:
         # One that is missing is told among the failures of a render, with the files that are damaged.
         meshes = [cell]
-    return tuple(_with_files(mesh, row, listing) for mesh in meshes), sequence
+    return tuple(_scan_files(mesh, row, index) for mesh in meshes), sequence
 
 
-def _with_files(mesh: str, row: TableRow, listing: FileIndex) -> ScanFiles:
+def _scan_files(mesh: str, row: TableRow, index: FileIndex) -> ScanFiles:
     def file_of(column: str, suffixes: Iterable[str]) -> str | None:
         if column not in row.cells:
-            return listing.first_of(stem_of(mesh), suffixes)
-        return _inside(row[column], row.where) if row[column] else None
+            return index.first_existing(stem_of(mesh), suffixes)
+        return _relative_path(row[column], row.location) if row[column] else None
 
     return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS))
 
@@ -124,7 +130,7 @@ def _with_files(mesh: str, row: TableRow, listing: FileIndex) -> ScanFiles:
 def _level(row: TableRow) -> int | None:
     level = row["level"]
     if level and not re.fullmatch(r"[0-9]{1,9}", level):
-        raise UsageError(f"{row.where}: level {level[:40]!r} is not a whole number")
+        raise UsageError(f"{row.location}: level {level[:40]!r} is not a whole number")
     return int(level or 0) or None
 
 
@@ -143,12 +149,12 @@ def _number(row: TableRow, column: str, least: float, most: float) -> float | No
         value = math.nan
     if not least <= value <= most:
         hint = "; an action unit that is not coded is left empty" if _UNIT.fullmatch(column) else ""
-        raise UsageError(f"{row.where}: {column} {cell[:40]!r} is not a number from {least:g} to {most:g}{hint}")
+        raise UsageError(f"{row.location}: {column} {cell[:40]!r} is not a number from {least:g} to {most:g}{hint}")
     return value
 
 
-def _inside(path: str, where: str) -> str:
+def _relative_path(path: str, location: str) -> str:
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in path:
-        raise UsageError(f"{where}: {path!r} leads out of the data directory; give paths relative to it")
+        raise UsageError(f"{location}: {path!r} leads out of the data directory; give paths relative to it")
     return pure.as_posix()

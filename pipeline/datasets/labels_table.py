@@ -34,16 +34,16 @@ class TableRow:
         cells: text without the blanks around it, by column; "" where there is nothing.
     """
 
-    where: str
+    location: str
     cells: Mapping[str, str]
 
     def __getitem__(self, column: str) -> str:
         return self.cells.get(column, "")
 
 
-def table_names(listing: FileIndex) -> list[str]:
+def find_tables(index: FileIndex) -> list[str]:
     """The labels tables at the top of a data directory."""
-    return [name for name in NAMES if name in listing.files]
+    return [name for name in NAMES if name in index.files]
 
 
 def read_table(path: StoragePath) -> list[TableRow]:

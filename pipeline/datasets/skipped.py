@@ -13,7 +13,7 @@ _MESH_OF = {".mtl": ".obj", ".bin": ".gltf"}  # files that meshes name: a materi
 _ENDING = re.compile(r".*[^/](_[A-Za-z][A-Za-z0-9]*\.\w+)", re.DOTALL)
 
 
-def summarise(listing: FileIndex, samples: Iterable[SampleSource]) -> tuple[str, ...]:
+def summarize_skipped(index: FileIndex, samples: Iterable[SampleSource]) -> tuple[str, ...]:
     """The files that no sample uses, at most `MAX_LINES` lines of each of three sorts.
 
     A folder that holds meshes and nothing that is used is named with what it holds: its name may be foreign to the
@@ -21,9 +21,9 @@ def summarise(listing: FileIndex, samples: Iterable[SampleSource]) -> tuple[str,
     buffers in the folder of a mesh that may name them count as used.
     """
     used = {path for sample in samples for path in (*sample.paths, *sample.label_files)}
-    unused = listing.files - used
-    unused -= _with_meshes(used, unused)
-    strange = _strange_folders(used, unused)
+    unused = index.files - used
+    unused -= _sidecars_of_used_meshes(used, unused)
+    strange = _unrecognized_folders(used, unused)
     inside: dict[str, list[str]] = defaultdict(list)
     endings: Counter[str] = Counter()
     for path in unused:
@@ -32,20 +32,20 @@ def summarise(listing: FileIndex, samples: Iterable[SampleSource]) -> tuple[str,
             endings[_ending(path)] += 1
         else:
             inside[folder].append(path)
-    folders = [f"{printable(folder)}/: {_counted(inside[folder])}" for folder in sorted(inside)]
+    folders = [f"{printable(folder)}/: {_describe_files(inside[folder])}" for folder in sorted(inside)]
     kinds = [
         f"{pluralize(count, 'file')} {ending}"
         for ending, count in sorted(endings.items(), key=lambda item: (-item[1], item))
     ]
-    undecoded = [f"{printable(path)}: its name is not UTF-8; rename it" for path in listing.undecoded]
+    non_utf8_names = [f"{printable(path)}: its name is not UTF-8; rename it" for path in index.non_utf8_names]
     return (
-        *_cut(folders, "folders with meshes"),
-        *_cut(kinds, "kinds of files"),
-        *_cut(undecoded, "files whose names are not UTF-8"),
+        *_truncate(folders, "folders with meshes"),
+        *_truncate(kinds, "kinds of files"),
+        *_truncate(non_utf8_names, "files whose names are not UTF-8"),
     )
 
 
-def _with_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
+def _sidecars_of_used_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
     """The materials and buffers that lie beside meshes that are used."""
     found = {path for path in unused if suffix_of(path) in _MESH_OF}
     if not found:  # as in most datasets, which then need no look at each file that is used
@@ -54,7 +54,7 @@ def _with_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
     return {path for path in found if (path.rpartition("/")[0], _MESH_OF[suffix_of(path)]) in meshes}
 
 
-def _strange_folders(used: set[str], unused: Iterable[str]) -> set[str]:
+def _unrecognized_folders(used: set[str], unused: Iterable[str]) -> set[str]:
     """The topmost folders that hold meshes, at any depth, and no file that is used."""
     holding = {path.rpartition("/")[0] for path in unused if suffix_of(path) in MESH_SUFFIXES}
     if not holding:
@@ -82,13 +82,13 @@ def _ending(path: str) -> str:
     return f"*{suffix}" if suffix else "without a suffix"
 
 
-def _counted(paths: list[str]) -> str:
+def _describe_files(paths: list[str]) -> str:
     num_meshes = sum(suffix_of(path) in MESH_SUFFIXES for path in paths)
     meshes, others = pluralize(num_meshes, "mesh", "meshes"), len(paths) - num_meshes
     return f"{meshes}, {pluralize(others, 'other file')}" if others else meshes
 
 
-def _cut(lines: list[str], what: str) -> list[str]:
+def _truncate(lines: list[str], what: str) -> list[str]:
     if len(lines) <= MAX_LINES:
         return lines
     return [*lines[: MAX_LINES - 1], f"and {len(lines) - MAX_LINES + 1:,} more {what}"]

@@ -53,7 +53,7 @@ class Anchor:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class LandmarkScheme:
     """How a set of landmarks is numbered: the anchors, the subject's right first, and what tells front from back."""
 
     anchors: tuple[Anchor, ...]
@@ -62,7 +62,7 @@ class Scheme:
 
 # The mouth and the brows are no anchors in any scheme: they move with the expression, and the frame must not.
 SCHEMES = {
-    22: Scheme(
+    22: LandmarkScheme(
         (
             *(Anchor(slice(6 + i, 7 + i), position) for i, position in enumerate(EYE_CORNERS)),
             Anchor(slice(13, 14), NOSE_TIP),
@@ -70,7 +70,7 @@ SCHEMES = {
         ),
         (Anchor(slice(15, 21), MOUTH), Anchor(slice(21, 22), CHIN)),
     ),
-    68: Scheme(
+    68: LandmarkScheme(
         (
             Anchor(slice(36, 42), EYE_RIGHT),
             Anchor(slice(42, 48), EYE_LEFT),
@@ -79,7 +79,7 @@ SCHEMES = {
         ),
         (Anchor(slice(0, 17), OUTLINE),),
     ),
-    83: Scheme(
+    83: LandmarkScheme(
         (Anchor(slice(0, 8), EYE_RIGHT), Anchor(slice(8, 16), EYE_LEFT), Anchor(slice(36, 48), NOSE_OUTLINE)),
         (Anchor(slice(68, 83), OUTLINE),),
     ),
@@ -129,30 +129,30 @@ def _frame_by_landmarks(landmarks: NDArray[np.float32] | None) -> Frame | None:
     if landmarks is None or scheme is None:
         return None
     points = landmarks.astype(np.float64)
-    source, target = _means(points, scheme.anchors, at_least=0.5)
-    outline, front = _means(points, scheme.outline, at_least=0.0)
-    if not _hold_a_face(source, target) or len(outline) == 0:
+    source, target = _anchor_means(points, scheme.anchors, min_share=0.5)
+    outline, front = _anchor_means(points, scheme.outline, min_share=0.0)
+    if not _can_fit_face(source, target) or len(outline) == 0:
         return None
     # Which side comes first is nowhere written in the files: where it is the left one, the outline tells.
     fits = (_fit_face(source, side, outline, front) for side in (target, target * (-1, 1, 1)))
     return min((fit for fit in fits if fit), key=lambda fit: fit[0], default=(0.0, None))[1]
 
 
-def _means(
-    points: NDArray[np.float64], anchors: Sequence[Anchor], at_least: float
+def _anchor_means(
+    points: NDArray[np.float64], anchors: Sequence[Anchor], min_share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The means of the anchors that have that share of their points, and where they belong (mm): both [A, 3]."""
     means, positions = [], []
     for anchor in anchors:
         group = points[anchor.landmarks]
         known = group[np.isfinite(group).all(axis=1)]
-        if len(known) and len(known) >= at_least * len(group):
+        if len(known) and len(known) >= min_share * len(group):
             means.append(known.mean(axis=0))
             positions.append(anchor.position)
     return np.reshape(means, (-1, 3)), np.reshape(positions, (-1, 3))
 
 
-def _hold_a_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
+def _can_fit_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
     """Whether the anchors that are known are three or more, far apart, and not all near one line."""
     if len(source) < 3 or np.ptp(target, axis=0).max() < MIN_REACH:
         return False
@@ -174,7 +174,7 @@ def _fit_face(
     distance = float(np.linalg.norm(moved.mean(axis=0) - front.mean(axis=0)))
     if scale <= 0 or residual > MAX_RESIDUAL or distance > MAX_OUTLINE_DISTANCE:
         return None
-    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, _record("landmarks", scale, R, T)
+    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, _make_frame("landmarks", scale, R, T)
 
 
 def _frame_by_bounds(vertices: NDArray[np.float32]) -> Frame:
@@ -184,10 +184,10 @@ def _frame_by_bounds(vertices: NDArray[np.float32]) -> Frame:
         raise MeshError("all vertices lie in one point, so the face has no size")
     # The height is the largest extent of a face, so an extent of another axis only enlarges the margin.
     scale = BOUNDS_HEIGHT / extent
-    return _record("bounds", scale, np.eye(3), -scale * (low + high) / 2)
+    return _make_frame("bounds", scale, np.eye(3), -scale * (low + high) / 2)
 
 
-def _record(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
+def _make_frame(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
     # Rounded so that the last bits of a platform's linear algebra do not reach the shards.
     return Frame.model_validate(
         {"method": method, "scale": float(f"{scale:.10g}"), "R": np.round(R, 9).tolist(), "T": np.round(T, 9).tolist()}

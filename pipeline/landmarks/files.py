@@ -6,12 +6,15 @@ Landmark files: the points of a face that people or programs marked, in the unit
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.reader import read_mesh
+from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
 
 LM3_NAMES = (
@@ -44,7 +47,7 @@ _COUNT = re.compile(r"\d+ landmarks?:?", re.IGNORECASE)
 _FILLERS = re.compile(r"\b(of|the)\b|\s")  # some files leave them out
 
 
-def named_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, list[str]]]:
+def pair_names_with_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, list[str]]]:
     """Pair names with points: each name with its point in the line after it, or all names and then all points.
 
     Comments (`#`), titles that end in a colon, and what comes before a line `22 landmarks:` are stepped over. A name is
@@ -74,7 +77,7 @@ def named_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, 
         raise MeshError(f"the file ends after the name {names[0][:40]!r}, without its point")
 
 
-def place_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
+def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Bring points into the order of `LM3_NAMES`, if all names but those of ear lobes are among those.
 
     Args:
@@ -87,27 +90,27 @@ def place_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> 
     Raises:
         MeshError: a name comes twice (with its line).
     """
-    order = {_plain(name): i for i, name in enumerate(LM3_NAMES)}
+    order = {_normalize_name(name): i for i, name in enumerate(LM3_NAMES)}
     wanted = [(number, name, row) for row, (number, name) in enumerate(names) if "ear lobe" not in name.lower()]
-    if not wanted or any(_plain(name) not in order for _, name, _ in wanted):
+    if not wanted or any(_normalize_name(name) not in order for _, name, _ in wanted):
         return points
     placed = np.full((len(LM3_NAMES), points.shape[1]), np.nan, np.float32)
     seen: set[str] = set()
     for number, name, row in wanted:
-        if _plain(name) in seen:
+        if _normalize_name(name) in seen:
             raise MeshError(f"line {number}: {name!r} comes twice")
-        seen.add(_plain(name))
-        placed[order[_plain(name)]] = points[row]
+        seen.add(_normalize_name(name))
+        placed[order[_normalize_name(name)]] = points[row]
     return placed
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return _FILLERS.sub("", name.lower())
 
 
 _COLUMNS = {".bnd": 4, ".txt": 3}
 _MAX_BYTES = 1 << 20
-_LARGEST = float(np.finfo(np.float32).max)
+_MAX_COORDINATE = float(np.finfo(np.float32).max)
 
 
 def write_bnd(path: Path, indices: Sequence[int] | NDArray[np.integer], points: NDArray[np.floating]) -> None:
@@ -148,7 +151,7 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
     """Read landmarks, by suffix.
 
     `.bnd` (BU-3DFE) has rows `vertexIndex x y z` and `.txt` has rows `x y z`; the points come in the file's order.
-    `.lm3` (Bosphorus) has names too (see `named_points`), and its points come in the order of `LM3_NAMES` if all names
+    `.lm3` (Bosphorus) has names too (see `pair_names_with_points`), and its points come in the order of `LM3_NAMES` if all names
     are among those, with NaN for those that the file lacks; otherwise in the file's order.
 
     Returns:
@@ -193,16 +196,16 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     source = Source.read(path)
     if source.size > _MAX_BYTES:
         raise MeshError(f"is {source.size} bytes; landmarks take at most {_MAX_BYTES}")
-    lines = source.cut(0, source.size).decode("utf-8-sig", "replace").splitlines()
+    lines = source.slice(0, source.size).decode("utf-8-sig", "replace").splitlines()
     return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float32]:
     names, points = [], []
-    for number, name, row in named_points(rows):
+    for number, name, row in pair_names_with_points(rows):
         names.append((number, name))
         points.append(_numbers(number, row, columns))
-    return place_by_name(names, _array(points))
+    return order_by_name(names, _array(points))
 
 
 def _array(points: list[list[float]]) -> NDArray[np.float32]:
@@ -216,6 +219,20 @@ def _numbers(number: int, row: list[str], count: int) -> list[float]:
         values = [float(word) for word in row]
     except ValueError:
         values = []
-    if len(values) != count or any(abs(value) > _LARGEST for value in values):
+    if len(values) != count or any(abs(value) > _MAX_COORDINATE for value in values):
         raise MeshError(f"line {number}: {' '.join(row)[:20]!r} is not {count} numbers")
     return values
+
+
+def read_scan(mesh_path: Path, landmarks_path: Path | None, sidecars: SidecarFiles | None = None) -> Mesh:
+    """Read a mesh with its landmarks, if it has any, and with the texture that is in the file, as in a GLB.
+
+    The files that the mesh names are its `sidecars`, or else those beside it.
+
+    Raises:
+        MeshError: one of the files cannot be read; the message begins with its path.
+    """
+    mesh = read_mesh(mesh_path, sidecars)
+    if landmarks_path is not None:
+        mesh = replace(mesh, landmarks=read_landmarks(landmarks_path))
+    return mesh

@@ -64,7 +64,7 @@ PARTS = {
 }
 
 
-def group(points: Points, numbers: Sequence[int]) -> Points:
+def select_points(points: Points, numbers: Sequence[int]) -> Points:
     """Those of `points` [L, 3] that make up a part, [N, 3].
 
     All NaN where one of them is missing, for then the ends of the rest are not the ends of the part.
@@ -73,7 +73,7 @@ def group(points: Points, numbers: Sequence[int]) -> Points:
     return part if np.isfinite(part).all() else np.full_like(part, np.nan)
 
 
-def ends(brow: Points) -> tuple[Points, Points]:
+def brow_ends(brow: Points) -> tuple[Points, Points]:
     """The inner and the outer end of a brow, [3] each: the fifth next to the middle of the face, the far two fifths."""
     from_inside = brow[np.argsort(np.abs(brow[:, 0]))]
     num_inner, num_outer = (max(1, fifths * len(brow) // 5) for fifths in (1, 2))
@@ -90,12 +90,12 @@ def lid_heights(eye: Points) -> tuple[float, float]:
     return float(pairs.max(axis=1).mean()), float(pairs.min(axis=1).mean())
 
 
-def far_points(part: Points) -> Points:
+def left_right_ends(part: Points) -> Points:
     """The two ends of an eye or a mouth in x: [2, 3]."""
     return part[np.argsort(part[:, 0])[[0, -1]]]
 
 
-def middle_pair(lips: Points) -> tuple[Points, Points]:
+def middle_points(lips: Points) -> tuple[Points, Points]:
     """The upper and the lower point, [3] each, in the middle of a ring of points; of two points, the two."""
     if len(lips) == 2:
         return lips[0], lips[1]

@@ -4,7 +4,7 @@ Little-endian: uint16 rows, uint16 columns, float64 zmin, uint16 L, L bytes of a
 that are [n / 5, 5] in column-major order: x, y, z and two image coordinates from 0 to 1. A z of zmin is background.
 
 What is published does not say whether the grid goes by rows or by columns, nor which way the image coordinates run.
-Both are read off the points (`line_length` of the grid, `_upright`); these rules are ours.
+Both are read off the points (`find_line_length` of the grid, `_orient_v`); these rules are ours.
 """
 
 import struct
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.triangulation import front_faces, line_length
+from smile_pipe.pipeline.meshes.triangulation import find_line_length, mesh_grid
 
-_FIXED, _COUNT = struct.Struct("<HHdH"), struct.Struct("<I")
+_HEADER, _COUNT = struct.Struct("<HHdH"), struct.Struct("<I")
 _COLUMNS = 5
 _MAX_POINTS = 1 << 22  # a hundred times what a face scan has, in memory that any machine has
 _BACKGROUND = -1e9  # as in the dataset's own files
@@ -26,34 +26,34 @@ _BACKGROUND = -1e9  # as in the dataset's own files
 def parse_bnt(source: Source) -> Mesh:
     """Read a `.bnt` file.
 
-    The triangles are those of `front_faces`; points that none of them uses are left out.
+    The triangles are those of `mesh_grid`; points that none of them uses are left out.
 
     Raises:
         MeshError: the file is cut off or its counts do not agree, or nothing is left of the mesh.
     """
-    rows, columns, background, texture_name, table = _read(source)
+    rows, columns, background, texture_name, table = _read_parts(source)
     points = table[:3].T.copy()
     valid = points[:, 2] != background
     if (wrong := valid & ~np.isfinite(points).all(axis=1)).any():
         raise MeshError(f"point {int(np.argmax(wrong))} is not finite")
     with np.errstate(over="ignore", invalid="ignore"):  # what is that large is refused when the mesh is built
-        faces = front_faces(points, valid, line_length(points, valid, (columns, rows)))
+        faces = mesh_grid(points, valid, find_line_length(points, valid, (columns, rows)))
         used = np.zeros(len(points), np.bool_)
         used[faces] = True
         faces = (np.cumsum(used, dtype=np.int32) - np.int32(1))[faces]
-        uvs = _upright(table[3:].T[used], points[used])
+        uvs = _orient_v(table[3:].T[used], points[used])
         return Mesh.build(points[used], faces, uvs, faces, texture_name=texture_name)
 
 
-def _read(source: Source) -> tuple[int, int, float, str, NDArray[np.float64]]:
+def _read_parts(source: Source) -> tuple[int, int, float, str, NDArray[np.float64]]:
     """The file's parts: rows, columns, depth of the background, the image's name, and the numbers as they lie, [5, N].
 
     Raises:
         MeshError: the file is shorter than it says, its counts do not agree, or it has no grid or too large a one.
     """
     data, size = source.data, source.size
-    rows, columns, background, name_length = _FIXED.unpack_from(data) if size >= _FIXED.size else (0, 0, 0.0, 0)
-    start = _FIXED.size + name_length + _COUNT.size
+    rows, columns, background, name_length = _HEADER.unpack_from(data) if size >= _HEADER.size else (0, 0, 0.0, 0)
+    start = _HEADER.size + name_length + _COUNT.size
     if size < start:
         raise MeshError("ends within its header")
     (count,) = _COUNT.unpack_from(data, start - _COUNT.size)
@@ -63,11 +63,11 @@ def _read(source: Source) -> tuple[int, int, float, str, NDArray[np.float64]]:
         raise MeshError(f"says that it has {count} numbers, but {rows} x {columns} points have {_COLUMNS} each")
     if size - start < 8 * count:
         raise MeshError(f"promises {count} numbers of 8 bytes, but {size - start} bytes follow")
-    name = source.cut(_FIXED.size, _FIXED.size + name_length).split(b"\0")[0].decode("latin-1").strip()
+    name = source.slice(_HEADER.size, _HEADER.size + name_length).split(b"\0")[0].decode("latin-1").strip()
     return rows, columns, background, name, np.frombuffer(data, "<f8", count, start).reshape(_COLUMNS, -1)
 
 
-def _upright(uvs: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _orient_v(uvs: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Image coordinates [V, 2] with v upwards, as Mesh has them.
 
     The image is taken to be the same way up as the scan: v is turned round if it falls where y rises, over all points.
@@ -99,5 +99,5 @@ def write_bnt(
         raise ValueError("the grid or the name is longer than the format can say")
     table = np.concatenate([points, image_coordinates], axis=2).reshape(-1, _COLUMNS).astype("<f8")
     table[np.isnan(table[:, 2])] = _BACKGROUND
-    header = _FIXED.pack(rows, columns, _BACKGROUND, len(name)) + name + _COUNT.pack(table.size)
+    header = _HEADER.pack(rows, columns, _BACKGROUND, len(name)) + name + _COUNT.pack(table.size)
     path.write_bytes(header + table.tobytes(order="F"))

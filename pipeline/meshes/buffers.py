@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-MAX_BYTES = 64 << 20
+MAX_POOL_BYTES = 64 << 20
 """What a thread keeps at most."""
 
-_SMALL = 64 << 10  # what the allocator keeps by itself
+_MIN_POOLED_BYTES = 64 << 10  # what the allocator keeps by itself
 
 
 @dataclass(eq=False)
@@ -26,30 +26,30 @@ class _Block:
     array: weakref.ref[NDArray[np.uint8]]
 
 
-class _Kept(threading.local):
+class _ThreadPool(threading.local):
     """The blocks of a thread."""
 
     def __init__(self) -> None:
         self.blocks: list[_Block] = []
 
 
-_kept = _Kept()
+_pool = _ThreadPool()
 
 
-def scratch(count: int, dtype: DTypeLike) -> NDArray:
+def reusable_array(count: int, dtype: DTypeLike) -> NDArray:
     """An array [count] whose elements are not set."""
     size = count * np.dtype(dtype).itemsize
-    if size < _SMALL or size > MAX_BYTES // 4:
+    if size < _MIN_POOLED_BYTES or size > MAX_POOL_BYTES // 4:
         return np.empty(count, dtype)
-    free = [block for block in _kept.blocks if block.array() is None]
+    free = [block for block in _pool.blocks if block.array() is None]
     block = next((block for block in free if len(block.memory) >= size), None)
     if block is None:
         if free:
-            _kept.blocks.remove(free[-1])  # too small, and likely to be so again
+            _pool.blocks.remove(free[-1])  # too small, and likely to be so again
         memory = bytearray(size + size // 4)
         array = np.frombuffer(memory, np.uint8)
-        if len(memory) + sum(len(other.memory) for other in _kept.blocks) <= MAX_BYTES:
-            _kept.blocks.append(_Block(memory, weakref.ref(array)))
+        if len(memory) + sum(len(other.memory) for other in _pool.blocks) <= MAX_POOL_BYTES:
+            _pool.blocks.append(_Block(memory, weakref.ref(array)))
         return array[:size].view(dtype)
     array = np.frombuffer(block.memory, np.uint8)
     block.array = weakref.ref(array)

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.gltf_buffers import Buffers
-from smile_pipe.pipeline.meshes.gltf_document import Document, Node, Primitive, TextureInfo, item, parse_document
-from smile_pipe.pipeline.meshes.gltf_textures import Part, image_of, texture_info, textured
+from smile_pipe.pipeline.meshes.gltf_document import Document, Node, Primitive, TextureInfo, get_item, parse_document
+from smile_pipe.pipeline.meshes.gltf_textures import Part, build_texture, find_image, texture_info
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.shapes import Shape, join, moved
+from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
 from smile_pipe.pipeline.meshes.source import Source
 
 _MOVES = {"matrix", "translation", "rotation", "scale"}
 
 
-def placed(document: Document) -> Iterator[tuple[int, NDArray[np.float64]]]:
+def walk_scene(document: Document) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Walk the scene that the file shows: the index of a mesh and its matrix [4, 4], in the order of the nodes.
 
     A file without scenes shows all its nodes.
@@ -39,7 +39,7 @@ def placed(document: Document) -> Iterator[tuple[int, NDArray[np.float64]]]:
         if index in seen:
             raise MeshError(f"has node {index} in more than one place")
         seen.add(index)
-        node = item(document.nodes, index, "node")
+        node = get_item(document.nodes, index, "node")
         matrix = above @ _matrix_of(node) if node.model_fields_set & _MOVES else above
         if node.mesh is not None:
             yield node.mesh, matrix
@@ -48,7 +48,7 @@ def placed(document: Document) -> Iterator[tuple[int, NDArray[np.float64]]]:
 
 def _roots(document: Document) -> tuple[int, ...]:
     if document.scenes:
-        return item(document.scenes, document.scene, "scene").nodes
+        return get_item(document.scenes, document.scene, "scene").nodes
     children = {child for node in document.nodes for child in node.children}
     return tuple(index for index in range(len(document.nodes)) if index not in children)
 
@@ -77,7 +77,7 @@ _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _MAX_DRAWN = 1 << 20  # corners or vertices that any file may have
 
 
-def parts_of(buffers: Buffers) -> list[Part]:
+def collect_parts(buffers: Buffers) -> list[Part]:
     """The primitives of the scene in their places, those without triangles left out.
 
     Raises:
@@ -85,8 +85,8 @@ def parts_of(buffers: Buffers) -> list[Part]:
     """
     parts: list[Part] = []
     num_drawn = 0
-    for mesh, matrix in placed(buffers.document):
-        for primitive in item(buffers.document.meshes, mesh, "mesh").primitives:
+    for mesh, matrix in walk_scene(buffers.document):
+        for primitive in get_item(buffers.document.meshes, mesh, "mesh").primitives:
             if primitive.mode not in (_TRIANGLES, _STRIP, _FAN) or primitive.attributes.POSITION is None:
                 continue
             info = texture_info(buffers.document, primitive.material)
@@ -97,7 +97,7 @@ def parts_of(buffers: Buffers) -> list[Part]:
                 raise MeshError(f"draws {num_drawn} vertices out of {buffers.nbytes} bytes; meshes are used too often")
             shape = _shape(buffers, primitive, corners, info)
             if len(shape.faces):
-                parts.append(Part(_in_place(shape, matrix), image_of(buffers.document, info)))
+                parts.append(Part(_in_place(shape, matrix), find_image(buffers.document, info)))
     return parts
 
 
@@ -117,12 +117,14 @@ def _shape(
     buffers: Buffers, primitive: Primitive, corners: NDArray[np.unsignedinteger], info: TextureInfo | None
 ) -> Shape:
     attributes = primitive.attributes
-    assert attributes.POSITION is not None  # `parts_of` leaves others out
-    points = buffers.fractions(attributes.POSITION, ("VEC3",), always=False)
+    assert attributes.POSITION is not None  # `collect_parts` leaves others out
+    points = buffers.normalized_array(attributes.POSITION, ("VEC3",), force_normalized=False)
     faces = _triangles(corners.astype(np.int32), primitive.mode)
     uvs, colors = _uvs(buffers, primitive, info), np.empty((0, 3), np.float32)
     if attributes.COLOR_0 is not None:
-        colors = np.clip(buffers.fractions(attributes.COLOR_0, ("VEC3", "VEC4"), always=True)[:, :3], 0, 1)
+        colors = np.clip(
+            buffers.normalized_array(attributes.COLOR_0, ("VEC3", "VEC4"), force_normalized=True)[:, :3], 0, 1
+        )
     for what, values in (("texture coordinates", uvs), ("colours", colors)):
         if len(values) not in (0, len(points)):
             raise MeshError(f"has a part of {len(points)} vertices and {len(values)} {what}")
@@ -140,7 +142,7 @@ def _uvs(buffers: Buffers, primitive: Primitive, info: TextureInfo | None) -> ND
     accessor = primitive.attributes.TEXCOORD_1 if chosen else primitive.attributes.TEXCOORD_0
     if accessor is None:
         return np.empty((0, 2), np.float32)
-    uvs = buffers.fractions(accessor, ("VEC2",), always=False)
+    uvs = buffers.normalized_array(accessor, ("VEC2",), force_normalized=False)
     if transform is None:
         return uvs
     if transform.rotation:
@@ -167,7 +169,7 @@ def _triangles(corners: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
 
 def _in_place(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
     """Move a shape; one that is mirrored is turned inside out by that, so its faces are turned back."""
-    shape = moved(shape, matrix)
+    shape = transform_shape(shape, matrix)
     if np.linalg.det(matrix[:3, :3]) >= 0:
         return shape
     faces = shape.faces[:, ::-1].copy()
@@ -187,17 +189,17 @@ def parse_gltf(source: Source) -> Mesh:
     """
     text, binary = _split(source)
     buffers = Buffers(source, parse_document(text), binary)
-    parts = parts_of(buffers)
+    parts = collect_parts(buffers)
     if not parts:
         raise MeshError("shows no triangles in its scene")
-    shapes, texture, name = textured(buffers, parts)
-    return replace(join(shapes, name), texture=texture)
+    shapes, texture, name = build_texture(buffers, parts)
+    return replace(join_shapes(shapes, name), texture=texture)
 
 
 def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
     """The JSON and the binary chunk, if there is one."""
-    if source.cut(0, len(_MAGIC)) != _MAGIC:
-        return source.cut(0, source.size).removeprefix(_BOM), None
+    if source.slice(0, len(_MAGIC)) != _MAGIC:
+        return source.slice(0, source.size).removeprefix(_BOM), None
     if source.size < _HEADER.size + _CHUNK.size:
         raise MeshError("is cut off in its header")
     _, version, length = _HEADER.unpack_from(source.data)
@@ -207,13 +209,13 @@ def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
         raise MeshError(f"promises {length} bytes, but has {source.size}; it is cut off")
     start, stop = _chunk(source, _HEADER.size, length, b"JSON")
     first, last = _chunk(source, stop, length, b"BIN\0") if stop + _CHUNK.size <= length else (0, 0)
-    return source.cut(start, stop), source.text[first:last]
+    return source.slice(start, stop), source.text[first:last]
 
 
-def _chunk(source: Source, at: int, length: int, kind: bytes) -> tuple[int, int]:
-    """First and last byte of the chunk at byte `at`; none where it is of another kind, which files may have."""
-    size, found = _CHUNK.unpack_from(source.data, at)
-    start = at + _CHUNK.size
+def _chunk(source: Source, pos: int, length: int, kind: bytes) -> tuple[int, int]:
+    """First and last byte of the chunk at byte `pos`; none where it is of another kind, which files may have."""
+    size, found = _CHUNK.unpack_from(source.data, pos)
+    start = pos + _CHUNK.size
     if start + size > length:
         raise MeshError(f"promises {size} bytes after byte {start}, but has {length}")
     return (start, start + size) if found == kind else (start, start)

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.gltf_document import Accessor, Document, item
+from smile_pipe.pipeline.meshes.gltf_document import Accessor, Document, get_item
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
 
@@ -47,14 +47,14 @@ class Buffers:
             MeshError: the accessor is of none of `types` (of "SCALAR", "VEC2" to "VEC4"), is sparse, or reaches beyond
                 its bytes, or a buffer cannot be loaded.
         """
-        accessor = item(self.document.accessors, index, "accessor")
+        accessor = get_item(self.document.accessors, index, "accessor")
         component = _COMPONENTS.get(accessor.component_type)
         if component is None or accessor.type not in types:
             found = f"{accessor.type[:8]!a} of component type {accessor.component_type}"
             raise MeshError(f"has {found} as accessor {index}, where {' or '.join(types)} should be")
         if accessor.sparse is not None or accessor.buffer_view is None:
             raise MeshError(f"has no bytes for accessor {index}, or a sparse one, which is not read")
-        view = item(self.document.buffer_views, accessor.buffer_view, "bufferView")
+        view = get_item(self.document.buffer_views, accessor.buffer_view, "bufferView")
         columns, dtype = _COLUMNS[accessor.type], np.dtype(component)
         stride = view.byte_stride or columns * dtype.itemsize
         _check_extent(index, accessor, stride, columns * dtype.itemsize, view.byte_length)
@@ -65,7 +65,7 @@ class Buffers:
             (accessor.count, columns), dtype, content.data, accessor.byte_offset, (stride, dtype.itemsize)
         )
 
-    def fractions(self, index: int, types: tuple[str, ...], always: bool) -> NDArray[np.float32]:
+    def normalized_array(self, index: int, types: tuple[str, ...], force_normalized: bool) -> NDArray[np.float32]:
         """The numbers of accessor `index` [count, columns], integers as fractions of the largest.
 
         Args:
@@ -74,7 +74,7 @@ class Buffers:
             always: whether integers are fractions even where the accessor does not say so.
         """
         values = self.array(index, types)
-        if values.dtype.kind == "f" or not (always or self.document.accessors[index].normalized):
+        if values.dtype.kind == "f" or not (force_normalized or self.document.accessors[index].normalized):
             return values.astype(np.float32)
         return np.maximum(values / np.iinfo(values.dtype).max, -1.0).astype(np.float32)
 
@@ -84,7 +84,7 @@ class Buffers:
         Raises:
             MeshError: they lie beyond their buffer, or the buffer cannot be loaded.
         """
-        view = item(self.document.buffer_views, index, "bufferView")
+        view = get_item(self.document.buffer_views, index, "bufferView")
         content = self._buffer(view.buffer)
         if view.byte_offset + view.byte_length > len(content):
             raise MeshError(
@@ -99,13 +99,13 @@ class Buffers:
         return self._loaded[index]
 
     def _load(self, index: int) -> NDArray[np.uint8]:
-        uri = item(self.document.buffers, index, "buffer").uri
+        uri = get_item(self.document.buffers, index, "buffer").uri
         if uri is None:
             if index or self.binary is None:
                 raise MeshError(f"has no bytes for buffer {index}")
             return self.binary
         if uri.startswith("data:"):
-            content = np.frombuffer(data_of(uri), np.uint8)
+            content = np.frombuffer(decode_data_uri(uri), np.uint8)
         else:
             source = self._file(uri)
             content = source.text[: source.size]
@@ -116,7 +116,7 @@ class Buffers:
 
     def _file(self, uri: str) -> Source:
         """Read a buffer from a file below the folder of the glTF."""
-        path = self.source.companions.find(unquote(uri))
+        path = self.source.sidecars.find(unquote(uri))
         if path is None:
             raise MeshError(f"has its buffer at {uri[:80]!a}, outside its own folder; that is never opened")
         try:
@@ -125,7 +125,7 @@ class Buffers:
             raise MeshError(f"has its buffer at {uri[:80]!a}, which {error}") from error
 
 
-def data_of(uri: str) -> bytes:
+def decode_data_uri(uri: str) -> bytes:
     """The bytes of a data URI.
 
     Raises:

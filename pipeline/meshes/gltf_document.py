@@ -202,7 +202,7 @@ def parse_document(text: bytes) -> Document:
     return document
 
 
-def item(items: tuple[T, ...], index: int, what: str) -> T:
+def get_item(items: tuple[T, ...], index: int, what: str) -> T:
     """Follow an index into one of the document's lists.
 
     Raises:

@@ -6,8 +6,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.gltf_buffers import Buffers, data_of
-from smile_pipe.pipeline.meshes.gltf_document import Document, TextureInfo, item
+from smile_pipe.pipeline.meshes.gltf_buffers import Buffers, decode_data_uri
+from smile_pipe.pipeline.meshes.gltf_document import Document, TextureInfo, get_item
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.shapes import Shape
 from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, decode_texture
@@ -32,15 +32,15 @@ def texture_info(document: Document, material: int | None) -> TextureInfo | None
     """The base colour texture of a material, if it has one."""
     if material is None:
         return None
-    return item(document.materials, material, "material").pbr_metallic_roughness.base_color_texture
+    return get_item(document.materials, material, "material").pbr_metallic_roughness.base_color_texture
 
 
-def image_of(document: Document, info: TextureInfo | None) -> int | None:
+def find_image(document: Document, info: TextureInfo | None) -> int | None:
     """Which image a texture shows; None where it has none, or one that an extension gives."""
-    return None if info is None else item(document.textures, info.index, "texture").source
+    return None if info is None else get_item(document.textures, info.index, "texture").source
 
 
-def textured(buffers: Buffers, parts: list[Part]) -> tuple[list[Shape], NDArray[np.uint8] | None, str]:
+def build_texture(buffers: Buffers, parts: list[Part]) -> tuple[list[Shape], NDArray[np.uint8] | None, str]:
     """Find one texture for all parts.
 
     Where the parts have several images that the file holds, these are stacked, and a part without one becomes white.
@@ -56,28 +56,28 @@ def textured(buffers: Buffers, parts: list[Part]) -> tuple[list[Shape], NDArray[
     wanted = [part.image if len(part.shape.uvs) else None for part in parts]
     used = [image for image in dict.fromkeys(wanted) if image is not None]
     names = {image: _name(buffers.document, image) for image in used}
-    held = _decoded(buffers, [image for image in used if not names[image]])
+    held = _decode_images(buffers, [image for image in used if not names[image]])
     texture = next(iter(held.values()), None)
     if held and any(image not in held for image in wanted):
         held[None] = _WHITE
     if len(held) > 1:
-        texture, tops = _stacked(held)
+        texture, tops = _stack_images(held)
         keys = [image if image in held else None for image in wanted]
         shapes = [
-            _within(shape, held[key].shape[:2], tops[key], texture.shape[:2])
+            _to_stack_uvs(shape, held[key].shape[:2], tops[key], texture.shape[:2])
             for shape, key in zip(shapes, keys, strict=True)
         ]
     name = "" if held else next(iter(names.values()), "")
-    return [_flipped(shape) for shape in shapes], texture, name
+    return [_flip_v(shape) for shape in shapes], texture, name
 
 
 def _name(document: Document, index: int) -> str:
     """The file that an image lies in, "" where the glTF holds it itself."""
-    uri = item(document.images, index, "image").uri
+    uri = get_item(document.images, index, "image").uri
     return "" if uri is None or uri.startswith("data:") else unquote(uri)
 
 
-def _decoded(buffers: Buffers, images: list[int]) -> dict[int | None, NDArray[np.uint8]]:
+def _decode_images(buffers: Buffers, images: list[int]) -> dict[int | None, NDArray[np.uint8]]:
     """The pixels of images that the file holds."""
     decoded: dict[int | None, NDArray[np.uint8]] = {}
     left = MAX_PIXELS
@@ -85,7 +85,7 @@ def _decoded(buffers: Buffers, images: list[int]) -> dict[int | None, NDArray[np
         image = buffers.document.images[index]
         try:
             if image.uri is not None:
-                content = data_of(image.uri)
+                content = decode_data_uri(image.uri)
             elif image.buffer_view is not None:
                 content = buffers.content(image.buffer_view).tobytes()
             else:
@@ -97,7 +97,7 @@ def _decoded(buffers: Buffers, images: list[int]) -> dict[int | None, NDArray[np
     return decoded
 
 
-def _stacked(images: dict[int | None, NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], dict[int | None, int]]:
+def _stack_images(images: dict[int | None, NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], dict[int | None, int]]:
     """The images one below the other, and the row that each begins in."""
     height, width = sum(len(image) for image in images.values()), max(image.shape[1] for image in images.values())
     if height * width > MAX_PIXELS:
@@ -112,7 +112,7 @@ def _stacked(images: dict[int | None, NDArray[np.uint8]]) -> tuple[NDArray[np.ui
     return stack, tops
 
 
-def _within(shape: Shape, size: tuple[int, ...], top: int, of: tuple[int, ...]) -> Shape:
+def _to_stack_uvs(shape: Shape, size: tuple[int, ...], top: int, of: tuple[int, ...]) -> Shape:
     """Texture coordinates on an image of `size` (height, width) as coordinates on the stack of size `of`."""
     if not len(shape.uvs):
         return replace(shape, uvs=np.array([[0.5 / of[1], (top + 0.5) / of[0]]], np.float32))
@@ -122,7 +122,7 @@ def _within(shape: Shape, size: tuple[int, ...], top: int, of: tuple[int, ...]) 
     return replace(shape, uvs=(uvs / (of[1], of[0])).astype(np.float32))
 
 
-def _flipped(shape: Shape) -> Shape:
+def _flip_v(shape: Shape) -> Shape:
     uvs = shape.uvs.copy()
     uvs[:, 1] = 1 - uvs[:, 1]
     return replace(shape, uvs=uvs)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.texture import MAX_PIXELS
 
@@ -36,7 +36,7 @@ def parse_npz(source: Source) -> Mesh:
         arrays["faces"],
         arrays.get("uvs"),
         arrays.get("face_uvs"),
-        None if colors is None else bytes_of_colors(colors),
+        None if colors is None else colors_to_uint8(colors),
     )
     landmarks, texture = arrays.get("landmarks"), arrays.get("texture")
     if landmarks is not None and np.isinf(landmarks).any():

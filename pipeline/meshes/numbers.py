@@ -6,13 +6,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from smile_pipe.pipeline.meshes.buffers import scratch
+from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.text_parser import scan_integers, scan_numbers
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-NUM_NOTES = 4096
+MAX_FALLBACKS = 4096
 """Rows of the array of undecided tokens that a scanner gets."""
 
 _TOKEN = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -21,8 +21,8 @@ _MAX_TOKEN = 4096
 _BYTES_PER_NUMBER = 8  # a guess that wastes little room; 2 is the least there can be
 
 
-def read_numbers(source: Source, at: int, dtype: DTypeLike) -> tuple[NDArray[np.floating], int]:
-    """Read numbers from byte `at` until a bracket or brace closes or the file ends.
+def read_numbers(source: Source, pos: int, dtype: DTypeLike) -> tuple[NDArray[np.floating], int]:
+    """Read numbers from byte `pos` until a bracket or brace closes or the file ends.
 
     Args:
         source: a text file; white space and commas separate numbers, `#` begins a comment.
@@ -35,37 +35,37 @@ def read_numbers(source: Source, at: int, dtype: DTypeLike) -> tuple[NDArray[np.
     Raises:
         MeshError: something is not a number (with its line).
     """
-    out = scratch((source.size - at) // _BYTES_PER_NUMBER + 64, dtype)
-    notes = np.empty((NUM_NOTES, 3), np.int64)
+    out = reusable_array((source.size - pos) // _BYTES_PER_NUMBER + 64, dtype)
+    fallbacks = np.empty((MAX_FALLBACKS, 3), np.int64)
     count = 0
     while True:
-        at, count, noted = scan_numbers(source.text, at, count, out, notes)
-        settle(source, notes[:noted], (out,))
+        pos, count, num_fallbacks = scan_numbers(source.text, pos, count, out, fallbacks)
+        resolve_fallbacks(source, fallbacks[:num_fallbacks], (out,))
         if count == len(out):
-            out = enlarged(out)
-        elif noted < len(notes):
-            return out[:count], at
+            out = grow(out)
+        elif num_fallbacks < len(fallbacks):
+            return out[:count], pos
 
 
-def read_integers(source: Source, at: int) -> tuple[NDArray[np.int32], int]:
-    """Read integers from byte `at` until something else comes; the integers, [N], and that byte."""
-    out = scratch((source.size - at) // _BYTES_PER_NUMBER + 64, np.int32)
+def read_integers(source: Source, pos: int) -> tuple[NDArray[np.int32], int]:
+    """Read integers from byte `pos` until something else comes; the integers, [N], and that byte."""
+    out = reusable_array((source.size - pos) // _BYTES_PER_NUMBER + 64, np.int32)
     count = 0
     while True:
-        at, count = scan_integers(source.text, at, count, out)
+        pos, count = scan_integers(source.text, pos, count, out)
         if count < len(out):
-            return out[:count], at
-        out = enlarged(out)
+            return out[:count], pos
+        out = grow(out)
 
 
-def enlarged(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+def grow(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """Copy an array into one with twice the columns; the new ones are not set."""
     out = np.empty((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
     out[..., : array.shape[-1]] = array
     return out
 
 
-def settle(source: Source, notes: NDArray[np.int64], arrays: tuple[NDArray[np.floating], ...]) -> None:
+def resolve_fallbacks(source: Source, fallbacks: NDArray[np.int64], arrays: tuple[NDArray[np.floating], ...]) -> None:
     """Give the undecided tokens their value by Python's `float`.
 
     Args:
@@ -76,9 +76,9 @@ def settle(source: Source, notes: NDArray[np.int64], arrays: tuple[NDArray[np.fl
     Raises:
         MeshError: a token is not a number (with its line).
     """
-    for start, array, element in notes.tolist():
-        token = _TOKEN_END.split(source.cut(start, start + _MAX_TOKEN), maxsplit=1)[0]
+    for start, array, element in fallbacks.tolist():
+        token = _TOKEN_END.split(source.slice(start, start + _MAX_TOKEN), maxsplit=1)[0]
         if len(token) == _MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise source.error(start, f"{token[:40].decode('latin-1')!r} is not a number")
+            raise source.error_at(start, f"{token[:40].decode('latin-1')!r} is not a number")
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused when the mesh is built
             arrays[array][element] = float(token)

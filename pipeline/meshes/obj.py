@@ -15,13 +15,22 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.buffers import scratch
+from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.numbers import NUM_NOTES, enlarged, settle
-from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
+from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.text_parser import CORNER, DONE, FEW, FULL, INDEX, NO_UV, SHORT, scan_obj
+from smile_pipe.pipeline.meshes.text_parser import (
+    BAD_CORNER,
+    BAD_INDEX,
+    DONE,
+    FULL,
+    NO_UV,
+    TOO_FEW_CORNERS,
+    TOO_FEW_NUMBERS,
+    scan_obj,
+)
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 _MAX_BYTES = 1 << 20  # a material file has a few lines
@@ -31,7 +40,7 @@ _MAX_FILES = 8
 _OPTION = re.compile(r"-[a-zA-Z]+(?:\s+(?:on|off|[-+]?\.?\d[\d.eE+-]*)(?=\s))*\s+")
 
 
-def texture_of(companions: SidecarFiles, lines: list[bytes]) -> str:
+def find_texture_name(sidecars: SidecarFiles, lines: list[bytes]) -> str:
     """Find the texture that an OBJ file names.
 
     Args:
@@ -42,20 +51,20 @@ def texture_of(companions: SidecarFiles, lines: list[bytes]) -> str:
         the `map_Kd` of the first material in use that has one (or of any, if the OBJ uses none), relative to the
         OBJ; "" if there is none. A material file that is missing, oversized or elsewhere counts as having none.
     """
-    if not companions.looks:
+    if not sidecars.with_materials:
         return ""
     statements = [_statement(line) for line in lines]
     libraries = list(dict.fromkeys(name for word, name in statements if word == "mtllib" and name))
     textures: dict[str, str] = {}
     for library in libraries[:_MAX_FILES]:
-        textures = _textures(companions, library) | textures
+        textures = _read_materials(sidecars, library) | textures
     used = [name for word, name in statements if word == "usemtl"]
     return next((textures[name] for name in used or textures if name in textures), "")
 
 
-def _textures(companions: SidecarFiles, library: str) -> dict[str, str]:
+def _read_materials(sidecars: SidecarFiles, library: str) -> dict[str, str]:
     """Material name -> texture, of one material file."""
-    path = companions.find(library)
+    path = sidecars.find(library)
     try:
         if path is None or path.stat().st_size > _MAX_BYTES:
             return {}
@@ -65,11 +74,11 @@ def _textures(companions: SidecarFiles, library: str) -> dict[str, str]:
     folder = PurePosixPath(library.replace("\\", "/")).parent
     found: dict[str, str] = {}
     material = ""
-    for line in source.cut(0, _MAX_BYTES).splitlines():
+    for line in source.slice(0, _MAX_BYTES).splitlines():
         word, value = _statement(line)
         if word == "newmtl":
             material = value
-        elif word == "map_kd" and (texture := _without_options(value)):
+        elif word == "map_kd" and (texture := _strip_options(value)):
             found.setdefault(material, str(folder / texture.replace("\\", "/")))
     return found
 
@@ -85,7 +94,7 @@ def _statement(line: bytes) -> tuple[str, str]:
     return word.lower(), rest.strip()
 
 
-def _without_options(value: str) -> str:
+def _strip_options(value: str) -> str:
     while match := _OPTION.match(value):
         value = value[match.end() :]
     return value
@@ -95,10 +104,10 @@ _Floats: TypeAlias = NDArray[np.float32]
 _BYTES_PER_ELEMENT = 12  # a guess that wastes little room; 2 is the least there can be
 _NUM_MATERIALS = 256  # lines that name a material or its file and are looked at
 _PROBLEMS = {
-    SHORT: "a vertex needs three numbers, a texture coordinate one",
-    CORNER: "a face corner is not `v`, `v/vt`, `v//vn` or `v/vt/vn`",
-    FEW: "a face has fewer than three corners",
-    INDEX: "a face index is 0 or reaches back before the first element",
+    TOO_FEW_NUMBERS: "a vertex needs three numbers, a texture coordinate one",
+    BAD_CORNER: "a face corner is not `v`, `v/vt`, `v//vn` or `v/vt/vn`",
+    TOO_FEW_CORNERS: "a face has fewer than three corners",
+    BAD_INDEX: "a face index is 0 or reaches back before the first element",
 }
 
 
@@ -123,28 +132,32 @@ def parse_obj(source: Source) -> Mesh:
         faces,
         uvs if textured else None,
         face_uvs if textured else None,
-        bytes_of_colors(colors) if colored else None,
-        texture_of(source.companions, [source.line(at) for at in materials.tolist()]),
+        colors_to_uint8(colors) if colored else None,
+        find_texture_name(source.sidecars, [source.line(pos) for pos in materials.tolist()]),
     )
 
 
 def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
     """Run the compiled scanner; points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], material lines [M]."""
     room = source.size // _BYTES_PER_ELEMENT + 64
-    points, uvs, colors = scratch(room, np.float32), scratch(room, np.float32), scratch(room, np.float32)
-    corners, materials = scratch(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
-    state, notes = np.zeros(6, np.int64), np.empty((NUM_NOTES, 3), np.int64)
-    if source.cut(0, 3) == b"\xef\xbb\xbf":
+    points, uvs, colors = (
+        reusable_array(room, np.float32),
+        reusable_array(room, np.float32),
+        reusable_array(room, np.float32),
+    )
+    corners, materials = reusable_array(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
+    state, fallbacks = np.zeros(6, np.int64), np.empty((MAX_FALLBACKS, 3), np.int64)
+    if source.slice(0, 3) == b"\xef\xbb\xbf":
         state[0] = 3
     while True:
-        status, noted = scan_obj(source.text, state, points, uvs, colors, corners, notes, materials)
-        settle(source, notes[:noted], (points, uvs, colors))
+        status, num_fallbacks = scan_obj(source.text, state, points, uvs, colors, corners, fallbacks, materials)
+        resolve_fallbacks(source, fallbacks[:num_fallbacks], (points, uvs, colors))
         if status != FULL:
             break
-        if noted < NUM_NOTES - 6:
-            points, uvs, colors, corners = enlarged(points), enlarged(uvs), enlarged(colors), enlarged(corners)
+        if num_fallbacks < MAX_FALLBACKS - 6:
+            points, uvs, colors, corners = grow(points), grow(uvs), grow(colors), grow(corners)
     if status != DONE:
-        raise source.error(int(state[0]), _PROBLEMS[status])
+        raise source.error_at(int(state[0]), _PROBLEMS[status])
     _, num_points, num_uvs, num_colors, num_corners, num_materials = state.tolist()
     return (
         points[:num_points].reshape(-1, 3).copy(),

@@ -57,12 +57,12 @@ def read_header(source: Source) -> Header:
     Raises:
         MeshError: it is malformed (with its line), is not one, or does not end within 64 KiB.
     """
-    text = source.cut(0, _MAX_BYTES)
+    text = source.slice(0, _MAX_BYTES)
     if not text.startswith((b"ply\n", b"ply\r\n")):
         raise MeshError("is not a PLY file; its first line must be `ply`")
     order, texture_name = None, ""
     elements: list[Element] = []
-    at = 0
+    pos = 0
     end = text.find(b"\nend_header")  # the data after it may be megabytes without a line end
     for raw in (text if end < 0 else text[: end + 80]).splitlines(keepends=True):
         words = raw.decode("latin-1").split()
@@ -70,7 +70,7 @@ def read_header(source: Source) -> Header:
             if words[:1] == ["end_header"]:
                 if order is None:
                     raise MeshError("the header has no format line")
-                return Header(order, elements, texture_name, at + len(raw))
+                return Header(order, elements, texture_name, pos + len(raw))
             if words[:1] == ["format"]:
                 order = _ORDERS[words[1]]
             elif words[:1] == ["element"]:
@@ -81,8 +81,8 @@ def read_header(source: Source) -> Header:
                 texture_name = raw.decode("utf-8", "replace").split("TextureFile", 1)[1].strip()
         except (IndexError, KeyError, ValueError) as error:
             problem = str(error) if isinstance(error, MeshError) else f"{' '.join(words)[:80]!r} is not understood"
-            raise source.error(at, problem) from error
-        at += len(raw)
+            raise source.error_at(pos, problem) from error
+        pos += len(raw)
     raise MeshError(f"has no end_header within {_MAX_BYTES} bytes")
 
 

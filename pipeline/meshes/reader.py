@@ -14,7 +14,7 @@ from smile_pipe.pipeline.meshes.ply import parse_ply
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.stl import parse_stl
-from smile_pipe.pipeline.meshes.texture import bounded
+from smile_pipe.pipeline.meshes.texture import downscale_texture
 from smile_pipe.pipeline.meshes.vrml import parse_wrl
 
 _PARSERS: dict[str, Callable[[Source], Mesh]] = {
@@ -33,10 +33,10 @@ SUFFIXES = tuple(_PARSERS)
 """The suffixes that `read_mesh` knows, in lower case and with their dot."""
 
 
-def read_mesh(path: Path, companions: SidecarFiles | None = None) -> Mesh:
+def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
     """Read a mesh file; the suffix decides how, whatever its case.
 
-    The files that it names are its `companions`, or else those beside it.
+    The files that it names are its `sidecars`, or else those beside it.
 
     Raises:
         MeshError: the suffix is unknown, or the file cannot be read or is malformed; the message begins with the
@@ -46,8 +46,8 @@ def read_mesh(path: Path, companions: SidecarFiles | None = None) -> Mesh:
         parse = _PARSERS.get(path.suffix.lower())
         if parse is None:
             raise MeshError(f"has no suffix of a mesh; those are {', '.join(SUFFIXES)}")
-        mesh = parse(Source.read(path, companions))
-        return mesh if mesh.texture is None else replace(mesh, texture=bounded(mesh.texture))
+        mesh = parse(Source.read(path, sidecars))
+        return mesh if mesh.texture is None else replace(mesh, texture=downscale_texture(mesh.texture))
     except MemoryError as error:
         raise MeshError(f"{path}: takes more memory than there is") from error
     except MeshError as error:

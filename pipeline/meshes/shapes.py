@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 
 
-def bytes_of_colors(colors: NDArray, dtype: np.dtype | None = None) -> NDArray[np.uint8]:
+def colors_to_uint8(colors: NDArray, dtype: np.dtype | None = None) -> NDArray[np.uint8]:
     """Bring red, green and blue [V, 3] to uint8.
 
     16-bit unsigned integers are scaled from their full range; other integers are taken as they are. Other numbers
@@ -61,7 +61,7 @@ class Shape:
         return sum(array.nbytes for array in (self.points, self.faces, self.uvs, self.face_uvs, self.colors))
 
 
-def moved(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
+def transform_shape(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
     """Move a shape by a matrix [4, 4], in float64; one that changes nothing leaves every coordinate as it was."""
     if np.array_equal(matrix, np.eye(4)):
         return shape
@@ -69,7 +69,7 @@ def moved(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
         return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
-def join(shapes: list[Shape], texture_name: str = "") -> Mesh:
+def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
     """Make one mesh of all shapes, of which there is at least one.
 
     Texture coordinates are kept if any shape has them; corners of the others get one at (0, 0). Colours are kept if
@@ -87,7 +87,7 @@ def join(shapes: list[Shape], texture_name: str = "") -> Mesh:
         _joined([shape.faces for shape in shapes], [len(shape.points) for shape in shapes]),
         _concatenated(uv_lists) if textured else None,
         _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
-        bytes_of_colors(colors) if 0 < len(colors) == len(points) else None,
+        colors_to_uint8(colors) if 0 < len(colors) == len(points) else None,
         texture_name,
     )
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from smile_pipe.pipeline.meshes.texture import named_texture
+from smile_pipe.pipeline.meshes.texture import resolve_texture_name
 
 
-def _untold(path: str) -> None:
+def _ignore_access(path: str) -> None:
     """Nobody wants to know."""
 
 
@@ -30,22 +30,22 @@ class SidecarFiles:
 
     root: Path
     mesh: str
-    tell: Callable[[str], None] = _untold
-    looks: bool = True
+    on_access: Callable[[str], None] = _ignore_access
+    with_materials: bool = True
 
     @classmethod
-    def beside(cls, mesh: Path) -> Self:
+    def for_mesh(cls, mesh: Path) -> Self:
         """Those of a mesh that is read by itself."""
         return cls(mesh.parent, mesh.name)
 
     def find(self, name: str) -> Path | None:
         """The companion of that name: a regular file, or one that is missing.
 
-        None where the name leaves the folder of the mesh, by the rules of `named_texture`.
+        None where the name leaves the folder of the mesh, by the rules of `resolve_texture_name`.
         """
         folder, mesh = posixpath.split(self.mesh)
-        found = named_texture(self.root / folder, mesh, name)
+        found = resolve_texture_name(self.root / folder, mesh, name)
         if found is None:
             return None
-        self.tell(posixpath.join(folder, found))
+        self.on_access(posixpath.join(folder, found))
         return self.root / folder / found

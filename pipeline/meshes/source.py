@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.buffers import scratch
+from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.paths import MAX_BYTES, open_file
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
@@ -36,17 +36,17 @@ class Source:
     path: Path
     text: NDArray[np.uint8]
     size: int
-    companions: SidecarFiles
+    sidecars: SidecarFiles
 
     @classmethod
-    def of(cls, data: bytes, path: Path) -> Self:
+    def from_bytes(cls, data: bytes, path: Path) -> Self:
         """Wrap bytes that are in memory already as if they had been read from `path`."""
         text = np.concatenate([np.frombuffer(data, np.uint8), _SENTINEL])
-        return cls(path, text, len(data), SidecarFiles.beside(path))
+        return cls(path, text, len(data), SidecarFiles.for_mesh(path))
 
     @classmethod
-    def read(cls, path: Path, companions: SidecarFiles | None = None) -> Self:
-        """Read a whole file; it may name those of its `companions`, or else those beside it.
+    def read(cls, path: Path, sidecars: SidecarFiles | None = None) -> Self:
+        """Read a whole file; it may name those of its `sidecars`, or else those beside it.
 
         Raises:
             MeshError: it is missing, unreadable, not a regular file, empty, or larger than `MAX_BYTES`.
@@ -54,7 +54,7 @@ class Source:
         try:
             with open_file(path) as file:
                 length = os.fstat(file.fileno()).st_size
-                text = scratch(length + PADDING, np.uint8)
+                text = reusable_array(length + PADDING, np.uint8)
                 size = _fill(file.fileno(), text[:length])
         except OSError as error:
             raise MeshError(f"cannot be read: {error.strerror}") from error
@@ -62,25 +62,25 @@ class Source:
             raise MeshError("is empty or not a regular file")
         text = text[: size + PADDING]
         text[size:] = _SENTINEL
-        return cls(path, text, size, companions or SidecarFiles.beside(path))
+        return cls(path, text, size, sidecars or SidecarFiles.for_mesh(path))
 
     @property
     def data(self) -> memoryview:
         """The file's bytes, not copied."""
         return self.text[: self.size].data
 
-    def error(self, at: int, problem: str) -> MeshError:
-        """Build the error for the line that byte `at` is on; lines count from 1."""
-        line = 1 + int(np.count_nonzero(self.text[: min(at, self.size)] == 10))
+    def error_at(self, pos: int, problem: str) -> MeshError:
+        """Build the error for the line that byte `pos` is on; lines count from 1."""
+        line = 1 + int(np.count_nonzero(self.text[: min(pos, self.size)] == 10))
         return MeshError(f"line {line}: {problem}")
 
-    def cut(self, start: int, stop: int) -> bytes:
+    def slice(self, start: int, stop: int) -> bytes:
         """Copy the bytes from `start` to `stop`, or to the end of the file if that comes first."""
         return self.text[start : min(stop, self.size)].tobytes()
 
-    def line(self, at: int, limit: int = 4096) -> bytes:
-        """Copy from byte `at` to the end of its line, but at most `limit` bytes."""
-        return self.cut(at, at + limit).split(b"\n", 1)[0]
+    def line(self, pos: int, limit: int = 4096) -> bytes:
+        """Copy from byte `pos` to the end of its line, but at most `limit` bytes."""
+        return self.slice(pos, pos + limit).split(b"\n", 1)[0]
 
 
 def _fill(descriptor: int, target: NDArray[np.uint8]) -> int:

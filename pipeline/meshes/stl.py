@@ -13,10 +13,10 @@ from smile_pipe.pipeline.meshes.source import Source
 
 _COUNT = struct.Struct("<I")
 _HEADER = 80
-_PIECE = 1 << 16
+_CHUNK_BYTES = 1 << 16
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 # All of a text file but the numbers after `vertex`; possessive, so that no input makes it go back.
-_WORDS = re.compile(rb"^[^\S\n]*+(?:vertex\b|(?!vertex\b)[^\n]*+)", re.MULTILINE | re.IGNORECASE)
+_NON_NUMBERS = re.compile(rb"^[^\S\n]*+(?:vertex\b|(?!vertex\b)[^\n]*+)", re.MULTILINE | re.IGNORECASE)
 
 
 def parse_stl(source: Source) -> Mesh:
@@ -31,7 +31,7 @@ def parse_stl(source: Source) -> Mesh:
 
 def _is_text(source: Source) -> bool:
     """Whether it is a text file: many binary files begin with `solid` as well, but none has `facet` soon after."""
-    start = source.cut(0, 1024).lower()
+    start = source.slice(0, 1024).lower()
     return start.lstrip().startswith(b"solid") and (b"facet" in start or b"endsolid" in start)
 
 
@@ -46,28 +46,28 @@ def _binary_points(source: Source) -> NDArray[np.float32]:
     return np.frombuffer(source.data, _TRIANGLE, count, start)["corners"].reshape(-1, 3)
 
 
-def _without_words(source: Source) -> Iterator[bytes]:
+def _vertex_number_chunks(source: Source) -> Iterator[bytes]:
     """The text with nothing but the numbers of its vertices, a piece of whole lines after another.
 
     In pieces, because a substitution takes up to fifty times the room of the text.
     """
-    at, length = 0, _PIECE
-    while at < source.size:
-        piece = source.cut(at, at + length)
-        end = len(piece) if at + length >= source.size else piece.rfind(b"\n") + 1
+    pos, length = 0, _CHUNK_BYTES
+    while pos < source.size:
+        chunk = source.slice(pos, pos + length)
+        end = len(chunk) if pos + length >= source.size else chunk.rfind(b"\n") + 1
         if end == 0:
             length *= 2
             continue
-        yield _WORDS.sub(b"", piece[:end])
-        at += end
+        yield _NON_NUMBERS.sub(b"", chunk[:end])
+        pos += end
 
 
 def _text_points(source: Source) -> NDArray[np.float32]:
     """The corners, [3 F, 3]."""
-    numbers = Source.of(b"".join(_without_words(source)), source.path)
+    numbers = Source.from_bytes(b"".join(_vertex_number_chunks(source)), source.path)
     values, end = read_numbers(numbers, 0, np.float32)
     if end < numbers.size:
-        raise numbers.error(end, "a vertex holds something that is not a number")
+        raise numbers.error_at(end, "a vertex holds something that is not a number")
     if len(values) % 9:
         raise MeshError(f"has {len(values)} coordinates, not nine for each triangle")
     return values.reshape(-1, 3).astype(np.float32)

@@ -18,7 +18,7 @@ from smile_pipe.pipeline.meshes.paths import is_inside, open_file
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
-KEPT_PIXELS = 16 * 1024 * 1024
+MAX_KEPT_PIXELS = 16 * 1024 * 1024
 """Of larger textures a half or less of each side is kept: views of 2048 pixels show no more, and a task holds many."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # of a URL, or the letter of a drive
@@ -27,7 +27,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # of a URL, or the letter of 
 def read_texture(path: Path) -> NDArray[np.uint8]:
     """Read a texture as uint8 [H, W, 3], row 0 at the top; grey and palette images become RGB, alpha is dropped.
 
-    One of more than `KEPT_PIXELS` is made smaller; see `bounded`.
+    One of more than `MAX_KEPT_PIXELS` is made smaller; see `downscale_texture`.
 
     Raises:
         MeshError: the file is missing, larger than `MAX_BYTES`, not one of `FORMATS` (by content; the suffix does not
@@ -75,14 +75,14 @@ def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
             # A JPEG can be decoded at that size, in a quarter of the memory; for other formats this does nothing.
             image.draft(image.mode, (image.width // divisor, image.height // divisor))
         if image.mode.startswith("I;16"):
-            return bounded(np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2))
+            return downscale_texture(np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2))
         pixels = image if image.mode == "RGB" else image.convert("RGB")
         left = math.ceil(divisor / round(width / pixels.width))
         return np.array(pixels.reduce(left) if left > 1 else pixels)
 
 
-def bounded(texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A texture [H, W, 3] of about `KEPT_PIXELS` or fewer.
+def downscale_texture(texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A texture [H, W, 3] of about `MAX_KEPT_PIXELS` or fewer.
 
     Each side of a larger one is divided by the smallest whole number that does it, and each pixel becomes the mean of
     those that it stands for; texture coordinates, which are fractions of the sides, stay as they are.
@@ -92,10 +92,10 @@ def bounded(texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _divisor(width: int, height: int) -> int:
-    return max(1, math.ceil(math.sqrt(width * height / KEPT_PIXELS)))
+    return max(1, math.ceil(math.sqrt(width * height / MAX_KEPT_PIXELS)))
 
 
-def named_texture(root: Path, mesh: str, name: str) -> str | None:
+def resolve_texture_name(root: Path, mesh: str, name: str) -> str | None:
     """Find the texture that a mesh names, which may be anything, inside a data directory; nothing is opened.
 
     Args:

@@ -11,7 +11,7 @@ MAX_SLOPE = 6.0
 """The rise in z for each unit across (80.5 degrees) from which on a triangle spans an edge between near and far."""
 
 
-def line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: tuple[int, ...]) -> int:
+def find_line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: tuple[int, ...]) -> int:
     """Which of `lengths` a line of the grid has: the one at which points lie closer to those of the next line.
 
     Args:
@@ -27,7 +27,7 @@ def line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: 
     return min(lengths, key=lambda length: steps[length])
 
 
-def front_faces(points: NDArray[np.float64], valid: NDArray[np.bool_], length: int) -> NDArray[np.int32]:
+def mesh_grid(points: NDArray[np.float64], valid: NDArray[np.bool_], length: int) -> NDArray[np.int32]:
     """Mesh a grid, with normals towards +z.
 
     A cell gives two triangles, cut along its shorter diagonal; one if a corner of it is background; none if two are. A
@@ -62,7 +62,7 @@ def _grid_faces(
             for p, q, r in ((a, b, c), (a, c, d)) if ac <= bd else ((a, b, d), (b, c, d)):
                 if not (valid[p] and valid[q] and valid[r]):
                     continue
-                across, rise = _across(points, p, q, r)
+                across, rise = _projected_area(points, p, q, r)
                 if rise < max_slope * abs(across):
                     faces[count, 0], faces[count, 1], faces[count, 2] = p, q, r
                     count += 1
@@ -78,7 +78,7 @@ def _distance(points: NDArray[np.float64], p: int, q: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _across(points: NDArray[np.float64], p: int, q: int, r: int) -> tuple[float, float]:
+def _projected_area(points: NDArray[np.float64], p: int, q: int, r: int) -> tuple[float, float]:
     """The z of a triangle's normal, which is twice its area across, and the length of the normal's x and y.
 
     Their quotient is the slope of the triangle's plane.
@@ -100,8 +100,8 @@ def triangulate(corners: NDArray[np.int32], *others: NDArray[np.int32]) -> list[
         int32 [F, 3] for `corners`, and one for each of `others`.
     """
     if _are_triangles(corners):
-        return [_without_ends(values) for values in (corners, *others)]
-    triangles = fan(corners)
+        return [_drop_terminators(values) for values in (corners, *others)]
+    triangles = fan_triangles(corners)
     return [np.take(values, triangles) for values in (corners, *others)]
 
 
@@ -116,7 +116,7 @@ def _are_triangles(corners: NDArray[np.int32]) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _without_ends(values: NDArray[np.int32]) -> NDArray[np.int32]:
+def _drop_terminators(values: NDArray[np.int32]) -> NDArray[np.int32]:
     """The first three of every four values, [F, 3]; ten times as fast as a copied slice."""
     out = np.empty((len(values) >> 2, 3), np.int32)
     for i in range(len(out)):
@@ -125,7 +125,7 @@ def _without_ends(values: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 @njit(cache=True, nogil=True)
-def fan(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+def fan_triangles(corners: NDArray[np.int32]) -> NDArray[np.int32]:
     """Positions in `corners` (as for `triangulate`) of the triangles' corners, int32 [F, 3]."""
     total = length = 0
     for corner in corners:

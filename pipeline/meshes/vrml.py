@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.shapes import join
+from smile_pipe.pipeline.meshes.shapes import join_shapes
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.vrml_scene import KINDS, NO_COLORS, NO_POINTS, NO_UVS, Scene
+from smile_pipe.pipeline.meshes.vrml_scene import NO_COLORS, NO_POINTS, NO_UVS, TRANSFORM_NODES, Scene
 from smile_pipe.pipeline.meshes.vrml_syntax import Node, read_nodes
 
 _Indices: TypeAlias = NDArray[np.int32]
@@ -53,11 +53,11 @@ def read_vrml1(source: Source) -> Scene:
         MeshError: the text is malformed, or a shape's arrays do not fit together (with its line).
     """
     scene = Scene(source)
-    _visit(scene, read_nodes(source), _State(np.eye(4), NO_POINTS, NO_UVS, NO_COLORS, "DEFAULT"))
+    _visit_vrml1(scene, read_nodes(source), _State(np.eye(4), NO_POINTS, NO_UVS, NO_COLORS, "DEFAULT"))
     return scene
 
 
-def _visit(scene: Scene, node: Node, state: _State) -> _State:
+def _visit_vrml1(scene: Scene, node: Node, state: _State) -> _State:
     """Add what is in a node, and say what the nodes after it are drawn with."""
     if node.kind == "Coordinate3":
         return replace(state, points=node.values.get("point", NO_POINTS))
@@ -67,30 +67,30 @@ def _visit(scene: Scene, node: Node, state: _State) -> _State:
         return replace(state, colors=node.values.get("diffuseColor", NO_COLORS))
     if node.kind == "MaterialBinding":
         return replace(state, binding=node.words.get("value", "DEFAULT"))
-    if node.kind in KINDS:
+    if node.kind in TRANSFORM_NODES:
         return replace(state, matrix=state.matrix @ scene.matrix_of(node))
     if node.kind == "Texture2":
         scene.texture_name = scene.texture_name or node.words.get("filename", "")
     elif node.kind == "IndexedFaceSet":
-        _add(scene, node, state)
+        _add_shape(scene, node, state)
     inner = state
-    for child in node.shown():
-        inner = _visit(scene, child, inner)
+    for child in node.visible_children():
+        inner = _visit_vrml1(scene, child, inner)
     if node.kind in _SEPARATORS:
         return state
     return replace(inner, matrix=state.matrix) if node.kind == "TransformSeparator" else inner
 
 
-def _add(scene: Scene, node: Node, state: _State) -> None:
+def _add_shape(scene: Scene, node: Node, state: _State) -> None:
     """Add an IndexedFaceSet; colours of other things than vertices are dropped, and so are uvs of another shape."""
-    uv_corners = _given(node.indices.get("textureCoordIndex"))
-    color_corners = _given(node.indices.get("materialIndex"))
+    uv_corners = _explicit_indices(node.indices.get("textureCoordIndex"))
+    color_corners = _explicit_indices(node.indices.get("materialIndex"))
     uvs = state.uvs if uv_corners is not None or len(state.uvs) == len(state.points) else NO_UVS
     colors = state.colors if state.binding == "PER_VERTEX_INDEXED" else NO_COLORS
     scene.add(node, (state.points, uvs, colors), (uv_corners, color_corners), state.matrix)
 
 
-def _given(indices: _Indices | None) -> _Indices | None:
+def _explicit_indices(indices: _Indices | None) -> _Indices | None:
     """Indices, or None where the file has none or the default, a single -1, which stands for those of the points."""
     return None if indices is None or indices[:2].tolist() in ([], [-1]) else indices
 
@@ -102,23 +102,23 @@ def read_vrml2(source: Source) -> Scene:
         MeshError: the text is malformed, or a shape's arrays do not fit together (with its line).
     """
     scene = Scene(source)
-    _vrml2_visit(scene, read_nodes(source), np.eye(4))
+    _visit_vrml2(scene, read_nodes(source), np.eye(4))
     return scene
 
 
-def _vrml2_visit(scene: Scene, node: Node, matrix: NDArray[np.float64]) -> None:
+def _visit_vrml2(scene: Scene, node: Node, matrix: NDArray[np.float64]) -> None:
     """Add what is in a node that lies where `matrix` [4, 4] says."""
     if node.kind == "IndexedFaceSet":
-        _vrml2_add(scene, node, matrix)
+        _add_vrml2_shape(scene, node, matrix)
     elif node.kind == "ImageTexture":
         scene.texture_name = scene.texture_name or node.words.get("url", "")
     elif node.kind == "Transform":
         matrix = matrix @ scene.matrix_of(node)
-    for child in node.shown():
-        _vrml2_visit(scene, child, matrix)
+    for child in node.visible_children():
+        _visit_vrml2(scene, child, matrix)
 
 
-def _vrml2_add(scene: Scene, node: Node, matrix: NDArray[np.float64]) -> None:
+def _add_vrml2_shape(scene: Scene, node: Node, matrix: NDArray[np.float64]) -> None:
     """Add an IndexedFaceSet; colours of faces, which a Mesh has no place for, are dropped."""
     fields = {child.kind: child for child in node.children}
     empty = Node("", 0)
@@ -146,7 +146,7 @@ def parse_wrl(source: Source) -> Mesh:
         raise MeshError("is not VRML as text; its first line must begin with #VRML V2.0, #VRML V1.0 or #Inventor V2")
     if not scene.shapes:
         raise MeshError("has no IndexedFaceSet with points and coordIndex")
-    return join(scene.shapes, scene.texture_name)
+    return join_shapes(scene.shapes, scene.texture_name)
 
 
 def write_wrl(path: Path, mesh: Mesh, texture_name: str) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.meshes.shapes import Shape, moved
+from smile_pipe.pipeline.meshes.shapes import Shape, transform_shape
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 from smile_pipe.pipeline.meshes.vrml_syntax import Node
 
 
-def shape_of(
+def build_shape(
     points: NDArray[np.float32],
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
@@ -44,7 +44,7 @@ def shape_of(
     elif uv_corners is None:
         faces = face_uvs = triangulate(corners)[0]
     else:
-        corners, uv_corners = _ended(corners), _ended(uv_corners)
+        corners, uv_corners = _terminated(corners), _terminated(uv_corners)
         if not np.array_equal(corners == -1, uv_corners == -1):
             raise MeshError("has a texCoordIndex that does not describe the polygons of coordIndex")
         faces, face_uvs = triangulate(corners, uv_corners)
@@ -60,24 +60,24 @@ def _vertex_colors(
     """Colours by vertex [V, 3], or [0, 3] if corners at one vertex differ or the lists do not fit together."""
     if color_corners is None or not len(colors):
         return colors if len(colors) == num_points else colors[:0]
-    corners, color_corners = _ended(corners), _ended(color_corners)
+    corners, color_corners = _terminated(corners), _terminated(color_corners)
     used = corners != -1
     if not np.array_equal(used, color_corners != -1):
         return colors[:0]
-    at, wanted = corners[used], color_corners[used]
-    if not 0 <= wanted.min(initial=0) <= wanted.max(initial=0) < len(colors) or at.max(initial=0) >= num_points:
+    pos, wanted = corners[used], color_corners[used]
+    if not 0 <= wanted.min(initial=0) <= wanted.max(initial=0) < len(colors) or pos.max(initial=0) >= num_points:
         return colors[:0]
     chosen = np.zeros(num_points, np.int32)
-    chosen[at] = wanted
-    return colors[chosen] if np.array_equal(chosen[at], wanted) else colors[:0]
+    chosen[pos] = wanted
+    return colors[chosen] if np.array_equal(chosen[pos], wanted) else colors[:0]
 
 
-def _ended(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+def _terminated(corners: NDArray[np.int32]) -> NDArray[np.int32]:
     """Add the -1 after the last polygon where a file leaves it out."""
     return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
 
 
-KINDS = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
+TRANSFORM_NODES = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
 """The kinds of nodes that move shapes."""
 
 _DEFAULTS = {
@@ -97,7 +97,7 @@ def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]
     It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52); a MatrixTransform gives its own, for points as rows.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `TRANSFORM_NODES`.
         numbers: the fields that the node gives.
 
     Raises:
@@ -131,7 +131,7 @@ def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:
 
 NO_UVS = np.empty((0, 2), np.float32)
 NO_POINTS = NO_COLORS = np.empty((0, 3), np.float32)
-_ROOM = 64 << 20  # what any file's shapes may take
+_MIN_SCENE_BYTES = 64 << 20  # what any file's shapes may take
 
 
 @dataclass(eq=False)
@@ -172,15 +172,15 @@ class Scene:
         if "coordIndex" not in node.indices or not len(points):
             return
         try:
-            shape = shape_of(points, uvs, colors, node.indices["coordIndex"], *indices)
+            shape = build_shape(points, uvs, colors, node.indices["coordIndex"], *indices)
         except MeshError as error:
-            raise self.source.error(node.at, str(error)) from error
+            raise self.source.error_at(node.pos, str(error)) from error
         self.nbytes += shape.nbytes
-        if self.nbytes > _ROOM + 16 * self.source.size:
-            raise self.source.error(
-                node.at, f"the shapes take more than {self.nbytes} bytes; arrays are used too often"
+        if self.nbytes > _MIN_SCENE_BYTES + 16 * self.source.size:
+            raise self.source.error_at(
+                node.pos, f"the shapes take more than {self.nbytes} bytes; arrays are used too often"
             )
-        self.shapes.append(moved(shape, matrix))
+        self.shapes.append(transform_shape(shape, matrix))
 
     def matrix_of(self, node: Node) -> NDArray[np.float64]:
         """The matrix [4, 4] of a node that moves what is in it or after it.
@@ -191,4 +191,4 @@ class Scene:
         try:
             return matrix_of(node.kind, node.numbers)
         except MeshError as error:
-            raise self.source.error(node.at, str(error)) from error
+            raise self.source.error_at(node.pos, str(error)) from error

@@ -57,7 +57,7 @@ class Node:
     """
 
     kind: str
-    at: int
+    pos: int
     name: str = ""
     children: list["Node"] = field(default_factory=list)
     values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Node:
     depth: int = 1
     size: int = 1
 
-    def adopt(self, child: "Node") -> None:
+    def add_child(self, child: "Node") -> None:
         """Add a child.
 
         Raises:
@@ -80,7 +80,7 @@ class Node:
             raise MeshError(f"there are more than {_MAX_NODES} nodes")
         self.children.append(child)
 
-    def shown(self) -> list["Node"]:
+    def visible_children(self) -> list["Node"]:
         """The children that are to be seen: all, but of an LOD the first, and of a Switch the one it chooses."""
         if self.kind == "LOD":
             return self.children[:1]
@@ -97,66 +97,66 @@ def read_nodes(source: Source) -> Node:
         MeshError: the text is malformed (with its line), nested too deep, or has too many nodes.
     """
     stack, named = [Node("the scene", 0)], dict[str, Node]()
-    at, words = 0, ["", "", ""]  # the last three words: `DEF name Type {`
+    pos, words = 0, ["", "", ""]  # the last three words: `DEF name Type {`
     num_opened = 0
-    while match := _TOKEN.match(source.data, at):
-        token, start, at = match.group(1).decode("latin-1"), match.start(1), match.end()
+    while match := _TOKEN.match(source.data, pos):
+        token, start, pos = match.group(1).decode("latin-1"), match.start(1), match.end()
         try:
             if token == "{":
                 num_opened += 1
-                if num_opened > _MAX_NODES:  # of which none need be closed, and so counted by `adopt`
+                if num_opened > _MAX_NODES:  # of which none need be closed, and so counted by `add_child`
                     raise MeshError(f"there are more than {_MAX_NODES} nodes")
-                _open(stack, words, start)
+                _open_node(stack, words, start)
             elif token == "}":
-                _close(stack, named)
+                _close_node(stack, named)
             elif token == "[":
-                at = _list(source, stack[-1], words[-1], at)
+                pos = _read_list(source, stack[-1], words[-1], pos)
             elif token != "]":
-                words = _value(stack[-1], named, words, match.group(1))
+                words = _read_token(stack[-1], named, words, match.group(1))
         except MeshError as error:
-            raise error if str(error).startswith("line ") else source.error(start, str(error)) from error
-    if len(stack) != 1 or not _BLANK.match(source.data, at):
-        raise source.error(source.size - 1, f"the file ends or breaks off within {stack[-1].kind}")
+            raise error if str(error).startswith("line ") else source.error_at(start, str(error)) from error
+    if len(stack) != 1 or not _BLANK.match(source.data, pos):
+        raise source.error_at(source.size - 1, f"the file ends or breaks off within {stack[-1].kind}")
     return stack[0]
 
 
-def _open(stack: list[Node], words: list[str], start: int) -> None:
+def _open_node(stack: list[Node], words: list[str], start: int) -> None:
     """A brace opens at byte `start`: a node of the type that the last word says."""
     if len(stack) > _MAX_DEPTH:
         raise MeshError(f"nodes are nested more than {_MAX_DEPTH} deep")
     stack.append(Node(words[2], start, words[1] if words[0] == "DEF" else ""))
 
 
-def _close(stack: list[Node], named: dict[str, Node]) -> None:
+def _close_node(stack: list[Node], named: dict[str, Node]) -> None:
     """A brace closes: the node goes to the one around it."""
     if len(stack) == 1:
         raise MeshError("a } closes nothing")
     node = stack.pop()
-    stack[-1].adopt(node)
+    stack[-1].add_child(node)
     if node.name:
         named[node.name] = node
 
 
-def _list(source: Source, node: Node, name: str, at: int) -> int:
+def _read_list(source: Source, node: Node, name: str, pos: int) -> int:
     """A bracket opens for field `name`: read its numbers, or step over them; the byte to go on from."""
     if width := _WIDTHS.get((node.kind, name)):
-        numbers, at = read_numbers(source, at, np.float32)
+        numbers, pos = read_numbers(source, pos, np.float32)
         if len(numbers) % width:
             raise MeshError(f"{node.kind} has {len(numbers)} numbers, not a multiple of {width}")
         node.values[name] = numbers.reshape(-1, width).astype(np.float32)
     elif name in _INDICES and node.kind == "IndexedFaceSet":
-        integers, at = read_integers(source, at)
+        integers, pos = read_integers(source, pos)
         # A view would keep room for as many as the rest of the file could hold.
         node.indices[name] = integers.copy()
     else:
-        skipped = _NUMBERS.match(source.data, at)
-        return skipped.end() if skipped else at
-    if source.text[at] != ord("]"):
-        raise source.error(at, f"{name} holds something that is not a number, or is not closed")
-    return at + 1
+        skipped = _NUMBERS.match(source.data, pos)
+        return skipped.end() if skipped else pos
+    if source.text[pos] != ord("]"):
+        raise source.error_at(pos, f"{name} holds something that is not a number, or is not closed")
+    return pos + 1
 
 
-def _value(node: Node, named: dict[str, Node], words: list[str], raw: bytes) -> list[str]:
+def _read_token(node: Node, named: dict[str, Node], words: list[str], raw: bytes) -> list[str]:
     """A token that is no bracket: what it says goes into the node; the last three words, now."""
     token = raw.decode("latin-1")
     if token[0] in "-+.0123456789":
@@ -169,7 +169,7 @@ def _value(node: Node, named: dict[str, Node], words: list[str], raw: bytes) -> 
     if words[-1] in _WORDS:
         node.words.setdefault(words[-1], token)
     if words[-1] == "USE" and token in named:
-        node.adopt(named[token])
+        node.add_child(named[token])
     return [*words[1:], token]
 
 

@@ -7,8 +7,8 @@ no link below a folder leads out of it; keys are unique, so that views of two fa
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, recognised, samples_in
-from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, checked, key_of
+from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, detect_adapter, find_samples_in_index
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key, sort_by_key
 from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, natural_order, stem_of, suffix_of
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath, storage_path
@@ -50,11 +50,11 @@ def _inputs(path: StoragePath, layout: str, sequence: bool, frame_rate: float) -
     if sequence:
         return [_of_frames(path, frame_rate)]
     listing = FileIndex.scan(path)
-    if layout != "auto" or recognised(listing):
-        samples: Iterable[SampleSource] = samples_in(listing, layout).samples
+    if layout != "auto" or detect_adapter(listing):
+        samples: Iterable[SampleSource] = find_samples_in_index(listing, layout).samples
     else:
         shown = [mesh for mesh in listing.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
-        samples = checked((_scan(ScanFiles.beside(mesh, listing)) for mesh in shown), path)
+        samples = sort_by_key((_scan(ScanFiles.with_sidecars(mesh, listing)) for mesh in shown), path)
     found = [Input(path, sample, f"{path / sample.frames[0].mesh}") for sample in samples]
     if not found:
         raise UsageError(f"{path}: holds no mesh; a mesh is a file {_suffixes()}, or {', '.join(LAYOUTS)} as a folder")
@@ -64,7 +64,7 @@ def _inputs(path: StoragePath, layout: str, sequence: bool, frame_rate: float) -
 def _of_file(path: StoragePath) -> Input:
     if suffix_of(path.name) not in MESH_SUFFIXES:
         raise UsageError(f"{path}: is no mesh that can be read; a mesh is a file {_suffixes()}")
-    return Input(path.parent, _scan(ScanFiles.beside(path.name, _folder(path.parent))), str(path))
+    return Input(path.parent, _scan(ScanFiles.with_sidecars(path.name, _folder(path.parent))), str(path))
 
 
 def _of_frames(path: StoragePath, frame_rate: float) -> Input:
@@ -72,13 +72,13 @@ def _of_frames(path: StoragePath, frame_rate: float) -> Input:
     meshes = sorted(listing.meshes_in("."), key=natural_order)
     if not meshes:
         raise UsageError(f"{path}: holds no mesh itself; with `sequence`, name the folder that the frames lie in")
-    frames = tuple(ScanFiles.beside(mesh, listing) for mesh in meshes)
-    source = SampleSource(key_of(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
+    frames = tuple(ScanFiles.with_sidecars(mesh, listing) for mesh in meshes)
+    source = SampleSource(make_key(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
     return Input(path, source, str(path))
 
 
 def _scan(files: ScanFiles) -> SampleSource:
-    return SampleSource(key_of(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
+    return SampleSource(make_key(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
 
 
 def _folder(folder: StoragePath) -> FileIndex:

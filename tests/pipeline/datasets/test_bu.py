@@ -79,7 +79,7 @@ class TestBu3dfe:
     def test_everything_else_is_left_out_and_said_to_be(self, tmp_path, name):
         touch(tmp_path, name, "F0009_HA04WH_F3D.wrl")
         assert only(tmp_path).key == "F0009_HA04WH"
-        assert len(find_samples(tmp_path, "auto").ignored) == 1
+        assert len(find_samples(tmp_path, "auto").skipped) == 1
 
     def test_samples_come_in_the_order_of_their_keys(self, tmp_path):
         touch(
@@ -122,7 +122,7 @@ class TestBu4dfe:
     def test_landmarks_beside_the_mesh_go_first(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", "F001/Happy/000_lmk68.txt", "BU4DFE_BND_V1.1/F001/Happy/000.bnd")
         assert only(tmp_path).frames[0].landmarks == "F001/Happy/000_lmk68.txt"
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.bnd",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.bnd",)
 
     @pytest.mark.parametrize("twin", ["000.obj", "0.wrl"])
     def test_two_meshes_for_one_frame_are_refused(self, tmp_path, twin):

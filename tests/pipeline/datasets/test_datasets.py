@@ -7,7 +7,7 @@ import pytest
 
 from helpers.trees import only, table, touch
 from smile_pipe.pipeline.datasets import LAYOUTS, find_samples
-from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, key_of, with_neutrals
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, add_neutral_scans, make_key
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.sample import KEY
 
@@ -31,9 +31,9 @@ NAMES = {
 class TestDetection:
     @pytest.mark.parametrize("layout", NAMES)
     def test_each_dataset_is_told_by_its_names_with_the_reason(self, tmp_path, layout):
-        path, evidence = NAMES[layout]
+        path, match_reason = NAMES[layout]
         found = find_samples(touch(tmp_path, path, "notes.txt"), "auto")
-        assert (found.layout, found.evidence, len(found.samples)) == (layout, evidence, 1)
+        assert (found.layout, found.match_reason, len(found.samples)) == (layout, match_reason, 1)
         assert find_samples(tmp_path, layout) == found
 
     def test_every_layout_is_told_apart_from_every_other(self):
@@ -49,7 +49,7 @@ class TestDetection:
 
     def test_a_labels_table_makes_a_folder_and_only_at_the_top(self, tmp_path):
         found = find_samples(table(tmp_path, "path,subject,expression\na.obj,s,HA\n"), "auto")
-        assert (found.layout, found.evidence) == ("folder", "labels.csv at its top")
+        assert (found.layout, found.match_reason) == ("folder", "labels.csv at its top")
         (tmp_path / "inner").mkdir()
         (tmp_path / "labels.csv").rename(tmp_path / "inner/labels.csv")
         with pytest.raises(UsageError, match="no known layout"):
@@ -88,21 +88,21 @@ class TestNeutral:
             return SampleSource(key, "s", expression, None, (ScanFiles(f"{key}.obj"),), frame_rate)
 
         moving = [sample("a", "NE", 25.0), sample("b", "HA", None), sample("c", "HA", 25.0)]
-        assert with_neutrals(moving) == moving
-        with_scan = with_neutrals([*moving, sample("d", "NE", None)])
+        assert add_neutral_scans(moving) == moving
+        with_scan = add_neutral_scans([*moving, sample("d", "NE", None)])
         assert [s.neutral for s in with_scan] == [None, ScanFiles("d.obj"), None, None]
 
 
 class TestIgnored:
     def test_nothing_is_left_out_of_a_dataset_that_is_all_used(self, tmp_path):
         touch(tmp_path, *(f"F0001/F0001_AN03BL_{end}" for end in ("F3D.wrl", "F2D.bmp", "F3D.bnd")))
-        assert find_samples(tmp_path, "auto").ignored == ()
+        assert find_samples(tmp_path, "auto").skipped == ()
 
     def test_files_are_counted_by_how_their_names_end_the_most_first(self, tmp_path):
         scans = [f"F0001/F0001_AN0{level}WH" for level in (1, 2, 3)]
         touch(tmp_path, *(f"{scan}_{end}.wrl" for scan in scans for end in ("F3D", "RAW")))
         touch(tmp_path, "README", "F0001/notes.txt", "F0001/more.txt", ".DS_Store")
-        assert find_samples(tmp_path, "auto").ignored == (
+        assert find_samples(tmp_path, "auto").skipped == (
             "3 files *_RAW.wrl",
             "2 files *.txt",
             "2 files without a suffix",
@@ -112,18 +112,18 @@ class TestIgnored:
         rows = "".join(f"{path},s,NE\n" for path in ("a/x.obj", "b/x.gltf", "c/x.ply"))
         table(touch(tmp_path, "a/x.obj", "b/x.gltf", "c/x.ply"), f"path,subject,expression\n{rows}")
         touch(tmp_path, "a/x.obj.mtl", "a/skin.MTL", "b/data.bin", "x.mtl")
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.mtl",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.mtl",)
         touch(tmp_path, "b/x.mtl", "a/x.bin", "c/x.mtl", "c/x.bin")
-        assert find_samples(tmp_path, "auto").ignored == ("3 files *.mtl", "2 files *.bin")
+        assert find_samples(tmp_path, "auto").skipped == ("3 files *.mtl", "2 files *.bin")
 
     def test_a_material_of_a_mesh_that_is_left_out_is_left_out_with_it(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", "copy/a.obj", "copy/a.mtl")
-        assert find_samples(tmp_path, "auto").ignored == ("copy/: 1 mesh, 1 other file",)
+        assert find_samples(tmp_path, "auto").skipped == ("copy/: 1 mesh, 1 other file",)
 
     def test_a_folder_with_meshes_under_a_foreign_name_is_named(self, tmp_path):
         touch(tmp_path, "data/F001/Happy/000.wrl", *(f"data/New folder/{n}.wrl" for n in range(24)))
         touch(tmp_path, "data/New folder/cache/a.jpg", "data/F001/Laugh/000.wrl", "other/deep/inside/x.obj")
-        assert find_samples(tmp_path, "auto").ignored == (
+        assert find_samples(tmp_path, "auto").skipped == (
             "data/F001/Laugh/: 1 mesh",
             "data/New folder/: 24 meshes, 1 other file",
             "other/: 1 mesh",
@@ -131,17 +131,17 @@ class TestIgnored:
 
     def test_many_kinds_end_in_how_many_more_there_are(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", *(f"copy {n}/a.obj" for n in range(9)), *(f"a.x{n}" for n in range(7)))
-        ignored = find_samples(tmp_path, "auto").ignored
-        assert ignored[:6] == (*(f"copy {n}/: 1 mesh" for n in range(5)), "and 4 more folders with meshes")
-        assert ignored[6:] == (*(f"1 file *.x{n}" for n in range(5)), "and 2 more kinds of files")
+        skipped = find_samples(tmp_path, "auto").skipped
+        assert skipped[:6] == (*(f"copy {n}/: 1 mesh" for n in range(5)), "and 4 more folders with meshes")
+        assert skipped[6:] == (*(f"1 file *.x{n}" for n in range(5)), "and 2 more kinds of files")
 
     def test_meshes_without_a_row_and_not_the_table_itself(self, tmp_path):
         table(touch(tmp_path, "a.obj", "b.obj"), "expression,path,subject\nSU,a.obj,s\n")
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.obj",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.obj",)
 
     def test_a_name_cannot_write_on_the_terminal(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", "\x1b[2J/x.obj")
-        assert find_samples(tmp_path, "auto").ignored == (r"\x1b[2J/: 1 mesh",)
+        assert find_samples(tmp_path, "auto").skipped == (r"\x1b[2J/: 1 mesh",)
 
 
 class TestNames:
@@ -158,7 +158,7 @@ class TestNames:
         Path(os.fsdecode(folder), "F0002_AN01WH_F3D.wrl").touch()
         found = find_samples(tmp_path, "auto")
         assert [sample.key for sample in found.samples] == ["F0001_AN01WH"]
-        assert found.ignored == (r"\xff/F0002_AN01WH_F3D.wrl: its name is not UTF-8; rename it",)
+        assert found.skipped == (r"\xff/F0002_AN01WH_F3D.wrl: its name is not UTF-8; rename it",)
 
     def test_nothing_but_such_names_is_refused(self, tmp_path):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/F0002_AN01WH_F3D\xff.wrl")).touch()
@@ -170,18 +170,18 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["anna-smile_1", "a" * 80, "FaceTalk_170725_00137_TA"])
     def test_a_plain_name_is_its_own_key(self, name):
-        assert key_of(name) == name
+        assert make_key(name) == name
 
     def test_other_signs_become_a_dash(self):
-        assert key_of("anna/smile.one (2)") == "anna-smile-one-2-"
+        assert make_key("anna/smile.one (2)") == "anna-smile-one-2-"
 
     @pytest.mark.parametrize(
         "names", [("Zoë", "Zoé"), ("表", "情"), ("e\u0301", "é"), ("a" * 81 + "b", "a" * 81 + "c")]
     )
     def test_names_that_differ_in_letters_a_key_cannot_have_have_different_keys(self, names):
-        keys = [key_of(name) for name in names]
+        keys = [make_key(name) for name in names]
         assert keys[0] != keys[1] and all(KEY.fullmatch(key) for key in keys)
-        assert keys == [key_of(name) for name in names]
+        assert keys == [make_key(name) for name in names]
 
 
 class TestRefusing:
@@ -244,4 +244,4 @@ class TestRefusing:
         (tmp_path / "data/F002").symlink_to(tmp_path / "elsewhere/F001")
         (tmp_path / "data/F001/Happy/001.wrl").symlink_to(tmp_path / "elsewhere/F001/Happy/001.wrl")
         assert [scan.mesh for scan in only(tmp_path / "data").frames] == ["F001/Happy/000.wrl", "F001/Happy/001.wrl"]
-        assert find_samples(tmp_path / "data", "auto").ignored == ()
+        assert find_samples(tmp_path / "data", "auto").skipped == ()

@@ -23,7 +23,7 @@ class TestBosphorus:
             level=None,
             frames=(ScanFiles(f"{stem}.bnt", f"{stem}.png", f"{stem}.lm3"),),
         )
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.lm2",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.lm2",)
 
     @pytest.mark.parametrize(
         ("name", "expression", "units"),
@@ -47,7 +47,7 @@ class TestBosphorus:
     def test_poses_and_occlusions_are_left_out_and_said_to_be(self, tmp_path, name):
         touch(tmp_path, f"bs000/bs000_{name}.bnt", "bs000/bs000_N_N_0.bnt")
         assert keys(tmp_path) == ["bs000_N_N_0"]
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.bnt",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.bnt",)
 
 
 class TestBp4d:
@@ -79,7 +79,7 @@ class TestBp4d:
         sample = only(self.coded(tmp_path, text))
         assert sample.action_units == {"AU1": 0.5, "AU12": 0.5}
         assert sample.paths == ("F001/T1/0000.obj",) and sample.label_files == ("AUCoding/AU_OCC/F001_T1.csv",)
-        assert find_samples(tmp_path, "auto").ignored == ()
+        assert find_samples(tmp_path, "auto").skipped == ()
 
     def test_a_table_in_which_nothing_is_coded_says_nothing(self, tmp_path):
         assert only(self.coded(tmp_path, "0,1\n2400,9\n")).action_units is None
@@ -87,7 +87,7 @@ class TestBp4d:
     def test_a_task_without_a_table_is_not_coded_and_a_table_without_a_task_is_left_out(self, tmp_path):
         touch(tmp_path, "F001/T2/0000.obj", "AUCoding/AU_OCC/F001_T1.csv")
         assert only(tmp_path).action_units is None
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *_T1.csv",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *_T1.csv",)
 
     @pytest.mark.parametrize(
         ("text", "problem"),
@@ -192,4 +192,4 @@ class TestIct:
         touch(tmp_path, *(f"M/{name}.obj" for name in ("generic_neutral_mesh", "eyeball", "browDown_X", "identity1")))
         touch(tmp_path, "sample/jawOpen.obj")
         assert keys(tmp_path) == ["generic_neutral_mesh"]
-        assert find_samples(tmp_path, "auto").ignored == ("sample/: 1 mesh", "2 files *.obj", "1 file *_X.obj")
+        assert find_samples(tmp_path, "auto").skipped == ("sample/: 1 mesh", "2 files *.obj", "1 file *_X.obj")

@@ -11,7 +11,7 @@ from smile_pipe.pipeline.meshes.bnt import parse_bnt, write_bnt
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.triangulation import MAX_SLOPE, line_length
+from smile_pipe.pipeline.meshes.triangulation import MAX_SLOPE, find_line_length
 
 
 def _grid(rows: int, columns: int, spacing: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +88,8 @@ def test_the_order_of_the_grid_does_not_matter(tmp_path: Path, turn: str) -> Non
 def test_the_lines_of_a_grid_are_told_by_how_close_its_points_lie() -> None:
     points = _grid(7, 4)[0].reshape(-1, 3)
     valid = np.ones(28, np.bool_)
-    assert line_length(points, valid, (4, 7)) == line_length(points, valid, (7, 4)) == 4
-    assert line_length(points, np.zeros(28, np.bool_), (7, 4)) == 7
+    assert find_line_length(points, valid, (4, 7)) == find_line_length(points, valid, (7, 4)) == 4
+    assert find_line_length(points, np.zeros(28, np.bool_), (7, 4)) == 7
 
 
 def test_a_cell_is_cut_along_its_shorter_diagonal(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def _header(rows: int, columns: int, count: int, name: bytes = b"") -> bytes:
 )
 def test_a_malformed_file_says_what_is_wrong(data: bytes, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
-        parse_bnt(Source.of(data, Path("f.bnt")))
+        parse_bnt(Source.from_bytes(data, Path("f.bnt")))
 
 
 def test_a_coordinate_beyond_float32_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_coordinate_beyond_float32_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_that_promises_millions_of_points_allocates_nothing() -> None:
-    source = Source.of(_header(2048, 2048, 5 << 22) + bytes(1000), Path("f.bnt"))
+    source = Source.from_bytes(_header(2048, 2048, 5 << 22) + bytes(1000), Path("f.bnt"))
     tracemalloc.start()
     with pytest.raises(MeshError, match="promises 20971520 numbers of 8 bytes, but 1000 bytes follow"):
         parse_bnt(source)

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from smile_pipe.pipeline.meshes.buffers import MAX_BYTES, scratch
+from smile_pipe.pipeline.meshes.buffers import MAX_POOL_BYTES, reusable_array
 
 _COUNT = 100_000
 
@@ -15,10 +15,10 @@ def _address(array: np.ndarray) -> int:
 
 
 def test_memory_is_used_again_once_it_is_free() -> None:
-    first = scratch(_COUNT, np.float32)
+    first = reusable_array(_COUNT, np.float32)
     address = _address(first)
     del first
-    again = scratch(_COUNT - 1000, np.int32)
+    again = reusable_array(_COUNT - 1000, np.int32)
     assert _address(again) == address
     assert again.dtype == np.int32 and again.shape == (_COUNT - 1000,)
 
@@ -35,21 +35,23 @@ def test_memory_is_used_again_once_it_is_free() -> None:
     ],
 )
 def test_memory_that_a_view_shows_is_left_alone(view) -> None:
-    array = scratch(_COUNT, np.float32)
+    array = reusable_array(_COUNT, np.float32)
     array[:] = 7.0
     kept = view(array)
     before = bytes(kept)
     del array
     for _ in range(3):
-        scratch(_COUNT, np.float32)[:] = 1.0
+        reusable_array(_COUNT, np.float32)[:] = 1.0
     assert bytes(kept) == before
 
 
 def test_threads_do_not_share_memory() -> None:
-    scratch(_COUNT, np.float32)
+    reusable_array(_COUNT, np.float32)
     addresses: list[int] = []
-    threads = [threading.Thread(target=lambda: addresses.append(_address(scratch(_COUNT, np.float32)))) for _ in "ab"]
-    own = scratch(_COUNT, np.float32)
+    threads = [
+        threading.Thread(target=lambda: addresses.append(_address(reusable_array(_COUNT, np.float32)))) for _ in "ab"
+    ]
+    own = reusable_array(_COUNT, np.float32)
     for thread in threads:
         thread.start()
         thread.join()
@@ -57,5 +59,5 @@ def test_threads_do_not_share_memory() -> None:
 
 
 def test_small_and_huge_arrays_are_ordinary() -> None:
-    assert scratch(10, np.int64).shape == (10,)
-    assert scratch(MAX_BYTES, np.uint8).base is None
+    assert reusable_array(10, np.int64).shape == (10,)
+    assert reusable_array(MAX_POOL_BYTES, np.uint8).base is None

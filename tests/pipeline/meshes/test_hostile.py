@@ -139,7 +139,7 @@ class TestOfTheWholeRun:
         write_table(tmp_path, [Entry("", "a.obj")])
         found = find_samples(tmp_path, "auto")
         assert [sample.key for sample in found.samples] == ["a"]
-        assert r"\xff\xfe.obj: its name is not UTF-8; rename it" in found.ignored
+        assert r"\xff\xfe.obj: its name is not UTF-8; rename it" in found.skipped
 
     @pytest.mark.parametrize("target", ["self.wrl", "../data/self.wrl", "self.wrl/x"])
     def test_a_ring_of_links_does_not_hide_the_other_scans(self, tmp_path, target):
@@ -177,7 +177,7 @@ def test_a_text_stl_is_read_the_same_however_its_pieces_fall(tmp_path, monkeypat
     (tmp_path / "ball.stl").write_bytes(GOOD["text-stl"])
     whole = read_mesh(tmp_path / "ball.stl")
     for length in (1, 7, 64, 1000):
-        monkeypatch.setattr("smile_pipe.pipeline.meshes.stl._PIECE", length)
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.stl._CHUNK_BYTES", length)
         assert (read_mesh(tmp_path / "ball.stl").vertices == whole.vertices).all()
 
 

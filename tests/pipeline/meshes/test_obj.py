@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.numbers import NUM_NOTES
+from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS
 from smile_pipe.pipeline.meshes.obj import parse_obj
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.source import Source
@@ -18,7 +18,7 @@ _UVS = "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
 
 
 def _parse(text: str | bytes) -> Mesh:
-    return parse_obj(Source.of(text.encode() if isinstance(text, str) else text, Path("nowhere/face.obj")))
+    return parse_obj(Source.from_bytes(text.encode() if isinstance(text, str) else text, Path("nowhere/face.obj")))
 
 
 def _write(mesh: Mesh) -> str:
@@ -129,7 +129,7 @@ def test_a_file_denser_than_the_first_guess_of_room() -> None:
 
 
 def test_more_undecided_numbers_than_fit_in_the_notes() -> None:
-    count = NUM_NOTES
+    count = MAX_FALLBACKS
     mesh = _parse("".join(f"v {i}e-70 {i}.25 1e-90 1 {i}e-80 0\n" for i in range(count)) + "f 1 2 3\n")
     assert np.array_equal(mesh.vertices[:, 1], np.arange(count) + 0.25)
     assert not mesh.vertices[:, [0, 2]].any()

@@ -27,7 +27,7 @@ _TYPES = {
 
 
 def _parse(data: bytes) -> Mesh:
-    return parse_ply(Source.of(data, Path("face.ply")))
+    return parse_ply(Source.from_bytes(data, Path("face.ply")))
 
 
 class _Ply:

@@ -11,8 +11,7 @@ import pytest
 import trimesh
 
 from helpers.paths import REPOSITORY
-from smile_pipe.pipeline.landmarks.files import write_bnd
-from smile_pipe.pipeline.landmarks.scan import read_scan
+from smile_pipe.pipeline.landmarks.files import read_scan, write_bnd
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import SUFFIXES, read_mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl

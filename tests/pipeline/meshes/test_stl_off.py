@@ -19,11 +19,11 @@ _OFF = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
 
 
 def _stl(data: bytes | str) -> Mesh:
-    return parse_stl(Source.of(data.encode() if isinstance(data, str) else data, Path("face.stl")))
+    return parse_stl(Source.from_bytes(data.encode() if isinstance(data, str) else data, Path("face.stl")))
 
 
 def _off(text: str) -> Mesh:
-    return parse_off(Source.of(text.encode(), Path("face.off")))
+    return parse_off(Source.from_bytes(text.encode(), Path("face.off")))
 
 
 def _binary(triangles: list, header: bytes = b"made by hand") -> bytes:

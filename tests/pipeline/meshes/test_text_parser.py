@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.meshes.numbers import NUM_NOTES, read_integers, read_numbers
+from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, read_integers, read_numbers
 from smile_pipe.pipeline.meshes.source import Source
 
 _DIGITS = st.text("0123456789", min_size=1, max_size=30)
@@ -30,7 +30,7 @@ _PRINTED = st.one_of(
 
 
 def _source(text: str | bytes) -> Source:
-    return Source.of(text.encode() if isinstance(text, str) else text, Path("numbers.txt"))
+    return Source.from_bytes(text.encode() if isinstance(text, str) else text, Path("numbers.txt"))
 
 
 def _expected(tokens: list[str]) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_many_random_decimals_of_every_length() -> None:
 
 
 def test_undecided_tokens_beyond_the_room_for_notes_are_all_settled() -> None:
-    tokens = [f"{i}e-300" for i in range(2 * NUM_NOTES + 5)] + ["7"]
+    tokens = [f"{i}e-300" for i in range(2 * MAX_FALLBACKS + 5)] + ["7"]
     values, _ = read_numbers(_source(",".join(tokens)), 0, np.float64)
     assert values.tolist() == [float(token) for token in tokens]
 

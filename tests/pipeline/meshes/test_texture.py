@@ -15,7 +15,7 @@ from PIL import Image
 from smile_pipe.pipeline.meshes import paths
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
-from smile_pipe.pipeline.meshes.texture import named_texture, read_texture
+from smile_pipe.pipeline.meshes.texture import read_texture, resolve_texture_name
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -78,7 +78,7 @@ class TestLarge:
 
     @pytest.fixture(autouse=True)
     def small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("smile_pipe.pipeline.meshes.texture.KEPT_PIXELS", 16 * 16)
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.texture.MAX_KEPT_PIXELS", 16 * 16)
 
     @staticmethod
     def means(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -206,12 +206,12 @@ def data_dir(tmp_path: Path) -> Path:
 def test_a_named_texture_is_relative_to_the_mesh_whether_or_not_it_is_there(
     data_dir: Path, name: str, found: str
 ) -> None:
-    assert named_texture(data_dir, "a/b/face.obj", name) == found
+    assert resolve_texture_name(data_dir, "a/b/face.obj", name) == found
 
 
 def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
-    assert named_texture(data_dir, "face.obj", "skin.png") == "skin.png"
-    assert named_texture(data_dir, "face.obj", "../root/skin.png") is None
+    assert resolve_texture_name(data_dir, "face.obj", "skin.png") == "skin.png"
+    assert resolve_texture_name(data_dir, "face.obj", "../root/skin.png") is None
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
     ],
 )
 def test_no_name_leads_out_of_the_data_directory(data_dir: Path, name: str) -> None:
-    assert named_texture(data_dir, "a/b/face.obj", name) is None
+    assert resolve_texture_name(data_dir, "a/b/face.obj", name) is None
 
 
 def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
@@ -252,19 +252,19 @@ def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
     (beside / "loop.png").symlink_to("loop.png")
     (beside / "up").symlink_to(data_dir.parent)
     names = ("in.png", "out.png", "dangling.png", "loop.png", "up/secret.png", "up/root/skin.png")
-    found = [named_texture(data_dir, "a/b/face.obj", name) for name in names]
+    found = [resolve_texture_name(data_dir, "a/b/face.obj", name) for name in names]
     assert found == ["a/b/in.png", None, None, None, None, "a/b/up/root/skin.png"]
 
 
 def test_the_data_directory_itself_may_be_a_link(data_dir: Path) -> None:
     link = data_dir.parent / "link"
     link.symlink_to(data_dir)
-    assert named_texture(link, "a/b/face.obj", "skin.png") == "a/b/skin.png"
+    assert resolve_texture_name(link, "a/b/face.obj", "skin.png") == "a/b/skin.png"
 
 
 def test_only_regular_files_are_textures_and_none_is_opened(data_dir: Path) -> None:
     os.mkfifo(data_dir / "a" / "b" / "pipe.png")
     (data_dir / "a" / "b" / "skin.png").chmod(0)
-    assert named_texture(data_dir, "a/b/face.obj", "pipe.png") is None
-    assert named_texture(data_dir, "a/b/face.obj", "../b") is None
-    assert named_texture(data_dir, "a/b/face.obj", "skin.png") == "a/b/skin.png"
+    assert resolve_texture_name(data_dir, "a/b/face.obj", "pipe.png") is None
+    assert resolve_texture_name(data_dir, "a/b/face.obj", "../b") is None
+    assert resolve_texture_name(data_dir, "a/b/face.obj", "skin.png") == "a/b/skin.png"

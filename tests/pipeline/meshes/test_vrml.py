@@ -19,7 +19,7 @@ _SQUARE = "coord Coordinate { point [0 0 0, 1 0 0, 1 1 0, 0 1 0] }"
 
 
 def _parse(text: str) -> Mesh:
-    return parse_wrl(Source.of(f"#VRML V2.0 utf8\n{text}".encode(), Path("face.wrl")))
+    return parse_wrl(Source.from_bytes(f"#VRML V2.0 utf8\n{text}".encode(), Path("face.wrl")))
 
 
 def _shape(fields: str) -> str:
@@ -199,7 +199,7 @@ def test_a_malformed_file_says_what_is_wrong_and_where(text: str, problem: str) 
 )
 def test_other_formats_are_refused(magic: bytes) -> None:
     with pytest.raises(MeshError, match=r"is not VRML as text; its first line must begin with #VRML V2\.0"):
-        parse_wrl(Source.of(magic, Path("face.wrl")))
+        parse_wrl(Source.from_bytes(magic, Path("face.wrl")))
 
 
 def test_shapes_geometry_and_textures_can_be_used_again() -> None:
@@ -253,7 +253,7 @@ def test_a_small_file_that_uses_a_large_array_often_takes_little_memory() -> Non
 
 def test_each_of_many_small_shapes_takes_no_more_memory_than_what_it_holds() -> None:
     text = "#VRML V2.0 utf8\n" + _shape(_SQUARE + "coordIndex [0 1 2 -1] texCoordIndex [0 1 2 -1]") * 2000
-    source = Source.of(text.encode(), Path("face.wrl"))
+    source = Source.from_bytes(text.encode(), Path("face.wrl"))
     tracemalloc.start()
     scene = read_nodes(source)
     peak = tracemalloc.get_traced_memory()[1]

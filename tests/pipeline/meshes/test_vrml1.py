@@ -17,7 +17,7 @@ _FACE = "IndexedFaceSet { coordIndex [0, 1, 2, -1] }"
 
 
 def _parse(text: str, magic: str = "#VRML V1.0 ascii") -> Mesh:
-    return parse_wrl(Source.of(f"{magic}\n{text}".encode(), Path("face.wrl")))
+    return parse_wrl(Source.from_bytes(f"{magic}\n{text}".encode(), Path("face.wrl")))
 
 
 def _corners(mesh: Mesh) -> list:
