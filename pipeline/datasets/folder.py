@@ -32,12 +32,12 @@ class Folder:
         if len(names) > 1:
             raise UsageError(f"{index.root}: holds {' and '.join(names)}; move one of them away")
         path = index.root / names[0]
-        rows = read_table(path)
-        columns = rows[0].cells.keys() if rows else set()
+        table = read_table(path)
+        columns = table[0].cells.keys() if table else set()
         if not {"subject", "expression"} <= columns or not columns & {"path", "glob"}:
-            raise UsageError(f"{path}: needs rows with the columns path (or glob), subject, expression")
+            raise UsageError(f"{path}: missing columns; the required ones are path (or glob), subject, expression")
         units = unit_columns(columns, str(path))
-        rows = [row for row in rows for row in read_label_row(row, index, units)]
+        rows = [row for table_row in table for row in read_label_row(table_row, index, units)]
         sequences: dict[str, list[LabelRow]] = defaultdict(list)
         for row in rows:
             if row.sequence is not None:

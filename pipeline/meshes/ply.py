@@ -1,4 +1,7 @@
-"""PLY."""
+"""PLY, text or binary: vertices, polygons, vertex colours, and texture coordinates of vertices or of corners.
+
+Text is converted to binary data of float64 first, so that one reader handles both.
+"""
 
 from dataclasses import dataclass
 
@@ -30,9 +33,9 @@ class Column:
     """The values of one property.
 
     Attributes:
-        values: [N], all rows' values one after another.
-        counts: int64 [R], how many each row has.
-        dtype: the type that the header declares; that of `values`, unless the file is text.
+        values: [N], the values of all rows, concatenated.
+        counts: int64 [R], number of values of each row.
+        dtype: type declared in the header; the type of `values` unless the file is text.
     """
 
     values: NDArray[np.generic]
@@ -43,8 +46,9 @@ class Column:
 def parse_ply(source: Source) -> Mesh:
     """Read a PLY file.
 
-    Properties that are not listed here are stepped over, whatever their type: x y z, red green blue, s t (or u v, or
-    texture_u texture_v), vertex_indices (or vertex_index), and a face's list texcoord of two numbers a corner.
+    These properties are read: x y z, red green blue, s t (or u v, or texture_u texture_v), vertex_indices (or
+    vertex_index), and the list texcoord of a face with two numbers per corner. All others are skipped, whatever their
+    type.
 
     Raises:
         MeshError: the header or the data are malformed, or the mesh is empty or inconsistent.
@@ -54,10 +58,10 @@ def parse_ply(source: Source) -> Mesh:
     vertex, face = body.get("vertex", {}), body.get("face", {})
     points = _combine_columns(vertex, ("x", "y", "z"))
     if points is None:
-        raise MeshError("has no element vertex with properties x y z")
+        raise MeshError("missing element: `vertex` with properties x y z")
     polygons = next((face[name] for name in _POLYGONS if name in face), None)
     if polygons is None:
-        raise MeshError("has no element face with a list vertex_indices")
+        raise MeshError("missing element: `face` with a list vertex_indices")
     indices = _check_indices(polygons.values, len(points))
     corner_uvs = face.get("texcoord")
     vertex_uvs = next((uvs for names in _UVS if (uvs := _combine_columns(vertex, names)) is not None), None)
@@ -70,7 +74,7 @@ def parse_ply(source: Source) -> Mesh:
 
 
 def _combine_columns(columns: dict[str, Column], names: tuple[str, ...]) -> NDArray | None:
-    """Columns of one value a row as one array [R, K]; None unless all are there."""
+    """Return columns with one value per row as one array [R, K], or None unless all exist."""
     if not all(name in columns and len(columns[name].values) == len(columns[name].counts) for name in names):
         return None
     return _interleave(tuple(columns[name].values for name in names))
@@ -85,16 +89,22 @@ def _colors(vertex: dict[str, Column]) -> NDArray[np.uint8] | None:
 
 
 def _check_indices(indices: NDArray, num_vertices: int) -> NDArray[np.int32]:
-    """Vertex indices as int32, once they are known to be integers and in range."""
+    """Return vertex indices as int32 after checking that they are integers in range."""
     if indices.dtype.kind == "f" and not (indices % 1 == 0).all():
-        raise MeshError("has a vertex index that is not an integer")
+        raise MeshError("invalid vertex index: not an integer")
     if len(indices) and not 0 <= indices.min() <= indices.max() < num_vertices:
-        raise MeshError(f"faces use indices {indices.min()} to {indices.max()}, but there are {num_vertices} vertices")
+        raise MeshError(
+            f"index out of range: faces use {indices.min()} to {indices.max()}, but there are {num_vertices} vertices"
+        )
     return indices.astype(np.int32, copy=False)
 
 
 def _triangles(counts: NDArray[np.int64], *values: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    """Split polygons of `counts` corners into triangles; [F, 3] of each of `values`, which are one a corner."""
+    """Split polygons of `counts` corners into triangles.
+
+    Returns:
+        [F, 3] for each array of `values`, which has one value per corner.
+    """
     if (counts == 3).all():
         return [v.reshape(-1, 3) for v in values]
     ends = np.cumsum(counts)
@@ -104,16 +114,16 @@ def _triangles(counts: NDArray[np.int64], *values: NDArray[np.int32]) -> list[ND
 def _read_body(source: Source, header: Header) -> dict[str, dict[str, Column]]:
     """Read all elements: element name -> property name -> column.
 
-    Memory is allocated for what the file holds, not for what its header promises.
+    Memory is allocated for what the file holds, not for what the header declares.
 
     Raises:
-        MeshError: the data end before what the header promises, or text holds something that is not a number.
+        MeshError: the data are truncated, or text holds something that is not a number.
     """
     data, pos = source.text[: source.size], header.size
     if not header.order:
         numbers, end = read_numbers(source, pos, np.float64)
         if end < source.size:
-            raise source.error_at(end, "the data hold something that is not a number")
+            raise source.error_at(end, "expected a number")
         data, pos = numbers.view(np.uint8), 0
     body: dict[str, dict[str, Column]] = {}
     for element in header.elements:
@@ -130,10 +140,10 @@ def _read_body(source: Source, header: Header) -> dict[str, dict[str, Column]]:
 def _read_element(
     data: NDArray[np.uint8], pos: int, element: Element, properties: list[Property]
 ) -> tuple[list[Column], int]:
-    """Read the rows of an element from byte `pos`; its columns, and the byte after it."""
+    """Read the rows of an element from byte `pos`; return its columns and the byte after it."""
     smallest = sum((p.count_dtype or p.dtype).itemsize for p in properties)
     if element.count * smallest > len(data) - pos:
-        raise MeshError(f"promises {element.count} rows of {element.name}, more than the file has room for")
+        raise MeshError(f"truncated data: the header declares {element.count} rows of {element.name}")
     if element.count == 0 or not properties:
         return [Column(np.empty(0, p.dtype), np.zeros(0, np.int64), p.dtype) for p in properties], pos
     lengths = _first_lengths(data, pos, properties)
@@ -158,7 +168,7 @@ def _read_element(
 
 
 def _interleave(columns: tuple[NDArray, ...]) -> NDArray:
-    """Columns [R] of one type as one array [R, K]."""
+    """Combine columns [R] of one type into one array [R, K]."""
     if (
         len(columns[0]) >= _MIN_COMPILED_ROWS
         and columns[0].dtype in _COMPILED_DTYPES
@@ -170,7 +180,7 @@ def _interleave(columns: tuple[NDArray, ...]) -> NDArray:
 
 @njit(cache=True, nogil=True)
 def _interleave_compiled(columns: tuple[NDArray, ...]) -> NDArray:
-    """`_interleave`, eight times as fast as NumPy where the columns are not aligned, as in most files."""
+    """Combine columns eight times as fast as NumPy where they are not aligned, as in most files."""
     out = np.empty((len(columns[0]), len(columns)), columns[0].dtype)
     for row in range(len(out)):
         for i in range(len(columns)):
@@ -179,7 +189,7 @@ def _interleave_compiled(columns: tuple[NDArray, ...]) -> NDArray:
 
 
 def _first_lengths(data: NDArray[np.uint8], pos: int, properties: list[Property]) -> list[int]:
-    """How many values each property of the row at byte `pos` has; cut at what the file has room for."""
+    """Number of values of each property in the row at byte `pos`, limited to what the file can hold."""
     lengths = []
     for p in properties:
         length = 1
@@ -208,7 +218,7 @@ def _read_ragged_rows(
         out = np.empty(len(data) - pos, np.uint8)
         end, filled = _copy_property(data, pos, sizes, signs, big, property_index, counts, out)
         if end < 0:
-            raise MeshError(f"ends within row {filled} of {element.name}")
+            raise MeshError(f"truncated data: the file ends within row {filled} of {element.name}")
         columns.append(Column(out[:filled].copy().view(p.dtype), counts, p.dtype))
     return columns, end
 
@@ -228,16 +238,16 @@ def _copy_property(
 
     Args:
         data: the file.
-        at: where the rows begin.
-        layout: [P, 2], bytes of the list count (0: not a list) and of a value of each property.
-        kinds: [P], the kind of the list count: b"i", b"u" or b"f".
-        big: the data are big-endian.
-        wanted: which property.
+        pos: first byte of the rows.
+        sizes: [P, 2], bytes of the list count (0: not a list) and of a value, by property.
+        kinds: [P], kind of the list count: b"i", b"u" or b"f".
+        big: whether the data are big-endian.
+        property_index: the property to copy.
         counts: [R], set to the number of values in each row.
         out: as long as the rest of the file.
 
     Returns:
-        the byte after the rows and the bytes copied; or -1 and the row that is not whole.
+        The byte after the rows and the number of bytes copied; or -1 and the row that is truncated.
     """
     filled = 0
     for row in range(len(counts)):
@@ -261,7 +271,7 @@ def _copy_property(
 
 @njit(cache=True, nogil=True)
 def _list_count(data: NDArray[np.uint8], pos: int, width: int, kind: int, big: bool) -> int:
-    """The count of a list, stored in `width` bytes from `pos` on; -1 if it is not one."""
+    """Read the count of a list, stored in `width` bytes from `pos`; -1 if it is invalid."""
     if kind == 102:  # b"f"
         real = data[pos : pos + 8].view(np.float64)[0]
         return int(real) if 0.0 <= real < 2.0**31 and real == np.floor(real) else -1

@@ -1,13 +1,13 @@
-"""Numbers out of text, exactly and in one pass: the compiled core of the OBJ, VRML and ASCII PLY readers.
+"""The compiled text parser of the OBJ, VRML and ASCII PLY readers: exact numbers in one pass over the bytes.
 
-Every number comes out as `float32(float(token))` would give it. A token that cannot be proved right here is noted
-as `(where it starts, which array, which element)`, for Python's own `float` to decide.
+Every number equals `float32(float(token))`. A token whose value is not certain here is listed in `fallbacks` as (first
+byte, array, element); `resolve_fallbacks` parses it with Python's `float`.
 
-`text` is always a `Source.text`. Its padding is why loads need no bounds check: what lies before the padding is
-followed by a byte that ends every token, line and continued line, and by eight bytes more.
+`text` is always a `Source.text`. Its padding makes bounds checks unnecessary: after the file's own bytes come a byte
+that ends every token, line and continued line, and eight more bytes.
 
-All compiled functions of the text formats are in this file on purpose: Numba's cache looks at the time of the file
-that a function is in, not at those of the functions it calls, and would go on using an outdated `parse_number`.
+All compiled functions of the text formats are in this one file: Numba's cache compares the time stamp of a function's
+own file but not those of the functions it calls, so it would keep an outdated `parse_number`.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from smile_pipe.pipeline.meshes.intrinsics import count_trailing_zeros, load_byt
 from smile_pipe.pipeline.meshes.source import PADDING
 
 DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, TOO_FEW_CORNERS, BAD_INDEX = range(6)
-"""How a scan ended: at its end, for want of room, or at a line that is wrong."""
+"""Status of a scan: finished, an array is full, or what is wrong with the line."""
 
 NO_UV = -2
-"""The texture coordinate index of an OBJ corner that has none."""
+"""Texture coordinate index of an OBJ corner without one."""
 
 _TAB, _LINE_FEED, _RETURN, _SPACE, _HASH, _PLUS, _COMMA, _MINUS, _DOT, _SLASH, _ONE = b"\t\n\r #+,-./1"
 _BACKSLASH, _CLOSE, _CLOSE_BRACE, _UPPER_E, _LOWER_E = b"\\]}Ee"
@@ -34,17 +34,15 @@ _POWERS = np.array([float(f"1e{k}") for k in range(61)])  # correctly rounded; e
 _INTEGER_POWERS = 10 ** np.arange(9)
 _MARGIN = 2.0**-49
 
-# For `_parse_digits`. A mere int would turn unsigned arithmetic into floating point.
+# For `_parse_digits`. A plain int would turn unsigned arithmetic into floating point.
 _3, _8, _10, _16, _32, _63, _64 = (np.uint64(n) for n in (3, 8, 10, 16, 32, 63, 64))
 _ZEROS, _SIXES, _HIGH_NIBBLES = (np.uint64(int.from_bytes(bytes([b] * 8))) for b in (0x30, 0x06, 0xF0))
 _PAIRS = np.uint64(0xFF | 0xFF << 32)
 _WEIGHTS_LOW, _WEIGHTS_HIGH = np.uint64(100 | 1_000_000 << 32), np.uint64(1 | 10_000 << 32)
 
-# Compiled code sees `np.int64`, whose values take part in the arithmetic of ints there.
-_signed = cast("Callable[[np.uint64], int]", np.int64)
-
+_signed = cast("Callable[[np.uint64], int]", np.int64)  # int64 is the int of compiled code
 _compiled = njit(cache=True, nogil=True)
-_inlined = njit(cache=True, nogil=True, inline="always")  # twice as fast as leaving it to LLVM
+_inlined = njit(cache=True, nogil=True, inline="always")  # twice as fast as inlining by LLVM
 
 
 @_inlined
@@ -54,12 +52,12 @@ def _ends_token(c: int) -> bool:
 
 @_compiled
 def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
-    """Value of mantissa * 10**exponent to float32, and whether it is certain.
+    """Round mantissa * 10**exponent to float32; return the value and whether it is certain.
 
-    With a mantissa below 2**53 and a power of ten that is exact, one multiplication or division is correctly
-    rounded (Clinger, "How to read floating point numbers accurately", 1990). Otherwise the result is off by less
-    than four roundings of 2**-53 and a cut of 10**-17, so it is certain if both ends of a wider interval round to
-    the same float32: rounding is monotonic.
+    With a mantissa below 2**53 and an exact power of ten, one multiplication or division is correctly rounded (Clinger,
+    "How to read floating point numbers accurately", 1990). Otherwise the result is off by less than four roundings of
+    2**-53 and a cut of 10**-17. It is certain if both ends of a wider interval round to the same float32, since
+    rounding is monotonic.
     """
     if exponent < -60 or exponent > 60:
         return 0.0, False
@@ -72,10 +70,10 @@ def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[floa
 
 @_inlined
 def _parse_digits(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
-    """The digits at byte `pos`, at most eight: their value and their count; the value means nothing if that is 0.
+    """Parse at most eight digits at byte `pos`; return their value and count. The value is undefined for count 0.
 
-    All eight bytes are looked at in one word, since a loop over them would mispredict its end at most numbers.
-    Multiplying sums the digits up in pairs, then fours, then all (Lemire, "Quickly parsing eight digits", 2018).
+    All eight bytes are tested in one word, since a loop would mispredict its end at most numbers. Multiplications sum
+    the digits in pairs, then fours, then all (Lemire, "Quickly parsing eight digits", 2018).
     """
     word = load_word(text, pos)
     count = count_trailing_zeros((word & _HIGH_NIBBLES) ^ _ZEROS) >> _3
@@ -89,11 +87,11 @@ def _parse_digits(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
 
 @_inlined
 def parse_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, bool]:
-    """Read the number that starts at byte `pos`.
+    """Parse the number that starts at byte `pos`.
 
     Returns:
-        its value, right once rounded to float32 (integers below 2**53 are right as they are); the byte after the
-        token, always beyond `pos`; whether the value is certain.
+        The value, correct after rounding to float32 (integers below 2**53 are exact); the byte after the token, always
+        greater than `pos`; whether the value is certain.
     """
     start = pos
     negative = load_byte(text, pos) == _MINUS
@@ -115,7 +113,7 @@ def parse_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, bool]:
 
 @_compiled
 def _parse_long_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, bool]:
-    """`parse_number` for the less usual ones: long, with an exponent, or no number at all."""
+    """Parse as `parse_number` does, for tokens that are long, have an exponent, or are not numbers."""
     start = pos
     negative = load_byte(text, pos) == _MINUS
     if negative or load_byte(text, pos) == _PLUS:
@@ -151,7 +149,7 @@ def _parse_long_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, b
 
 @_compiled
 def _parse_exponent(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
-    """The exponent whose sign or first digit is at byte `pos`, and the byte after it; 10**6 where it is none."""
+    """Parse the exponent that starts at byte `pos`; return it (10**6 if malformed) and the byte after it."""
     negative = load_byte(text, pos) == _MINUS
     if negative or load_byte(text, pos) == _PLUS:
         pos += 1
@@ -164,7 +162,7 @@ def _parse_exponent(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
 
 @_inlined
 def _skip_separators(text: NDArray[np.uint8], pos: int) -> int:
-    """Skip white space, commas and comments; the byte of the next token."""
+    """Skip white space, commas and comments; return the first byte of the next token."""
     while True:
         c = load_byte(text, pos)
         if c == _HASH:
@@ -177,16 +175,12 @@ def _skip_separators(text: NDArray[np.uint8], pos: int) -> int:
 
 @_compiled
 def scan_numbers(
-    text: NDArray[np.uint8],
-    pos: int,
-    count: int,
-    out: NDArray[np.floating],
-    fallbacks: NDArray[np.int64],
+    text: NDArray[np.uint8], pos: int, count: int, out: NDArray[np.floating], fallbacks: NDArray[np.int64]
 ) -> tuple[int, int, int]:
-    """Read numbers from byte `pos` into `out[count:]` until a bracket or brace closes, the file ends or room is short.
+    """Parse numbers from byte `pos` into `out[count:]` until `]` or `}`, the end of the file, or a full array.
 
     Returns:
-        the byte where it stopped, the count of numbers in `out` now, the count of `fallbacks` [N, 3] written.
+        The byte where it stopped, the number of elements in `out`, the number of rows set in `fallbacks` [N, 3].
     """
     num_fallbacks = 0
     while num_fallbacks < len(fallbacks) and count < len(out):
@@ -204,7 +198,7 @@ def scan_numbers(
 
 @_inlined
 def parse_integer(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
-    """The integer at byte `pos` and the byte after its last digit; the same byte where there is none up to 2**31."""
+    """Parse the integer at byte `pos`; return it and the byte after it, or `pos` if there is none below 2**31."""
     negative = load_byte(text, pos) == _MINUS
     if not negative:
         value, count = _parse_digits(text, pos)
@@ -224,10 +218,10 @@ def parse_integer(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
 
 @_compiled
 def scan_integers(text: NDArray[np.uint8], pos: int, count: int, out: NDArray[np.int32]) -> tuple[int, int]:
-    """Read integers from byte `pos` into `out[count:]` until something else comes or it is full.
+    """Parse integers from byte `pos` into `out[count:]` until something else follows or `out` is full.
 
     Returns:
-        the byte where it stopped, the count of integers in `out` now.
+        The byte where it stopped, the number of elements in `out`.
     """
     while count < len(out):
         c = load_byte(text, pos)
@@ -238,7 +232,7 @@ def scan_integers(text: NDArray[np.uint8], pos: int, count: int, out: NDArray[np
             pos = _skip_separators(text, pos)
             continue
         if c == _MINUS and load_byte(text, pos + 1) == _ONE and _ends_token(load_byte(text, pos + 2)):
-            value, after = -1, pos + 2  # the end of a polygon
+            value, after = -1, pos + 2  # marks the end of a polygon
         else:
             value, after = parse_integer(text, pos)
             if after == pos:
@@ -251,7 +245,7 @@ def scan_integers(text: NDArray[np.uint8], pos: int, count: int, out: NDArray[np
 
 @_inlined
 def _skip_blanks(text: NDArray[np.uint8], pos: int) -> int:
-    """Skip the white space inside a line, and line ends that a backslash continues."""
+    """Skip white space within a line, and line ends after a backslash."""
     while True:
         c = load_byte(text, pos)
         if c in (_SPACE, _TAB, _RETURN):
@@ -265,7 +259,7 @@ def _skip_blanks(text: NDArray[np.uint8], pos: int) -> int:
 
 
 @_inlined
-def _scan_line_numbers(
+def _scan_row(
     text: NDArray[np.uint8],
     pos: int,
     limit: int,
@@ -275,32 +269,29 @@ def _scan_line_numbers(
     fallbacks: NDArray[np.int64],
     num_fallbacks: int,
 ) -> tuple[int, int, int]:
-    """Read up to `limit` numbers of a line into `out[count:]`, which is `array` in the notes.
+    """Parse up to `limit` numbers of a line into `out[count:]`; `array` is its index in `fallbacks`.
 
     Returns:
-        the byte after them, how many there were, the count of notes.
+        The byte after them, how many there are, the number of rows set in `fallbacks`.
     """
-    num_found = 0
-    while num_found < limit:
+    num_read = 0
+    while num_read < limit:
         pos = _skip_blanks(text, pos)
         if load_byte(text, pos) in (_LINE_FEED, _HASH):
             break
         start = pos
-        out[count + num_found], pos, is_exact = parse_number(text, pos)
+        out[count + num_read], pos, is_exact = parse_number(text, pos)
         if not is_exact:
-            fallbacks[num_fallbacks, 0], fallbacks[num_fallbacks, 1], fallbacks[num_fallbacks, 2] = (
-                start,
-                array,
-                count + num_found,
-            )
+            fallbacks[num_fallbacks, 0], fallbacks[num_fallbacks, 1] = start, array
+            fallbacks[num_fallbacks, 2] = count + num_read
             num_fallbacks += 1
-        num_found += 1
-    return pos, num_found, num_fallbacks
+        num_read += 1
+    return pos, num_read, num_fallbacks
 
 
 @_inlined
 def _resolve_index(value: int, count: int) -> int:
-    """An OBJ index, from 1 or backwards from the last element, as an index from 0; -1 where there is none."""
+    """Convert an OBJ index (from 1, or negative from the last element) to one from 0; -1 if it is invalid."""
     return value - 1 if value > 0 else (count + value if value < 0 and count + value >= 0 else -1)
 
 
@@ -313,10 +304,10 @@ def _scan_polygon(
     corners: NDArray[np.int32],
     count: int,
 ) -> tuple[int, int, int]:
-    """Append the corners of an OBJ face line to `corners` [2, N]: point and uv (or NO_UV), then -1 for its end.
+    """Append the corners of an OBJ face line to `corners` [2, N] as vertex and uv (or NO_UV), then -1 as the end.
 
     Returns:
-        the byte after the line's last corner, the count of columns in `corners` now, `DONE` or what is wrong there.
+        The byte after the last corner, the number of columns set in `corners`, `DONE` or the problem there.
     """
     first = count
     while True:
@@ -357,22 +348,21 @@ def scan_obj(
     fallbacks: NDArray[np.int64],
     materials: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """Read OBJ lines from byte `state[0]` on.
+    """Parse OBJ lines from byte `state[0]`.
 
     Args:
-        text: see above.
-        state: int64 [6], updated: next byte, then how much is in points, uvs, colors (numbers), corners (columns)
-            and materials (bytes where a `mtllib` or `usemtl` line may start; what does not fit is left out).
-        points: array 0 of the notes, flat x y z.
+        text: see the module.
+        state: int64 [6], updated: the next byte, then the number of elements set in points, uvs, colors, corners
+            (columns) and materials.
+        points: array 0 of the fallbacks, flat x y z.
         uvs: array 1, flat u v.
-        colors: array 2, flat r g b, as long as `points`; b is NaN where a line has only one or two of them.
-        corners: [2, N] as `_scan_polygon` writes them.
-        notes: int64 [N, 3], the undecided tokens.
-        materials: int64 [M].
+        colors: array 2, flat r g b, as long as `points`; b is NaN if a line has only one or two of them.
+        corners: [2, N], see `_scan_polygon`.
+        fallbacks: int64 [N, 3], tokens for `resolve_fallbacks`.
+        materials: int64 [M], bytes where a `mtllib` or `usemtl` line may start; further lines are ignored.
 
     Returns:
-        `DONE`, `FULL` if an array or the notes ran out of room, or what is wrong at byte `state[0]`; the count of
-        notes.
+        `DONE`, `FULL`, or the problem at byte `state[0]`; the number of rows set in `fallbacks`.
     """
     pos, num_points, num_uvs, num_colors, num_corners, num_materials = state
     num_fallbacks, status = 0, DONE
@@ -382,23 +372,17 @@ def scan_obj(
         if c == _V and min(len(fallbacks) - num_fallbacks, len(points) - num_points, len(uvs) - num_uvs) < 6:
             status = FULL
         elif c == _V and blank:
-            pos, num_found, num_fallbacks = _scan_line_numbers(
-                text, pos + 2, 3, 0, points, num_points, fallbacks, num_fallbacks
-            )
-            status = DONE if num_found == 3 else TOO_FEW_NUMBERS
+            pos, num_read, num_fallbacks = _scan_row(text, pos + 2, 3, 0, points, num_points, fallbacks, num_fallbacks)
+            status = DONE if num_read == 3 else TOO_FEW_NUMBERS
             num_points += 3
-            pos, num_found, num_fallbacks = _scan_line_numbers(
-                text, pos, 3, 2, colors, num_colors, fallbacks, num_fallbacks
-            )
-            if 0 < num_found < 3:
+            pos, num_read, num_fallbacks = _scan_row(text, pos, 3, 2, colors, num_colors, fallbacks, num_fallbacks)
+            if 0 < num_read < 3:
                 colors[num_colors + 2] = np.nan
-            num_colors += 3 if num_found else 0
+            num_colors += 3 if num_read else 0
         elif c == _V and load_byte(text, pos + 1) == _T:
             uvs[num_uvs + 1] = 0.0
-            pos, num_found, num_fallbacks = _scan_line_numbers(
-                text, pos + 2, 2, 1, uvs, num_uvs, fallbacks, num_fallbacks
-            )
-            status = DONE if num_found >= 1 else TOO_FEW_NUMBERS
+            pos, num_read, num_fallbacks = _scan_row(text, pos + 2, 2, 1, uvs, num_uvs, fallbacks, num_fallbacks)
+            status = DONE if num_read >= 1 else TOO_FEW_NUMBERS
             num_uvs += 2
         elif c == _F and blank:
             pos, num_corners, status = _scan_polygon(text, pos + 2, num_points // 3, num_uvs // 2, corners, num_corners)

@@ -29,7 +29,7 @@ def rendered(request, tmp_path_factory, ray_cluster) -> tuple[str, Path, ShardMa
 def test_is_rendered_as_a_whole(rendered):
     name, shards, manifest = rendered
     assert (manifest.layout, manifest.num_failures) == (name, 0)
-    assert manifest.count_sequences == (manifest.num_samples if name in SEQUENCES else {"folder": 6}.get(name, 0))
+    assert manifest.num_sequences == (manifest.num_samples if name in SEQUENCES else {"folder": 6}.get(name, 0))
     assert [problem for _, found in verify_shards(ShardSet.open(str(shards))) for problem in found] == []
 
 
