@@ -1,4 +1,4 @@
-"""How datasets lie on disk: one file a layout; each finds samples and their labels."""
+"""Datasets on disk: one adapter per dataset finds its samples and labels."""
 
 from smile_pipe.pipeline.datasets.adapter import DatasetAdapter, FoundSamples, add_neutral_scans, sort_by_key
 from smile_pipe.pipeline.datasets.bosphorus import Bosphorus
@@ -14,71 +14,80 @@ from smile_pipe.pipeline.datasets.skipped import summarize_skipped
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
-# `folder` is not a dataset's own layout: `auto` takes it only where none of these fits.
-_DATASETS: tuple[DatasetAdapter, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
+# `folder` is generic: `auto` selects it only if no adapter of a dataset matches.
+_DATASET_ADAPTERS: tuple[DatasetAdapter, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
 _FALLBACK: DatasetAdapter = Folder()
-LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
+LAYOUTS = {adapter.name: adapter for adapter in (*_DATASET_ADAPTERS, _FALLBACK)}
 
 
 def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> FoundSamples:
-    """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
+    """Find the samples under `root`.
 
-    With `neutrals`, scans know their subject's neutral one.
+    Args:
+        root: the data directory.
+        layout: name of the adapter, or `auto` to detect it.
+        neutrals: whether to add the subject's neutral scan to other scans.
 
     Raises:
-        UsageError: no such directory or layout, no layout fits (or two do), or two samples have the same key.
+        UsageError: the directory or the layout does not exist, no layout matches (or two do), or two samples have the
+            same key.
     """
     check_layout(layout)
     return find_samples_in_index(FileIndex.scan(root), layout, neutrals)
 
 
 def check_layout(layout: str) -> None:
-    """Raise UsageError where there is no layout of that name."""
+    """Raise UsageError if there is no layout of that name."""
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"unknown; choose auto, {', '.join(LAYOUTS)}", field="layout", value=layout)
 
 
 def find_samples_in_index(index: FileIndex, layout: str, neutrals: bool = True) -> FoundSamples:
-    """What a listing holds; see `find_samples`."""
-    chosen, match_reason = _require_adapter(index) if layout == "auto" else _match_adapter(index, LAYOUTS[layout])
-    samples = sort_by_key(chosen.samples(index), index.root)
+    """Find the samples of a file index; see `find_samples`."""
+    adapter, reason = _require_adapter(index) if layout == "auto" else _match_adapter(index, LAYOUTS[layout])
+    samples = sort_by_key(adapter.samples(index), index.root)
     if neutrals:
         samples = add_neutral_scans(samples)
-    return FoundSamples(chosen.name, match_reason, tuple(samples), summarize_skipped(index, samples), index.stats)
+    return FoundSamples(adapter.name, reason, tuple(samples), summarize_skipped(index, samples), index.stats)
 
 
-def _match_adapter(index: FileIndex, layout: DatasetAdapter) -> tuple[DatasetAdapter, str]:
-    match_reason = layout.match_reason(index)
-    if not match_reason:
-        raise UsageError(f"{index.root}: holds nothing in the layout {layout.name}{_left_out(index)}")
-    return layout, match_reason
+def _match_adapter(index: FileIndex, adapter: DatasetAdapter) -> tuple[DatasetAdapter, str]:
+    reason = adapter.match_reason(index)
+    if not reason:
+        raise UsageError(
+            f"{index.root}: no samples in the layout {adapter.name}{_describe_non_utf8(index)}; choose another `layout`"
+        )
+    return adapter, reason
 
 
 def detect_adapter(index: FileIndex) -> tuple[DatasetAdapter, str] | None:
-    """The layout that fits a listing, and why it does; None where none fits.
+    """Find the adapter that matches a file index.
+
+    Returns:
+        The adapter and the reason for the match; None if there is none.
 
     Raises:
-        UsageError: two layouts of datasets fit.
+        UsageError: the adapters of two datasets match.
     """
-    fitting = [(layout, match_reason) for layout in _DATASETS if (match_reason := layout.match_reason(index))]
-    if len(fitting) > 1:
-        names = " and ".join(f"{layout.name} ({match_reason})" for layout, match_reason in fitting)
-        raise UsageError(f"{index.root}: looks like {names}; say which with `layout`")
-    if fitting:
-        return fitting[0]
-    match_reason = _FALLBACK.match_reason(index)
-    return (_FALLBACK, match_reason) if match_reason else None
+    matching = [(adapter, reason) for adapter in _DATASET_ADAPTERS if (reason := adapter.match_reason(index))]
+    if len(matching) > 1:
+        names = " and ".join(f"{adapter.name} ({reason})" for adapter, reason in matching)
+        raise UsageError(f"{index.root}: matches the layouts {names}; choose one with `layout`")
+    if matching:
+        return matching[0]
+    reason = _FALLBACK.match_reason(index)
+    return (_FALLBACK, reason) if reason else None
 
 
 def _require_adapter(index: FileIndex) -> tuple[DatasetAdapter, str]:
-    if found := detect_adapter(index):
-        return found
+    if match := detect_adapter(index):
+        return match
     raise UsageError(
-        f"{index.root}: no known layout ({', '.join(LAYOUTS)}){_left_out(index)}; "
-        "a labels.csv makes any tree of meshes one"
+        f"{index.root}: no known layout ({', '.join(LAYOUTS)}){_describe_non_utf8(index)}; "
+        "add a labels.csv to use any tree of meshes"
     )
 
 
-def _left_out(index: FileIndex) -> str:
+def _describe_non_utf8(index: FileIndex) -> str:
     names = index.non_utf8_names
-    return f"; names that are not UTF-8 count for nothing ({len(names)}, e.g. {names[0]})" if names else ""
+    return f"; skipped names that are not UTF-8: {len(names)}, e.g. {names[0]}" if names else ""

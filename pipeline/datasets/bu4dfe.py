@@ -1,7 +1,7 @@
-"""BU-4DFE: `F001/Happy/000.wrl`, sequences of one expression each, 25 frames a second.
+"""BU-4DFE: `F001/Happy/000.wrl`, one sequence per subject and expression, 25 frames per second.
 
 Source: the file naming of the BU-4DFE database (Yin et al., "A high-resolution 3D dynamic facial expression database",
-FG 2008). Any mesh format may stand under these names.
+FG 2008). All mesh formats are accepted.
 """
 
 import re
@@ -19,17 +19,17 @@ _FRAME = re.compile(
 
 
 class Bu4dfe:
-    """Finds the sequences at any depth; landmarks lie beside the meshes, or in a tree of their own."""
+    """Finds sequences at any depth. Landmarks are in the folder of the meshes, or in a separate tree."""
 
     name = "bu4dfe"
 
     def match_reason(self, index: FileIndex) -> str:
-        """How many folders have a name of the database and hold numbered meshes."""
+        """Count the folders named as in the database that hold numbered meshes."""
         count = count_sequences(index, _FRAME)
         return f"{pluralize(count, 'folder')} named like F001/Happy with numbered meshes" if count else ""
 
     def samples(self, index: FileIndex) -> list[SampleSource]:
-        """One sample a folder."""
+        """Return one sample per folder."""
         landmarks = _landmark_tree(index)
         sources = []
         for sequence in find_sequences(index, _FRAME):
@@ -53,7 +53,7 @@ class Bu4dfe:
 
 
 def _landmark_tree(index: FileIndex) -> dict[str, str]:
-    """`f001/happy/000` -> the `.bnd` file of that name, in whichever folder it lies; of several, the first by name."""
+    """Map `f001/happy/000` to the `.bnd` file of that name, in any folder; the first by name if there are several."""
     files = sorted((path for path in index.files if path.endswith(".bnd")), reverse=True)
     return {_last_three(path): path for path in files}
 

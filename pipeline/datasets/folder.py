@@ -1,6 +1,6 @@
-"""Any tree of meshes with a labels table at its top: a row is a scan, a sequence, or a pattern that finds some of them.
+"""Any tree of meshes with a labels table at its top. A row is a scan, a sequence, or a pattern that matches scans.
 
-The columns are in the README; those that are not known become labels.
+The README lists the columns. Unknown columns become labels.
 """
 
 from collections import defaultdict
@@ -17,20 +17,20 @@ _SEQUENCE_COLUMNS = ("subject", "expression", "level", "frame_rate")
 
 
 class Folder:
-    """Reads the labels table; a mesh that it does not name is not a sample."""
+    """Reads the labels table. Meshes outside the table are not samples."""
 
     name = "folder"
 
     def match_reason(self, index: FileIndex) -> str:
-        """Whether there is a labels table at the top."""
+        """Name the labels tables at the top."""
         names = find_tables(index)
         return f"{' and '.join(names)} at its top" if names else ""
 
     def samples(self, index: FileIndex) -> list[SampleSource]:
-        """One sample a scan or a sequence of the table."""
+        """Return one sample per scan or sequence of the table."""
         names = find_tables(index)
         if len(names) > 1:
-            raise UsageError(f"{index.root}: holds {' and '.join(names)}; move one of them away")
+            raise UsageError(f"{index.root}: several labels tables: {' and '.join(names)}; remove one")
         path = index.root / names[0]
         table = read_table(path)
         columns = table[0].cells.keys() if table else set()
@@ -66,7 +66,7 @@ def _sequence(name: str, rows: Sequence[LabelRow], table: str) -> SampleSource:
     for row in rows:
         for column in _SEQUENCE_COLUMNS:
             if getattr(row, column) != getattr(first, column):
-                raise UsageError(f"{row.location}: another {column} than in the first row of the sequence {name!r}")
+                raise UsageError(f"{row.location}: {column} differs from the first row of the sequence {name!r}")
     return SampleSource(
         key=make_key(name),
         subject=first.subject,
@@ -75,7 +75,7 @@ def _sequence(name: str, rows: Sequence[LabelRow], table: str) -> SampleSource:
         frames=_order_scans(name, rows),
         frame_rate=first.frame_rate,
         action_units=_mean_units(rows),
-        # What differs from frame to frame is no label of the sequence.
+        # A value that differs between frames is not a label of the sequence.
         labels={
             label: value if all(row.labels[label] == value for row in rows) else ""
             for label, value in first.labels.items()
@@ -85,7 +85,7 @@ def _sequence(name: str, rows: Sequence[LabelRow], table: str) -> SampleSource:
 
 
 def _mean_units(rows: Sequence[LabelRow]) -> dict[str, float] | None:
-    """The mean of each action unit over the rows that code it; None where no row codes any."""
+    """Mean of each action unit over the rows that code it; None if no row codes any."""
     coded: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for unit, value in (row.action_units or {}).items():
@@ -94,19 +94,19 @@ def _mean_units(rows: Sequence[LabelRow]) -> dict[str, float] | None:
 
 
 def _order_scans(name: str, rows: Sequence[LabelRow]) -> tuple[ScanFiles, ...]:
-    """The scans by their frame numbers where all rows have one, or by name where none has.
+    """Order scans by frame number if all rows have one, or by name if none has.
 
     Raises:
-        UsageError: only some rows have a number, two have the same, or a scan stands in two rows.
+        UsageError: only some rows have a number, a number occurs twice, or a scan is in two rows.
     """
     numbers = {row.frame: row for row in rows if row.frame is not None}
     if numbers and len(numbers) < len(rows):
-        odd = next(row for row in rows if row.frame is None or numbers[row.frame] is not row)
-        problem = "no frame number" if odd.frame is None else f"frame {odd.frame:g} more than once"
-        raise UsageError(f"{odd.location}: {problem} in the sequence {name!r}; give each row one, or none")
+        invalid = next(row for row in rows if row.frame is None or numbers[row.frame] is not row)
+        problem = "missing frame number" if invalid.frame is None else f"duplicate frame {invalid.frame:g}"
+        raise UsageError(f"{invalid.location}: {problem} in the sequence {name!r}; number all rows, or none")
     scans = [scan for row in rows for scan in row.scans]
     if len({scan.mesh for scan in scans}) < len(scans):
-        raise UsageError(f"{rows[0].location}: a mesh comes twice in the sequence {name!r}")
+        raise UsageError(f"{rows[0].location}: duplicate mesh in the sequence {name!r}")
     if numbers:
         return tuple(numbers[number].scans[0] for number in sorted(numbers))
     return tuple(sorted(scans, key=lambda scan: natural_order(scan.mesh)))

@@ -73,7 +73,7 @@ class Mesh:
             vertices = np.ascontiguousarray(vertices, np.float32)
             uvs = None if uvs is None else np.ascontiguousarray(uvs, np.float32)
         if len(vertices) == 0 or len(faces) == 0:
-            raise MeshError(f"empty mesh: {len(vertices)} vertices, {len(faces)} faces")
+            raise MeshError(f"empty mesh: {len(vertices)} vertices, {len(faces)} faces; a face scan needs both")
         _check_finite("vertex", vertices)
         _check_range("faces", faces, len(vertices), "vertices")
         if uvs is not None and face_uvs is not None:

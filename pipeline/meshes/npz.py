@@ -44,7 +44,7 @@ def parse_npz(source: Source) -> Mesh:
         raise MeshError("infinite landmark; use NaN for a missing one")
     if texture is not None and not 0 < texture.shape[0] * texture.shape[1] <= MAX_PIXELS:
         raise MeshError(
-            f"unsupported texture size: {texture.shape[1]} x {texture.shape[0]}; the limits are 1 and {MAX_PIXELS} pixels"
+            f"invalid texture size: {texture.shape[1]} x {texture.shape[0]}; from 1 to {MAX_PIXELS} pixels are read"
         )
     return replace(
         mesh,

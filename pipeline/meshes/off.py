@@ -38,7 +38,7 @@ def parse_off(source: Source) -> Mesh:
     if num_vertices + num_faces > len(filled) - start:
         raise MeshError(f"truncated data: {num_vertices} vertices and {num_faces} faces in {len(filled) - start} lines")
     if not num_vertices or not num_faces:
-        raise MeshError(f"empty mesh: {num_vertices} vertices, {num_faces} faces")
+        raise MeshError(f"empty mesh: {num_vertices} vertices, {num_faces} faces; a face scan needs both")
     vertices = _numbers(source, lines, filled[start : start + num_vertices])
     if len(vertices) % num_vertices or len(vertices) < 3 * num_vertices:
         raise MeshError(f"unequal lines: {len(vertices)} numbers for {num_vertices} vertices")

@@ -45,7 +45,7 @@ def open_file(path: Path) -> FileIO:
     try:
         file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
     except OSError as error:
-        raise MeshError(f"cannot read the file: {error.strerror}") from error
+        raise MeshError(f"cannot be read: {error.strerror}") from error
     status = os.fstat(file.fileno())
     problem = ""
     if not stat.S_ISREG(status.st_mode):

@@ -61,7 +61,7 @@ class Source:
                 text = reusable_array(length + PADDING, np.uint8)
                 size = _fill(file.fileno(), text[:length])
         except OSError as error:
-            raise MeshError(f"cannot read the file: {error.strerror}") from error
+            raise MeshError(f"cannot be read: {error.strerror}") from error
         if size == 0:
             raise MeshError("empty or not a regular file")
         text = text[: size + PADDING]

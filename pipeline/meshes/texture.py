@@ -45,7 +45,7 @@ def read_texture(path: Path) -> NDArray[np.uint8]:
         raise MeshError(f"{path}: {error}") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files
         if isinstance(error, OSError) and error.strerror:  # from the file system, not from Pillow
-            raise MeshError(f"{path}: cannot read the file: {error.strerror}") from error
+            raise MeshError(f"{path}: cannot be read: {error.strerror}") from error
         raise MeshError(f"{path}: not a readable {', '.join(FORMATS)} image: {error}") from error
 
 

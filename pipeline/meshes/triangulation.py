@@ -5,7 +5,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 MAX_SLOPE = 6.0
-"""Limit of the slope of a triangle: rise in z per unit in x and y (80.5 degrees). Steeper ones connect separate surfaces."""
+"""Limit of the slope of a triangle, in z per unit of x and y (80.5 degrees). Steeper ones span a step in depth."""
 
 
 def find_line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: tuple[int, ...]) -> int:

@@ -78,8 +78,7 @@ def _visit_vrml1(scene: Scene, node: Node, state: _State) -> _State:
 
 
 def _add_shape(scene: Scene, node: Node, state: _State) -> None:
-    """Add an IndexedFaceSet. Colours that are not per vertex are dropped, and so are uvs that belong to another
-    shape."""
+    """Add an IndexedFaceSet without colours that are not per vertex and without uvs that belong to another shape."""
     uv_corners = _explicit_indices(node.indices.get("textureCoordIndex"))
     color_corners = _explicit_indices(node.indices.get("materialIndex"))
     uvs = state.uvs if uv_corners is not None or len(state.uvs) == len(state.points) else NO_UVS

@@ -1,5 +1,4 @@
-"""The shapes of a VRML scene: built from the fields of IndexedFaceSet nodes and transformed by the nodes around
-them."""
+"""The shapes of a VRML scene: built from the fields of IndexedFaceSet nodes, transformed by the nodes around them."""
 
 from dataclasses import dataclass, field
 

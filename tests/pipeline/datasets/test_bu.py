@@ -127,7 +127,9 @@ class TestBu4dfe:
     @pytest.mark.parametrize("twin", ["000.obj", "0.wrl"])
     def test_two_meshes_for_one_frame_are_refused(self, tmp_path, twin):
         touch(tmp_path, "F001/Happy/000.wrl", f"F001/Happy/{twin}")
-        with pytest.raises(UsageError, match=r"F001/Happy/0\S* and F001/Happy/0\S* are the same frame"):
+        with pytest.raises(
+            UsageError, match=r"two meshes have the same frame number: F001/Happy/0\S* and F001/Happy/0\S*"
+        ):
             find_samples(tmp_path, "auto")
 
     @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ class TestScans:
     @pytest.mark.parametrize("level", ["high", "1.5", "-1", "²", "9" * 5000])
     def test_any_other_level_is_refused_with_its_line(self, tmp_path, level):
         problem = refused(tmp_path, f"path,subject,expression,level\na.obj,s,HA,1\n\nb.obj,s,HA,{level}\n")
-        assert f"line 4: level '{level[:40]}' is not a whole number" in problem
+        assert f"line 4: invalid level '{level[:40]}'; use a whole number" in problem
 
     @pytest.mark.parametrize("empty", ["", " ", "   "])
     def test_an_empty_texture_is_none_even_where_one_lies_beside_the_mesh(self, tmp_path, empty):
@@ -153,13 +153,13 @@ class TestSequences:
     @pytest.mark.parametrize(
         ("rows", "problem"),
         [
-            ("a.obj,s,HA,q,1\nb.obj,s,HA,q,\n", "line 3: no frame number in the sequence 'q'"),
-            ("a.obj,s,HA,q,1\nb.obj,s,HA,q,1.0\n", "frame 1 more than once in the sequence 'q'"),
-            ("a.obj,s,HA,q,\na.obj,s,HA,q,\n", "a mesh comes twice in the sequence 'q'"),
-            ("a.obj,s,HA,q,1\nb.obj,t,HA,q,2\n", "line 3: another subject than in the first row"),
-            ("a.obj,s,HA,q,1\nb.obj,s,SA,q,2\n", "line 3: another expression than in the first row"),
-            ("a.obj,s,HA,q,first\n", "line 2: frame 'first' is not a number"),
-            ("a.obj,s,HA,q,nan\n", "line 2: frame 'nan' is not a number"),
+            ("a.obj,s,HA,q,1\nb.obj,s,HA,q,\n", "line 3: missing frame number in the sequence 'q'"),
+            ("a.obj,s,HA,q,1\nb.obj,s,HA,q,1.0\n", "duplicate frame 1 in the sequence 'q'"),
+            ("a.obj,s,HA,q,\na.obj,s,HA,q,\n", "duplicate mesh in the sequence 'q'"),
+            ("a.obj,s,HA,q,1\nb.obj,t,HA,q,2\n", "line 3: subject differs from the first row"),
+            ("a.obj,s,HA,q,1\nb.obj,s,SA,q,2\n", "line 3: expression differs from the first row"),
+            ("a.obj,s,HA,q,first\n", "line 2: invalid frame 'first'; use a number"),
+            ("a.obj,s,HA,q,nan\n", "line 2: invalid frame 'nan'; use a number"),
             ("m,s,HA,q,1\n", "line 2: one frame number for 2 meshes"),
             ("deep,s,HA,,\n", "line 2: the folder 'deep' holds no mesh itself"),
         ],
@@ -203,14 +203,14 @@ class TestGlobs:
 
     def test_a_pattern_of_many_stars_takes_no_longer(self, tmp_path):
         touch(tmp_path, "/".join("a" * 60) + "/x.obj")
-        assert "finds no mesh" in refused(tmp_path, f"glob,subject,expression\n{'**/a/' * 30}y.obj,s,HA\n")
+        assert "no mesh matches" in refused(tmp_path, f"glob,subject,expression\n{'**/a/' * 30}y.obj,s,HA\n")
 
     @pytest.mark.parametrize(
         ("row", "problem"),
         [
-            (",nothing/*.obj", "line 2: the glob 'nothing/*.obj' finds no mesh"),
-            ("a.obj,*.obj", "line 2: path and glob are both given"),
-            (",../*.obj", "line 2: '../*.obj' leads out of the data directory"),
+            (",nothing/*.obj", "line 2: no mesh matches the glob 'nothing/*.obj'"),
+            ("a.obj,*.obj", "line 2: both path and glob are set"),
+            (",../*.obj", "line 2: '../*.obj' is outside the data directory"),
         ],
     )
     def test_a_glob_that_cannot_be_used_is_refused(self, tmp_path, row, problem):
@@ -231,11 +231,11 @@ class TestActionUnits:
     @pytest.mark.parametrize("value", ["9", "-0.1", "B", "nan"])
     def test_a_value_that_is_no_share_is_refused_with_what_to_do(self, tmp_path, value):
         problem = refused(tmp_path, f"path,subject,expression,AU1\na.obj,s,HA,{value}\n")
-        assert f"line 2: AU1 '{value}' is not a number from 0 to 1; an action unit that is not coded" in problem
+        assert f"line 2: invalid AU1 '{value}'; use a number from 0 to 1; leave an action unit empty" in problem
 
     def test_two_columns_for_one_are_refused(self, tmp_path):
         problem = refused(tmp_path, "path,subject,expression,AU1,au_01\na.obj,s,HA,1,0\n")
-        assert "the column au_01 is not the only one for AU1" in problem
+        assert "two columns for AU1, one is au_01" in problem
 
 
 class TestTables:
@@ -246,7 +246,7 @@ class TestTables:
     def test_a_path_that_leads_out_of_the_directory_is_refused(self, tmp_path, column, path):
         row = {"path": "a.obj", "subject": "s", "expression": "HA", "texture": "", "landmarks": "", column: path}
         problem = refused(tmp_path, ",".join(row) + "\n" + ",".join(row.values()) + "\n")
-        assert "line 2: " in problem and "leads out of the data directory" in problem
+        assert "line 2: " in problem and "is outside the data directory" in problem
 
     @pytest.mark.parametrize(
         "text",
@@ -260,12 +260,12 @@ class TestTables:
         ],
     )
     def test_one_without_the_columns_or_rows_is_refused(self, tmp_path, text):
-        assert "needs rows with the columns path (or glob), subject, expression" in refused(tmp_path, text)
+        assert "missing columns; the required ones are path (or glob), subject, expression" in refused(tmp_path, text)
 
     @pytest.mark.parametrize("row", [",s,HA", "a.obj,,HA", "a.obj,s,", "a.obj,s", "a.obj, ,HA", "a.obj,s,;"])
     def test_a_row_that_does_not_say_all_three_is_refused(self, tmp_path, row):
         problem = refused(tmp_path, f"path,subject,expression\n{row}\n")
-        assert "line 2: path (or glob), subject and expression must all be given" in problem
+        assert "line 2: missing value; path (or glob), subject and expression are required" in problem
 
     def test_one_that_is_not_utf8_is_refused_and_one_with_a_byte_order_mark_is_read(self, tmp_path):
         (tmp_path / "labels.csv").write_bytes("path,subject,expression\na.obj,Zoë,HA\n".encode("latin-1"))
@@ -292,7 +292,7 @@ class TestTables:
     def test_a_row_of_parquet_is_named_by_its_number(self, tmp_path):
         columns = {"path": ["a.obj", "../b.obj"], "subject": ["s", "s"], "expression": ["HA", "HA"]}
         pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
-        with pytest.raises(UsageError, match=r"labels\.parquet, row 2: '\.\./b\.obj' leads out"):
+        with pytest.raises(UsageError, match=r"labels\.parquet, row 2: '\.\./b\.obj' is outside"):
             find_samples(tmp_path, "auto")
 
     def test_what_is_no_parquet_is_refused(self, tmp_path):
@@ -306,7 +306,7 @@ class TestTables:
         columns = {"path": ["x" * 1000] * rows, "subject": ["s"] * rows, "expression": ["HA"] * rows}
         pq.write_table(pa.table(columns), tmp_path / "labels.parquet", compression="zstd")
         assert (tmp_path / "labels.parquet").stat().st_size < 1 << 16
-        with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
+        with pytest.raises(UsageError, match=r"labels\.parquet: table too large: over"):
             find_samples(tmp_path, "auto")
 
     def test_words_that_a_parquet_tells_once_count_wherever_they_stand(self, tmp_path, monkeypatch):
@@ -314,7 +314,7 @@ class TestTables:
         words = pa.DictionaryArray.from_arrays(pa.array([0, None] * 1000), ["x" * 2000])
         columns = {"path": ["a.obj"] * 2000, "subject": words, "expression": ["HA"] * 2000}
         pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
-        with pytest.raises(UsageError, match=r"labels\.parquet: takes over"):
+        with pytest.raises(UsageError, match=r"labels\.parquet: table too large: over"):
             find_samples(tmp_path, "auto")
 
     def test_categories_of_a_parquet_are_read_as_what_they_stand_for(self, tmp_path):
@@ -328,7 +328,7 @@ class TestTables:
     def test_lists_and_records_in_a_parquet_are_refused(self, tmp_path, value):
         columns = {"path": ["a.obj"], "subject": ["s"], "expression": ["HA"], "more": [value]}
         pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
-        with pytest.raises(UsageError, match=r"the column more holds lists or records"):
+        with pytest.raises(UsageError, match=r"unsupported column more: it holds lists or records"):
             find_samples(tmp_path, "auto")
 
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -343,7 +343,7 @@ class TestTables:
             pq.write_table(pa.table({name: pa.nulls(2000) for name in columns}), path)
         assert path.stat().st_size < 1 << 20
         tracemalloc.start()
-        with pytest.raises(UsageError, match=rf"labels\.{suffix}: has over 20,000 cells.*leave out columns"):
+        with pytest.raises(UsageError, match=rf"labels\.{suffix}: too many cells: over 20,000; remove columns"):
             find_samples(tmp_path, "auto")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -362,9 +362,9 @@ class TestTables:
     def test_a_table_that_is_too_large_is_not_opened(self, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.datasets.labels_table.MAX_BYTES", 10)
         monkeypatch.setattr("csv.DictReader", lambda file: sys.exit("opened"))
-        assert "is over" in refused(tmp_path, "path,subject,expression\na.obj,s,HA\n")
+        assert "table too large: over" in refused(tmp_path, "path,subject,expression\na.obj,s,HA\n")
 
     def test_two_tables_are_one_too_many(self, tmp_path):
         touch(tmp_path, "labels.csv", "labels.parquet")
-        with pytest.raises(UsageError, match=r"holds labels\.csv and labels\.parquet; move one of them away"):
+        with pytest.raises(UsageError, match=r"several labels tables: labels\.csv and labels\.parquet; remove one"):
             find_samples(tmp_path, "auto")

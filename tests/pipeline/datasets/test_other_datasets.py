@@ -92,10 +92,10 @@ class TestBp4d:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("frame,1,12\n1,0,1\n2,0,5\n", "line 3: action units are coded 0 or 1, or 9"),
-            ("frame,1\n1,0,1\n", "line 2: action units are coded"),
-            ("frame,smile\n1,0\n", "must name action units after the first column; 'smile' is none"),
-            ("frame,1\n1,\xff\n", "cannot be read as a CSV table|coded 0 or 1"),
+            ("frame,1,12\n1,0,1\n2,0,5\n", "line 3: invalid code of an action unit; use 0, 1, or 9"),
+            ("frame,1\n1,0,1\n", "line 2: invalid code of an action unit"),
+            ("frame,smile\n1,0\n", "invalid first row: 'smile' is not an action unit"),
+            ("frame,1\n1,\xff\n", "cannot be read as a CSV table|invalid code"),
         ],
     )
     def test_a_table_that_is_something_else_is_refused(self, tmp_path, text, problem):
@@ -104,7 +104,7 @@ class TestBp4d:
 
     def test_a_table_of_any_size_takes_no_more_memory_than_a_table_has(self, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.datasets.bp4d._MAX_BYTES", 20)
-        with pytest.raises(UsageError, match=r"F001_T1\.csv: is over"):
+        with pytest.raises(UsageError, match=r"F001_T1\.csv: file too large: over"):
             find_samples(self.coded(tmp_path, "frame,1\n" + "1,0\n" * 4), "auto")
 
 

@@ -307,7 +307,7 @@ class TestWithoutUsableLandmarks:
 
     def test_a_mesh_without_extent_is_refused(self):
         point = Mesh.build(np.ones((3, 3)), np.array([[0, 1, 2]]))
-        with pytest.raises(MeshError, match="no size"):
+        with pytest.raises(MeshError, match="no extent"):
             canonical_frame(point)
 
     def test_a_mesh_without_extent_but_with_landmarks_is_framed_by_them(self):
