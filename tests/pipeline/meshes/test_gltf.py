@@ -95,7 +95,7 @@ class TestScene:
     def test_lines_and_points_are_left_out(self, tmp_path):
         gltf = SmallGltf()
         gltf.show({"mode": 1})
-        with pytest.raises(MeshError, match="shows no triangles in its scene"):
+        with pytest.raises(MeshError, match="no triangles in the scene"):
             _read(gltf, tmp_path)
         gltf.show()
         assert len(_read(gltf, tmp_path).faces) == 1
@@ -218,7 +218,7 @@ class TestTexture:
         gltf.doc["meshes"][0]["primitives"][0]["material"] = material
         assert np.array_equal(_read(gltf, tmp_path).uvs, [[0.25, 0.5], [0.75, 0.5], [0.25, 0.25]])
         transform["rotation"] = 1
-        with pytest.raises(MeshError, match="a texture that KHR_texture_transform rotates, which is not read"):
+        with pytest.raises(MeshError, match="unsupported texture rotation by KHR_texture_transform"):
             _read(gltf, tmp_path)
 
     def test_textures_that_are_too_large_together_are_refused(self, tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ class TestTexture:
         monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 420)
         assert _read(gltf, tmp_path).texture.shape == (21, 20, 3)
         monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 419)
-        with pytest.raises(MeshError, match="has textures of 20 x 21 pixels together; at most 419 are read"):
+        with pytest.raises(MeshError, match="textures too large: 20 x 21 pixels together; the limit is 419"):
             _read(gltf, tmp_path)
 
     def test_an_image_that_is_damaged_or_too_large_is_refused(self, tmp_path, monkeypatch):
@@ -238,10 +238,10 @@ class TestTexture:
         for _ in range(2):
             gltf.show({"material": gltf.image(_PIXELS)}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=uvs)
         monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 47)
-        with pytest.raises(MeshError, match="image 1 has 6 x 4 pixels; at most 23 are read"):
+        with pytest.raises(MeshError, match="image 1: image too large: 6 x 4 pixels; the limit is 23"):
             _read(gltf, tmp_path)
         gltf.binary = gltf.binary.replace(b"IDAT", b"XXXX", 1)
-        with pytest.raises(MeshError, match="image 0 is not a readable JPEG, PNG, BMP, TIFF image"):
+        with pytest.raises(MeshError, match="image 0: not a readable JPEG, PNG, BMP, TIFF image"):
             _read(gltf, tmp_path)
 
 
@@ -263,11 +263,11 @@ class TestOtherFiles:
         folder.mkdir()
         (tmp_path / "f.bin").write_bytes(gltf.binary)
         (folder / "link.bin").symlink_to(tmp_path / "f.bin")
-        with pytest.raises(MeshError, match="outside its own folder; that is never opened"):
+        with pytest.raises(MeshError, match="is outside the folder of the file"):
             read_mesh(gltf.write(folder / "f.gltf", uri))
 
     def test_a_buffer_that_is_missing_is_named(self, tmp_path):
         gltf = SmallGltf()
         gltf.show()
-        with pytest.raises(MeshError, match=r"its buffer at 'gone\.bin', which cannot be read: No such file"):
+        with pytest.raises(MeshError, match=r"buffer 'gone\.bin': cannot be read: No such file"):
             read_mesh(gltf.write(tmp_path / "f.gltf", "gone.bin"))

@@ -112,12 +112,12 @@ class TestOfTheWholeRun:
     @pytest.mark.parametrize(
         ("paths", "reason"),
         [
-            (("a b.obj", "a-b.obj"), "two files give the key a-b: a b.obj and a-b.obj; move one away"),
-            (("a.obj", "a.ply"), "two files give the key a"),
-            (("../outside/trap.obj",), "leads out of the data directory"),
-            (("/etc/passwd",), "leads out of the data directory"),
-            (("x/../../trap.obj",), "leads out of the data directory"),
-            (("..\\outside\\trap.obj",), "leads out of the data directory"),
+            (("a b.obj", "a-b.obj"), "two files have the same key a-b: a b.obj and a-b.obj; rename or remove one"),
+            (("a.obj", "a.ply"), "two files have the same key a"),
+            (("../outside/trap.obj",), "is outside the data directory"),
+            (("/etc/passwd",), "is outside the data directory"),
+            (("x/../../trap.obj",), "is outside the data directory"),
+            (("..\\outside\\trap.obj",), "is outside the data directory"),
             (("folder.obj",), "the folder 'folder.obj' holds no mesh itself"),
             (("linked.obj",), "links to folders are not followed"),
         ],
@@ -139,7 +139,7 @@ class TestOfTheWholeRun:
         write_table(tmp_path, [Entry("", "a.obj")])
         found = find_samples(tmp_path, "auto")
         assert [sample.key for sample in found.samples] == ["a"]
-        assert r"\xff\xfe.obj: its name is not UTF-8; rename it" in found.skipped
+        assert r"\xff\xfe.obj: name is not UTF-8; rename the file" in found.skipped
 
     @pytest.mark.parametrize("target", ["self.wrl", "../data/self.wrl", "self.wrl/x"])
     def test_a_ring_of_links_does_not_hide_the_other_scans(self, tmp_path, target):
@@ -153,13 +153,18 @@ class TestOfTheWholeRun:
 @pytest.mark.parametrize(
     ("name", "content", "most", "reason"),
     [
-        ("lines.off", b"OFF\n1 1 0\n" + b"\n0" * 1_500_000, 16 << 20, "too little for a point each"),
-        ("lines.stl", b"solid\nfacet\n" + b"a\n" * 500_000 + b"vertex 1\n", 24 << 20, "needs both|not nine"),
+        ("lines.off", b"OFF\n1 1 0\n" + b"\n0" * 1_500_000, 16 << 20, "too many short lines"),
+        (
+            "lines.stl",
+            b"solid\nfacet\n" + b"a\n" * 500_000 + b"vertex 1\n",
+            24 << 20,
+            "needs both|not a multiple of nine",
+        ),
         (
             "nodes.wrl",
             b"#VRML V2.0 utf8\n" + (b"A{" + b"B{}" * 20_000) * 5,
             72 << 20,
-            "there are more than 65536 nodes",
+            "too many nodes: the limit is 65536",
         ),
     ],
 )

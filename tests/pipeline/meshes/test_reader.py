@@ -68,7 +68,7 @@ def test_every_suffix_in_either_case_gives_the_same_surface(tmp_path: Path, good
 @pytest.mark.parametrize("name", ["f.txt", "f", "obj", ".obj"])
 def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        MeshError, match=f"^{re.escape(str(tmp_path / name))}: has no suffix of a mesh; those are .wrl,"
+        MeshError, match=f"^{re.escape(str(tmp_path / name))}: unknown mesh format; supported suffixes are .wrl,"
     ):
         read_mesh(tmp_path / name)
 
@@ -76,7 +76,11 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_missing_file_a_folder_and_an_empty_file_are_mesh_errors(tmp_path: Path) -> None:
     (tmp_path / "folder.obj").mkdir()
     (tmp_path / "empty.ply").touch()
-    for name, problem in (("gone.wrl", "No such file"), ("folder.obj", "Is a directory"), ("empty.ply", "is empty")):
+    for name, problem in (
+        ("gone.wrl", "No such file"),
+        ("folder.obj", "Is a directory"),
+        ("empty.ply", "empty or not a regular file"),
+    ):
         with pytest.raises(MeshError, match=problem):
             read_mesh(tmp_path / name)
 
@@ -95,10 +99,13 @@ def test_an_npz_holds_every_field_of_a_mesh(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"vertices": np.eye(3)}, "needs arrays named vertices and faces"),
-        ({"vertices": np.eye(3), "faces": np.eye(3)}, "has faces of type float64"),
-        ({"vertices": np.eye(2), "faces": np.array([[0, 1, 2]])}, r"has vertices of type float64 and shape \(2, 2\)"),
-        ({"vertices": np.array([[{}] * 3]), "faces": np.array([[0, 0, 0]])}, "has vertices of type object"),
+        ({"vertices": np.eye(3)}, "missing arrays: `vertices` and `faces` are required"),
+        ({"vertices": np.eye(3), "faces": np.eye(3)}, "unsupported array faces: type float64"),
+        (
+            {"vertices": np.eye(2), "faces": np.array([[0, 1, 2]])},
+            r"unsupported array vertices: type float64, shape \(2, 2\)",
+        ),
+        ({"vertices": np.array([[{}] * 3]), "faces": np.array([[0, 0, 0]])}, "unsupported array vertices: type object"),
     ],
 )
 def test_an_npz_of_other_arrays_is_refused(tmp_path: Path, arrays: dict, problem: str) -> None:
@@ -112,7 +119,7 @@ def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path: Path) -> N
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**10, 3)})
     with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
         archive.writestr("vertices.npy", header.getvalue())
-    with pytest.raises(MeshError, match=r"promises vertices of shape \(10000000000, 3\) in 128 bytes"):
+    with pytest.raises(MeshError, match=r"truncated array vertices: shape \(10000000000, 3\) declared in 128 bytes"):
         read_mesh(tmp_path / "f.npz")
 
 

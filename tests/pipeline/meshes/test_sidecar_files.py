@@ -158,7 +158,7 @@ class TestFinding:
 
     def test_a_buffer_that_is_missing_is_named(self, root):
         (root / "gltf/face.bin").unlink()
-        with pytest.raises(MeshError, match=r"buffer at 'face\.bin', which cannot be read"):
+        with pytest.raises(MeshError, match=r"buffer 'face\.bin': cannot be read"):
             read_mesh(root / "gltf/face.gltf")
 
 
