@@ -26,7 +26,7 @@ def rendered(request, tmp_path_factory, ray_cluster) -> tuple[str, Path, ShardMa
     return request.param, root / "shards", manifest
 
 
-def test_is_rendered_as_a_whole(rendered):
+def test_every_sample_is_rendered(rendered):
     name, shards, manifest = rendered
     assert (manifest.layout, manifest.num_failures) == (name, 0)
     assert manifest.num_sequences == (manifest.num_samples if name in SEQUENCES else {"folder": 6}.get(name, 0))

@@ -40,7 +40,7 @@ def _normals(mesh: Mesh) -> np.ndarray:
     return np.cross(b - a, c - a)
 
 
-def test_what_is_written_is_read_back_without_the_background(tmp_path: Path) -> None:
+def test_round_trip_drops_background(tmp_path: Path) -> None:
     points, image = _face()
     mesh = _write_and_read(tmp_path, points, image)
     kept = ~np.isnan(points[..., 2])
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_back_without_the_background(tmp_path: Path) -> 
     assert mesh.face_uvs is not None and np.array_equal(mesh.face_uvs, mesh.faces)
 
 
-def test_the_file_is_what_the_dataset_says_it_is(tmp_path: Path) -> None:
+def test_written_bytes_follow_the_published_format(tmp_path: Path) -> None:
     points, image = _grid(2, 3)
     points[0, 0, 2] = np.nan
     write_bnt(tmp_path / "f.bnt", points, image, "a.png")
@@ -66,7 +66,7 @@ def test_the_file_is_what_the_dataset_says_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("turn", ["as it is", "rows backwards", "columns backwards", "column by column"])
-def test_the_order_of_the_grid_does_not_matter(tmp_path: Path, turn: str) -> None:
+def test_grid_order_does_not_matter(tmp_path: Path, turn: str) -> None:
     points, image = _face()
     expected = _write_and_read(tmp_path, points, image)
     flip = {"rows backwards": np.s_[::-1], "columns backwards": np.s_[:, ::-1]}.get(turn, np.s_[:])
@@ -85,14 +85,14 @@ def test_the_order_of_the_grid_does_not_matter(tmp_path: Path, turn: str) -> Non
     )
 
 
-def test_the_lines_of_a_grid_are_told_by_how_close_its_points_lie() -> None:
+def test_line_length_follows_point_distances() -> None:
     points = _grid(7, 4)[0].reshape(-1, 3)
     valid = np.ones(28, np.bool_)
     assert find_line_length(points, valid, (4, 7)) == find_line_length(points, valid, (7, 4)) == 4
     assert find_line_length(points, np.zeros(28, np.bool_), (7, 4)) == 7
 
 
-def test_a_cell_is_cut_along_its_shorter_diagonal(tmp_path: Path) -> None:
+def test_cell_is_cut_along_shorter_diagonal(tmp_path: Path) -> None:
     points, image = _grid(2, 2)
     for corner, diagonal in (((0, 0), {1, 2}), ((0, 1), {0, 3})):
         raised = points.copy()
@@ -102,7 +102,7 @@ def test_a_cell_is_cut_along_its_shorter_diagonal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_a_cell_with_one_corner_of_background_gives_one_triangle(tmp_path: Path, corner: tuple[int, int]) -> None:
+def test_cell_with_one_background_corner_gives_one_triangle(tmp_path: Path, corner: tuple[int, int]) -> None:
     points, image = _grid(2, 2)
     points[corner][2] = np.nan
     mesh = _write_and_read(tmp_path, points, image)
@@ -113,7 +113,7 @@ def test_a_cell_with_one_corner_of_background_gives_one_triangle(tmp_path: Path,
 
 
 @pytest.mark.parametrize("spacing", [0.01, 0.5, 20.0])
-def test_no_triangle_spans_a_step_but_slopes_stay(tmp_path: Path, spacing: float) -> None:
+def test_steps_are_open_but_slopes_are_meshed(tmp_path: Path, spacing: float) -> None:
     points, image = _grid(10, 10, spacing)
     for height, num_faces in ((MAX_SLOPE * spacing * 0.99, 2 * 81), (MAX_SLOPE * spacing * 1.01, 2 * 81 - 2 * 9)):
         points[:, 5:, 2] = height
@@ -123,7 +123,7 @@ def test_no_triangle_spans_a_step_but_slopes_stay(tmp_path: Path, spacing: float
     assert len(_write_and_read(tmp_path, points, image).vertices) == 99
 
 
-def test_v_runs_upwards_whichever_way_it_runs_in_the_file(tmp_path: Path) -> None:
+def test_v_is_upwards_for_either_file_orientation(tmp_path: Path) -> None:
     points, image = _face()
     down = _write_and_read(tmp_path, points, image)
     up = _write_and_read(tmp_path, points, np.stack([image[..., 0], 1 - image[..., 1]], axis=2))
@@ -153,18 +153,18 @@ def _header(rows: int, columns: int, count: int, name: bytes = b"") -> bytes:
         (_header(4, 1, 20) + bytes(160), "0 vertices, 0 faces"),
     ],
 )
-def test_a_malformed_file_says_what_is_wrong(data: bytes, problem: str) -> None:
+def test_malformed_file_is_described(data: bytes, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         parse_bnt(Source.from_bytes(data, Path("f.bnt")))
 
 
-def test_a_coordinate_beyond_float32_is_refused(tmp_path: Path) -> None:
+def test_coordinate_beyond_float32_is_rejected(tmp_path: Path) -> None:
     points, image = _grid(2, 2)
     with pytest.raises(MeshError, match="vertex 1 is not finite"):
         _write_and_read(tmp_path, points * 1e60, image)
 
 
-def test_a_header_that_promises_millions_of_points_allocates_nothing() -> None:
+def test_declared_points_are_not_allocated() -> None:
     source = Source.from_bytes(_header(2048, 2048, 5 << 22) + bytes(1000), Path("f.bnt"))
     tracemalloc.start()
     with pytest.raises(MeshError, match="declares 20971520 numbers of 8 bytes, 1000 bytes follow"):
@@ -174,7 +174,7 @@ def test_a_header_that_promises_millions_of_points_allocates_nothing() -> None:
     assert peak < 1 << 16
 
 
-def test_a_writer_is_given_a_grid_and_a_name_that_the_format_can_hold(tmp_path: Path) -> None:
+def test_write_bnt_rejects_too_large_grid_or_name(tmp_path: Path) -> None:
     points, image = _grid(2, 2)
     with pytest.raises(ValueError, match="too long for the format"):
         write_bnt(tmp_path / "f.bnt", points, image, "x" * 65536)

@@ -14,7 +14,7 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def test_memory_is_used_again_once_it_is_free() -> None:
+def test_free_memory_is_reused() -> None:
     first = reusable_array(_COUNT, np.float32)
     address = _address(first)
     del first
@@ -34,7 +34,7 @@ def test_memory_is_used_again_once_it_is_free() -> None:
         lambda array: np.asarray(memoryview(array)[7:]),
     ],
 )
-def test_memory_that_a_view_shows_is_left_alone(view) -> None:
+def test_memory_of_a_live_view_is_not_reused(view) -> None:
     array = reusable_array(_COUNT, np.float32)
     array[:] = 7.0
     kept = view(array)
@@ -58,6 +58,6 @@ def test_threads_do_not_share_memory() -> None:
     assert _address(own) not in addresses
 
 
-def test_small_and_huge_arrays_are_ordinary() -> None:
+def test_small_and_huge_arrays_are_not_pooled() -> None:
     assert reusable_array(10, np.int64).shape == (10,)
     assert reusable_array(MAX_POOL_BYTES, np.uint8).base is None

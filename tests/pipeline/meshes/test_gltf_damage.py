@@ -73,7 +73,7 @@ def _refused(path: Path, problem: str, peak: int = 2 * _MIB) -> None:
         (("nodes",), [{}] * 16385, r"nodes: Tuple should have at most 16384 items"),
     ],
 )
-def test_what_is_wrong_in_the_json_is_told(tmp_path: Path, place: tuple, value: Any, problem: str) -> None:
+def test_invalid_json_values_are_described(tmp_path: Path, place: tuple, value: Any, problem: str) -> None:
     gltf = _triangle()
     read_mesh(gltf.write(tmp_path / "f.glb"))
     *parents, last = place
@@ -87,19 +87,19 @@ def test_what_is_wrong_in_the_json_is_told(tmp_path: Path, place: tuple, value: 
 @pytest.mark.parametrize(
     "name", ["KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_texture_basisu", "EXT_\x1b[2J"]
 )
-def test_an_extension_that_is_needed_and_not_read_is_named(tmp_path: Path, name: str) -> None:
+def test_required_unsupported_extension_is_named(tmp_path: Path, name: str) -> None:
     gltf = _triangle()
     gltf.doc["extensionsRequired"] = [name]
-    _refused(gltf.write(tmp_path / "f.glb"), "needs the extension '[A-Za-z_]+(.x1b.*)?', which is not read; export it")
+    _refused(gltf.write(tmp_path / "f.glb"), "unsupported extension: '[A-Za-z_]+(.x1b.*)?'; export the file")
 
 
-def test_extensions_that_change_no_shape_are_no_obstacle(tmp_path: Path) -> None:
+def test_shading_extensions_are_accepted(tmp_path: Path) -> None:
     gltf = _triangle()
     gltf.doc["extensionsUsed"] = ["EXT_whatever", "KHR_materials_ior"]
     gltf.doc["extensionsRequired"] = ["KHR_materials_unlit"]
     assert len(read_mesh(gltf.write(tmp_path / "f.glb")).faces) == 1
     gltf.doc["extensionsUsed"].append("KHR_draco_mesh_compression")
-    _refused(gltf.write(tmp_path / "f.glb"), "needs the extension 'KHR_draco_mesh_compression'")
+    _refused(gltf.write(tmp_path / "f.glb"), "unsupported extension: 'KHR_draco_mesh_compression'")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_extensions_that_change_no_shape_are_no_obstacle(tmp_path: Path) -> None
         (b"{}", "asset: Field required"),
     ],
 )
-def test_what_is_wrong_in_the_container_is_told(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_invalid_container_is_described(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "f.gltf").write_bytes(content)
     _refused(tmp_path / "f.gltf", problem)
 
@@ -129,15 +129,15 @@ def test_what_is_wrong_in_the_container_is_told(tmp_path: Path, content: bytes, 
 @pytest.mark.parametrize(
     "uri", ["data:;base64,A", "data:;base64,AAAA!", "data:;base64,\xff", "data:,abcd", "data:;base64"]
 )
-def test_a_data_uri_that_is_damaged_is_refused(tmp_path: Path, uri: str) -> None:
+def test_damaged_data_uri_is_rejected(tmp_path: Path, uri: str) -> None:
     _refused(_triangle().write(tmp_path / "f.gltf", uri), "invalid data URI: not base64")
 
 
-def test_a_data_uri_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+def test_truncated_data_uri_is_rejected(tmp_path: Path) -> None:
     _refused(_triangle().write(tmp_path / "f.gltf", "data:;base64,AAAA"), "truncated buffer 0: .* of 3 are used")
 
 
-def test_a_glb_without_its_binary_chunk_is_refused(tmp_path: Path) -> None:
+def test_glb_without_binary_chunk_is_rejected(tmp_path: Path) -> None:
     gltf = _triangle()
     gltf.binary = b""
     _refused(gltf.write(tmp_path / "f.glb"), "truncated buffer 0: .* of 0 are used")
@@ -150,13 +150,13 @@ def test_a_glb_without_its_binary_chunk_is_refused(tmp_path: Path) -> None:
     _refused(tmp_path / "f.gltf", "no bytes for buffer 0")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = _triangle().write(tmp_path / "f.gltf")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_mesh(path).faces) == 1
 
 
-def test_a_mesh_that_is_drawn_over_and_over_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+def test_excessive_mesh_reuse_is_rejected_before_allocation(tmp_path: Path) -> None:
     gltf = SmallGltf()
     corners = gltf.array(np.zeros(3000), "u1")
     gltf.show({"indices": corners}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=gltf.array(UVS))
@@ -166,7 +166,7 @@ def test_a_mesh_that_is_drawn_over_and_over_is_refused_before_it_takes_memory(tm
     _refused(path, r"meshes reused too often: \d+ vertices from \d+ bytes", peak=80 * _MIB)
 
 
-def test_buffers_that_are_too_large_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_buffers_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gltf = _triangle()
     path = gltf.write(tmp_path / "f.gltf", "f.bin")
     (tmp_path / "f.bin").write_bytes(gltf.binary)

@@ -27,7 +27,7 @@ from smile_pipe.shards.reader import ShardSet
 _MOST_BYTES = 1 << 30
 _SECONDS = 90
 # What has no place in a sentence for people: a place in our code, an exception's name, a path of this machine.
-_NOT_FOR_PEOPLE = re.compile(r" at \w+\.py:\d+|\w+(Error|Exception)\b|Errno|Traceback|BadZip|object at 0x")
+_INTERNALS = re.compile(r" at \w+\.py:\d+|\w+(Error|Exception)\b|Errno|Traceback|BadZip|object at 0x")
 _LONGEST_REASON = 200
 
 
@@ -37,7 +37,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> HostileData:
 
 
 @pytest.fixture(scope="module")
-def told(hostile: HostileData) -> dict[str, Any]:
+def report(hostile: HostileData) -> dict[str, Any]:
     """What a process tells that read all of it."""
     where = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
     command = [sys.executable, str(REPOSITORY / "tests" / "helpers" / "hostile_reading.py"), str(hostile.root)]
@@ -46,69 +46,71 @@ def told(hostile: HostileData) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_there_are_bad_files_of_every_format_and_sort(hostile):
+def test_bad_files_cover_every_format_and_kind(hostile):
     kinds = Counter(entry.kind.partition(":")[0] for entry in hostile.bad)
     assert len(hostile.bad) > 800 and len({entry.mesh for entry in hostile.bad}) == len(hostile.bad)
     assert kinds.keys() >= {*GOOD, "texture", "landmarks", "mesh place", "texture place"}
     assert min(kinds.values()) >= 10
 
 
-def test_a_process_reads_all_of_them_and_every_bad_one_fails_for_a_reason(hostile, told):
-    assert told["failures"].keys() == {entry.mesh for entry in hostile.bad}
-    assert told["surfaces"].keys() == {entry.mesh for entry in (*hostile.odd, *hostile.good)}
+def test_every_bad_file_fails_and_every_good_file_is_rendered(hostile, report):
+    assert report["failures"].keys() == {entry.mesh for entry in hostile.bad}
+    assert report["surfaces"].keys() == {entry.mesh for entry in (*hostile.odd, *hostile.good)}
 
 
-def test_every_reason_names_the_file_and_is_a_sentence_for_people(hostile, told):
+def test_every_reason_names_the_file_and_is_readable(hostile, report):
     wrong = [
-        (entry.kind, told["failures"].get(entry.mesh))
+        (entry.kind, report["failures"].get(entry.mesh))
         for entry in hostile.bad
-        if not _is_well_said(entry, hostile, told)
+        if not _is_readable(entry, hostile, report)
     ]
     assert wrong == []
 
 
-def _is_well_said(entry: Entry, hostile: HostileData, told: dict[str, Any]) -> bool:
-    name, reason = f"{printable(entry.culprit)}: ", told["failures"].get(entry.mesh, "")
+def _is_readable(entry: Entry, hostile: HostileData, report: dict[str, Any]) -> bool:
+    name, reason = f"{printable(entry.culprit)}: ", report["failures"].get(entry.mesh, "")
     problem = reason.removeprefix(name)
     return (
         reason.startswith(name)
         and reason.isprintable()
         and 10 < len(problem) < _LONGEST_REASON
-        and not _NOT_FOR_PEOPLE.search(problem)
+        and not _INTERNALS.search(problem)
         and str(REPOSITORY) not in problem
         and str(hostile.root.parent) not in problem
     )
 
 
-def test_nothing_outside_of_the_data_directory_is_opened_and_nothing_is_run(hostile, told):
-    assert told["strange"] == []
+def test_no_file_outside_the_data_directory_is_opened_and_no_code_is_run(hostile, report):
+    assert report["strange"] == []
     assert not list(hostile.outside.parent.rglob("unpickled"))
 
 
-def test_the_process_stays_small(told):
-    assert told["peak"] < _MOST_BYTES, f"{told['peak'] >> 20} MiB, and {told['baseline'] >> 20} MiB with good scans"
+def test_memory_of_the_process_is_bounded(report):
+    assert report["peak"] < _MOST_BYTES, (
+        f"{report['peak'] >> 20} MiB, and {report['baseline'] >> 20} MiB with good scans"
+    )
 
 
-def test_a_texture_that_leads_nowhere_or_elsewhere_leaves_the_scan_plain(hostile, told):
-    assert {entry.kind for entry in hostile.odd if told["surfaces"][entry.mesh] != "plain"} == set()
+def test_invalid_texture_references_give_plain_scans(hostile, report):
+    assert {entry.kind for entry in hostile.odd if report["surfaces"][entry.mesh] != "plain"} == set()
 
 
-def test_on_ray_all_the_good_are_rendered_and_all_the_bad_are_rows_of_failures(hostile, told, ray_cluster, tmp_path):
+def test_ray_renders_good_scans_and_records_bad_ones_as_failures(hostile, report, ray_cluster, tmp_path):
     config = RenderConfig(
         data_dir=hostile.root, out=tmp_path / "out", size=16, channels=("rgb",), samples_per_shard=200
     )
     manifest = run(config)
     failures = {row.source: row for row in read_failures(tmp_path / "out/failures.parquet")}
-    assert {source: row.reason for source, row in failures.items()} == told["failures"]
+    assert {source: row.reason for source, row in failures.items()} == report["failures"]
     assert {row.stage for row in failures.values()} == {"read", "render"}
     shards = ShardSet.open(str(tmp_path / "out"))
     surfaces = {shards.read(row).record.source: row.surface for row in shards.rows}
-    assert surfaces == told["surfaces"] and manifest.num_failures == len(hostile.bad)
+    assert surfaces == report["surfaces"] and manifest.num_failures == len(hostile.bad)
     # A file that was not read is known by size and time, so that its mending is noticed.
     assert all(row.sources for row in failures.values())
 
 
-class TestOfTheWholeRun:
+class TestWholeDataset:
     @pytest.mark.parametrize(
         ("paths", "reason"),
         [
@@ -122,7 +124,7 @@ class TestOfTheWholeRun:
             (("linked.obj",), "links to folders are not followed"),
         ],
     )
-    def test_a_table_that_cannot_be_meant_is_refused(self, tmp_path, paths, reason):
+    def test_invalid_table_is_rejected(self, tmp_path, paths, reason):
         root = tmp_path / "data"
         (root / "folder.obj").mkdir(parents=True)
         (root / "linked.obj").symlink_to(tmp_path)
@@ -133,7 +135,7 @@ class TestOfTheWholeRun:
             find_samples(root, "auto")
         assert str(error.value).isprintable()
 
-    def test_names_that_are_not_utf8_are_told_and_left_out(self, tmp_path):
+    def test_names_that_are_not_utf8_are_reported_as_skipped(self, tmp_path):
         (tmp_path / "a.obj").write_bytes(GOOD["obj"])
         (tmp_path / os.fsdecode(b"\xff\xfe.obj")).write_bytes(GOOD["obj"])
         write_table(tmp_path, [Entry("", "a.obj")])
@@ -142,7 +144,7 @@ class TestOfTheWholeRun:
         assert r"\xff\xfe.obj: name is not UTF-8; rename the file" in found.skipped
 
     @pytest.mark.parametrize("target", ["self.wrl", "../data/self.wrl", "self.wrl/x"])
-    def test_a_ring_of_links_does_not_hide_the_other_scans(self, tmp_path, target):
+    def test_cyclic_link_does_not_hide_other_scans(self, tmp_path, target):
         root = tmp_path / "data"
         root.mkdir()
         (root / "self.wrl").symlink_to(target)
@@ -168,7 +170,7 @@ class TestOfTheWholeRun:
         ),
     ],
 )
-def test_many_small_parts_do_not_take_many_times_the_room_of_their_file(tmp_path, name, content, most, reason):
+def test_many_small_parts_take_bounded_memory(tmp_path, name, content, most, reason):
     (tmp_path / name).write_bytes(content)
     tracemalloc.start()
     with pytest.raises(MeshError, match=f"{name}: .*({reason})"):
@@ -178,7 +180,7 @@ def test_many_small_parts_do_not_take_many_times_the_room_of_their_file(tmp_path
     assert peak < most
 
 
-def test_a_text_stl_is_read_the_same_however_its_pieces_fall(tmp_path, monkeypatch):
+def test_text_stl_does_not_depend_on_chunk_size(tmp_path, monkeypatch):
     (tmp_path / "ball.stl").write_bytes(GOOD["text-stl"])
     whole = read_mesh(tmp_path / "ball.stl")
     for length in (1, 7, 64, 1000):
@@ -186,7 +188,7 @@ def test_a_text_stl_is_read_the_same_however_its_pieces_fall(tmp_path, monkeypat
         assert (read_mesh(tmp_path / "ball.stl").vertices == whole.vertices).all()
 
 
-def test_a_waiting_pipe_is_refused_at_once(tmp_path):
+def test_pipe_is_rejected_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.obj")
     with pytest.raises(MeshError, match="not a regular file"):
         read_mesh(tmp_path / "pipe.obj")

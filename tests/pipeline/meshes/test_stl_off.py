@@ -50,11 +50,11 @@ def test_stl_triangles_are_read_to_the_bit(seed: int, as_text: bool) -> None:
 
 
 @pytest.mark.parametrize("change", [str.upper, lambda text: text.replace("\n", "\r\n"), lambda text: "\n\t" + text])
-def test_stl_text_in_other_dress(change) -> None:
+def test_stl_text_variants(change) -> None:
     assert np.array_equal(_stl(change(_text(_TRIANGLES))).vertices, np.reshape(_TRIANGLES, (-1, 3)).astype(np.float32))
 
 
-def test_a_binary_stl_may_begin_as_a_text_one_does() -> None:
+def test_binary_stl_may_start_with_solid() -> None:
     assert len(_stl(_binary(_TRIANGLES, b"solid made by a program")).faces) == 2
     assert len(_stl(_binary(_TRIANGLES) + b"more").faces) == 2
 
@@ -72,7 +72,7 @@ def test_a_binary_stl_may_begin_as_a_text_one_does() -> None:
         (_text(_TRIANGLES).replace("1.25", ""), "incomplete triangle: 17 coordinates are not a multiple of nine"),
     ],
 )
-def test_a_malformed_stl_says_what_is_wrong(data: bytes | str, problem: str) -> None:
+def test_malformed_stl_is_described(data: bytes | str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         _stl(data)
 
@@ -94,7 +94,7 @@ def test_off_polygons_become_fans() -> None:
         _OFF.replace("OFF", "NOFF").replace(" 0\n", " 0 0 0 1\n").replace("2 0 0 0 1", "2 0") + "3 0 1 2\n3 0 2 3\n",
     ],
 )
-def test_off_in_other_dress(text: str) -> None:
+def test_off_variants(text: str) -> None:
     mesh = _off(text)
     assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]
     assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
@@ -107,7 +107,7 @@ def test_coff_has_colors_of_vertices(color: str, expected: list[int]) -> None:
     assert mesh.colors is not None and mesh.colors.tolist() == [expected] * 3
 
 
-def test_off_is_what_trimesh_makes_of_it() -> None:
+def test_off_equals_trimesh() -> None:
     sphere = trimesh.creation.icosphere(subdivisions=2)
     mesh = _off(sphere.export(file_type="off"))
     assert np.array_equal(mesh.faces, sphere.faces)
@@ -138,6 +138,6 @@ def test_off_is_what_trimesh_makes_of_it() -> None:
         (_OFF + "3 0 1 2\n3 0 2 nan", "invalid vertex index: not an integer of at least 0"),
     ],
 )
-def test_a_malformed_off_says_what_is_wrong(text: str, problem: str) -> None:
+def test_malformed_off_is_described(text: str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         _off(text)

@@ -21,13 +21,13 @@ _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
-def test_lossless_formats_give_their_pixels(tmp_path: Path, suffix: str) -> None:
+def test_lossless_formats_keep_pixels(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(_PIXELS).save(tmp_path / f"t.{suffix}")
     texture = read_texture(tmp_path / f"t.{suffix}")
     assert texture.dtype == np.uint8 and np.array_equal(texture, _PIXELS)
 
 
-def test_jpeg_and_a_suffix_that_lies(tmp_path: Path) -> None:
+def test_format_is_detected_by_content(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 16, 3), 90, np.uint8)).save(tmp_path / "t.bmp", format="JPEG")
     assert abs(read_texture(tmp_path / "t.bmp").astype(int) - 90).max() <= 2
     assert read_texture(tmp_path / "t.bmp").shape == (8, 16, 3)
@@ -45,7 +45,7 @@ def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path: Path) -> None:
     assert read_texture(tmp_path / "t.png").tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
 
 
-def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> None:
+def test_declared_huge_image_is_rejected(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -61,7 +61,7 @@ def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])
-def test_a_small_image_in_a_file_larger_than_is_read_is_refused_unread(tmp_path: Path, suffix: str) -> None:
+def test_too_large_file_is_rejected_before_reading(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"t.{suffix}"
     Image.fromarray(_PIXELS).save(path)
     os.truncate(path, paths.MAX_BYTES + 1)
@@ -90,7 +90,7 @@ class TestLarge:
     @pytest.mark.parametrize(
         ("shape", "side"), [((16, 16), 1), ((8, 32), 1), ((18, 16), 2), ((32, 32), 2), ((33, 33), 3)]
     )
-    def test_each_pixel_is_the_mean_of_those_that_it_stands_for(
+    def test_pixel_is_mean_of_replaced_pixels(
         self, tmp_path: Path, suffix: str, shape: tuple[int, int], side: int
     ) -> None:
         pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
@@ -118,7 +118,7 @@ class TestLarge:
         assert abs(read_texture(tmp_path / "t.png") - expected).max() <= 0.5
 
     @pytest.mark.parametrize(("side", "kept"), [(16, 16), (18, 9), (31, 16), (32, 16), (48, 12), (64, 16)])
-    def test_a_jpeg_is_decoded_at_its_size(self, tmp_path: Path, side: int, kept: int) -> None:
+    def test_jpeg_is_decoded_at_reduced_size(self, tmp_path: Path, side: int, kept: int) -> None:
         ramp = np.linspace(0, 255, side).astype(np.uint8)
         Image.fromarray(np.stack([np.tile(ramp, (side, 1))] * 3, axis=2)).save(tmp_path / "t.jpg", quality=95)
         texture = read_texture(tmp_path / "t.jpg")
@@ -126,7 +126,7 @@ class TestLarge:
         assert abs(texture[:, :, 0] - np.linspace(0, 255, kept)).max() < 12
 
 
-def test_sixty_four_megapixels_take_no_more_memory_than_they_must(tmp_path: Path) -> None:
+def test_large_texture_takes_bounded_memory(tmp_path: Path) -> None:
     Image.new("RGB", (8192, 8192), (90, 80, 70)).save(tmp_path / "t.jpg")
     code = """
 import sys
@@ -147,7 +147,7 @@ print(kept[0].shape, most() - before)
     assert int(megabytes) < 4 * 48 + 150
 
 
-def test_damaged_missing_and_foreign_files_are_mesh_errors(tmp_path: Path) -> None:
+def test_damaged_missing_and_other_files_are_mesh_errors(tmp_path: Path) -> None:
     Image.fromarray(_PIXELS).save(tmp_path / "good.png")
     Image.fromarray(_PIXELS).save(tmp_path / "foreign.gif")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-40])
@@ -159,7 +159,7 @@ def test_damaged_missing_and_foreign_files_are_mesh_errors(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])
-def test_any_damage_gives_pixels_or_a_mesh_error(tmp_path: Path, suffix: str) -> None:
+def test_damaged_image_gives_pixels_or_mesh_error(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(_PIXELS.repeat(4, 0)).save(tmp_path / f"t.{suffix}")
     good = (tmp_path / f"t.{suffix}").read_bytes()
     rng = np.random.default_rng(1)
@@ -203,13 +203,11 @@ def data_dir(tmp_path: Path) -> Path:
         ("größe.png", "a/b/größe.png"),
     ],
 )
-def test_a_named_texture_is_relative_to_the_mesh_whether_or_not_it_is_there(
-    data_dir: Path, name: str, found: str
-) -> None:
+def test_texture_name_is_relative_to_the_mesh(data_dir: Path, name: str, found: str) -> None:
     assert resolve_texture_name(data_dir, "a/b/face.obj", name) == found
 
 
-def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
+def test_texture_name_of_mesh_at_the_top(data_dir: Path) -> None:
     assert resolve_texture_name(data_dir, "face.obj", "skin.png") == "skin.png"
     assert resolve_texture_name(data_dir, "face.obj", "../root/skin.png") is None
 
@@ -240,11 +238,11 @@ def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
         "x" * 5000,
     ],
 )
-def test_no_name_leads_out_of_the_data_directory(data_dir: Path, name: str) -> None:
+def test_texture_name_cannot_leave_the_data_directory(data_dir: Path, name: str) -> None:
     assert resolve_texture_name(data_dir, "a/b/face.obj", name) is None
 
 
-def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
+def test_links_must_stay_inside_the_data_directory(data_dir: Path) -> None:
     beside = data_dir / "a" / "b"
     (beside / "in.png").symlink_to(data_dir / "skin.png")
     (beside / "out.png").symlink_to(data_dir.parent / "secret.png")
@@ -256,13 +254,13 @@ def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
     assert found == ["a/b/in.png", None, None, None, None, "a/b/up/root/skin.png"]
 
 
-def test_the_data_directory_itself_may_be_a_link(data_dir: Path) -> None:
+def test_data_directory_may_be_a_link(data_dir: Path) -> None:
     link = data_dir.parent / "link"
     link.symlink_to(data_dir)
     assert resolve_texture_name(link, "a/b/face.obj", "skin.png") == "a/b/skin.png"
 
 
-def test_only_regular_files_are_textures_and_none_is_opened(data_dir: Path) -> None:
+def test_only_regular_files_are_textures(data_dir: Path) -> None:
     os.mkfifo(data_dir / "a" / "b" / "pipe.png")
     (data_dir / "a" / "b" / "skin.png").chmod(0)
     assert resolve_texture_name(data_dir, "a/b/face.obj", "pipe.png") is None
