@@ -41,7 +41,7 @@ def _span(first: int, last: int) -> tuple[int, ...]:
 
 
 # By the number of landmarks: iBUG's 68, BU-3DFE's 83 (our reading, see `pipeline/face_model/chart.py`) and Bosphorus'
-# 22 named ones, in the order that `smile_pipe.pipeline.landmarks.alignment` gives.
+# 22 named ones, in the order of `LM3_NAMES`.
 PARTS = {
     22: Parts(
         brows=(_span(0, 2), _span(3, 5)),

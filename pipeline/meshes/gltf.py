@@ -145,7 +145,7 @@ def _uvs(buffers: Buffers, primitive: Primitive, info: TextureInfo | None) -> ND
         return uvs
     if transform.rotation:
         raise MeshError("unsupported texture rotation by KHR_texture_transform; export the file without it")
-    with np.errstate(over="ignore"):  # what overflows is refused later, by name
+    with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow
         return (uvs * np.array(transform.scale) + transform.offset).astype(np.float32)
 
 
@@ -212,8 +212,8 @@ def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
 
 def _chunk(source: Source, pos: int, length: int, kind: bytes) -> tuple[int, int]:
     """Byte range of the data of the chunk at byte `pos`; empty if the chunk is of another kind, which is allowed."""
-    size, found = _CHUNK.unpack_from(source.data, pos)
+    size, chunk_kind = _CHUNK.unpack_from(source.data, pos)
     start = pos + _CHUNK.size
     if start + size > length:
         raise MeshError(f"truncated chunk: {size} bytes declared after byte {start} of {length}")
-    return (start, start + size) if found == kind else (start, start)
+    return (start, start + size) if chunk_kind == kind else (start, start)

@@ -52,8 +52,8 @@ class Buffers:
         accessor = get_item(self.document.accessors, index, "accessor")
         component = _COMPONENTS.get(accessor.component_type)
         if component is None or accessor.type not in types:
-            found = f"{accessor.type[:8]!a} of component type {accessor.component_type}"
-            raise MeshError(f"invalid accessor {index}: {found}; expected {' or '.join(types)}")
+            declared = f"{accessor.type[:8]!a} of component type {accessor.component_type}"
+            raise MeshError(f"invalid accessor {index}: {declared}; expected {' or '.join(types)}")
         if accessor.sparse is not None or accessor.buffer_view is None:
             raise MeshError(f"unsupported accessor {index}: it is sparse or has no bytes")
         view = get_item(self.document.buffer_views, accessor.buffer_view, "bufferView")

@@ -20,12 +20,10 @@ _POLYGONS = ("vertex_indices", "vertex_index")
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _UVS = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"))
 _FLOAT = np.dtype("<f8")
-_COMPILED_DTYPES = (
-    np.dtype("<f4"),
-    np.dtype("<i4"),
-)  # what nearly all files have; each type more is compiled once more
+# The types of nearly all files. Every other type would need another compilation.
+_COMPILED_DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
 _TRIANGLE = 3
-_MIN_COMPILED_ROWS = 1000  # rows for which calling compiled code pays
+_MIN_COMPILED_ROWS = 1000  # from this number of rows on, compiled code is faster
 
 
 @dataclass(frozen=True, eq=False)

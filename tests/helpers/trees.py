@@ -1,4 +1,4 @@
-"""Data directories of empty files, for tests of which samples are found in them."""
+"""Data directories of empty files, for tests of dataset adapters."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource
 
 
 def touch(root: Path, *names: str) -> Path:
-    """`root` with these empty files in it."""
+    """Create empty files under `root`; return `root`."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -15,12 +15,12 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def table(root: Path, text: str) -> Path:
-    """`root` with a labels table."""
+    """Write a labels table to `root`; return `root`."""
     (root / "labels.csv").write_text(text, encoding="utf-8")
     return root
 
 
 def only(root: Path, layout: str = "auto") -> SampleSource:
-    """The only sample that is found."""
+    """Return the sample of a directory with exactly one."""
     (sample,) = find_samples(root, layout).samples
     return sample

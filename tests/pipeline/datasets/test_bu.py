@@ -1,4 +1,4 @@
-"""BU-3DFE and BU-4DFE: which files are samples, with which labels."""
+"""BU-3DFE and BU-4DFE: samples and labels."""
 
 import pytest
 

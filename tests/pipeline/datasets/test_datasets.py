@@ -1,4 +1,4 @@
-"""Finding samples: detection, what is refused, what is left out, and what all layouts share."""
+"""Finding samples: detection, errors, skipped files, and rules of all layouts."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each dataset of the field from its own files to a model: found, rendered, verified, trained on for a few steps."""
+"""Each dataset from its files to a model: detected, rendered, verified, trained on for a few steps."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ SEQUENCES = {"bu4dfe", "bp4d", "coma"}
 
 @pytest.fixture(scope="module", params=DATASETS)
 def rendered(request, tmp_path_factory, ray_cluster) -> tuple[str, Path, ShardManifest]:
-    """The name of a dataset, its shards and their manifest."""
+    """Name of a dataset, its shards and their manifest."""
     root = tmp_path_factory.mktemp(request.param)
     DATASETS[request.param](root / "data")
     manifest = render.run(RenderConfig(data_dir=root / "data", out=root / "shards", size=48, frames=3))

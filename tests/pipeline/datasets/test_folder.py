@@ -1,4 +1,4 @@
-"""The folder layout: a labels table names scans, sequences, and patterns that find them."""
+"""The folder layout: a labels table with scans, sequences and patterns."""
 
 import datetime
 import sys
@@ -20,7 +20,7 @@ def meshes(root) -> dict[str, list[str]]:
 
 
 def refused(root, text: str) -> str:
-    """What a table is refused for."""
+    """The message with which a table is rejected."""
     with pytest.raises(UsageError) as error:
         find_samples(table(root, text), "folder")
     assert "labels.csv" in str(error.value) and "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Bosphorus, BP4D, CoMA, FaceScape and ICT-FaceKit: which files are samples, with which labels."""
+"""Bosphorus, BP4D, CoMA, FaceScape and ICT-FaceKit: samples and labels."""
 
 import pytest
 

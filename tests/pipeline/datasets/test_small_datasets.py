@@ -1,4 +1,4 @@
-"""The small datasets: each is found by its layout as a whole, and its files are faces."""
+"""The small datasets: each is detected by its layout, and its files are faces."""
 
 import time
 
@@ -30,7 +30,7 @@ IGNORED = {
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory):
-    """Each dataset with two subjects, and how long it took to write."""
+    """Each dataset with two subjects, and the seconds that it took to write."""
     made = {}
     for name, write in DATASETS.items():
         root = tmp_path_factory.mktemp(name)

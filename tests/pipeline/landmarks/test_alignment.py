@@ -1,4 +1,4 @@
-"""The canonical frame: the same for a face however it lies and whatever it expresses, and safe from bad landmarks."""
+"""Alignment: the canonical frame does not depend on pose or expression, and bad landmarks are detected."""
 
 from dataclasses import replace
 
@@ -33,13 +33,13 @@ def oval(num: int, x: float, y: float, width: float, height: float, z: float) ->
 
 
 def jaw(num: int) -> np.ndarray:
-    """From the ear on the subject's right through the chin to the other, behind the eyes."""
+    """From the ear on the subject's right over the chin to the other ear, behind the eyes."""
     angles = np.linspace(np.pi, 2 * np.pi, num)
     return np.stack([70 * np.cos(angles), -30 + 75 * np.sin(angles), -60 - 50 * np.sin(angles)], axis=1)
 
 
 def bosphorus_landmarks() -> np.ndarray:
-    """Bosphorus' 22 points in the order of their names, the right one before the left one."""
+    """The 22 points of Bosphorus in the order of their names, the right one before the left one."""
     brows = [(x, 20, 5) for x in (-53, -33, -13, 13, 33, 53)]
     eyes = [(-45, 0, -7), (-19, 0, -1), (19, 0, -1), (45, 0, -7)]
     nose = [(-8, 0, 8), (8, 0, 8), (-16, -41, 15), (0, -30, 38), (16, -41, 15)]
@@ -48,7 +48,7 @@ def bosphorus_landmarks() -> np.ndarray:
 
 
 def face_landmarks(num: int) -> np.ndarray:
-    """The landmarks of a plain face, millimetres from the middle between the eyes, the subject's right at -x."""
+    """Landmarks of a plain face, millimetres from the midpoint between the eyes, the subject's right at -x."""
     if num == 22:
         return bosphorus_landmarks()
     right_eye, left_eye = (oval(num // 10, x, 0, 14, 5, 0) for x in (-33, 33))
@@ -98,7 +98,7 @@ BOSPHORUS_FROM_THE_OTHER_SIDE = [5, 4, 3, 2, 1, 0, 9, 8, 7, 6, 11, 10, 14, 13, 1
 
 
 def with_swapped_sides(face: Mesh) -> Mesh:
-    """The same face in a file whose "left" is the other side's."""
+    """The same face in a file whose "left" is the other side."""
     num = len(face.landmarks)
     right, left = EYES[num]
     if num == 22:
@@ -107,7 +107,7 @@ def with_swapped_sides(face: Mesh) -> Mesh:
 
 
 def max_distance(one: Frame, other: Frame, face: Mesh) -> float:
-    """How far the two frames take the same vertices apart, at most; millimetres."""
+    """Maximum distance between the vertices transformed by two frames, millimetres."""
     places = [apply_frame(face, frame).vertices for frame in (one, other)]
     return float(np.linalg.norm(places[0] - places[1], axis=1).max() * UNIT_MM)
 

@@ -1,4 +1,4 @@
-"""Bosphorus' range images: meshed along their grid, without background and without edges between near and far."""
+"""Bosphorus range images: meshed along the grid, without background and without triangles across steps in depth."""
 
 import struct
 import tracemalloc

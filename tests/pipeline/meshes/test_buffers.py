@@ -1,4 +1,4 @@
-"""Scratch memory is used again, but never while anyone can still see it."""
+"""Pooled memory is reused, but never while an array or a view of it is alive."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Whatever is in a file: a mesh or a MeshError, soon, and in little memory. For every form that is read."""
+"""Any content gives a mesh or a MeshError, in bounded time and memory, for every format."""
 
 import contextlib
 import copy
@@ -91,7 +91,7 @@ def _gltf() -> bytes:
 
 
 def _gltf_scene(path: Path) -> None:
-    """The sphere in two places, with texture, colours, a strip and a part that is mirrored."""
+    """The sphere in two places, with texture, colours, a strip and a mirrored part."""
     gltf = SmallGltf()
     arrays = {"POSITION": gltf.array(_MESH.vertices), "TEXCOORD_0": gltf.array(255 * _MESH.uvs, "u1", normalized=True)}
     arrays["COLOR_0"] = gltf.array(np.tile([9, 99, 200, 255], (len(_MESH.vertices), 1)), "u1", normalized=True)
@@ -125,7 +125,7 @@ _LANDMARKS = ["bnd", "txt", "lm3", "lm2"]
 
 @pytest.fixture(scope="module")
 def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A file of each form; reading each once has compiled and imported what reading takes."""
+    """One file of each format. Reading each once compiles and imports everything that is needed."""
     folder = tmp_path_factory.mktemp("good")
     points = np.random.default_rng(0).normal(0, 90, (22, 3))
     good = {"obj": _obj(), "ply": _ply(""), "ply little": _ply("<"), "ply big": _ply(">"), "wrl 1.0": _vrml1()}
@@ -153,7 +153,7 @@ def _read(path: Path) -> Mesh | np.ndarray:
 
 
 def _read_untrusted(path: Path, content: bytes) -> Mesh | np.ndarray | None:
-    """Read a file, None if it is refused; hold the reader to its promises."""
+    """Read a file and check the guarantees of a reader; None if the file is rejected."""
     path.write_bytes(content)
     start = time.perf_counter()
     tracemalloc.start()
@@ -178,7 +178,7 @@ def _read_untrusted(path: Path, content: bytes) -> Mesh | np.ndarray | None:
 
 
 def _damaged(content: bytes, keep: float, edits: list[tuple[float, int, bytes]]) -> bytes:
-    """Cut a file short, and replace some bytes by others."""
+    """Truncate a file and replace some bytes."""
     bad = bytearray(content[: round(keep * len(content))])
     for where, count, snippet in edits:
         at = round(where * len(bad))
@@ -229,7 +229,7 @@ def test_random_bytes_give_mesh_or_mesh_error(
 
 
 def _json_paths(value: Any, above: tuple = ()) -> list[tuple]:
-    """The way to every value in a JSON document."""
+    """The path to every value in a JSON document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [above, *(place for key, item in items for place in _json_paths(item, (*above, key)))]
 
@@ -264,7 +264,7 @@ def test_truncated_file_gives_mesh_or_mesh_error(tmp_path: Path, good_files: dic
 
 
 def _header_with_huge_counts(form: str) -> bytes:
-    """A file of a few bytes that speaks of a billion elements."""
+    """A file of a few bytes that declares a billion elements."""
     billion = 10**9
     if form == "stl":
         return bytes(80) + struct.pack("<I", billion) + bytes(100)

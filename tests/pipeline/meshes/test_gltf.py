@@ -1,4 +1,4 @@
-"""glTF 2.0: what a file's scene shows is what is read, whatever types, places and materials its parts have."""
+"""glTF 2.0: geometry, types, placement and materials of a scene."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def _points(**attributes: Any) -> SmallGltf:
 
 
 def _seen(mesh: Mesh) -> np.ndarray:
-    """The pixel of the texture at every corner [F, 3, 3]."""
+    """The texture pixel at every corner [F, 3, 3]."""
     corners = mesh.uvs[mesh.face_uvs]
     height, width, _ = mesh.texture.shape
     rows = np.clip((1 - corners[..., 1]) * height, 0, height - 1).astype(int)
@@ -35,7 +35,7 @@ def _seen(mesh: Mesh) -> np.ndarray:
 
 
 def _sorted_triangles(points: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Corners [F, 3, 3] with their colours as rows [F, 18] in an order of their own, whatever that of the parts."""
+    """Corners [F, 3, 3] with colours as sorted rows [F, 18], independent of the order of the parts."""
     rows = np.concatenate([points, colors], axis=2).reshape(-1, 18)
     return rows[np.lexsort(np.round(rows.T, 2))]
 

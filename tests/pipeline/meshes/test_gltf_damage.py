@@ -1,4 +1,4 @@
-"""glTF files that are wrong, promise more than they hold, or need what is not read: each is refused with its reason."""
+"""Invalid glTF files, and files that require unsupported features, are rejected with a reason and in little memory."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ def _triangle() -> SmallGltf:
 
 
 def _refused(path: Path, problem: str, peak: int = 2 * _MIB) -> None:
-    """Reading fails, and takes little memory over it."""
+    """Assert that reading fails with `problem` and takes little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(MeshError, match=problem):

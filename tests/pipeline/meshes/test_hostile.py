@@ -1,4 +1,4 @@
-"""A data directory full of files that nobody should trust: a bad scan is a row that says why, others are rendered."""
+"""A data directory of untrusted files: every bad scan is a failure with a reason, and all other scans are rendered."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from smile_pipe.shards.reader import ShardSet
 
 _MOST_BYTES = 1 << 30
 _SECONDS = 90
-# What has no place in a sentence for people: a place in our code, an exception's name, a path of this machine.
+# Internal details that a message must not contain: a place in the code, the name of an exception.
 _INTERNALS = re.compile(r" at \w+\.py:\d+|\w+(Error|Exception)\b|Errno|Traceback|BadZip|object at 0x")
 _LONGEST_REASON = 200
 
@@ -38,10 +38,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> HostileData:
 
 @pytest.fixture(scope="module")
 def report(hostile: HostileData) -> dict[str, Any]:
-    """What a process tells that read all of it."""
-    where = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
+    """Report of a process that reads all of it; see `helpers.hostile_reading`."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
     command = [sys.executable, str(REPOSITORY / "tests" / "helpers" / "hostile_reading.py"), str(hostile.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=hostile.outside, env=where)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_SECONDS, cwd=hostile.outside, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -81,7 +83,7 @@ def _is_readable(entry: Entry, hostile: HostileData, report: dict[str, Any]) -> 
 
 
 def test_no_file_outside_the_data_directory_is_opened_and_no_code_is_run(hostile, report):
-    assert report["strange"] == []
+    assert report["violations"] == []
     assert not list(hostile.outside.parent.rglob("unpickled"))
 
 
@@ -106,7 +108,7 @@ def test_ray_renders_good_scans_and_records_bad_ones_as_failures(hostile, report
     shards = ShardSet.open(str(tmp_path / "out"))
     surfaces = {shards.read(row).record.source: row.surface for row in shards.rows}
     assert surfaces == report["surfaces"] and manifest.num_failures == len(hostile.bad)
-    # A file that was not read is known by size and time, so that its mending is noticed.
+    # Unread files are recorded by size and time, so that a later repair is detected.
     assert all(row.sources for row in failures.values())
 
 

@@ -1,4 +1,4 @@
-"""OBJ: every form of a face, colours, seams, and the texture that its material names."""
+"""OBJ: all forms of faces, colours, seams, and the texture of the material."""
 
 from pathlib import Path
 

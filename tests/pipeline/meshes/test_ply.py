@@ -1,4 +1,4 @@
-"""PLY: text and both binary orders, whatever other properties the elements have."""
+"""PLY: text and both byte orders, with any other properties."""
 
 import time
 import tracemalloc
@@ -31,7 +31,7 @@ def _parse(data: bytes) -> Mesh:
 
 
 class _Ply:
-    """A writer of PLY files with any elements: rows are lists of numbers, and of lists of numbers."""
+    """Writes PLY files with any elements. Rows are lists of numbers and of lists of numbers."""
 
     def __init__(self, order: str) -> None:
         self.order = order

@@ -1,4 +1,4 @@
-"""`read_mesh` and `read_scan`: which format is read how, and what is promised of every file whatever is in it."""
+"""`read_mesh` and `read_scan`: selection of the format, and guarantees for every file."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The files that meshes name: each is a source of its scan, there or not, and changing one renders what uses it."""
+"""Files that meshes refer to: each is a recorded input of its scan, and a change renders the scans that use it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ FACE = "v -50 -50 0\nv 50 -50 0\nv 0 50 10\nvt 0 0\nvt 1 0\nvt .5 1\nf 1/1 2/2 3
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Render in this process, which is quicker."""
+    """Render in this process, which is faster."""
     monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
@@ -68,7 +68,7 @@ def config(root: Path) -> RenderConfig:
 
 
 def named(root: Path) -> dict[str, list[str]]:
-    """The files that meshes name, by sample."""
+    """The files that meshes refer to, by sample."""
     rows = read_index(root.parent / "out/index.parquet", "index")
     return {row.key: [file.path for file in row.sources if file.named] for row in rows}
 

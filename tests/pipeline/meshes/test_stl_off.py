@@ -1,4 +1,4 @@
-"""STL and OFF, the formats of plain triangles and polygons."""
+"""STL and OFF, formats of plain triangles and polygons."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every number that a text file holds becomes exactly float32(float(token)), and integers stay integers."""
+"""Every number of a text file equals float32(float(token)), and integers are exact."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def _expected(tokens: list[str]) -> np.ndarray:
 
 
 def _assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
-    """Equal to the bit, signs of zeros included; any NaN is as good as another."""
+    """Compare bits, including signs of zeros; all NaN are equal."""
     actual = actual.astype(np.float32)
     assert np.array_equal(np.isnan(actual), np.isnan(expected))
     finite = ~np.isnan(expected)

@@ -1,4 +1,4 @@
-"""Textures: four formats, by content, with a limit that holds before any pixel is decoded."""
+"""Textures: four formats, detected by content, with a size limit that is checked before decoding."""
 
 import os
 import struct
@@ -74,7 +74,7 @@ def test_too_large_file_is_rejected_before_reading(tmp_path: Path, suffix: str) 
 
 
 class TestLarge:
-    """Textures finer than any view is are kept at a fraction of their size."""
+    """Textures finer than any view are downscaled."""
 
     @pytest.fixture(autouse=True)
     def small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_damaged_image_gives_pixels_or_mesh_error(tmp_path: Path, suffix: str) -
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """root/ with a mesh at a/b/face.obj; skin.png beside it, one folder up and at the top; secret.png outside."""
+    """root/ with a mesh at a/b/face.obj; skin.png in its folder, one folder up and at the top; secret.png outside."""
     root = tmp_path / "root"
     (root / "a" / "b").mkdir(parents=True)
     for path in ("root/a/b/skin.png", "root/a/skin.png", "root/skin.png", "root/a/b/my skin.png", "secret.png"):

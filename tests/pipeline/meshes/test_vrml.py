@@ -1,4 +1,4 @@
-"""VRML 2.0: what BU-3DFE's files hold, and what other programs write."""
+"""VRML 2.0: the files of BU-3DFE, and those of other programs."""
 
 import math
 import tracemalloc

@@ -1,4 +1,4 @@
-"""VRML 1.0 and Inventor: what a shape is drawn with is what the nodes before it have set."""
+"""VRML 1.0 and Inventor: shapes are drawn with the state that earlier nodes set."""
 
 import math
 from pathlib import Path
