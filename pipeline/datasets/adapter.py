@@ -176,11 +176,11 @@ class FrameSequence:
     """One folder of numbered meshes.
 
     Attributes:
-        name: match of the pattern on the path of the first frame.
+        match: match of the pattern on the path of the first frame.
         frames: in the order of their numbers.
     """
 
-    name: re.Match[str]
+    match: re.Match[str]
     frames: tuple[ScanFiles, ...]
 
 

@@ -88,7 +88,7 @@ def _unit(cell: str, path: StoragePath) -> str:
 
 
 def _source(root: StoragePath, sequence: FrameSequence, tables: dict[str, str]) -> SampleSource:
-    subject, task = sequence.name["subject"], sequence.name["task"]
+    subject, task = sequence.match["subject"], sequence.match["task"]
     key = f"{subject}_{task}"
     table = tables.get(key)
     return SampleSource(

@@ -33,7 +33,7 @@ class Bu4dfe:
         landmarks = _landmark_tree(index)
         sources = []
         for sequence in find_sequences(index, _FRAME):
-            subject, expression = sequence.name["subject"], expression_code(sequence.name["word"])
+            subject, expression = sequence.match["subject"], expression_code(sequence.match["word"])
             frames = (
                 scan if scan.landmarks else replace(scan, landmarks=landmarks.get(_last_three(scan.mesh)))
                 for scan in sequence.frames

@@ -35,9 +35,9 @@ class Coma:
         """Return one sample per folder."""
         return [
             SampleSource(
-                key=make_key(f"{sequence.name['subject']}_{sequence.name['word']}"),
-                subject=sequence.name["subject"],
-                expression=sequence.name["word"].lower(),
+                key=make_key(f"{sequence.match['subject']}_{sequence.match['word']}"),
+                subject=sequence.match["subject"],
+                expression=sequence.match["word"].lower(),
                 level=None,
                 frames=sequence.frames,
                 frame_rate=FRAME_RATE,

@@ -267,9 +267,9 @@ def _scan_row(
     out: NDArray[np.float32],
     count: int,
     fallbacks: NDArray[np.int64],
-    num_fallbacks: int,
+    row: int,
 ) -> tuple[int, int, int]:
-    """Parse up to `limit` numbers of a line into `out[count:]`; `array` is its index in `fallbacks`.
+    """Parse up to `limit` numbers of a line into `out[count:]`; `array` and `row` are for `fallbacks`.
 
     Returns:
         The byte after them, how many there are, the number of rows set in `fallbacks`.
@@ -282,11 +282,10 @@ def _scan_row(
         start = pos
         out[count + num_read], pos, is_exact = parse_number(text, pos)
         if not is_exact:
-            fallbacks[num_fallbacks, 0], fallbacks[num_fallbacks, 1] = start, array
-            fallbacks[num_fallbacks, 2] = count + num_read
-            num_fallbacks += 1
+            fallbacks[row, 0], fallbacks[row, 1], fallbacks[row, 2] = start, array, count + num_read
+            row += 1
         num_read += 1
-    return pos, num_read, num_fallbacks
+    return pos, num_read, row
 
 
 @_inlined

@@ -81,8 +81,8 @@ def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
         if image.mode.startswith("I;16"):
             return downscale_texture(np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2))
         pixels = image if image.mode == "RGB" else image.convert("RGB")
-        left = math.ceil(divisor / round(width / pixels.width))
-        return np.array(pixels.reduce(left) if left > 1 else pixels)
+        remaining = math.ceil(divisor / round(width / pixels.width))
+        return np.array(pixels.reduce(remaining) if remaining > 1 else pixels)
 
 
 def downscale_texture(texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
