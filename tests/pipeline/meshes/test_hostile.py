@@ -39,7 +39,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> HostileData:
 @pytest.fixture(scope="module")
 def report(hostile: HostileData) -> dict[str, Any]:
     """Report of a process that reads all of it; see `helpers.hostile_reading`."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
+    path = filter(None, (str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, str(REPOSITORY / "tests" / "helpers" / "hostile_reading.py"), str(hostile.root)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=_SECONDS, cwd=hostile.outside, env=environment
