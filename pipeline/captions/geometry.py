@@ -143,8 +143,8 @@ def measure(landmarks: NDArray[np.float32]) -> dict[str, float] | None:
     if scheme is None:
         return None
     points = landmarks.astype(np.float64) * UNIT_MM
-    eyes = [regions.group(points, numbers) for numbers in scheme.eyes]
-    eye_line = float(np.mean([regions.far_points(eye)[:, 1] for eye in eyes]))
+    eyes = [regions.select_points(points, numbers) for numbers in scheme.eyes]
+    eye_line = float(np.mean([regions.left_right_ends(eye)[:, 1] for eye in eyes]))
     measures = _upper_face(points, scheme, eyes, eye_line) | _lower_face(points, scheme, eye_line)
     offsets = OFFSETS.get(len(landmarks), {})
     return {
@@ -191,7 +191,7 @@ def _upper_face(
 ) -> dict[str, float]:
     upper_lids, lower_lids = np.mean([regions.lid_heights(eye) for eye in eyes], axis=0)
     (inner, outer), (other_inner, other_outer) = (
-        regions.ends(regions.group(points, numbers)) for numbers in scheme.brows
+        regions.brow_ends(regions.select_points(points, numbers)) for numbers in scheme.brows
     )
     return {
         "inner_brow_height": (inner[1] + other_inner[1]) / 2 - eye_line,
@@ -205,9 +205,9 @@ def _upper_face(
 def _lower_face(points: regions.Points, scheme: regions.Parts, eye_line: float) -> dict[str, float]:
     wings, middle = points[list(scheme.nose_wings)], points[list(scheme.nose_middle)]
     nose_base = np.concatenate([wings, middle]).mean(axis=0)
-    lips = regions.group(points, scheme.outer_lips)
-    corners, (upper, lower) = regions.far_points(lips), regions.middle_pair(lips)
-    upper_inner, lower_inner = regions.middle_pair(regions.group(points, scheme.inner_lips))
+    lips = regions.select_points(points, scheme.outer_lips)
+    corners, (upper, lower) = regions.left_right_ends(lips), regions.middle_points(lips)
+    upper_inner, lower_inner = regions.middle_points(regions.select_points(points, scheme.inner_lips))
     # While the jaw drops, the corners of a relaxed mouth are a third of the way from the upper to the lower lip.
     relaxed_corner = (2 * upper[1] + lower[1]) / 3
     return {

@@ -1,6 +1,6 @@
-"""How datasets lie on disk: one file a layout; each finds samples and their labels."""
+"""Datasets on disk: one adapter per dataset finds its samples and labels."""
 
-from smile_pipe.pipeline.datasets.adapter import Found, Layout, checked, with_neutrals
+from smile_pipe.pipeline.datasets.adapter import DatasetAdapter, FoundSamples, add_neutral_scans, sort_by_key
 from smile_pipe.pipeline.datasets.bosphorus import Bosphorus
 from smile_pipe.pipeline.datasets.bp4d import Bp4d
 from smile_pipe.pipeline.datasets.bu3dfe import Bu3dfe
@@ -10,75 +10,84 @@ from smile_pipe.pipeline.datasets.facescape import Facescape
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.pipeline.datasets.folder import Folder
 from smile_pipe.pipeline.datasets.ict import Ict
-from smile_pipe.pipeline.datasets.skipped import summarise
+from smile_pipe.pipeline.datasets.skipped import summarize_skipped
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
-# `folder` is not a dataset's own layout: `auto` takes it only where none of these fits.
-_DATASETS: tuple[Layout, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
-_FALLBACK: Layout = Folder()
-LAYOUTS = {layout.name: layout for layout in (*_DATASETS, _FALLBACK)}
+# `folder` is generic: `auto` selects it only if no adapter of a dataset matches.
+_DATASET_ADAPTERS: tuple[DatasetAdapter, ...] = (Bu3dfe(), Bu4dfe(), Bosphorus(), Bp4d(), Coma(), Facescape(), Ict())
+_FALLBACK: DatasetAdapter = Folder()
+LAYOUTS = {adapter.name: adapter for adapter in (*_DATASET_ADAPTERS, _FALLBACK)}
 
 
-def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> Found:
-    """What lies under `root`, by the layout of that name, or by the one that fits (`auto`).
+def find_samples(root: StoragePath, layout: str, neutrals: bool = True) -> FoundSamples:
+    """Find the samples under `root`.
 
-    With `neutrals`, scans know their subject's neutral one.
+    Args:
+        root: the data directory.
+        layout: name of the adapter, or `auto` to detect it.
+        neutrals: whether to add the subject's neutral scan to other scans.
 
     Raises:
-        UsageError: no such directory or layout, no layout fits (or two do), or two samples have the same key.
+        UsageError: the directory or the layout does not exist, no layout matches (or two do), or two samples have the
+            same key.
     """
     check_layout(layout)
-    return samples_in(FileIndex.scan(root), layout, neutrals)
+    return find_samples_in_index(FileIndex.scan(root), layout, neutrals)
 
 
 def check_layout(layout: str) -> None:
-    """Raise UsageError where there is no layout of that name."""
+    """Raise UsageError if there is no layout of that name."""
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"unknown; choose auto, {', '.join(LAYOUTS)}", field="layout", value=layout)
 
 
-def samples_in(listing: FileIndex, layout: str, neutrals: bool = True) -> Found:
-    """What a listing holds; see `find_samples`."""
-    chosen, evidence = _detect(listing) if layout == "auto" else _asked(listing, LAYOUTS[layout])
-    samples = checked(chosen.samples(listing), listing.root)
+def find_samples_in_index(index: FileIndex, layout: str, neutrals: bool = True) -> FoundSamples:
+    """Find the samples of a file index; see `find_samples`."""
+    adapter, reason = _require_adapter(index) if layout == "auto" else _match_adapter(index, LAYOUTS[layout])
+    samples = sort_by_key(adapter.samples(index), index.root)
     if neutrals:
-        samples = with_neutrals(samples)
-    return Found(chosen.name, evidence, tuple(samples), summarise(listing, samples), listing.stats)
+        samples = add_neutral_scans(samples)
+    return FoundSamples(adapter.name, reason, tuple(samples), summarize_skipped(index, samples), index.stats)
 
 
-def _asked(listing: FileIndex, layout: Layout) -> tuple[Layout, str]:
-    evidence = layout.evidence(listing)
-    if not evidence:
-        raise UsageError(f"{listing.root}: holds nothing in the layout {layout.name}{_left_out(listing)}")
-    return layout, evidence
+def _match_adapter(index: FileIndex, adapter: DatasetAdapter) -> tuple[DatasetAdapter, str]:
+    reason = adapter.match_reason(index)
+    if not reason:
+        raise UsageError(
+            f"{index.root}: no samples in the layout {adapter.name}{_describe_non_utf8(index)}; choose another `layout`"
+        )
+    return adapter, reason
 
 
-def recognised(listing: FileIndex) -> tuple[Layout, str] | None:
-    """The layout that fits a listing, and why it does; None where none fits.
+def detect_adapter(index: FileIndex) -> tuple[DatasetAdapter, str] | None:
+    """Find the adapter that matches a file index.
+
+    Returns:
+        The adapter and the reason for the match; None if there is none.
 
     Raises:
-        UsageError: two layouts of datasets fit.
+        UsageError: the adapters of two datasets match.
     """
-    fitting = [(layout, evidence) for layout in _DATASETS if (evidence := layout.evidence(listing))]
-    if len(fitting) > 1:
-        names = " and ".join(f"{layout.name} ({evidence})" for layout, evidence in fitting)
-        raise UsageError(f"{listing.root}: looks like {names}; say which with `layout`")
-    if fitting:
-        return fitting[0]
-    evidence = _FALLBACK.evidence(listing)
-    return (_FALLBACK, evidence) if evidence else None
+    matching = [(adapter, reason) for adapter in _DATASET_ADAPTERS if (reason := adapter.match_reason(index))]
+    if len(matching) > 1:
+        names = " and ".join(f"{adapter.name} ({reason})" for adapter, reason in matching)
+        raise UsageError(f"{index.root}: matches the layouts {names}; choose one with `layout`")
+    if matching:
+        return matching[0]
+    reason = _FALLBACK.match_reason(index)
+    return (_FALLBACK, reason) if reason else None
 
 
-def _detect(listing: FileIndex) -> tuple[Layout, str]:
-    if found := recognised(listing):
-        return found
+def _require_adapter(index: FileIndex) -> tuple[DatasetAdapter, str]:
+    if match := detect_adapter(index):
+        return match
     raise UsageError(
-        f"{listing.root}: no known layout ({', '.join(LAYOUTS)}){_left_out(listing)}; "
-        "a labels.csv makes any tree of meshes one"
+        f"{index.root}: no known layout ({', '.join(LAYOUTS)}){_describe_non_utf8(index)}; "
+        "add a labels.csv to use any tree of meshes"
     )
 
 
-def _left_out(listing: FileIndex) -> str:
-    names = listing.undecoded
-    return f"; names that are not UTF-8 count for nothing ({len(names)}, e.g. {names[0]})" if names else ""
+def _describe_non_utf8(index: FileIndex) -> str:
+    names = index.non_utf8_names
+    return f"; skipped names that are not UTF-8: {len(names)}, e.g. {names[0]}" if names else ""

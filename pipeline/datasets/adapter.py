@@ -1,10 +1,4 @@
-"""What a layout is: it looks at the files under a data directory and says which samples they are.
-
-Goes in: a `FileIndex` of the directory. Comes out: one `SampleSource` a sample, in the order of their keys. Promised:
-unique keys, and no path that leaves the directory.
-
-Sequences whose frames are numbered files of one folder.
-"""
+"""The interface of dataset adapters, which find samples in a `FileIndex`, and helpers for sequences of meshes."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,38 +20,41 @@ _DIGEST_LETTERS = 8
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """The files of one scan; paths are relative to the data directory, with '/'."""
+    """The files of one scan, as paths relative to the data directory, with '/' as separator."""
 
     mesh: str
     texture: str | None = None
     landmarks: str | None = None
 
     @classmethod
-    def beside(cls, mesh: str, listing: FileIndex) -> "ScanFiles":
-        """A mesh with the texture and the landmarks that have its name, where there are any."""
+    def with_sidecars(cls, mesh: str, index: FileIndex) -> "ScanFiles":
+        """Build from a mesh and the texture and landmarks of the same name, where they exist."""
         stem = stem_of(mesh)
-        return cls(mesh, listing.first_of(stem, TEXTURES), listing.first_of(stem, LANDMARKS))
+        return cls(mesh, index.first_existing(stem, TEXTURES), index.first_existing(stem, LANDMARKS))
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Those that are there, each once, mesh first."""
+        """The existing files, each once, the mesh first."""
         return tuple(filter(None, dict.fromkeys((self.mesh, self.texture, self.landmarks))))
 
 
 @dataclass(frozen=True)
 class SampleSource:
-    """One sample as it lies on disk, with its labels.
+    """One sample on disk, with its labels.
 
     Attributes:
-        expression: a code of the field, or another word in lower case; several are joined by ';', in a fixed order.
-        frames: the scan, or the scans of a sequence in the order of time.
-        frame_rate: frames a second of a sequence; None for a scan.
-        neutral: the subject's neutral scan, for a scan whose subject has one.
-        action_units: FACS action units, "AU12" -> intensity from 0 to 1; None where the dataset does not code them.
-        labels: everything else that is known of the sample.
-        label_files: tables that its labels were read from; nothing is rendered from them.
-        numbers: which frames of the recording `frames` are, where not all of them are needed.
-        num_recorded: how many frames that recording has.
+        key: unique name of the sample.
+        subject: name of the subject.
+        expression: an expression code, or another word in lower case; several are joined by ';', in a fixed order.
+        level: intensity level of the expression, or None.
+        frames: the scan, or the scans of a sequence in order of time.
+        frame_rate: frames per second of a sequence; None for a scan.
+        neutral: the subject's neutral scan, or None.
+        action_units: FACS action units, "AU12" -> intensity from 0 to 1; None if the dataset does not code them.
+        labels: all other labels.
+        label_files: tables from which labels were read. They are not rendered.
+        numbers: indices of `frames` in the recording, if only some frames are needed.
+        num_recorded: number of frames of the recording.
     """
 
     key: str
@@ -83,47 +80,51 @@ class SampleSource:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a data directory holds.
+class FoundSamples:
+    """The samples of a data directory.
 
     Attributes:
-        layout: the name of the layout that was used.
-        evidence: why it was: a sentence about what lies there.
-        samples: all samples, in the order of their keys.
-        ignored: what was left out, in a few lines: how many files of which kind, and where.
-        stats: size and time of each file, where listing them told; None on a disk.
+        layout: name of the adapter.
+        match_reason: why the adapter was chosen: what it recognised in the directory.
+        samples: all samples, sorted by key.
+        skipped: summary of the files without a sample: how many of which kind, and where.
+        stats: size and time of each file, if the listing included them; None for a local directory.
     """
 
     layout: str
-    evidence: str
+    match_reason: str
     samples: tuple[SampleSource, ...]
-    ignored: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     stats: Mapping[str, Stat] | None = None
 
 
-class Layout(Protocol):
-    """How one dataset lies on disk."""
+class DatasetAdapter(Protocol):
+    """Finds the samples of one dataset on disk.
+
+    Attributes:
+        name: name of the layout, as in the `layout` option.
+    """
 
     name: str
 
-    def evidence(self, listing: FileIndex) -> str:
-        """What in the directory looks like this layout, in a few words; "" where nothing does."""
+    def match_reason(self, index: FileIndex) -> str:
+        """Describe the files of this dataset in the directory in a few words; "" if there are none."""
         ...
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
-        """All samples of the directory.
+    def samples(self, index: FileIndex) -> list[SampleSource]:
+        """Return all samples of the directory.
 
         Raises:
-            UsageError: a labels table that cannot be used, or a sequence with two scans for one frame.
+            UsageError: the labels table is invalid, or a sequence has two scans for one frame.
         """
         ...
 
 
-def key_of(name: str) -> str:
-    """A key for a name that people chose: signs that a key cannot have become '-'.
+def make_key(name: str) -> str:
+    """Convert a name into a sample key. Characters that are not allowed become '-'.
 
-    Where letters are lost that way (they are not ASCII, or there are too many), a digest of the name follows, so that
-    names which differ only in those have different keys.
+    If characters are lost (not ASCII, or too many), a digest of the name follows, so that different names give
+    different keys.
     """
     key = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
     if name.isascii() and len(key) <= _MAX_KEY:
@@ -132,28 +133,32 @@ def key_of(name: str) -> str:
     return f"{key[: _MAX_KEY - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def checked(samples: Iterable[SampleSource], root: StoragePath) -> list[SampleSource]:
-    """`samples` in the order of their keys.
+def sort_by_key(samples: Iterable[SampleSource], root: StoragePath) -> list[SampleSource]:
+    """Sort samples by key.
 
     Raises:
-        UsageError: two samples share a key, or a key cannot name one.
+        UsageError: two samples share a key, or a key is invalid.
     """
     by_key: dict[str, SampleSource] = {}
     for sample in samples:
         if not KEY.fullmatch(sample.key):
             mesh = printable(sample.frames[0].mesh)
-            raise UsageError(f"{root}: {mesh} gives the key {sample.key!r}; a key has 1 to {_MAX_KEY} ASCII letters")
+            raise UsageError(
+                f"{root}: {mesh} gives the invalid key {sample.key!r}; a key has 1 to {_MAX_KEY} ASCII letters"
+            )
         if sample.key in by_key:
             other, mesh = (printable(one.frames[0].mesh) for one in (by_key[sample.key], sample))
-            raise UsageError(f"{root}: two files give the key {sample.key}: {other} and {mesh}; move one away")
+            raise UsageError(
+                f"{root}: two files have the same key {sample.key}: {other} and {mesh}; rename or remove one"
+            )
         by_key[sample.key] = sample
     return [by_key[key] for key in sorted(by_key)]
 
 
-def with_neutrals(samples: Iterable[SampleSource]) -> list[SampleSource]:
-    """`samples`, in their order, where each scan of an expression knows its subject's neutral scan.
+def add_neutral_scans(samples: Iterable[SampleSource]) -> list[SampleSource]:
+    """Add the neutral scan of the subject to each scan of an expression, keeping the order.
 
-    Of several neutral scans the first one is meant. A sequence begins with a neutral face of its own.
+    The first neutral scan is used if there are several. Sequences are unchanged: they start with a neutral face.
     """
     samples = list(samples)
     scans = [sample for sample in samples if sample.frame_rate is None]
@@ -171,33 +176,33 @@ class FrameSequence:
     """One folder of numbered meshes.
 
     Attributes:
-        name: what the pattern found in the path of the first frame.
+        match: match of the pattern on the path of the first frame.
         frames: in the order of their numbers.
     """
 
-    name: re.Match[str]
+    match: re.Match[str]
     frames: tuple[ScanFiles, ...]
 
 
-def num_sequences(listing: FileIndex, pattern: re.Pattern[str]) -> int:
-    """How many folders hold meshes whose paths fit `pattern`."""
-    return len({path[: path.rfind("/")] for path in listing.meshes if pattern.fullmatch(path)})
+def count_sequences(index: FileIndex, pattern: re.Pattern[str]) -> int:
+    """Count the folders of meshes whose paths match `pattern`."""
+    return len({path[: path.rfind("/")] for path in index.meshes if pattern.fullmatch(path)})
 
 
-def numbered_sequences(listing: FileIndex, pattern: re.Pattern[str]) -> Iterator[FrameSequence]:
-    """The sequences of all folders that hold meshes whose paths fit `pattern`; its group `frame` is the number.
+def find_sequences(index: FileIndex, pattern: re.Pattern[str]) -> Iterator[FrameSequence]:
+    """Yield the sequence of each folder of meshes whose paths match `pattern`. Its group `frame` is the frame number.
 
     Raises:
         UsageError: two meshes of a folder have the same number.
     """
     folders: dict[str, dict[int, re.Match[str]]] = {}
-    for path in listing.meshes:
+    for path in index.meshes:
         if match := pattern.fullmatch(path):
             frames = folders.setdefault(path[: path.rfind("/")], {})
             first = frames.setdefault(int(match["frame"]), match)
             if first is not match:
                 paths = f"{printable(first.string)} and {printable(path)}"
-                raise UsageError(f"{listing.root}: {paths} are the same frame of a sequence; move one away")
+                raise UsageError(f"{index.root}: two meshes have the same frame number: {paths}; rename or remove one")
     for frames in folders.values():
         matches = [frames[number] for number in sorted(frames)]
-        yield FrameSequence(matches[0], tuple(ScanFiles.beside(match.string, listing) for match in matches))
+        yield FrameSequence(matches[0], tuple(ScanFiles.with_sidecars(match.string, index) for match in matches))

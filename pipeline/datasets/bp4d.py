@@ -1,21 +1,21 @@
-"""BP4D-Spontaneous: `F001/T1/0000.obj`, one sequence a subject and task, 25 frames a second, action units in tables.
+"""BP4D-Spontaneous: `F001/T1/0000.obj`, one sequence per subject and task, with tables of action units.
 
-Source: Zhang et al., "BP4D-Spontaneous: a high-resolution spontaneous 3D dynamic facial expression database", Image and
-Vision Computing 32(10), 2014. Any mesh format may stand under these names.
+Sequences have 25 frames per second. Source: Zhang et al., "BP4D-Spontaneous: a high-resolution spontaneous 3D dynamic
+facial expression database", Image and Vision Computing 32(10), 2014. All mesh formats are accepted.
 """
 
 import csv
 import re
 from collections.abc import Iterable
 
-from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, count_sequences, find_sequences
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.storage import StoragePath
 
 FRAME_RATE = 25.0
-# What each task is made to bring about; nobody has said that it did.
+# The expression that each task is designed to elicit. The faces themselves are not annotated with it.
 TASKS = {
     "T1": "HA",
     "T2": "SA",
@@ -34,33 +34,33 @@ _MAX_BYTES = 16 << 20
 
 
 class Bp4d:
-    """Finds the tasks at any depth, and the tables of action units in any folder `AU_OCC`."""
+    """Finds tasks at any depth, and tables of action units in any folder `AU_OCC`."""
 
     name = "bp4d"
 
-    def evidence(self, listing: FileIndex) -> str:
-        """How many folders have a name of the database and hold numbered meshes."""
-        count = num_sequences(listing, _FRAME)
+    def match_reason(self, index: FileIndex) -> str:
+        """Count the folders named as in the database that hold numbered meshes."""
+        count = count_sequences(index, _FRAME)
         return f"{pluralize(count, 'folder')} named like F001/T1 with numbered meshes" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
-        """One sample a folder; its expression is what the task elicits, its action units are how often they occur."""
-        tables = {match[1]: path for path in sorted(listing.files) if (match := _CODING.fullmatch(path))}
-        return [_source(listing.root, sequence, tables) for sequence in numbered_sequences(listing, _FRAME)]
+    def samples(self, index: FileIndex) -> list[SampleSource]:
+        """Return one sample per folder: the expression that its task elicits, and how often action units occur."""
+        tables = {match[1]: path for path in sorted(index.files) if (match := _CODING.fullmatch(path))}
+        return [_source(index.root, sequence, tables) for sequence in find_sequences(index, _FRAME)]
 
 
 def read_occurrence(path: StoragePath) -> dict[str, float]:
-    """The share of the coded frames in which each action unit occurs: "AU12" -> 0 to 1.
+    """Compute the share of the coded frames in which each action unit occurs: "AU12" -> 0 to 1.
 
-    The table's first row names the action units of its columns but the first, which counts frames; the other rows hold
-    0, 1, or 9 where that was not coded. A unit that is coded in no frame is left out.
+    The first row of the table names the action units; its first column is the frame number. The other rows hold 0, 1,
+    or 9 for not coded. A unit that is not coded in any frame is omitted.
 
     Raises:
-        UsageError: it cannot be read, or is no such table; the message has its line.
+        UsageError: the table cannot be read or is malformed; the message has its line.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: is over {_MAX_BYTES >> 20} MB; a table of action units is small")
+            raise UsageError(f"{path}: file too large: over {_MAX_BYTES >> 20} MB for a table of action units")
         with path.open("r", newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             return _shares(rows, [_unit(cell, path) for cell in next(rows, [])[1:]], path)
@@ -73,7 +73,7 @@ def _shares(rows: Iterable[list[str]], units: list[str], path: StoragePath) -> d
     for line, row in enumerate(rows, start=2):
         cells = [cell.strip() for cell in row[1:]]
         if len(cells) > len(units) or any(cell not in ("", "0", "1", _NOT_CODED) for cell in cells):
-            raise UsageError(f"{path}, line {line}: action units are coded 0 or 1, or 9 where they are not")
+            raise UsageError(f"{path}, line {line}: invalid code of an action unit; use 0, 1, or 9 for not coded")
         for column, cell in enumerate(cells):
             seen[column] += cell == "1"
             coded[column] += cell in ("0", "1")
@@ -83,12 +83,12 @@ def _shares(rows: Iterable[list[str]], units: list[str], path: StoragePath) -> d
 def _unit(cell: str, path: StoragePath) -> str:
     match = _UNIT.fullmatch(cell.strip())
     if match is None:
-        raise UsageError(f"{path}: its first row must name action units after the first column; {cell[:40]!r} is none")
+        raise UsageError(f"{path}: invalid first row: {cell[:40]!r} is not an action unit")
     return f"AU{match[1]}"
 
 
 def _source(root: StoragePath, sequence: FrameSequence, tables: dict[str, str]) -> SampleSource:
-    subject, task = sequence.name["subject"], sequence.name["task"]
+    subject, task = sequence.match["subject"], sequence.match["task"]
     key = f"{subject}_{task}"
     table = tables.get(key)
     return SampleSource(

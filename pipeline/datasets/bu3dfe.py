@@ -1,7 +1,7 @@
-"""BU-3DFE: `F0001/F0001_AN01WH_F3D.wrl`, one static scan a file, labels in the name.
+"""BU-3DFE: `F0001/F0001_AN01WH_F3D.wrl`, one static scan per file, labels in the file name.
 
 Source: the file naming of the BU-3DFE database (Yin et al., "A 3D facial expression database for facial behavior
-research", FG 2006). Any mesh format may stand under these names.
+research", FG 2006). All mesh formats are accepted.
 """
 
 import re
@@ -16,28 +16,28 @@ _LANDMARKS = (".bnd", "_lmk68.txt")
 
 
 class Bu3dfe:
-    """Finds `..._F3D` scans at any depth; raw scans (`..._RAW`) and everything else are left out."""
+    """Finds `..._F3D` scans at any depth. Raw scans (`..._RAW`) and everything else are skipped."""
 
     name = "bu3dfe"
 
-    def evidence(self, listing: FileIndex) -> str:
-        """How many files have a name of the database."""
-        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+    def match_reason(self, index: FileIndex) -> str:
+        """Count the meshes named as in the database."""
+        count = sum(_NAME.fullmatch(path) is not None for path in index.meshes)
         return f"{pluralize(count, 'mesh', 'meshes')} named like F0001_AN01WH_F3D.wrl" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
-        """One sample for each `..._F3D` mesh, with the texture and landmarks of the same name."""
-        return [_source(listing, match) for path in listing.meshes if (match := _NAME.fullmatch(path))]
+    def samples(self, index: FileIndex) -> list[SampleSource]:
+        """Return one sample per `..._F3D` mesh, with the texture and landmarks of the same name."""
+        return [_source(index, match) for path in index.meshes if (match := _NAME.fullmatch(path))]
 
 
-def _source(listing: FileIndex, match: re.Match[str]) -> SampleSource:
+def _source(index: FileIndex, match: re.Match[str]) -> SampleSource:
     stem, key, subject, expression, level, ancestry = match.groups()
-    texture = listing.first_of(stem.removesuffix("_F3D"), _TEXTURES)
+    texture = index.first_existing(stem.removesuffix("_F3D"), _TEXTURES)
     return SampleSource(
         key=key,
         subject=subject,
         expression=expression,
         level=int(level) or None,
-        frames=(ScanFiles(match.string, texture, listing.first_of(stem, _LANDMARKS)),),
+        frames=(ScanFiles(match.string, texture, index.first_existing(stem, _LANDMARKS)),),
         labels={"sex": subject[0], "ancestry": ancestry},
     )

@@ -1,14 +1,14 @@
-"""BU-4DFE: `F001/Happy/000.wrl`, sequences of one expression each, 25 frames a second.
+"""BU-4DFE: `F001/Happy/000.wrl`, one sequence per subject and expression, 25 frames per second.
 
 Source: the file naming of the BU-4DFE database (Yin et al., "A high-resolution 3D dynamic facial expression database",
-FG 2008). Any mesh format may stand under these names.
+FG 2008). All mesh formats are accepted.
 """
 
 import re
 from dataclasses import replace
 
 from smile_pipe.pipeline.common.expressions import expression_code
-from smile_pipe.pipeline.datasets.adapter import SampleSource, num_sequences, numbered_sequences
+from smile_pipe.pipeline.datasets.adapter import SampleSource, count_sequences, find_sequences
 from smile_pipe.pipeline.datasets.file_index import FileIndex, stem_of
 from smile_pipe.shards.formatting import pluralize
 
@@ -19,21 +19,21 @@ _FRAME = re.compile(
 
 
 class Bu4dfe:
-    """Finds the sequences at any depth; landmarks lie beside the meshes, or in a tree of their own."""
+    """Finds sequences at any depth. Landmarks are in the folder of the meshes, or in a separate tree."""
 
     name = "bu4dfe"
 
-    def evidence(self, listing: FileIndex) -> str:
-        """How many folders have a name of the database and hold numbered meshes."""
-        count = num_sequences(listing, _FRAME)
+    def match_reason(self, index: FileIndex) -> str:
+        """Count the folders named as in the database that hold numbered meshes."""
+        count = count_sequences(index, _FRAME)
         return f"{pluralize(count, 'folder')} named like F001/Happy with numbered meshes" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
-        """One sample a folder."""
-        landmarks = _landmark_tree(listing)
+    def samples(self, index: FileIndex) -> list[SampleSource]:
+        """Return one sample per folder."""
+        landmarks = _landmark_tree(index)
         sources = []
-        for sequence in numbered_sequences(listing, _FRAME):
-            subject, expression = sequence.name["subject"], expression_code(sequence.name["word"])
+        for sequence in find_sequences(index, _FRAME):
+            subject, expression = sequence.match["subject"], expression_code(sequence.match["word"])
             frames = (
                 scan if scan.landmarks else replace(scan, landmarks=landmarks.get(_last_three(scan.mesh)))
                 for scan in sequence.frames
@@ -52,9 +52,9 @@ class Bu4dfe:
         return sources
 
 
-def _landmark_tree(listing: FileIndex) -> dict[str, str]:
-    """`f001/happy/000` -> the `.bnd` file of that name, in whichever folder it lies; of several, the first by name."""
-    files = sorted((path for path in listing.files if path.endswith(".bnd")), reverse=True)
+def _landmark_tree(index: FileIndex) -> dict[str, str]:
+    """Map `f001/happy/000` to the `.bnd` file of that name, in any folder; the first by name if there are several."""
+    files = sorted((path for path in index.files if path.endswith(".bnd")), reverse=True)
     return {_last_three(path): path for path in files}
 
 

@@ -1,7 +1,7 @@
-"""FaceScape: `1/models_reg/4_anger.obj`, twenty registered scans a subject, the expression in the name.
+"""FaceScape: `1/models_reg/4_anger.obj`, twenty registered scans per subject, the expression in the file name.
 
-Source: the data of Yang et al., "FaceScape: a large-scale high quality 3D face dataset", CVPR 2020. Any mesh format may
-stand under these names.
+Source: the data of Yang et al., "FaceScape: a large-scale high quality 3D face dataset", CVPR 2020. All mesh formats
+are accepted.
 """
 
 import re
@@ -19,21 +19,21 @@ class Facescape:
 
     name = "facescape"
 
-    def evidence(self, listing: FileIndex) -> str:
-        """How many files have a name of the dataset."""
-        count = sum(_NAME.fullmatch(path) is not None for path in listing.meshes)
+    def match_reason(self, index: FileIndex) -> str:
+        """Count the meshes named as in the dataset."""
+        count = sum(_NAME.fullmatch(path) is not None for path in index.meshes)
         return f"{pluralize(count, 'mesh', 'meshes')} named like 1/models_reg/4_anger.obj" if count else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
-        """One sample a mesh, with the texture of the same name."""
+    def samples(self, index: FileIndex) -> list[SampleSource]:
+        """Return one sample per mesh, with the texture of the same name."""
         return [
             SampleSource(
                 key=f"{match[1]}_{match[2]}",
                 subject=match[1],
                 expression=expression_code(match[3]),
                 level=None,
-                frames=(ScanFiles.beside(path, listing),),
+                frames=(ScanFiles.with_sidecars(path, index),),
             )
-            for path in listing.meshes
+            for path in index.meshes
             if (match := _NAME.fullmatch(path))
         ]

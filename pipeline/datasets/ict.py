@@ -1,8 +1,7 @@
-"""ICT-FaceKit's own folder: `FaceXModel/generic_neutral_mesh.obj`, one OBJ a shape of the model.
+"""The folder of ICT-FaceKit: `FaceXModel/generic_neutral_mesh.obj`, one OBJ per shape of the model.
 
 Source: ICT-FaceKit (USC Institute for Creative Technologies), whose expressions have the names of ARKit's blend shapes.
-Which action units each of them shows is our reading, after FACS (Ekman and Friesen, 1978). Any mesh format may stand
-under these names.
+The action units of each shape are our reading, after FACS (Ekman and Friesen, 1978). All mesh formats are accepted.
 """
 
 import re
@@ -14,7 +13,7 @@ _NEUTRAL = "generic_neutral_mesh"
 _IDENTITY = re.compile(r"identity\d{3}")
 _SIDES = {"L": "left", "R": "right"}
 _ONE_SIDE = 0.5
-# Shapes by the name that both sides share. FACS has no action unit for those that have none here.
+# Shapes by their name without the side. FACS has no action unit for the shapes with an empty tuple.
 UNITS: dict[str, tuple[str, ...]] = {
     "browDown": ("AU4",),
     "browInnerUp": ("AU1",),
@@ -57,28 +56,28 @@ UNITS: dict[str, tuple[str, ...]] = {
 
 
 class Ict:
-    """Finds the folder at any depth by its generic face; what is no shape of the model is left out."""
+    """Finds the folder at any depth by its generic face. Meshes that are not shapes of the model are skipped."""
 
     name = "ict"
 
-    def evidence(self, listing: FileIndex) -> str:
-        """Whether the generic face lies there."""
-        folders = _folders(listing)
-        return f"{_NEUTRAL}, the generic face of ICT-FaceKit, in {min(folders) or 'it'}" if folders else ""
+    def match_reason(self, index: FileIndex) -> str:
+        """Return where the generic face is."""
+        folders = _folders(index)
+        return f"{_NEUTRAL}, the generic face of ICT-FaceKit, in {min(folders) or 'the top folder'}" if folders else ""
 
-    def samples(self, listing: FileIndex) -> list[SampleSource]:
-        """The generic face, it with each expression shape, and the face of each identity."""
-        folders = _folders(listing)
-        paths = (path for path in listing.meshes if path.rpartition("/")[0] in folders)
-        return [source for path in paths if (source := _source(listing, path))]
+    def samples(self, index: FileIndex) -> list[SampleSource]:
+        """Return the generic face, the generic face with each expression shape, and the face of each identity."""
+        folders = _folders(index)
+        paths = (path for path in index.meshes if path.rpartition("/")[0] in folders)
+        return [source for path in paths if (source := _source(index, path))]
 
 
-def _folders(listing: FileIndex) -> set[str]:
-    paths = (path.rpartition("/") for path in listing.meshes)
+def _folders(index: FileIndex) -> set[str]:
+    paths = (path.rpartition("/") for path in index.meshes)
     return {folder for folder, _, name in paths if name.startswith(_NEUTRAL) and stem_of(name) == _NEUTRAL}
 
 
-def _source(listing: FileIndex, path: str) -> SampleSource | None:
+def _source(index: FileIndex, path: str) -> SampleSource | None:
     name = stem_of(path).rpartition("/")[2]
     subject, expression = "generic", "NE"
     units: dict[str, float] | None = {}
@@ -91,5 +90,5 @@ def _source(listing: FileIndex, path: str) -> SampleSource | None:
         words = re.findall(r"[A-Za-z][a-z]*", shape) + ([_SIDES[side]] if side else [])
         expression = "_".join(words).lower()
         units = dict.fromkeys(UNITS[shape], _ONE_SIDE if side else 1.0) or None
-    scan = ScanFiles.beside(path, listing)
+    scan = ScanFiles.with_sidecars(path, index)
     return SampleSource(name, subject, expression, level=None, frames=(scan,), action_units=units)

@@ -1,7 +1,4 @@
-"""What a row of a labels table says: which scans it names, and their labels.
-
-Goes in: a `TableRow` and the listing. Comes out: `LabelRow`s. Promised: no path that leaves the data directory.
-"""
+"""Rows of a labels table as scans and labels. Paths that leave the data directory are rejected."""
 
 import math
 import re
@@ -17,7 +14,7 @@ from smile_pipe.shards.errors import UsageError
 
 DEFAULT_FRAME_RATE = 25.0
 _MAX_FRAME_RATE = 100_000.0
-_KNOWN = frozenset(
+_RESERVED_COLUMNS = frozenset(
     ("path", "glob", "subject", "expression", "level", "sequence", "frame", "frame_rate", "texture", "landmarks")
 )
 _UNIT = re.compile(r"AU[ _]?0*(\d{1,3})", re.IGNORECASE)
@@ -25,16 +22,22 @@ _UNIT = re.compile(r"AU[ _]?0*(\d{1,3})", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One scan, or scans that belong to one sequence, with what a row says of them.
+    """One scan, or scans of one sequence, with the labels of a row.
 
     Attributes:
-        where: the table and the line, for messages.
+        location: table and line, for messages.
         scans: at least one, sorted by name.
-        sequence: the name of the sequence, or None.
-        frame: its number in the sequence, or None.
+        sequence: name of the sequence, or None.
+        frame: frame number in the sequence, or None.
+        frame_rate: frames per second.
+        subject: name of the subject.
+        expression: see `SampleSource`.
+        level: intensity level of the expression, or None.
+        action_units: "AU12" -> intensity from 0 to 1, or None.
+        labels: all other columns.
     """
 
-    where: str
+    location: str
     scans: tuple[ScanFiles, ...]
     sequence: str | None
     frame: float | None
@@ -46,39 +49,39 @@ class LabelRow:
     labels: Mapping[str, str]
 
 
-def unit_columns(columns: Iterable[str], where: str) -> dict[str, str]:
-    """Which columns are action units: "au_12" -> "AU12".
+def unit_columns(columns: Iterable[str], location: str) -> dict[str, str]:
+    """Find the columns of action units: "au_12" -> "AU12".
 
     Raises:
-        UsageError: two columns are the same one.
+        UsageError: two columns are the same action unit.
     """
     units: dict[str, str] = {}
     for column in columns:
         if match := _UNIT.fullmatch(column):
             unit = f"AU{match[1]}"
             if unit in units.values():
-                raise UsageError(f"{where}: the column {column} is not the only one for {unit}; rename or remove one")
+                raise UsageError(f"{location}: two columns for {unit}, one is {column}; rename or remove one")
             units[column] = unit
     return units
 
 
-def read_label_row(row: TableRow, listing: FileIndex, units: Mapping[str, str]) -> list[LabelRow]:
-    """What a row stands for: one take, or one for each scan that its pattern finds.
+def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) -> list[LabelRow]:
+    """Convert a table row into one `LabelRow`, or into one for each scan that its pattern matches.
 
     Raises:
-        UsageError: a cell that cannot be understood, a path that leads out of the data directory, or nothing is found.
+        UsageError: a cell is invalid, a path leaves the data directory, or no mesh is found.
     """
     expression = expression_code(row["expression"])
     if not row["subject"] or not expression or not (row["path"] or row["glob"]):
-        raise UsageError(f"{row.where}: path (or glob), subject and expression must all be given")
-    scans, sequence = _scans(row, listing)
+        raise UsageError(f"{row.location}: missing value; path (or glob), subject and expression are required")
+    scans, sequence = _scans(row, index)
     frame = _number(row, "frame", 0, 1e15)
     if frame is not None and len(scans) > 1:
-        raise UsageError(f"{row.where}: one frame number for {len(scans)} meshes; leave it empty or name one mesh")
+        raise UsageError(f"{row.location}: one frame number for {len(scans)} meshes; leave it empty or use one mesh")
     return [
         LabelRow(
-            where=row.where,
-            scans=part,
+            location=row.location,
+            scans=scans_of_row,
             sequence=sequence,
             frame=frame,
             frame_rate=_number(row, "frame_rate", 0.001, _MAX_FRAME_RATE) or DEFAULT_FRAME_RATE,
@@ -86,37 +89,41 @@ def read_label_row(row: TableRow, listing: FileIndex, units: Mapping[str, str]) 
             expression=expression,
             level=_level(row),
             action_units=_action_units(row, units),
-            labels={name: value for name, value in row.cells.items() if name not in _KNOWN and name not in units},
+            labels={
+                name: value for name, value in row.cells.items() if name not in _RESERVED_COLUMNS and name not in units
+            },
         )
-        for part in ([scans] if sequence is not None else [(scan,) for scan in scans])
+        for scans_of_row in ([scans] if sequence is not None else [(scan,) for scan in scans])
     ]
 
 
-def _scans(row: TableRow, listing: FileIndex) -> tuple[tuple[ScanFiles, ...], str | None]:
-    """The scans of a row, and the name of their sequence."""
+def _scans(row: TableRow, index: FileIndex) -> tuple[tuple[ScanFiles, ...], str | None]:
+    """Return the scans of a row and the name of their sequence."""
     sequence = row["sequence"] or None
     if row["path"] and row["glob"]:
-        raise UsageError(f"{row.where}: path and glob are both given; give one of them")
-    cell = _inside(row["path"] or row["glob"], row.where)
+        raise UsageError(f"{row.location}: both path and glob are set; use one of them")
+    cell = _relative_path(row["path"] or row["glob"], row.location)
     if row["glob"]:
-        meshes = listing.matching(cell)
+        meshes = index.glob_meshes(cell)
         if not meshes:
-            raise UsageError(f"{row.where}: the glob {cell!r} finds no mesh; it is relative to the data directory")
-    elif cell not in listing.files and (meshes := listing.meshes_in(cell)):
+            raise UsageError(
+                f"{row.location}: no mesh matches the glob {cell!r}; patterns are relative to the data directory"
+            )
+    elif cell not in index.files and (meshes := index.meshes_in(cell)):
         sequence = sequence or cell
-    elif listing.has_folder(cell):
-        raise UsageError(f"{row.where}: the folder {cell!r} holds no mesh itself (links to folders are not followed)")
+    elif index.has_folder(cell):
+        raise UsageError(f"{row.location}: the folder {cell!r} holds no mesh itself; links to folders are not followed")
     else:
-        # One that is missing is told among the failures of a render, with the files that are damaged.
+        # A missing file becomes a failed sample of the render, like a damaged one.
         meshes = [cell]
-    return tuple(_with_files(mesh, row, listing) for mesh in meshes), sequence
+    return tuple(_scan_files(mesh, row, index) for mesh in meshes), sequence
 
 
-def _with_files(mesh: str, row: TableRow, listing: FileIndex) -> ScanFiles:
+def _scan_files(mesh: str, row: TableRow, index: FileIndex) -> ScanFiles:
     def file_of(column: str, suffixes: Iterable[str]) -> str | None:
         if column not in row.cells:
-            return listing.first_of(stem_of(mesh), suffixes)
-        return _inside(row[column], row.where) if row[column] else None
+            return index.first_existing(stem_of(mesh), suffixes)
+        return _relative_path(row[column], row.location) if row[column] else None
 
     return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS))
 
@@ -124,7 +131,7 @@ def _with_files(mesh: str, row: TableRow, listing: FileIndex) -> ScanFiles:
 def _level(row: TableRow) -> int | None:
     level = row["level"]
     if level and not re.fullmatch(r"[0-9]{1,9}", level):
-        raise UsageError(f"{row.where}: level {level[:40]!r} is not a whole number")
+        raise UsageError(f"{row.location}: invalid level {level[:40]!r}; use a whole number")
     return int(level or 0) or None
 
 
@@ -133,7 +140,7 @@ def _action_units(row: TableRow, units: Mapping[str, str]) -> dict[str, float] |
     return {unit: value for unit, value in coded.items() if value is not None} or None
 
 
-def _number(row: TableRow, column: str, least: float, most: float) -> float | None:
+def _number(row: TableRow, column: str, minimum: float, maximum: float) -> float | None:
     cell = row[column]
     if not cell:
         return None
@@ -141,14 +148,16 @@ def _number(row: TableRow, column: str, least: float, most: float) -> float | No
         value = float(cell)
     except ValueError:
         value = math.nan
-    if not least <= value <= most:
-        hint = "; an action unit that is not coded is left empty" if _UNIT.fullmatch(column) else ""
-        raise UsageError(f"{row.where}: {column} {cell[:40]!r} is not a number from {least:g} to {most:g}{hint}")
+    if not minimum <= value <= maximum:
+        hint = "; leave an action unit empty if it is not coded" if _UNIT.fullmatch(column) else ""
+        raise UsageError(
+            f"{row.location}: invalid {column} {cell[:40]!r}; use a number from {minimum:g} to {maximum:g}{hint}"
+        )
     return value
 
 
-def _inside(path: str, where: str) -> str:
+def _relative_path(path: str, location: str) -> str:
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in path:
-        raise UsageError(f"{where}: {path!r} leads out of the data directory; give paths relative to it")
+        raise UsageError(f"{location}: {path!r} is outside the data directory; use paths relative to it")
     return pure.as_posix()

@@ -1,7 +1,6 @@
-"""The table that names the samples of a `folder`: `labels.csv` or `labels.parquet`, as rows of text.
+"""The labels table of the `folder` layout, `labels.csv` or `labels.parquet`, as rows of text.
 
-Goes in: the file. Comes out: `TableRow`s, whatever the format. Promised: memory that is bounded by `MAX_BYTES` and
-`MAX_CELLS`, and no code from the data.
+Memory is bounded by `MAX_BYTES` and `MAX_CELLS`. No code from the data is executed.
 """
 
 import csv
@@ -20,7 +19,7 @@ from smile_pipe.shards.storage import StoragePath
 NAMES = ("labels.csv", "labels.parquet")
 MAX_BYTES = 256 << 20
 MAX_CELLS = 1 << 24
-"""Rows by columns. A cell in which nothing stands takes no room in a file, and some tens of bytes in memory."""
+"""Limit of rows times columns. An empty cell takes no space in a file, and some tens of bytes in memory."""
 
 _BATCH_ROWS = 1024
 
@@ -30,33 +29,33 @@ class TableRow:
     """One row.
 
     Attributes:
-        where: the file and the line (of CSV) or row (of parquet, from 1), for messages.
-        cells: text without the blanks around it, by column; "" where there is nothing.
+        location: file and line (CSV) or row from 1 (parquet), for messages.
+        cells: stripped text by column; "" for an empty cell.
     """
 
-    where: str
+    location: str
     cells: Mapping[str, str]
 
     def __getitem__(self, column: str) -> str:
         return self.cells.get(column, "")
 
 
-def table_names(listing: FileIndex) -> list[str]:
-    """The labels tables at the top of a data directory."""
-    return [name for name in NAMES if name in listing.files]
+def find_tables(index: FileIndex) -> list[str]:
+    """Return the labels tables at the top of a data directory."""
+    return [name for name in NAMES if name in index.files]
 
 
 def read_table(path: StoragePath) -> list[TableRow]:
-    """All rows of a table, each with all its columns.
+    """Read all rows of a table, each with all columns.
 
-    What stands beyond the last column of a CSV has no name and is left out.
+    Cells beyond the last column of a CSV have no name and are ignored.
 
     Raises:
-        UsageError: it cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS`.
+        UsageError: the table cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS` cells.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path}: is over {MAX_BYTES >> 20} MB; split the dataset")
+            raise UsageError(f"{path}: table too large: over {MAX_BYTES >> 20} MB; split the dataset")
         return list(_csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         if isinstance(error, UsageError):
@@ -78,14 +77,16 @@ def _parquet_rows(path: StoragePath) -> Iterator[TableRow]:
     num_bytes = number = 0
     with path.open("rb") as content, pq.ParquetFile(content) as file:
         for column in file.schema_arrow:
-            # Of nothing but missing values, a list takes no room either.
+            # A list of missing values takes no space, so a size check would not limit it.
             if pa.types.is_nested(column.type):
-                raise UsageError(f"{path}: the column {column.name} holds lists or records; give each cell one value")
+                raise UsageError(
+                    f"{path}: unsupported column {column.name}: it holds lists or records; use one value per cell"
+                )
         for batch in file.iter_batches(_BATCH_ROWS):
-            # A column of one repeated text takes next to nothing in the file.
+            # A column of one repeated text takes almost no space in the file.
             num_bytes += sum(map(_size, batch.columns))
             if num_bytes > MAX_BYTES:
-                raise UsageError(f"{path}: takes over {MAX_BYTES >> 20} MB; split the dataset")
+                raise UsageError(f"{path}: table too large: over {MAX_BYTES >> 20} MB in memory; split the dataset")
             _check_cells(path, (number + batch.num_rows) * batch.num_columns)
             for row in batch.to_pylist():
                 number += 1
@@ -93,7 +94,7 @@ def _parquet_rows(path: StoragePath) -> Iterator[TableRow]:
 
 
 def _size(column: pa.Array) -> int:
-    """Bytes of the values, of which those of a dictionary count wherever they stand."""
+    """Bytes of the values. Values of a dictionary count at each use."""
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
     values = column.dictionary.cast(pa.string())
@@ -102,11 +103,11 @@ def _size(column: pa.Array) -> int:
 
 def _check_cells(path: StoragePath, num_cells: int) -> None:
     if num_cells > MAX_CELLS:
-        raise UsageError(f"{path}: has over {MAX_CELLS:,} cells; leave out columns or split the dataset")
+        raise UsageError(f"{path}: too many cells: over {MAX_CELLS:,}; remove columns or split the dataset")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        # A column of whole numbers in which some are missing is stored as floats, and those missing as NaN.
+        # A column of integers with missing values is stored as floats, with NaN for the missing ones.
         return "" if value != value else str(int(value)) if value.is_integer() else repr(value)
     return "" if value is None else str(value).strip()

@@ -1,4 +1,4 @@
-"""What a layout leaves out, told in a few lines: nothing that lies in a data directory is passed over in silence."""
+"""A summary of the files that an adapter skipped, so that no file of a data directory is ignored silently."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,70 +9,72 @@ from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, pr
 from smile_pipe.shards.formatting import pluralize
 
 MAX_LINES = 6
-_MESH_OF = {".mtl": ".obj", ".bin": ".gltf"}  # files that meshes name: a material, a buffer
+_MESH_OF = {".mtl": ".obj", ".bin": ".gltf"}  # sidecar files of meshes: a material, a buffer
 _ENDING = re.compile(r".*[^/](_[A-Za-z][A-Za-z0-9]*\.\w+)", re.DOTALL)
 
 
-def summarise(listing: FileIndex, samples: Iterable[SampleSource]) -> tuple[str, ...]:
-    """The files that no sample uses, at most `MAX_LINES` lines of each of three sorts.
+def summarize_skipped(index: FileIndex, samples: Iterable[SampleSource]) -> tuple[str, ...]:
+    """Summarise the files that no sample uses, in at most `MAX_LINES` lines for each of three groups.
 
-    A folder that holds meshes and nothing that is used is named with what it holds: its name may be foreign to the
-    layout. Other files are counted by how their names end. Names that are not UTF-8 are given escaped. Materials and
-    buffers in the folder of a mesh that may name them count as used.
+    1. Folders with meshes of which none is used, with their content: their names may be wrong for the layout.
+    2. Other files, counted by the end of their names.
+    3. Names that are not UTF-8, escaped.
+
+    Materials and buffers in the folder of a used mesh that may refer to them count as used.
     """
     used = {path for sample in samples for path in (*sample.paths, *sample.label_files)}
-    unused = listing.files - used
-    unused -= _with_meshes(used, unused)
-    strange = _strange_folders(used, unused)
+    unused = index.files - used
+    unused -= _sidecars_of_used_meshes(used, unused)
+    unrecognized = _unrecognized_folders(used, unused)
     inside: dict[str, list[str]] = defaultdict(list)
     endings: Counter[str] = Counter()
     for path in unused:
-        folder = next((folder for folder in _folders(path) if folder in strange), None)
+        folder = next((folder for folder in _folders(path) if folder in unrecognized), None)
         if folder is None:
             endings[_ending(path)] += 1
         else:
             inside[folder].append(path)
-    folders = [f"{printable(folder)}/: {_counted(inside[folder])}" for folder in sorted(inside)]
+    folders = [f"{printable(folder)}/: {_describe_files(inside[folder])}" for folder in sorted(inside)]
     kinds = [
         f"{pluralize(count, 'file')} {ending}"
         for ending, count in sorted(endings.items(), key=lambda item: (-item[1], item))
     ]
-    undecoded = [f"{printable(path)}: its name is not UTF-8; rename it" for path in listing.undecoded]
+    non_utf8_names = [f"{printable(path)}: name is not UTF-8; rename the file" for path in index.non_utf8_names]
     return (
-        *_cut(folders, "folders with meshes"),
-        *_cut(kinds, "kinds of files"),
-        *_cut(undecoded, "files whose names are not UTF-8"),
+        *_truncate(folders, "folders with meshes"),
+        *_truncate(kinds, "kinds of files"),
+        *_truncate(non_utf8_names, "files whose names are not UTF-8"),
     )
 
 
-def _with_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
-    """The materials and buffers that lie beside meshes that are used."""
-    found = {path for path in unused if suffix_of(path) in _MESH_OF}
-    if not found:  # as in most datasets, which then need no look at each file that is used
-        return found
+def _sidecars_of_used_meshes(used: set[str], unused: Iterable[str]) -> set[str]:
+    """Materials and buffers in the folders of used meshes."""
+    sidecars = {path for path in unused if suffix_of(path) in _MESH_OF}
+    if not sidecars:  # as in most datasets; saves a pass over all used files
+        return sidecars
     meshes = {(path.rpartition("/")[0], suffix_of(path)) for path in used}
-    return {path for path in found if (path.rpartition("/")[0], _MESH_OF[suffix_of(path)]) in meshes}
+    return {path for path in sidecars if (path.rpartition("/")[0], _MESH_OF[suffix_of(path)]) in meshes}
 
 
-def _strange_folders(used: set[str], unused: Iterable[str]) -> set[str]:
-    """The topmost folders that hold meshes, at any depth, and no file that is used."""
-    holding = {path.rpartition("/")[0] for path in unused if suffix_of(path) in MESH_SUFFIXES}
-    if not holding:
-        return holding
+def _unrecognized_folders(used: set[str], unused: Iterable[str]) -> set[str]:
+    """The topmost folders that hold meshes, at any depth, and no used file."""
+    with_meshes = {path.rpartition("/")[0] for path in unused if suffix_of(path) in MESH_SUFFIXES}
+    if not with_meshes:
+        return with_meshes
     known = {folder for parent in {path.rpartition("/")[0] for path in used} for folder in _folders(f"{parent}/")}
     return {
         top
-        for folder in holding
+        for folder in with_meshes
         if (top := next((f for f in _folders(f"{folder}/") if f not in known), None)) is not None
     }
 
 
 def _folders(path: str) -> Iterable[str]:
-    """The folders that a path lies in, from the top; the data directory itself is none."""
-    at = path.find("/")
-    while at > 0:
-        yield path[:at]
-        at = path.find("/", at + 1)
+    """Yield the parent folders of a path, from the top, without the data directory itself."""
+    end = path.find("/")
+    while end > 0:
+        yield path[:end]
+        end = path.find("/", end + 1)
 
 
 def _ending(path: str) -> str:
@@ -82,13 +84,13 @@ def _ending(path: str) -> str:
     return f"*{suffix}" if suffix else "without a suffix"
 
 
-def _counted(paths: list[str]) -> str:
+def _describe_files(paths: list[str]) -> str:
     num_meshes = sum(suffix_of(path) in MESH_SUFFIXES for path in paths)
     meshes, others = pluralize(num_meshes, "mesh", "meshes"), len(paths) - num_meshes
     return f"{meshes}, {pluralize(others, 'other file')}" if others else meshes
 
 
-def _cut(lines: list[str], what: str) -> list[str]:
+def _truncate(lines: list[str], items: str) -> list[str]:
     if len(lines) <= MAX_LINES:
         return lines
-    return [*lines[: MAX_LINES - 1], f"and {len(lines) - MAX_LINES + 1:,} more {what}"]
+    return [*lines[: MAX_LINES - 1], f"and {len(lines) - MAX_LINES + 1:,} more {items}"]

@@ -1,1 +1,1 @@
-"""Landmark files, landmark regions, and the alignment of a face to the canonical frame."""
+"""Landmarks: files, facial parts, and alignment of a face to the canonical frame."""

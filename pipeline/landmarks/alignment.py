@@ -1,11 +1,10 @@
-"""The canonical frame: every face is put there before it is rendered, so that views show the same part of every face.
+"""Alignment to the canonical frame, before rendering, so that views show the same part of every face.
 
-Units of 90 mm; +x the subject's left, +y up, +z out of the face; the origin lies 38 mm below and 22 mm behind the
-middle between the eyes, which centres a face in its views and lets it turn about its own middle.
+The unit is 90 mm; +x is the subject's left, +y up, +z out of the face. The origin is 38 mm below and 22 mm behind the
+midpoint between the eyes. This centres a face in its views and lets it turn about its own centre.
 
-Goes in: a mesh in its file's units. Comes out: the similarity that takes it to the frame, by landmarks where the mesh
-has a set that is known here and that makes a face, else by the robust bounds of its vertices (which presumes an upright
-scan facing +z).
+The similarity is fitted to landmarks if the mesh has a known landmark set and the fit looks like a face. Otherwise it
+comes from robust bounds of the vertices, assuming an upright scan that faces +z.
 """
 
 from collections.abc import Sequence
@@ -18,34 +17,39 @@ from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.shards.sample import Frame
 
 UNIT_MM = 90.0
-# Where the anchors lie on a mean adult face, millimetres from the middle between the eyes: our own choice, near the
-# means that anthropometry gives. They need to be the same for all faces, not exact.
+# Positions of the anchors on a mean adult face, in millimetres from the midpoint between the eyes: our choice, near the
+# means from anthropometry. They must be equal for all faces; they need not be exact.
 EYE_RIGHT, EYE_LEFT = (-33.0, 0.0, 0.0), (33.0, 0.0, 0.0)
 NASION, NOSE_BASE, NOSE_OUTLINE = (0.0, 3.0, 13.0), (0.0, -45.0, 22.0), (0.0, -31.0, 16.0)
 ORIGIN = (0.0, -38.0, -22.0)
-# Landmarks that fit the mean face worse than this (frame units, root mean square) are taken for mislabelled. Those of
-# measured and made faces fit within 0.06.
+# Landmarks that fit the mean face worse than this (frame units, root mean square) count as mislabelled. Measured and
+# synthetic faces fit within 0.06.
 MAX_RESIDUAL = 0.15
-# The middle of the line from ear to chin to ear. It moves with the mouth, so it is not fitted; but three or four
-# anchors fit nearly as well from behind the face, and only this tells. It must come out within the distance (mm).
+# The mean of the line from ear to chin to ear. It moves with the mouth, so it is not fitted. But three or four anchors
+# fit nearly as well from behind the face, and only the outline shows the difference: after the fit it must be within
+# this distance (mm).
 OUTLINE, MAX_OUTLINE_DISTANCE = (0.0, -68.0, -31.0), 35.0
-# Bosphorus marks no outline; its chin and mouth tell as well.
+# Bosphorus has no outline; its chin and mouth serve the same purpose.
 MOUTH, CHIN = (0.0, -68.0, 21.0), (0.0, -110.0, 16.0)
-# A side view lacks the far half of the landmarks, so that points are anchors of their own there, not means of many.
+# A side view lacks the far half of the landmarks, so single points are anchors here instead of means of many.
 EYE_CORNERS = ((-45.0, -1.0, -7.0), (-18.0, -2.0, -1.0), (18.0, -2.0, -1.0), (45.0, -1.0, -7.0))
 NOSE_TIP, NOSE_WINGS = (0.0, -29.0, 39.0), ((-17.0, -40.0, 15.0), (17.0, -40.0, 15.0))
-# Anchors nearer to one line than this (second extent over first) leave the turn about it open; those of the nose alone,
-# less far apart than this (mm), tell neither size nor turn well.
+# Anchors closer to one line than this (second extent over first) leave the rotation about it undefined. Anchors of the
+# nose alone, less than this far apart (mm), determine neither scale nor rotation well.
 MIN_SPREAD, MIN_REACH = 0.25, 40.0
-# Without landmarks: this height, in frame units, for the middle 96 % of the vertices.
+# Without landmarks: height of the middle 96 % of the vertices, in frame units.
 BOUNDS_HEIGHT = 2.0
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A group of landmarks whose mean moves little with the expression, and where that mean belongs (mm).
+    """A group of landmarks whose mean moves little with the expression.
 
-    Half of the group is enough to tell its mean; with fewer, the frame is fitted without this anchor.
+    At least half of the group must be present; otherwise the frame is fitted without this anchor.
+
+    Attributes:
+        landmarks: numbers of the landmarks.
+        position: position of their mean on the mean face, mm.
     """
 
     landmarks: slice
@@ -53,16 +57,21 @@ class Anchor:
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """How a set of landmarks is numbered: the anchors, the subject's right first, and what tells front from back."""
+class LandmarkScheme:
+    """Numbering of a landmark set.
+
+    Attributes:
+        anchors: the anchors, the subject's right side first.
+        outline: landmarks that distinguish front from back.
+    """
 
     anchors: tuple[Anchor, ...]
     outline: tuple[Anchor, ...]
 
 
-# The mouth and the brows are no anchors in any scheme: they move with the expression, and the frame must not.
+# Mouth and brows are not anchors in any scheme: they move with the expression, and the frame must not.
 SCHEMES = {
-    22: Scheme(
+    22: LandmarkScheme(
         (
             *(Anchor(slice(6 + i, 7 + i), position) for i, position in enumerate(EYE_CORNERS)),
             Anchor(slice(13, 14), NOSE_TIP),
@@ -70,7 +79,7 @@ SCHEMES = {
         ),
         (Anchor(slice(15, 21), MOUTH), Anchor(slice(21, 22), CHIN)),
     ),
-    68: Scheme(
+    68: LandmarkScheme(
         (
             Anchor(slice(36, 42), EYE_RIGHT),
             Anchor(slice(42, 48), EYE_LEFT),
@@ -79,7 +88,7 @@ SCHEMES = {
         ),
         (Anchor(slice(0, 17), OUTLINE),),
     ),
-    83: Scheme(
+    83: LandmarkScheme(
         (Anchor(slice(0, 8), EYE_RIGHT), Anchor(slice(8, 16), EYE_LEFT), Anchor(slice(36, 48), NOSE_OUTLINE)),
         (Anchor(slice(68, 83), OUTLINE),),
     ),
@@ -87,30 +96,30 @@ SCHEMES = {
 
 
 def canonical_frame(mesh: Mesh) -> Frame:
-    """The similarity that takes `mesh` to the canonical frame.
+    """Compute the similarity from the axes of `mesh` to the canonical frame.
 
     Raises:
-        MeshError: the mesh has no extent, so that no scale can be told.
+        MeshError: the mesh has no extent, so the scale is undefined.
     """
     return _frame_by_landmarks(mesh.landmarks) or _frame_by_bounds(mesh.vertices)
 
 
 def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
-    """`mesh` with vertices, landmarks and flow in the canonical frame."""
-    turn, shift = frame.scale * np.array(frame.R), np.array(frame.T)
+    """Transform the vertices, landmarks and flow of `mesh` to the canonical frame."""
+    rotation, shift = frame.scale * np.array(frame.R), np.array(frame.T)
 
-    def move(points: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (points @ turn + shift).astype(np.float32)
+    def transform(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (points @ rotation + shift).astype(np.float32)
 
-    landmarks = None if mesh.landmarks is None else move(mesh.landmarks)
-    flow = None if mesh.flow is None else (mesh.flow @ turn).astype(np.float32)
-    return replace(mesh, vertices=move(mesh.vertices), landmarks=landmarks, flow=flow)
+    landmarks = None if mesh.landmarks is None else transform(mesh.landmarks)
+    flow = None if mesh.flow is None else (mesh.flow @ rotation).astype(np.float32)
+    return replace(mesh, vertices=transform(mesh.vertices), landmarks=landmarks, flow=flow)
 
 
 def fit_similarity(
     source: NDArray[np.float64], target: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Scale s, rotation R [3, 3] and shift T [3] that minimise |s source R + T - target|; never a reflection.
+    """Fit scale s, rotation R [3, 3] and shift T [3] that minimise |s source R + T - target|, without reflection.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 13(4), 1991,
     equations 40-42, in row-vector form.
@@ -129,31 +138,31 @@ def _frame_by_landmarks(landmarks: NDArray[np.float32] | None) -> Frame | None:
     if landmarks is None or scheme is None:
         return None
     points = landmarks.astype(np.float64)
-    source, target = _means(points, scheme.anchors, at_least=0.5)
-    outline, front = _means(points, scheme.outline, at_least=0.0)
-    if not _hold_a_face(source, target) or len(outline) == 0:
+    source, target = _anchor_means(points, scheme.anchors, min_share=0.5)
+    outline, front = _anchor_means(points, scheme.outline, min_share=0.0)
+    if not _can_fit_face(source, target) or len(outline) == 0:
         return None
-    # Which side comes first is nowhere written in the files: where it is the left one, the outline tells.
+    # The files do not state which side comes first: fit both, and let the outline decide.
     fits = (_fit_face(source, side, outline, front) for side in (target, target * (-1, 1, 1)))
     return min((fit for fit in fits if fit), key=lambda fit: fit[0], default=(0.0, None))[1]
 
 
-def _means(
-    points: NDArray[np.float64], anchors: Sequence[Anchor], at_least: float
+def _anchor_means(
+    points: NDArray[np.float64], anchors: Sequence[Anchor], min_share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The means of the anchors that have that share of their points, and where they belong (mm): both [A, 3]."""
+    """Means of the anchors with at least `min_share` of their points, and their positions (mm): both [A, 3]."""
     means, positions = [], []
     for anchor in anchors:
         group = points[anchor.landmarks]
         known = group[np.isfinite(group).all(axis=1)]
-        if len(known) and len(known) >= at_least * len(group):
+        if len(known) and len(known) >= min_share * len(group):
             means.append(known.mean(axis=0))
             positions.append(anchor.position)
     return np.reshape(means, (-1, 3)), np.reshape(positions, (-1, 3))
 
 
-def _hold_a_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
-    """Whether the anchors that are known are three or more, far apart, and not all near one line."""
+def _can_fit_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> bool:
+    """Return whether there are three or more anchors, far apart and not all near one line."""
     if len(source) < 3 or np.ptp(target, axis=0).max() < MIN_REACH:
         return False
     extents = np.linalg.svd(source - source.mean(axis=0), compute_uv=False)
@@ -163,9 +172,11 @@ def _hold_a_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> bo
 def _fit_face(
     source: NDArray[np.float64], target: NDArray[np.float64], outline: NDArray[np.float64], front: NDArray[np.float64]
 ) -> tuple[float, Frame] | None:
-    """The frame that takes `source` to `target` (mm), after how badly it does and leaves `outline` from `front` (mm).
+    """Fit the frame from `source` to `target` (mm).
 
-    None where the result is no face.
+    Returns:
+        The error of the fit (residual plus distance of `outline` from `front` (mm), relative to their limits) and the
+        frame; None if the result is not a face.
     """
     target = (target - ORIGIN) / UNIT_MM
     scale, R, T = fit_similarity(source, target)
@@ -174,21 +185,21 @@ def _fit_face(
     distance = float(np.linalg.norm(moved.mean(axis=0) - front.mean(axis=0)))
     if scale <= 0 or residual > MAX_RESIDUAL or distance > MAX_OUTLINE_DISTANCE:
         return None
-    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, _record("landmarks", scale, R, T)
+    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, _make_frame("landmarks", scale, R, T)
 
 
 def _frame_by_bounds(vertices: NDArray[np.float32]) -> Frame:
     low, high = np.percentile(vertices.astype(np.float64), [2, 98], axis=0)
     extent = float((high - low).max())
     if extent <= 0:
-        raise MeshError("all vertices lie in one point, so the face has no size")
-    # The height is the largest extent of a face, so an extent of another axis only enlarges the margin.
+        raise MeshError("no extent: all vertices are at one point")
+    # The height is the largest extent of a face; a larger extent of another axis only enlarges the margin.
     scale = BOUNDS_HEIGHT / extent
-    return _record("bounds", scale, np.eye(3), -scale * (low + high) / 2)
+    return _make_frame("bounds", scale, np.eye(3), -scale * (low + high) / 2)
 
 
-def _record(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
-    # Rounded so that the last bits of a platform's linear algebra do not reach the shards.
+def _make_frame(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
+    # Rounded to keep differences in the last bits between linear algebra libraries out of the shards.
     return Frame.model_validate(
         {"method": method, "scale": float(f"{scale:.10g}"), "R": np.round(R, 9).tolist(), "T": np.round(T, 9).tolist()}
     )

@@ -1,17 +1,17 @@
-"""Landmarks that have names, as Bosphorus has them: which points a file gives, and in which order they are wanted.
-
-Landmark files: the points of a face that people or programs marked, in the units of the scan beside them.
-"""
+"""Landmark files of BU-3DFE (`.bnd`, `.txt`) and Bosphorus (`.lm3`, `.lm2`), and meshes with their landmarks."""
 
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.reader import read_mesh
+from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
 
 LM3_NAMES = (
@@ -38,23 +38,23 @@ LM3_NAMES = (
     "Lower lip outer middle",
     "Chin middle",
 )
-"""The 22 landmarks of Bosphorus. A scan lacks those that cannot be seen."""
+"""The 22 landmarks of Bosphorus. A scan lacks those that are not visible."""
 
 _COUNT = re.compile(r"\d+ landmarks?:?", re.IGNORECASE)
-_FILLERS = re.compile(r"\b(of|the)\b|\s")  # some files leave them out
+_FILLERS = re.compile(r"\b(of|the)\b|\s")  # missing in some files
 
 
-def named_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, list[str]]]:
-    """Pair names with points: each name with its point in the line after it, or all names and then all points.
+def pair_names_with_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, list[str]]]:
+    """Pair names with points: each name with the point on the next line, or all names first and then all points.
 
-    Comments (`#`), titles that end in a colon, and what comes before a line `22 landmarks:` are stepped over. A name is
-    a line that begins with a letter.
+    Comments (`#`), titles that end with a colon, and everything before a line `22 landmarks:` are skipped. A name is a
+    line that starts with a letter.
 
     Args:
-        rows: the number and the words of each line that is not blank.
+        rows: line number and words of each line that is not blank.
 
     Yields:
-        the number of the point's line, the name, the words of the point.
+        The line number of a point, its name, and the words of the point.
 
     Raises:
         MeshError: there are more points than names (with the line), or more names than points.
@@ -69,53 +69,53 @@ def named_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[int, str, 
         elif names:
             yield number, names.popleft(), row
         else:
-            raise MeshError(f"line {number}: a point has no name before it")
+            raise MeshError(f"line {number}: missing name before the point")
     if names:
-        raise MeshError(f"the file ends after the name {names[0][:40]!r}, without its point")
+        raise MeshError(f"truncated file: no point for the name {names[0][:40]!r}")
 
 
-def place_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring points into the order of `LM3_NAMES`, if all names but those of ear lobes are among those.
+def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring points into the order of `LM3_NAMES` if all names are known. Ear lobes are dropped.
 
     Args:
-        names: [L], the line and the name of each point.
+        names: [L], line number and name of each point.
         points: [L, K].
 
     Returns:
-        float32 [22, K], NaN where there is no such point, without ear lobes; or `points` as they are.
+        float32 [22, K], NaN for missing points; or `points` unchanged if there is another name.
 
     Raises:
-        MeshError: a name comes twice (with its line).
+        MeshError: a name occurs twice (with its line).
     """
-    order = {_plain(name): i for i, name in enumerate(LM3_NAMES)}
-    wanted = [(number, name, row) for row, (number, name) in enumerate(names) if "ear lobe" not in name.lower()]
-    if not wanted or any(_plain(name) not in order for _, name, _ in wanted):
+    order = {_normalize_name(name): i for i, name in enumerate(LM3_NAMES)}
+    known = [(number, name, row) for row, (number, name) in enumerate(names) if "ear lobe" not in name.lower()]
+    if not known or any(_normalize_name(name) not in order for _, name, _ in known):
         return points
-    placed = np.full((len(LM3_NAMES), points.shape[1]), np.nan, np.float32)
+    ordered = np.full((len(LM3_NAMES), points.shape[1]), np.nan, np.float32)
     seen: set[str] = set()
-    for number, name, row in wanted:
-        if _plain(name) in seen:
-            raise MeshError(f"line {number}: {name!r} comes twice")
-        seen.add(_plain(name))
-        placed[order[_plain(name)]] = points[row]
-    return placed
+    for number, name, row in known:
+        if _normalize_name(name) in seen:
+            raise MeshError(f"line {number}: duplicate name {name!r}")
+        seen.add(_normalize_name(name))
+        ordered[order[_normalize_name(name)]] = points[row]
+    return ordered
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return _FILLERS.sub("", name.lower())
 
 
 _COLUMNS = {".bnd": 4, ".txt": 3}
 _MAX_BYTES = 1 << 20
-_LARGEST = float(np.finfo(np.float32).max)
+_MAX_COORDINATE = float(np.finfo(np.float32).max)
 
 
 def write_bnd(path: Path, indices: Sequence[int] | NDArray[np.integer], points: NDArray[np.floating]) -> None:
-    """Write landmarks as BU-3DFE does: one row `vertexIndex x y z` a point, four decimals.
+    """Write landmarks in the format of BU-3DFE: one row `vertexIndex x y z` per point, with four decimals.
 
     Args:
-        path: the file to write; an existing one is replaced.
-        indices: [L], the vertex that each landmark lies on, from 0.
+        path: output file; an existing file is replaced.
+        indices: [L], vertex of each landmark, from 0.
         points: [L, 3], in the units of the scan.
 
     Raises:
@@ -128,10 +128,10 @@ def write_bnd(path: Path, indices: Sequence[int] | NDArray[np.integer], points: 
 
 
 def write_lm3(path: Path, points: NDArray[np.floating], names: Sequence[str] = LM3_NAMES) -> None:
-    """Write landmarks as Bosphorus does, a name and then its point; a NaN point is missing and left out with its name.
+    """Write landmarks in the format of Bosphorus: a name, then its point. Points with NaN are missing and not written.
 
     Args:
-        path: the file to write, `.lm3`, or `.lm2` for two columns; an existing one is replaced.
+        path: output file, `.lm3`, or `.lm2` for two columns; an existing file is replaced.
         points: [L, 3], in the units of the scan, or [L, 2], in pixels.
         names: [L].
 
@@ -145,14 +145,14 @@ def write_lm3(path: Path, points: NDArray[np.floating], names: Sequence[str] = L
 
 
 def read_landmarks(path: Path) -> NDArray[np.float32]:
-    """Read landmarks, by suffix.
+    """Read landmarks. The suffix selects the format.
 
-    `.bnd` (BU-3DFE) has rows `vertexIndex x y z` and `.txt` has rows `x y z`; the points come in the file's order.
-    `.lm3` (Bosphorus) has names too (see `named_points`), and its points come in the order of `LM3_NAMES` if all names
-    are among those, with NaN for those that the file lacks; otherwise in the file's order.
+    `.bnd` (BU-3DFE) has rows `vertexIndex x y z`, `.txt` has rows `x y z`; points keep the order of the file. `.lm3`
+    (Bosphorus) has names too (see `pair_names_with_points`); its points are in the order of `LM3_NAMES`, NaN where
+    missing, if all names are among those, else in the order of the file.
 
     Returns:
-        float32 [L, 3], in the units of the scan; a point may be NaN, which means that it is missing.
+        float32 [L, 3], in the units of the scan. A missing point is NaN.
 
     Raises:
         MeshError: the suffix is unknown, or the file cannot be read, is malformed (with its line) or has no points.
@@ -160,9 +160,9 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
     try:
         suffix = path.suffix.lower()
         if suffix == ".lm2":
-            raise MeshError("has points in an image, not on the scan; read_landmarks_2d reads them")
+            raise MeshError("not landmarks of a scan: .lm2 has points in an image; use read_landmarks_2d")
         if suffix not in _COLUMNS and suffix != ".lm3":
-            raise MeshError(f"has no suffix of landmarks; those are {', '.join(_COLUMNS)}, .lm3")
+            raise MeshError(f"unknown landmark format; supported suffixes are {', '.join(_COLUMNS)}, .lm3")
         rows = _rows(path)
         if suffix == ".lm3":
             return _by_name(rows, 3)
@@ -172,42 +172,42 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
 
 
 def read_landmarks_2d(path: Path) -> NDArray[np.float32]:
-    """Read the landmarks of an image, `.lm2` (Bosphorus): names and points `x y`, in the order of `read_landmarks`.
+    """Read landmarks in an image, `.lm2` (Bosphorus): names and points `x y`, in the order of `read_landmarks`.
 
     Returns:
-        float32 [L, 2], in pixels of the image, as the file has them; NaN for a point that is missing.
+        float32 [L, 2], in pixels of the image, as in the file. A missing point is NaN.
 
     Raises:
-        MeshError: the suffix is another, or the file cannot be read, is malformed (with its line) or has no points.
+        MeshError: the suffix is unknown, or the file cannot be read, is malformed (with its line) or has no points.
     """
     try:
         if path.suffix.lower() != ".lm2":
-            raise MeshError("has no suffix of landmarks in an image; that is .lm2")
+            raise MeshError("unknown format of landmarks in an image; the supported suffix is .lm2")
         return _by_name(_rows(path), 2)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """The words of each line that is not blank, with its number."""
+    """Line number and words of each line that is not blank."""
     source = Source.read(path)
     if source.size > _MAX_BYTES:
-        raise MeshError(f"is {source.size} bytes; landmarks take at most {_MAX_BYTES}")
-    lines = source.cut(0, source.size).decode("utf-8-sig", "replace").splitlines()
+        raise MeshError(f"file too large: {source.size} bytes; the limit for landmarks is {_MAX_BYTES}")
+    lines = source.slice(0, source.size).decode("utf-8-sig", "replace").splitlines()
     return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float32]:
     names, points = [], []
-    for number, name, row in named_points(rows):
+    for number, name, row in pair_names_with_points(rows):
         names.append((number, name))
         points.append(_numbers(number, row, columns))
-    return place_by_name(names, _array(points))
+    return order_by_name(names, _array(points))
 
 
 def _array(points: list[list[float]]) -> NDArray[np.float32]:
     if not points:
-        raise MeshError("has no landmarks")
+        raise MeshError("no landmarks")
     return np.array(points, np.float32)
 
 
@@ -216,6 +216,25 @@ def _numbers(number: int, row: list[str], count: int) -> list[float]:
         values = [float(word) for word in row]
     except ValueError:
         values = []
-    if len(values) != count or any(abs(value) > _LARGEST for value in values):
+    if len(values) != count or any(abs(value) > _MAX_COORDINATE for value in values):
         raise MeshError(f"line {number}: {' '.join(row)[:20]!r} is not {count} numbers")
     return values
+
+
+def read_scan(mesh_path: Path, landmarks_path: Path | None, sidecars: SidecarFiles | None = None) -> Mesh:
+    """Read a mesh with its landmarks and its embedded texture (as in a GLB).
+
+    Other textures are read separately, since scans share them.
+
+    Args:
+        mesh_path: the mesh file.
+        landmarks_path: the landmark file, or None.
+        sidecars: files that the mesh may refer to; by default those in its own folder.
+
+    Raises:
+        MeshError: a file cannot be read. The message starts with its path.
+    """
+    mesh = read_mesh(mesh_path, sidecars)
+    if landmarks_path is not None:
+        mesh = replace(mesh, landmarks=read_landmarks(landmarks_path))
+    return mesh

@@ -1,8 +1,7 @@
-"""Which landmarks are which part of the face, in the three sets that are known, and where the parts' ends lie.
+"""Facial parts in the three supported landmark sets, and the end points of these parts.
 
-Goes in: landmarks in the canonical frame. Comes out: named points. Sets differ in where a ring of points starts and
-which side comes first, and BU-3DFE's files do not say; so the ends of a brow, an eye or a mouth are found by where they
-lie, not by their numbers.
+Landmarks are in the canonical frame. The sets differ in the first point of a ring and in the first side, and the files
+of BU-3DFE do not state either. So the ends of a brow, an eye or a mouth are found by position, not by number.
 """
 
 from collections.abc import Sequence
@@ -16,14 +15,24 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Parts:
-    """Landmark numbers by part. Brows and eyes are pairs, one a side; a part that a set does not mark is empty."""
+    """Landmark numbers by part. A part without landmarks in a set is empty.
+
+    Attributes:
+        brows: one tuple per side.
+        eyes: one tuple per side.
+        nose_wings: the two wings.
+        nose_middle: below the tip, between the nostrils.
+        outer_lips: ring of the outer lip contour.
+        inner_lips: inner contour; in sets that identify them, the middle of the upper lip, then that of the lower lip.
+        chin: middle of the chin.
+    """
 
     brows: tuple[tuple[int, ...], tuple[int, ...]]
     eyes: tuple[tuple[int, ...], tuple[int, ...]]
     nose_wings: tuple[int, ...]
-    nose_middle: tuple[int, ...]  # below the tip, between the nostrils
+    nose_middle: tuple[int, ...]
     outer_lips: tuple[int, ...]
-    inner_lips: tuple[int, ...]  # where a set says which: the middle of the upper one, then that of the lower one
+    inner_lips: tuple[int, ...]
     chin: int
 
 
@@ -32,7 +41,7 @@ def _span(first: int, last: int) -> tuple[int, ...]:
 
 
 # By the number of landmarks: iBUG's 68, BU-3DFE's 83 (our reading, see `pipeline/face_model/chart.py`) and Bosphorus'
-# 22 named ones, in the order that `smile_pipe.pipeline.landmarks.alignment` gives.
+# 22 named ones, in the order of `LM3_NAMES`.
 PARTS = {
     22: Parts(
         brows=(_span(0, 2), _span(3, 5)),
@@ -64,39 +73,39 @@ PARTS = {
 }
 
 
-def group(points: Points, numbers: Sequence[int]) -> Points:
-    """Those of `points` [L, 3] that make up a part, [N, 3].
+def select_points(points: Points, numbers: Sequence[int]) -> Points:
+    """Return the landmarks [N, 3] of a part out of `points` [L, 3].
 
-    All NaN where one of them is missing, for then the ends of the rest are not the ends of the part.
+    All are NaN if one is missing, since the ends of the remaining points are not the ends of the part.
     """
     part = points[list(numbers)]
     return part if np.isfinite(part).all() else np.full_like(part, np.nan)
 
 
-def ends(brow: Points) -> tuple[Points, Points]:
-    """The inner and the outer end of a brow, [3] each: the fifth next to the middle of the face, the far two fifths."""
+def brow_ends(brow: Points) -> tuple[Points, Points]:
+    """Return the inner and the outer end of a brow, [3] each: means of the inner fifth and the outer two fifths."""
     from_inside = brow[np.argsort(np.abs(brow[:, 0]))]
     num_inner, num_outer = (max(1, fifths * len(brow) // 5) for fifths in (1, 2))
     return from_inside[:num_inner].mean(axis=0), from_inside[-num_outer:].mean(axis=0)
 
 
 def lid_heights(eye: Points) -> tuple[float, float]:
-    """The mean heights of the upper and of the lower lid; NaN where the eye is its corners only."""
+    """Return the mean heights of the upper and the lower lid; NaN if the eye has only its corners."""
     lids = eye[np.argsort(eye[:, 0])][1:-1]
     if len(lids) < 2:
         return np.nan, np.nan
-    # Along the eye, an upper point stands by a lower one; this also holds for a slanted eye that is nearly closed.
+    # Along the eye, each upper point is next to a lower one. This also holds for a slanted eye that is nearly closed.
     pairs = lids[:, 1].reshape(-1, 2)
     return float(pairs.max(axis=1).mean()), float(pairs.min(axis=1).mean())
 
 
-def far_points(part: Points) -> Points:
-    """The two ends of an eye or a mouth in x: [2, 3]."""
+def left_right_ends(part: Points) -> Points:
+    """Return the two ends of an eye or a mouth in x, [2, 3]."""
     return part[np.argsort(part[:, 0])[[0, -1]]]
 
 
-def middle_pair(lips: Points) -> tuple[Points, Points]:
-    """The upper and the lower point, [3] each, in the middle of a ring of points; of two points, the two."""
+def middle_points(lips: Points) -> tuple[Points, Points]:
+    """Return the upper and the lower point, [3] each, in the middle of a ring of points (or of two points)."""
     if len(lips) == 2:
         return lips[0], lips[1]
     from_middle = np.abs(lips[:, 0] - np.median(lips[:, 0]))

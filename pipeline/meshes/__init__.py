@@ -1,1 +1,1 @@
-"""Reading meshes, textures and landmarks: one file a format, and the Mesh type."""
+"""Meshes and textures: the `Mesh` type and one reader per file format."""

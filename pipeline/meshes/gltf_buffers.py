@@ -1,7 +1,6 @@
-"""The bytes behind a glTF file as arrays: its own binary chunk, data URIs, and files in the folder that it lies in.
+"""The buffers of a glTF file as arrays: the binary chunk, data URIs, and files in its own folder.
 
-Nothing is believed: a range of bytes must lie in its buffer, and an array in its range, before an array is made, and
-the arrays are views, so that they take no memory of their own.
+Declared sizes are untrusted: byte ranges are checked before an array is made. Arrays are views and take no memory.
 """
 
 import base64
@@ -12,7 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.gltf_document import Accessor, Document, item
+from smile_pipe.pipeline.meshes.gltf_document import Accessor, Document, get_item
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
 
@@ -22,13 +21,13 @@ _COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 @dataclass(eq=False)
 class Buffers:
-    """What the accessors of a document stand for.
+    """The buffers of a document.
 
     Attributes:
         source: the file.
         document: its JSON.
         binary: uint8 [N], the binary chunk of a GLB, or None.
-        nbytes: the size of the file and of the buffers that were loaded.
+        nbytes: size of the file and of the buffers loaded so far.
     """
 
     source: Source
@@ -41,20 +40,23 @@ class Buffers:
         self.nbytes = self.source.size
 
     def array(self, index: int, types: tuple[str, ...]) -> NDArray:
-        """The numbers of accessor `index` [count, columns], a view of the file's bytes in the file's own type.
+        """Return the numbers of accessor `index` [count, columns], as a view in the type of the file.
+
+        Args:
+            index: the accessor.
+            types: allowed accessor types, of "SCALAR", "VEC2", "VEC3" and "VEC4".
 
         Raises:
-            MeshError: the accessor is of none of `types` (of "SCALAR", "VEC2" to "VEC4"), is sparse, or reaches beyond
-                its bytes, or a buffer cannot be loaded.
+            MeshError: the accessor has another type, is sparse, or exceeds its bytes, or a buffer cannot be loaded.
         """
-        accessor = item(self.document.accessors, index, "accessor")
+        accessor = get_item(self.document.accessors, index, "accessor")
         component = _COMPONENTS.get(accessor.component_type)
         if component is None or accessor.type not in types:
-            found = f"{accessor.type[:8]!a} of component type {accessor.component_type}"
-            raise MeshError(f"has {found} as accessor {index}, where {' or '.join(types)} should be")
+            declared = f"{accessor.type[:8]!a} of component type {accessor.component_type}"
+            raise MeshError(f"invalid accessor {index}: {declared}; expected {' or '.join(types)}")
         if accessor.sparse is not None or accessor.buffer_view is None:
-            raise MeshError(f"has no bytes for accessor {index}, or a sparse one, which is not read")
-        view = item(self.document.buffer_views, accessor.buffer_view, "bufferView")
+            raise MeshError(f"unsupported accessor {index}: it is sparse or has no bytes")
+        view = get_item(self.document.buffer_views, accessor.buffer_view, "bufferView")
         columns, dtype = _COLUMNS[accessor.type], np.dtype(component)
         stride = view.byte_stride or columns * dtype.itemsize
         _check_extent(index, accessor, stride, columns * dtype.itemsize, view.byte_length)
@@ -65,31 +67,31 @@ class Buffers:
             (accessor.count, columns), dtype, content.data, accessor.byte_offset, (stride, dtype.itemsize)
         )
 
-    def fractions(self, index: int, types: tuple[str, ...], always: bool) -> NDArray[np.float32]:
-        """The numbers of accessor `index` [count, columns], integers as fractions of the largest.
+    def normalized_array(self, index: int, types: tuple[str, ...], force_normalized: bool) -> NDArray[np.float32]:
+        """Return accessor `index` as float32 [count, columns], normalised integers as fractions of the maximum.
 
         Args:
             index: the accessor.
             types: as for `array`.
-            always: whether integers are fractions even where the accessor does not say so.
+            force_normalized: whether to treat integers as fractions even if the accessor does not declare it.
         """
         values = self.array(index, types)
-        if values.dtype.kind == "f" or not (always or self.document.accessors[index].normalized):
+        if values.dtype.kind == "f" or not (force_normalized or self.document.accessors[index].normalized):
             return values.astype(np.float32)
         return np.maximum(values / np.iinfo(values.dtype).max, -1.0).astype(np.float32)
 
     def content(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of bufferView `index`, not copied.
+        """Return the bytes of bufferView `index`, not copied.
 
         Raises:
-            MeshError: they lie beyond their buffer, or the buffer cannot be loaded.
+            MeshError: they exceed their buffer, or the buffer cannot be loaded.
         """
-        view = item(self.document.buffer_views, index, "bufferView")
+        view = get_item(self.document.buffer_views, index, "bufferView")
         content = self._buffer(view.buffer)
         if view.byte_offset + view.byte_length > len(content):
             raise MeshError(
-                f"promises bytes {view.byte_offset} to {view.byte_offset + view.byte_length} of buffer {view.buffer}, "
-                f"which has {len(content)}"
+                f"truncated buffer {view.buffer}: bytes {view.byte_offset} to "
+                f"{view.byte_offset + view.byte_length} of {len(content)} are used"
             )
         return content[view.byte_offset : view.byte_offset + view.byte_length]
 
@@ -99,34 +101,34 @@ class Buffers:
         return self._loaded[index]
 
     def _load(self, index: int) -> NDArray[np.uint8]:
-        uri = item(self.document.buffers, index, "buffer").uri
+        uri = get_item(self.document.buffers, index, "buffer").uri
         if uri is None:
             if index or self.binary is None:
-                raise MeshError(f"has no bytes for buffer {index}")
+                raise MeshError(f"no bytes for buffer {index}")
             return self.binary
         if uri.startswith("data:"):
-            content = np.frombuffer(data_of(uri), np.uint8)
+            content = np.frombuffer(decode_data_uri(uri), np.uint8)
         else:
             source = self._file(uri)
             content = source.text[: source.size]
         self.nbytes += len(content)
         if self.nbytes - self.source.size > MAX_BYTES:
-            raise MeshError(f"has buffers of more than {MAX_BYTES} bytes in all")
+            raise MeshError(f"buffers too large: more than {MAX_BYTES} bytes together")
         return content
 
     def _file(self, uri: str) -> Source:
-        """Read a buffer from a file below the folder of the glTF."""
-        path = self.source.companions.find(unquote(uri))
+        """Read a buffer from a file in the folder of the glTF or below."""
+        path = self.source.sidecars.find(unquote(uri))
         if path is None:
-            raise MeshError(f"has its buffer at {uri[:80]!a}, outside its own folder; that is never opened")
+            raise MeshError(f"buffer {uri[:80]!a} is outside the folder of the file; move it there")
         try:
             return Source.read(path)
         except MeshError as error:
-            raise MeshError(f"has its buffer at {uri[:80]!a}, which {error}") from error
+            raise MeshError(f"buffer {uri[:80]!a}: {error}") from error
 
 
-def data_of(uri: str) -> bytes:
-    """The bytes of a data URI.
+def decode_data_uri(uri: str) -> bytes:
+    """Decode a data URI.
 
     Raises:
         MeshError: it is not base64.
@@ -137,13 +139,13 @@ def data_of(uri: str) -> bytes:
             raise ValueError
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise MeshError("has a data URI that is not base64") from None
+        raise MeshError("invalid data URI: not base64") from None
 
 
 def _check_extent(index: int, accessor: Accessor, stride: int, size: int, room: int) -> None:
-    """Refuse an accessor whose elements, of `size` bytes each `stride` bytes, overlap or reach beyond `room` bytes."""
+    """Raise unless the elements, `size` bytes every `stride` bytes, are disjoint and within `room` bytes."""
     if stride < size:
-        raise MeshError(f"has elements of {size} bytes every {stride} bytes in accessor {index}")
+        raise MeshError(f"overlapping elements in accessor {index}: {size} bytes every {stride} bytes")
     end = accessor.byte_offset + stride * (accessor.count - 1) + size
     if accessor.count and end > room:
-        raise MeshError(f"promises {accessor.count} elements of accessor {index} in {room} bytes")
+        raise MeshError(f"truncated accessor {index}: {accessor.count} elements in {room} bytes")

@@ -1,7 +1,7 @@
-"""The JSON of a glTF 2.0 file: what of it a face scan needs, as models that check it while they are built.
+"""Models of the JSON of a glTF 2.0 file that validate the parts a face scan needs.
 
-Source: the glTF 2.0 specification, ISO/IEC 12113:2022. Cameras, skins, animations, morph targets and all else are
-passed over. Indices are checked to be numbers here, and to be in range where they are followed.
+Source: the glTF 2.0 specification, ISO/IEC 12113:2022. Cameras, skins, animations, morph targets and everything else
+are ignored. Indices are checked to be numbers here, and to be in range where they are used.
 """
 
 from typing import Annotated, TypeVar
@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from smile_pipe.pipeline.meshes.mesh import MeshError
 
 T = TypeVar("T")
-_MAX_ITEMS, _MAX_PARTS = 1 << 14, 1 << 8  # of a kind, and of meshes and their primitives: a scan has a few
+_MAX_ITEMS, _MAX_PARTS = 1 << 14, 1 << 8  # limits for lists of one kind, and for meshes and their primitives
 _MAX_MESSAGE = 200
 
 Items = Annotated[tuple[T, ...], Field(max_length=_MAX_ITEMS)]
@@ -23,7 +23,7 @@ Vector3 = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Vector4 = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 Matrix = Annotated[tuple[FiniteFloat, ...], Field(min_length=16, max_length=16)]
 
-# These two move vertices or texture coordinates, and are read; looks beyond the base colour are left out anyway.
+# These two affect vertices and texture coordinates and are supported. Others affect only shading, which is ignored.
 _KNOWN = ("KHR_mesh_quantization", "KHR_texture_transform")
 _HARMLESS = ("KHR_materials_", "KHR_lights_")
 _COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
@@ -34,20 +34,20 @@ class _Object(BaseModel):
 
 
 class _Named(BaseModel):
-    """An object whose keys are names that the specification lists."""
+    """An object whose keys are names from the specification."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Buffer(_Object):
-    """Bytes: of the file itself, of a data URI, or of another file."""
+    """Bytes of the file itself, of a data URI, or of another file."""
 
     byte_length: Count
     uri: str | None = None
 
 
 class BufferView(_Object):
-    """A range of a buffer's bytes."""
+    """A byte range of a buffer."""
 
     buffer: Count
     byte_offset: Count = 0
@@ -56,7 +56,7 @@ class BufferView(_Object):
 
 
 class Accessor(_Object):
-    """How a range of bytes is to be taken as numbers."""
+    """A byte range as an array of numbers."""
 
     buffer_view: Count | None = None
     byte_offset: Count = 0
@@ -68,7 +68,7 @@ class Accessor(_Object):
 
 
 class Attributes(_Named):
-    """The accessors of what the vertices of a primitive have."""
+    """Accessors of the vertex attributes of a primitive."""
 
     POSITION: Count | None = None
     TEXCOORD_0: Count | None = None
@@ -86,13 +86,13 @@ class Primitive(_Object):
 
 
 class MeshObject(_Object):
-    """Primitives that move together."""
+    """Primitives that are placed together."""
 
     primitives: Parts[Primitive]
 
 
 class Node(_Object):
-    """A place in the scene."""
+    """A node of the scene: a transform, a mesh and child nodes."""
 
     children: Items[Count] = ()
     mesh: Count | None = None
@@ -103,26 +103,26 @@ class Node(_Object):
 
 
 class Scene(_Object):
-    """The nodes that no other node holds."""
+    """The root nodes of a scene."""
 
     nodes: Items[Count] = ()
 
 
 class Image(_Object):
-    """An image file, in a range of bytes or by its URI."""
+    """An image file, as a byte range or a URI."""
 
     buffer_view: Count | None = None
     uri: str | None = None
 
 
 class Texture(_Object):
-    """An image as it is used; without a source it is one of an extension."""
+    """An image used as a texture. Without a source, an extension supplies it."""
 
     source: Count | None = None
 
 
 class TextureTransform(_Object):
-    """Where on the texture the coordinates lie (KHR_texture_transform)."""
+    """Offset, rotation and scale of texture coordinates (KHR_texture_transform)."""
 
     offset: Vector2 = (0.0, 0.0)
     rotation: FiniteFloat = 0.0
@@ -131,13 +131,13 @@ class TextureTransform(_Object):
 
 
 class TextureExtensions(_Named):
-    """What is read of a texture's extensions."""
+    """Supported extensions of a texture."""
 
     KHR_texture_transform: TextureTransform | None = None
 
 
 class TextureInfo(_Object):
-    """The texture of a material, and which texture coordinates it takes."""
+    """The texture of a material and its set of texture coordinates."""
 
     index: Count
     tex_coord: Count = 0
@@ -145,25 +145,25 @@ class TextureInfo(_Object):
 
 
 class Roughness(_Object):
-    """How a material looks."""
+    """The metallic-roughness properties of a material."""
 
     base_color_texture: TextureInfo | None = None
 
 
 class Material(_Object):
-    """What a primitive is made of."""
+    """The material of a primitive."""
 
     pbr_metallic_roughness: Roughness = Roughness()
 
 
 class Asset(_Object):
-    """Of which version the file is."""
+    """The glTF version of the file."""
 
     version: str
 
 
 class Document(_Object):
-    """All of the JSON that is read."""
+    """The parts of the JSON that are read."""
 
     asset: Asset
     scene: Count = 0
@@ -181,33 +181,33 @@ class Document(_Object):
 
 
 def parse_document(text: bytes) -> Document:
-    """Parse and check the JSON.
+    """Parse and validate the JSON.
 
     Raises:
-        MeshError: it is no JSON, a value is missing or not what it should be, it is of another version than 2, or it
-            needs an extension that is not read, such as Draco compression.
+        MeshError: the text is not JSON, a value is missing or invalid, the version is not 2, or the file requires an
+            unsupported extension, such as Draco compression.
     """
     try:
         document = Document.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise MeshError(f"is not a readable glTF file: {place or 'JSON'}: {first['msg'][:_MAX_MESSAGE]}") from None
+        raise MeshError(f"invalid glTF file: {place or 'JSON'}: {first['msg'][:_MAX_MESSAGE]}") from None
     if not document.asset.version.startswith("2."):
-        raise MeshError(f"is glTF of version {document.asset.version[:8]!a}; only version 2 is read")
+        raise MeshError(f"unsupported glTF version: {document.asset.version[:8]!a}; only version 2 is supported")
     for name in (*document.extensions_required, *document.extensions_used):
         needed = name in _COMPRESSED or name in document.extensions_required
         if needed and name not in _KNOWN and not name.startswith(_HARMLESS):
-            raise MeshError(f"needs the extension {name[:80]!a}, which is not read; export it without")
+            raise MeshError(f"unsupported extension: {name[:80]!a}; export the file without it")
     return document
 
 
-def item(items: tuple[T, ...], index: int, what: str) -> T:
-    """Follow an index into one of the document's lists.
+def get_item(items: tuple[T, ...], index: int, kind: str) -> T:
+    """Return an item of one of the document's lists.
 
     Raises:
-        MeshError: it is out of range.
+        MeshError: the index is out of range.
     """
     if index >= len(items):
-        raise MeshError(f"names {what} {index}, but has {len(items)}")
+        raise MeshError(f"index out of range: {kind} {index} of {len(items)}")
     return items[index]

@@ -1,7 +1,7 @@
-"""The Mesh: one 3D face as arrays, whatever file it came from.
+"""The `Mesh` type: one 3D face as arrays, independent of the file format.
 
-Promised of every mesh that a reader returns: finite vertices, at least one face, all indices in range, contiguous
-arrays of the types below.
+Every mesh from a reader has finite vertices, at least one face, indices in range, and contiguous arrays of the types
+below.
 """
 
 from dataclasses import dataclass, fields
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 
 
 class MeshError(ValueError):
-    """A file that cannot be read as a face; the message names what is wrong and where (line or byte)."""
+    """A file that cannot be read as a face scan. The message says what is wrong and where (line or byte)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """A triangle mesh in its file's own units and axes.
+    """A triangle mesh in the units and axes of its file.
 
     Attributes:
         vertices: float32 [V, 3].
         faces: int32 [F, 3], indices into `vertices`.
-        uvs: float32 [U, 2], or None; (0, 0) is the lower left corner of the texture.
-        face_uvs: int32 [F, 3], indices into `uvs`, or None; seams need no duplicated vertices.
+        uvs: float32 [U, 2], or None. (0, 0) is the lower left corner of the texture.
+        face_uvs: int32 [F, 3], indices into `uvs`, or None. Vertices on a texture seam are not duplicated.
         colors: uint8 [V, 3], or None.
         texture: uint8 [H, W, 3], row 0 at the top, or None.
-        landmarks: float32 [L, 3] in the units of `vertices`, or None; NaN rows are missing points.
-        flow: float32 [V, 3], how far each vertex is from where it was in the reference frame of its sequence, in the
-            units and axes of `vertices`; None where that was not asked for.
-        texture_name: the texture that the file names, unresolved and untrusted, or "".
+        landmarks: float32 [L, 3] in the units of `vertices`, or None. A missing point is a row of NaN.
+        flow: float32 [V, 3], displacement of each vertex from the reference frame of its sequence, in the units and
+            axes of `vertices`. None if it was not computed.
+        texture_name: name of the texture as the file gives it, unresolved and untrusted, or "".
     """
 
     vertices: NDArray[np.float32]
@@ -52,27 +52,39 @@ class Mesh:
         colors: NDArray[np.uint8] | None = None,
         texture_name: str = "",
     ) -> Self:
-        """Check what a reader parsed and give it its final types.
+        """Validate parsed arrays and convert them to their final types.
+
+        Args:
+            vertices: [V, 3].
+            faces: [F, 3].
+            uvs: [U, 2], or None.
+            face_uvs: [F, 3], or None.
+            colors: [V, 3], or None.
+            texture_name: see the class.
+
+        Returns:
+            The mesh. It has no texture coordinates unless both `uvs` and `face_uvs` are given.
 
         Raises:
-            MeshError: no vertices, no faces, a coordinate that is not finite, or an index out of range.
+            MeshError: no vertices, no faces, a non-finite coordinate, an index out of range, or arrays that do not
+                match.
         """
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is then refused by name
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are rejected below
             vertices = np.ascontiguousarray(vertices, np.float32)
             uvs = None if uvs is None else np.ascontiguousarray(uvs, np.float32)
         if len(vertices) == 0 or len(faces) == 0:
-            raise MeshError(f"has {len(vertices)} vertices and {len(faces)} faces; a face scan needs both")
+            raise MeshError(f"empty mesh: {len(vertices)} vertices, {len(faces)} faces; a face scan needs both")
         _check_finite("vertex", vertices)
         _check_range("faces", faces, len(vertices), "vertices")
         if uvs is not None and face_uvs is not None:
             _check_finite("texture coordinate", uvs)
             _check_range("texture indices", face_uvs, len(uvs), "texture coordinates")
             if len(face_uvs) != len(faces):
-                raise MeshError(f"has {len(faces)} faces but texture indices for {len(face_uvs)}")
+                raise MeshError(f"texture indices do not match the faces: {len(face_uvs)} for {len(faces)} faces")
         else:
             uvs = face_uvs = None
         if colors is not None and len(colors) != len(vertices):
-            raise MeshError(f"has {len(vertices)} vertices but {len(colors)} vertex colours")
+            raise MeshError(f"colours do not match the vertices: {len(colors)} for {len(vertices)} vertices")
         return cls(
             vertices,
             np.ascontiguousarray(faces, np.int32),
@@ -84,17 +96,19 @@ class Mesh:
 
     @property
     def nbytes(self) -> int:
-        """Size of all arrays in bytes."""
+        """Total size of all arrays in bytes."""
         return sum(a.nbytes for f in fields(self) if isinstance(a := getattr(self, f.name), np.ndarray))
 
 
-def _check_finite(what: str, values: NDArray[np.floating]) -> None:
+def _check_finite(name: str, values: NDArray[np.floating]) -> None:
     if not np.isfinite(values).all():
         row = int(np.nonzero(~np.isfinite(values).all(axis=1))[0][0])
-        raise MeshError(f"{what} {row} is not finite: {values[row].tolist()}")
+        raise MeshError(f"{name} {row} is not finite: {values[row].tolist()}")
 
 
-def _check_range(what: str, indices: NDArray[np.integer], count: int, of: str) -> None:
+def _check_range(name: str, indices: NDArray[np.integer], count: int, target: str) -> None:
     low, high = int(indices.min()), int(indices.max())
     if low < 0 or high >= count:
-        raise MeshError(f"{what} use index {low if low < 0 else high}, but there are {count} {of}")
+        raise MeshError(
+            f"index out of range: {name} use index {low if low < 0 else high}, but there are {count} {target}"
+        )

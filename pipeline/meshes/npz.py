@@ -1,6 +1,6 @@
-"""Meshes as NumPy archives: arrays named as the fields of Mesh (`vertices` and `faces`, the others if there are any).
+"""Meshes as NumPy archives, with arrays named like the fields of `Mesh`; `vertices` and `faces` are required.
 
-Objects are never unpickled, and no array is allocated beyond what the archive holds.
+Objects are never unpickled, and memory is allocated only for what the archive holds.
 """
 
 import io
@@ -11,39 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.texture import MAX_PIXELS
 
-# name -> kind of the numbers and columns; a texture is [H, W, 3]
+# name -> NumPy kinds, number of columns; a texture is [H, W, 3]
 _ARRAYS = {"vertices": ("f", 3), "faces": ("iu", 3), "uvs": ("f", 2), "face_uvs": ("iu", 3), "landmarks": ("f", 3)}
 _ARRAYS |= {"colors": ("u", 3), "texture": ("u", 3)}
-_MAX_INFLATED = 256 << 20  # of all arrays in an archive that is smaller itself
+_MAX_INFLATED = 256 << 20  # of all arrays together, or the size of the archive if that is larger
 
 
 def parse_npz(source: Source) -> Mesh:
     """Read an `.npz` file.
 
     Raises:
-        MeshError: it is not an archive of arrays, one has the wrong type or shape, or the mesh is inconsistent.
+        MeshError: the file is not an archive of arrays, an array has the wrong type or shape, or the mesh is
+            inconsistent.
     """
     arrays = _arrays(source)
     if "vertices" not in arrays or "faces" not in arrays:
-        raise MeshError("needs arrays named vertices and faces")
+        raise MeshError("missing arrays: `vertices` and `faces` are required")
     colors = arrays.get("colors")
     mesh = Mesh.build(
         arrays["vertices"],
         arrays["faces"],
         arrays.get("uvs"),
         arrays.get("face_uvs"),
-        None if colors is None else bytes_of_colors(colors),
+        None if colors is None else colors_to_uint8(colors),
     )
     landmarks, texture = arrays.get("landmarks"), arrays.get("texture")
     if landmarks is not None and np.isinf(landmarks).any():
-        raise MeshError("has a landmark at infinity; one that is missing is NaN")
+        raise MeshError("infinite landmark; use NaN for a missing one")
     if texture is not None and not 0 < texture.shape[0] * texture.shape[1] <= MAX_PIXELS:
         raise MeshError(
-            f"has a texture of {texture.shape[1]} x {texture.shape[0]} pixels; from 1 to {MAX_PIXELS} are read"
+            f"invalid texture size: {texture.shape[1]} x {texture.shape[0]}; from 1 to {MAX_PIXELS} pixels are read"
         )
     return replace(
         mesh,
@@ -53,8 +54,8 @@ def parse_npz(source: Source) -> Mesh:
 
 
 def _arrays(source: Source) -> dict[str, NDArray]:
-    """The arrays that the archive has, by name."""
-    what, arrays = "is no npz archive, or one that is cut off or damaged", dict[str, NDArray]()
+    """Read the arrays of the archive, by name."""
+    problem, arrays = "not an npz archive, or truncated or damaged", dict[str, NDArray]()
     left = max(source.size, _MAX_INFLATED)
     try:
         with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
@@ -62,19 +63,19 @@ def _arrays(source: Source) -> dict[str, NDArray]:
             for name in _ARRAYS:
                 size = sizes.get(f"{name}.npy", 0)
                 if size > left:
-                    raise MeshError(f"has {size} bytes of {name}; at most {left} are read")
+                    raise MeshError(f"array {name} too large: {size} bytes; the limit is {left}")
                 if f"{name}.npy" in sizes:
-                    what, left = f"has {name} that are locked, damaged or not an array of numbers", left - size
+                    problem, left = f"unreadable array {name}: encrypted, damaged or not numeric", left - size
                     arrays[name] = _read(archive, name, size)
     except (MeshError, MemoryError):
         raise
-    except Exception as error:  # zipfile and NumPy raise whatever a damaged archive makes them stumble over
-        raise MeshError(what) from error
+    except Exception as error:  # zipfile and NumPy raise many types for damaged archives
+        raise MeshError(problem) from error
     return arrays
 
 
 def _read(archive: zipfile.ZipFile, name: str, size: int) -> NDArray:
-    """Read one array, which takes `size` bytes with its header."""
+    """Read one array of `size` bytes, including its header."""
     with archive.open(f"{name}.npy") as file:
         content = io.BytesIO(file.read(size))
     version = np.lib.format.read_magic(content)
@@ -83,8 +84,8 @@ def _read(archive: zipfile.ZipFile, name: str, size: int) -> NDArray:
     kinds, columns = _ARRAYS[name]
     dimensions = 3 if name == "texture" else 2
     if dtype.kind not in kinds or len(shape) != dimensions or shape[-1] != columns:
-        raise MeshError(f"has {name} of type {dtype} and shape {shape}")
+        raise MeshError(f"unsupported array {name}: type {dtype}, shape {shape}")
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
-        raise MeshError(f"promises {name} of shape {shape} in {size} bytes")
+        raise MeshError(f"truncated array {name}: shape {shape} declared in {size} bytes")
     content.seek(0)
     return np.lib.format.read_array(content, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Runs of numbers out of a text file: what drives the compiled scanner and settles what it leaves open."""
+"""Arrays of numbers from text files: runs the compiled parser and resolves the tokens that it leaves open."""
 
 import re
 from typing import TypeVar
@@ -6,79 +6,79 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from smile_pipe.pipeline.meshes.buffers import scratch
+from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.text_parser import scan_integers, scan_numbers
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-NUM_NOTES = 4096
-"""Rows of the array of undecided tokens that a scanner gets."""
+MAX_FALLBACKS = 4096
+"""Rows of the array in which the parser lists tokens for `resolve_fallbacks`."""
 
 _TOKEN = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity)", re.IGNORECASE)
 _TOKEN_END = re.compile(rb"[\x00-\x20,\]}#]")
 _MAX_TOKEN = 4096
-_BYTES_PER_NUMBER = 8  # a guess that wastes little room; 2 is the least there can be
+_BYTES_PER_NUMBER = 8  # an estimate; the minimum is 2
 
 
-def read_numbers(source: Source, at: int, dtype: DTypeLike) -> tuple[NDArray[np.floating], int]:
-    """Read numbers from byte `at` until a bracket or brace closes or the file ends.
+def read_numbers(source: Source, pos: int, dtype: DTypeLike) -> tuple[NDArray[np.floating], int]:
+    """Read numbers from byte `pos` until a bracket or brace closes or the file ends.
 
     Args:
-        source: a text file; white space and commas separate numbers, `#` begins a comment.
-        at: where to begin.
-        dtype: float32, or float64 to have integers up to 2**53 right; other values are right as float32 only.
+        source: a text file. White space and commas separate numbers; `#` starts a comment.
+        pos: first byte.
+        dtype: float32; or float64 to keep integers up to 2**53 exact (other values are exact to float32 only).
 
     Returns:
-        the numbers, [N]; the byte where they end.
+        The numbers [N], and the byte where they end.
 
     Raises:
-        MeshError: something is not a number (with its line).
+        MeshError: a token is not a number (with its line).
     """
-    out = scratch((source.size - at) // _BYTES_PER_NUMBER + 64, dtype)
-    notes = np.empty((NUM_NOTES, 3), np.int64)
+    out = reusable_array((source.size - pos) // _BYTES_PER_NUMBER + 64, dtype)
+    fallbacks = np.empty((MAX_FALLBACKS, 3), np.int64)
     count = 0
     while True:
-        at, count, noted = scan_numbers(source.text, at, count, out, notes)
-        settle(source, notes[:noted], (out,))
+        pos, count, num_fallbacks = scan_numbers(source.text, pos, count, out, fallbacks)
+        resolve_fallbacks(source, fallbacks[:num_fallbacks], (out,))
         if count == len(out):
-            out = enlarged(out)
-        elif noted < len(notes):
-            return out[:count], at
+            out = grow(out)
+        elif num_fallbacks < len(fallbacks):
+            return out[:count], pos
 
 
-def read_integers(source: Source, at: int) -> tuple[NDArray[np.int32], int]:
-    """Read integers from byte `at` until something else comes; the integers, [N], and that byte."""
-    out = scratch((source.size - at) // _BYTES_PER_NUMBER + 64, np.int32)
+def read_integers(source: Source, pos: int) -> tuple[NDArray[np.int32], int]:
+    """Read integers from byte `pos` until something else follows; return them [N] and the byte after them."""
+    out = reusable_array((source.size - pos) // _BYTES_PER_NUMBER + 64, np.int32)
     count = 0
     while True:
-        at, count = scan_integers(source.text, at, count, out)
+        pos, count = scan_integers(source.text, pos, count, out)
         if count < len(out):
-            return out[:count], at
-        out = enlarged(out)
+            return out[:count], pos
+        out = grow(out)
 
 
-def enlarged(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """Copy an array into one with twice the columns; the new ones are not set."""
+def grow(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """Copy an array into one with twice the columns. The new columns are uninitialised."""
     out = np.empty((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
     out[..., : array.shape[-1]] = array
     return out
 
 
-def settle(source: Source, notes: NDArray[np.int64], arrays: tuple[NDArray[np.floating], ...]) -> None:
-    """Give the undecided tokens their value by Python's `float`.
+def resolve_fallbacks(source: Source, fallbacks: NDArray[np.int64], arrays: tuple[NDArray[np.floating], ...]) -> None:
+    """Parse tokens with Python's `float` that the compiled parser could not decide.
 
     Args:
-        source: the file that was scanned.
-        notes: int64 [N, 3]: where a token starts, which of `arrays`, which element.
-        arrays: flat arrays of numbers.
+        source: the parsed file.
+        fallbacks: int64 [N, 3]: first byte of a token, index into `arrays`, index of the element.
+        arrays: flat arrays of numbers; the elements are set.
 
     Raises:
         MeshError: a token is not a number (with its line).
     """
-    for start, array, element in notes.tolist():
-        token = _TOKEN_END.split(source.cut(start, start + _MAX_TOKEN), maxsplit=1)[0]
+    for start, array_index, element in fallbacks.tolist():
+        token = _TOKEN_END.split(source.slice(start, start + _MAX_TOKEN), maxsplit=1)[0]
         if len(token) == _MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise source.error(start, f"{token[:40].decode('latin-1')!r} is not a number")
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused when the mesh is built
-            arrays[array][element] = float(token)
+            raise source.error_at(start, f"{token[:40].decode('latin-1')!r} is not a number")
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite; `Mesh.build` rejects them
+            arrays[array_index][element] = float(token)

@@ -1,11 +1,7 @@
-"""Which texture an OBJ file wants, by way of its material file.
+"""Wavefront OBJ: vertices with or without colours, texture coordinates, polygons, and the texture of the material.
 
-Nothing outside the OBJ's own directory tree is ever opened, whatever the files say.
-
-Wavefront OBJ face scans: `v` with or without colours, `vt`, `f` of any form, and the texture of the material.
-
-Seams stay what they are in the file: a vertex with several texture coordinates is one vertex, and `face_uvs` says
-which coordinate each corner has. Normals, groups, lines and points are skipped.
+A vertex with several texture coordinates stays one vertex; `face_uvs` gives the coordinate of each corner. Normals,
+groups, lines and points are skipped. Material files are opened only in the OBJ's own folder or below.
 """
 
 import re
@@ -15,47 +11,56 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.buffers import scratch
+from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.numbers import NUM_NOTES, enlarged, settle
-from smile_pipe.pipeline.meshes.shapes import bytes_of_colors
+from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
+from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.text_parser import CORNER, DONE, FEW, FULL, INDEX, NO_UV, SHORT, scan_obj
+from smile_pipe.pipeline.meshes.text_parser import (
+    BAD_CORNER,
+    BAD_INDEX,
+    DONE,
+    FULL,
+    NO_UV,
+    TOO_FEW_CORNERS,
+    TOO_FEW_NUMBERS,
+    scan_obj,
+)
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 
-_MAX_BYTES = 1 << 20  # a material file has a few lines
+_MAX_BYTES = 1 << 20  # of a material file, which normally has a few lines
 _MAX_LINE = 4096
 _MAX_FILES = 8
-# `map_Kd -s 1 1 1 -clamp on face.png`: an option's values are numbers or on/off, so what is left is the name.
+# `map_Kd -s 1 1 1 -clamp on face.png`: values of options are numbers or on/off; the rest is the name.
 _OPTION = re.compile(r"-[a-zA-Z]+(?:\s+(?:on|off|[-+]?\.?\d[\d.eE+-]*)(?=\s))*\s+")
 
 
-def texture_of(companions: SidecarFiles, lines: list[bytes]) -> str:
-    """Find the texture that an OBJ file names.
+def find_texture_name(sidecars: SidecarFiles, lines: list[bytes]) -> str:
+    """Find the texture of an OBJ file.
 
     Args:
-        companions: the files that the OBJ may name.
-        lines: its `mtllib` and `usemtl` lines, in order; others are ignored.
+        sidecars: files that the OBJ may refer to.
+        lines: its `mtllib` and `usemtl` lines, in order. Other lines are ignored.
 
     Returns:
-        the `map_Kd` of the first material in use that has one (or of any, if the OBJ uses none), relative to the
-        OBJ; "" if there is none. A material file that is missing, oversized or elsewhere counts as having none.
+        The `map_Kd` of the first used material that has one (of any material if the OBJ uses none), relative to the
+        OBJ, or "". A material file that is missing, too large or outside the folder counts as empty.
     """
-    if not companions.looks:
+    if not sidecars.with_materials:
         return ""
     statements = [_statement(line) for line in lines]
     libraries = list(dict.fromkeys(name for word, name in statements if word == "mtllib" and name))
     textures: dict[str, str] = {}
     for library in libraries[:_MAX_FILES]:
-        textures = _textures(companions, library) | textures
+        textures = _read_materials(sidecars, library) | textures
     used = [name for word, name in statements if word == "usemtl"]
     return next((textures[name] for name in used or textures if name in textures), "")
 
 
-def _textures(companions: SidecarFiles, library: str) -> dict[str, str]:
-    """Material name -> texture, of one material file."""
-    path = companions.find(library)
+def _read_materials(sidecars: SidecarFiles, library: str) -> dict[str, str]:
+    """Read one material file: material name -> texture name."""
+    path = sidecars.find(library)
     try:
         if path is None or path.stat().st_size > _MAX_BYTES:
             return {}
@@ -63,19 +68,19 @@ def _textures(companions: SidecarFiles, library: str) -> dict[str, str]:
     except (MeshError, OSError):
         return {}
     folder = PurePosixPath(library.replace("\\", "/")).parent
-    found: dict[str, str] = {}
+    textures: dict[str, str] = {}
     material = ""
-    for line in source.cut(0, _MAX_BYTES).splitlines():
+    for line in source.slice(0, _MAX_BYTES).splitlines():
         word, value = _statement(line)
         if word == "newmtl":
             material = value
-        elif word == "map_kd" and (texture := _without_options(value)):
-            found.setdefault(material, str(folder / texture.replace("\\", "/")))
-    return found
+        elif word == "map_kd" and (texture := _strip_options(value)):
+            textures.setdefault(material, str(folder / texture.replace("\\", "/")))
+    return textures
 
 
 def _statement(line: bytes) -> tuple[str, str]:
-    """The keyword of a line in lower case and the rest, both without the blanks around them."""
+    """Split a line into its keyword in lower case and the rest, both stripped."""
     line = line[:_MAX_LINE].strip()
     try:
         text = line.decode("utf-8")
@@ -85,28 +90,28 @@ def _statement(line: bytes) -> tuple[str, str]:
     return word.lower(), rest.strip()
 
 
-def _without_options(value: str) -> str:
+def _strip_options(value: str) -> str:
     while match := _OPTION.match(value):
         value = value[match.end() :]
     return value
 
 
 _Floats: TypeAlias = NDArray[np.float32]
-_BYTES_PER_ELEMENT = 12  # a guess that wastes little room; 2 is the least there can be
-_NUM_MATERIALS = 256  # lines that name a material or its file and are looked at
+_BYTES_PER_ELEMENT = 12  # an estimate; the minimum is 2
+_NUM_MATERIALS = 256  # limit of `mtllib` and `usemtl` lines
 _PROBLEMS = {
-    SHORT: "a vertex needs three numbers, a texture coordinate one",
-    CORNER: "a face corner is not `v`, `v/vt`, `v//vn` or `v/vt/vn`",
-    FEW: "a face has fewer than three corners",
-    INDEX: "a face index is 0 or reaches back before the first element",
+    TOO_FEW_NUMBERS: "too few numbers: a vertex needs three, a texture coordinate one",
+    BAD_CORNER: "malformed face corner: it must be `v`, `v/vt`, `v//vn` or `v/vt/vn`",
+    TOO_FEW_CORNERS: "too few corners: a face needs three",
+    BAD_INDEX: "invalid face index: it is 0 or points before the first element",
 }
 
 
 def parse_obj(source: Source) -> Mesh:
     """Read an OBJ file.
 
-    Colours are kept if every vertex has them. In a mesh with texture coordinates, corners that have none get an
-    additional one at (0, 0).
+    Colours are kept if every vertex has them. In a mesh with texture coordinates, corners without one get an
+    additional coordinate at (0, 0).
 
     Raises:
         MeshError: the text is malformed (with its line), or the mesh is empty or inconsistent.
@@ -123,28 +128,36 @@ def parse_obj(source: Source) -> Mesh:
         faces,
         uvs if textured else None,
         face_uvs if textured else None,
-        bytes_of_colors(colors) if colored else None,
-        texture_of(source.companions, [source.line(at) for at in materials.tolist()]),
+        colors_to_uint8(colors) if colored else None,
+        find_texture_name(source.sidecars, [source.line(pos) for pos in materials.tolist()]),
     )
 
 
 def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
-    """Run the compiled scanner; points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], material lines [M]."""
+    """Run the compiled parser.
+
+    Returns:
+        points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], first bytes of material lines [M].
+    """
     room = source.size // _BYTES_PER_ELEMENT + 64
-    points, uvs, colors = scratch(room, np.float32), scratch(room, np.float32), scratch(room, np.float32)
-    corners, materials = scratch(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
-    state, notes = np.zeros(6, np.int64), np.empty((NUM_NOTES, 3), np.int64)
-    if source.cut(0, 3) == b"\xef\xbb\xbf":
+    points, uvs, colors = (
+        reusable_array(room, np.float32),
+        reusable_array(room, np.float32),
+        reusable_array(room, np.float32),
+    )
+    corners, materials = reusable_array(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
+    state, fallbacks = np.zeros(6, np.int64), np.empty((MAX_FALLBACKS, 3), np.int64)
+    if source.slice(0, 3) == b"\xef\xbb\xbf":
         state[0] = 3
     while True:
-        status, noted = scan_obj(source.text, state, points, uvs, colors, corners, notes, materials)
-        settle(source, notes[:noted], (points, uvs, colors))
+        status, num_fallbacks = scan_obj(source.text, state, points, uvs, colors, corners, fallbacks, materials)
+        resolve_fallbacks(source, fallbacks[:num_fallbacks], (points, uvs, colors))
         if status != FULL:
             break
-        if noted < NUM_NOTES - 6:
-            points, uvs, colors, corners = enlarged(points), enlarged(uvs), enlarged(colors), enlarged(corners)
+        if num_fallbacks < MAX_FALLBACKS - 6:
+            points, uvs, colors, corners = grow(points), grow(uvs), grow(colors), grow(corners)
     if status != DONE:
-        raise source.error(int(state[0]), _PROBLEMS[status])
+        raise source.error_at(int(state[0]), _PROBLEMS[status])
     _, num_points, num_uvs, num_colors, num_corners, num_materials = state.tolist()
     return (
         points[:num_points].reshape(-1, 3).copy(),

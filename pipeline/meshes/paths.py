@@ -1,4 +1,4 @@
-"""Where a file of a data directory really lies, and what it is: links, pipes and devices are not what they seem."""
+"""Safe access to files of a data directory: symbolic links are resolved, pipes and devices are refused."""
 
 import os
 import stat
@@ -9,14 +9,16 @@ from pathlib import Path
 from smile_pipe.pipeline.meshes.mesh import MeshError
 
 MAX_BYTES = 1 << 30
-"""The largest file that is read; a face scan is a few megabytes."""
+"""Size limit of a file in bytes. A face scan has a few megabytes."""
 
 
 def is_inside(root: Path, path: str) -> bool:
-    """Whether `path`, relative to a data directory, is in it once all symbolic links are followed; nothing is opened.
+    """Return whether `path`, relative to a data directory, is inside it after all symbolic links are followed.
+
+    Nothing is opened.
 
     Raises:
-        OSError, RuntimeError, ValueError: it leads nowhere: a ring of links, a name that is too long, a NUL.
+        OSError, RuntimeError, ValueError: the path cannot be resolved: a loop of links, a name that is too long, a NUL.
     """
     return (root / path).resolve().is_relative_to(_resolved(root))
 
@@ -27,7 +29,7 @@ def _resolved(root: Path) -> Path:
 
 
 def escapes_root(root: Path, path: str) -> bool:
-    """Whether `path` is one of another place than the data directory; a path that leads nowhere is not."""
+    """Return whether `path`, relative to a data directory, is outside it. False for a path that cannot be resolved."""
     try:
         return not is_inside(root, path)
     except (OSError, RuntimeError, ValueError):
@@ -35,10 +37,10 @@ def escapes_root(root: Path, path: str) -> bool:
 
 
 def open_file(path: Path) -> FileIO:
-    """Open a file for reading, without waiting for the other end of a pipe; the stream has no buffer.
+    """Open a file for reading, unbuffered, without waiting for the other end of a pipe.
 
     Raises:
-        MeshError: it is missing, unreadable, not a regular file, or larger than `MAX_BYTES`.
+        MeshError: the file is missing, unreadable, not a regular file, or larger than `MAX_BYTES`.
     """
     try:
         file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
@@ -47,9 +49,9 @@ def open_file(path: Path) -> FileIO:
     status = os.fstat(file.fileno())
     problem = ""
     if not stat.S_ISREG(status.st_mode):
-        problem = "is empty or not a regular file"
+        problem = "empty or not a regular file"
     elif status.st_size > MAX_BYTES:
-        problem = f"is {status.st_size} bytes; at most {MAX_BYTES} are read"
+        problem = f"file too large: {status.st_size} bytes; the limit is {MAX_BYTES}"
     if problem:
         file.close()
         raise MeshError(problem)

@@ -1,4 +1,4 @@
-"""The header of a PLY file: which elements follow, of which properties, in which encoding."""
+"""The header of a PLY file: encoding, elements and their properties."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Property:
-    """A property: its type, and the type of the count before its values if it is a list."""
+    """A property: type of its values, and type of the count if it is a list."""
 
     name: str
     dtype: np.dtype
@@ -27,7 +27,7 @@ class Property:
 
 @dataclass(frozen=True)
 class Element:
-    """An element: how many rows the header promises, and the properties of each."""
+    """An element: its name, declared number of rows, and properties."""
 
     name: str
     count: int
@@ -36,7 +36,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Header:
-    """What a PLY header says.
+    """A PLY header.
 
     Attributes:
         order: "<" or ">" for binary data, "" for text.
@@ -55,22 +55,22 @@ def read_header(source: Source) -> Header:
     """Read the header.
 
     Raises:
-        MeshError: it is malformed (with its line), is not one, or does not end within 64 KiB.
+        MeshError: the header is missing, malformed (with its line), or does not end within 64 KiB.
     """
-    text = source.cut(0, _MAX_BYTES)
+    text = source.slice(0, _MAX_BYTES)
     if not text.startswith((b"ply\n", b"ply\r\n")):
-        raise MeshError("is not a PLY file; its first line must be `ply`")
+        raise MeshError("not a PLY file: the first line must be `ply`")
     order, texture_name = None, ""
     elements: list[Element] = []
-    at = 0
-    end = text.find(b"\nend_header")  # the data after it may be megabytes without a line end
+    pos = 0
+    end = text.find(b"\nend_header")  # the data may follow as megabytes without a line end
     for raw in (text if end < 0 else text[: end + 80]).splitlines(keepends=True):
         words = raw.decode("latin-1").split()
         try:
             if words[:1] == ["end_header"]:
                 if order is None:
-                    raise MeshError("the header has no format line")
-                return Header(order, elements, texture_name, at + len(raw))
+                    raise MeshError("missing format line in the header")
+                return Header(order, elements, texture_name, pos + len(raw))
             if words[:1] == ["format"]:
                 order = _ORDERS[words[1]]
             elif words[:1] == ["element"]:
@@ -80,15 +80,17 @@ def read_header(source: Source) -> Header:
             elif words[:2] == ["comment", "TextureFile"] and not texture_name:
                 texture_name = raw.decode("utf-8", "replace").split("TextureFile", 1)[1].strip()
         except (IndexError, KeyError, ValueError) as error:
-            problem = str(error) if isinstance(error, MeshError) else f"{' '.join(words)[:80]!r} is not understood"
-            raise source.error(at, problem) from error
-        at += len(raw)
-    raise MeshError(f"has no end_header within {_MAX_BYTES} bytes")
+            problem = (
+                str(error) if isinstance(error, MeshError) else f"{' '.join(words)[:80]!r} is not a valid header line"
+            )
+            raise source.error_at(pos, problem) from error
+        pos += len(raw)
+    raise MeshError(f"missing end_header within {_MAX_BYTES} bytes")
 
 
 def _count(word: str) -> int:
     if not word.isdecimal() or len(word) > 18:
-        raise MeshError(f"{word[:40]!r} is not a count of elements")
+        raise MeshError(f"{word[:40]!r} is not a number of elements")
     return int(word)
 
 
@@ -96,6 +98,6 @@ def _property(words: list[str], order: str) -> Property:
     if words[1] == "list":
         count_dtype = np.dtype(order + _TYPES[words[2]])
         if count_dtype.kind == "f":
-            raise MeshError("a list has a count that is not an integer")
+            raise MeshError("invalid list: its count must be an integer type")
         return Property(words[4], np.dtype(order + _TYPES[words[3]]), count_dtype)
     return Property(words[2], np.dtype(order + _TYPES[words[1]]), None)

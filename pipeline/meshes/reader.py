@@ -1,4 +1,4 @@
-"""`read_mesh`: a Mesh from a file, by the file's suffix."""
+"""`read_mesh`: select the parser by the suffix of the file."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from smile_pipe.pipeline.meshes.ply import parse_ply
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.stl import parse_stl
-from smile_pipe.pipeline.meshes.texture import bounded
+from smile_pipe.pipeline.meshes.texture import downscale_texture
 from smile_pipe.pipeline.meshes.vrml import parse_wrl
 
 _PARSERS: dict[str, Callable[[Source], Mesh]] = {
@@ -30,25 +30,27 @@ _PARSERS: dict[str, Callable[[Source], Mesh]] = {
 }
 
 SUFFIXES = tuple(_PARSERS)
-"""The suffixes that `read_mesh` knows, in lower case and with their dot."""
+"""Suffixes of supported formats, in lower case, with the dot."""
 
 
-def read_mesh(path: Path, companions: SidecarFiles | None = None) -> Mesh:
-    """Read a mesh file; the suffix decides how, whatever its case.
+def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
+    """Read a mesh file. The suffix, in any case, selects the format.
 
-    The files that it names are its `companions`, or else those beside it.
+    Args:
+        path: the mesh file.
+        sidecars: files that it may refer to; by default those in its own folder.
 
     Raises:
-        MeshError: the suffix is unknown, or the file cannot be read or is malformed; the message begins with the
-            path and says what is wrong and, for text, in which line.
+        MeshError: the suffix is unknown, or the file cannot be read or is malformed. The message starts with the path
+            and gives, for text formats, the line.
     """
     try:
         parse = _PARSERS.get(path.suffix.lower())
         if parse is None:
-            raise MeshError(f"has no suffix of a mesh; those are {', '.join(SUFFIXES)}")
-        mesh = parse(Source.read(path, companions))
-        return mesh if mesh.texture is None else replace(mesh, texture=bounded(mesh.texture))
+            raise MeshError(f"unknown mesh format; supported suffixes are {', '.join(SUFFIXES)}")
+        mesh = parse(Source.read(path, sidecars))
+        return mesh if mesh.texture is None else replace(mesh, texture=downscale_texture(mesh.texture))
     except MemoryError as error:
-        raise MeshError(f"{path}: takes more memory than there is") from error
+        raise MeshError(f"{path}: not enough memory") from error
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error

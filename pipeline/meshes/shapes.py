@@ -1,7 +1,4 @@
-"""Vertex colours as bytes, whatever scale a file gives them in.
-
-The shapes that a scene is made of, moved to their places and joined into one mesh.
-"""
+"""Shapes of a scene with several parts: moved to their places and joined into one mesh; vertex colours as bytes."""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +8,15 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 
 
-def bytes_of_colors(colors: NDArray, dtype: np.dtype | None = None) -> NDArray[np.uint8]:
-    """Bring red, green and blue [V, 3] to uint8.
+def colors_to_uint8(colors: NDArray, dtype: np.dtype | None = None) -> NDArray[np.uint8]:
+    """Convert vertex colours [V, 3] to uint8.
 
-    16-bit unsigned integers are scaled from their full range; other integers are taken as they are. Other numbers
-    are taken to run from 0 to 1, or from 0 to 255 if any is above 1. What is beyond is clipped.
+    16-bit unsigned integers are scaled from their full range; other integers are taken as they are. Floats have the
+    range 0 to 1, or 0 to 255 if any is above 1. Values outside the range are clipped.
 
     Args:
-        colors: the numbers.
-        dtype: the type that the file declares for them, if it is not that of `colors`.
+        colors: [V, 3], red, green and blue.
+        dtype: type declared in the file, if it differs from that of `colors`.
 
     Raises:
         MeshError: a value is not finite.
@@ -29,7 +26,7 @@ def bytes_of_colors(colors: NDArray, dtype: np.dtype | None = None) -> NDArray[n
         return np.ascontiguousarray(colors)
     values = colors.astype(np.float64)
     if not np.isfinite(values).all():
-        raise MeshError("has a vertex colour that is not finite")
+        raise MeshError("vertex colour is not finite")
     if dtype.kind == "u" and dtype.itemsize == 2:
         values /= 257.0
     elif dtype.kind == "f" and values.max(initial=0.0) <= 1.0:
@@ -44,7 +41,7 @@ class Shape:
     Attributes:
         points: float32 [V, 3].
         faces: int32 [F, 3].
-        uvs: float32 [U, 2]; with U = 0 the shape has none and `face_uvs` is 0.
+        uvs: float32 [U, 2]. With U = 0 the shape has no texture coordinates and `face_uvs` is 0.
         face_uvs: int32 [F, 3].
         colors: float32 [V, 3], or [0, 3].
     """
@@ -57,26 +54,30 @@ class Shape:
 
     @property
     def nbytes(self) -> int:
-        """Size of all arrays in bytes, whether or not another shape has them too."""
+        """Total size of all arrays in bytes, including arrays shared with other shapes."""
         return sum(array.nbytes for array in (self.points, self.faces, self.uvs, self.face_uvs, self.colors))
 
 
-def moved(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
-    """Move a shape by a matrix [4, 4], in float64; one that changes nothing leaves every coordinate as it was."""
+def transform_shape(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
+    """Transform a shape by a matrix [4, 4], in float64. The identity leaves every coordinate unchanged."""
     if np.array_equal(matrix, np.eye(4)):
         return shape
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused later, by name
+    with np.errstate(over="ignore", invalid="ignore"):  # `Mesh.build` rejects values that overflow
         return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
-def join(shapes: list[Shape], texture_name: str = "") -> Mesh:
-    """Make one mesh of all shapes, of which there is at least one.
+def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
+    """Join shapes into one mesh.
 
-    Texture coordinates are kept if any shape has them; corners of the others get one at (0, 0). Colours are kept if
-    every shape has them.
+    Texture coordinates are kept if any shape has them; corners of other shapes get a coordinate at (0, 0). Colours are
+    kept if every shape has them.
+
+    Args:
+        shapes: at least one.
+        texture_name: texture name of the mesh.
 
     Raises:
-        MeshError: the mesh is not one (see `Mesh.build`).
+        MeshError: the mesh is empty or inconsistent (see `Mesh.build`).
     """
     uv_lists = [shape.uvs if len(shape.uvs) else np.zeros((1, 2), np.float32) for shape in shapes]
     textured = any(len(shape.uvs) for shape in shapes)
@@ -87,7 +88,7 @@ def join(shapes: list[Shape], texture_name: str = "") -> Mesh:
         _joined([shape.faces for shape in shapes], [len(shape.points) for shape in shapes]),
         _concatenated(uv_lists) if textured else None,
         _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
-        bytes_of_colors(colors) if 0 < len(colors) == len(points) else None,
+        colors_to_uint8(colors) if 0 < len(colors) == len(points) else None,
         texture_name,
     )
 
@@ -97,7 +98,7 @@ def _concatenated(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def _joined(indices: list[NDArray[np.int32]], counts: list[int]) -> NDArray[np.int32]:
-    """Concatenate index arrays of elements that are themselves concatenated, `counts` of each."""
+    """Concatenate index arrays, each shifted by the number of elements of the arrays before it."""
     if len(indices) == 1:
         return indices[0]
     firsts = np.cumsum([0, *counts[:-1]])

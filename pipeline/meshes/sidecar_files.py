@@ -1,7 +1,7 @@
-"""The files that a mesh needs beside itself: the material file of an OBJ, the buffers of a glTF.
+"""Files that a mesh refers to: the material file of an OBJ, the buffers of a glTF.
 
-A reader asks here for each by the name that the mesh has for it, and whoever started the reader is told of it first: to
-note that the result depends on it, or to fetch it.
+A reader looks them up here by the name in the mesh file. A callback gets each path before the lookup, to record it as
+an input or to download it.
 """
 
 import posixpath
@@ -10,42 +10,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from smile_pipe.pipeline.meshes.texture import named_texture
+from smile_pipe.pipeline.meshes.texture import resolve_texture_name
 
 
-def _untold(path: str) -> None:
-    """Nobody wants to know."""
+def _ignore_access(path: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class SidecarFiles:
-    """Where the files that one mesh may name lie: in its own folder or below.
+    """The files that one mesh may refer to, in its own folder or below.
 
     Attributes:
         root: the data directory.
-        mesh: the mesh file, relative to `root`, with `/` between the parts.
-        tell: is given each file, relative to `root`, before it is looked for; it may not be there.
-        looks: whether files are wanted that only colour the mesh.
+        mesh: the mesh file, relative to `root`, with `/` as separator.
+        on_access: called with each file, relative to `root`, before it is looked up. The file may be missing.
+        with_materials: whether to read files that affect only the colours of the mesh.
     """
 
     root: Path
     mesh: str
-    tell: Callable[[str], None] = _untold
-    looks: bool = True
+    on_access: Callable[[str], None] = _ignore_access
+    with_materials: bool = True
 
     @classmethod
-    def beside(cls, mesh: Path) -> Self:
-        """Those of a mesh that is read by itself."""
+    def for_mesh(cls, mesh: Path) -> Self:
+        """Sidecar files of a mesh that is read by itself; its folder is the root."""
         return cls(mesh.parent, mesh.name)
 
     def find(self, name: str) -> Path | None:
-        """The companion of that name: a regular file, or one that is missing.
+        """Resolve a name from the mesh file.
 
-        None where the name leaves the folder of the mesh, by the rules of `named_texture`.
+        Returns:
+            The path of a regular file or of a missing one. None if the name leaves the folder of the mesh, by the
+            rules of `resolve_texture_name`.
         """
         folder, mesh = posixpath.split(self.mesh)
-        found = named_texture(self.root / folder, mesh, name)
-        if found is None:
+        relative = resolve_texture_name(self.root / folder, mesh, name)
+        if relative is None:
             return None
-        self.tell(posixpath.join(folder, found))
-        return self.root / folder / found
+        self.on_access(posixpath.join(folder, relative))
+        return self.root / folder / relative

@@ -1,4 +1,4 @@
-"""STL, binary or text: a list of triangles, each with corners of its own."""
+"""STL, binary or text: a list of triangles with separate corners."""
 
 import re
 import struct
@@ -13,61 +13,63 @@ from smile_pipe.pipeline.meshes.source import Source
 
 _COUNT = struct.Struct("<I")
 _HEADER = 80
-_PIECE = 1 << 16
+_CHUNK_BYTES = 1 << 16
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-# All of a text file but the numbers after `vertex`; possessive, so that no input makes it go back.
-_WORDS = re.compile(rb"^[^\S\n]*+(?:vertex\b|(?!vertex\b)[^\n]*+)", re.MULTILINE | re.IGNORECASE)
+# Everything in a text file except the numbers after `vertex`. Possessive: no input causes backtracking.
+_NON_NUMBERS = re.compile(rb"^[^\S\n]*+(?:vertex\b|(?!vertex\b)[^\n]*+)", re.MULTILINE | re.IGNORECASE)
 
 
 def parse_stl(source: Source) -> Mesh:
-    """Read an STL file; normals and attributes are skipped, and no corners are joined.
+    """Read an STL file. Normals and attributes are skipped; equal corners are not merged.
 
     Raises:
-        MeshError: it is neither form of STL, is cut off, or holds something that is not a number (text: with its line).
+        MeshError: the file is not STL, is truncated, or has a coordinate that is not a number (text: with its line).
     """
     points = _text_points(source) if _is_text(source) else _binary_points(source)
     return Mesh.build(points, np.arange(len(points), dtype=np.int32).reshape(-1, 3))
 
 
 def _is_text(source: Source) -> bool:
-    """Whether it is a text file: many binary files begin with `solid` as well, but none has `facet` soon after."""
-    start = source.cut(0, 1024).lower()
+    """Return whether the file is text. Many binary files start with `solid` too, but none has `facet` soon after it."""
+    start = source.slice(0, 1024).lower()
     return start.lstrip().startswith(b"solid") and (b"facet" in start or b"endsolid" in start)
 
 
 def _binary_points(source: Source) -> NDArray[np.float32]:
-    """The corners, [3 F, 3]."""
+    """Corners, [3 F, 3]."""
     start = _HEADER + _COUNT.size
     if source.size < start:
-        raise MeshError("is not an STL file: too short for a binary one, and no text")
+        raise MeshError("not an STL file: not text, and too short for the binary form")
     (count,) = _COUNT.unpack_from(source.data, _HEADER)
     if count * _TRIANGLE.itemsize > source.size - start:
-        raise MeshError(f"promises {count} triangles of 50 bytes, but {source.size - start} bytes follow")
+        raise MeshError(
+            f"truncated data: the header declares {count} triangles of 50 bytes, {source.size - start} bytes follow"
+        )
     return np.frombuffer(source.data, _TRIANGLE, count, start)["corners"].reshape(-1, 3)
 
 
-def _without_words(source: Source) -> Iterator[bytes]:
-    """The text with nothing but the numbers of its vertices, a piece of whole lines after another.
+def _vertex_number_chunks(source: Source) -> Iterator[bytes]:
+    """Yield the text in chunks of whole lines, with everything removed except the numbers of vertices.
 
-    In pieces, because a substitution takes up to fifty times the room of the text.
+    A substitution takes up to fifty times the memory of its text; chunks bound it.
     """
-    at, length = 0, _PIECE
-    while at < source.size:
-        piece = source.cut(at, at + length)
-        end = len(piece) if at + length >= source.size else piece.rfind(b"\n") + 1
+    pos, length = 0, _CHUNK_BYTES
+    while pos < source.size:
+        chunk = source.slice(pos, pos + length)
+        end = len(chunk) if pos + length >= source.size else chunk.rfind(b"\n") + 1
         if end == 0:
             length *= 2
             continue
-        yield _WORDS.sub(b"", piece[:end])
-        at += end
+        yield _NON_NUMBERS.sub(b"", chunk[:end])
+        pos += end
 
 
 def _text_points(source: Source) -> NDArray[np.float32]:
-    """The corners, [3 F, 3]."""
-    numbers = Source.of(b"".join(_without_words(source)), source.path)
+    """Corners, [3 F, 3]."""
+    numbers = Source.from_bytes(b"".join(_vertex_number_chunks(source)), source.path)
     values, end = read_numbers(numbers, 0, np.float32)
     if end < numbers.size:
-        raise numbers.error(end, "a vertex holds something that is not a number")
+        raise numbers.error_at(end, "expected a number in a vertex")
     if len(values) % 9:
-        raise MeshError(f"has {len(values)} coordinates, not nine for each triangle")
+        raise MeshError(f"incomplete triangle: {len(values)} coordinates are not a multiple of nine")
     return values.reshape(-1, 3).astype(np.float32)

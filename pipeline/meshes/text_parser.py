@@ -1,27 +1,30 @@
-"""Numbers out of text, exactly and in one pass: the compiled core of the OBJ, VRML and ASCII PLY readers.
+"""The compiled text parser of the OBJ, VRML and ASCII PLY readers: exact numbers in one pass over the bytes.
 
-Every number comes out as `float32(float(token))` would give it. A token that cannot be proved right here is noted
-as `(where it starts, which array, which element)`, for Python's own `float` to decide.
+Every number equals `float32(float(token))`. A token whose value is not certain here is listed in `fallbacks` as (first
+byte, array, element); `resolve_fallbacks` parses it with Python's `float`.
 
-`text` is always a `Source.text`. Its padding is why loads need no bounds check: what lies before the padding is
-followed by a byte that ends every token, line and continued line, and by eight bytes more.
+`text` is always a `Source.text`. Its padding makes bounds checks unnecessary: after the file's own bytes come a byte
+that ends every token, line and continued line, and eight more bytes.
 
-All compiled functions of the text formats are in this file on purpose: Numba's cache looks at the time of the file
-that a function is in, not at those of the functions it calls, and would go on using an outdated `number`.
+All compiled functions of the text formats are in this one file: Numba's cache compares the time stamp of a function's
+own file but not those of the functions it calls, so it would keep an outdated `parse_number`.
 """
+
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.intrinsics import byte_at, trailing_zeros, word_at
+from smile_pipe.pipeline.meshes.intrinsics import count_trailing_zeros, load_byte, load_word
 from smile_pipe.pipeline.meshes.source import PADDING
 
-DONE, FULL, SHORT, CORNER, FEW, INDEX = range(6)
-"""How a scan ended: at its end, for want of room, or at a line that is wrong."""
+DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, TOO_FEW_CORNERS, BAD_INDEX = range(6)
+"""Status of a scan: finished, an array is full, or what is wrong with the line."""
 
 NO_UV = -2
-"""The texture coordinate index of an OBJ corner that has none."""
+"""Texture coordinate index of an OBJ corner without one."""
 
 _TAB, _LINE_FEED, _RETURN, _SPACE, _HASH, _PLUS, _COMMA, _MINUS, _DOT, _SLASH, _ONE = b"\t\n\r #+,-./1"
 _BACKSLASH, _CLOSE, _CLOSE_BRACE, _UPPER_E, _LOWER_E = b"\\]}Ee"
@@ -31,14 +34,15 @@ _POWERS = np.array([float(f"1e{k}") for k in range(61)])  # correctly rounded; e
 _INTEGER_POWERS = 10 ** np.arange(9)
 _MARGIN = 2.0**-49
 
-# For `_digits`. A mere int would turn unsigned arithmetic into floating point.
+# For `_parse_digits`. A plain int would turn unsigned arithmetic into floating point.
 _3, _8, _10, _16, _32, _63, _64 = (np.uint64(n) for n in (3, 8, 10, 16, 32, 63, 64))
 _ZEROS, _SIXES, _HIGH_NIBBLES = (np.uint64(int.from_bytes(bytes([b] * 8))) for b in (0x30, 0x06, 0xF0))
 _PAIRS = np.uint64(0xFF | 0xFF << 32)
 _WEIGHTS_LOW, _WEIGHTS_HIGH = np.uint64(100 | 1_000_000 << 32), np.uint64(1 | 10_000 << 32)
 
+_signed = cast("Callable[[np.uint64], int]", np.int64)  # int64 is the int of compiled code
 _compiled = njit(cache=True, nogil=True)
-_inlined = njit(cache=True, nogil=True, inline="always")  # twice as fast as leaving it to LLVM
+_inlined = njit(cache=True, nogil=True, inline="always")  # twice as fast as inlining by LLVM
 
 
 @_inlined
@@ -47,13 +51,13 @@ def _ends_token(c: int) -> bool:
 
 
 @_compiled
-def _rounded(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
-    """Value of mantissa * 10**exponent to float32, and whether it is certain.
+def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
+    """Round mantissa * 10**exponent to float32; return the value and whether it is certain.
 
-    With a mantissa below 2**53 and a power of ten that is exact, one multiplication or division is correctly
-    rounded (Clinger, "How to read floating point numbers accurately", 1990). Otherwise the result is off by less
-    than four roundings of 2**-53 and a cut of 10**-17, so it is certain if both ends of a wider interval round to
-    the same float32: rounding is monotonic.
+    With a mantissa below 2**53 and an exact power of ten, one multiplication or division is correctly rounded (Clinger,
+    "How to read floating point numbers accurately", 1990). Otherwise the result is off by less than four roundings of
+    2**-53 and a cut of 10**-17. It is certain if both ends of a wider interval round to the same float32, since
+    rounding is monotonic.
     """
     if exponent < -60 or exponent > 60:
         return 0.0, False
@@ -65,59 +69,59 @@ def _rounded(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
 
 
 @_inlined
-def _digits(text: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """The digits at byte `at`, at most eight: their value and their count; the value means nothing if that is 0.
+def _parse_digits(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
+    """Parse at most eight digits at byte `pos`; return their value and count. The value is undefined for count 0.
 
-    All eight bytes are looked at in one word, since a loop over them would mispredict its end at most numbers.
-    Multiplying sums the digits up in pairs, then fours, then all (Lemire, "Quickly parsing eight digits", 2018).
+    All eight bytes are tested in one word, since a loop would mispredict its end at most numbers. Multiplications sum
+    the digits in pairs, then fours, then all (Lemire, "Quickly parsing eight digits", 2018).
     """
-    word = word_at(text, at)
-    count = trailing_zeros((word & _HIGH_NIBBLES) ^ _ZEROS) >> _3
+    word = load_word(text, pos)
+    count = count_trailing_zeros((word & _HIGH_NIBBLES) ^ _ZEROS) >> _3
     word = (word ^ _ZEROS) << ((_64 - (count << _3)) & _63)
     if (word + _SIXES) & _HIGH_NIBBLES:  # one of `:;<=>?`, which share the high half with the digits
         return 0, 0
     word = word * _10 + (word >> _8)
     pairs = (word & _PAIRS) * _WEIGHTS_LOW + ((word >> _16) & _PAIRS) * _WEIGHTS_HIGH
-    return np.int64(pairs >> _32), np.int64(count)  # type: ignore[return-value]
+    return _signed(pairs >> _32), _signed(count)
 
 
 @_inlined
-def number(text: NDArray[np.uint8], at: int) -> tuple[float, int, bool]:
-    """Read the number that starts at byte `at`.
+def parse_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, bool]:
+    """Parse the number that starts at byte `pos`.
 
     Returns:
-        its value, right once rounded to float32 (integers below 2**53 are right as they are); the byte after the
-        token, always beyond `at`; whether the value is certain.
+        The value, correct after rounding to float32 (integers below 2**53 are exact); the byte after the token, always
+        greater than `pos`; whether the value is certain.
     """
-    start = at
-    negative = byte_at(text, at) == _MINUS
-    at += negative
-    first = at
+    start = pos
+    negative = load_byte(text, pos) == _MINUS
+    pos += negative
+    first = pos
     mantissa = decimals = 0
-    while 48 <= byte_at(text, at) <= 57 and at < first + 7:
-        mantissa = mantissa * 10 + (byte_at(text, at) - 48)
-        at += 1
-    if byte_at(text, at) == _DOT:
-        fraction, decimals = _digits(text, at + 1)
+    while 48 <= load_byte(text, pos) <= 57 and pos < first + 7:
+        mantissa = mantissa * 10 + (load_byte(text, pos) - 48)
+        pos += 1
+    if load_byte(text, pos) == _DOT:
+        fraction, decimals = _parse_digits(text, pos + 1)
         mantissa = mantissa * _INTEGER_POWERS[decimals] + fraction
-        at = at + 1 + decimals if decimals else start
-    if at == first or not _ends_token(byte_at(text, at)):
-        return _careful_number(text, start)
+        pos = pos + 1 + decimals if decimals else start
+    if pos == first or not _ends_token(load_byte(text, pos)):
+        return _parse_long_number(text, start)
     value = mantissa / _POWERS[decimals]  # at most 15 digits by an exact power: correctly rounded
-    return (-value if negative else value), at, True
+    return (-value if negative else value), pos, True
 
 
 @_compiled
-def _careful_number(text: NDArray[np.uint8], at: int) -> tuple[float, int, bool]:
-    """`number` for the less usual ones: long, with an exponent, or no number at all."""
-    start = at
-    negative = byte_at(text, at) == _MINUS
-    if negative or byte_at(text, at) == _PLUS:
-        at += 1
+def _parse_long_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, bool]:
+    """Parse as `parse_number` does, for tokens that are long, have an exponent, or are not numbers."""
+    start = pos
+    negative = load_byte(text, pos) == _MINUS
+    if negative or load_byte(text, pos) == _PLUS:
+        pos += 1
     mantissa = exponent = digits = 0
     dropped = point = False
     while True:
-        c = byte_at(text, at)
+        c = load_byte(text, pos)
         if 48 <= c <= 57:
             digits += 1
             if mantissa < 10**17:
@@ -130,210 +134,206 @@ def _careful_number(text: NDArray[np.uint8], at: int) -> tuple[float, int, bool]
             point = True
         else:
             break
-        at += 1
+        pos += 1
     if digits and c in (_LOWER_E, _UPPER_E):
-        shift, at = _exponent(text, at + 1)
+        shift, pos = _parse_exponent(text, pos + 1)
         exponent += shift
-    if not digits or not _ends_token(byte_at(text, at)):
-        at = max(at, start + 1)
-        while not _ends_token(byte_at(text, at)):
-            at += 1
-        return 0.0, at, False
-    value, certain = _rounded(mantissa, exponent, dropped)
-    return (-value if negative else value), at, certain
+    if not digits or not _ends_token(load_byte(text, pos)):
+        pos = max(pos, start + 1)
+        while not _ends_token(load_byte(text, pos)):
+            pos += 1
+        return 0.0, pos, False
+    value, is_exact = _round_to_float32(mantissa, exponent, dropped)
+    return (-value if negative else value), pos, is_exact
 
 
 @_compiled
-def _exponent(text: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """The exponent whose sign or first digit is at byte `at`, and the byte after it; 10**6 where it is none."""
-    negative = byte_at(text, at) == _MINUS
-    if negative or byte_at(text, at) == _PLUS:
-        at += 1
-    value = 0 if 48 <= byte_at(text, at) <= 57 else 10**6
-    while 48 <= byte_at(text, at) <= 57:
-        value = min(value * 10 + (byte_at(text, at) - 48), 10**6)
-        at += 1
-    return (-value if negative else value), at
+def _parse_exponent(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
+    """Parse the exponent that starts at byte `pos`; return it (10**6 if malformed) and the byte after it."""
+    negative = load_byte(text, pos) == _MINUS
+    if negative or load_byte(text, pos) == _PLUS:
+        pos += 1
+    value = 0 if 48 <= load_byte(text, pos) <= 57 else 10**6
+    while 48 <= load_byte(text, pos) <= 57:
+        value = min(value * 10 + (load_byte(text, pos) - 48), 10**6)
+        pos += 1
+    return (-value if negative else value), pos
 
 
 @_inlined
-def _separators(text: NDArray[np.uint8], at: int) -> int:
-    """Skip white space, commas and comments; the byte of the next token."""
+def _skip_separators(text: NDArray[np.uint8], pos: int) -> int:
+    """Skip white space, commas and comments; return the first byte of the next token."""
     while True:
-        c = byte_at(text, at)
+        c = load_byte(text, pos)
         if c == _HASH:
-            while byte_at(text, at) != _LINE_FEED:
-                at += 1
+            while load_byte(text, pos) != _LINE_FEED:
+                pos += 1
         elif (c > _SPACE or c == 0) and c != _COMMA:
-            return at
-        at += 1
+            return pos
+        pos += 1
 
 
 @_compiled
 def scan_numbers(
-    text: NDArray[np.uint8],
-    at: int,
-    count: int,
-    out: NDArray[np.floating],
-    notes: NDArray[np.int64],
+    text: NDArray[np.uint8], pos: int, count: int, out: NDArray[np.floating], fallbacks: NDArray[np.int64]
 ) -> tuple[int, int, int]:
-    """Read numbers from byte `at` into `out[count:]` until a bracket or brace closes, the file ends or room is short.
+    """Parse numbers from byte `pos` into `out[count:]` until `]` or `}`, the end of the file, or a full array.
 
     Returns:
-        the byte where it stopped, the count of numbers in `out` now, the count of `notes` [N, 3] written.
+        The byte where it stopped, the number of elements in `out`, the number of rows set in `fallbacks` [N, 3].
     """
-    noted = 0
-    while noted < len(notes) and count < len(out):
-        at = _separators(text, at)
-        if byte_at(text, at) in (0, _CLOSE, _CLOSE_BRACE):
+    num_fallbacks = 0
+    while num_fallbacks < len(fallbacks) and count < len(out):
+        pos = _skip_separators(text, pos)
+        if load_byte(text, pos) in (0, _CLOSE, _CLOSE_BRACE):
             break
-        start = at
-        out[count], at, certain = number(text, at)
-        if not certain:
-            notes[noted, 0], notes[noted, 1], notes[noted, 2] = start, 0, count
-            noted += 1
+        start = pos
+        out[count], pos, is_exact = parse_number(text, pos)
+        if not is_exact:
+            fallbacks[num_fallbacks, 0], fallbacks[num_fallbacks, 1], fallbacks[num_fallbacks, 2] = start, 0, count
+            num_fallbacks += 1
         count += 1
-    return at, count, noted
+    return pos, count, num_fallbacks
 
 
 @_inlined
-def integer(text: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """The integer at byte `at` and the byte after its last digit; the same byte where there is none up to 2**31."""
-    negative = byte_at(text, at) == _MINUS
+def parse_integer(text: NDArray[np.uint8], pos: int) -> tuple[int, int]:
+    """Parse the integer at byte `pos`; return it and the byte after it, or `pos` if there is none below 2**31."""
+    negative = load_byte(text, pos) == _MINUS
     if not negative:
-        value, count = _digits(text, at)
+        value, count = _parse_digits(text, pos)
         if 0 < count < 8:
-            return value, at + count
-    start = at
-    at += negative
-    first = at
+            return value, pos + count
+    start = pos
+    pos += negative
+    first = pos
     value = 0
-    while 48 <= byte_at(text, at) <= 57:
-        value = value * 10 + (byte_at(text, at) - 48)
-        at += 1
+    while 48 <= load_byte(text, pos) <= 57:
+        value = value * 10 + (load_byte(text, pos) - 48)
+        pos += 1
         if value > 2**31 - 1:
             return 0, start
-    return (-value if negative else value), (at if at > first else start)
+    return (-value if negative else value), (pos if pos > first else start)
 
 
 @_compiled
-def scan_integers(text: NDArray[np.uint8], at: int, count: int, out: NDArray[np.int32]) -> tuple[int, int]:
-    """Read integers from byte `at` into `out[count:]` until something else comes or it is full.
+def scan_integers(text: NDArray[np.uint8], pos: int, count: int, out: NDArray[np.int32]) -> tuple[int, int]:
+    """Parse integers from byte `pos` into `out[count:]` until something else follows or `out` is full.
 
     Returns:
-        the byte where it stopped, the count of integers in `out` now.
+        The byte where it stopped, the number of elements in `out`.
     """
     while count < len(out):
-        c = byte_at(text, at)
+        c = load_byte(text, pos)
         while c == _COMMA or 0 < c <= _SPACE:
-            at += 1
-            c = byte_at(text, at)
+            pos += 1
+            c = load_byte(text, pos)
         if c == _HASH:
-            at = _separators(text, at)
+            pos = _skip_separators(text, pos)
             continue
-        if c == _MINUS and byte_at(text, at + 1) == _ONE and _ends_token(byte_at(text, at + 2)):
-            value, after = -1, at + 2  # the end of a polygon
+        if c == _MINUS and load_byte(text, pos + 1) == _ONE and _ends_token(load_byte(text, pos + 2)):
+            value, after = -1, pos + 2  # marks the end of a polygon
         else:
-            value, after = integer(text, at)
-            if after == at:
+            value, after = parse_integer(text, pos)
+            if after == pos:
                 break
         out[count] = value
         count += 1
-        at = after
-    return at, count
+        pos = after
+    return pos, count
 
 
 @_inlined
-def _blanks(text: NDArray[np.uint8], at: int) -> int:
-    """Skip the white space inside a line, and line ends that a backslash continues."""
+def _skip_blanks(text: NDArray[np.uint8], pos: int) -> int:
+    """Skip white space within a line, and line ends after a backslash."""
     while True:
-        c = byte_at(text, at)
+        c = load_byte(text, pos)
         if c in (_SPACE, _TAB, _RETURN):
-            at += 1
-        elif c == _BACKSLASH and byte_at(text, at + 1) == _LINE_FEED:
-            at += 2
-        elif c == _BACKSLASH and byte_at(text, at + 1) == _RETURN and byte_at(text, at + 2) == _LINE_FEED:
-            at += 3
+            pos += 1
+        elif c == _BACKSLASH and load_byte(text, pos + 1) == _LINE_FEED:
+            pos += 2
+        elif c == _BACKSLASH and load_byte(text, pos + 1) == _RETURN and load_byte(text, pos + 2) == _LINE_FEED:
+            pos += 3
         else:
-            return at
+            return pos
 
 
 @_inlined
-def _line_numbers(
+def _scan_row(
     text: NDArray[np.uint8],
-    at: int,
+    pos: int,
     limit: int,
     array: int,
     out: NDArray[np.float32],
     count: int,
-    notes: NDArray[np.int64],
-    noted: int,
+    fallbacks: NDArray[np.int64],
+    row: int,
 ) -> tuple[int, int, int]:
-    """Read up to `limit` numbers of a line into `out[count:]`, which is `array` in the notes.
+    """Parse up to `limit` numbers of a line into `out[count:]`; `array` and `row` are for `fallbacks`.
 
     Returns:
-        the byte after them, how many there were, the count of notes.
+        The byte after them, how many there are, the number of rows set in `fallbacks`.
     """
-    found = 0
-    while found < limit:
-        at = _blanks(text, at)
-        if byte_at(text, at) in (_LINE_FEED, _HASH):
+    num_read = 0
+    while num_read < limit:
+        pos = _skip_blanks(text, pos)
+        if load_byte(text, pos) in (_LINE_FEED, _HASH):
             break
-        start = at
-        out[count + found], at, certain = number(text, at)
-        if not certain:
-            notes[noted, 0], notes[noted, 1], notes[noted, 2] = start, array, count + found
-            noted += 1
-        found += 1
-    return at, found, noted
+        start = pos
+        out[count + num_read], pos, is_exact = parse_number(text, pos)
+        if not is_exact:
+            fallbacks[row, 0], fallbacks[row, 1], fallbacks[row, 2] = start, array, count + num_read
+            row += 1
+        num_read += 1
+    return pos, num_read, row
 
 
 @_inlined
-def _resolve(value: int, count: int) -> int:
-    """An OBJ index, from 1 or backwards from the last element, as an index from 0; -1 where there is none."""
+def _resolve_index(value: int, count: int) -> int:
+    """Convert an OBJ index (from 1, or negative from the last element) to one from 0; -1 if it is invalid."""
     return value - 1 if value > 0 else (count + value if value < 0 and count + value >= 0 else -1)
 
 
 @_compiled
-def _polygon(
+def _scan_polygon(
     text: NDArray[np.uint8],
-    at: int,
+    pos: int,
     num_points: int,
     num_uvs: int,
     corners: NDArray[np.int32],
     count: int,
 ) -> tuple[int, int, int]:
-    """Append the corners of an OBJ face line to `corners` [2, N]: point and uv (or NO_UV), then -1 for its end.
+    """Append the corners of an OBJ face line to `corners` [2, N] as vertex and uv (or NO_UV), then -1 as the end.
 
     Returns:
-        the byte after the line's last corner, the count of columns in `corners` now, `DONE` or what is wrong there.
+        The byte after the last corner, the number of columns set in `corners`, `DONE` or the problem there.
     """
     first = count
     while True:
-        at = _blanks(text, at)
-        if byte_at(text, at) in (_LINE_FEED, _HASH):
+        pos = _skip_blanks(text, pos)
+        if load_byte(text, pos) in (_LINE_FEED, _HASH):
             break
         if count + 1 >= corners.shape[1]:
-            return at, first, FULL
-        point, after = integer(text, at)
+            return pos, first, FULL
+        point, after = parse_integer(text, pos)
         uv = NO_UV
-        if after > at and byte_at(text, after) == _SLASH:
-            value, end = integer(text, after + 1)
+        if after > pos and load_byte(text, after) == _SLASH:
+            value, end = parse_integer(text, after + 1)
             if end > after + 1:
-                uv = _resolve(value, num_uvs)
-            if byte_at(text, end) == _SLASH:
-                _, end = integer(text, end + 1)
+                uv = _resolve_index(value, num_uvs)
+            if load_byte(text, end) == _SLASH:
+                _, end = parse_integer(text, end + 1)
             after = end
-        if after == at or not (_ends_token(byte_at(text, after)) or byte_at(text, after) == _BACKSLASH):
-            return at, count, CORNER
-        point = _resolve(point, num_points)
+        if after == pos or not (_ends_token(load_byte(text, after)) or load_byte(text, after) == _BACKSLASH):
+            return pos, count, BAD_CORNER
+        point = _resolve_index(point, num_points)
         if point < 0 or uv == -1:
-            return at, count, INDEX
+            return pos, count, BAD_INDEX
         corners[0, count], corners[1, count] = point, uv
         count += 1
-        at = after
+        pos = after
     corners[0, count] = corners[1, count] = -1
-    return at, count + 1, DONE if count - first >= 3 else FEW
+    return pos, count + 1, DONE if count - first >= 3 else TOO_FEW_CORNERS
 
 
 @_compiled
@@ -344,57 +344,56 @@ def scan_obj(
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
     corners: NDArray[np.int32],
-    notes: NDArray[np.int64],
+    fallbacks: NDArray[np.int64],
     materials: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """Read OBJ lines from byte `state[0]` on.
+    """Parse OBJ lines from byte `state[0]`.
 
     Args:
-        text: see above.
-        state: int64 [6], updated: next byte, then how much is in points, uvs, colors (numbers), corners (columns)
-            and materials (bytes where a `mtllib` or `usemtl` line may start; what does not fit is left out).
-        points: array 0 of the notes, flat x y z.
+        text: see the module.
+        state: int64 [6], updated: the next byte, then the number of elements set in points, uvs, colors, corners
+            (columns) and materials.
+        points: array 0 of the fallbacks, flat x y z.
         uvs: array 1, flat u v.
-        colors: array 2, flat r g b, as long as `points`; b is NaN where a line has only one or two of them.
-        corners: [2, N] as `_polygon` writes them.
-        notes: int64 [N, 3], the undecided tokens.
-        materials: int64 [M].
+        colors: array 2, flat r g b, as long as `points`; b is NaN if a line has only one or two of them.
+        corners: [2, N], see `_scan_polygon`.
+        fallbacks: int64 [N, 3], tokens for `resolve_fallbacks`.
+        materials: int64 [M], bytes where a `mtllib` or `usemtl` line may start; further lines are ignored.
 
     Returns:
-        `DONE`, `FULL` if an array or the notes ran out of room, or what is wrong at byte `state[0]`; the count of
-        notes.
+        `DONE`, `FULL`, or the problem at byte `state[0]`; the number of rows set in `fallbacks`.
     """
-    at, num_points, num_uvs, num_colors, num_corners, num_materials = state
-    noted, status = 0, DONE
-    while at < len(text) - PADDING:
-        start = at = _blanks(text, at)
-        c, blank = byte_at(text, at), byte_at(text, at + 1) in (_SPACE, _TAB)
-        if c == _V and min(len(notes) - noted, len(points) - num_points, len(uvs) - num_uvs) < 6:
+    pos, num_points, num_uvs, num_colors, num_corners, num_materials = state
+    num_fallbacks, status = 0, DONE
+    while pos < len(text) - PADDING:
+        start = pos = _skip_blanks(text, pos)
+        c, blank = load_byte(text, pos), load_byte(text, pos + 1) in (_SPACE, _TAB)
+        if c == _V and min(len(fallbacks) - num_fallbacks, len(points) - num_points, len(uvs) - num_uvs) < 6:
             status = FULL
         elif c == _V and blank:
-            at, found, noted = _line_numbers(text, at + 2, 3, 0, points, num_points, notes, noted)
-            status = DONE if found == 3 else SHORT
+            pos, num_read, num_fallbacks = _scan_row(text, pos + 2, 3, 0, points, num_points, fallbacks, num_fallbacks)
+            status = DONE if num_read == 3 else TOO_FEW_NUMBERS
             num_points += 3
-            at, found, noted = _line_numbers(text, at, 3, 2, colors, num_colors, notes, noted)
-            if 0 < found < 3:
+            pos, num_read, num_fallbacks = _scan_row(text, pos, 3, 2, colors, num_colors, fallbacks, num_fallbacks)
+            if 0 < num_read < 3:
                 colors[num_colors + 2] = np.nan
-            num_colors += 3 if found else 0
-        elif c == _V and byte_at(text, at + 1) == _T:
+            num_colors += 3 if num_read else 0
+        elif c == _V and load_byte(text, pos + 1) == _T:
             uvs[num_uvs + 1] = 0.0
-            at, found, noted = _line_numbers(text, at + 2, 2, 1, uvs, num_uvs, notes, noted)
-            status = DONE if found >= 1 else SHORT
+            pos, num_read, num_fallbacks = _scan_row(text, pos + 2, 2, 1, uvs, num_uvs, fallbacks, num_fallbacks)
+            status = DONE if num_read >= 1 else TOO_FEW_NUMBERS
             num_uvs += 2
         elif c == _F and blank:
-            at, num_corners, status = _polygon(text, at + 2, num_points // 3, num_uvs // 2, corners, num_corners)
-            start = at if status in (CORNER, INDEX) else start
+            pos, num_corners, status = _scan_polygon(text, pos + 2, num_points // 3, num_uvs // 2, corners, num_corners)
+            start = pos if status in (BAD_CORNER, BAD_INDEX) else start
         elif c in (_M, _U) and num_materials < len(materials):
-            materials[num_materials] = at
+            materials[num_materials] = pos
             num_materials += 1
         if status != DONE:
-            at = start
+            pos = start
             break
-        while byte_at(text, at) != _LINE_FEED:
-            at += 1
-        at += 1
-    state[:] = at, num_points, num_uvs, num_colors, num_corners, num_materials
-    return status, noted
+        while load_byte(text, pos) != _LINE_FEED:
+            pos += 1
+        pos += 1
+    state[:] = pos, num_points, num_uvs, num_colors, num_corners, num_materials
+    return status, num_fallbacks

@@ -1,21 +1,18 @@
-"""Range images into triangles: a grid of points, some of them background, seen along z.
-
-Polygons into triangles, as fans around each polygon's first corner: right for convex ones, which scanners write.
-"""
+"""Triangles from polygons (fans around the first corner, correct for convex polygons) and from range images."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 MAX_SLOPE = 6.0
-"""The rise in z for each unit across (80.5 degrees) from which on a triangle spans an edge between near and far."""
+"""Limit of the slope of a triangle, in z per unit of x and y (80.5 degrees). Steeper ones span a step in depth."""
 
 
-def line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: tuple[int, ...]) -> int:
-    """Which of `lengths` a line of the grid has: the one at which points lie closer to those of the next line.
+def find_line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: tuple[int, ...]) -> int:
+    """Return which of `lengths` is the line length of a grid: the one for which points of adjacent lines are closer.
 
     Args:
-        points: [N, 3], line after line.
+        points: [N, 3], line by line.
         valid: [N], False for background.
         lengths: the two sides of the grid.
     """
@@ -27,17 +24,17 @@ def line_length(points: NDArray[np.float64], valid: NDArray[np.bool_], lengths: 
     return min(lengths, key=lambda length: steps[length])
 
 
-def front_faces(points: NDArray[np.float64], valid: NDArray[np.bool_], length: int) -> NDArray[np.int32]:
-    """Mesh a grid, with normals towards +z.
+def mesh_grid(points: NDArray[np.float64], valid: NDArray[np.bool_], length: int) -> NDArray[np.int32]:
+    """Build triangles from a grid of points, with normals towards +z.
 
-    A cell gives two triangles, cut along its shorter diagonal; one if a corner of it is background; none if two are. A
-    triangle as steep as `MAX_SLOPE` is dropped: its depth differs that many times
-    more than its points lie apart across.
+    A cell gives two triangles, cut along its shorter diagonal; one triangle if one corner is background; none if more
+    are. A triangle with a slope of `MAX_SLOPE` or more is dropped: the difference in depth is that many times the
+    distance of its points in x and y.
 
     Args:
-        points: [N, 3], line after line.
+        points: [N, 3], line by line.
         valid: [N], False for background.
-        length: points in a line.
+        length: points per line.
 
     Returns:
         int32 [F, 3], indices into `points`.
@@ -50,7 +47,7 @@ def front_faces(points: NDArray[np.float64], valid: NDArray[np.bool_], length: i
 def _grid_faces(
     points: NDArray[np.float64], valid: NDArray[np.bool_], length: int, max_slope: float
 ) -> tuple[NDArray[np.int32], float]:
-    """The triangles, all wound the same way round on the grid, and twice their area across; negative if clockwise."""
+    """Build triangles with one winding on the grid, and twice their signed area in x and y (negative if clockwise)."""
     num_lines = len(points) // length
     faces = np.empty((2 * max(num_lines - 1, 0) * (length - 1), 3), np.int32)
     count, area = 0, 0.0
@@ -62,7 +59,7 @@ def _grid_faces(
             for p, q, r in ((a, b, c), (a, c, d)) if ac <= bd else ((a, b, d), (b, c, d)):
                 if not (valid[p] and valid[q] and valid[r]):
                     continue
-                across, rise = _across(points, p, q, r)
+                across, rise = _projected_area(points, p, q, r)
                 if rise < max_slope * abs(across):
                     faces[count, 0], faces[count, 1], faces[count, 2] = p, q, r
                     count += 1
@@ -78,10 +75,10 @@ def _distance(points: NDArray[np.float64], p: int, q: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _across(points: NDArray[np.float64], p: int, q: int, r: int) -> tuple[float, float]:
-    """The z of a triangle's normal, which is twice its area across, and the length of the normal's x and y.
+def _projected_area(points: NDArray[np.float64], p: int, q: int, r: int) -> tuple[float, float]:
+    """Return the z of a triangle's normal, twice its area in x and y, and the length of the normal's x and y.
 
-    Their quotient is the slope of the triangle's plane.
+    The slope of the plane of the triangle is the second divided by the first.
     """
     ux, uy, uz = points[q, 0] - points[p, 0], points[q, 1] - points[p, 1], points[q, 2] - points[p, 2]
     vx, vy, vz = points[r, 0] - points[p, 0], points[r, 1] - points[p, 1], points[r, 2] - points[p, 2]
@@ -92,22 +89,22 @@ def triangulate(corners: NDArray[np.int32], *others: NDArray[np.int32]) -> list[
     """Split polygons into triangles.
 
     Args:
-        corners: [N], a vertex index for every corner of one polygon after another, each polygon ended by -1 (the
-            last may lack it). A polygon of fewer than three corners gives nothing.
-        others: [N] each, what else the corners have, such as a texture coordinate's index.
+        corners: [N], vertex indices of the corners of all polygons, each polygon followed by -1 (optional for the
+            last). Polygons of fewer than three corners are dropped.
+        others: [N] each, further values of the corners, such as texture coordinate indices.
 
     Returns:
-        int32 [F, 3] for `corners`, and one for each of `others`.
+        int32 [F, 3] for `corners` and for each of `others`.
     """
     if _are_triangles(corners):
-        return [_without_ends(values) for values in (corners, *others)]
-    triangles = fan(corners)
+        return [_drop_terminators(values) for values in (corners, *others)]
+    triangles = fan_triangles(corners)
     return [np.take(values, triangles) for values in (corners, *others)]
 
 
 @njit(cache=True, nogil=True)
 def _are_triangles(corners: NDArray[np.int32]) -> bool:
-    """Whether every polygon has three corners and an end."""
+    """Return whether every polygon has exactly three corners and an end."""
     wrong = len(corners) & 3
     for i in range(len(corners) >> 2):
         a, b, c, end = corners[4 * i], corners[4 * i + 1], corners[4 * i + 2], corners[4 * i + 3]
@@ -116,8 +113,8 @@ def _are_triangles(corners: NDArray[np.int32]) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _without_ends(values: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The first three of every four values, [F, 3]; ten times as fast as a copied slice."""
+def _drop_terminators(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Keep the first three of every four values, as [F, 3]. Ten times as fast as a copied slice."""
     out = np.empty((len(values) >> 2, 3), np.int32)
     for i in range(len(out)):
         out[i, 0], out[i, 1], out[i, 2] = values[4 * i], values[4 * i + 1], values[4 * i + 2]
@@ -125,8 +122,8 @@ def _without_ends(values: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 @njit(cache=True, nogil=True)
-def fan(corners: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Positions in `corners` (as for `triangulate`) of the triangles' corners, int32 [F, 3]."""
+def fan_triangles(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return positions in `corners` (see `triangulate`) of the corners of the triangles, int32 [F, 3]."""
     total = length = 0
     for corner in corners:
         length = 0 if corner == -1 else length + 1

@@ -1,9 +1,4 @@
-"""The shapes of a VRML scene, from the fields of an IndexedFaceSet.
-
-The nodes of VRML that move shapes, as matrices: Transform of 2.0 and 1.0, and the single steps that 1.0 has too.
-
-What is found on a walk through a VRML file: its shapes, and the first texture in use.
-"""
+"""The shapes of a VRML scene: built from the fields of IndexedFaceSet nodes, transformed by the nodes around them."""
 
 from dataclasses import dataclass, field
 
@@ -11,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.meshes.shapes import Shape, moved
+from smile_pipe.pipeline.meshes.shapes import Shape, transform_shape
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 from smile_pipe.pipeline.meshes.vrml_syntax import Node
 
 
-def shape_of(
+def build_shape(
     points: NDArray[np.float32],
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
@@ -25,15 +20,15 @@ def shape_of(
     uv_corners: NDArray[np.int32] | None,
     color_corners: NDArray[np.int32] | None,
 ) -> Shape:
-    """Build a shape from its arrays, polygons as fans.
+    """Build a shape from its arrays, splitting polygons into fans.
 
     Args:
         points: [V, 3].
         uvs: [U, 2]; U may be 0.
-        colors: [C, 3]; they are dropped if they do not give every vertex one colour.
+        colors: [C, 3]; dropped unless they give every vertex one colour.
         corners: [N], `coordIndex`.
-        uv_corners: [N], `texCoordIndex`, or None where it is as `coordIndex`.
-        color_corners: [N], `colorIndex`, or None where it is as `coordIndex`.
+        uv_corners: [N], `texCoordIndex`, or None if equal to `coordIndex`.
+        color_corners: [N], `colorIndex`, or None if equal to `coordIndex`.
 
     Raises:
         MeshError: the two index lists do not describe the same polygons, or an index is out of range.
@@ -44,47 +39,50 @@ def shape_of(
     elif uv_corners is None:
         faces = face_uvs = triangulate(corners)[0]
     else:
-        corners, uv_corners = _ended(corners), _ended(uv_corners)
+        corners, uv_corners = _terminated(corners), _terminated(uv_corners)
         if not np.array_equal(corners == -1, uv_corners == -1):
-            raise MeshError("has a texCoordIndex that does not describe the polygons of coordIndex")
+            raise MeshError("inconsistent polygons: texCoordIndex does not match coordIndex")
         faces, face_uvs = triangulate(corners, uv_corners)
-    for what, indices, count in (("coordIndex", faces, len(points)), ("texCoordIndex", face_uvs, len(uvs) or 1)):
+    for name, indices, count in (("coordIndex", faces, len(points)), ("texCoordIndex", face_uvs, len(uvs) or 1)):
         if indices.size and not 0 <= indices.min() <= indices.max() < count:
-            raise MeshError(f"has a {what} from {indices.min()} to {indices.max()} for {count} elements")
+            raise MeshError(f"index out of range: {name} from {indices.min()} to {indices.max()} for {count} elements")
     return Shape(points, faces, uvs, face_uvs, _vertex_colors(len(points), colors, corners, color_corners))
 
 
 def _vertex_colors(
     num_points: int, colors: NDArray[np.float32], corners: NDArray[np.int32], color_corners: NDArray[np.int32] | None
 ) -> NDArray[np.float32]:
-    """Colours by vertex [V, 3], or [0, 3] if corners at one vertex differ or the lists do not fit together."""
+    """Colours by vertex [V, 3]; [0, 3] if corners of one vertex differ or the lists do not match."""
     if color_corners is None or not len(colors):
         return colors if len(colors) == num_points else colors[:0]
-    corners, color_corners = _ended(corners), _ended(color_corners)
+    corners, color_corners = _terminated(corners), _terminated(color_corners)
     used = corners != -1
     if not np.array_equal(used, color_corners != -1):
         return colors[:0]
-    at, wanted = corners[used], color_corners[used]
-    if not 0 <= wanted.min(initial=0) <= wanted.max(initial=0) < len(colors) or at.max(initial=0) >= num_points:
+    vertices, color_indices = corners[used], color_corners[used]
+    if (
+        not 0 <= color_indices.min(initial=0) <= color_indices.max(initial=0) < len(colors)
+        or vertices.max(initial=0) >= num_points
+    ):
         return colors[:0]
     chosen = np.zeros(num_points, np.int32)
-    chosen[at] = wanted
-    return colors[chosen] if np.array_equal(chosen[at], wanted) else colors[:0]
+    chosen[vertices] = color_indices
+    return colors[chosen] if np.array_equal(chosen[vertices], color_indices) else colors[:0]
 
 
-def _ended(corners: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Add the -1 after the last polygon where a file leaves it out."""
+def _terminated(corners: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Append the -1 after the last polygon if it is missing."""
     return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
 
 
-KINDS = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
-"""The kinds of nodes that move shapes."""
+TRANSFORM_NODES = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
+"""Kinds of nodes that transform shapes."""
 
 _DEFAULTS = {
     "translation": (0.0, 0.0, 0.0),
     "rotation": (0.0, 0.0, 1.0, 0.0),
     "scale": (1.0, 1.0, 1.0),
-    "scaleFactor": (1.0, 1.0, 1.0),  # what VRML 1.0 calls scale
+    "scaleFactor": (1.0, 1.0, 1.0),  # the scale of VRML 1.0
     "scaleOrientation": (0.0, 0.0, 1.0, 0.0),
     "center": (0.0, 0.0, 0.0),
     "matrix": tuple(np.eye(4).ravel().tolist()),
@@ -92,21 +90,22 @@ _DEFAULTS = {
 
 
 def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]:
-    """The matrix [4, 4] that a node multiplies points (as columns) with.
+    """Return the matrix [4, 4] by which a node multiplies points (as columns).
 
-    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52); a MatrixTransform gives its own, for points as rows.
+    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52). A MatrixTransform gives its matrix directly, for points
+    as rows.
 
     Args:
-        kind: one of `KINDS`.
-        numbers: the fields that the node gives.
+        kind: one of `TRANSFORM_NODES`.
+        numbers: fields of the node.
 
     Raises:
-        MeshError: a field has too few or too many numbers, or one that is not finite.
+        MeshError: a field has the wrong number of values, or one that is not finite.
     """
     values = {name: np.array(numbers.get(name, default)) for name, default in _DEFAULTS.items()}
     for name, default in _DEFAULTS.items():
         if values[name].shape != (len(default),) or not np.isfinite(values[name]).all():
-            raise MeshError(f"{kind} has a {name} that is not {len(default)} finite numbers")
+            raise MeshError(f"invalid {name} of {kind}: it must be {len(default)} finite numbers")
     if kind == "MatrixTransform":
         return values["matrix"].reshape(4, 4).T
     oriented = _rotation(values["scaleOrientation"])
@@ -119,7 +118,7 @@ def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]
 
 
 def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrix [3, 3] of an axis of any length and an angle in radians [4] (Rodrigues' formula)."""
+    """Rotation matrix [3, 3] from an axis of any length and an angle in radians [4] (Rodrigues' formula)."""
     axis, angle = axis_angle[:3], axis_angle[3]
     length = np.linalg.norm(axis)
     if angle == 0.0 or length == 0.0:
@@ -131,18 +130,18 @@ def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:
 
 NO_UVS = np.empty((0, 2), np.float32)
 NO_POINTS = NO_COLORS = np.empty((0, 3), np.float32)
-_ROOM = 64 << 20  # what any file's shapes may take
+_MIN_SCENE_BYTES = 64 << 20  # memory that the shapes of a file of any size may take
 
 
 @dataclass(eq=False)
 class Scene:
-    """The shapes of a file, in the places that the nodes around them say.
+    """The shapes of a file, transformed by the nodes around them.
 
     Attributes:
         source: the file.
         shapes: in the order of the file.
-        texture_name: the first texture that the file names, or "".
-        nbytes: what the shapes take; small files that use large arrays over and over are refused.
+        texture_name: first texture in the file, or "".
+        nbytes: memory of the shapes. Small files that reuse large arrays many times are rejected.
     """
 
     source: Source
@@ -157,38 +156,36 @@ class Scene:
         indices: tuple[NDArray[np.int32] | None, NDArray[np.int32] | None],
         matrix: NDArray[np.float64],
     ) -> None:
-        """Add the shape of an IndexedFaceSet; one without points or polygons is left out.
+        """Add the shape of an IndexedFaceSet. A node without points or polygons is skipped.
 
         Args:
             node: the IndexedFaceSet.
             arrays: points [V, 3], uvs [U, 2] and colours [C, 3].
-            indices: [N], for each corner the index of its uv and its colour; None where they are as `coordIndex`.
-            matrix: [4, 4], where it lies.
+            indices: for each corner [N] the index of its uv and of its colour; None if equal to `coordIndex`.
+            matrix: [4, 4], transform of the shape.
 
         Raises:
-            MeshError: its arrays do not fit together (with its line), or the shapes take too much memory.
+            MeshError: the arrays do not match (with the line), or the shapes take too much memory.
         """
         points, uvs, colors = arrays
         if "coordIndex" not in node.indices or not len(points):
             return
         try:
-            shape = shape_of(points, uvs, colors, node.indices["coordIndex"], *indices)
+            shape = build_shape(points, uvs, colors, node.indices["coordIndex"], *indices)
         except MeshError as error:
-            raise self.source.error(node.at, str(error)) from error
+            raise self.source.error_at(node.pos, str(error)) from error
         self.nbytes += shape.nbytes
-        if self.nbytes > _ROOM + 16 * self.source.size:
-            raise self.source.error(
-                node.at, f"the shapes take more than {self.nbytes} bytes; arrays are used too often"
-            )
-        self.shapes.append(moved(shape, matrix))
+        if self.nbytes > _MIN_SCENE_BYTES + 16 * self.source.size:
+            raise self.source.error_at(node.pos, f"arrays reused too often: the shapes take {self.nbytes} bytes")
+        self.shapes.append(transform_shape(shape, matrix))
 
     def matrix_of(self, node: Node) -> NDArray[np.float64]:
-        """The matrix [4, 4] of a node that moves what is in it or after it.
+        """The matrix [4, 4] of a node that transforms its content or the nodes after it.
 
         Raises:
-            MeshError: a field of it is not what it should be (with its line).
+            MeshError: a field is invalid (with its line).
         """
         try:
             return matrix_of(node.kind, node.numbers)
         except MeshError as error:
-            raise self.source.error(node.at, str(error)) from error
+            raise self.source.error_at(node.pos, str(error)) from error

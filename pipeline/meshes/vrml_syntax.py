@@ -1,7 +1,7 @@
-"""The nodes of a VRML file, 1.0 or 2.0: a tree that holds only what geometry needs.
+"""The nodes of a VRML file, 1.0 or 2.0, as a tree that holds only geometry.
 
-A pass over the tokens keeps the stack of open nodes. Long number arrays never become tokens. `USE` puts a node into the
-tree once more, which makes it a graph without cycles: a node has a name only once it is closed.
+One pass over the tokens keeps a stack of open nodes. Long arrays of numbers do not become tokens. `USE` adds a node to
+the tree again, so the result is a graph; it has no cycles, because a node gets its name only when it is closed.
 """
 
 import re
@@ -15,10 +15,10 @@ from smile_pipe.pipeline.meshes.numbers import read_integers, read_numbers
 from smile_pipe.pipeline.meshes.source import Source
 
 _MAX_DEPTH = 256
-_MAX_NODES = 65536  # each counted as often as it is used
-_MAX_NUMBERS = 16  # of a field that is not an array: a matrix
+_MAX_NODES = 65536  # with repetitions
+_MAX_NUMBERS = 16  # of a field that is not an array; the longest one is a matrix
 
-# Possessive, so that no input makes it go back.
+# Possessive: no input causes backtracking.
 _TOKEN = re.compile(rb'(?:[\s,]++|#[^\n]*+)*+("(?:[^"\\]|\\.)*+"|[{}\[\]]|[^\s,{}\[\]"#\x00]++)', re.DOTALL)
 _BLANK = re.compile(rb"(?:[\s,]++|#[^\n]*+)*+\Z")
 _NUMBERS = re.compile(rb"[-+0-9.eE,\s]*+\]")
@@ -36,28 +36,28 @@ _SWITCHES = ("whichChoice", "whichChild")
 _SCALARS = ("translation", "rotation", "scale", "scaleFactor", "scaleOrientation", "center", "matrix", *_SWITCHES)
 _WORDS = ("value", "colorPerVertex")
 _STRINGS = ("url", "filename")
-_ALL = -3  # what a Switch of VRML 1.0 chooses to show all
+_ALL = -3  # the choice of a VRML 1.0 Switch that shows all children
 
 
 @dataclass(eq=False)
 class Node:
-    """A node, with those of its fields that are listed above.
+    """A node with the fields listed above.
 
     Attributes:
-        kind: its type, such as `Shape`.
-        at: the byte where its brace opens.
-        name: what DEF calls it, or "".
-        children: the nodes in its fields, in the order of the file; nodes put there by USE included.
+        kind: type, such as `Shape`.
+        pos: byte of its opening brace.
+        name: its DEF name, or "".
+        children: nodes in its fields, in the order of the file, including those added by USE.
         values: float32 [N, 2 or 3], by field.
         indices: int32 [N], by field.
-        numbers: of fields that are not arrays.
-        words: the first word or string of a field, such as TRUE or a file's name.
-        depth: of the tree below it, itself included.
-        size: nodes in the tree below it, itself included, each as often as it is used.
+        numbers: fields that are not arrays.
+        words: first word or string of a field, such as TRUE or a file name.
+        depth: depth of the subtree, at least 1.
+        size: number of nodes in the subtree, with repetitions.
     """
 
     kind: str
-    at: int
+    pos: int
     name: str = ""
     children: list["Node"] = field(default_factory=list)
     values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -67,21 +67,21 @@ class Node:
     depth: int = 1
     size: int = 1
 
-    def adopt(self, child: "Node") -> None:
+    def add_child(self, child: "Node") -> None:
         """Add a child.
 
         Raises:
-            MeshError: that makes the tree too deep or too large.
+            MeshError: the tree is now too deep or too large.
         """
         self.depth, self.size = max(self.depth, child.depth + 1), self.size + child.size
         if self.depth > _MAX_DEPTH:
-            raise MeshError(f"nodes are nested more than {_MAX_DEPTH} deep")
+            raise MeshError(f"nodes nested too deeply: the limit is {_MAX_DEPTH} levels")
         if self.size > _MAX_NODES:
-            raise MeshError(f"there are more than {_MAX_NODES} nodes")
+            raise MeshError(f"too many nodes: the limit is {_MAX_NODES}")
         self.children.append(child)
 
-    def shown(self) -> list["Node"]:
-        """The children that are to be seen: all, but of an LOD the first, and of a Switch the one it chooses."""
+    def visible_children(self) -> list["Node"]:
+        """The children that are shown: the first of an LOD, the chosen one of a Switch, else all."""
         if self.kind == "LOD":
             return self.children[:1]
         if self.kind == "Switch":
@@ -91,73 +91,76 @@ class Node:
 
 
 def read_nodes(source: Source) -> Node:
-    """Read a whole file; its top nodes are the children of what is returned.
+    """Read a whole file.
+
+    Returns:
+        A root node whose children are the top nodes of the file.
 
     Raises:
-        MeshError: the text is malformed (with its line), nested too deep, or has too many nodes.
+        MeshError: the text is malformed (with its line), nested too deeply, or has too many nodes.
     """
     stack, named = [Node("the scene", 0)], dict[str, Node]()
-    at, words = 0, ["", "", ""]  # the last three words: `DEF name Type {`
+    pos, words = 0, ["", "", ""]  # the last three words: `DEF name Type {`
     num_opened = 0
-    while match := _TOKEN.match(source.data, at):
-        token, start, at = match.group(1).decode("latin-1"), match.start(1), match.end()
+    while match := _TOKEN.match(source.data, pos):
+        token, start, pos = match.group(1).decode("latin-1"), match.start(1), match.end()
         try:
             if token == "{":
                 num_opened += 1
-                if num_opened > _MAX_NODES:  # of which none need be closed, and so counted by `adopt`
-                    raise MeshError(f"there are more than {_MAX_NODES} nodes")
-                _open(stack, words, start)
+                if num_opened > _MAX_NODES:  # `add_child` counts closed nodes only
+                    raise MeshError(f"too many nodes: the limit is {_MAX_NODES}")
+                _open_node(stack, words, start)
             elif token == "}":
-                _close(stack, named)
+                _close_node(stack, named)
             elif token == "[":
-                at = _list(source, stack[-1], words[-1], at)
+                pos = _read_list(source, stack[-1], words[-1], pos)
             elif token != "]":
-                words = _value(stack[-1], named, words, match.group(1))
+                words = _read_token(stack[-1], named, words, match.group(1))
         except MeshError as error:
-            raise error if str(error).startswith("line ") else source.error(start, str(error)) from error
-    if len(stack) != 1 or not _BLANK.match(source.data, at):
-        raise source.error(source.size - 1, f"the file ends or breaks off within {stack[-1].kind}")
+            raise error if str(error).startswith("line ") else source.error_at(start, str(error)) from error
+    if len(stack) != 1 or not _BLANK.match(source.data, pos):
+        raise source.error_at(source.size - 1, f"truncated file: it ends within {stack[-1].kind}")
     return stack[0]
 
 
-def _open(stack: list[Node], words: list[str], start: int) -> None:
-    """A brace opens at byte `start`: a node of the type that the last word says."""
+def _open_node(stack: list[Node], words: list[str], start: int) -> None:
+    """Open a node at byte `start`; the last word is its type."""
     if len(stack) > _MAX_DEPTH:
-        raise MeshError(f"nodes are nested more than {_MAX_DEPTH} deep")
+        raise MeshError(f"nodes nested too deeply: the limit is {_MAX_DEPTH} levels")
     stack.append(Node(words[2], start, words[1] if words[0] == "DEF" else ""))
 
 
-def _close(stack: list[Node], named: dict[str, Node]) -> None:
-    """A brace closes: the node goes to the one around it."""
+def _close_node(stack: list[Node], named: dict[str, Node]) -> None:
+    """Close a node and add it to the node around it."""
     if len(stack) == 1:
-        raise MeshError("a } closes nothing")
+        raise MeshError("unmatched }")
     node = stack.pop()
-    stack[-1].adopt(node)
+    stack[-1].add_child(node)
     if node.name:
         named[node.name] = node
 
 
-def _list(source: Source, node: Node, name: str, at: int) -> int:
-    """A bracket opens for field `name`: read its numbers, or step over them; the byte to go on from."""
+def _read_list(source: Source, node: Node, name: str, pos: int) -> int:
+    """Read or skip the numbers of field `name` after its bracket; return the next byte."""
     if width := _WIDTHS.get((node.kind, name)):
-        numbers, at = read_numbers(source, at, np.float32)
+        numbers, pos = read_numbers(source, pos, np.float32)
         if len(numbers) % width:
-            raise MeshError(f"{node.kind} has {len(numbers)} numbers, not a multiple of {width}")
+            raise MeshError(f"incomplete {node.kind}: {len(numbers)} numbers are not a multiple of {width}")
         node.values[name] = numbers.reshape(-1, width).astype(np.float32)
     elif name in _INDICES and node.kind == "IndexedFaceSet":
-        integers, at = read_integers(source, at)
-        # A view would keep room for as many as the rest of the file could hold.
+        integers, pos = read_integers(source, pos)
+        # A view would keep memory for as many as the rest of the file could hold.
         node.indices[name] = integers.copy()
     else:
-        skipped = _NUMBERS.match(source.data, at)
-        return skipped.end() if skipped else at
-    if source.text[at] != ord("]"):
-        raise source.error(at, f"{name} holds something that is not a number, or is not closed")
-    return at + 1
+        skipped = _NUMBERS.match(source.data, pos)
+        return skipped.end() if skipped else pos
+    if source.text[pos] != ord("]"):
+        raise source.error_at(pos, f"expected a number or ] in {name}")
+    return pos + 1
 
 
-def _value(node: Node, named: dict[str, Node], words: list[str], raw: bytes) -> list[str]:
-    """A token that is no bracket: what it says goes into the node; the last three words, now."""
+def _read_token(node: Node, named: dict[str, Node], words: list[str], raw: bytes) -> list[str]:
+    """Store a token that is not a bracket in the node; return the last three words."""
     token = raw.decode("latin-1")
     if token[0] in "-+.0123456789":
         _number(node, words[-1], token)
@@ -169,7 +172,7 @@ def _value(node: Node, named: dict[str, Node], words: list[str], raw: bytes) -> 
     if words[-1] in _WORDS:
         node.words.setdefault(words[-1], token)
     if words[-1] == "USE" and token in named:
-        node.adopt(named[token])
+        node.add_child(named[token])
     return [*words[1:], token]
 
 
@@ -179,7 +182,7 @@ def _number(node: Node, name: str, token: str) -> None:
     try:
         value = float(token)
     except ValueError as error:
-        raise MeshError(f"{name} has {token[:40]!r}, which is not a number") from error
+        raise MeshError(f"invalid {name}: {token[:40]!r} is not a number") from error
     numbers = node.numbers.setdefault(name, [])
     if len(numbers) <= _MAX_NUMBERS:
         numbers.append(value)

@@ -6,8 +6,8 @@ No link below a folder is followed out of it. Keys are unique, so that the views
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, recognised, samples_in
-from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, checked, key_of
+from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, detect_adapter, find_samples_in_index
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key, sort_by_key
 from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, natural_order, stem_of, suffix_of
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath, storage_path
@@ -61,11 +61,11 @@ def _inputs_at(path: StoragePath, layout: str, sequence: bool, frame_rate: float
     if sequence:
         return [_sequence_input(path, frame_rate)]
     files = FileIndex.scan(path)
-    if layout != "auto" or recognised(files):
-        samples: Iterable[SampleSource] = samples_in(files, layout).samples
+    if layout != "auto" or detect_adapter(files):
+        samples: Iterable[SampleSource] = find_samples_in_index(files, layout).samples
     else:
         visible = [mesh for mesh in files.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
-        samples = checked((_scan(ScanFiles.beside(mesh, files)) for mesh in visible), path)
+        samples = sort_by_key((_scan(ScanFiles.with_sidecars(mesh, files)) for mesh in visible), path)
     inputs = [
         ScanInput(path, sample, f"{path}: {sample.key}" if sample.frame_rate else f"{path / sample.frames[0].mesh}")
         for sample in samples
@@ -78,7 +78,7 @@ def _inputs_at(path: StoragePath, layout: str, sequence: bool, frame_rate: float
 def _mesh_input(path: StoragePath) -> ScanInput:
     if suffix_of(path.name) not in MESH_SUFFIXES:
         raise UsageError(f"{path}: is not a mesh that can be read; give a file of type {_suffixes()}")
-    return ScanInput(path.parent, _scan(ScanFiles.beside(path.name, _folder_files(path.parent))), str(path))
+    return ScanInput(path.parent, _scan(ScanFiles.with_sidecars(path.name, _folder_files(path.parent))), str(path))
 
 
 def _sequence_input(path: StoragePath, frame_rate: float) -> ScanInput:
@@ -86,13 +86,13 @@ def _sequence_input(path: StoragePath, frame_rate: float) -> ScanInput:
     meshes = sorted(files.meshes_in("."), key=natural_order)
     if not meshes:
         raise UsageError(f"{path}: has no mesh itself; with `sequence`, give the folder that contains the frames")
-    frames = tuple(ScanFiles.beside(mesh, files) for mesh in meshes)
-    source = SampleSource(key_of(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
+    frames = tuple(ScanFiles.with_sidecars(mesh, files) for mesh in meshes)
+    source = SampleSource(make_key(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
     return ScanInput(path, source, str(path))
 
 
 def _scan(files: ScanFiles) -> SampleSource:
-    return SampleSource(key_of(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
+    return SampleSource(make_key(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
 
 
 def _folder_files(folder: StoragePath) -> FileIndex:

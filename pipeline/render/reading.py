@@ -14,11 +14,11 @@ from smile_pipe.pipeline.captions.geometry import measure
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
-from smile_pipe.pipeline.landmarks.scan import read_scan
+from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.texture import named_texture, read_texture
+from smile_pipe.pipeline.meshes.texture import read_texture, resolve_texture_name
 from smile_pipe.pipeline.render.fingerprints import hash_source
 from smile_pipe.pipeline.render.limits import pause_limits
 from smile_pipe.pipeline.render.settings import RenderSettings
@@ -90,7 +90,7 @@ class SourceReader:
         if scan.texture is not None:
             self._check_inside(scan.texture)
             return replace(mesh, texture=self._texture(scan.texture))
-        named = named_texture(root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
+        named = resolve_texture_name(root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
         if named is None:
             return mesh
         self._record(named)

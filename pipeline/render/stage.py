@@ -101,7 +101,7 @@ def _plan(config: RenderConfig) -> RenderPlan:
         known,
         found.stats,
     )
-    return replace(work, evidence=found.evidence, ignored=found.ignored)
+    return replace(work, evidence=found.match_reason, ignored=found.skipped)
 
 
 def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layout: str) -> None:

@@ -32,7 +32,7 @@ from smile_pipe.pipeline.common.ray_session import WORKERS_ENVIRONMENT
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import stat_source
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
-from smile_pipe.pipeline.landmarks.scan import read_scan
+from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.texture import read_texture
 from smile_pipe.pipeline.render import stage as render

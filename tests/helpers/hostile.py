@@ -1,7 +1,8 @@
-"""Files that nobody should trust, for every format that is read: damaged, lying, oversized, leading elsewhere.
+"""Untrusted files for every supported format: damaged, inconsistent, oversized, or referring to other places.
 
-Each `Bad` truly fails; what is odd and harmless is in `ODD_TEXTURES`. `lay_out` writes them all into one data directory
-with a labels table, among scans that are well, and beside it a folder of traps that nothing may open.
+`lay_out` writes them into one data directory with a labels table, among good scans, and next to it a folder of traps
+that no reader may open. Each entry in `bad` must fail; entries in `odd` have unusable textures and are rendered
+without one.
 """
 
 import csv
@@ -16,7 +17,7 @@ from PIL import Image
 from helpers import hostile_images, hostile_meshes
 from helpers.hostile_good import BND, GOOD, SUFFIX, naming, obj
 
-SPARSE_BYTES = 3 << 30  # takes no room on disk
+SPARSE_BYTES = 3 << 30  # a sparse file
 LONG = "n" * 300  # a name may have 255 bytes
 PNG = hostile_images.image("PNG")
 
@@ -26,8 +27,11 @@ class Entry:
     """A row of the labels table.
 
     Attributes:
-        kind: what is the matter: the format and the sort of damage.
-        culprit: the file that the reason has to name, "" where nothing is wrong.
+        kind: format and kind of damage.
+        mesh: the mesh file.
+        texture: the texture file, or "".
+        landmarks: the landmark file, or "".
+        culprit: the file that the error must name, or "" if nothing is wrong.
     """
 
     kind: str
@@ -39,14 +43,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class HostileData:
-    """What was laid out.
+    """The files that were written.
 
     Attributes:
         root: the data directory.
-        outside: a folder beside it, full of files that would do as meshes, textures and materials.
-        bad: rows that have to fail.
-        odd: rows whose textures lead nowhere; they are rendered without one.
-        good: rows with nothing wrong.
+        outside: a folder next to it with usable meshes, textures and materials that must not be opened.
+        bad: rows that must fail.
+        odd: rows with unusable textures. They are rendered without a texture.
+        good: rows without problems.
     """
 
     root: Path
@@ -73,7 +77,7 @@ def lay_out(folder: Path, num_good: int = 100) -> HostileData:
 
 
 def write_table(root: Path, entries: list[Entry]) -> None:
-    """The labels table of some entries."""
+    """Write the labels table of some entries."""
     with open(root / "labels.csv", "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "subject", "expression", "texture", "landmarks"])
@@ -97,7 +101,7 @@ def _bad_meshes(root: Path) -> Iterator[Entry]:
 def _bad_textures(root: Path) -> Iterator[Entry]:
     for number, (suffix, kind, content) in enumerate(hostile_images.bad_textures()):
         mesh, texture = f"texture{number:03d}.obj", f"images/t{number:03d}.{suffix}"
-        # Every other one is named by the mesh itself.
+        # Every second texture is referenced by the mesh itself.
         by_mesh = number % 2 == 1
         (root / "images").mkdir(exist_ok=True)
         (root / texture).write_bytes(content)
@@ -116,7 +120,7 @@ def _bad_landmarks(root: Path) -> Iterator[Entry]:
 
 
 def _bad_places(root: Path, outside: Path) -> Iterator[Entry]:
-    """Links, pipes, folders and files that are not there, or far too large, in the place of each kind of file."""
+    """Links, pipes, folders, and missing or too large files, in place of each kind of file."""
     (root / "folder").mkdir()
     (root / "away").symlink_to(outside)
     for suffix in ("obj", "png", "bnd"):
@@ -144,7 +148,7 @@ def _bad_places(root: Path, outside: Path) -> Iterator[Entry]:
         (root / f"absolute.{suffix}").symlink_to(outside / f"trap.{suffix}")
         (root / f"zero.{suffix}").symlink_to("/dev/zero")
         os.mkfifo(root / f"pipe.{suffix}")
-        # What it begins with is well, so that its size alone can tell.
+        # The content is valid; only the size is wrong.
         shutil.copy(outside / f"trap.{suffix}", root / f"sparse.{suffix}")
         os.truncate(root / f"sparse.{suffix}", SPARSE_BYTES)
         if suffix != "obj":
@@ -165,7 +169,7 @@ def _placed(root: Path, suffix: str, kind: str, path: str) -> Entry:
 
 
 def _odd_textures(root: Path, outside: Path) -> Iterator[Entry]:
-    """Meshes whose textures or materials are none that may be opened."""
+    """Meshes with textures or materials that must not be opened."""
     (root / "odd").mkdir()
     (root / "odd/out.png").symlink_to(outside / "trap.png")
     (root / "odd/self.png").symlink_to("self.png")

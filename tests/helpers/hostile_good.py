@@ -1,4 +1,4 @@
-"""Small files of every mesh format, and of landmarks: what `hostile_meshes` damages."""
+"""Small valid files of every mesh format, and of landmarks, which `hostile_meshes` damages."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ LM3 = b"2 landmarks:\n\nNose tip\n0.0 0.0 90.0\nChin middle\n0.0 -80.0 10.0\n"
 
 
 def obj(library: str = "") -> bytes:
-    """An OBJ with texture coordinates; with a material file if one is given."""
+    """An OBJ with texture coordinates, and optionally a material file."""
     lines = [f"mtllib {library}", "usemtl skin"] if library else []
     lines += ["v {} {} {}".format(*row) for row in V.tolist()] + ["vt {} {}".format(*row) for row in UVS.tolist()]
     lines += ["f " + " ".join(f"{i}/{i}" for i in face) for face in (F + 1).tolist()]
@@ -96,7 +96,7 @@ def _off() -> bytes:
 
 
 def document(**changes: object) -> dict[str, object]:
-    """The JSON of a glTF whose one buffer holds the faces and then the vertices."""
+    """The JSON of a glTF with one buffer that holds the faces and then the vertices."""
     document: dict[str, object] = {
         "asset": {"version": "2.0"},
         "scene": 0,

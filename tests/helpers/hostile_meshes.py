@@ -1,4 +1,4 @@
-"""Mesh and landmark files that cannot be read, each with what is wrong with it."""
+"""Mesh and landmark files that cannot be read, each with a description of what is wrong."""
 
 import io
 import pickle
@@ -11,7 +11,7 @@ import numpy as np
 
 from helpers.hostile_good import BND, GOOD, LM3, F, V, bnt, document, glb, gltf, npz
 
-_NUM_BOMB_BYTES = 200 << 20  # of an array; each alone would be read
+_NUM_BOMB_BYTES = 200 << 20  # per array, below the limit for one array
 
 _FOREIGN = {
     "empty": b"",
@@ -29,33 +29,33 @@ _FOREIGN = {
 
 
 def bad_meshes() -> Iterator[tuple[str, str, bytes]]:
-    """Form, what is wrong, and content."""
+    """Yield form, description and content."""
     for form, good in GOOD.items():
-        for what, content in _FOREIGN.items():
-            yield form, what, content
+        for description, content in _FOREIGN.items():
+            yield form, description, content
         for place in _cuts(form, good):
             yield form, f"cut at byte {place}", good[:place]
         for old, new in _EDITS.get(form, []):
             old, new = (part.encode("latin-1") if isinstance(part, str) else part for part in (old, new))
             assert old in good, (form, old)
             yield form, f"{old[:40]!r} become {new[:40]!r}", good.replace(old, new, 1)
-    yield from _lies()
+    yield from _huge_counts()
     yield from _bad_archives()
     yield from _bad_scenes()
     yield from _deep()
 
 
 def _cuts(form: str, good: bytes) -> list[int]:
-    """Where a file is cut so that something is missing: at the joints of its parts, and evenly in between."""
+    """Positions at which a truncated file is incomplete: at the borders of its parts, and evenly between them."""
     end = len(good)
     marks = {"npz": [b"PK\x01\x02", b"PK\x05\x06"], "glb": [b"JSON", b"BIN\0"], "text-stl": [b"vertex "]}
     fixed = {"glb": [4, 8, 12, 16, 20, end - 4], "stl": [79, 80, 83, 84, 134, end - 1], "npz": [end - 1]}
     fixed |= {"bnt": [1, 2, 4, 12, 14, 18, end - 1], "obj": [good.rfind(b" ") + 1]}
     joints = [good.index(mark) + len(mark) for mark in marks.get(form, [])] + fixed.get(form, [])
     if form == "text-stl":
-        # Until the last number of the first triangle.
+        # Up to the last number of the first triangle.
         return np.linspace(joints[0], good.rindex(b" ", 0, good.index(b"\n endloop")) + 1, 6).astype(int).tolist()
-    # From here on, what is left of a text is whole enough: an OBJ ends where it ends.
+    # A text truncated after this position is still complete: an OBJ may end anywhere.
     until = end - 1
     if form in ("off", "ply", "wrl", "vrml1", "gltf"):
         until = good.rindex(b" " if form in ("off", "ply") else b"}")
@@ -160,8 +160,8 @@ for _form, _magic in (("wrl", "#VRML V2.0 utf8"), ("vrml1", "#VRML V1.0 ascii"))
     ]
 
 
-def _lies() -> Iterator[tuple[str, str, bytes]]:
-    """A few bytes that speak of a billion elements."""
+def _huge_counts() -> Iterator[tuple[str, str, bytes]]:
+    """A few bytes that declare a billion elements."""
     for kind in ("ascii", "binary_little_endian", "binary_big_endian"):
         header = f"ply\nformat {kind} 1.0\nelement vertex 1000000000\nproperty float x\nproperty float y\n"
         body = "property float z\nelement face 1000000000\nproperty list uint int vertex_indices\nend_header\n0 0 0"
@@ -180,7 +180,7 @@ def _lies() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _bomb(*names: str) -> bytes:
-    """Arrays of zeros; an archive of them takes a thousandth of the room."""
+    """An archive of zero arrays, a thousand times smaller than its content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in names:
@@ -194,7 +194,7 @@ def _bomb(*names: str) -> bytes:
 
 
 class Canary:
-    """Unpickled, it makes a folder where nobody would look for one."""
+    """An object that creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, ...]:
         import os
@@ -215,16 +215,20 @@ def _bad_archives() -> Iterator[tuple[str, str, bytes]]:
     yield "npz", "complex numbers", npz(vertices=V.astype(np.complex64))
     yield "npz", "text", npz(vertices=V.astype("U8"))
     yield "npz", "fields", npz(vertices=np.zeros((12, 3), [("a", "f4"), ("b", "f4")]))
-    for what, value in (("beyond", 12), ("negative", -1), ("huge", 2**40)):
-        yield "npz", f"a {what} index", npz(faces=np.where(F == 4, value, F.astype(np.int64)))
-        yield "npz", f"a {what} index of a texture coordinate", npz(face_uvs=np.where(F == 4, value, F.astype("i8")))
+    for description, value in (("beyond", 12), ("negative", -1), ("huge", 2**40)):
+        yield "npz", f"a {description} index", npz(faces=np.where(F == 4, value, F.astype(np.int64)))
+        yield (
+            "npz",
+            f"a {description} index of a texture coordinate",
+            npz(face_uvs=np.where(F == 4, value, F.astype("i8"))),
+        )
     yield "npz", "colours of another mesh", npz(colors=np.zeros((5, 3), np.uint8))
     yield "npz", "a texture of no pixels", npz(texture=np.zeros((0, 4, 3), np.uint8))
     yield "npz", "a texture of no columns", npz(texture=np.zeros((4, 0, 3), np.uint8))
     yield "npz", "a grey texture", npz(texture=np.zeros((4, 4), np.uint8))
     yield "npz", "landmarks at infinity", npz(landmarks=np.full((83, 3), np.inf, np.float32))
     yield "npz", "members that lead elsewhere", _zip({"../vertices.npy": b"x", "/faces.npy": b"x"})
-    for what, header in {
+    for description, header in {
         "a shape of a trillion": "{'descr': '<f4', 'fortran_order': False, 'shape': (10**12, 3)}",
         "a promise of much": "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 3)}",
         "a negative shape": "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3)}",
@@ -235,7 +239,7 @@ def _bad_archives() -> Iterator[tuple[str, str, bytes]]:
     }.items():
         text = header.encode()
         member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + V.tobytes()
-        yield "npz", what, _zip({"vertices.npy": member, "faces.npy": member})
+        yield "npz", description, _zip({"vertices.npy": member, "faces.npy": member})
     yield "npz", "no array", _zip({"vertices.npy": b"v 0 0 0", "faces.npy": b""})
     yield (
         "npz",
@@ -258,7 +262,7 @@ def _zip(members: dict[str, bytes]) -> bytes:
 
 
 def _bad_scenes() -> Iterator[tuple[str, str, bytes]]:
-    """GLB and glTF whose parts do not fit together."""
+    """GLB and glTF files with inconsistent parts."""
     accessors, views = document()["accessors"], document()["bufferViews"]
     changes: dict[str, dict[str, object]] = {
         "no meshes": {"meshes": []},
@@ -278,9 +282,9 @@ def _bad_scenes() -> Iterator[tuple[str, str, bytes]]:
         "no position": {"meshes": [{"primitives": [{"attributes": {}, "indices": 0}]}]},
         "a cycle of nodes": {"nodes": [{"children": [0]}]},
     }
-    for what, change in changes.items():
-        yield "glb", what, glb(**change)
-        yield "gltf", what, gltf(**change)
+    for description, change in changes.items():
+        yield "glb", description, glb(**change)
+        yield "gltf", description, gltf(**change)
     body = F.astype("<u4").tobytes() + V.tobytes()
     yield "glb", "an index beyond", glb(np.full(F.size, 99, "<u4").tobytes() + V.tobytes())
     yield "glb", "NaN", glb(F.astype("<u4").tobytes() + np.full_like(V, np.nan).tobytes())
@@ -295,7 +299,7 @@ def _bad_scenes() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _deep() -> Iterator[tuple[str, str, bytes]]:
-    """Small files that make a careless reader recurse, or grow, without end."""
+    """Small files that would cause a naive reader to recurse or allocate without limit."""
     yield "wrl", "nested 300 deep", b"#VRML V2.0 utf8\n" + b"Group { children [ " * 300 + b"] }" * 300
     yield "wrl", "nested very deep", b"#VRML V2.0 utf8\n" + b"A{" * 100_000
     yield "wrl", "brackets nested very deep", b"#VRML V2.0 utf8\nA {" + b"[" * 100_000
@@ -316,9 +320,9 @@ def _deep() -> Iterator[tuple[str, str, bytes]]:
 
 
 def bad_landmarks() -> Iterator[tuple[str, str, bytes]]:
-    """Suffix, what is wrong, and content."""
-    for what, content in _FOREIGN.items():
-        yield from ((suffix, f"{what} as {suffix}", content) for suffix in ("bnd", "txt", "lm3"))
+    """Yield suffix, description and content."""
+    for description, content in _FOREIGN.items():
+        yield from ((suffix, f"{description} as {suffix}", content) for suffix in ("bnd", "txt", "lm3"))
     for number in ("inf", "-inf", "1e39", "x", "0x10", "", "1 2"):
         row = b"0 1 %s 3\n" % number.encode()
         yield "bnd", f"a row with {number or 'too little'}", BND + row

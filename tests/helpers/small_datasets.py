@@ -1,6 +1,6 @@
-"""Each dataset of the field as it lies on disk, small: a few made-up people, expressions and frames, files of its form.
+"""Small datasets in the layout of each real one: a few synthetic people, expressions and frames.
 
-A function writes one dataset; `DATASETS` has them by the name of their layout.
+Each function writes one dataset; `DATASETS` maps the name of the layout to it.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from smile_pipe.pipeline.face_model.ict import SHAPES
 from smile_pipe.pipeline.landmarks.files import write_bnd, write_lm3
 from smile_pipe.pipeline.meshes.vrml import write_wrl
 
-# Three are enough to tell apart, and few enough to be rendered in a test.
+# Three are sufficient to distinguish, and few enough to render in a test.
 SHOWN = {"AN": "Angry", "HA": "Happy", "SU": "Surprise"}
 
 
 def write_bu3dfe(root: Path, subjects: int = 3) -> None:
-    """A neutral scan and three expressions at two levels each, with textures, landmarks and one raw scan."""
+    """Per subject a neutral scan and three expressions at two levels, with textures, landmarks and one raw scan."""
     for person, subject in _people(subjects, "{sex}{number:04d}"):
         folder = _folder(root / subject)
         for code, level in [("NE", 0), *product(SHOWN, (3, 4))]:
@@ -30,7 +30,7 @@ def write_bu3dfe(root: Path, subjects: int = 3) -> None:
 
 
 def write_bu4dfe(root: Path, subjects: int = 3) -> None:
-    """Three sequences of four frames, with textures, and landmarks in a tree of their own."""
+    """Per subject three sequences of four frames, with textures, and landmarks in a separate tree."""
     for person, subject in _people(subjects, "{sex}{number:03d}"):
         for code, word in SHOWN.items():
             frames, marks = _folder(root / subject / word), _folder(root / "BU4DFE_BND_V1.1" / subject / word)
@@ -42,7 +42,7 @@ def write_bu4dfe(root: Path, subjects: int = 3) -> None:
 
 
 def write_bosphorus(root: Path, subjects: int = 3) -> None:
-    """A neutral scan, three emotions, two action units and a pose, with textures and landmarks."""
+    """Per subject a neutral scan, three emotions, two action units and a pose, with textures and landmarks."""
     emotions = {"E_ANGER": "AN", "E_HAPPY": "HA", "E_SURPRISE": "SU"}
     names = {"N_N": "NE", **emotions, "LFAU_12": "AU12", "UFAU_4": "AU4", "YR_R10": "NE"}
     for person, subject in _people(subjects, "bs{number:03d}"):
@@ -58,9 +58,9 @@ def write_bosphorus(root: Path, subjects: int = 3) -> None:
 
 
 def write_bp4d(root: Path, subjects: int = 3) -> None:
-    """Three tasks of four frames, numbered with four or three digits, with textures and coded action units."""
+    """Per subject three tasks of four frames, numbered with four or three digits, with textures and action units."""
     coding = _folder(root / "AUCoding/AU_OCC")
-    for (person, subject), digits in zip(_people(subjects, "{sex}{number:03d}"), _turns(4, 3), strict=False):
+    for (person, subject), digits in zip(_people(subjects, "{sex}{number:03d}"), _alternate(4, 3), strict=False):
         for task, code in {"T1": "HA", "T3": "SU", "T7": "AN"}.items():
             folder = _folder(root / subject / task)
             rows = ["0,1,12,17"]
@@ -73,7 +73,7 @@ def write_bp4d(root: Path, subjects: int = 3) -> None:
 
 
 def write_coma(root: Path, subjects: int = 3) -> None:
-    """Three sequences of four frames, plain meshes."""
+    """Per subject three sequences of four frames without textures."""
     for person, subject in _people(subjects, "FaceTalk_170725_{number:05d}_TA"):
         for word, unit in {"bareteeth": "AU10", "high_smile": "AU12", "mouth_open": "AU26"}.items():
             folder = _folder(root / subject / word)
@@ -82,7 +82,7 @@ def write_coma(root: Path, subjects: int = 3) -> None:
 
 
 def write_facescape(root: Path, subjects: int = 3) -> None:
-    """Four registered scans with textures and materials."""
+    """Per subject four registered scans with textures and materials."""
     names = {"1_neutral": "NE", "2_smile": "AU12", "4_anger": "AN", "14_sadness": "SA"}
     for person, subject in _people(subjects, "{number}"):
         folder = _folder(root / subject / "models_reg")
@@ -92,7 +92,7 @@ def write_facescape(root: Path, subjects: int = 3) -> None:
 
 
 def write_ict(root: Path, subjects: int = 3) -> None:
-    """The generic face, five expression shapes of it, and an identity for each subject; centimetres."""
+    """The generic face, five expression shapes of it, and an identity per subject; centimetres."""
     folder = _folder(root / "FaceXModel")
     generic = Person(0)
     write_obj(folder / "generic_neutral_mesh.obj", generic.show("NE")[0], 0.1)
@@ -106,7 +106,7 @@ def write_ict(root: Path, subjects: int = 3) -> None:
 
 
 def write_folder(root: Path, subjects: int = 3) -> None:
-    """A labels table of scans, of sequences by directory and by frame, and of one label that is two."""
+    """A labels table of scans, of sequences by directory and by frame, and of one double label."""
     rows = ["path,subject,expression,level,sequence,frame,frame_rate,AU12,site"]
     for person, subject in _people(subjects, "person {number}"):
         folder = _folder(root / subject / "happy")
@@ -136,7 +136,7 @@ DATASETS: dict[str, Callable[..., None]] = {
 
 
 def _people(subjects: int, name: str) -> list[tuple[Person, str]]:
-    """Each person with a name after a pattern."""
+    """Each person with a name from a pattern."""
     people = ((number, Person(number)) for number in range(1, subjects + 1))
     return [(person, name.format(sex=person.sex, number=number)) for number, person in people]
 
@@ -146,6 +146,6 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _turns(*values: int):
+def _alternate(*values: int):
     while True:
         yield from values

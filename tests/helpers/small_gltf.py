@@ -1,4 +1,4 @@
-"""glTF files of a few triangles, put together piece by piece, right or wrong as a test wants them."""
+"""glTF files of a few triangles, built piece by piece; pieces may be invalid."""
 
 import base64
 import json
@@ -25,48 +25,48 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def data_uri(content: bytes) -> str:
-    """Bytes as a URI that holds them."""
+    """Encode bytes as a data URI."""
     return "data:application/octet-stream;base64," + base64.b64encode(content).decode()
 
 
 @dataclass
 class SmallGltf:
-    """A document and its binary chunk; `doc` may be edited before writing."""
+    """A document and its binary chunk. `doc` may be edited before writing."""
 
     doc: dict[str, Any] = field(default_factory=lambda: {"asset": {"version": "2.0"}, "scenes": [{"nodes": []}]})
     binary: bytes = b""
 
     def add(self, kind: str, **values: Any) -> int:
-        """Append an object to one of the document's lists; its index."""
+        """Append an object to one of the document's lists; return its index."""
         items = self.doc.setdefault(kind, [])
         items.append(values)
         return len(items) - 1
 
     def view(self, content: bytes, **values: Any) -> int:
-        """A bufferView of new bytes."""
+        """Add a bufferView of new bytes."""
         start, self.binary = len(self.binary), self.binary + content
         return self.add("bufferViews", buffer=0, byteOffset=start, byteLength=len(content), **values)
 
     def array(self, values: Any, dtype: str = "f4", **accessor: Any) -> int:
-        """An accessor of new numbers [N] or [N, columns]."""
+        """Add an accessor of new numbers [N] or [N, columns]."""
         values = np.asarray(values, dtype)
         columns = 1 if values.ndim == 1 else values.shape[1]
         shape = {"count": len(values), "type": _TYPES[columns], "componentType": _COMPONENTS[dtype]}
         return self.add("accessors", **{"bufferView": self.view(values.tobytes()), **shape, **accessor})
 
     def image(self, pixels: np.ndarray) -> int:
-        """A material with a new texture, inside the file."""
+        """Add a material with a new embedded texture."""
         image = self.add("images", bufferView=self.view(png(pixels)), mimeType="image/png")
         return self.material(self.add("textures", source=image))
 
     def material(self, texture: int, **info: Any) -> int:
-        """A material with a texture that there is already."""
+        """Add a material with an existing texture."""
         return self.add("materials", pbrMetallicRoughness={"baseColorTexture": {"index": texture, **info}})
 
     def show(
         self, primitive: dict[str, Any] | None = None, node: dict[str, Any] | None = None, **attributes: int
     ) -> int:
-        """A mesh of one primitive, in the scene; a triangle where nothing else is asked for."""
+        """Add a mesh of one primitive to the scene, by default a triangle."""
         attributes = attributes or {"POSITION": self.array(TRIANGLE)}
         mesh = self.add("meshes", primitives=[{"attributes": attributes, **(primitive or {})}])
         index = self.add("nodes", mesh=mesh, **(node or {}))
@@ -74,7 +74,7 @@ class SmallGltf:
         return index
 
     def write(self, path: Path, uri: str | None = None) -> Path:
-        """Write as the suffix says; the bytes go into the file, or beside it where a `uri` names them."""
+        """Write in the format of the suffix. The bytes are embedded unless `uri` names a file for them."""
         if path.suffix == ".gltf":
             self.doc["buffers"] = [{"byteLength": len(self.binary), "uri": uri or data_uri(self.binary)}]
             path.write_text(json.dumps(self.doc))

@@ -1,4 +1,4 @@
-"""BU-3DFE and BU-4DFE: which files are samples, with which labels."""
+"""BU-3DFE and BU-4DFE: samples and labels."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from smile_pipe.shards.errors import UsageError
 
 
 class TestBu3dfe:
-    def test_a_scan_is_told_by_its_name_with_its_texture_and_landmarks(self, tmp_path):
+    def test_scan_with_texture_and_landmarks(self, tmp_path):
         touch(tmp_path, *(f"F0001/F0001_AN03BL_{end}" for end in ("F3D.wrl", "F2D.bmp", "F3D.bnd")))
         files = (f"F0001/F0001_AN03BL_{end}" for end in ("F3D.wrl", "F2D.bmp", "F3D.bnd"))
         assert only(tmp_path) == SampleSource(
@@ -23,14 +23,14 @@ class TestBu3dfe:
         )
 
     @pytest.mark.parametrize("suffix", [*SUFFIXES, ".WRL", ".Obj"])
-    def test_any_mesh_format_may_stand_under_the_name(self, tmp_path, suffix):
+    def test_any_mesh_format(self, tmp_path, suffix):
         touch(tmp_path, f"M0044_HA01AE_F3D{suffix}", "M0044_HA01AE_F2D.png", "M0044_HA01AE_F3D.bnd")
         sample = only(tmp_path)
         assert sample.key == "M0044_HA01AE"
         assert sample.paths == (f"M0044_HA01AE_F3D{suffix}", "M0044_HA01AE_F2D.png", "M0044_HA01AE_F3D.bnd")
 
     @pytest.mark.parametrize("folder", ["", "F0001/", "BU3DFE/data/F0001/"])
-    def test_at_any_depth(self, tmp_path, folder):
+    def test_any_depth(self, tmp_path, folder):
         touch(tmp_path, f"{folder}F0001_SU04IN_F3D.wrl")
         assert only(tmp_path).paths == (f"{folder}F0001_SU04IN_F3D.wrl",)
 
@@ -48,13 +48,13 @@ class TestBu3dfe:
             (("F3D_lmk68.txt", "F3D.bnd"), None, "F3D.bnd"),
         ],
     )
-    def test_a_texture_or_landmarks_may_be_of_several_kinds_or_missing(self, tmp_path, files, texture, landmarks):
+    def test_texture_and_landmark_formats_and_missing_files(self, tmp_path, files, texture, landmarks):
         touch(tmp_path, "F0001_AN01WH_F3D.wrl", *(f"F0001_AN01WH_{name}" for name in files))
         (scan,) = only(tmp_path).frames
         assert scan.texture == (texture and f"F0001_AN01WH_{texture}")
         assert scan.landmarks == (landmarks and f"F0001_AN01WH_{landmarks}")
 
-    def test_the_texture_of_another_scan_or_folder_is_not_taken(self, tmp_path):
+    def test_texture_of_another_scan_or_folder_is_not_used(self, tmp_path):
         touch(tmp_path, "a/F0001_AN01WH_F3D.wrl", "b/F0001_AN01WH_F2D.bmp", "a/F0001_AN02WH_F2D.bmp")
         assert only(tmp_path).frames[0].texture is None
 
@@ -76,12 +76,12 @@ class TestBu3dfe:
             "._F0001_AN01WH_F3D.wrl",
         ],
     )
-    def test_everything_else_is_left_out_and_said_to_be(self, tmp_path, name):
+    def test_other_files_are_reported_as_skipped(self, tmp_path, name):
         touch(tmp_path, name, "F0009_HA04WH_F3D.wrl")
         assert only(tmp_path).key == "F0009_HA04WH"
-        assert len(find_samples(tmp_path, "auto").ignored) == 1
+        assert len(find_samples(tmp_path, "auto").skipped) == 1
 
-    def test_samples_come_in_the_order_of_their_keys(self, tmp_path):
+    def test_samples_are_sorted_by_key(self, tmp_path):
         touch(
             tmp_path,
             *(f"{folder}/{s}_HA01WH_F3D.wrl" for folder, s in (("a", "M0002"), ("b", "F0009"), ("c", "F0001"))),
@@ -90,7 +90,7 @@ class TestBu3dfe:
 
 
 class TestBu4dfe:
-    def test_a_folder_of_frames_is_a_sequence(self, tmp_path):
+    def test_folder_of_frames_is_a_sequence(self, tmp_path):
         names = [f"F001/Happy/{number:03d}" for number in range(3)]
         touch(tmp_path, *(f"{name}{suffix}" for name in names for suffix in (".wrl", ".jpg", ".bnd")))
         assert only(tmp_path) == SampleSource(
@@ -109,30 +109,32 @@ class TestBu4dfe:
         samples = find_samples(tmp_path, "auto").samples
         assert [sample.expression for sample in samples] == ["AN", "DI", "FE", "HA", "SA", "SU"]
 
-    def test_frames_come_in_the_order_of_their_numbers(self, tmp_path):
+    def test_frames_are_sorted_by_number(self, tmp_path):
         touch(tmp_path, *(f"F001/Sad/{number}.obj" for number in (10, 9, 100, 1)))
         assert [scan.mesh for scan in only(tmp_path).frames] == [f"F001/Sad/{n}.obj" for n in (1, 9, 10, 100)]
 
-    def test_landmarks_are_found_in_a_tree_of_their_own(self, tmp_path):
+    def test_landmarks_in_a_separate_tree(self, tmp_path):
         touch(tmp_path, "data/F002/Happy/000.wrl", "data/F002/Happy/001.wrl")
         touch(tmp_path, *(f"more/BU4DFE_BND_V1.1/{s}/{w}/000.bnd" for s in ("F001", "F002") for w in ("Happy", "Sad")))
         found = [scan.landmarks for scan in only(tmp_path).frames]
         assert found == ["more/BU4DFE_BND_V1.1/F002/Happy/000.bnd", None]
 
-    def test_landmarks_beside_the_mesh_go_first(self, tmp_path):
+    def test_landmarks_next_to_the_mesh_take_precedence(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", "F001/Happy/000_lmk68.txt", "BU4DFE_BND_V1.1/F001/Happy/000.bnd")
         assert only(tmp_path).frames[0].landmarks == "F001/Happy/000_lmk68.txt"
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.bnd",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.bnd",)
 
     @pytest.mark.parametrize("twin", ["000.obj", "0.wrl"])
-    def test_two_meshes_for_one_frame_are_refused(self, tmp_path, twin):
+    def test_two_meshes_for_one_frame_are_rejected(self, tmp_path, twin):
         touch(tmp_path, "F001/Happy/000.wrl", f"F001/Happy/{twin}")
-        with pytest.raises(UsageError, match=r"F001/Happy/0\S* and F001/Happy/0\S* are the same frame"):
+        with pytest.raises(
+            UsageError, match=r"two meshes have the same frame number: F001/Happy/0\S* and F001/Happy/0\S*"
+        ):
             find_samples(tmp_path, "auto")
 
     @pytest.mark.parametrize(
         "name", ["F001/Bored/000.wrl", "F0001/Happy/000.wrl", "F001/Happy/a.wrl", "F001/Happy/x/1.wrl"]
     )
-    def test_other_names_are_left_out(self, tmp_path, name):
+    def test_other_names_are_skipped(self, tmp_path, name):
         touch(tmp_path, name, "F009/Fear/000.wrl")
         assert only(tmp_path).key == "F009_FE"

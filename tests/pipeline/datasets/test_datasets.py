@@ -1,4 +1,4 @@
-"""Finding samples: detection, what is refused, what is left out, and what all layouts share."""
+"""Finding samples: detection, errors, skipped files, and rules of all layouts."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from helpers.trees import only, table, touch
 from smile_pipe.pipeline.datasets import LAYOUTS, find_samples
-from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, key_of, with_neutrals
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, add_neutral_scans, make_key
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.sample import KEY
 
@@ -18,7 +18,7 @@ NAMES = {
     "bp4d": ("F001/T1/0000.obj", "1 folder named like F001/T1 with numbered meshes"),
     "coma": (
         "FaceTalk_170725_00137_TA/bareteeth/bareteeth.000001.ply",
-        "1 folder of numbered meshes in ones named like FaceTalk_170725_00137_TA",
+        "1 folder of numbered meshes in folders named like FaceTalk_170725_00137_TA",
     ),
     "facescape": ("1/models_reg/4_anger.obj", "1 mesh named like 1/models_reg/4_anger.obj"),
     "ict": (
@@ -30,42 +30,42 @@ NAMES = {
 
 class TestDetection:
     @pytest.mark.parametrize("layout", NAMES)
-    def test_each_dataset_is_told_by_its_names_with_the_reason(self, tmp_path, layout):
-        path, evidence = NAMES[layout]
+    def test_each_dataset_is_detected_with_the_reason(self, tmp_path, layout):
+        path, match_reason = NAMES[layout]
         found = find_samples(touch(tmp_path, path, "notes.txt"), "auto")
-        assert (found.layout, found.evidence, len(found.samples)) == (layout, evidence, 1)
+        assert (found.layout, found.match_reason, len(found.samples)) == (layout, match_reason, 1)
         assert find_samples(tmp_path, layout) == found
 
-    def test_every_layout_is_told_apart_from_every_other(self):
+    def test_every_layout_is_distinct(self):
         assert NAMES.keys() == LAYOUTS.keys() - {"folder"}
 
     @pytest.mark.parametrize("layout", NAMES)
-    def test_a_dataset_goes_before_a_labels_table(self, tmp_path, layout):
+    def test_dataset_takes_precedence_over_labels_table(self, tmp_path, layout):
         path, _ = NAMES[layout]
         table(touch(tmp_path, path), f"path,subject,expression\n{path},s,contempt\n")
         assert find_samples(tmp_path, "auto").layout == layout
         assert find_samples(tmp_path, "folder").layout == "folder"
         assert only(tmp_path, "folder").expression == "contempt"
 
-    def test_a_labels_table_makes_a_folder_and_only_at_the_top(self, tmp_path):
+    def test_labels_table_is_detected_only_at_the_top(self, tmp_path):
         found = find_samples(table(tmp_path, "path,subject,expression\na.obj,s,HA\n"), "auto")
-        assert (found.layout, found.evidence) == ("folder", "labels.csv at its top")
+        assert (found.layout, found.match_reason) == ("folder", "labels.csv at its top")
         (tmp_path / "inner").mkdir()
         (tmp_path / "labels.csv").rename(tmp_path / "inner/labels.csv")
         with pytest.raises(UsageError, match="no known layout"):
             find_samples(tmp_path, "auto")
 
-    def test_two_datasets_in_one_directory_are_both_named(self, tmp_path):
+    def test_two_matching_datasets_are_both_named(self, tmp_path):
         touch(tmp_path, "BU-4DFE/F001/Happy/000.wrl", "BU-3DFE/F0001/F0001_AN01WH_F3D.wrl")
         with pytest.raises(
-            UsageError, match=r"looks like bu3dfe \(1 .*\) and bu4dfe \(1 .*\); say which with --layout"
+            UsageError, match=r"matches the layouts bu3dfe \(1 .*\) and bu4dfe \(1 .*\); choose one with `layout`"
         ):
             find_samples(tmp_path, "auto")
         assert only(tmp_path, "bu3dfe").key == "F0001_AN01WH" and only(tmp_path, "bu4dfe").key == "F001_HA"
 
 
-class TestNeutral:
-    def test_a_scan_knows_its_own_subjects_neutral_scan(self, tmp_path):
+class TestNeutralScans:
+    def test_scan_gets_the_neutral_scan_of_its_subject(self, tmp_path):
         touch(tmp_path, *(f"{s}_{e}WH_F3D.wrl" for s in ("F0001", "M0002") for e in ("NE00", "HA01")))
         touch(tmp_path, "F0001_NE00WH_F2D.bmp", "F0003_HA01WH_F3D.wrl")
         neutrals = {sample.key: sample.neutral for sample in find_samples(tmp_path, "auto").samples}
@@ -77,115 +77,117 @@ class TestNeutral:
             "M0002_NE00WH": None,
         }
 
-    def test_of_several_neutral_scans_the_first_by_key_is_meant(self, tmp_path):
+    def test_first_neutral_scan_by_key_is_used(self, tmp_path):
         touch(tmp_path, *(f"bs000/bs000_{name}.bnt" for name in ("E_FEAR_0", "N_N_3", "N_N_1", "N_N_2")))
         fear = find_samples(tmp_path, "auto").samples[0]
         assert fear.neutral == ScanFiles("bs000/bs000_N_N_1.bnt")
         assert fear.paths == ("bs000/bs000_E_FEAR_0.bnt", "bs000/bs000_N_N_1.bnt")
 
-    def test_sequences_neither_have_nor_are_one(self):
+    def test_sequences_are_not_neutral_scans_and_get_none(self):
         def sample(key: str, expression: str, frame_rate: float | None) -> SampleSource:
             return SampleSource(key, "s", expression, None, (ScanFiles(f"{key}.obj"),), frame_rate)
 
         moving = [sample("a", "NE", 25.0), sample("b", "HA", None), sample("c", "HA", 25.0)]
-        assert with_neutrals(moving) == moving
-        with_scan = with_neutrals([*moving, sample("d", "NE", None)])
+        assert add_neutral_scans(moving) == moving
+        with_scan = add_neutral_scans([*moving, sample("d", "NE", None)])
         assert [s.neutral for s in with_scan] == [None, ScanFiles("d.obj"), None, None]
 
 
-class TestIgnored:
-    def test_nothing_is_left_out_of_a_dataset_that_is_all_used(self, tmp_path):
+class TestSkipped:
+    def test_complete_dataset_has_no_skipped_files(self, tmp_path):
         touch(tmp_path, *(f"F0001/F0001_AN03BL_{end}" for end in ("F3D.wrl", "F2D.bmp", "F3D.bnd")))
-        assert find_samples(tmp_path, "auto").ignored == ()
+        assert find_samples(tmp_path, "auto").skipped == ()
 
-    def test_files_are_counted_by_how_their_names_end_the_most_first(self, tmp_path):
+    def test_files_are_counted_by_name_ending_most_frequent_first(self, tmp_path):
         scans = [f"F0001/F0001_AN0{level}WH" for level in (1, 2, 3)]
         touch(tmp_path, *(f"{scan}_{end}.wrl" for scan in scans for end in ("F3D", "RAW")))
         touch(tmp_path, "README", "F0001/notes.txt", "F0001/more.txt", ".DS_Store")
-        assert find_samples(tmp_path, "auto").ignored == (
+        assert find_samples(tmp_path, "auto").skipped == (
             "3 files *_RAW.wrl",
             "2 files *.txt",
             "2 files without a suffix",
         )
 
-    def test_materials_and_buffers_count_as_used_beside_a_mesh_that_may_name_them(self, tmp_path):
+    def test_materials_and_buffers_of_used_meshes_are_not_skipped(self, tmp_path):
         rows = "".join(f"{path},s,NE\n" for path in ("a/x.obj", "b/x.gltf", "c/x.ply"))
         table(touch(tmp_path, "a/x.obj", "b/x.gltf", "c/x.ply"), f"path,subject,expression\n{rows}")
         touch(tmp_path, "a/x.obj.mtl", "a/skin.MTL", "b/data.bin", "x.mtl")
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.mtl",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.mtl",)
         touch(tmp_path, "b/x.mtl", "a/x.bin", "c/x.mtl", "c/x.bin")
-        assert find_samples(tmp_path, "auto").ignored == ("3 files *.mtl", "2 files *.bin")
+        assert find_samples(tmp_path, "auto").skipped == ("3 files *.mtl", "2 files *.bin")
 
-    def test_a_material_of_a_mesh_that_is_left_out_is_left_out_with_it(self, tmp_path):
+    def test_material_of_a_skipped_mesh_is_skipped(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", "copy/a.obj", "copy/a.mtl")
-        assert find_samples(tmp_path, "auto").ignored == ("copy/: 1 mesh, 1 other file",)
+        assert find_samples(tmp_path, "auto").skipped == ("copy/: 1 mesh, 1 other file",)
 
-    def test_a_folder_with_meshes_under_a_foreign_name_is_named(self, tmp_path):
+    def test_unrecognized_folder_with_meshes_is_named(self, tmp_path):
         touch(tmp_path, "data/F001/Happy/000.wrl", *(f"data/New folder/{n}.wrl" for n in range(24)))
         touch(tmp_path, "data/New folder/cache/a.jpg", "data/F001/Laugh/000.wrl", "other/deep/inside/x.obj")
-        assert find_samples(tmp_path, "auto").ignored == (
+        assert find_samples(tmp_path, "auto").skipped == (
             "data/F001/Laugh/: 1 mesh",
             "data/New folder/: 24 meshes, 1 other file",
             "other/: 1 mesh",
         )
 
-    def test_many_kinds_end_in_how_many_more_there_are(self, tmp_path):
+    def test_long_summary_is_truncated_with_a_count(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", *(f"copy {n}/a.obj" for n in range(9)), *(f"a.x{n}" for n in range(7)))
-        ignored = find_samples(tmp_path, "auto").ignored
-        assert ignored[:6] == (*(f"copy {n}/: 1 mesh" for n in range(5)), "and 4 more folders with meshes")
-        assert ignored[6:] == (*(f"1 file *.x{n}" for n in range(5)), "and 2 more kinds of files")
+        skipped = find_samples(tmp_path, "auto").skipped
+        assert skipped[:6] == (*(f"copy {n}/: 1 mesh" for n in range(5)), "and 4 more folders with meshes")
+        assert skipped[6:] == (*(f"1 file *.x{n}" for n in range(5)), "and 2 more kinds of files")
 
-    def test_meshes_without_a_row_and_not_the_table_itself(self, tmp_path):
+    def test_meshes_without_a_row_are_skipped_but_not_the_table(self, tmp_path):
         table(touch(tmp_path, "a.obj", "b.obj"), "expression,path,subject\nSU,a.obj,s\n")
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.obj",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.obj",)
 
-    def test_a_name_cannot_write_on_the_terminal(self, tmp_path):
+    def test_control_characters_in_names_are_escaped(self, tmp_path):
         touch(tmp_path, "F001/Happy/000.wrl", "\x1b[2J/x.obj")
-        assert find_samples(tmp_path, "auto").ignored == (r"\x1b[2J/: 1 mesh",)
+        assert find_samples(tmp_path, "auto").skipped == (r"\x1b[2J/: 1 mesh",)
 
 
 class TestNames:
-    def test_spaces_and_letters_of_any_script_are_no_obstacle(self, tmp_path):
+    def test_names_with_spaces_and_any_script(self, tmp_path):
         touch(tmp_path, "Gesichter – köln/表情 1/F0001_AN01WH_F3D.wrl", "Gesichter – köln/表情 1/F0001_AN01WH_F2D.bmp")
         assert only(tmp_path).paths == tuple(
             f"Gesichter – köln/表情 1/F0001_AN01WH_{end}" for end in ("F3D.wrl", "F2D.bmp")
         )
 
-    def test_a_name_that_is_not_utf8_costs_its_sample_alone(self, tmp_path):
+    def test_name_that_is_not_utf8_skips_only_its_sample(self, tmp_path):
         touch(tmp_path, "F0001_AN01WH_F3D.wrl")
         folder = os.fsencode(tmp_path) + b"/\xff"
         os.mkdir(folder)
         Path(os.fsdecode(folder), "F0002_AN01WH_F3D.wrl").touch()
         found = find_samples(tmp_path, "auto")
         assert [sample.key for sample in found.samples] == ["F0001_AN01WH"]
-        assert found.ignored == (r"\xff/F0002_AN01WH_F3D.wrl: its name is not UTF-8; rename it",)
+        assert found.skipped == (r"\xff/F0002_AN01WH_F3D.wrl: name is not UTF-8; rename the file",)
 
-    def test_nothing_but_such_names_is_refused(self, tmp_path):
+    def test_directory_with_only_such_names_is_rejected(self, tmp_path):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/F0002_AN01WH_F3D\xff.wrl")).touch()
-        with pytest.raises(UsageError, match=r"no file's name is UTF-8, e.g. F0002_AN01WH_F3D\\xff.wrl; rename them"):
+        with pytest.raises(
+            UsageError, match=r"no file name is UTF-8, e.g. F0002_AN01WH_F3D\\xff.wrl; rename the files"
+        ):
             find_samples(tmp_path, "auto")
         touch(tmp_path, "notes.txt")
-        with pytest.raises(UsageError, match=r"no known layout .*not UTF-8 count for nothing \(1, e.g. F0002"):
+        with pytest.raises(UsageError, match=r"no known layout .*skipped names that are not UTF-8: 1, e.g. F0002"):
             find_samples(tmp_path, "auto")
 
     @pytest.mark.parametrize("name", ["anna-smile_1", "a" * 80, "FaceTalk_170725_00137_TA"])
-    def test_a_plain_name_is_its_own_key(self, name):
-        assert key_of(name) == name
+    def test_plain_name_is_its_own_key(self, name):
+        assert make_key(name) == name
 
-    def test_other_signs_become_a_dash(self):
-        assert key_of("anna/smile.one (2)") == "anna-smile-one-2-"
+    def test_other_characters_become_a_dash(self):
+        assert make_key("anna/smile.one (2)") == "anna-smile-one-2-"
 
     @pytest.mark.parametrize(
         "names", [("Zoë", "Zoé"), ("表", "情"), ("e\u0301", "é"), ("a" * 81 + "b", "a" * 81 + "c")]
     )
-    def test_names_that_differ_in_letters_a_key_cannot_have_have_different_keys(self, names):
-        keys = [key_of(name) for name in names]
+    def test_names_with_lost_characters_have_different_keys(self, names):
+        keys = [make_key(name) for name in names]
         assert keys[0] != keys[1] and all(KEY.fullmatch(key) for key in keys)
-        assert keys == [key_of(name) for name in names]
+        assert keys == [make_key(name) for name in names]
 
 
-class TestRefusing:
-    def test_a_directory_that_is_missing_or_a_file_or_empty(self, tmp_path):
+class TestErrors:
+    def test_missing_directory_file_and_empty_directory(self, tmp_path):
         with pytest.raises(UsageError, match=r"nowhere: no such directory"):
             find_samples(tmp_path / "nowhere", "auto")
         with pytest.raises(UsageError, match=r"a\.obj: no such directory"):
@@ -194,31 +196,31 @@ class TestRefusing:
         with pytest.raises(UsageError, match="is empty"):
             find_samples(tmp_path / "empty", "auto")
 
-    def test_an_unknown_layout_with_the_known_ones(self, tmp_path):
+    def test_unknown_layout_lists_the_known_ones(self, tmp_path):
         known = "auto, bu3dfe, bu4dfe, bosphorus, bp4d, coma, facescape, ict, folder"
-        with pytest.raises(UsageError, match=f"--layout florence: unknown; choose {known}"):
+        with pytest.raises(UsageError, match=f"layout florence: unknown; choose {known}"):
             find_samples(tmp_path, "florence")
 
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_a_layout_that_does_not_fit(self, tmp_path, layout):
-        with pytest.raises(UsageError, match=f"holds nothing in the layout {layout}"):
+    def test_layout_without_samples(self, tmp_path, layout):
+        with pytest.raises(UsageError, match=f"no samples in the layout {layout}"):
             find_samples(touch(tmp_path, "a.obj"), layout)
 
-    def test_files_of_no_layout_with_a_way_out(self, tmp_path):
-        with pytest.raises(UsageError, match=r"no known layout .* a labels\.csv makes any tree of meshes one"):
+    def test_unknown_layout_suggests_a_labels_table(self, tmp_path):
+        with pytest.raises(UsageError, match=r"no known layout .* add a labels\.csv to use any tree of meshes"):
             find_samples(touch(tmp_path, "a.obj"), "auto")
 
-    def test_two_files_that_give_one_key_are_both_named(self, tmp_path):
+    def test_two_files_with_one_key_are_both_named(self, tmp_path):
         touch(tmp_path, "a/F0001_AN01WH_F3D.wrl", "b/F0001_AN01WH_F3D.obj")
         with pytest.raises(UsageError, match=r"key F0001_AN01WH: a/F0001_AN01WH_F3D\.wrl and b/F0001_AN01WH_F3D\.obj"):
             find_samples(tmp_path, "auto")
 
-    def test_two_paths_that_differ_only_in_signs_that_a_key_has_not(self, tmp_path):
+    def test_paths_that_map_to_one_key(self, tmp_path):
         table(tmp_path, "path,subject,expression\na/b.obj,s,HA\na-b.obj,s,HA\n")
         with pytest.raises(UsageError, match=r"key a-b: a/b\.obj and a-b\.obj"):
             find_samples(tmp_path, "auto")
 
-    def test_a_folder_in_it_that_cannot_be_read_rather_than_losing_its_samples(self, tmp_path, monkeypatch):
+    def test_unreadable_folder_is_an_error(self, tmp_path, monkeypatch):
         touch(tmp_path, "F0001/F0001_AN01WH_F3D.wrl", "F0002/F0002_AN01WH_F3D.wrl")
         scandir = os.scandir
 
@@ -232,10 +234,10 @@ class TestRefusing:
         with pytest.raises(UsageError, match="F0002: cannot be read"):
             find_samples(tmp_path, "auto")
 
-    def test_more_files_than_memory_should_hold(self, tmp_path, monkeypatch):
+    def test_too_many_files(self, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.datasets.file_index.MAX_FILES", 2)
         assert find_samples(touch(tmp_path, "F001/Happy/000.wrl", "F001/Happy/001.wrl"), "auto").layout == "bu4dfe"
-        with pytest.raises(UsageError, match="holds over 2 files"):
+        with pytest.raises(UsageError, match="too many files: over 2"):
             find_samples(touch(tmp_path, "F001/Happy/002.wrl"), "auto")
 
     def test_links_to_folders_are_not_followed_and_links_to_files_are(self, tmp_path):
@@ -244,4 +246,4 @@ class TestRefusing:
         (tmp_path / "data/F002").symlink_to(tmp_path / "elsewhere/F001")
         (tmp_path / "data/F001/Happy/001.wrl").symlink_to(tmp_path / "elsewhere/F001/Happy/001.wrl")
         assert [scan.mesh for scan in only(tmp_path / "data").frames] == ["F001/Happy/000.wrl", "F001/Happy/001.wrl"]
-        assert find_samples(tmp_path / "data", "auto").ignored == ()
+        assert find_samples(tmp_path / "data", "auto").skipped == ()

@@ -1,4 +1,4 @@
-"""Each dataset of the field from its own files to a model: found, rendered, verified, trained on for a few steps."""
+"""Each dataset from its files to a model: detected, rendered, verified, trained on for a few steps."""
 
 import math
 from pathlib import Path
@@ -19,14 +19,14 @@ SEQUENCES = {"bu4dfe", "bp4d", "coma"}
 
 @pytest.fixture(scope="module", params=DATASETS)
 def rendered(request, tmp_path_factory, ray_cluster) -> tuple[str, Path, ShardManifest]:
-    """The name of a dataset, its shards and their manifest."""
+    """Name of a dataset, its shards and their manifest."""
     root = tmp_path_factory.mktemp(request.param)
     DATASETS[request.param](root / "data")
     manifest = render.run(RenderConfig(data_dir=root / "data", out=root / "shards", size=48, frames=3))
     return request.param, root / "shards", manifest
 
 
-def test_is_rendered_as_a_whole(rendered):
+def test_every_sample_is_rendered(rendered):
     name, shards, manifest = rendered
     assert (manifest.layout, manifest.num_failures) == (name, 0)
     assert manifest.num_sequences == (manifest.num_samples if name in SEQUENCES else {"folder": 6}.get(name, 0))

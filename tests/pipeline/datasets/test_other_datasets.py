@@ -1,4 +1,4 @@
-"""Bosphorus, BP4D, CoMA, FaceScape and ICT-FaceKit: which files are samples, with which labels."""
+"""Bosphorus, BP4D, CoMA, FaceScape and ICT-FaceKit: samples and labels."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def keys(root) -> list[str]:
 
 
 class TestBosphorus:
-    def test_a_scan_is_told_by_its_name_with_its_texture_and_its_3d_landmarks(self, tmp_path):
+    def test_scan_with_texture_and_3d_landmarks(self, tmp_path):
         stem = "bs007/bs007_E_HAPPY_0"
         touch(tmp_path, *(f"{stem}.{suffix}" for suffix in ("bnt", "png", "lm2", "lm3")))
         assert only(tmp_path) == SampleSource(
@@ -23,7 +23,7 @@ class TestBosphorus:
             level=None,
             frames=(ScanFiles(f"{stem}.bnt", f"{stem}.png", f"{stem}.lm3"),),
         )
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.lm2",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.lm2",)
 
     @pytest.mark.parametrize(
         ("name", "expression", "units"),
@@ -39,19 +39,19 @@ class TestBosphorus:
             ("CAU_A26A12lw_0", "au26_au12lw", {"AU26": 1.0, "AU12": 0.5}),
         ],
     )
-    def test_what_a_name_says_is_shown(self, tmp_path, name, expression, units):
+    def test_expression_and_action_units_from_the_name(self, tmp_path, name, expression, units):
         sample = only(touch(tmp_path, f"bs000/bs000_{name}.bnt"))
         assert (sample.expression, sample.action_units, sample.level) == (expression, units, None)
 
     @pytest.mark.parametrize("name", ["CR_RD_0", "PR_D_0", "YR_R10_0", "O_EYE_0", "E_BOREDOM_0", "CAU_12x_0", "N_X_0"])
-    def test_poses_and_occlusions_are_left_out_and_said_to_be(self, tmp_path, name):
+    def test_poses_and_occlusions_are_reported_as_skipped(self, tmp_path, name):
         touch(tmp_path, f"bs000/bs000_{name}.bnt", "bs000/bs000_N_N_0.bnt")
         assert keys(tmp_path) == ["bs000_N_N_0"]
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *.bnt",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *.bnt",)
 
 
 class TestBp4d:
-    def test_a_task_is_a_sequence_of_what_it_elicits(self, tmp_path):
+    def test_task_is_a_sequence_of_its_elicited_expression(self, tmp_path):
         touch(tmp_path, *(f"F001/T1/{n:04d}.{suffix}" for n in (10, 9) for suffix in ("obj", "jpg")))
         assert only(tmp_path) == SampleSource(
             key="F001_T1",
@@ -74,42 +74,42 @@ class TestBp4d:
         (root / "AUCoding/AU_OCC/F001_T1.csv").write_text(text)
         return root
 
-    def test_an_action_unit_counts_for_the_share_of_coded_frames_in_which_it_occurs(self, tmp_path):
+    def test_action_unit_is_its_share_of_coded_frames(self, tmp_path):
         text = "0,1,12,99\n2400,0,1,9\n2401,1,1,9\n2402,9,0,9\n2403,1,0,9\n2404,0,9,9\n"
         sample = only(self.coded(tmp_path, text))
         assert sample.action_units == {"AU1": 0.5, "AU12": 0.5}
         assert sample.paths == ("F001/T1/0000.obj",) and sample.label_files == ("AUCoding/AU_OCC/F001_T1.csv",)
-        assert find_samples(tmp_path, "auto").ignored == ()
+        assert find_samples(tmp_path, "auto").skipped == ()
 
-    def test_a_table_in_which_nothing_is_coded_says_nothing(self, tmp_path):
+    def test_table_without_codes_gives_no_action_units(self, tmp_path):
         assert only(self.coded(tmp_path, "0,1\n2400,9\n")).action_units is None
 
-    def test_a_task_without_a_table_is_not_coded_and_a_table_without_a_task_is_left_out(self, tmp_path):
+    def test_task_without_table_and_table_without_task(self, tmp_path):
         touch(tmp_path, "F001/T2/0000.obj", "AUCoding/AU_OCC/F001_T1.csv")
         assert only(tmp_path).action_units is None
-        assert find_samples(tmp_path, "auto").ignored == ("1 file *_T1.csv",)
+        assert find_samples(tmp_path, "auto").skipped == ("1 file *_T1.csv",)
 
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("frame,1,12\n1,0,1\n2,0,5\n", "line 3: action units are coded 0 or 1, or 9"),
-            ("frame,1\n1,0,1\n", "line 2: action units are coded"),
-            ("frame,smile\n1,0\n", "must name action units after the first column; 'smile' is none"),
-            ("frame,1\n1,\xff\n", "cannot be read as a CSV table|coded 0 or 1"),
+            ("frame,1,12\n1,0,1\n2,0,5\n", "line 3: invalid code of an action unit; use 0, 1, or 9"),
+            ("frame,1\n1,0,1\n", "line 2: invalid code of an action unit"),
+            ("frame,smile\n1,0\n", "invalid first row: 'smile' is not an action unit"),
+            ("frame,1\n1,\xff\n", "cannot be read as a CSV table|invalid code"),
         ],
     )
-    def test_a_table_that_is_something_else_is_refused(self, tmp_path, text, problem):
+    def test_invalid_table_is_rejected(self, tmp_path, text, problem):
         with pytest.raises(UsageError, match=rf"F001_T1\.csv.*({problem})"):
             find_samples(self.coded(tmp_path, text), "auto")
 
-    def test_a_table_of_any_size_takes_no_more_memory_than_a_table_has(self, tmp_path, monkeypatch):
+    def test_too_large_table_is_rejected(self, tmp_path, monkeypatch):
         monkeypatch.setattr("smile_pipe.pipeline.datasets.bp4d._MAX_BYTES", 20)
-        with pytest.raises(UsageError, match=r"F001_T1\.csv: is over"):
+        with pytest.raises(UsageError, match=r"F001_T1\.csv: file too large: over"):
             find_samples(self.coded(tmp_path, "frame,1\n" + "1,0\n" * 4), "auto")
 
 
 class TestComa:
-    def test_a_folder_is_a_sequence_of_the_expression_it_is_named_for(self, tmp_path):
+    def test_folder_name_is_the_expression(self, tmp_path):
         folder = "FaceTalk_170725_00137_TA/bareteeth"
         touch(tmp_path, *(f"{folder}/bareteeth.{n:06d}.ply" for n in (12, 2, 101)))
         assert only(tmp_path) == SampleSource(
@@ -121,19 +121,19 @@ class TestComa:
             frame_rate=60.0,
         )
 
-    def test_the_sentences_of_vocaset_are_no_expressions(self, tmp_path):
+    def test_vocaset_sentences_are_not_expressions(self, tmp_path):
         touch(tmp_path, "FaceTalk_170725_00137_TA/sentence01/sentence01.000001.ply")
         with pytest.raises(UsageError, match="no known layout"):
             find_samples(tmp_path, "auto")
 
-    def test_other_files_and_the_ghosts_that_some_systems_leave_are_left_out(self, tmp_path):
+    def test_other_and_hidden_files_are_skipped(self, tmp_path):
         folder = "FaceTalk_170725_00137_TA/mouth_up"
         touch(tmp_path, f"{folder}/mouth_up.000001.ply", f"{folder}/._mouth_up.000002.ply", f"{folder}/mean.ply")
         assert [scan.mesh for scan in only(tmp_path).frames] == [f"{folder}/mouth_up.000001.ply"]
 
 
 class TestFacescape:
-    def test_a_registered_scan_is_told_by_its_name_with_its_texture(self, tmp_path):
+    def test_registered_scan_with_texture(self, tmp_path):
         touch(tmp_path, "122/models_reg/4_anger.obj", "122/models_reg/4_anger.jpg", "122/models_reg/4_anger.obj.mtl")
         assert only(tmp_path) == SampleSource(
             key="122_4_anger",
@@ -143,7 +143,7 @@ class TestFacescape:
             frames=(ScanFiles("122/models_reg/4_anger.obj", "122/models_reg/4_anger.jpg"),),
         )
 
-    def test_three_of_the_twenty_are_the_fields_and_a_smile_stays_one(self, tmp_path):
+    def test_three_expressions_get_codes_and_others_keep_their_names(self, tmp_path):
         names = ("1_neutral", "2_smile", "4_anger", "14_sadness", "20_brow_lower", "21_more", "0_less", "smile")
         touch(tmp_path, *(f"1/models_reg/{name}.obj" for name in names))
         found = {sample.key: sample.expression for sample in find_samples(tmp_path, "auto").samples}
@@ -155,14 +155,14 @@ class TestFacescape:
             "1_20_brow_lower": "brow_lower",
         }
 
-    def test_each_expression_has_the_subjects_neutral_face(self, tmp_path):
+    def test_each_expression_has_the_neutral_scan(self, tmp_path):
         touch(tmp_path, *(f"{subject}/models_reg/{name}.obj" for subject in "12" for name in ("1_neutral", "2_smile")))
         smiles = [sample for sample in find_samples(tmp_path, "auto").samples if sample.expression == "smile"]
         assert [smile.neutral.mesh for smile in smiles] == [f"{s}/models_reg/1_neutral.obj" for s in "12"]
 
 
 class TestIct:
-    def test_the_generic_face_its_expressions_and_the_identities(self, tmp_path):
+    def test_generic_face_expressions_and_identities(self, tmp_path):
         names = ("generic_neutral_mesh", "browDown_L", "jawOpen", "identity000", "identity001")
         touch(tmp_path, *(f"FaceXModel/{name}.obj" for name in names), "FaceXModel/vertex_indices.json")
         neutral = ScanFiles("FaceXModel/generic_neutral_mesh.obj")
@@ -183,13 +183,13 @@ class TestIct:
         assert (identity.subject, identity.expression, identity.action_units) == ("identity001", "NE", {})
 
     @pytest.mark.parametrize("name", ["mouthLeft", "eyeLookIn_L"])
-    def test_a_shape_that_no_action_unit_stands_for_has_none(self, tmp_path, name):
+    def test_shape_without_action_unit(self, tmp_path, name):
         touch(tmp_path, "generic_neutral_mesh.obj", f"{name}.obj")
         shape = next(sample for sample in find_samples(tmp_path, "auto").samples if sample.key == name)
         assert shape.action_units is None
 
-    def test_what_is_no_shape_of_the_model_is_left_out(self, tmp_path):
+    def test_other_meshes_are_skipped(self, tmp_path):
         touch(tmp_path, *(f"M/{name}.obj" for name in ("generic_neutral_mesh", "eyeball", "browDown_X", "identity1")))
         touch(tmp_path, "sample/jawOpen.obj")
         assert keys(tmp_path) == ["generic_neutral_mesh"]
-        assert find_samples(tmp_path, "auto").ignored == ("sample/: 1 mesh", "2 files *.obj", "1 file *_X.obj")
+        assert find_samples(tmp_path, "auto").skipped == ("sample/: 1 mesh", "2 files *.obj", "1 file *_X.obj")

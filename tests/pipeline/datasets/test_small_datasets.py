@@ -1,4 +1,4 @@
-"""The small datasets: each is found by its layout as a whole, and its files are faces."""
+"""The small datasets: each is detected by its layout, and its files are faces."""
 
 import time
 
@@ -30,7 +30,7 @@ IGNORED = {
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory):
-    """Each dataset with two subjects, and how long it took to write."""
+    """Each dataset with two subjects, and the seconds that it took to write."""
     made = {}
     for name, write in DATASETS.items():
         root = tmp_path_factory.mktemp(name)
@@ -40,20 +40,20 @@ def roots(tmp_path_factory):
     return made
 
 
-def test_there_is_one_for_each_layout():
+def test_every_layout_has_a_small_dataset():
     assert DATASETS.keys() == LAYOUTS.keys()
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_each_is_recognised_and_written_in_no_time(roots, name):
+def test_each_is_detected_and_written_quickly(roots, name):
     root, seconds = roots[name]
     found = find_samples(root, "auto")
-    assert (found.layout, found.ignored) == (name, IGNORED.get(name, ()))
+    assert (found.layout, found.skipped) == (name, IGNORED.get(name, ()))
     assert seconds < 20
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_each_has_the_samples_of_its_form(roots, name):
+def test_each_has_its_expected_samples(roots, name):
     root, _ = roots[name]
     num_samples, num_frames, num_landmarks, textured = EXPECTED[name]
     samples = find_samples(root, "auto").samples
@@ -74,7 +74,7 @@ def test_each_has_the_samples_of_its_form(roots, name):
 
 
 @pytest.mark.parametrize("name", ["bu3dfe", "bu4dfe"])
-def test_landmarks_make_a_face(roots, name):
+def test_landmarks_align_to_a_face(roots, name):
     root, _ = roots[name]
     for sample in find_samples(root, "auto").samples:
         mesh = read_mesh(root / sample.frames[0].mesh)
@@ -85,7 +85,7 @@ def test_landmarks_make_a_face(roots, name):
         assert np.linalg.norm(on_vertices - rows[:, 1:], axis=1).max() < 7
 
 
-def test_expressions_move_the_face_and_sequences_come_to_an_apex(roots):
+def test_expressions_deform_the_face_and_sequences_have_an_apex(roots):
     root, _ = roots["bu4dfe"]
     samples = find_samples(root, "auto").samples
     assert {sample.expression for sample in samples} == SHOWN.keys()
@@ -95,7 +95,7 @@ def test_expressions_move_the_face_and_sequences_come_to_an_apex(roots):
         assert moved[1] > moved[0] > 1 and moved[1] > moved[2] > 1
 
 
-def test_the_folder_has_scans_sequences_and_a_label_that_is_two(roots):
+def test_folder_has_scans_sequences_and_a_double_label(roots):
     samples = {sample.key: sample for sample in find_samples(roots["folder"][0], "auto").samples}
     found = {
         key: (s.expression, len(s.frames), s.frame_rate, s.action_units) for key, s in samples.items() if "1" in key
@@ -109,7 +109,7 @@ def test_the_folder_has_scans_sequences_and_a_label_that_is_two(roots):
     assert samples["person-1-wide-eyed"].neutral == samples["person-1-rest"].frames[0]
 
 
-def test_the_same_subjects_give_the_same_bytes(roots, tmp_path):
+def test_equal_subjects_give_equal_bytes(roots, tmp_path):
     for name in ("bosphorus", "facescape"):
         DATASETS[name](tmp_path / name, 2)
         root, _ = roots[name]

@@ -1,4 +1,4 @@
-"""The canonical frame: the same for a face however it lies and whatever it expresses, and safe from bad landmarks."""
+"""Alignment: the canonical frame does not depend on pose or expression, and bad landmarks are detected."""
 
 from dataclasses import replace
 
@@ -33,13 +33,13 @@ def oval(num: int, x: float, y: float, width: float, height: float, z: float) ->
 
 
 def jaw(num: int) -> np.ndarray:
-    """From the ear on the subject's right through the chin to the other, behind the eyes."""
+    """From the ear on the subject's right over the chin to the other ear, behind the eyes."""
     angles = np.linspace(np.pi, 2 * np.pi, num)
     return np.stack([70 * np.cos(angles), -30 + 75 * np.sin(angles), -60 - 50 * np.sin(angles)], axis=1)
 
 
 def bosphorus_landmarks() -> np.ndarray:
-    """Bosphorus' 22 points in the order of their names, the right one before the left one."""
+    """The 22 points of Bosphorus in the order of their names, the right one before the left one."""
     brows = [(x, 20, 5) for x in (-53, -33, -13, 13, 33, 53)]
     eyes = [(-45, 0, -7), (-19, 0, -1), (19, 0, -1), (45, 0, -7)]
     nose = [(-8, 0, 8), (8, 0, 8), (-16, -41, 15), (0, -30, 38), (16, -41, 15)]
@@ -48,7 +48,7 @@ def bosphorus_landmarks() -> np.ndarray:
 
 
 def face_landmarks(num: int) -> np.ndarray:
-    """The landmarks of a plain face, millimetres from the middle between the eyes, the subject's right at -x."""
+    """Landmarks of a plain face, millimetres from the midpoint between the eyes, the subject's right at -x."""
     if num == 22:
         return bosphorus_landmarks()
     right_eye, left_eye = (oval(num // 10, x, 0, 14, 5, 0) for x in (-33, 33))
@@ -97,8 +97,8 @@ def rotation_of(quaternion: list[float]) -> np.ndarray:
 BOSPHORUS_FROM_THE_OTHER_SIDE = [5, 4, 3, 2, 1, 0, 9, 8, 7, 6, 11, 10, 14, 13, 12, 17, 16, 15, 18, 19, 20, 21]
 
 
-def from_the_other_side(face: Mesh) -> Mesh:
-    """The same face in a file whose "left" is the other side's."""
+def with_swapped_sides(face: Mesh) -> Mesh:
+    """The same face in a file whose "left" is the other side."""
     num = len(face.landmarks)
     right, left = EYES[num]
     if num == 22:
@@ -106,8 +106,8 @@ def from_the_other_side(face: Mesh) -> Mesh:
     return changed(changed(face, right, face.landmarks[left]), left, face.landmarks[right])
 
 
-def apart(one: Frame, other: Frame, face: Mesh) -> float:
-    """How far the two frames take the same vertices apart, at most; millimetres."""
+def max_distance(one: Frame, other: Frame, face: Mesh) -> float:
+    """Maximum distance between the vertices transformed by two frames, millimetres."""
     places = [apply_frame(face, frame).vertices for frame in (one, other)]
     return float(np.linalg.norm(places[0] - places[1], axis=1).max() * UNIT_MM)
 
@@ -121,7 +121,7 @@ shifts = st.lists(st.floats(-200, 200), min_size=3, max_size=3).map(np.array)
 
 class TestByLandmarks:
     @pytest.mark.parametrize("num", COUNTS)
-    def test_the_mean_face_lies_where_the_module_says(self, num):
+    def test_mean_face_has_the_documented_position(self, num):
         face = FACES[num]
         frame = canonical_frame(face)
         assert frame.method == "landmarks" and frame.scale == pytest.approx(1 / UNIT_MM, rel=0.02)
@@ -133,7 +133,7 @@ class TestByLandmarks:
 
     @settings(deadline=None)
     @given(st.sampled_from(COUNTS), scales, rotations, shifts)
-    def test_a_face_however_scaled_turned_and_shifted_comes_to_the_same_vertices(self, num, scale, rotation, shift):
+    def test_alignment_is_invariant_to_scale_rotation_and_shift(self, num, scale, rotation, shift):
         face = FACES[num]
         other = moved(face, scale, rotation, scale * shift)
         frame = canonical_frame(other)
@@ -145,14 +145,14 @@ class TestByLandmarks:
 
     @settings(deadline=None)
     @given(st.sampled_from(COUNTS), scales, rotations)
-    def test_the_frame_is_a_rotation_and_never_a_reflection(self, num, scale, rotation):
+    def test_frame_is_a_rotation_not_a_reflection(self, num, scale, rotation):
         mirror = np.diag([-1.0, 1.0, 1.0])
         for turn in (rotation, mirror @ rotation):
             R = np.array(canonical_frame(moved(FACES[num], scale, turn, np.zeros(3))).R)
             assert np.linalg.det(R) == pytest.approx(1, abs=1e-6) and np.allclose(R @ R.T, np.eye(3), atol=1e-6)
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_what_an_expression_moves_does_not_move_the_frame(self, num):
+    def test_expression_does_not_change_the_frame(self, num):
         face = FACES[num]
         mouth, brows, outline = MOUTH[num], BROWS[num], OUTLINE[num]
         laughing = changed(face, mouth, face.landmarks[mouth] * (1.4, 1.2, 1) + (0, 3, -4))
@@ -161,43 +161,43 @@ class TestByLandmarks:
         assert {canonical_frame(other) for other in (laughing, raised, open_mouth)} == {canonical_frame(face)}
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_landmarks_that_are_no_anchors_may_be_missing(self, num):
+    def test_other_landmarks_may_be_missing(self, num):
         face = FACES[num]
         without = changed(changed(face, MOUTH[num], np.nan), BROWS[num], np.nan)
         assert canonical_frame(without) == canonical_frame(face)
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_a_part_of_the_outline_is_enough(self, num):
+    def test_part_of_the_outline_is_sufficient(self, num):
         face, outline = FACES[num], OUTLINE[num]
         for missing in (slice(outline.start, outline.start + 2), outline.stop - 1):
             assert canonical_frame(changed(face, missing, np.nan)) == canonical_frame(face)
 
     @pytest.mark.parametrize("num", [68, 83])
-    def test_an_anchor_with_half_of_its_points_still_holds_the_face(self, num):
+    def test_anchor_with_half_of_its_points_is_used(self, num):
         face, (right, _) = FACES[num], EYES[num]
         half = changed(face, slice(right.start, right.start + (right.stop - right.start) // 2), np.nan)
         frame = canonical_frame(half)
-        assert frame.method == "landmarks" and apart(frame, canonical_frame(face), face) < 12
+        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 12
 
-    def test_an_anchor_with_fewer_is_left_out(self):
+    def test_anchor_with_fewer_points_is_dropped(self):
         face, right = FACES[68], EYES[68][0]
         corner_alone = changed(face, slice(right.start + 1, right.stop), np.nan)
-        assert apart(canonical_frame(corner_alone), canonical_frame(face), face) < 0.1
+        assert max_distance(canonical_frame(corner_alone), canonical_frame(face), face) < 0.1
 
     @pytest.mark.parametrize("num", [22, 68])
-    def test_three_anchors_are_enough_where_they_span_a_plane(self, num):
+    def test_three_anchors_that_span_a_plane_are_sufficient(self, num):
         face, right = FACES[num], EYES[num][0]
         frame = canonical_frame(changed(face, right, np.nan))
-        assert frame.method == "landmarks" and apart(frame, canonical_frame(face), face) < 2
+        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 2
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_eyes_numbered_from_the_other_side_do_not_turn_the_face_round(self, num):
+    def test_swapped_sides_do_not_flip_the_face(self, num):
         face = FACES[num]
-        assert canonical_frame(from_the_other_side(face)) == canonical_frame(face)
+        assert canonical_frame(with_swapped_sides(face)) == canonical_frame(face)
 
-    def test_faces_of_any_numbering_come_to_the_same_place(self):
+    def test_all_landmark_sets_give_the_same_frame(self):
         frames = {num: canonical_frame(face) for num, face in FACES.items()}
-        assert all(apart(frames[num], frames[68], FACES[68]) < 10 for num in COUNTS)
+        assert all(max_distance(frames[num], frames[68], FACES[68]) < 10 for num in COUNTS)
 
 
 class TestSideViews:
@@ -207,11 +207,11 @@ class TestSideViews:
 
     @settings(deadline=None)
     @given(st.sampled_from(["right first", "left first"]), st.sets(st.sampled_from([16, 18, 19, 20, 21])), rotations)
-    def test_half_a_face_lies_where_the_whole_one_does(self, order, also_missing, rotation):
+    def test_side_view_aligns_like_the_whole_face(self, order, also_missing, rotation):
         whole = FACES[22]
         half = changed(moved(whole, 1, rotation, np.zeros(3)), [*self.FAR_HALF, *also_missing], np.nan)
         if order == "left first":
-            half = from_the_other_side(half)
+            half = with_swapped_sides(half)
         frame = canonical_frame(half)
         assert frame.method == "landmarks"
         expected = apply_frame(whole, canonical_frame(whole)).vertices
@@ -220,12 +220,12 @@ class TestSideViews:
     @pytest.mark.parametrize(
         "missing", [[6, 7, 13], [*FAR_HALF, 21]], ids=["eye and tip of the nose", "far half and chin"]
     )
-    def test_marks_two_millimetres_off_do_not_turn_the_face_round(self, missing):
+    def test_noisy_landmarks_do_not_flip_the_face(self, missing):
         whole, rng = FACES[22], np.random.default_rng(0)
         for _ in range(200):
             shaken = (whole.landmarks + rng.normal(0, 2, (22, 3))).astype(np.float32)
             frame = canonical_frame(changed(replace(whole, landmarks=shaken), missing, np.nan))
-            assert frame.method == "landmarks" and apart(frame, canonical_frame(whole), whole) < 60
+            assert frame.method == "landmarks" and max_distance(frame, canonical_frame(whole), whole) < 60
 
     @pytest.mark.parametrize(
         "left",
@@ -235,7 +235,7 @@ class TestSideViews:
             pytest.param([6, 7, 8, 9, 12, 13, 14], id="neither mouth nor chin"),
         ],
     )
-    def test_too_little_of_a_face_falls_back_to_bounds(self, left):
+    def test_too_few_landmarks_fall_back_to_bounds(self, left):
         missing = sorted(set(range(22)) - set(left))
         assert canonical_frame(changed(FACES[22], missing, np.nan)).method == "bounds"
 
@@ -246,12 +246,12 @@ class TestWithoutUsableLandmarks:
         right, left = EYES[num]
         assert canonical_frame(changed(FACES[num], slice(right.start, left.stop), np.nan)).method == "bounds"
 
-    def test_with_two_anchors_left_of_three_the_face_falls_back_to_bounds(self):
+    def test_two_anchors_fall_back_to_bounds(self):
         for anchor in SCHEMES[83].anchors:
             assert canonical_frame(changed(FACES[83], anchor.landmarks, np.nan)).method == "bounds"
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_a_missing_outline_falls_back_to_bounds(self, num):
+    def test_missing_outline_falls_back_to_bounds(self, num):
         assert canonical_frame(changed(FACES[num], OUTLINE[num], np.nan)).method == "bounds"
 
     @pytest.mark.parametrize("num", COUNTS)
@@ -263,7 +263,7 @@ class TestWithoutUsableLandmarks:
         assert canonical_frame(replace(face, landmarks=face.landmarks[::-1].copy())).method == "bounds"
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_a_nose_that_lies_far_from_noses_falls_back_to_bounds(self, num):
+    def test_misplaced_nose_falls_back_to_bounds(self, num):
         face, nose = FACES[num], NOSE[num]
         for shift in ((60, 0, 0), (0, 0, 60)):
             mislabelled = changed(face, nose, face.landmarks[nose] + shift)
@@ -278,13 +278,13 @@ class TestWithoutUsableLandmarks:
         assert canonical_frame(replace(face, landmarks=line)).method == "bounds"
 
     @pytest.mark.parametrize("num", [1, 21, 67, 84])
-    def test_a_number_of_landmarks_that_is_not_known_falls_back_to_bounds(self, num):
+    def test_unknown_number_of_landmarks_falls_back_to_bounds(self, num):
         landmarks = RNG.normal(size=(num, 3)).astype(np.float32)
         assert canonical_frame(replace(FACES[68], landmarks=landmarks)).method == "bounds"
 
     @settings(deadline=None)
     @given(scales, shifts)
-    def test_an_upright_face_however_scaled_and_shifted_comes_to_the_same_vertices(self, scale, shift):
+    def test_upright_face_alignment_is_invariant_to_scale_and_shift(self, scale, shift):
         face = replace(FACES[68], landmarks=None)
         other = replace(face, vertices=(scale * (face.vertices + shift)).astype(np.float32))
         frame = canonical_frame(other)
@@ -292,37 +292,37 @@ class TestWithoutUsableLandmarks:
         expected = apply_frame(face, canonical_frame(face)).vertices
         assert apply_frame(other, frame).vertices == pytest.approx(expected, abs=1e-3)
 
-    def test_the_middle_and_the_height_are_those_of_the_frame(self):
+    def test_centre_and_height_match_the_frame(self):
         face = Mesh.build(RNG.uniform((-60, -100, -50), (60, 100, 50), (20_000, 3)), np.array([[0, 1, 2]]))
         vertices = apply_frame(face, canonical_frame(face)).vertices
         assert np.median(vertices, axis=0) == pytest.approx(np.zeros(3), abs=0.05)
         assert np.ptp(vertices[:, 1]) == pytest.approx(2 / 0.96, rel=0.01)
 
-    def test_a_few_stray_vertices_do_not_shrink_the_face(self):
+    def test_stray_vertices_do_not_shrink_the_face(self):
         face = replace(FACES[68], landmarks=None)
         stray = np.concatenate([face.vertices, [[1e5, 0, 0], [0, -1e5, 0]]]).astype(np.float32)
         assert canonical_frame(replace(face, vertices=stray)).scale == pytest.approx(
             canonical_frame(face).scale, rel=0.15
         )
 
-    def test_a_mesh_without_extent_is_refused(self):
+    def test_mesh_without_extent_is_rejected(self):
         point = Mesh.build(np.ones((3, 3)), np.array([[0, 1, 2]]))
-        with pytest.raises(MeshError, match="no size"):
+        with pytest.raises(MeshError, match="no extent"):
             canonical_frame(point)
 
-    def test_a_mesh_without_extent_but_with_landmarks_is_framed_by_them(self):
+    def test_mesh_without_extent_is_aligned_by_landmarks(self):
         point = replace(Mesh.build(np.ones((3, 3)), np.array([[0, 1, 2]])), landmarks=FACES[68].landmarks)
         assert canonical_frame(point).method == "landmarks"
 
 
 class TestApplying:
-    def test_only_places_change_and_stay_float32(self):
+    def test_only_positions_change_and_stay_float32(self):
         face = replace(FACES[83], colors=np.zeros((200, 3), np.uint8))
         result = apply_frame(face, canonical_frame(face))
         assert result.vertices.dtype == result.landmarks.dtype == np.float32
         assert result.faces is face.faces and result.colors is face.colors
 
-    def test_is_what_the_record_says(self):
+    def test_transform_matches_the_recorded_frame(self):
         frame = canonical_frame(FACES[68])
         expected = frame.scale * FACES[68].vertices @ np.array(frame.R) + np.array(frame.T)
         assert apply_frame(FACES[68], frame).vertices == pytest.approx(expected, abs=1e-6)
@@ -331,14 +331,14 @@ class TestApplying:
 class TestFitSimilarity:
     @settings(deadline=None)
     @given(scales, rotations, shifts, st.integers(3, 10))
-    def test_finds_the_similarity_that_points_were_moved_by(self, scale, rotation, shift, num_points):
+    def test_recovers_the_similarity(self, scale, rotation, shift, num_points):
         source = np.random.default_rng(num_points).normal(size=(num_points, 3))
         found_scale, R, T = fit_similarity(source, scale * source @ rotation + shift)
         assert found_scale == pytest.approx(scale, rel=1e-6)
         assert np.allclose(R, rotation, atol=1e-5)
         assert np.allclose(T, shift, atol=1e-5 * (scale + 1))
 
-    def test_no_small_change_of_the_answer_fits_better(self):
+    def test_solution_is_a_minimum(self):
         source, target = RNG.normal(size=(2, 12, 3))
         scale, R, T = fit_similarity(source, target)
 

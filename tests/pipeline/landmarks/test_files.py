@@ -14,7 +14,7 @@ def _read(tmp_path: Path, name: str, text: str) -> np.ndarray:
     return read_landmarks(tmp_path / name)
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(0, 90, (83, 3))
     write_bnd(tmp_path / "f.bnd", np.arange(83) * 7, points)
     again = read_landmarks(tmp_path / "f.bnd")
@@ -23,12 +23,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (tmp_path / "f.bnd").read_text().splitlines()[2].startswith("14 ")
 
 
-def test_indices_and_points_must_be_as_many(tmp_path: Path) -> None:
+def test_indices_and_points_must_match(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="argument 2 is longer"):
         write_bnd(tmp_path / "f.bnd", [1], np.zeros((2, 3)))
 
 
-def test_bnd_rows_begin_with_the_vertex(tmp_path: Path) -> None:
+def test_bnd_rows_start_with_the_vertex(tmp_path: Path) -> None:
     points = _read(tmp_path, "f.bnd", "12\t1.5 -2 3e1\r\n\n13 \t4 5 6\n")
     assert points.tolist() == [[1.5, -2, 30], [4, 5, 6]]
 
@@ -38,7 +38,7 @@ def test_text_rows_are_points_and_may_be_missing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(points, [[1, 2, 3], [np.nan] * 3])
 
 
-def test_lm3_points_come_in_the_fixed_order_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+def test_lm3_points_have_a_fixed_order(tmp_path: Path) -> None:
     text = "# Bosphorus\n2 landmarks:\nChin middle\n1 2 3\n\nOuter left eye brow\n-4 5.5 6\nLeft ear lobe\n7 7 7\n"
     points = _read(tmp_path, "f.lm3", text)
     assert points.shape == (22, 3)
@@ -46,7 +46,7 @@ def test_lm3_points_come_in_the_fixed_order_whatever_the_order_of_the_file(tmp_p
     assert np.isnan(points[1:21]).all()
 
 
-def test_there_are_22_names_and_each_has_its_place(tmp_path: Path) -> None:
+def test_each_of_22_names_has_its_position(tmp_path: Path) -> None:
     assert len(set(LM3_NAMES)) == 22
     points = np.random.default_rng(0).normal(0, 90, (22, 3))
     points[[3, 17]] = np.nan
@@ -56,12 +56,12 @@ def test_there_are_22_names_and_each_has_its_place(tmp_path: Path) -> None:
     assert (tmp_path / "f.lm3").read_text().startswith("20 landmarks:\n")
 
 
-def test_names_may_be_spelt_with_or_without_fillers(tmp_path: Path) -> None:
+def test_filler_words_in_names_are_optional(tmp_path: Path) -> None:
     points = _read(tmp_path, "f.lm3", "Middle left eyebrow\n1 2 3\nMIDDLE OF THE RIGHT EYE BROW\n4 5 6\n")
     assert points[[1, 4]].tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_points_with_a_name_that_is_not_known_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_unknown_names_keep_the_file_order(tmp_path: Path) -> None:
     text = "recorded by 7\nsomebody\n3 landmarks:\nNose tip\n1 2 3\nWart\n-4 5.5 6\nRight ear lobe\nnan nan nan\n"
     points = _read(tmp_path, "f.lm3", text)
     np.testing.assert_array_equal(points, [[1, 2, 3], [-4, 5.5, 6], [np.nan] * 3])
@@ -74,7 +74,7 @@ def test_points_with_a_name_that_is_not_known_stay_in_the_order_of_the_file(tmp_
         "# image\n\n2 landmarks:\n\nLabels:\nNose tip\nChin middle\n\n2D coordinates:\n310.5 400\n300 600.25\n",
     ],
 )
-def test_lm2_has_points_in_an_image_after_each_name_or_after_all(tmp_path: Path, text: str) -> None:
+def test_lm2_points_after_each_name_or_after_all_names(tmp_path: Path, text: str) -> None:
     (tmp_path / "f.lm2").write_text(text)
     points = read_landmarks_2d(tmp_path / "f.lm2")
     assert points.shape == (22, 2) and points.dtype == np.float32
@@ -82,21 +82,21 @@ def test_lm2_has_points_in_an_image_after_each_name_or_after_all(tmp_path: Path,
     assert np.isnan(np.delete(points, [13, 21], axis=0)).all()
 
 
-def test_what_is_written_as_lm2_is_read_back(tmp_path: Path) -> None:
+def test_lm2_round_trip(tmp_path: Path) -> None:
     points = np.random.default_rng(0).uniform(0, 1000, (22, 2))
     write_lm3(tmp_path / "f.lm2", points)
     np.testing.assert_allclose(read_landmarks_2d(tmp_path / "f.lm2"), points, atol=1e-4)
 
 
-def test_points_in_an_image_are_never_given_for_points_on_the_scan(tmp_path: Path) -> None:
+def test_image_landmarks_are_not_scan_landmarks(tmp_path: Path) -> None:
     write_lm3(tmp_path / "f.lm2", np.zeros((22, 2)))
-    with pytest.raises(MeshError, match=r"f\.lm2: has points in an image, not on the scan; read_landmarks_2d"):
+    with pytest.raises(MeshError, match=r"f\.lm2: not landmarks of a scan: .* use read_landmarks_2d"):
         read_landmarks(tmp_path / "f.lm2")
-    with pytest.raises(MeshError, match=r"f\.lm3: has no suffix of landmarks in an image"):
+    with pytest.raises(MeshError, match=r"f\.lm3: unknown format of landmarks in an image"):
         read_landmarks_2d(tmp_path / "f.lm3")
 
 
-def test_names_and_points_must_be_as_many_to_be_written(tmp_path: Path) -> None:
+def test_names_and_points_must_match(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="argument 2 is longer"):
         write_lm3(tmp_path / "f.lm3", np.zeros((2, 3)), ["Nose tip"])
 
@@ -108,24 +108,24 @@ def test_names_and_points_must_be_as_many_to_be_written(tmp_path: Path) -> None:
         ("f.txt", "1 2 3\n\n1 2 x\n", "line 3: '1 2 x' is not 3 numbers"),
         ("f.txt", "1 2 inf\n", "line 1: '1 2 inf' is not 3 numbers"),
         ("f.txt", "1 2 1e39\n", "line 1: '1 2 1e39' is not 3 numbers"),
-        ("f.txt", "\n \n", "has no landmarks"),
-        ("f.txt", "", "is empty"),
+        ("f.txt", "\n \n", "no landmarks"),
+        ("f.txt", "", "empty or not"),
         ("f.lm3", "nose\n1 2\n", "line 2: '1 2' is not 3 numbers"),
-        ("f.lm3", "nose\n1 2 3\n4 5 6\n", "line 3: a point has no name before it"),
-        ("f.lm3", "nose\n1 2 3\nchin\n", "ends after the name 'chin'"),
-        ("f.lm3", "Nose tip\n1 2 3\nnose tip\n4 5 6\n", "line 4: 'nose tip' comes twice"),
-        ("f.lm3", "2 landmarks:\n", "has no landmarks"),
-        ("f.csv", "1 2 3\n", r"has no suffix of landmarks; those are .bnd, .txt, .lm3"),
-        ("f.txt", "1 2 3\n" * 200_000, "is 1200000 bytes; landmarks take at most"),
+        ("f.lm3", "nose\n1 2 3\n4 5 6\n", "line 3: missing name before the point"),
+        ("f.lm3", "nose\n1 2 3\nchin\n", "truncated file: no point for the name 'chin'"),
+        ("f.lm3", "Nose tip\n1 2 3\nnose tip\n4 5 6\n", "line 4: duplicate name 'nose tip'"),
+        ("f.lm3", "2 landmarks:\n", "no landmarks"),
+        ("f.csv", "1 2 3\n", r"unknown landmark format; supported suffixes are .bnd, .txt, .lm3"),
+        ("f.txt", "1 2 3\n" * 200_000, "file too large: 1200000 bytes; the limit for landmarks is"),
         ("f.bnd", "\x00\xff\x00", "line 1"),
     ],
 )
-def test_a_malformed_file_says_what_is_wrong_and_where(tmp_path: Path, name: str, text: str, problem: str) -> None:
+def test_malformed_file_is_described_with_its_line(tmp_path: Path, name: str, text: str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem) as caught:
         _read(tmp_path, name, text)
     assert str(caught.value).startswith(str(tmp_path / name))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MeshError, match=r"f\.bnd: cannot be read: No such file"):
         read_landmarks(tmp_path / "f.bnd")

@@ -1,4 +1,4 @@
-"""Bosphorus' range images: meshed along their grid, without background and without edges between near and far."""
+"""Bosphorus range images: meshed along the grid, without background and without triangles across steps in depth."""
 
 import struct
 import tracemalloc
@@ -11,7 +11,7 @@ from smile_pipe.pipeline.meshes.bnt import parse_bnt, write_bnt
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.triangulation import MAX_SLOPE, line_length
+from smile_pipe.pipeline.meshes.triangulation import MAX_SLOPE, find_line_length
 
 
 def _grid(rows: int, columns: int, spacing: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def _normals(mesh: Mesh) -> np.ndarray:
     return np.cross(b - a, c - a)
 
 
-def test_what_is_written_is_read_back_without_the_background(tmp_path: Path) -> None:
+def test_round_trip_drops_background(tmp_path: Path) -> None:
     points, image = _face()
     mesh = _write_and_read(tmp_path, points, image)
     kept = ~np.isnan(points[..., 2])
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_back_without_the_background(tmp_path: Path) -> 
     assert mesh.face_uvs is not None and np.array_equal(mesh.face_uvs, mesh.faces)
 
 
-def test_the_file_is_what_the_dataset_says_it_is(tmp_path: Path) -> None:
+def test_written_bytes_follow_the_published_format(tmp_path: Path) -> None:
     points, image = _grid(2, 3)
     points[0, 0, 2] = np.nan
     write_bnt(tmp_path / "f.bnt", points, image, "a.png")
@@ -66,7 +66,7 @@ def test_the_file_is_what_the_dataset_says_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("turn", ["as it is", "rows backwards", "columns backwards", "column by column"])
-def test_the_order_of_the_grid_does_not_matter(tmp_path: Path, turn: str) -> None:
+def test_grid_order_does_not_matter(tmp_path: Path, turn: str) -> None:
     points, image = _face()
     expected = _write_and_read(tmp_path, points, image)
     flip = {"rows backwards": np.s_[::-1], "columns backwards": np.s_[:, ::-1]}.get(turn, np.s_[:])
@@ -85,14 +85,14 @@ def test_the_order_of_the_grid_does_not_matter(tmp_path: Path, turn: str) -> Non
     )
 
 
-def test_the_lines_of_a_grid_are_told_by_how_close_its_points_lie() -> None:
+def test_line_length_follows_point_distances() -> None:
     points = _grid(7, 4)[0].reshape(-1, 3)
     valid = np.ones(28, np.bool_)
-    assert line_length(points, valid, (4, 7)) == line_length(points, valid, (7, 4)) == 4
-    assert line_length(points, np.zeros(28, np.bool_), (7, 4)) == 7
+    assert find_line_length(points, valid, (4, 7)) == find_line_length(points, valid, (7, 4)) == 4
+    assert find_line_length(points, np.zeros(28, np.bool_), (7, 4)) == 7
 
 
-def test_a_cell_is_cut_along_its_shorter_diagonal(tmp_path: Path) -> None:
+def test_cell_is_cut_along_shorter_diagonal(tmp_path: Path) -> None:
     points, image = _grid(2, 2)
     for corner, diagonal in (((0, 0), {1, 2}), ((0, 1), {0, 3})):
         raised = points.copy()
@@ -102,18 +102,18 @@ def test_a_cell_is_cut_along_its_shorter_diagonal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_a_cell_with_one_corner_of_background_gives_one_triangle(tmp_path: Path, corner: tuple[int, int]) -> None:
+def test_cell_with_one_background_corner_gives_one_triangle(tmp_path: Path, corner: tuple[int, int]) -> None:
     points, image = _grid(2, 2)
     points[corner][2] = np.nan
     mesh = _write_and_read(tmp_path, points, image)
     assert mesh.faces.shape == (1, 3) and _normals(mesh)[0, 2] > 0
     points[1 - corner[0], 1 - corner[1], 2] = np.nan
-    with pytest.raises(MeshError, match="0 vertices and 0 faces"):
+    with pytest.raises(MeshError, match="0 vertices, 0 faces"):
         _write_and_read(tmp_path, points, image)
 
 
 @pytest.mark.parametrize("spacing", [0.01, 0.5, 20.0])
-def test_no_triangle_spans_a_step_but_slopes_stay(tmp_path: Path, spacing: float) -> None:
+def test_steps_are_open_but_slopes_are_meshed(tmp_path: Path, spacing: float) -> None:
     points, image = _grid(10, 10, spacing)
     for height, num_faces in ((MAX_SLOPE * spacing * 0.99, 2 * 81), (MAX_SLOPE * spacing * 1.01, 2 * 81 - 2 * 9)):
         points[:, 5:, 2] = height
@@ -123,7 +123,7 @@ def test_no_triangle_spans_a_step_but_slopes_stay(tmp_path: Path, spacing: float
     assert len(_write_and_read(tmp_path, points, image).vertices) == 99
 
 
-def test_v_runs_upwards_whichever_way_it_runs_in_the_file(tmp_path: Path) -> None:
+def test_v_is_upwards_for_either_file_orientation(tmp_path: Path) -> None:
     points, image = _face()
     down = _write_and_read(tmp_path, points, image)
     up = _write_and_read(tmp_path, points, np.stack([image[..., 0], 1 - image[..., 1]], axis=2))
@@ -140,43 +140,43 @@ def _header(rows: int, columns: int, count: int, name: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"\1", "ends within its header"),
-        (_header(2, 2, 20)[:14] + b"\0\0\0", "ends within its header"),
-        (struct.pack("<HHdH", 2, 2, 0, 60000) + bytes(100), "ends within its header"),
-        (_header(2, 2, 20) + bytes(159), "promises 20 numbers of 8 bytes, but 159 bytes follow"),
-        (_header(2, 2, 21) + bytes(168), "says that it has 21 numbers, but 2 x 2 points have 5 each"),
-        (_header(0, 2, 0), "has a grid of 0 x 2 points"),
-        (_header(65535, 65535, 0), "has a grid of 65535 x 65535 points; at least 1 and at most"),
+        (b"\1", "truncated header"),
+        (_header(2, 2, 20)[:14] + b"\0\0\0", "truncated header"),
+        (struct.pack("<HHdH", 2, 2, 0, 60000) + bytes(100), "truncated header"),
+        (_header(2, 2, 20) + bytes(159), "truncated data: the header declares 20 numbers of 8 bytes, 159 bytes follow"),
+        (_header(2, 2, 21) + bytes(168), "inconsistent counts: 21 numbers for 2 x 2 points with 5 numbers each"),
+        (_header(0, 2, 0), "unsupported grid size: 0 x 2 points"),
+        (_header(65535, 65535, 0), "unsupported grid size: 65535 x 65535 points; from 1 to"),
         (_header(2, 2, 20) + np.array([1.0, np.nan] * 10).tobytes(), "point 1 is not finite"),
-        (_header(2, 2, 20) + bytes(160), "0 vertices and 0 faces"),
-        (_header(1, 4, 20) + bytes(160), "0 vertices and 0 faces"),
-        (_header(4, 1, 20) + bytes(160), "0 vertices and 0 faces"),
+        (_header(2, 2, 20) + bytes(160), "0 vertices, 0 faces"),
+        (_header(1, 4, 20) + bytes(160), "0 vertices, 0 faces"),
+        (_header(4, 1, 20) + bytes(160), "0 vertices, 0 faces"),
     ],
 )
-def test_a_malformed_file_says_what_is_wrong(data: bytes, problem: str) -> None:
+def test_malformed_file_is_described(data: bytes, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
-        parse_bnt(Source.of(data, Path("f.bnt")))
+        parse_bnt(Source.from_bytes(data, Path("f.bnt")))
 
 
-def test_a_coordinate_beyond_float32_is_refused(tmp_path: Path) -> None:
+def test_coordinate_beyond_float32_is_rejected(tmp_path: Path) -> None:
     points, image = _grid(2, 2)
     with pytest.raises(MeshError, match="vertex 1 is not finite"):
         _write_and_read(tmp_path, points * 1e60, image)
 
 
-def test_a_header_that_promises_millions_of_points_allocates_nothing() -> None:
-    source = Source.of(_header(2048, 2048, 5 << 22) + bytes(1000), Path("f.bnt"))
+def test_declared_points_are_not_allocated() -> None:
+    source = Source.from_bytes(_header(2048, 2048, 5 << 22) + bytes(1000), Path("f.bnt"))
     tracemalloc.start()
-    with pytest.raises(MeshError, match="promises 20971520 numbers of 8 bytes, but 1000 bytes follow"):
+    with pytest.raises(MeshError, match="declares 20971520 numbers of 8 bytes, 1000 bytes follow"):
         parse_bnt(source)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 16
 
 
-def test_a_writer_is_given_a_grid_and_a_name_that_the_format_can_hold(tmp_path: Path) -> None:
+def test_write_bnt_rejects_too_large_grid_or_name(tmp_path: Path) -> None:
     points, image = _grid(2, 2)
-    with pytest.raises(ValueError, match="longer than the format can say"):
+    with pytest.raises(ValueError, match="too long for the format"):
         write_bnt(tmp_path / "f.bnt", points, image, "x" * 65536)
     with pytest.raises(ValueError, match="dimension"):
         write_bnt(tmp_path / "f.bnt", points, image[:1], "a.png")

@@ -1,11 +1,11 @@
-"""Scratch memory is used again, but never while anyone can still see it."""
+"""Pooled memory is reused, but never while an array or a view of it is alive."""
 
 import threading
 
 import numpy as np
 import pytest
 
-from smile_pipe.pipeline.meshes.buffers import MAX_BYTES, scratch
+from smile_pipe.pipeline.meshes.buffers import MAX_POOL_BYTES, reusable_array
 
 _COUNT = 100_000
 
@@ -14,11 +14,11 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def test_memory_is_used_again_once_it_is_free() -> None:
-    first = scratch(_COUNT, np.float32)
+def test_free_memory_is_reused() -> None:
+    first = reusable_array(_COUNT, np.float32)
     address = _address(first)
     del first
-    again = scratch(_COUNT - 1000, np.int32)
+    again = reusable_array(_COUNT - 1000, np.int32)
     assert _address(again) == address
     assert again.dtype == np.int32 and again.shape == (_COUNT - 1000,)
 
@@ -34,28 +34,30 @@ def test_memory_is_used_again_once_it_is_free() -> None:
         lambda array: np.asarray(memoryview(array)[7:]),
     ],
 )
-def test_memory_that_a_view_shows_is_left_alone(view) -> None:
-    array = scratch(_COUNT, np.float32)
+def test_memory_of_a_live_view_is_not_reused(view) -> None:
+    array = reusable_array(_COUNT, np.float32)
     array[:] = 7.0
     kept = view(array)
     before = bytes(kept)
     del array
     for _ in range(3):
-        scratch(_COUNT, np.float32)[:] = 1.0
+        reusable_array(_COUNT, np.float32)[:] = 1.0
     assert bytes(kept) == before
 
 
 def test_threads_do_not_share_memory() -> None:
-    scratch(_COUNT, np.float32)
+    reusable_array(_COUNT, np.float32)
     addresses: list[int] = []
-    threads = [threading.Thread(target=lambda: addresses.append(_address(scratch(_COUNT, np.float32)))) for _ in "ab"]
-    own = scratch(_COUNT, np.float32)
+    threads = [
+        threading.Thread(target=lambda: addresses.append(_address(reusable_array(_COUNT, np.float32)))) for _ in "ab"
+    ]
+    own = reusable_array(_COUNT, np.float32)
     for thread in threads:
         thread.start()
         thread.join()
     assert _address(own) not in addresses
 
 
-def test_small_and_huge_arrays_are_ordinary() -> None:
-    assert scratch(10, np.int64).shape == (10,)
-    assert scratch(MAX_BYTES, np.uint8).base is None
+def test_small_and_huge_arrays_are_not_pooled() -> None:
+    assert reusable_array(10, np.int64).shape == (10,)
+    assert reusable_array(MAX_POOL_BYTES, np.uint8).base is None

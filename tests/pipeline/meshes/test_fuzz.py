@@ -1,4 +1,4 @@
-"""Whatever is in a file: a mesh or a MeshError, soon, and in little memory. For every form that is read."""
+"""Any content gives a mesh or a MeshError, in bounded time and memory, for every format."""
 
 import contextlib
 import copy
@@ -72,7 +72,7 @@ def _vrml1() -> bytes:
     ).encode()
 
 
-def _saved(save: Callable[[Path], None], folder: Path) -> bytes:
+def _saved_bytes(save: Callable[[Path], None], folder: Path) -> bytes:
     save(folder / "f")
     return (folder / "f").read_bytes()
 
@@ -93,7 +93,7 @@ def _gltf() -> bytes:
 
 
 def _gltf_scene(path: Path) -> None:
-    """The sphere in two places, with texture, colours, a strip and a part that is mirrored."""
+    """The sphere in two places, with texture, colours, a strip and a mirrored part."""
     gltf = SmallGltf()
     arrays = {"POSITION": gltf.array(_MESH.vertices), "TEXCOORD_0": gltf.array(255 * _MESH.uvs, "u1", normalized=True)}
     arrays["COLOR_0"] = gltf.array(np.tile([9, 99, 200, 255], (len(_MESH.vertices), 1)), "u1", normalized=True)
@@ -127,20 +127,20 @@ _LANDMARKS = ["bnd", "txt", "lm3", "lm2"]
 
 @pytest.fixture(scope="module")
 def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A file of each form; reading each once has compiled and imported what reading takes."""
+    """One file of each format. Reading each once compiles and imports everything that is needed."""
     folder = tmp_path_factory.mktemp("good")
     points = np.random.default_rng(0).normal(0, 90, (22, 3))
     good = {"obj": _obj(), "ply": _ply(""), "ply little": _ply("<"), "ply big": _ply(">"), "wrl 1.0": _vrml1()}
     good |= {"stl": _exported("stl"), "stl text": _exported("stl_ascii"), "off": _exported("off")}
     good |= {"glb": _exported("glb"), "gltf": _gltf()}
-    good["wrl"] = _saved(lambda path: write_wrl(path, _MESH, "t.png"), folder)
+    good["wrl"] = _saved_bytes(lambda path: write_wrl(path, _MESH, "t.png"), folder)
     for suffix in ("glb", "gltf"):
         _gltf_scene(folder / f"scene.{suffix}")
         good[f"{suffix} scene"] = (folder / f"scene.{suffix}").read_bytes()
-    good["npz"], good["bnt"] = _saved(_npz, folder), _saved(_range_image, folder)
-    good["bnd"] = _saved(lambda path: write_bnd(path, range(22), points), folder)
-    good["lm3"] = _saved(lambda path: write_lm3(path, points), folder)
-    good["lm2"] = _saved(lambda path: write_lm3(path, points[:, :2]), folder)
+    good["npz"], good["bnt"] = _saved_bytes(_npz, folder), _saved_bytes(_range_image, folder)
+    good["bnd"] = _saved_bytes(lambda path: write_bnd(path, range(22), points), folder)
+    good["lm3"] = _saved_bytes(lambda path: write_lm3(path, points), folder)
+    good["lm2"] = _saved_bytes(lambda path: write_lm3(path, points[:, :2]), folder)
     good["txt"] = b"\n".join(b"%f %f %f" % tuple(row) for row in points)
     for form, content in good.items():
         (folder / f"f.{form.split()[0]}").write_bytes(content)
@@ -154,8 +154,8 @@ def _read(path: Path) -> Mesh | np.ndarray:
     return read_mesh(path) if path.suffix in SUFFIXES else read_landmarks(path)
 
 
-def _read_whatever(path: Path, content: bytes) -> Mesh | np.ndarray | None:
-    """Read a file, None if it is refused; hold the reader to its promises."""
+def _read_untrusted(path: Path, content: bytes) -> Mesh | np.ndarray | None:
+    """Read a file and check the guarantees of a reader; None if the file is rejected."""
     path.write_bytes(content)
     start = time.perf_counter()
     tracemalloc.start()
@@ -180,7 +180,7 @@ def _read_whatever(path: Path, content: bytes) -> Mesh | np.ndarray | None:
 
 
 def _damaged(content: bytes, keep: float, edits: list[tuple[float, int, bytes]]) -> bytes:
-    """Cut a file short, and replace some bytes by others."""
+    """Truncate a file and replace some bytes."""
     bad = bytearray(content[: round(keep * len(content))])
     for where, count, snippet in edits:
         at = round(where * len(bad))
@@ -188,13 +188,13 @@ def _damaged(content: bytes, keep: float, edits: list[tuple[float, int, bytes]])
     return bytes(bad)
 
 
-def test_every_suffix_is_among_the_forms() -> None:
+def test_every_suffix_is_covered() -> None:
     assert {f".{form.split()[0]}" for form in _FORMS} == set(SUFFIXES)
 
 
 @pytest.mark.parametrize("form", _FORMS + _LANDMARKS)
-def test_a_file_that_is_well_is_read(tmp_path: Path, good_files: dict[str, bytes], form: str) -> None:
-    result = _read_whatever(tmp_path / f"f.{form.split()[0]}", good_files[form])
+def test_undamaged_file_is_read(tmp_path: Path, good_files: dict[str, bytes], form: str) -> None:
+    result = _read_untrusted(tmp_path / f"f.{form.split()[0]}", good_files[form])
     if isinstance(result, Mesh):
         assert len(result.faces) >= 35
     else:
@@ -202,7 +202,7 @@ def test_a_file_that_is_well_is_read(tmp_path: Path, good_files: dict[str, bytes
 
 
 @pytest.mark.parametrize("form", _FORMS + _LANDMARKS)
-def test_any_damage_gives_a_result_or_a_mesh_error(
+def test_damaged_file_gives_mesh_or_mesh_error(
     tmp_path_factory: pytest.TempPathFactory, good_files: dict[str, bytes], form: str
 ) -> None:
     path = tmp_path_factory.mktemp("bad") / f"f.{form.split()[0]}"
@@ -210,13 +210,13 @@ def test_any_damage_gives_a_result_or_a_mesh_error(
     @settings(max_examples=80, deadline=None)
     @given(st.one_of(st.just(1.0), st.floats(0, 1)), st.lists(_EDITS, max_size=6))
     def read_damaged(keep: float, edits: list[tuple[float, int, bytes]]) -> None:
-        _read_whatever(path, _damaged(good_files[form], keep, edits))
+        _read_untrusted(path, _damaged(good_files[form], keep, edits))
 
     read_damaged()
 
 
 @pytest.mark.parametrize("form", _FORMS + _LANDMARKS)
-def test_any_bytes_give_a_result_or_a_mesh_error(
+def test_random_bytes_give_mesh_or_mesh_error(
     tmp_path_factory: pytest.TempPathFactory, good_files: dict[str, bytes], form: str
 ) -> None:
     path = tmp_path_factory.mktemp("bad") / f"f.{form.split()[0]}"
@@ -225,26 +225,26 @@ def test_any_bytes_give_a_result_or_a_mesh_error(
     @settings(max_examples=40, deadline=None)
     @given(st.booleans(), st.binary(max_size=400))
     def read_bytes(with_start: bool, content: bytes) -> None:
-        _read_whatever(path, start + content if with_start else content)
+        _read_untrusted(path, start + content if with_start else content)
 
     read_bytes()
 
 
-def _places(value: Any, above: tuple = ()) -> list[tuple]:
-    """The way to every value in a JSON document."""
+def _json_paths(value: Any, above: tuple = ()) -> list[tuple]:
+    """The path to every value in a JSON document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [above, *(place for key, item in items for place in _places(item, (*above, key)))]
+    return [above, *(place for key, item in items for place in _json_paths(item, (*above, key)))]
 
 
 _VALUES = st.one_of(st.integers(-2, 12), st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=3))
 _VALUES |= st.sampled_from(["VEC3", "SCALAR", 5121, 5123, 5125, 5126, 10**9, 2**40, 1e39, "../a", [], {}, [0, 1], [[]]])
 
 
-def test_any_value_anywhere_in_the_json_gives_a_mesh_or_an_error(
+def test_random_json_values_give_mesh_or_mesh_error(
     tmp_path_factory: pytest.TempPathFactory, good_files: dict[str, bytes]
 ) -> None:
     path, document = tmp_path_factory.mktemp("bad") / "f.gltf", json.loads(good_files["gltf scene"])
-    places = [place for place in _places(document) if place]
+    places = [place for place in _json_paths(document) if place]
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(st.tuples(st.sampled_from(places), _VALUES), min_size=1, max_size=2))
@@ -253,22 +253,20 @@ def test_any_value_anywhere_in_the_json_gives_a_mesh_or_an_error(
         for (*parents, last), value in changes:
             with contextlib.suppress(LookupError, TypeError):  # the first change took the place of the second away
                 functools.reduce(operator.getitem, parents, changed)[last] = value
-        _read_whatever(path, json.dumps(changed).encode())
+        _read_untrusted(path, json.dumps(changed).encode())
 
     read_changed()
 
 
 @pytest.mark.parametrize("form", _FORMS)
-def test_wherever_a_file_ends_early_it_is_a_mesh_or_an_error(
-    tmp_path: Path, good_files: dict[str, bytes], form: str
-) -> None:
+def test_truncated_file_gives_mesh_or_mesh_error(tmp_path: Path, good_files: dict[str, bytes], form: str) -> None:
     content = good_files[form]
     for size in np.linspace(0, len(content) - 1, 60).astype(int).tolist():
-        _read_whatever(tmp_path / f"f.{form.split()[0]}", content[:size])
+        _read_untrusted(tmp_path / f"f.{form.split()[0]}", content[:size])
 
 
-def _promise(form: str) -> bytes:
-    """A file of a few bytes that speaks of a billion elements."""
+def _header_with_huge_counts(form: str) -> bytes:
+    """A file of a few bytes that declares a billion elements."""
     billion = 10**9
     if form == "stl":
         return bytes(80) + struct.pack("<I", billion) + bytes(100)
@@ -289,9 +287,9 @@ def _promise(form: str) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["stl", "off", "obj", "wrl", "bnt", "ply", "ply little", "ply big"])
-def test_what_a_header_promises_is_not_allocated(tmp_path: Path, good_files: dict[str, bytes], form: str) -> None:
+def test_declared_sizes_are_not_allocated(tmp_path: Path, good_files: dict[str, bytes], form: str) -> None:
     path = tmp_path / f"f.{form.split()[0]}"
-    path.write_bytes(_promise(form))
+    path.write_bytes(_header_with_huge_counts(form))
     tracemalloc.start()
     with pytest.raises(MeshError):
         read_mesh(path)
@@ -300,12 +298,12 @@ def test_what_a_header_promises_is_not_allocated(tmp_path: Path, good_files: dic
     assert peak < 1 << 20
 
 
-def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
+def test_archive_bomb_is_rejected(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, vertices=np.zeros((12_000_000, 3)), faces=np.zeros((1, 3), np.int32))
     (tmp_path / "f.npz").write_bytes(buffer.getvalue())
     tracemalloc.start()
-    with pytest.raises(MeshError, match=r"has 288000128 bytes of vertices; at most 268435456 are read"):
+    with pytest.raises(MeshError, match=r"array vertices too large: 288000128 bytes; the limit is 268435456"):
         read_mesh(tmp_path / "f.npz")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""OBJ: every form of a face, colours, seams, and the texture that its material names."""
+"""OBJ: all forms of faces, colours, seams, and the texture of the material."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.numbers import NUM_NOTES
+from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS
 from smile_pipe.pipeline.meshes.obj import parse_obj
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.source import Source
@@ -18,7 +18,7 @@ _UVS = "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
 
 
 def _parse(text: str | bytes) -> Mesh:
-    return parse_obj(Source.of(text.encode() if isinstance(text, str) else text, Path("nowhere/face.obj")))
+    return parse_obj(Source.from_bytes(text.encode() if isinstance(text, str) else text, Path("nowhere/face.obj")))
 
 
 def _write(mesh: Mesh) -> str:
@@ -34,7 +34,7 @@ def _write(mesh: Mesh) -> str:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans())
-def test_what_is_written_is_read_back_to_the_bit(seed: int, with_uvs: bool, with_colors: bool) -> None:
+def test_round_trip_is_exact(seed: int, with_uvs: bool, with_colors: bool) -> None:
     rng = np.random.default_rng(seed)
     num_vertices, num_uvs, num_faces = rng.integers(3, 60, 3)
     mesh = Mesh.build(
@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back_to_the_bit(seed: int, with_uvs: bool, with
 
 
 @pytest.mark.parametrize("form", ["{}", "{}//7", "{}/{}", "{}/{}/7", "{}/", "{}/{}/"])
-def test_every_form_of_a_face_corner(form: str) -> None:
+def test_face_corner_forms(form: str) -> None:
     mesh = _parse(_POINTS + _UVS + "f " + " ".join(form.format(i, i) for i in (1, 2, 4)) + "\n")
     assert mesh.faces.tolist() == [[0, 1, 3]]
     assert mesh.face_uvs is not None
@@ -63,13 +63,13 @@ def test_polygons_become_fans() -> None:
     assert mesh.face_uvs is not None and mesh.face_uvs.tolist() == [[3, 2, 1], [3, 1, 0], [0, 1, 2]]
 
 
-def test_a_seam_does_not_duplicate_its_vertices() -> None:
+def test_seam_does_not_duplicate_vertices() -> None:
     mesh = _parse(_POINTS + _UVS + "f 1/1 2/2 3/3\nf 1/2 3/4 4/1\n")
     assert mesh.vertices.shape == (4, 3)
     assert mesh.face_uvs is not None and mesh.face_uvs.tolist() == [[0, 1, 2], [1, 3, 0]]
 
 
-def test_negative_indices_count_back_from_the_line_they_are_on() -> None:
+def test_negative_indices_count_back_from_their_line() -> None:
     mesh = _parse(
         "v 0 0 0\nv 1 0 0\nv 1 1 0\nvt 0 0\nvt 1 1\nf -3/-1 -2/-2 -1/-1\nv 9 9 9\nvt 2 2\nf -1/-1 -2/1 -4/1\n"
     )
@@ -81,7 +81,7 @@ def test_faces_may_come_before_their_vertices() -> None:
     assert _parse("f 1 2 3\n" + _POINTS).faces.tolist() == [[0, 1, 2]]
 
 
-def test_corners_without_texture_coordinates_get_one_of_their_own() -> None:
+def test_corners_without_uv_get_an_additional_one() -> None:
     mesh = _parse(_POINTS + _UVS + "f 1/3 2/3 3/3\nf 1 3 4\n")
     assert mesh.uvs is not None and mesh.face_uvs is not None
     assert mesh.uvs[mesh.face_uvs].tolist() == [[[1, 1]] * 3, [[0, 0]] * 3]
@@ -100,7 +100,7 @@ def test_colors_are_kept_if_every_vertex_has_them() -> None:
 
 
 @pytest.mark.parametrize("rest", ["1", "1 1", "1e-400", "1 1e-400"])
-def test_a_fourth_coordinate_is_no_color(rest: str) -> None:
+def test_fourth_coordinate_is_not_a_color(rest: str) -> None:
     mesh = _parse(f"v 0 0 0 {rest}\nv 1 0 0 {rest}\nv 1 1 0 {rest}\nf 1 2 3")
     assert _parse(f"v 0 0 0 {rest}\nv 1 0 0\nv 1 1 0\nf 1 2 3").colors is None
     assert mesh.colors is None and mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
@@ -121,15 +121,15 @@ def test_line_ends_blanks_comments_and_other_lines(text: str) -> None:
     assert mesh.faces.tolist() == [[0, 1, 2]]
 
 
-def test_a_file_denser_than_the_first_guess_of_room() -> None:
+def test_more_elements_than_estimated() -> None:
     polygon = "f " + " ".join(["1 2 3"] * 5000)
     mesh = _parse(_POINTS * 50 + "vt 0\n" * 500 + f"{polygon}\nf 1 2 3\n")
     assert mesh.faces.shape == (14999, 3) and mesh.faces[-1].tolist() == [0, 1, 2]
     assert mesh.vertices.shape == (200, 3)
 
 
-def test_more_undecided_numbers_than_fit_in_the_notes() -> None:
-    count = NUM_NOTES
+def test_more_fallbacks_than_one_obj_pass_holds() -> None:
+    count = MAX_FALLBACKS
     mesh = _parse("".join(f"v {i}e-70 {i}.25 1e-90 1 {i}e-80 0\n" for i in range(count)) + "f 1 2 3\n")
     assert np.array_equal(mesh.vertices[:, 1], np.arange(count) + 0.25)
     assert not mesh.vertices[:, [0, 2]].any()
@@ -139,21 +139,21 @@ def test_more_undecided_numbers_than_fit_in_the_notes() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("\n", "has 0 vertices and 0 faces"),
-        (_POINTS, "has 4 vertices and 0 faces"),
-        (_POINTS + "v 1 2\nf 1 2 3", "line 5: a vertex needs three numbers"),
+        ("\n", "empty mesh: 0 vertices, 0 faces"),
+        (_POINTS, "4 vertices, 0 faces"),
+        (_POINTS + "v 1 2\nf 1 2 3", "line 5: too few numbers: a vertex needs three"),
         (_POINTS + "v 1 2 3 x\nf 1 2 3", "line 5: 'x' is not a number"),
-        (_POINTS + "vt\nf 1 2 3", "line 5: a vertex needs three numbers, a texture coordinate one"),
+        (_POINTS + "vt\nf 1 2 3", "line 5: too few numbers: a vertex needs three, a texture coordinate one"),
         (_POINTS + "v 1 abc 3\nf 1 2 3", "line 5: 'abc' is not a number"),
-        (_POINTS + "f 1 2", "line 5: a face has fewer than three corners"),
-        (_POINTS + "f 1 2 x", "line 5: a face corner is not `v`"),
-        (_POINTS + "f 1 2 3.5", "line 5: a face corner is not `v`"),
-        (_POINTS + "f 1/1/1/1 2 3", "line 5: a face corner is not `v`"),
-        (_POINTS + "f 1 2 99999999999", "line 5: a face corner is not `v`"),
-        (_POINTS + "f 0 1 2", "line 5: a face index is 0"),
-        (_POINTS + "f 1 2 -5", "line 5: a face index is 0 or reaches back before"),
-        (_POINTS + "f 1/-1 2/1 3/1", "line 5: a face index is 0"),
-        (_POINTS + "vt 0 0\nf 1/-3 2/1 3/1", "line 6: a face index is 0"),
+        (_POINTS + "f 1 2", "line 5: too few corners: a face needs three"),
+        (_POINTS + "f 1 2 x", "line 5: malformed face corner: it must be `v`"),
+        (_POINTS + "f 1 2 3.5", "line 5: malformed face corner: it must be `v`"),
+        (_POINTS + "f 1/1/1/1 2 3", "line 5: malformed face corner: it must be `v`"),
+        (_POINTS + "f 1 2 99999999999", "line 5: malformed face corner: it must be `v`"),
+        (_POINTS + "f 0 1 2", "line 5: invalid face index: it is 0"),
+        (_POINTS + "f 1 2 -5", "line 5: invalid face index: it is 0 or points before"),
+        (_POINTS + "f 1/-1 2/1 3/1", "line 5: invalid face index: it is 0"),
+        (_POINTS + "vt 0 0\nf 1/-3 2/1 3/1", "line 6: invalid face index: it is 0"),
         (_POINTS + "f 1 2 5", "faces use index 4, but there are 4 vertices"),
         (_POINTS + "f 1/1 2/1 3/1", "texture indices use index 0, but there are 0 texture"),
         (_POINTS + "v nan 0 0\nf 1 2 3", "vertex 4 is not finite"),
@@ -161,7 +161,7 @@ def test_more_undecided_numbers_than_fit_in_the_notes() -> None:
         (_POINTS + "v 1 \0 3\nf 1 2 3", "line 5: '' is not a number"),
     ],
 )
-def test_a_malformed_file_says_what_is_wrong_and_where(text: str, problem: str) -> None:
+def test_malformed_file_is_described_with_its_line(text: str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         _parse(text)
 
@@ -186,22 +186,22 @@ def _texture(folder: Path, obj: str, **files: str) -> str:
         ("map_Kd", ""),
     ],
 )
-def test_the_texture_is_the_map_of_the_material(tmp_path: Path, line: str, name: str) -> None:
+def test_texture_is_the_map_kd_of_the_material(tmp_path: Path, line: str, name: str) -> None:
     assert _texture(tmp_path, "mtllib a.mtl\nusemtl skin", a=f"newmtl skin\n{line}\n") == name
 
 
-def test_the_first_material_in_use_that_has_a_map_counts(tmp_path: Path) -> None:
+def test_first_used_material_with_a_map_is_selected(tmp_path: Path) -> None:
     materials = "newmtl eyes\nmap_Kd eyes.png\nnewmtl plain\nKd 1 1 1\nnewmtl skin\nmap_Kd skin.png\n"
     assert _texture(tmp_path, "mtllib a.mtl\nusemtl plain\nusemtl skin\nusemtl eyes", a=materials) == "skin.png"
     assert _texture(tmp_path, "mtllib a.mtl", a=materials) == "eyes.png"
     assert _texture(tmp_path, "mtllib a.mtl\nusemtl other", a=materials) == ""
 
 
-def test_a_material_file_in_a_folder_below_names_textures_beside_itself(tmp_path: Path) -> None:
+def test_textures_are_relative_to_the_material_file(tmp_path: Path) -> None:
     assert _texture(tmp_path, "mtllib sub/a.mtl", sub__a="newmtl m\nmap_Kd t.png\n") == "sub/t.png"
 
 
-def test_material_files_elsewhere_are_never_opened(tmp_path: Path) -> None:
+def test_material_files_outside_the_folder_are_not_opened(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (tmp_path / "outside.mtl").write_text("newmtl m\nmap_Kd secret.png\n")
@@ -210,5 +210,5 @@ def test_material_files_elsewhere_are_never_opened(tmp_path: Path) -> None:
         assert _texture(inner, f"mtllib {name}") == ""
 
 
-def test_an_oversized_material_file_is_not_read(tmp_path: Path) -> None:
+def test_oversized_material_file_is_not_read(tmp_path: Path) -> None:
     assert _texture(tmp_path, "mtllib a.mtl", a="newmtl m\nmap_Kd t.png\n" + "#" * (1 << 20)) == ""

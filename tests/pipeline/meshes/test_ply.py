@@ -1,4 +1,4 @@
-"""PLY: text and both binary orders, whatever other properties the elements have."""
+"""PLY: text and both byte orders, with any other properties."""
 
 import time
 import tracemalloc
@@ -27,11 +27,11 @@ _TYPES = {
 
 
 def _parse(data: bytes) -> Mesh:
-    return parse_ply(Source.of(data, Path("face.ply")))
+    return parse_ply(Source.from_bytes(data, Path("face.ply")))
 
 
 class _Ply:
-    """A writer of PLY files with any elements: rows are lists of numbers, and of lists of numbers."""
+    """Writes PLY files with any elements. Rows are lists of numbers and of lists of numbers."""
 
     def __init__(self, order: str) -> None:
         self.order = order
@@ -69,7 +69,7 @@ def _square(order: str, faces: list[list[int]], count: str = "u1 i4") -> _Ply:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(sorted(_ORDERS)), st.sampled_from(["f4", "f8"]), st.booleans())
-def test_what_is_written_is_read_back_to_the_bit(seed: int, order: str, kind: str, polygons: bool) -> None:
+def test_round_trip_is_exact(seed: int, order: str, kind: str, polygons: bool) -> None:
     rng = np.random.default_rng(seed)
     points = rng.normal(0, 10.0 ** rng.integers(-9, 9), (rng.integers(3, 50), 3)).astype(kind)
     colors = rng.integers(0, 256, (len(points), 3))
@@ -106,7 +106,7 @@ def test_texture_coordinates_of_vertices(order: str) -> None:
 
 
 @pytest.mark.parametrize("order", _ORDERS)
-def test_texture_coordinates_of_corners_and_the_texture_they_are_for(order: str) -> None:
+def test_texture_coordinates_of_corners_and_texture_name(order: str) -> None:
     ply = _square(order, [])
     ply.header = [line for line in ply.header if "face" not in line and "list" not in line]
     ply.header.insert(2, "comment TextureFile my face.png")
@@ -139,7 +139,7 @@ def test_colors_of_any_type(order: str, kind: str, values: list, expected: list[
     assert mesh.colors is not None and mesh.colors.tolist() == [expected] * 3
 
 
-def test_a_comment_may_speak_of_the_end_of_the_header() -> None:
+def test_comment_may_contain_end_header() -> None:
     ply = _square("binary_little_endian", [[0, 1, 2]])
     ply.header.insert(2, "comment what follows end_header is binary " + "x" * 100)
     assert _parse(ply.data()).faces.tolist() == [[0, 1, 2]]
@@ -147,7 +147,7 @@ def test_a_comment_may_speak_of_the_end_of_the_header() -> None:
 
 @pytest.mark.parametrize("order", _ORDERS)
 @pytest.mark.parametrize("kind", ["f4", "f8"])
-def test_many_rows_are_read_as_few_are(order: str, kind: str) -> None:
+def test_many_rows_equal_few_rows(order: str, kind: str) -> None:
     points = np.random.default_rng(0).normal(0, 9, (1500, 3)).astype(np.float32)
     rows = [[1, *point] for point in points.tolist()]  # a byte in front leaves the numbers unaligned
     ply = _Ply(order).element("vertex", {"flag": "u1"} | dict.fromkeys("xyz", kind), rows)
@@ -156,12 +156,12 @@ def test_many_rows_are_read_as_few_are(order: str, kind: str) -> None:
     assert np.array_equal(mesh.vertices, points) and mesh.faces.tolist() == faces
 
 
-def test_header_lines_may_end_as_on_windows() -> None:
+def test_windows_line_ends_in_header() -> None:
     data = _square("binary_little_endian", [[0, 1, 2]])
     assert np.array_equal(_parse(data.data("\r\n")).vertices, _parse(data.data()).vertices)
 
 
-def test_a_header_that_promises_a_billion_elements_allocates_nothing() -> None:
+def test_declared_elements_are_not_allocated() -> None:
     for order in _ORDERS:
         for element in ("vertex", "face"):
             data = _square(order, [[0, 1, 2, 3], [0, 1, 2]]).data().split(b"\n")
@@ -170,7 +170,7 @@ def test_a_header_that_promises_a_billion_elements_allocates_nothing() -> None:
             ]
             tracemalloc.start()
             start = time.perf_counter()
-            with pytest.raises(MeshError, match=f"promises 1000000000 rows of {element}, more than the file"):
+            with pytest.raises(MeshError, match=f"truncated data: the header declares 1000000000 rows of {element}"):
                 _parse(b"\n".join(lines))
             assert tracemalloc.get_traced_memory()[1] < 1 << 21
             assert time.perf_counter() - start < 1.0
@@ -178,16 +178,16 @@ def test_a_header_that_promises_a_billion_elements_allocates_nothing() -> None:
 
 
 @pytest.mark.parametrize("count", [200, 255])
-def test_a_list_that_promises_more_than_the_file_holds(count: int) -> None:
+def test_list_longer_than_the_file_is_rejected(count: int) -> None:
     ply = _square("binary_little_endian", [[0, 1, 2], [0, 2, 3]])
     body = bytearray(ply.body)
     body[-13] = count
     ply.body = bytes(body)
-    with pytest.raises(MeshError, match="ends within row 1 of face"):
+    with pytest.raises(MeshError, match="the file ends within row 1 of face"):
         _parse(ply.data())
 
 
-def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
+def test_truncated_file_is_rejected_at_every_byte() -> None:
     for order in ("binary_little_endian", "binary_big_endian"):
         data = _square(order, [[0, 1, 2, 3], [0, 1, 2]]).data()
         for size in range(1, len(data)):
@@ -198,28 +198,28 @@ def test_a_truncated_file_is_refused_wherever_it_ends() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        (b"ply\n", b"plx\n", "is not a PLY file"),
-        (b"format ascii 1.0\n", b"", "line 8: the header has no format line"),
-        (b"format ascii", b"format morse", "line 2: 'format morse 1.0' is not understood"),
-        (b"element vertex 4", b"element vertex -4", "line 3: '-4' is not a count"),
-        (b"element vertex 4", b"element vertex", "line 3: 'element vertex' is not understood"),
-        (b"float x", b"half x", "line 4: 'property half x' is not understood"),
-        (b"list uchar int", b"list float int", "line 8: a list has a count that is not an integer"),
-        (b"float x", b"float a", "no element vertex with properties x y z"),
-        (b"vertex_indices", b"indices", "no element face with a list vertex_indices"),
-        (b"end_header", b"end", "has no end_header"),
-        (b"3 0 1 2", b"3 0 1 4", "faces use indices 0.0 to 4.0, but there are 4 vertices"),
-        (b"3 0 1 2", b"3 0 1 -1", "faces use indices -1.0 to 1.0"),
-        (b"3 0 1 2", b"3 0 1 1.5", "a vertex index that is not an integer"),
-        (b"3 0 1 2", b"3 0 1 nan", "a vertex index that is not an integer"),
-        (b"3 0 1 2", b"2.5 0 1 2", "ends within row 0 of face"),
-        (b"3 0 1 2", b"2 0 1 2", "has 4 vertices and 0 faces"),
+        (b"ply\n", b"plx\n", "not a PLY file"),
+        (b"format ascii 1.0\n", b"", "line 8: missing format line"),
+        (b"format ascii", b"format morse", "line 2: 'format morse 1.0' is not a valid header line"),
+        (b"element vertex 4", b"element vertex -4", "line 3: '-4' is not a number of elements"),
+        (b"element vertex 4", b"element vertex", "line 3: 'element vertex' is not a valid header line"),
+        (b"float x", b"half x", "line 4: 'property half x' is not a valid header line"),
+        (b"list uchar int", b"list float int", "line 8: invalid list: its count must be an integer"),
+        (b"float x", b"float a", "missing element: `vertex` with properties x y z"),
+        (b"vertex_indices", b"indices", "missing element: `face` with a list vertex_indices"),
+        (b"end_header", b"end", "missing end_header"),
+        (b"3 0 1 2", b"3 0 1 4", "index out of range: faces use 0.0 to 4.0, but there are 4 vertices"),
+        (b"3 0 1 2", b"3 0 1 -1", "index out of range: faces use -1.0 to 1.0"),
+        (b"3 0 1 2", b"3 0 1 1.5", "invalid vertex index: not an integer"),
+        (b"3 0 1 2", b"3 0 1 nan", "invalid vertex index: not an integer"),
+        (b"3 0 1 2", b"2.5 0 1 2", "the file ends within row 0 of face"),
+        (b"3 0 1 2", b"2 0 1 2", "4 vertices, 0 faces"),
         (b"0.5", b"nan", "vertex 0 is not finite"),
         (b"0.5", b"0.5x", "line 10: '0.5x' is not a number"),
-        (b"0.5", b"]", "line 10: the data hold something that is not a number"),
+        (b"0.5", b"]", "line 10: expected a number"),
     ],
 )
-def test_a_malformed_file_says_what_is_wrong(old: bytes, new: bytes, problem: str) -> None:
+def test_malformed_file_is_described(old: bytes, new: bytes, problem: str) -> None:
     data = _square("ascii", [[0, 1, 2]]).data()
     assert data.count(old) == 1
     _parse(data)

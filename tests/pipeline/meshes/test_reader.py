@@ -1,4 +1,4 @@
-"""`read_mesh` and `read_scan`: which format is read how, and what is promised of every file whatever is in it."""
+"""`read_mesh` and `read_scan`: selection of the format, and guarantees for every file."""
 
 import io
 import os
@@ -11,8 +11,7 @@ import pytest
 import trimesh
 
 from helpers.paths import REPOSITORY
-from smile_pipe.pipeline.landmarks.files import write_bnd
-from smile_pipe.pipeline.landmarks.scan import read_scan
+from smile_pipe.pipeline.landmarks.files import read_scan, write_bnd
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import SUFFIXES, read_mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl
@@ -55,7 +54,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {suffix: path.read_bytes() if suffix == ".wrl" else _good_file(suffix) for suffix in suffixes}
 
 
-def test_every_suffix_in_either_case_gives_the_same_surface(tmp_path: Path, good_files: dict[str, bytes]) -> None:
+def test_every_suffix_in_any_case_gives_the_same_surface(tmp_path: Path, good_files: dict[str, bytes]) -> None:
     assert set(SUFFIXES) == {".wrl", ".obj", ".ply", ".bnt", ".stl", ".off", ".glb", ".gltf", ".npz"}
     expected = _mesh()
     for suffix, data in good_files.items():
@@ -67,22 +66,26 @@ def test_every_suffix_in_either_case_gives_the_same_surface(tmp_path: Path, good
 
 
 @pytest.mark.parametrize("name", ["f.txt", "f", "obj", ".obj"])
-def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
+def test_unknown_suffix_is_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        MeshError, match=f"^{re.escape(str(tmp_path / name))}: has no suffix of a mesh; those are .wrl,"
+        MeshError, match=f"^{re.escape(str(tmp_path / name))}: unknown mesh format; supported suffixes are .wrl,"
     ):
         read_mesh(tmp_path / name)
 
 
-def test_a_missing_file_a_folder_and_an_empty_file_are_mesh_errors(tmp_path: Path) -> None:
+def test_missing_file_folder_and_empty_file_are_mesh_errors(tmp_path: Path) -> None:
     (tmp_path / "folder.obj").mkdir()
     (tmp_path / "empty.ply").touch()
-    for name, problem in (("gone.wrl", "No such file"), ("folder.obj", "Is a directory"), ("empty.ply", "is empty")):
+    for name, problem in (
+        ("gone.wrl", "No such file"),
+        ("folder.obj", "Is a directory"),
+        ("empty.ply", "empty or not a regular file"),
+    ):
         with pytest.raises(MeshError, match=problem):
             read_mesh(tmp_path / name)
 
 
-def test_an_npz_holds_every_field_of_a_mesh(tmp_path: Path) -> None:
+def test_npz_holds_every_field_of_a_mesh(tmp_path: Path) -> None:
     mesh = _mesh()
     colors = np.arange(3 * len(mesh.vertices), dtype=np.uint8).reshape(-1, 3)
     arrays = {"vertices": mesh.vertices.astype("f8"), "faces": mesh.faces.astype("u2"), "colors": colors}
@@ -96,28 +99,31 @@ def test_an_npz_holds_every_field_of_a_mesh(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"vertices": np.eye(3)}, "needs arrays named vertices and faces"),
-        ({"vertices": np.eye(3), "faces": np.eye(3)}, "has faces of type float64"),
-        ({"vertices": np.eye(2), "faces": np.array([[0, 1, 2]])}, r"has vertices of type float64 and shape \(2, 2\)"),
-        ({"vertices": np.array([[{}] * 3]), "faces": np.array([[0, 0, 0]])}, "has vertices of type object"),
+        ({"vertices": np.eye(3)}, "missing arrays: `vertices` and `faces` are required"),
+        ({"vertices": np.eye(3), "faces": np.eye(3)}, "unsupported array faces: type float64"),
+        (
+            {"vertices": np.eye(2), "faces": np.array([[0, 1, 2]])},
+            r"unsupported array vertices: type float64, shape \(2, 2\)",
+        ),
+        ({"vertices": np.array([[{}] * 3]), "faces": np.array([[0, 0, 0]])}, "unsupported array vertices: type object"),
     ],
 )
-def test_an_npz_of_other_arrays_is_refused(tmp_path: Path, arrays: dict, problem: str) -> None:
+def test_npz_with_invalid_arrays_is_rejected(tmp_path: Path, arrays: dict, problem: str) -> None:
     np.savez(tmp_path / "f.npz", **arrays)
     with pytest.raises(MeshError, match=problem):
         read_mesh(tmp_path / "f.npz")
 
 
-def test_an_npz_that_promises_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+def test_truncated_npz_is_rejected(tmp_path: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**10, 3)})
     with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
         archive.writestr("vertices.npy", header.getvalue())
-    with pytest.raises(MeshError, match=r"promises vertices of shape \(10000000000, 3\) in 128 bytes"):
+    with pytest.raises(MeshError, match=r"truncated array vertices: shape \(10000000000, 3\) declared in 128 bytes"):
         read_mesh(tmp_path / "f.npz")
 
 
-def test_a_scan_joins_its_mesh_and_its_landmarks(tmp_path: Path) -> None:
+def test_read_scan_combines_mesh_and_landmarks(tmp_path: Path) -> None:
     write_wrl(tmp_path / "f.wrl", _mesh(), "t.png")
     write_bnd(tmp_path / "f.bnd", [3, 4], np.array([[1.0, 2, 3], [4, 5, 6]]))
     scan = read_scan(tmp_path / "f.wrl", tmp_path / "f.bnd")
@@ -127,7 +133,7 @@ def test_a_scan_joins_its_mesh_and_its_landmarks(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (_FACES / "ict_facekit.npz").is_file(), reason=f"no face model at {_FACES}")
-def test_a_whole_head_is_the_same_from_obj_vrml_and_ply(tmp_path: Path) -> None:
+def test_head_is_equal_from_obj_vrml_and_ply(tmp_path: Path) -> None:
     head = np.load(_FACES / "ict_facekit.npz")
     mesh = Mesh.build(head["neutral"], head["faces"], head["uv"], head["faces_uv"])
     write_wrl(tmp_path / "f.wrl", mesh, "t.png")

@@ -1,4 +1,4 @@
-"""The files that meshes name: each is a source of its scan, there or not, and changing one renders what uses it."""
+"""Files that meshes refer to: each is a recorded input of its scan, and a change renders the scans that use it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ FACE = "v -50 -50 0\nv 50 -50 0\nv 0 50 10\nvt 0 0\nvt 1 0\nvt .5 1\nf 1/1 2/2 3
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Render in this process, which is quicker."""
+    """Render in this process, which is faster."""
     monkeypatch.setattr(render, "_in_process", lambda config: True)
 
 
@@ -68,7 +68,7 @@ def config(root: Path) -> RenderConfig:
 
 
 def named(root: Path) -> dict[str, list[str]]:
-    """The files that meshes name, by sample."""
+    """The files that meshes refer to, by sample."""
     rows = read_index(root.parent / "out/index.parquet", "index")
     return {row.key: [file.path for file in row.sources if file.named] for row in rows}
 
@@ -77,7 +77,7 @@ def to_render(root: Path) -> list[str]:
     return [sample.key for task in render.plan(config(root)).tasks for sample in task.samples]
 
 
-def test_every_file_that_is_opened_is_recorded(root):
+def test_every_opened_file_is_recorded(root):
     render.run(config(root))
     assert named(root) == {
         "gltf-face": ["gltf/face.bin", "gltf/skin.png"],
@@ -96,7 +96,7 @@ def test_every_file_that_is_opened_is_recorded(root):
         ("gltf/skin.png", "gltf-face"),
     ],
 )
-def test_changing_one_renders_the_scan_that_uses_it(root, path, key):
+def test_changed_sidecar_rerenders_only_its_scan(root, path, key):
     render.run(config(root))
     (root / path).write_bytes((root / path).read_bytes() + b"\n")
     assert to_render(root) == [key]
@@ -104,7 +104,7 @@ def test_changing_one_renders_the_scan_that_uses_it(root, path, key):
     assert render.plan(config(root)).is_done
 
 
-def test_another_texture_in_a_material_is_shown(root):
+def test_changed_texture_of_material_is_rendered(root):
     render.run(config(root))
     before = (root.parent / "out/shards/000000.tar").read_bytes()
     (root / "parts/skin.mtl").write_text("newmtl skin\nmap_Kd two.png\n")
@@ -113,7 +113,7 @@ def test_another_texture_in_a_material_is_shown(root):
     assert named(root)["marked"] == ["parts/skin.mtl", "parts/two.png"]
 
 
-def test_the_arrival_of_a_missing_one_is_noticed(root):
+def test_added_sidecar_rerenders_its_scan(root):
     (root / "parts/skin.mtl").rename(root / "parts/later.mtl")
     (root / "gltf/face.bin").rename(root / "gltf/later.bin")
     assert render.run(config(root)).num_failures == 1
@@ -124,13 +124,13 @@ def test_the_arrival_of_a_missing_one_is_noticed(root):
     assert sorted(to_render(root)) == ["gltf-face", "marked"]
 
 
-def test_a_material_counts_only_where_no_texture_is_known(root):
+def test_material_is_read_only_without_texture(root):
     picture(root / "marked.png", 50)
     render.run(config(root))
     assert named(root)["marked"] == []
 
 
-def test_the_shape_alone_needs_buffers_and_no_materials(root):
+def test_shape_needs_buffers_but_no_materials(root):
     with opened(root) as files:
         reader = SourceReader(files)
         reader.read_shape(ScanFiles("marked.obj"))
@@ -140,29 +140,29 @@ def test_the_shape_alone_needs_buffers_and_no_materials(root):
 
 class TestFinding:
     @pytest.mark.parametrize("name", ["../skin.mtl", "/etc/passwd", "a/../../skin.mtl", "http://x/y", "", "a\0b", "."])
-    def test_nothing_beyond_the_folder_of_the_mesh_is_looked_for(self, tmp_path, name):
-        told: list[str] = []
+    def test_names_outside_the_mesh_folder_are_not_looked_up(self, tmp_path, name):
+        report: list[str] = []
         (tmp_path / "a").mkdir()
-        assert SidecarFiles(tmp_path, "a/face.obj", told.append).find(name) is None
-        assert told == []
+        assert SidecarFiles(tmp_path, "a/face.obj", report.append).find(name) is None
+        assert report == []
 
     @pytest.mark.parametrize(("name", "path"), [("b.mtl", "a/b.mtl"), ("x\\b.mtl", "a/x/b.mtl"), ("./b", "a/b")])
-    def test_who_asked_to_be_told_is_told_before_it_is_looked_for(self, tmp_path, name, path):
-        told: list[str] = []
-        assert SidecarFiles(tmp_path, "a/face.obj", told.append).find(name) == tmp_path / path
-        assert told == [path]
+    def test_on_access_is_called_before_the_lookup(self, tmp_path, name, path):
+        report: list[str] = []
+        assert SidecarFiles(tmp_path, "a/face.obj", report.append).find(name) == tmp_path / path
+        assert report == [path]
 
-    def test_a_mesh_that_is_read_by_itself_finds_those_beside_it(self, root):
+    def test_single_mesh_finds_files_in_its_folder(self, root):
         assert read_mesh(root / "marked.obj").texture_name == "parts/one.png"
         assert len(read_mesh(root / "gltf/face.gltf").vertices) == 3
 
-    def test_a_buffer_that_is_missing_is_named(self, root):
+    def test_missing_buffer_is_named(self, root):
         (root / "gltf/face.bin").unlink()
-        with pytest.raises(MeshError, match=r"buffer at 'face\.bin', which cannot be read"):
+        with pytest.raises(MeshError, match=r"buffer 'face\.bin': cannot be read"):
             read_mesh(root / "gltf/face.gltf")
 
 
-def test_buffers_inside_the_file_are_no_companions(root):
+def test_embedded_buffers_are_not_sidecars(root):
     gltf(root / "gltf/face.gltf", "face.bin")
     text = (root / "gltf/face.gltf").read_text()
     inside = data_uri((root / "gltf/face.bin").read_bytes())

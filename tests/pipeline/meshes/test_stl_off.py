@@ -1,4 +1,4 @@
-"""STL and OFF, the formats of plain triangles and polygons."""
+"""STL and OFF, formats of plain triangles and polygons."""
 
 import struct
 from pathlib import Path
@@ -19,11 +19,11 @@ _OFF = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
 
 
 def _stl(data: bytes | str) -> Mesh:
-    return parse_stl(Source.of(data.encode() if isinstance(data, str) else data, Path("face.stl")))
+    return parse_stl(Source.from_bytes(data.encode() if isinstance(data, str) else data, Path("face.stl")))
 
 
 def _off(text: str) -> Mesh:
-    return parse_off(Source.of(text.encode(), Path("face.off")))
+    return parse_off(Source.from_bytes(text.encode(), Path("face.off")))
 
 
 def _binary(triangles: list, header: bytes = b"made by hand") -> bytes:
@@ -50,11 +50,11 @@ def test_stl_triangles_are_read_to_the_bit(seed: int, as_text: bool) -> None:
 
 
 @pytest.mark.parametrize("change", [str.upper, lambda text: text.replace("\n", "\r\n"), lambda text: "\n\t" + text])
-def test_stl_text_in_other_dress(change) -> None:
+def test_stl_text_variants(change) -> None:
     assert np.array_equal(_stl(change(_text(_TRIANGLES))).vertices, np.reshape(_TRIANGLES, (-1, 3)).astype(np.float32))
 
 
-def test_a_binary_stl_may_begin_as_a_text_one_does() -> None:
+def test_binary_stl_may_start_with_solid() -> None:
     assert len(_stl(_binary(_TRIANGLES, b"solid made by a program")).faces) == 2
     assert len(_stl(_binary(_TRIANGLES) + b"more").faces) == 2
 
@@ -62,17 +62,17 @@ def test_a_binary_stl_may_begin_as_a_text_one_does() -> None:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"solid", "too short for a binary one, and no text"),
-        (_binary(_TRIANGLES)[:-1], "promises 2 triangles of 50 bytes, but 99 bytes follow"),
-        (_binary([]), "0 vertices and 0 faces"),
+        (b"solid", "not text, and too short for the binary form"),
+        (_binary(_TRIANGLES)[:-1], "truncated data: the header declares 2 triangles of 50 bytes, 99 bytes follow"),
+        (_binary([]), "0 vertices, 0 faces"),
         (_binary([[[np.nan] * 3] * 3]), "vertex 0 is not finite"),
-        ("solid\nendsolid", "0 vertices and 0 faces"),
+        ("solid\nendsolid", "0 vertices, 0 faces"),
         (_text(_TRIANGLES).replace("1.25", "x"), "line 12: 'x' is not a number"),
-        (_text(_TRIANGLES).replace("1.25", "]"), "line 12: a vertex holds something that is not a number"),
-        (_text(_TRIANGLES).replace("1.25", ""), "has 17 coordinates, not nine for each triangle"),
+        (_text(_TRIANGLES).replace("1.25", "]"), "line 12: expected a number in a vertex"),
+        (_text(_TRIANGLES).replace("1.25", ""), "incomplete triangle: 17 coordinates are not a multiple of nine"),
     ],
 )
-def test_a_malformed_stl_says_what_is_wrong(data: bytes | str, problem: str) -> None:
+def test_malformed_stl_is_described(data: bytes | str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         _stl(data)
 
@@ -94,7 +94,7 @@ def test_off_polygons_become_fans() -> None:
         _OFF.replace("OFF", "NOFF").replace(" 0\n", " 0 0 0 1\n").replace("2 0 0 0 1", "2 0") + "3 0 1 2\n3 0 2 3\n",
     ],
 )
-def test_off_in_other_dress(text: str) -> None:
+def test_off_variants(text: str) -> None:
     mesh = _off(text)
     assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]
     assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
@@ -107,7 +107,7 @@ def test_coff_has_colors_of_vertices(color: str, expected: list[int]) -> None:
     assert mesh.colors is not None and mesh.colors.tolist() == [expected] * 3
 
 
-def test_off_is_what_trimesh_makes_of_it() -> None:
+def test_off_equals_trimesh() -> None:
     sphere = trimesh.creation.icosphere(subdivisions=2)
     mesh = _off(sphere.export(file_type="off"))
     assert np.array_equal(mesh.faces, sphere.faces)
@@ -117,27 +117,27 @@ def test_off_is_what_trimesh_makes_of_it() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("PFF\n1 1 0\n", "is not an OFF file as text"),
-        ("OFF\n4 x 0\n", "is not an OFF file as text"),
-        ("OFF\n4 -2 0\n", "is not an OFF file as text"),
-        ("OFF BINARY\n", "is not an OFF file as text"),
-        (_OFF, "promises 4 vertices and 2 faces in 4 lines"),
-        ("OFF\n0 1 0\n3 0 1 2", "has 0 vertices and 1 faces"),
-        (_OFF.replace("1 1 0", "1 1") + "3 0 1 2\n3 0 2 3", "has 11 numbers for 4 vertices"),
-        (_OFF.replace("1 1 0", "1 1 0 5") + "3 0 1 2\n3 0 2 3", "has 13 numbers for 4 vertices"),
+        ("PFF\n1 1 0\n", "not an OFF text file"),
+        ("OFF\n4 x 0\n", "not an OFF text file"),
+        ("OFF\n4 -2 0\n", "not an OFF text file"),
+        ("OFF BINARY\n", "not an OFF text file"),
+        (_OFF, "truncated data: 4 vertices and 2 faces in 4 lines"),
+        ("OFF\n0 1 0\n3 0 1 2", "empty mesh: 0 vertices, 1 faces"),
+        (_OFF.replace("1 1 0", "1 1") + "3 0 1 2\n3 0 2 3", "unequal lines: 11 numbers for 4 vertices"),
+        (_OFF.replace("1 1 0", "1 1 0 5") + "3 0 1 2\n3 0 2 3", "unequal lines: 13 numbers for 4 vertices"),
         (_OFF.replace("1 1 0", "1 y 0") + "3 0 1 2\n3 0 2 3", "line 5: 'y' is not a number"),
         (_OFF + "3 0 1 2\n3 0 2 z", "line 8: 'z' is not a number"),
-        (_OFF + "3 0 1 2\n3 0 2 }", "line 8: there is something that is not a number"),
-        (_OFF + "3 0 1 2\n3 0 2", "has a face with fewer corners than it says"),
-        (_OFF + "3 0 1 2\n,", "has a face with fewer corners than it says"),
-        (_OFF + "3 0 1 2\n3 0\x012 3 0", "has a face whose corners are not parted by blanks"),
-        (_OFF + "3 0 1 2\n-3 0 2 3", "has a face with fewer corners than it says"),
+        (_OFF + "3 0 1 2\n3 0 2 }", "line 8: expected a number"),
+        (_OFF + "3 0 1 2\n3 0 2", "malformed face: fewer corners than declared"),
+        (_OFF + "3 0 1 2\n,", "malformed face: fewer corners than declared"),
+        (_OFF + "3 0 1 2\n3 0\x012 3 0", "malformed face: corners must be separated by blanks"),
+        (_OFF + "3 0 1 2\n-3 0 2 3", "malformed face: fewer corners than declared"),
         (_OFF + "3 0 1 2\n3 0 2 4", "faces use index 4, but there are 4 vertices"),
-        (_OFF + "3 0 1 2\n3 0 2 -2", "has a vertex index that is no integer from 0 on"),
-        (_OFF + "3 0 1 2\n3 0 2 1.5", "has a vertex index that is no integer from 0 on"),
-        (_OFF + "3 0 1 2\n3 0 2 nan", "has a vertex index that is no integer from 0 on"),
+        (_OFF + "3 0 1 2\n3 0 2 -2", "invalid vertex index: not an integer of at least 0"),
+        (_OFF + "3 0 1 2\n3 0 2 1.5", "invalid vertex index: not an integer of at least 0"),
+        (_OFF + "3 0 1 2\n3 0 2 nan", "invalid vertex index: not an integer of at least 0"),
     ],
 )
-def test_a_malformed_off_says_what_is_wrong(text: str, problem: str) -> None:
+def test_malformed_off_is_described(text: str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         _off(text)

@@ -1,4 +1,4 @@
-"""Every number that a text file holds becomes exactly float32(float(token)), and integers stay integers."""
+"""Every number of a text file equals float32(float(token)), and integers are exact."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.meshes.numbers import NUM_NOTES, read_integers, read_numbers
+from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, read_integers, read_numbers
 from smile_pipe.pipeline.meshes.source import Source
 
 _DIGITS = st.text("0123456789", min_size=1, max_size=30)
@@ -30,7 +30,7 @@ _PRINTED = st.one_of(
 
 
 def _source(text: str | bytes) -> Source:
-    return Source.of(text.encode() if isinstance(text, str) else text, Path("numbers.txt"))
+    return Source.from_bytes(text.encode() if isinstance(text, str) else text, Path("numbers.txt"))
 
 
 def _expected(tokens: list[str]) -> np.ndarray:
@@ -39,7 +39,7 @@ def _expected(tokens: list[str]) -> np.ndarray:
 
 
 def _assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
-    """Equal to the bit, signs of zeros included; any NaN is as good as another."""
+    """Compare bits, including signs of zeros; all NaN are equal."""
     actual = actual.astype(np.float32)
     assert np.array_equal(np.isnan(actual), np.isnan(expected))
     finite = ~np.isnan(expected)
@@ -53,12 +53,12 @@ def _assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
 @example(["99999999", "9999999.99999999", "12345678.12345678", "0.123456789", "123456789012345678901234567890"])
 @example(["123456789012.12345678", "999999999999.99999999", "9999999999999999.9", "0000000000000001.00000001"])
 @example([".5", "-.5", "+.5", "00000000000000000000000001.5", "0.00000000000000000000000000000000001234"])
-def test_every_decimal_becomes_what_float_gives(tokens: list[str]) -> None:
+def test_decimals_equal_python_float(tokens: list[str]) -> None:
     values, _ = read_numbers(_source(" ".join(tokens)), 0, np.float32)
     _assert_same_bits(values, _expected(tokens))
 
 
-def test_numbers_whose_float64_lies_halfway_between_two_float32() -> None:
+def test_decimals_halfway_between_two_float32() -> None:
     # Here an error of one unit in the last place of the float64 changes the float32, so no shortcut may guess.
     rng = np.random.default_rng(0)
     lower = (rng.uniform(1, 10, 4000) * 10.0 ** rng.integers(-30, 30, 4000)).astype(np.float32)
@@ -68,7 +68,7 @@ def test_numbers_whose_float64_lies_halfway_between_two_float32() -> None:
     _assert_same_bits(read_numbers(_source("\n".join(tokens)), 0, np.float32)[0], _expected(tokens))
 
 
-def test_many_random_decimals_of_every_length() -> None:
+def test_random_decimals_of_every_length() -> None:
     rng = np.random.default_rng(0)
     whole = rng.integers(0, 10 ** rng.integers(1, 10, 20000))
     fraction = rng.integers(0, 10 ** rng.integers(1, 12, 20000))
@@ -76,13 +76,13 @@ def test_many_random_decimals_of_every_length() -> None:
     _assert_same_bits(read_numbers(_source(" ".join(tokens)), 0, np.float32)[0], _expected(tokens))
 
 
-def test_undecided_tokens_beyond_the_room_for_notes_are_all_settled() -> None:
-    tokens = [f"{i}e-300" for i in range(2 * NUM_NOTES + 5)] + ["7"]
+def test_more_fallbacks_than_one_pass_holds() -> None:
+    tokens = [f"{i}e-300" for i in range(2 * MAX_FALLBACKS + 5)] + ["7"]
     values, _ = read_numbers(_source(",".join(tokens)), 0, np.float64)
     assert values.tolist() == [float(token) for token in tokens]
 
 
-def test_numbers_end_at_a_bracket_and_skip_commas_and_comments() -> None:
+def test_numbers_end_at_bracket_and_skip_commas_and_comments() -> None:
     source = _source("1,2 # 3 ]\n\t4,,5\r\n]6")
     values, at = read_numbers(source, 0, np.float32)
     assert values.tolist() == [1, 2, 4, 5]
@@ -92,7 +92,7 @@ def test_numbers_end_at_a_bracket_and_skip_commas_and_comments() -> None:
 @pytest.mark.parametrize(
     "token", ["abc", "1_000", "1e", "1e+", "--1", "1.2.3", "0x10", "1,5e", "٣", "1" * 5000, "1:5", "1.5:", "1;", "?"]
 )
-def test_what_is_not_a_number_is_refused_with_its_line(token: str) -> None:
+def test_invalid_number_is_rejected_with_its_line(token: str) -> None:
     shown = re.escape(repr(token.split(",")[-1].encode()[:40].decode("latin-1")))
     with pytest.raises(MeshError, match=f"^line 3: {shown} is not a number$"):
         read_numbers(_source(f"1\n2\n3 {token} 4"), 0, np.float32)
@@ -101,7 +101,7 @@ def test_what_is_not_a_number_is_refused_with_its_line(token: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(-(2**31) + 1, 2**31 - 1), max_size=50), st.sampled_from([" ", ", ", ",", "\n", " #x\n"]))
 @example([-1, 0, 99999999, 100000000, 12345678, 2147483647], ",")
-def test_integers_are_read_as_they_are(values: list[int], separator: str) -> None:
+def test_integers_are_exact(values: list[int], separator: str) -> None:
     source = _source(separator.join(map(str, values)) + "]")
     out, at = read_integers(source, 0)
     assert out.tolist() == values
@@ -109,20 +109,20 @@ def test_integers_are_read_as_they_are(values: list[int], separator: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["1 2 x", "1 2 2147483648", "1 2 .5", "1 2 -", "1 2 :", "1 2 +3"])
-def test_integers_stop_at_anything_else(text: str) -> None:
+def test_integers_stop_at_other_tokens(text: str) -> None:
     out, at = read_integers(_source(text), 0)
     assert (out.tolist(), at) == ([1, 2], 4)
 
 
-def test_more_numbers_than_the_first_guess_of_room() -> None:
+def test_more_numbers_than_estimated() -> None:
     source = _source("1 " * 10000)
     assert read_numbers(source, 0, np.float32)[0].tolist() == [1.0] * 10000
     assert read_integers(source, 0)[0].tolist() == [1] * 10000
 
 
-def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
+def test_empty_or_missing_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with pytest.raises(MeshError, match="is empty"):
+    with pytest.raises(MeshError, match="empty or not a regular file"):
         Source.read(tmp_path / "empty")
     with pytest.raises(MeshError, match="cannot be read: No such file"):
         Source.read(tmp_path / "missing")
@@ -130,8 +130,8 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
         Source.read(tmp_path)
 
 
-def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_too_large_text_file_is_rejected_before_reading(tmp_path: Path) -> None:
     with open(tmp_path / "huge", "wb") as file:
         file.truncate((1 << 30) + 1)
-    with pytest.raises(MeshError, match="1073741825 bytes; at most 1073741824"):
+    with pytest.raises(MeshError, match="file too large: 1073741825 bytes; the limit is 1073741824"):
         Source.read(tmp_path / "huge")

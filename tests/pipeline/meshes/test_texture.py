@@ -1,4 +1,4 @@
-"""Textures: four formats, by content, with a limit that holds before any pixel is decoded."""
+"""Textures: four formats, detected by content, with a size limit that is checked before decoding."""
 
 import os
 import struct
@@ -15,19 +15,19 @@ from PIL import Image
 from smile_pipe.pipeline.meshes import paths
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
-from smile_pipe.pipeline.meshes.texture import named_texture, read_texture
+from smile_pipe.pipeline.meshes.texture import read_texture, resolve_texture_name
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
-def test_lossless_formats_give_their_pixels(tmp_path: Path, suffix: str) -> None:
+def test_lossless_formats_keep_pixels(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(_PIXELS).save(tmp_path / f"t.{suffix}")
     texture = read_texture(tmp_path / f"t.{suffix}")
     assert texture.dtype == np.uint8 and np.array_equal(texture, _PIXELS)
 
 
-def test_jpeg_and_a_suffix_that_lies(tmp_path: Path) -> None:
+def test_format_is_detected_by_content(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 16, 3), 90, np.uint8)).save(tmp_path / "t.bmp", format="JPEG")
     assert abs(read_texture(tmp_path / "t.bmp").astype(int) - 90).max() <= 2
     assert read_texture(tmp_path / "t.bmp").shape == (8, 16, 3)
@@ -45,14 +45,14 @@ def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path: Path) -> None:
     assert read_texture(tmp_path / "t.png").tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
 
 
-def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> None:
+def test_declared_huge_image_is_rejected(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 8193, 8192, 8, 2, 0, 0, 0)
     pixels_and_end = chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     (tmp_path / "t.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels_and_end)
-    with pytest.raises(MeshError, match="has 8193 x 8192 pixels; at most 67108864"):
+    with pytest.raises(MeshError, match="image too large: 8193 x 8192 pixels; the limit is 67108864"):
         read_texture(tmp_path / "t.png")
     header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
     (tmp_path / "t.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels_and_end)
@@ -61,12 +61,12 @@ def test_a_small_file_that_promises_a_huge_image_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])
-def test_a_small_image_in_a_file_larger_than_is_read_is_refused_unread(tmp_path: Path, suffix: str) -> None:
+def test_too_large_file_is_rejected_before_reading(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"t.{suffix}"
     Image.fromarray(_PIXELS).save(path)
     os.truncate(path, paths.MAX_BYTES + 1)
     tracemalloc.start()
-    with pytest.raises(MeshError, match=f"is {paths.MAX_BYTES + 1} bytes; at most {paths.MAX_BYTES} are read"):
+    with pytest.raises(MeshError, match=f"file too large: {paths.MAX_BYTES + 1} bytes; the limit is {paths.MAX_BYTES}"):
         read_texture(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -74,11 +74,11 @@ def test_a_small_image_in_a_file_larger_than_is_read_is_refused_unread(tmp_path:
 
 
 class TestLarge:
-    """Textures finer than any view is are kept at a fraction of their size."""
+    """Textures finer than any view are downscaled."""
 
     @pytest.fixture(autouse=True)
     def small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("smile_pipe.pipeline.meshes.texture.KEPT_PIXELS", 16 * 16)
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.texture.MAX_KEPT_PIXELS", 16 * 16)
 
     @staticmethod
     def means(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -90,7 +90,7 @@ class TestLarge:
     @pytest.mark.parametrize(
         ("shape", "side"), [((16, 16), 1), ((8, 32), 1), ((18, 16), 2), ((32, 32), 2), ((33, 33), 3)]
     )
-    def test_each_pixel_is_the_mean_of_those_that_it_stands_for(
+    def test_pixel_is_mean_of_replaced_pixels(
         self, tmp_path: Path, suffix: str, shape: tuple[int, int], side: int
     ) -> None:
         pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
@@ -118,7 +118,7 @@ class TestLarge:
         assert abs(read_texture(tmp_path / "t.png") - expected).max() <= 0.5
 
     @pytest.mark.parametrize(("side", "kept"), [(16, 16), (18, 9), (31, 16), (32, 16), (48, 12), (64, 16)])
-    def test_a_jpeg_is_decoded_at_its_size(self, tmp_path: Path, side: int, kept: int) -> None:
+    def test_jpeg_is_decoded_at_reduced_size(self, tmp_path: Path, side: int, kept: int) -> None:
         ramp = np.linspace(0, 255, side).astype(np.uint8)
         Image.fromarray(np.stack([np.tile(ramp, (side, 1))] * 3, axis=2)).save(tmp_path / "t.jpg", quality=95)
         texture = read_texture(tmp_path / "t.jpg")
@@ -126,7 +126,7 @@ class TestLarge:
         assert abs(texture[:, :, 0] - np.linspace(0, 255, kept)).max() < 12
 
 
-def test_sixty_four_megapixels_take_no_more_memory_than_they_must(tmp_path: Path) -> None:
+def test_large_texture_takes_bounded_memory(tmp_path: Path) -> None:
     Image.new("RGB", (8192, 8192), (90, 80, 70)).save(tmp_path / "t.jpg")
     code = """
 import sys
@@ -147,7 +147,7 @@ print(kept[0].shape, most() - before)
     assert int(megabytes) < 4 * 48 + 150
 
 
-def test_damaged_missing_and_foreign_files_are_mesh_errors(tmp_path: Path) -> None:
+def test_damaged_missing_and_other_files_are_mesh_errors(tmp_path: Path) -> None:
     Image.fromarray(_PIXELS).save(tmp_path / "good.png")
     Image.fromarray(_PIXELS).save(tmp_path / "foreign.gif")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-40])
@@ -159,7 +159,7 @@ def test_damaged_missing_and_foreign_files_are_mesh_errors(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])
-def test_any_damage_gives_pixels_or_a_mesh_error(tmp_path: Path, suffix: str) -> None:
+def test_damaged_image_gives_pixels_or_mesh_error(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(_PIXELS.repeat(4, 0)).save(tmp_path / f"t.{suffix}")
     good = (tmp_path / f"t.{suffix}").read_bytes()
     rng = np.random.default_rng(1)
@@ -177,7 +177,7 @@ def test_any_damage_gives_pixels_or_a_mesh_error(tmp_path: Path, suffix: str) ->
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """root/ with a mesh at a/b/face.obj; skin.png beside it, one folder up and at the top; secret.png outside."""
+    """root/ with a mesh at a/b/face.obj; skin.png in its folder, one folder up and at the top; secret.png outside."""
     root = tmp_path / "root"
     (root / "a" / "b").mkdir(parents=True)
     for path in ("root/a/b/skin.png", "root/a/skin.png", "root/skin.png", "root/a/b/my skin.png", "secret.png"):
@@ -203,15 +203,13 @@ def data_dir(tmp_path: Path) -> Path:
         ("größe.png", "a/b/größe.png"),
     ],
 )
-def test_a_named_texture_is_relative_to_the_mesh_whether_or_not_it_is_there(
-    data_dir: Path, name: str, found: str
-) -> None:
-    assert named_texture(data_dir, "a/b/face.obj", name) == found
+def test_texture_name_is_relative_to_the_mesh(data_dir: Path, name: str, found: str) -> None:
+    assert resolve_texture_name(data_dir, "a/b/face.obj", name) == found
 
 
-def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
-    assert named_texture(data_dir, "face.obj", "skin.png") == "skin.png"
-    assert named_texture(data_dir, "face.obj", "../root/skin.png") is None
+def test_texture_name_of_mesh_at_the_top(data_dir: Path) -> None:
+    assert resolve_texture_name(data_dir, "face.obj", "skin.png") == "skin.png"
+    assert resolve_texture_name(data_dir, "face.obj", "../root/skin.png") is None
 
 
 @pytest.mark.parametrize(
@@ -240,11 +238,11 @@ def test_a_mesh_at_the_top_names_textures_at_the_top(data_dir: Path) -> None:
         "x" * 5000,
     ],
 )
-def test_no_name_leads_out_of_the_data_directory(data_dir: Path, name: str) -> None:
-    assert named_texture(data_dir, "a/b/face.obj", name) is None
+def test_texture_name_cannot_leave_the_data_directory(data_dir: Path, name: str) -> None:
+    assert resolve_texture_name(data_dir, "a/b/face.obj", name) is None
 
 
-def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
+def test_links_must_stay_inside_the_data_directory(data_dir: Path) -> None:
     beside = data_dir / "a" / "b"
     (beside / "in.png").symlink_to(data_dir / "skin.png")
     (beside / "out.png").symlink_to(data_dir.parent / "secret.png")
@@ -252,19 +250,19 @@ def test_links_may_stay_inside_but_not_lead_outside(data_dir: Path) -> None:
     (beside / "loop.png").symlink_to("loop.png")
     (beside / "up").symlink_to(data_dir.parent)
     names = ("in.png", "out.png", "dangling.png", "loop.png", "up/secret.png", "up/root/skin.png")
-    found = [named_texture(data_dir, "a/b/face.obj", name) for name in names]
+    found = [resolve_texture_name(data_dir, "a/b/face.obj", name) for name in names]
     assert found == ["a/b/in.png", None, None, None, None, "a/b/up/root/skin.png"]
 
 
-def test_the_data_directory_itself_may_be_a_link(data_dir: Path) -> None:
+def test_data_directory_may_be_a_link(data_dir: Path) -> None:
     link = data_dir.parent / "link"
     link.symlink_to(data_dir)
-    assert named_texture(link, "a/b/face.obj", "skin.png") == "a/b/skin.png"
+    assert resolve_texture_name(link, "a/b/face.obj", "skin.png") == "a/b/skin.png"
 
 
-def test_only_regular_files_are_textures_and_none_is_opened(data_dir: Path) -> None:
+def test_only_regular_files_are_textures(data_dir: Path) -> None:
     os.mkfifo(data_dir / "a" / "b" / "pipe.png")
     (data_dir / "a" / "b" / "skin.png").chmod(0)
-    assert named_texture(data_dir, "a/b/face.obj", "pipe.png") is None
-    assert named_texture(data_dir, "a/b/face.obj", "../b") is None
-    assert named_texture(data_dir, "a/b/face.obj", "skin.png") == "a/b/skin.png"
+    assert resolve_texture_name(data_dir, "a/b/face.obj", "pipe.png") is None
+    assert resolve_texture_name(data_dir, "a/b/face.obj", "../b") is None
+    assert resolve_texture_name(data_dir, "a/b/face.obj", "skin.png") == "a/b/skin.png"

@@ -1,4 +1,4 @@
-"""VRML 1.0 and Inventor: what a shape is drawn with is what the nodes before it have set."""
+"""VRML 1.0 and Inventor: shapes are drawn with the state that earlier nodes set."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ _FACE = "IndexedFaceSet { coordIndex [0, 1, 2, -1] }"
 
 
 def _parse(text: str, magic: str = "#VRML V1.0 ascii") -> Mesh:
-    return parse_wrl(Source.of(f"{magic}\n{text}".encode(), Path("face.wrl")))
+    return parse_wrl(Source.from_bytes(f"{magic}\n{text}".encode(), Path("face.wrl")))
 
 
 def _corners(mesh: Mesh) -> list:
@@ -25,7 +25,7 @@ def _corners(mesh: Mesh) -> list:
 
 
 @pytest.mark.parametrize("magic", ["#VRML V1.0 ascii", "#Inventor V2.0 ascii", "#Inventor V2.1 ascii  "])
-def test_a_scan_as_programs_write_it(magic: str) -> None:
+def test_typical_scan(magic: str) -> None:
     mesh = _parse(
         "Separator {\n  ShapeHints { vertexOrdering COUNTERCLOCKWISE shapeType SOLID }\n"
         '  Texture2 { filename "face one.png" wrapS CLAMP }  # the skin\n'
@@ -41,7 +41,7 @@ def test_a_scan_as_programs_write_it(magic: str) -> None:
     assert mesh.face_uvs is not None and mesh.face_uvs.tolist() == [[3, 2, 1], [3, 1, 0], [1, 1, 1]]
 
 
-def test_a_separator_ends_what_is_set_inside_it_and_a_group_does_not() -> None:
+def test_separator_restores_state_and_group_does_not() -> None:
     other = "Coordinate3 { point [5 0 0, 6 0 0, 5 1 0] }"
     assert _corners(_parse(f"{_POINTS} Separator {{ {other} }} {_FACE}"))[0][0] == [0, 0, 0]
     assert _corners(_parse(f"{_POINTS} Group {{ {other} }} {_FACE}"))[0][0] == [5, 0, 0]
@@ -52,12 +52,12 @@ def test_a_separator_ends_what_is_set_inside_it_and_a_group_does_not() -> None:
     assert kept == [5, 0, 0]
 
 
-def test_of_several_textures_the_first_is_named() -> None:
+def test_first_of_several_textures_is_named() -> None:
     images = 'Texture2 { filename "" } Texture2 { filename "one.png" } Texture2 { filename "two.png" }'
     assert _parse(f"{images} {_POINTS} {_FACE}").texture_name == "one.png"
 
 
-def test_several_shapes_share_what_was_set_before_them() -> None:
+def test_shapes_share_earlier_state() -> None:
     last = "IndexedFaceSet { coordIndex [2 3 0] }"
     mesh = _parse(f"Separator {{ {_POINTS} {_FACE} Separator {{ {_AXES} {_FACE} }} {last} }}")
     assert _corners(mesh) == [
@@ -87,19 +87,19 @@ def test_several_shapes_share_what_was_set_before_them() -> None:
         ),
     ],
 )
-def test_nodes_move_the_shapes_after_them(node: str, expected: list) -> None:
+def test_transform_nodes_apply_to_later_shapes(node: str, expected: list) -> None:
     mesh = _parse(f"Separator {{ {node} {_AXES} {_FACE} }} Separator {{ {_AXES} {_FACE} }}")
     np.testing.assert_allclose(mesh.vertices[:3], expected, atol=1e-6)
     assert mesh.vertices[3:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_where_nothing_moves_no_bit_changes() -> None:
+def test_without_transforms_coordinates_are_exact() -> None:
     points = "Coordinate3 { point [0.1 -0.0 1e-39, 0 1 0, 0 0 1] }"
     still = "Translation { translation 0 0 0 } Scale { scaleFactor 1 1 1 }"
     assert _parse(f"{still} {points} {_FACE}").vertices.tobytes() == _parse(f"{points} {_FACE}").vertices.tobytes()
 
 
-def test_a_node_can_be_used_again_with_what_is_set_there() -> None:
+def test_reused_node_takes_the_state_at_its_use() -> None:
     mesh = _parse(
         f"Separator {{ DEF P {_POINTS} DEF F {_FACE} }}"
         "Separator { USE P Translation { translation 0 0 2 } USE F }"
@@ -114,12 +114,12 @@ def test_a_node_can_be_used_again_with_what_is_set_there() -> None:
 
 
 @pytest.mark.parametrize("index", ["", "textureCoordIndex -1", "textureCoordIndex [-1]", "textureCoordIndex []"])
-def test_without_indices_texture_coordinates_are_those_of_the_points(index: str) -> None:
+def test_without_indices_uvs_follow_the_points(index: str) -> None:
     mesh = _parse(f"{_POINTS} {_UVS} IndexedFaceSet {{ coordIndex [0 2 3 -1] {index} }}")
     assert mesh.face_uvs is not None and mesh.face_uvs.tolist() == [[0, 2, 3]]
 
 
-def test_texture_coordinates_left_over_from_another_shape_do_not_count() -> None:
+def test_uvs_of_another_shape_are_dropped() -> None:
     other = "Coordinate3 { point [0 0 0, 1 0 0, 0 1 0] }"
     mesh = _parse(f"{_POINTS} {_UVS} {_FACE} {other} {_FACE}")
     assert mesh.uvs is not None and mesh.face_uvs is not None
@@ -129,7 +129,7 @@ def test_texture_coordinates_left_over_from_another_shape_do_not_count() -> None
 _COLORS = "Material { diffuseColor [1 0 0, 0 1 0, 0 0 1, 1 1 1] }"
 
 
-def test_materials_bound_to_vertices_are_their_colors() -> None:
+def test_per_vertex_materials_are_colors() -> None:
     bound = "MaterialBinding { value PER_VERTEX_INDEXED }"
     mesh = _parse(f"{_COLORS} {bound} {_POINTS} {_FACE}")
     assert mesh.colors is not None
@@ -140,36 +140,48 @@ def test_materials_bound_to_vertices_are_their_colors() -> None:
 
 
 @pytest.mark.parametrize("value", ["DEFAULT", "OVERALL", "PER_FACE", "PER_FACE_INDEXED", "PER_PART", "PER_VERTEX"])
-def test_materials_bound_to_anything_else_are_dropped(value: str) -> None:
+def test_other_material_bindings_are_dropped(value: str) -> None:
     assert _parse(f"{_COLORS} MaterialBinding {{ value {value} }} {_POINTS} {_FACE}").colors is None
 
 
-def test_of_levels_of_detail_the_first_is_read_and_of_a_switch_what_it_chooses() -> None:
+def test_first_level_of_detail_and_choice_of_switch_are_read() -> None:
     both = f"Separator {{ {_POINTS} {_FACE} }} Separator {{ {_AXES} {_FACE} }}"
     assert len(_parse(f"LOD {{ range [1] {both} }}").vertices) == 4
     assert len(_parse(f"Switch {{ whichChild 1 {both} }}").vertices) == 3
     assert len(_parse(f"Switch {{ whichChild -3 {both} }}").vertices) == 7
-    with pytest.raises(MeshError, match="has no IndexedFaceSet"):
+    with pytest.raises(MeshError, match="no IndexedFaceSet"):
         _parse(f"Switch {{ {both} }}")
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "has no IndexedFaceSet"),
-        (_FACE, "has no IndexedFaceSet"),
-        (f"{_POINTS} Separator {{ {_FACE}", "line 2: the file ends or breaks off within Separator"),
-        (f"{_POINTS}\nIndexedFaceSet {{ coordIndex [0 1 4] }}", "line 3: has a coordIndex from 0 to 4 for 4 elements"),
-        (f"{_POINTS}\n\nScale {{ scaleFactor 1 2 }} {_FACE}", "line 4: Scale has a scaleFactor that is not 3 finite"),
-        (f"MatrixTransform {{ matrix 1 0 0 }} {_POINTS} {_FACE}", "has a matrix that is not 16 finite numbers"),
-        (f"Switch {{ whichChild x1 }} Translation {{ translation 1 2 3z }} {_FACE}", "translation has '3z', which"),
-        ("Coordinate3 { point [0 0] }", "line 2: Coordinate3 has 2 numbers, not a multiple of 3"),
+        ("", "no IndexedFaceSet"),
+        (_FACE, "no IndexedFaceSet"),
+        (f"{_POINTS} Separator {{ {_FACE}", "line 2: truncated file: it ends within Separator"),
+        (
+            f"{_POINTS}\nIndexedFaceSet {{ coordIndex [0 1 4] }}",
+            "line 3: index out of range: coordIndex from 0 to 4 for 4 elements",
+        ),
+        (
+            f"{_POINTS}\n\nScale {{ scaleFactor 1 2 }} {_FACE}",
+            "line 4: invalid scaleFactor of Scale: it must be 3 finite",
+        ),
+        (
+            f"MatrixTransform {{ matrix 1 0 0 }} {_POINTS} {_FACE}",
+            "invalid matrix of MatrixTransform: it must be 16 finite numbers",
+        ),
+        (
+            f"Switch {{ whichChild x1 }} Translation {{ translation 1 2 3z }} {_FACE}",
+            "invalid translation: '3z' is not a number",
+        ),
+        ("Coordinate3 { point [0 0] }", "line 2: incomplete Coordinate3: 2 numbers are not a multiple of 3"),
         (
             f"{_POINTS} {_UVS} IndexedFaceSet {{ coordIndex [0 1 2 -1] textureCoordIndex [0 1 -1 2] }}",
-            "does not describe the polygons",
+            "does not match coordIndex",
         ),
     ],
 )
-def test_a_malformed_file_says_what_is_wrong_and_where(text: str, problem: str) -> None:
+def test_malformed_file_is_described_with_its_line(text: str, problem: str) -> None:
     with pytest.raises(MeshError, match=problem):
         _parse(text)

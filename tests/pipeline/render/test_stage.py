@@ -13,7 +13,7 @@ from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
-from smile_pipe.pipeline.landmarks.scan import read_scan
+from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.stage import RenderProgress, plan, run
 from smile_pipe.pipeline.render.units import max_frames_per_batch
