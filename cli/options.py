@@ -12,6 +12,7 @@ import re
 import tomllib
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -126,8 +127,8 @@ def _replace_old_names(values: dict[str, Any], config: type[BaseModel]) -> None:
         value = values.pop(old, None)
         if value not in (None, []):
             print_error("warning", f"{flag(old)} is now called {flag(new)}; the old name will be removed")
-            values.setdefault(new, None)
-            values[new] = values[new] or value
+            # Where the new name is given as well, the config decides.
+            values[old if values.get(new) not in (None, []) else new] = value
 
 
 def _report_stop(goes_on: str) -> int:
@@ -140,9 +141,14 @@ def _resolve(config: type[C], given: dict[str, Any], file: Path | None, argument
     values = _from_file(file, config) if file else {}
     values |= {name: value for name, value in given.items() if value not in (None, [])}
     try:
-        return config.model_validate(values)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FutureWarning)
+            resolved = config.model_validate(values)
     except ValidationError as error:
         raise UsageError(_problem(error.errors()[0], values, arguments)) from None
+    for warning in caught:
+        print_error("warning", with_flags(str(warning.message), arguments))
+    return resolved
 
 
 def _problem(first: ErrorDetails, values: Mapping[str, Any], arguments: tuple[str, ...]) -> str:

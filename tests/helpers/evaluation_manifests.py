@@ -9,7 +9,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 CLASSES = ("AN", "HA", "smirk")
 
 
-def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes):
+def evaluation_manifest(classes=CLASSES, split="kfold:10:0", text_source="label", **changes):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(classes), 120)
     levels = [int(i % 4 + 1) if truth[i] else None for i in range(120)]
@@ -45,5 +45,5 @@ def unsure(guesses, num_classes):
     return sure * np.eye(num_classes)[guesses] + (1 - sure) / num_classes
 
 
-def multilabel():
-    return made_up(("HA", "SU", "HA;SU"))
+def multilabel_manifest():
+    return evaluation_manifest(("HA", "SU", "HA;SU"))

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from smile_pipe.pipeline.classifiers import knn as neighbours
 from smile_pipe.pipeline.classifiers import probe
-from smile_pipe.pipeline.classifiers.knn import NEIGHBOUR_TEMPERATURE, knn, unit
+from smile_pipe.pipeline.classifiers.knn import NEIGHBOUR_TEMPERATURE, knn, unit_vectors
 from smile_pipe.pipeline.classifiers.probe import LinearProbe, fit_probe, read_probe
 from smile_pipe.pipeline.classifiers.zero_shot import zero_shot
 from smile_pipe.pipeline.evaluate.protocols import out_of_fold_predict
@@ -230,4 +230,4 @@ class TestCrossPredict:
 
 
 def test_vectors_are_brought_to_length_one_and_nothing_stays_nothing():
-    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+    assert unit_vectors(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]

@@ -8,7 +8,7 @@ from smile_pipe.pipeline.classifiers.metrics import (
     NUM_BINS,
     Labels,
     calibration_error,
-    confusion_of,
+    count_confusion,
     label_score,
     reliability_bins,
     score,
@@ -165,7 +165,7 @@ class TestLabels:
     def test_a_sample_has_the_expressions_that_its_class_names_and_so_has_a_prediction(self):
         # Truth:     HA   HA+SU   SU    NE
         # Predicted: HA+SU   HA   SU    SU
-        result = label_score(confusion_of(np.array([0, 2, 1, 3]), np.array([2, 0, 1, 1]), 4), self.classes)
+        result = label_score(count_confusion(np.array([0, 2, 1, 3]), np.array([2, 0, 1, 1]), 4), self.classes)
         # HA: 2 of 2 found, none wrongly. SU: 1 of 2 found, 2 wrongly. NE: 0 of 1 found.
         assert result.f1 == {"HA": 1.0, "SU": pytest.approx(2 / 5), "NE": 0.0}
         assert result.recall == {"HA": 1.0, "SU": 0.5, "NE": 0.0}
@@ -175,12 +175,12 @@ class TestLabels:
         rng = np.random.default_rng(2)
         y, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
         yes = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
-        result = label_score(confusion_of(y, predicted, 4), self.classes)
+        result = label_score(count_confusion(y, predicted, 4), self.classes)
         assert result.macro_uf1 == pytest.approx(metrics.f1_score(yes[y], yes[predicted], average="macro"))
         assert result.uar == pytest.approx(metrics.recall_score(yes[y], yes[predicted], average="macro"))
 
     def test_an_expression_that_does_not_occur_is_not_in_the_means(self):
-        result = label_score(confusion_of(np.array([0, 0]), np.array([0, 2]), 4), self.classes)
+        result = label_score(count_confusion(np.array([0, 0]), np.array([0, 2]), 4), self.classes)
         assert result.f1 == {"HA": 1.0} and result.macro_uf1 == result.uar == 1.0
 
     def test_where_each_sample_shows_one_expression_they_are_the_scores_of_classes(self):

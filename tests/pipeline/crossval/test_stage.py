@@ -391,7 +391,7 @@ class TestStatus:
     def test_a_finished_one_is_one_row_and_its_folds_are_none(self, folder):
         assert [row.kind for row in status(folder).rows] == ["shards", "crossval"]
         row = self.row(folder)
-        assert (row.path, row.state, row.build_samples, row.counts, row.next) == (
+        assert (row.path, row.state, row.made_from, row.counts, row.next) == (
             "cv",
             "finished",
             "shards",

@@ -347,7 +347,7 @@ class TestHead:
     def test_once_settled_it_takes_others_as_it_took_the_first(self):
         head = LinearHead(self.x, self.y, 2)
         before = head(self.x)
-        head.settle(3 * self.x - 50)
+        head.set_statistics(3 * self.x - 50)
         torch.testing.assert_close(head(3 * self.x - 50), before, atol=0.01, rtol=0)
 
     def test_a_feature_that_varies_by_rounding_alone_says_nothing_and_is_not_enlarged(self):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.evaluation_manifests import CLASSES, made_up, multilabel
+from helpers.evaluation_manifests import CLASSES, evaluation_manifest, multilabel_manifest
 from smile_pipe.pipeline.classifiers.metrics import Labels, score
 from smile_pipe.pipeline.evaluate.report import render_report
 from smile_pipe.pipeline.reports import plots
-from smile_pipe.pipeline.reports.formatting import percent, span
+from smile_pipe.pipeline.reports.formatting import percent, format_interval
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, ViewScore
 
 HOSTILE = '<script>alert("x")</script>&'
@@ -48,7 +48,7 @@ def png():
 
 
 def test_the_page_holds_all_scores_in_numbers():
-    manifest = made_up()
+    manifest = evaluation_manifest()
     text = Page(render_report(manifest, {}, None, {})).text
     for protocol in manifest.protocols.values():
         shares = [protocol.accuracy, protocol.macro_f1, *protocol.per_class.values(), *protocol.per_level.values()]
@@ -57,25 +57,25 @@ def test_the_page_holds_all_scores_in_numbers():
 
 def test_figures_are_told_in_percent_with_one_digit_and_intervals_in_brackets():
     assert (percent(0.9044), percent(1.0), percent(0.0)) == ("90.4\u00a0%", "100.0\u00a0%", "0.0\u00a0%")
-    assert span((0.879, 0.926)) == "(87.9–92.6)" and span(None) == ""
+    assert format_interval((0.879, 0.926)) == "(87.9–92.6)" and format_interval(None) == ""
 
 
 def test_accuracy_and_macro_f1_stand_with_their_intervals_on_cards_and_in_the_table():
-    manifest = made_up()
+    manifest = evaluation_manifest()
     text = Page(render_report(manifest, {}, None, {})).text
     for score_ in manifest.protocols.values():
         for share, interval in (
             (score_.accuracy, score_.accuracy_interval),
             (score_.macro_f1, score_.macro_f1_interval),
         ):
-            assert text.count(f"{percent(share)} {span(interval)}") == 2
+            assert text.count(f"{percent(share)} {format_interval(interval)}") == 2
     assert "95\u00a0% intervals" in text
 
 
 def test_of_one_subject_no_interval_is_told_and_why():
     without = {"accuracy_interval": None, "macro_f1_interval": None}
-    protocols = {name: s.model_copy(update=without) for name, s in made_up().protocols.items()}
-    text = Page(render_report(made_up(protocols=protocols, num_subjects=1), {}, None, {})).text
+    protocols = {name: s.model_copy(update=without) for name, s in evaluation_manifest().protocols.items()}
+    text = Page(render_report(evaluation_manifest(protocols=protocols, num_subjects=1), {}, None, {})).text
     assert "intervals" not in text and "–" not in text.replace("–\n", "") and "With one subject" in text
 
 
@@ -87,7 +87,7 @@ class TestViews:
     )
 
     def test_each_part_of_the_rig_has_a_row_that_marks_its_views(self):
-        html = render_report(made_up(view_protocol="knn", view_scores=self.scores), {}, None, {})
+        html = render_report(evaluation_manifest(view_protocol="knn", view_scores=self.scores), {}, None, {})
         table = html.partition("Accuracy by views")[2].partition("</table>")[0]
         assert "Nearest neighbours from parts of the rig" in html
         rows = [Page(row).text for row in table.split("<tr>")[1:]]
@@ -99,14 +99,14 @@ class TestViews:
         ]
 
     def test_where_there_is_one_view_or_nothing_scored_there_is_no_table(self):
-        one = made_up(view_protocol="knn", view_scores=(parts("front"),))
-        for manifest in (one, made_up()):
+        one = evaluation_manifest(view_protocol="knn", view_scores=(parts("front"),))
+        for manifest in (one, evaluation_manifest()):
             assert "Accuracy by views" not in render_report(manifest, {}, None, {})
 
 
 class TestRetrieval:
     def test_all_its_figures_are_told(self):
-        manifest = made_up()
+        manifest = evaluation_manifest()
         faces, text = manifest.retrieval.faces_of_text, manifest.retrieval.text_of_faces
         html = render_report(manifest, {}, None, {})
         tables = html.partition("Faces by text")[2].partition("<h2>")[0]
@@ -120,29 +120,29 @@ class TestRetrieval:
         assert "Each of 9 prompts asks" in html
 
     def test_without_it_there_is_no_word_of_it(self):
-        assert "Recall at k" not in render_report(made_up(retrieval=None), {}, None, {})
+        assert "Recall at k" not in render_report(evaluation_manifest(retrieval=None), {}, None, {})
 
 
 def test_single_expressions_are_told_only_where_some_sample_shows_several():
-    manifest = multilabel()
+    manifest = multilabel_manifest()
     html = render_report(manifest, {}, None, {})
     table = Page(html.partition("Several expressions at once")[2].partition("</table>")[0]).text
     for score_ in manifest.protocols.values():
         figures = (score_.labels.macro_uf1, score_.labels.uar, *score_.labels.f1.values())
         assert all(percent(figure) in table for figure in figures)
     assert "happiness + surprise, recall" in Page(html).text and "happiness, F1" in table
-    assert "Several expressions at once" not in render_report(made_up(), {}, None, {})
+    assert "Several expressions at once" not in render_report(evaluation_manifest(), {}, None, {})
 
 
 def test_a_level_or_class_that_was_not_scored_is_a_dash():
-    none_of_one = made_up(("AN", "HA", "smirk", "DI"))
+    none_of_one = evaluation_manifest(("AN", "HA", "smirk", "DI"))
     partial = none_of_one.protocols["knn"].model_copy(update={"per_class": {"AN": 0.25}})
-    text = Page(render_report(made_up(protocols={"knn": partial}), {}, None, {})).text
+    text = Page(render_report(evaluation_manifest(protocols={"knn": partial}), {}, None, {})).text
     assert "smirk, recall–" in text and "anger, recall25.0\u00a0%" in text
 
 
 def test_the_headline_says_what_was_measured_on_whom():
-    headline = re.search(r"<h1>(.*?)</h1>", render_report(made_up(), {}, None, {}))[1]
+    headline = re.search(r"<h1>(.*?)</h1>", render_report(evaluation_manifest(), {}, None, {}))[1]
     for part in (
         "smile-vlm",
         "3 expressions",
@@ -157,27 +157,30 @@ def test_the_headline_says_what_was_measured_on_whom():
 
 
 def test_a_page_of_all_samples_does_not_claim_unseen_subjects():
-    text = Page(render_report(made_up(split="all"), {}, None, {})).text
+    text = Page(render_report(evaluation_manifest(split="all"), {}, None, {})).text
     assert "never saw" not in text and "has seen any of them" not in text
     assert "whether or not the model was trained on" in text
-    assert "kfold:10:0: neither the model" in Page(render_report(made_up(), {}, None, {})).text
+    assert "kfold:10:0: neither the model" in Page(render_report(evaluation_manifest(), {}, None, {})).text
 
 
 def test_label_derived_prompts_are_called_supervision():
-    assert "These prompts are supervision." in Page(render_report(made_up(), {}, None, {})).text
-    without = Page(render_report(made_up(text_source="none"), {}, None, {})).text
+    assert "These prompts are supervision." in Page(render_report(evaluation_manifest(), {}, None, {})).text
+    without = Page(render_report(evaluation_manifest(text_source="none"), {}, None, {})).text
     assert "supervision" not in without and "No text took part in training" in without
 
 
 def test_labels_as_classes_are_called_supervision_without_text():
-    told = Page(render_report(made_up(recipe="supervised"), {}, None, {})).text
+    told = Page(render_report(evaluation_manifest(recipe="supervised"), {}, None, {})).text
     assert "The model learned the expression labels of its training subjects as classes; no text took part." in told
     assert "prompts are supervision" not in told
 
 
 def test_prompts_from_action_units_are_called_supervision_and_measured_ones_are_not():
-    assert "These prompts are supervision." in Page(render_report(made_up(text_source="au"), {}, None, {})).text
-    measured = Page(render_report(made_up(text_source="geometry"), {}, None, {})).text
+    assert (
+        "These prompts are supervision."
+        in Page(render_report(evaluation_manifest(text_source="au"), {}, None, {})).text
+    )
+    measured = Page(render_report(evaluation_manifest(text_source="geometry"), {}, None, {})).text
     assert "supervision" not in measured and "No label wrote these prompts." in measured
 
 
@@ -191,24 +194,24 @@ def test_prompts_from_action_units_are_called_supervision_and_measured_ones_are_
 )
 def test_a_page_of_sequences_says_how_many_there_are_and_what_was_read_of_them(temporal, num_frames, told):
     counts = {"num_scans": 40, "num_sequences": 80, "num_frames": num_frames}
-    text = Page(render_report(made_up(temporal=temporal, max_frames=6, **counts), {}, None, {})).text
+    text = Page(render_report(evaluation_manifest(temporal=temporal, max_frames=6, **counts), {}, None, {})).text
     assert "on 40 scans and 80 sequences of 7 subjects" in text and told in text
     assert "scored40 scans and 80 sequences" in text
 
 
 def test_a_page_of_scans_does_not_speak_of_reading_sequences():
-    assert "What was read" not in Page(render_report(made_up(), {}, None, {})).text
+    assert "What was read" not in Page(render_report(evaluation_manifest(), {}, None, {})).text
 
 
 def test_a_condition_and_what_was_left_out_are_told_and_escaped():
-    manifest = made_up(where="level < 3 and sex == '<b>'", notes=("zero-shot was left out: <i>",))
+    manifest = evaluation_manifest(where="level < 3 and sex == '<b>'", notes=("zero-shot was left out: <i>",))
     page = Page(render_report(manifest, {}, None, {}))
     assert "fitted on and scored: level < 3 and sex == '<b>'." in page.text
     assert "Zero-shot was left out: <i>." in page.text and not {"b", "i"} & set(page.tags)
 
 
 def test_the_page_asks_for_nothing_outside_itself_and_runs_no_script():
-    manifest = made_up()
+    manifest = evaluation_manifest()
     figures = {"Recall": plots.class_recall(manifest.protocols, CLASSES), "Photograph": png()}
     html = render_report(manifest, figures, png(), {"views": "front"})
     page = Page(html)
@@ -218,14 +221,14 @@ def test_the_page_asks_for_nothing_outside_itself_and_runs_no_script():
 
 
 def test_images_travel_whole_and_with_their_kind():
-    figure, sheet = plots.class_recall(made_up().protocols, CLASSES), png()
-    page = Page(render_report(made_up(), {"Recall": figure}, sheet, {}))
+    figure, sheet = plots.class_recall(evaluation_manifest().protocols, CLASSES), png()
+    page = Page(render_report(evaluation_manifest(), {"Recall": figure}, sheet, {}))
     assert [link.partition(";")[0] for link in page.fetched] == ["data:image/svg+xml", "data:image/png"]
     assert [base64.b64decode(link.partition(",")[2]) for link in page.fetched] == [figure, sheet]
 
 
 def test_hostile_names_are_shown_and_not_obeyed():
-    manifest = made_up(("AN", HOSTILE, "HA"), recipe=HOSTILE, split=HOSTILE)
+    manifest = evaluation_manifest(("AN", HOSTILE, "HA"), recipe=HOSTILE, split=HOSTILE)
     manifest = manifest.model_copy(update={"protocols": {**manifest.protocols, HOSTILE: manifest.protocols["knn"]}})
     figure = plots.class_recall(manifest.protocols, manifest.classes)
     html = render_report(manifest, {HOSTILE: figure}, None, {HOSTILE: HOSTILE})
@@ -235,14 +238,14 @@ def test_hostile_names_are_shown_and_not_obeyed():
 
 
 def test_the_facts_of_the_run_and_its_fingerprints_are_listed():
-    text = Page(render_report(made_up(), {}, None, {"towers": "smile-tiny"})).text
-    assert render_report(made_up(), {}, None, {"scored split": "mine"}).count("mine") == 0
+    text = Page(render_report(evaluation_manifest(), {}, None, {"towers": "smile-tiny"})).text
+    assert render_report(evaluation_manifest(), {}, None, {"scored split": "mine"}).count("mine") == 0
     for fact in ("towerssmile-tiny", "a" * 32, "5" * 32, "e" * 32, "anger, happiness, smirk"):
         assert fact in text
 
 
 def test_the_manifest_survives_the_disk(tmp_path):
-    manifest = made_up()
+    manifest = evaluation_manifest()
     manifest.write(tmp_path / "manifest.json")
     assert EvaluationManifest.read(tmp_path / "manifest.json") == manifest
 
@@ -262,7 +265,7 @@ def all_figures(manifest):
 
 def test_figures_are_svg_and_the_same_twice_and_leave_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
-    first, again = all_figures(made_up()), all_figures(made_up())
+    first, again = all_figures(evaluation_manifest()), all_figures(evaluation_manifest())
     assert first == again
     assert dict(matplotlib.rcParams) == before
     assert all(ElementTree.fromstring(svg).tag.endswith("svg") for svg in first.values())
@@ -270,7 +273,7 @@ def test_figures_are_svg_and_the_same_twice_and_leave_matplotlib_as_it_was():
 
 def test_no_word_of_a_figure_is_cut_off_at_its_edge(monkeypatch):
     monkeypatch.setattr(plots, "_svg", lambda figure: figure)
-    for name, figure in all_figures(made_up()).items():
+    for name, figure in all_figures(evaluation_manifest()).items():
         figure.canvas.draw()
         for axes in figure.axes:
             for words in (axes.xaxis.label, axes.yaxis.label, axes.title, *axes.texts):
@@ -281,7 +284,7 @@ def test_no_word_of_a_figure_is_cut_off_at_its_edge(monkeypatch):
 
 
 def test_figures_change_with_what_they_show():
-    manifest = made_up()
+    manifest = evaluation_manifest()
     other = manifest.protocols["probe"].model_copy(
         update={
             "confusion": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -308,7 +311,7 @@ def test_the_confusion_matrix_shows_shares_of_the_row_and_counts_in_their_cells(
 
 def test_the_reliability_plot_has_a_line_for_each_protocol_through_its_bins(monkeypatch):
     monkeypatch.setattr(plots, "_svg", lambda figure: figure)
-    manifest = made_up()
+    manifest = evaluation_manifest()
     more = {**manifest.protocols, "finetune": manifest.protocols["knn"]}
     diagonal, *lines = plots.reliability(more).axes[0].lines
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]

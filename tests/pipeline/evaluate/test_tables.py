@@ -8,7 +8,7 @@ import pytest
 
 from helpers.crossval_manifests import ACCURACIES
 from helpers.crossval_manifests import manifest as made_up_folds
-from helpers.evaluation_manifests import CLASSES, made_up, multilabel
+from helpers.evaluation_manifests import CLASSES, evaluation_manifest, multilabel_manifest
 from helpers.samples import make_row, make_sample
 from smile_pipe.pipeline.crossval.scores import scores_csv as scores_csv_of_folds
 from smile_pipe.pipeline.evaluate.tables import predictions_csv, scores_csv
@@ -30,7 +30,7 @@ def figure(rows, protocol, measure, **where):
 
 class TestScores:
     def test_hold_every_figure_of_every_protocol_to_the_last_digit(self):
-        manifest = made_up()
+        manifest = evaluation_manifest()
         rows = select_training_rows(scores_csv(manifest))
         for name, score in manifest.protocols.items():
             for measure in ("accuracy", "macro_f1", "calibration_error"):
@@ -41,7 +41,7 @@ class TestScores:
                 assert float(figure(rows, name, "accuracy", level=level)["value"]) == value
 
     def test_tell_intervals_where_there_are_any(self):
-        manifest = made_up()
+        manifest = evaluation_manifest()
         rows, score = select_training_rows(scores_csv(manifest)), manifest.protocols["knn"]
         for measure, (low, high) in (("accuracy", score.accuracy_interval), ("macro_f1", score.macro_f1_interval)):
             row = figure(rows, "knn", measure)
@@ -54,14 +54,14 @@ class TestScores:
             ViewScore(views=("front",), accuracy=0.5, macro_f1=0.25, accuracy_interval=(0.4, 0.6)),
             ViewScore(views=("front", "left"), accuracy=0.75, macro_f1=0.7, macro_f1_interval=(0.6, 0.8)),
         )
-        rows = select_training_rows(scores_csv(made_up(view_protocol="zero-shot", view_scores=parts)))
+        rows = select_training_rows(scores_csv(evaluation_manifest(view_protocol="zero-shot", view_scores=parts)))
         row = figure(rows, "zero-shot", "accuracy", views="front")
         assert (row["value"], row["low"], row["high"]) == ("0.5", "0.4", "0.6")
         row = figure(rows, "zero-shot", "macro_f1", views="front+left")
         assert (row["value"], row["low"], row["high"]) == ("0.7", "0.6", "0.8")
 
     def test_hold_retrieval_both_ways(self):
-        manifest = made_up()
+        manifest = evaluation_manifest()
         rows, faces = select_training_rows(scores_csv(manifest)), manifest.retrieval.faces_of_text
         assert float(figure(rows, "faces of text", "mean_average_precision")["value"]) == faces.mean_average_precision
         for c, value in faces.average_precision.items():
@@ -73,7 +73,7 @@ class TestScores:
         assert float(figure(rows, "text of faces", "recall_at_5")["value"]) == text.recall_at["5"]
 
     def test_hold_yes_and_no_of_single_expressions_where_some_show_several(self):
-        manifest = multilabel()
+        manifest = multilabel_manifest()
         rows, labels = select_training_rows(scores_csv(manifest)), manifest.protocols["knn"].labels
         assert float(figure(rows, "knn", "macro_uf1")["value"]) == labels.macro_uf1
         assert float(figure(rows, "knn", "uar")["value"]) == labels.uar
@@ -81,11 +81,13 @@ class TestScores:
             assert float(figure(rows, "knn", "label_f1", **{"class": c})["value"]) == value
             assert float(figure(rows, "knn", "label_recall", **{"class": c})["value"]) == labels.recall[c]
         assert not [
-            row for row in select_training_rows(scores_csv(made_up())) if row["measure"] in ("macro_uf1", "label_f1")
+            row
+            for row in select_training_rows(scores_csv(evaluation_manifest()))
+            if row["measure"] in ("macro_uf1", "label_f1")
         ]
 
     def test_have_one_row_for_each_figure(self):
-        manifest = made_up()
+        manifest = evaluation_manifest()
         found = [tuple(row.values())[:5] for row in select_training_rows(scores_csv(manifest))]
         assert len(found) == len(set(found))
         # What a manifest holds of a protocol is in the table, apart from what figures are made of.

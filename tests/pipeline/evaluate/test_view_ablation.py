@@ -155,7 +155,7 @@ class TestPredictor:
         model = trained(arch, "supervised")
         data = embedded(model, shards)
         # It was trained on shards with surprise, without sadness.
-        predictor = predictor_of(model, data, anchored=("SU", "NE", "HA"))
+        predictor = predictor_of(model, data, anchor_classes=("SU", "NE", "HA"))
         found = predictor.probabilities("classifier", data.x)
         logits = model.scale * model.classify(data.x[9:])[:, [2, 1]].astype(np.float64)
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -16,7 +16,7 @@ from helpers.small_runs import learn, reader_of, result, write_shards
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.export import embeddings_table
-from smile_pipe.pipeline.export.config import ExportConfig, Exported
+from smile_pipe.pipeline.export.config import ExportConfig, ExportResult
 from smile_pipe.pipeline.export.stage import run as export
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
@@ -43,7 +43,7 @@ def run(shards, tmp_path_factory) -> Path:
 def make(run, shards, tmp_path):
     """Exports with options, and gives the result and the table."""
 
-    def made(**options: Any) -> tuple[Exported, pa.Table]:
+    def made(**options: Any) -> tuple[ExportResult, pa.Table]:
         file = tmp_path / "out" / "embeddings.parquet"
         exported = export(
             ExportConfig.model_validate({"run": run, "shards": str(shards), "embeddings": file} | options)

@@ -101,9 +101,9 @@ def test_open_clip_gives_the_embeddings_of_the_runs_towers(folder, shards, run):
         images = torch.stack([preprocess(image_of(view)) for view in face.views[0]])
         found, texts = model.eval().encode_image(images), model.encode_text(tokens)
         own = towers.encode_images(torch.from_numpy(face.views[0]).float() / 255)
-        unit = model.encode_image(images, normalize=True)
+        unit_vectors = model.encode_image(images, normalize=True)
         torch.testing.assert_close(found, own, **CLOSE)
-        torch.testing.assert_close(unit, torch.nn.functional.normalize(own, dim=-1), **CLOSE)
+        torch.testing.assert_close(unit_vectors, torch.nn.functional.normalize(own, dim=-1), **CLOSE)
         torch.testing.assert_close(texts, towers.encode_text(tokens), **CLOSE)
     assert not torch.allclose(own[0], own[1], **CLOSE)
 

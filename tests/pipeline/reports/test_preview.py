@@ -90,7 +90,7 @@ def test_a_sequence_does_not_hide_the_scan_of_the_same_face(tmp_path, drawn):
     (tmp_path / "both").mkdir()
     write_shard_set(tmp_path / "both" / "shards", 1, ("HA",), timelines=(make_timeline(2),), channels=("rgb", "depth"))
     sequences = ShardSet.open(str(tmp_path / "both" / "shards"))
-    assert preview._choose([*scans.rows, *sequences.rows], 5) == [*scans.rows, *sequences.rows]
+    assert preview._select([*scans.rows, *sequences.rows], 5) == [*scans.rows, *sequences.rows]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.runs.compare import compare
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, spread
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore
 from smile_pipe.shards.errors import UsageError
 
 
@@ -14,7 +14,11 @@ def write(folder, recipe, probe, zero_shot=None, *, without=(), num_samples=20, 
     accuracies = {"probe": probe} | ({"zero-shot": zero_shot} if zero_shot else {})
     scores = {
         name: CrossvalScore(
-            accuracy=spread(values), macro_f1=spread(values), per_class={}, per_level={}, confusion=((1, 0), (0, 1))
+            accuracy=MeanStd.of(values),
+            macro_f1=MeanStd.of(values),
+            per_class={},
+            per_level={},
+            confusion=((1, 0), (0, 1)),
         )
         for name, values in accuracies.items()
     }
@@ -55,10 +59,10 @@ def test_the_best_probe_stands_first_and_others_lie_behind_it_fold_by_fold(tmp_p
     write(tmp_path / "b", "smile-vlm", (0.8, 0.9), (0.6, 0.4))
     (table,) = compare(tmp_path)
     first, second = table.rows
-    assert (first.path, first.system, first.behind) == ("b", "smile-vlm", None)
+    assert (first.path, first.system, first.gap_to_best) == ("b", "smile-vlm", None)
     assert (second.path, second.system) == ("a", "clip")
-    assert second.behind.mean == pytest.approx(0.25)
-    assert second.behind.deviation == pytest.approx(abs(0.3 - 0.2) / 2**0.5)
+    assert second.gap_to_best.mean == pytest.approx(0.25)
+    assert second.gap_to_best.deviation == pytest.approx(abs(0.3 - 0.2) / 2**0.5)
     assert (table.num_folds, table.num_subjects, table.num_samples, table.ordered_by) == (2, 4, 40, "probe")
 
 

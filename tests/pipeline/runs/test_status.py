@@ -107,7 +107,7 @@ class TestWhatIsThere:
         assert {row.state for row in (shards, run, evaluation)} == {"finished"}
         assert shards.counts == {"shards": 3, "samples": 9, "subjects": 3, "failures": 0}
         assert run.counts == {"steps": 8, "samples": 6, "skipped": 1} and evaluation.counts["samples"] == 3
-        assert (shards.build_samples, run.build_samples, evaluation.build_samples) == ("", "shards", "run")
+        assert (shards.made_from, run.made_from, evaluation.made_from) == ("", "shards", "run")
         assert shards.fingerprint == ShardManifest.read(chain / "shards" / "manifest.json").fingerprint
         assert (run.fingerprint, evaluation.fingerprint) == ("0123456789abcdef", "fedcba9876543210")
         assert all(row.next == "" for row in (shards, run, evaluation))
@@ -193,7 +193,7 @@ class TestStale:
         render_again(chain / "shards")
         found = rows(chain)
         assert states(chain) == {"shards": "finished", "run": "stale", "run/evaluation": "stale"}
-        assert found["run"].about == "stale: the shards changed since" and found["run"].build_samples == "shards"
+        assert found["run"].about == "stale: the shards changed since" and found["run"].made_from == "shards"
         assert command(found["run"])[:4] == ["smile-pipe", "train", "--out", "NEW_RUN"]
         # Scoring a stale run anew would not help.
         assert found["run/evaluation"].next == ""
@@ -228,16 +228,16 @@ class TestStale:
             (chain / name).rename(chain / "inside" / name)
         # A set with the same content elsewhere is not taken for the run's own.
         shutil.copytree(chain / "inside" / "shards", chain / "a-copy")
-        assert rows(chain)["inside/run"].build_samples == "inside/shards"
+        assert rows(chain)["inside/run"].made_from == "inside/shards"
         assert set(states(chain).values()) == {"finished"}
 
     def test_shards_that_lie_elsewhere_are_said_to(self, chain):
         row = status(chain / "run").rows[0]
-        assert row.state == "finished" and row.build_samples == "" and "which are not here" in row.about
+        assert row.state == "finished" and row.made_from == "" and "which are not here" in row.about
 
     def test_moved_shards_are_known_by_their_content(self, chain):
         (chain / "shards").rename(chain / "renamed")
-        assert rows(chain)["run"].build_samples == "renamed" and rows(chain)["run"].state == "finished"
+        assert rows(chain)["run"].made_from == "renamed" and rows(chain)["run"].state == "finished"
 
 
 BROKEN = [
@@ -301,7 +301,7 @@ class TestDamage:
         path.write_text(text)
         config = json.loads((chain / "run" / "config.json").read_text())
         (chain / "run" / "config.json").write_text(json.dumps(config | {"shards": "../../.."}))
-        assert rows(chain)["run"].build_samples == "shards"
+        assert rows(chain)["run"].made_from == "shards"
 
 
 class TestCommandLine:

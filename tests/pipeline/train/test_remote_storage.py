@@ -337,7 +337,7 @@ class TestCommands:
 
     def test_status_finds_the_chain_and_what_comes_next(self, whole):
         report = status(whole)
-        assert [(row.kind, row.path, row.state, row.build_samples) for row in report.rows] == [
+        assert [(row.kind, row.path, row.state, row.made_from) for row in report.rows] == [
             ("shards", "shards", "finished", ""),
             ("run", "run", "finished", "shards"),
         ]
@@ -350,7 +350,7 @@ class TestCommands:
 
     def test_of_equal_shards_a_run_has_those_that_lie_where_it_says(self, disk, whole):
         upload(disk / "shards", whole / "a-copy")
-        assert {row.path: row.build_samples for row in status(whole).rows}["run"] == "shards"
+        assert {row.path: row.made_from for row in status(whole).rows}["run"] == "shards"
 
 
 class TestWhereShardsLie:

@@ -1,0 +1,51 @@
+"""The command line of the next step that `smile-pipe status` suggests."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from smile_pipe.cli.options import flag
+from smile_pipe.pipeline.crossval.config import CrossvalConfig
+from smile_pipe.pipeline.runs.status import NextStep
+from smile_pipe.pipeline.train.config import TrainConfig
+
+# The stages whose recorded options are repeated.
+_CONFIGS: Mapping[str, type[BaseModel]] = {"train": TrainConfig, "crossval": CrossvalConfig}
+
+
+def next_command(step: NextStep | None) -> str:
+    """Return the command as one line that a shell reads correctly; "" for None.
+
+    Unprintable characters in paths are left out, since a terminal may interpret them.
+    """
+    if step is None:
+        return ""
+    words = ["smile-pipe", step.stage, *step.inputs]
+    # The order of the options, and the values of the recorded ones only where there are no others.
+    for name, value in {**step.options, **_recorded_options(step), **step.options}.items():
+        words += _words(name, value)
+    if step.resume:
+        words += _words("resume", True)
+    return shlex.join("".join(sign for sign in word if sign.isprintable()) for word in words)
+
+
+def _recorded_options(step: NextStep) -> dict[str, Any]:
+    return dict(_changed_options(step.recorded, _CONFIGS[step.stage])) if step.recorded else {}
+
+
+def _changed_options(recorded: Mapping[str, Any], config: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    """Yield the recorded options that the stage knows and that differ from its defaults, by their present names."""
+    present_names = getattr(config, "OLD_NAMES", {}) | getattr(config, "RECORDED_NAMES", {})
+    for recorded_name, recorded_value in recorded.items():
+        name = present_names.get(recorded_name, recorded_name)
+        value = tuple(recorded_value) if isinstance(recorded_value, list) else recorded_value
+        if name in config.model_fields and value is not None and value != config.model_fields[name].default:
+            yield name, value
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name)] * value
+    return [flag(name), ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
