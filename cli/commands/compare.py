@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def _title(table: Comparison) -> str:
     subset = f", subset {table.subset}" if table.subset else ""
     return (
-        f"accuracy in percent, mean ± deviation of {pluralize(table.num_folds, 'fold')} ({table.protocol}{subset}), "
+        f"accuracy in percent, mean and deviation of {pluralize(table.num_folds, 'fold')} ({table.protocol}{subset}), "
         f"{pluralize(table.num_samples, 'sample')} of {pluralize(table.num_subjects, 'subject')}"
     )
 

@@ -56,7 +56,7 @@ def text_to_face_score(faces: Features, y: ClassIndices, prompts: Mapping[str, F
 
 
 def face_to_text_score(faces: Features, y: ClassIndices, prompts: Mapping[str, Features]) -> FaceToTextRetrieval:
-    """Score retrieval of prompts; each face is one query among all prompts of all classes. For the arguments see above."""
+    """Score retrieval of prompts; each face is one query, all prompts are candidates. For the arguments see above."""
     bank, class_of = _prompt_bank(prompts)
     correct = class_of[_rank(unit_vectors(faces) @ bank.T)] == y[:, None]
     return FaceToTextRetrieval(num_prompts=len(class_of), recall_at=_recall_at(correct, PROMPTS_AT))

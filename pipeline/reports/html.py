@@ -1,6 +1,6 @@
 """HTML pages of reports and their parts: sections, tables, figures.
 
-A page is self-contained: it loads nothing from outside, runs no script, and works on a phone and in light and dark mode.
+A page is self-contained: it loads nothing from outside and runs no script. It works on phones, in light and dark mode.
 Text is escaped here, except for the sections of `html_page`, which are HTML.
 """
 

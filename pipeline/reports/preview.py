@@ -25,9 +25,10 @@ Cells = list[NDArray[np.uint8] | None]
 
 
 def preview_png(shards: ShardSet, rows: Sequence[IndexRow] = (), max_rows: int = MAX_ROWS) -> bytes:
-    """Draw a contact sheet with one sample per row: all views and channels of a scan, or one view of a sequence over time.
+    """Draw a contact sheet with one sample per row.
 
-    The samples show the range: each expression of a subject at its highest level, subject after subject.
+    A row shows all views and channels of a scan, or one view of a sequence over time. The samples show the range: each
+    expression of a subject at its highest level, subject after subject.
 
     Args:
         shards: the shard set.

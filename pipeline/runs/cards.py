@@ -118,8 +118,8 @@ Labels are those of the source. Prompts: {describe_text_source(manifest.text_sou
 ## How to read it
 
 Shards are tar files in WebDataset format: `KEY.json` (labels, provenance, cameras), `KEY.txt` (the prompt), and
-`KEY.VIEW.CHANNEL.jpg` or `.png` for each view and channel. `index.parquet` has one row per sample. Any WebDataset reader
-can read them; they contain no code.
+`KEY.VIEW.CHANNEL.jpg` or `.png` for each view and channel. `index.parquet` has one row per sample. Any WebDataset
+reader can read them; they contain no code.
 
     smile-pipe inspect . --preview views.png
     smile-pipe train --shards . --out run/

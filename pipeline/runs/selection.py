@@ -93,9 +93,7 @@ def select_rows(
             )
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:
-        raise UsageError(
-            "no test subject of the run is in them; use `split=all`", field="shards", value=selection.shards
-        )
+        raise UsageError("hold no test subject of the run; use `split=all`", field="shards", value=selection.shards)
     return sample_filter.apply(train_rows), sample_filter.apply(test_rows)
 
 

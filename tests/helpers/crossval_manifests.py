@@ -1,4 +1,4 @@
-"""The manifest of a cross-validation whose scores are made up."""
+"""The manifest of a cross-validation with invented scores."""
 
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd
 from smile_pipe.pipeline.runs.evaluation_manifest import LabelScore
@@ -6,7 +6,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import LabelScore
 ACCURACIES = {"zero-shot": [0.911, 0.873], "probe": [0.512, 0.555]}
 
 
-def manifest(**changes) -> CrossvalManifest:
+def crossval_manifest(**changes) -> CrossvalManifest:
     scores = {
         name: CrossvalScore(
             accuracy=MeanStd.of(values),

@@ -15,7 +15,7 @@ from helpers.evaluation_manifests import CLASSES, evaluation_manifest, multilabe
 from smile_pipe.pipeline.classifiers.metrics import Labels, score
 from smile_pipe.pipeline.evaluate.report import render_report
 from smile_pipe.pipeline.reports import plots
-from smile_pipe.pipeline.reports.formatting import percent, format_interval
+from smile_pipe.pipeline.reports.formatting import format_interval, format_percent
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, ViewScore
 
 HOSTILE = '<script>alert("x")</script>&'
@@ -52,11 +52,15 @@ def test_the_page_holds_all_scores_in_numbers():
     text = Page(render_report(manifest, {}, None, {})).text
     for protocol in manifest.protocols.values():
         shares = [protocol.accuracy, protocol.macro_f1, *protocol.per_class.values(), *protocol.per_level.values()]
-        assert all(percent(share) in text for share in [*shares, protocol.calibration_error])
+        assert all(format_percent(share) in text for share in [*shares, protocol.calibration_error])
 
 
 def test_figures_are_told_in_percent_with_one_digit_and_intervals_in_brackets():
-    assert (percent(0.9044), percent(1.0), percent(0.0)) == ("90.4\u00a0%", "100.0\u00a0%", "0.0\u00a0%")
+    assert (format_percent(0.9044), format_percent(1.0), format_percent(0.0)) == (
+        "90.4\u00a0%",
+        "100.0\u00a0%",
+        "0.0\u00a0%",
+    )
     assert format_interval((0.879, 0.926)) == "(87.9–92.6)" and format_interval(None) == ""
 
 
@@ -68,7 +72,7 @@ def test_accuracy_and_macro_f1_stand_with_their_intervals_on_cards_and_in_the_ta
             (score_.accuracy, score_.accuracy_interval),
             (score_.macro_f1, score_.macro_f1_interval),
         ):
-            assert text.count(f"{percent(share)} {format_interval(interval)}") == 2
+            assert text.count(f"{format_percent(share)} {format_interval(interval)}") == 2
     assert "95\u00a0% intervals" in text
 
 
@@ -111,11 +115,13 @@ class TestRetrieval:
         html = render_report(manifest, {}, None, {})
         tables = html.partition("Faces by text")[2].partition("<h2>")[0]
         rows = [Page(row).text.strip() for row in tables.split("<tr>")[1:]]
-        assert rows[1] == "faces of a text, precision" + "".join(map(percent, faces.precision_at.values()))
-        assert rows[2] == "faces of a text, recall" + "".join(map(percent, faces.recall_at.values()))
-        assert rows[3].rstrip() == "text of a face, recall" + "".join(map(percent, text.recall_at.values())) + "–"
+        assert rows[1] == "faces of a text, precision" + "".join(map(format_percent, faces.precision_at.values()))
+        assert rows[2] == "faces of a text, recall" + "".join(map(format_percent, faces.recall_at.values()))
+        assert (
+            rows[3].rstrip() == "text of a face, recall" + "".join(map(format_percent, text.recall_at.values())) + "–"
+        )
         averages = [*faces.average_precision.values(), faces.mean_average_precision]
-        assert rows[4:] == ["angerhappinesssmirkmean", "average precision" + "".join(map(percent, averages))]
+        assert rows[4:] == ["angerhappinesssmirkmean", "average precision" + "".join(map(format_percent, averages))]
         assert "among the 120 that were scored" in html and "bank&rsquo;s 9." in html
         assert "Each of 9 prompts asks" in html
 
@@ -129,7 +135,7 @@ def test_single_expressions_are_told_only_where_some_sample_shows_several():
     table = Page(html.partition("Several expressions at once")[2].partition("</table>")[0]).text
     for score_ in manifest.protocols.values():
         figures = (score_.labels.macro_uf1, score_.labels.uar, *score_.labels.f1.values())
-        assert all(percent(figure) in table for figure in figures)
+        assert all(format_percent(figure) in table for figure in figures)
     assert "happiness + surprise, recall" in Page(html).text and "happiness, F1" in table
     assert "Several expressions at once" not in render_report(evaluation_manifest(), {}, None, {})
 
@@ -340,16 +346,16 @@ def test_there_is_no_figure_of_what_there_is_not():
 
 @pytest.mark.parametrize(("count", "dim", "method"), [(1, 4, "PCA"), (9, 4, "PCA"), (30, 1, "PCA"), (30, 4, "t-SNE")])
 def test_embeddings_of_any_number_and_size_can_be_flattened(count, dim, method):
-    points, used = plots.flatten(np.random.default_rng(0).normal(size=(count, dim)), seed=0)
+    points, used = plots.project_2d(np.random.default_rng(0).normal(size=(count, dim)), seed=0)
     assert points.shape == (count, 2) and used == method and np.isfinite(points).all()
 
 
 def test_many_embeddings_are_flattened_by_pca_and_few_keep_their_neighbourhoods(monkeypatch):
     monkeypatch.setattr(plots, "_MAX_TSNE", 50)
     x = np.random.default_rng(0).normal(size=(51, 4))
-    assert plots.flatten(x, 0)[1] == "PCA"
+    assert plots.project_2d(x, 0)[1] == "PCA"
     two = np.concatenate([np.eye(8)[0] + 0.01 * x[:25, :1], np.eye(8)[1] + 0.01 * x[25:50, :1]])
-    points = plots.flatten(two, 0)[0]
+    points = plots.project_2d(two, 0)[0]
     centres = points[:25].mean(axis=0), points[25:].mean(axis=0)
     spread = max(points[:25].std(), points[25:].std())
     assert np.linalg.norm(centres[0] - centres[1]) > spread

@@ -224,7 +224,7 @@ def test_the_report_stands_alone_and_tells_the_figures(evaluation, run_dir):
     assert 'src="http' not in page and 'href="http' not in page and "<script" not in page
     assert "data:image/png;base64," in page and page.count("<svg") + page.count("data:image/svg") >= 4
     assert f"{100 * evaluation.protocols['probe'].accuracy:.1f}" in page
-    for part in ("Accuracy by views", "Faces by text", "Confusion, knn", "How sure, and how often right", "Training"):
+    for part in ("Accuracy by views", "Faces by text", "Confusion, knn", "Calibration", "Training"):
         assert part in page
 
 

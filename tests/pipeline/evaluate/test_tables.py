@@ -15,7 +15,7 @@ from smile_pipe.pipeline.evaluate.tables import predictions_csv, scores_csv
 from smile_pipe.pipeline.runs.evaluation_manifest import ProtocolScore, ViewScore
 
 
-def select_training_rows(content):
+def read_csv(content):
     return list(csv.DictReader(io.StringIO(content.decode())))
 
 
@@ -31,7 +31,7 @@ def figure(rows, protocol, measure, **where):
 class TestScores:
     def test_hold_every_figure_of_every_protocol_to_the_last_digit(self):
         manifest = evaluation_manifest()
-        rows = select_training_rows(scores_csv(manifest))
+        rows = read_csv(scores_csv(manifest))
         for name, score in manifest.protocols.items():
             for measure in ("accuracy", "macro_f1", "calibration_error"):
                 assert float(figure(rows, name, measure)["value"]) == getattr(score, measure)
@@ -42,7 +42,7 @@ class TestScores:
 
     def test_tell_intervals_where_there_are_any(self):
         manifest = evaluation_manifest()
-        rows, score = select_training_rows(scores_csv(manifest)), manifest.protocols["knn"]
+        rows, score = read_csv(scores_csv(manifest)), manifest.protocols["knn"]
         for measure, (low, high) in (("accuracy", score.accuracy_interval), ("macro_f1", score.macro_f1_interval)):
             row = figure(rows, "knn", measure)
             assert (float(row["low"]), float(row["high"])) == (low, high)
@@ -54,7 +54,7 @@ class TestScores:
             ViewScore(views=("front",), accuracy=0.5, macro_f1=0.25, accuracy_interval=(0.4, 0.6)),
             ViewScore(views=("front", "left"), accuracy=0.75, macro_f1=0.7, macro_f1_interval=(0.6, 0.8)),
         )
-        rows = select_training_rows(scores_csv(evaluation_manifest(view_protocol="zero-shot", view_scores=parts)))
+        rows = read_csv(scores_csv(evaluation_manifest(view_protocol="zero-shot", view_scores=parts)))
         row = figure(rows, "zero-shot", "accuracy", views="front")
         assert (row["value"], row["low"], row["high"]) == ("0.5", "0.4", "0.6")
         row = figure(rows, "zero-shot", "macro_f1", views="front+left")
@@ -62,7 +62,7 @@ class TestScores:
 
     def test_hold_retrieval_both_ways(self):
         manifest = evaluation_manifest()
-        rows, faces = select_training_rows(scores_csv(manifest)), manifest.retrieval.faces_of_text
+        rows, faces = read_csv(scores_csv(manifest)), manifest.retrieval.faces_of_text
         assert float(figure(rows, "faces of text", "mean_average_precision")["value"]) == faces.mean_average_precision
         for c, value in faces.average_precision.items():
             assert float(figure(rows, "faces of text", "average_precision", **{"class": c})["value"]) == value
@@ -74,21 +74,19 @@ class TestScores:
 
     def test_hold_yes_and_no_of_single_expressions_where_some_show_several(self):
         manifest = multilabel_manifest()
-        rows, labels = select_training_rows(scores_csv(manifest)), manifest.protocols["knn"].labels
+        rows, labels = read_csv(scores_csv(manifest)), manifest.protocols["knn"].labels
         assert float(figure(rows, "knn", "macro_uf1")["value"]) == labels.macro_uf1
         assert float(figure(rows, "knn", "uar")["value"]) == labels.uar
         for c, value in labels.f1.items():
             assert float(figure(rows, "knn", "label_f1", **{"class": c})["value"]) == value
             assert float(figure(rows, "knn", "label_recall", **{"class": c})["value"]) == labels.recall[c]
         assert not [
-            row
-            for row in select_training_rows(scores_csv(evaluation_manifest()))
-            if row["measure"] in ("macro_uf1", "label_f1")
+            row for row in read_csv(scores_csv(evaluation_manifest())) if row["measure"] in ("macro_uf1", "label_f1")
         ]
 
     def test_have_one_row_for_each_figure(self):
         manifest = evaluation_manifest()
-        found = [tuple(row.values())[:5] for row in select_training_rows(scores_csv(manifest))]
+        found = [tuple(row.values())[:5] for row in read_csv(scores_csv(manifest))]
         assert len(found) == len(set(found))
         # What a manifest holds of a protocol is in the table, apart from what figures are made of.
         told = {"accuracy", "macro_f1", "per_class", "per_level", "calibration_error", "labels"}
@@ -118,7 +116,7 @@ class TestPredictions:
     def test_a_name_that_a_spreadsheet_would_run_is_text_and_figures_stay_figures(self, name):
         sample = make_row(make_sample("F0001_HA04WH", "F0001", "HA"))
         sample.subject = sample.expression = name
-        (row,) = select_training_rows(predictions_csv([sample], (name,), {"knn": np.array([[1.0]])}))
+        (row,) = read_csv(predictions_csv([sample], (name,), {"knn": np.array([[1.0]])}))
         assert row["subject"] == row["truth"] == row["knn"] == f"'{name}"
         assert (row["level"], row["knn probability"]) == ("4", "1.0")
 
@@ -129,7 +127,7 @@ class TestPredictions:
     def test_names_of_any_letters_stay_in_their_cell(self, name, told):
         sample = make_row(make_sample())
         sample.subject = name
-        (row,) = select_training_rows(predictions_csv([sample], CLASSES, {"knn": np.eye(3)[:1]}))
+        (row,) = read_csv(predictions_csv([sample], CLASSES, {"knn": np.eye(3)[:1]}))
         assert (row["key"], row["subject"], row["knn"]) == ("F0001_HA04WH", told, "AN")
 
 
@@ -143,7 +141,7 @@ def test_a_name_that_a_spreadsheet_would_run_is_text_among_the_scores_of_folds_t
         for each, score in told.scores.items()
     }
     folds = tuple(fold.model_copy(update={"split": name}) for fold in told.folds)
-    rows = select_training_rows(scores_csv_of_folds(told.model_copy(update={"scores": scores, "folds": folds})))
+    rows = read_csv(scores_csv_of_folds(told.model_copy(update={"scores": scores, "folds": folds})))
     assert {row["of"] for row in rows} == {"all", "level 4", f"'{name}"}
     recalls = [(row["protocol"], row["of"], row["value"]) for row in rows if row["measure"] == "recall"]
     assert recalls == [(protocol, f"'{name}", "0.25") for protocol in ACCURACIES]
