@@ -133,7 +133,8 @@ class TestBadInput:
 
 
 @pytest.mark.parametrize(
-    ("stage", "options"), [("render", ()), ("train", ("--split", "kfold:5:0")), ("crossval", ("--protocol", "kfold:5"))]
+    ("stage", "options"),
+    [("render", ()), ("train", ("--split", "kfold:5:0")), ("crossval", ("--split-protocol", "kfold:5"))],
 )
 def test_an_unwritable_output_is_refused(faces_dir, shards_dir, tmp_path, monkeypatch, stage, options):
     # Tests may run as root, whom no permission stops.
