@@ -199,7 +199,7 @@ def test_prompts_from_action_units_are_supervision_and_from_geometry_are_not():
 def test_page_describes_the_input_of_sequences(temporal, num_frames, sentence):
     counts = {"num_scans": 40, "num_sequences": 80, "num_frames": num_frames}
     text = Page(render_report(evaluation_manifest(temporal=temporal, max_frames=6, **counts), {}, None, {})).text
-    assert "on 40 scans and 80 sequences of 7 subjects" in text and sentence in text
+    assert "40 scans and 80 sequences of 7 subjects" in text and sentence in text
     assert "scored40 scans and 80 sequences" in text
 
 
