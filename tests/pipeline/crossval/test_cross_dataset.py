@@ -29,27 +29,27 @@ class TestCrossDataset:
         return CrossvalConfig(**fields | options)
 
     def test_one_dataset_is_trained_on_and_the_other_scored(self, shards_dir, other, ray_cluster, tmp_path):
-        given = self.make_config(shards_dir, other, tmp_path / "cv", protocol=("knn", "probe"))
-        manifest = run(given)
-        learned, scored = (ShardSet.open(str(root)) for root in (shards_dir, other))
+        config = self.make_config(shards_dir, other, tmp_path / "cv", protocol=("knn", "probe"))
+        manifest = run(config)
+        train_shards, test_shards = (ShardSet.open(str(root)) for root in (shards_dir, other))
         assert (manifest.shards_fingerprint, manifest.scored_on) == (
-            learned.manifest.fingerprint,
-            scored.manifest.fingerprint,
+            train_shards.manifest.fingerprint,
+            test_shards.manifest.fingerprint,
         )
         (fold,) = manifest.folds
-        assert (fold.num_samples, fold.subjects) == (21, tuple(scored.subjects))
+        assert (fold.num_samples, fold.subjects) == (21, tuple(test_shards.subjects))
         assert (manifest.protocol, fold.split) == ("across", "all")
         trained = RunManifest.read(tmp_path / "cv" / fold.folder / "manifest.json")
-        assert trained.train_subjects == tuple(learned.subjects)
-        found = EvaluationManifest.read(tmp_path / "cv" / fold.folder / "evaluation" / "manifest.json")
-        assert (found.fitted_on, found.split) == (learned.manifest.fingerprint, "all")
+        assert trained.train_subjects == tuple(train_shards.subjects)
+        evaluation = EvaluationManifest.read(tmp_path / "cv" / fold.folder / "evaluation" / "manifest.json")
+        assert (evaluation.fitted_on, evaluation.split) == (train_shards.manifest.fingerprint, "all")
         # The samples to fit on have no wink.
         wink = manifest.classes.index("wink")
         assert all(row[wink] == 0 for score in manifest.scores.values() for row in score.confusion)
         assert manifest.scores["knn"].accuracy.deviation is None
         assert _table(manifest).title == "percent, 21 samples of 3 subjects, text: label"
         assert "Cross-dataset evaluation" in (tmp_path / "cv" / "report.html").read_text()
-        assert run(given, lambda *row: pytest.fail("ran again")) == manifest
+        assert run(config, lambda *row: pytest.fail("ran again")) == manifest
         (row,) = (row for row in status(tmp_path).rows if row.kind == "crossval")
         assert row.state == "finished"
         (tmp_path / "cv" / "manifest.json").unlink()

@@ -72,8 +72,8 @@ def test_each_fold_is_a_run_with_its_evaluation(whole):
     assert {path.name for path in (whole / "folds").iterdir()} == {"00", "01"}
     for fold in ("00", "01"):
         run_manifest = RunManifest.read(whole / "folds" / fold / "manifest.json")
-        found = EvaluationManifest.read(whole / "folds" / fold / "evaluation" / "manifest.json")
-        assert found.run_fingerprint == run_manifest.fingerprint
+        evaluation = EvaluationManifest.read(whole / "folds" / fold / "evaluation" / "manifest.json")
+        assert evaluation.run_fingerprint == run_manifest.fingerprint
 
 
 def test_each_subject_is_tested_once_by_a_model_that_has_not_seen_it(whole, shards_dir):
@@ -145,8 +145,8 @@ def test_stopped_cross_validation_resumes_unfinished_folds(whole, shards_dir, ra
     )
     assert stamps(out / "folds" / "00") == before
     assert reports[-1] == (5, 5, "2 of 2 folds")
-    expected, found = weights(whole, "01"), weights(out, "01")
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    expected, resumed = weights(whole, "01"), weights(out, "01")
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
 def test_other_evaluation_protocol_does_not_retrain(whole, shards_dir, ray_cluster, tmp_path):
@@ -258,8 +258,8 @@ def test_fold_resumes_after_the_death_of_its_worker(shards_dir, ray_cluster, who
     assert killed.is_set()
     run(config(shards_dir, tmp_path / "quiet", epochs=3))
     for fold in ("00", "01"):
-        expected, found = weights(tmp_path / "quiet", fold), weights(out, fold)
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        expected, resumed = weights(tmp_path / "quiet", fold), weights(out, fold)
+        assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
 def test_in_memory_storage_runs_in_this_process(tmp_path):
@@ -290,8 +290,8 @@ def test_scores_of_another_version_raise_fold_error(tmp_path, monkeypatch):
 
     def run_with_another_version(fold: Fold, **options) -> None:
         run_fold(fold, **options)
-        found = json.loads(fold.evaluation_path.read_text())
-        fold.evaluation_path.write_text(json.dumps(found | {"schema_version": found["schema_version"] + 1}))
+        evaluation = json.loads(fold.evaluation_path.read_text())
+        fold.evaluation_path.write_text(json.dumps(evaluation | {"schema_version": evaluation["schema_version"] + 1}))
 
     monkeypatch.setattr(crossval, "run_fold", run_with_another_version)
     with pytest.raises(FoldError, match=r"00: the fold has run, .* install the same version of smile-pipe"):
@@ -329,8 +329,8 @@ class TestStatus:
         return tmp_path
 
     def row(self, folder):
-        (found,) = (row for row in status(folder).rows if row.kind == "crossval")
-        return found
+        (row,) = (row for row in status(folder).rows if row.kind == "crossval")
+        return row
 
     def test_finished_cross_validation_is_one_row_without_folds(self, folder):
         assert [row.kind for row in status(folder).rows] == ["shards", "crossval"]
