@@ -23,7 +23,7 @@ def next_command(step: NextStep | None) -> str:
     if step is None:
         return ""
     words = ["smile-pipe", step.stage, *step.inputs]
-    # The order of the options, and the values of the recorded ones only where there are no others.
+    # Recorded options come last, and never replace the others.
     for name, value in {**step.options, **_recorded_options(step), **step.options}.items():
         words += _words(name, value)
     if step.resume:

@@ -59,7 +59,7 @@ def _conditions(manifest: CrossvalManifest) -> str:
     return (
         f"Split protocol {manifest.protocol}{subset}: each subject is in one fold, and the model and classifiers that "
         f"score a fold were trained without its subjects.{where} Scores are the mean and the standard deviation over "
-        "folds; recall, macro UF1 and UAR, of single expressions, are computed over the samples of all folds. "
+        "folds; recall, macro UF1 and UAR of expressions are computed over the samples of all folds. "
         f"{chance}"
     )
 
