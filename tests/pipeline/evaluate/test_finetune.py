@@ -44,7 +44,7 @@ def random_model(arch: str = "smile-tiny", recipe: str = "smile-vlm") -> Trained
 def run_finetune(
     model: TrainedModel, reader: FaceDataset, train: Sequence[IndexRow], test: Sequence[IndexRow], **given: Any
 ):
-    """Fine-run_finetune on the expressions of the rows."""
+    """Fine-tune on the expressions of the rows."""
     options = {"num_classes": NUM_CLASSES, "seed": 0, "epochs": 2, "on_progress": lambda step, total: None} | given
     return finetune(model, reader, train, test, y_train=options.pop("y", classes(reader, train)), **options)
 
