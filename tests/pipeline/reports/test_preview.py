@@ -18,7 +18,7 @@ from smile_pipe.shards.reader import ShardSet
 
 @pytest.fixture
 def sheet_calls(monkeypatch) -> list[dict]:
-    """What each contact sheet was calls to show."""
+    """Records the arguments of each contact sheet."""
     calls: list[dict] = []
     draw = preview.contact_sheet
     monkeypatch.setattr(
