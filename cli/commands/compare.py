@@ -1,4 +1,4 @@
-"""`smile-pipe compare`: cross-validations in, a table of systems out."""
+"""`smile-pipe compare`: tables of systems from cross-validations over the same folds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "compare", CompareOptions, arguments=("directory",))
     def compare_systems(config: CompareOptions, console: Console) -> Result:
-        """Put the cross-validations in DIRECTORY side by side, the best first."""
+        """Compare the cross-validations in DIRECTORY over the same folds, the best first."""
         tables = compare(config.directory)
         for table in tables:
             if config.markdown:
@@ -51,38 +51,38 @@ def _title(table: Comparison) -> str:
 
 
 def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
-    had = {name for row in table.rows for name in row.accuracy}
-    names = [name for name in PROTOCOL_TITLES if name in had]
-    alike = Counter((row.system, row.text_source) for row in table.rows)
+    known = {name for row in table.rows for name in row.accuracy}
+    names = [name for name in PROTOCOL_TITLES if name in known]
+    num_runs = Counter((row.system, row.text_source) for row in table.rows)
     body = [
         [
-            _name(row, alike),
+            _name(row, num_runs),
             row.text_source,
             *(_percent(row.accuracy.get(name)) for name in names),
-            _percent(row.behind),
+            _percent(row.gap_to_best),
         ]
         for row in table.rows
     ]
-    return ["system", "text", *names, f"behind by {table.ordered_by}"], body
+    return ["system", "text", *names, f"gap to best, {table.ordered_by}"], body
 
 
-def _name(row: ComparedRow, alike: Mapping[tuple[str, str], int]) -> str:
-    """The system, and where its cross-validation lies if others of the same system differ by their options."""
-    return row.system if alike[row.system, row.text_source] == 1 else f"{row.system} ({row.path})"
+def _name(row: ComparedRow, num_runs: Mapping[tuple[str, str], int]) -> str:
+    """Return the system, with its path if several cross-validations are of the same system."""
+    return row.system if num_runs[row.system, row.text_source] == 1 else f"{row.system} ({row.path})"
 
 
-def _percent(over: MeanStd | None) -> str:
-    return "-" if over is None else over.in_percent
+def _percent(score: MeanStd | None) -> str:
+    return "-" if score is None else score.in_percent
 
 
 def _table(table: Comparison) -> Table:
     head, body = _cells(table)
-    shown = Table(title=_title(table))
+    printed = Table(title=_title(table))
     for number, name in enumerate(head):
-        shown.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 1)
+        printed.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 1)
     for cells in body:
-        shown.add_row(*cells)
-    return shown
+        printed.add_row(*cells)
+    return printed
 
 
 def _markdown(table: Comparison) -> str:

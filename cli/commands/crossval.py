@@ -1,4 +1,4 @@
-"""`smile-pipe crossval`: shards in, runs and scores of all folds out."""
+"""`smile-pipe crossval`: train and score every fold of a split protocol."""
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "crossval", CrossvalConfig, resume_hint="the same command")
     def crossval(config: CrossvalConfig, console: Console) -> Result:
-        """Train and score each fold of a protocol, and tell mean and deviation; asked again, go on."""
+        """Train and score each fold, and report mean and deviation; run again to continue after a stop."""
         from smile_pipe.pipeline.crossval.stage import run
 
         with StageProgress("crossval") as progress:
@@ -30,14 +30,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _table(manifest: CrossvalManifest) -> Table:
-    people = sum(len(fold.subjects) for fold in manifest.folds)
-    samples = sum(fold.num_samples for fold in manifest.folds)
-    of_folds = f"mean and deviation of {len(manifest.folds)} folds, " if len(manifest.folds) > 1 else ""
-    title = f"percent, {of_folds}{pluralize(samples, 'sample')} of {pluralize(people, 'subject')}"
+    num_subjects = sum(len(fold.subjects) for fold in manifest.folds)
+    num_samples = sum(fold.num_samples for fold in manifest.folds)
+    folds = f"mean and deviation of {len(manifest.folds)} folds, " if len(manifest.folds) > 1 else ""
+    title = f"percent, {folds}{pluralize(num_samples, 'sample')} of {pluralize(num_subjects, 'subject')}"
     table = Table(title=f"{title}, text: {manifest.text_source}")
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
-    for name in manifest.ways:
+    for name in manifest.ordered_protocols:
         score = manifest.scores[name]
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]

@@ -1,4 +1,4 @@
-"""`smile-pipe evaluate`: a run in, scores and a report out."""
+"""`smile-pipe evaluate`: score a trained run and write a report."""
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "evaluate", EvaluateConfig, arguments=("run",))
     def evaluate(config: EvaluateConfig, console: Console) -> Result:
-        """Score a trained RUN on subjects that it has not seen, and write a report into RUN/evaluation."""
+        """Score a trained RUN on unseen subjects, and write a report into RUN/evaluation."""
         from smile_pipe.pipeline.evaluate.stage import run
 
         with StageProgress("evaluate") as progress:
@@ -34,18 +34,18 @@ def _table(manifest: EvaluationManifest) -> Table:
     subjects = f"{samples} of {pluralize(manifest.num_subjects, 'subject')}"
     title = f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}"
     has_intervals = any(score.accuracy_interval for score in manifest.protocols.values())
-    table = Table(title=title, caption="under a figure its 95 % interval over subjects" if has_intervals else None)
+    table = Table(title=title, caption="below each score: 95 % interval over subjects" if has_intervals else None)
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
     for name, score in manifest.protocols.items():
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
         accuracy, macro_f1 = (score.accuracy, score.accuracy_interval), (score.macro_f1, score.macro_f1_interval)
-        table.add_row(name, _figure(*accuracy), _figure(*macro_f1), *cells)
+        table.add_row(name, _score_cell(*accuracy), _score_cell(*macro_f1), *cells)
     return table
 
 
-def _figure(share: float, interval: Interval | None) -> str:
-    """In percent, and under it the 95 % interval, which would not fit beside it."""
+def _score_cell(share: float, interval: Interval | None) -> str:
+    """Return a score in percent; its interval is on a second line, since one line would be too wide."""
     ends = f"\n{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else ""
     return f"{100 * share:.1f}{ends}"

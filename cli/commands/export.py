@@ -1,4 +1,4 @@
-"""`smile-pipe export`: a run in, the same model in formats that others read out."""
+"""`smile-pipe export`: write a trained model for other tools: open_clip, ONNX, a table of embeddings."""
 
 import typer
 from rich.console import Console
@@ -15,19 +15,19 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "export", ExportConfig, arguments=("run",))
     def export(config: ExportConfig, console: Console) -> Result:
-        """Write a trained RUN for open_clip, as an ONNX graph, or its embeddings as a table."""
+        """Export a trained RUN for open_clip or as an ONNX graph, or embeddings of shards as a table."""
         from smile_pipe.pipeline.export.stage import run
 
         with StageProgress("export") as progress:
-            exported = run(config, progress.update)
-        if exported.open_clip:
-            print_line(console, f"{exported.open_clip}: README.md in it says how to use it")
-        if exported.onnx:
-            agreement = f"ONNX Runtime differs from PyTorch by {exported.onnx_difference:.1e} at most"
-            print_line(console, f"{exported.onnx}: {agreement}")
-        if exported.embeddings:
-            skipped = f", without {pluralize(exported.num_skipped, 'damaged sample')}" if exported.num_skipped else ""
-            print_line(console, f"{exported.embeddings}: {pluralize(exported.num_embeddings, 'row')}{skipped}")
-        for note in exported.notes:
+            result = run(config, progress.update)
+        if result.open_clip:
+            print_line(console, f"{result.open_clip}: see README.md in it for how to use it")
+        if result.onnx:
+            difference = f"maximum difference of ONNX Runtime from PyTorch: {result.onnx_difference:.1e}"
+            print_line(console, f"{result.onnx}: {difference}")
+        if result.embeddings:
+            skipped = f", without {pluralize(result.num_skipped, 'damaged sample')}" if result.num_skipped else ""
+            print_line(console, f"{result.embeddings}: {pluralize(result.num_embeddings, 'row')}{skipped}")
+        for note in result.notes:
             print_line(console, note)
-        return exported
+        return result

@@ -1,4 +1,4 @@
-"""`smile-pipe status`: where render, train and evaluate stand, and what to type next."""
+"""`smile-pipe status`: the state of shards, runs and evaluations, and the next commands."""
 
 from collections.abc import Iterator
 
@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from smile_pipe.cli.console import print_line
+from smile_pipe.cli.next_command import next_command
 from smile_pipe.cli.options import Result, command
 from smile_pipe.pipeline.runs.status import StatusReport, StatusRow, status
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePathField
 
-PREFIX = 8
+FINGERPRINT_LENGTH = 8
 
 
 class StatusOptions(Frozen):
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "status", StatusOptions, arguments=("directory",))
     def show_status(config: StatusOptions, console: Console) -> Result:
-        """Tell what DIRECTORY holds, what was made from what, what is stale, and what to type next."""
+        """Show what DIRECTORY holds, what was made from what, what is stale, and the next commands."""
         report = status(config.directory)
         if not report.rows:
             print_line(console, f"{config.directory}: holds no shards and no run; `smile-pipe render` makes shards")
@@ -37,32 +38,34 @@ def register(app: typer.Typer) -> None:
         console.print(_table(report))
         for row in report.rows:
             if row.next:
-                print_line(console, f"next: {row.next}")
-        return report
+                print_line(console, f"next: {next_command(row.next)}")
+        rows = [row.model_dump(mode="json") | {"next": next_command(row.next)} for row in report.rows]
+        return {"root": report.root, "rows": rows}
 
 
 def _table(report: StatusReport) -> Table:
     table = Table("what", "where, and what it holds", "state", "finished", "fingerprint", box=None)
     for column in table.columns:
-        # No part of a path or a name is cut off, however narrow the terminal is.
+        # Paths and names are never cut, however narrow the terminal is.
         column.overflow = "fold"
     for row in report.rows:
         finished = f"{row.finished.astimezone():%Y-%m-%d %H:%M}" if row.finished else "-"
-        cells = (row.kind, "\n  ".join((row.path, *_about(row))), row.state, finished, row.fingerprint[:PREFIX] or "-")
-        table.add_row(*(_plain(cell) for cell in cells))
+        contents = "\n  ".join((row.path, *_details(row)))
+        cells = (row.kind, contents, row.state, finished, row.fingerprint[:FINGERPRINT_LENGTH] or "-")
+        table.add_row(*(_printable(cell) for cell in cells))
     return table
 
 
-def _about(row: StatusRow) -> Iterator[str]:
+def _details(row: StatusRow) -> Iterator[str]:
     shown = ((name, count) for name, count in row.counts.items() if count or name not in ("skipped", "failures"))
     if row.counts:
         yield ", ".join(f"{count} {name}" for name, count in shown)
-    if row.build_samples:
-        yield f"made from {row.build_samples}"
+    if row.made_from:
+        yield f"made from {row.made_from}"
     if row.about:
         yield row.about
 
 
-def _plain(text: str) -> str:
-    """Names from a disk, without signs that a terminal would act on."""
+def _printable(text: str) -> str:
+    """Remove characters that a terminal may interpret."""
     return "".join(sign for sign in text if sign.isprintable() or sign == "\n")

@@ -1,4 +1,4 @@
-"""Heads: how embeddings become probabilities of named expressions, by words, by neighbours, or by a line between them.
+"""Classifiers of embeddings (zero-shot, kNN, linear probe) and their metrics, as pure functions on arrays.
 
-Pure functions on arrays, shared by training, evaluation and prediction.
+Shared by training, evaluation and prediction.
 """

@@ -1,7 +1,6 @@
-"""How predictions are scored: pure functions on arrays.
+"""Metrics of class probabilities: accuracy, F1, recall, calibration and intervals.
 
-Goes in: the truth, and probabilities of the classes float [N, K], whose largest is the prediction. Comes out:
-`ProtocolScore`. Promised: the same input gives the same output; nothing is averaged over classes that do not occur.
+Deterministic. Means over classes include only classes that occur in the truth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.classifiers.knn import Classes, Probabilities
+from smile_pipe.pipeline.classifiers.knn import ClassIndices, Probabilities
 from smile_pipe.pipeline.common.expressions import expressions_of, order_expressions
 from smile_pipe.pipeline.runs.evaluation_manifest import Interval, LabelScore, ProtocolScore, ReliabilityBin
 from smile_pipe.shards.errors import UsageError
@@ -23,135 +22,159 @@ _TAILS = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Labels:
-    """What the scored samples are.
+    """Labels of the N scored samples.
 
     Attributes:
-        y: int64 [N], indices into `classes`.
-        classes: expressions as the shards' manifest names them; "HA;SU" is a class of its own.
-        levels: intensities, None where a sample has none.
-        subjects: whose samples they are.
-        is_multilabel: whether some sample, scored or fitted on, shows several expressions at once.
+        y: class indices into `classes`, int64 [N].
+        classes: expression codes of the shards' manifest, [K]; "HA;SU" is a class of its own.
+        levels: intensity level of each sample, None where it has none, [N].
+        subjects: subject of each sample, [N].
+        is_multilabel: whether a sample, scored or fitted on, shows several expressions at once.
     """
 
-    y: Classes
+    y: ClassIndices
     classes: Sequence[str]
     levels: Sequence[int | None]
     subjects: Sequence[str]
     is_multilabel: bool = False
 
 
-def score(truth: Labels, probabilities: Probabilities, seed: int = 0) -> ProtocolScore:
-    """Score predictions; `seed` is that of the intervals (`subject_intervals`).
+def score(labels: Labels, probabilities: Probabilities, seed: int = 0) -> ProtocolScore:
+    """Score predictions; the most probable class is the prediction.
+
+    Args:
+        labels: labels of the samples.
+        probabilities: class probabilities, [N, K].
+        seed: random seed of the intervals.
 
     Raises:
-        UsageError: there are no samples to score.
+        UsageError: there are no samples.
     """
-    y, classes = truth.y, truth.classes
+    y, classes = labels.y, labels.classes
     if len(y) == 0:
-        raise UsageError("there are no samples to score: this split of the shards is empty")
+        raise UsageError("there are no samples to score: this split of the shards is empty; give another split")
     predicted = probabilities.argmax(axis=1)
-    confusion = confusion_of(y, predicted, len(classes))
-    hit, actual = y == predicted, confusion.sum(axis=1)
-    by_level = {
-        level: np.array([own == level for own in truth.levels]) for level in {*truth.levels} if level is not None
+    confusion = count_confusion(y, predicted, len(classes))
+    is_correct, num_actual = y == predicted, confusion.sum(axis=1)
+    level_masks = {
+        level: np.array([own == level for own in labels.levels]) for level in {*labels.levels} if level is not None
     }
-    intervals = subject_intervals(y, predicted, truth.subjects, len(classes), seed)
-    reliability = reliability_bins(hit, probabilities.max(axis=1))
+    intervals = subject_intervals(y, predicted, labels.subjects, len(classes), seed)
+    reliability = reliability_bins(is_correct, probabilities.max(axis=1))
     return ProtocolScore(
-        accuracy=float(hit.mean()),
+        accuracy=float(is_correct.mean()),
         macro_f1=float(_macro_f1(confusion)),
         accuracy_interval=intervals and intervals[0],
         macro_f1_interval=intervals and intervals[1],
-        per_class={classes[c]: float(confusion[c, c] / actual[c]) for c in np.flatnonzero(actual).tolist()},
-        per_level={str(level): float(hit[by_level[level]].mean()) for level in sorted(by_level)},
+        per_class={classes[c]: float(confusion[c, c] / num_actual[c]) for c in np.flatnonzero(num_actual).tolist()},
+        per_level={str(level): float(is_correct[level_masks[level]].mean()) for level in sorted(level_masks)},
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         num_samples=len(y),
         calibration_error=calibration_error(reliability),
         reliability=reliability,
-        labels=label_score(confusion, classes) if truth.is_multilabel else None,
+        labels=label_score(confusion, classes) if labels.is_multilabel else None,
     )
 
 
 def subject_intervals(
-    y: Classes, predicted: Classes, subjects: Sequence[str], num_classes: int, seed: int
+    y: ClassIndices, predicted: ClassIndices, subjects: Sequence[str], num_classes: int, seed: int
 ) -> tuple[Interval, Interval] | None:
-    """95 % intervals of accuracy and macro-F1, if other people of the same kind had been scored; None of one subject.
+    """Estimate 95 % intervals over subjects by the percentile bootstrap.
 
-    Subjects, each with all their samples, are drawn with replacement, as many as there are, `NUM_DRAWS` times; the
-    interval holds the middle 95 % of the figures (Efron and Tibshirani, "An introduction to the bootstrap", 1993,
-    chapter 13). Samples of one person are alike, so that drawing samples would promise too much.
+    Subjects, each with all their samples, are drawn with replacement, as many as there are, `NUM_DRAWS` times (Efron
+    and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13). Samples of one subject are similar, so that
+    drawing samples instead would give too narrow intervals.
+
+    Args:
+        y: class indices, [N].
+        predicted: predicted class indices, [N].
+        subjects: subject of each sample, [N].
+        num_classes: number of classes.
+        seed: random seed of the draws.
+
+    Returns:
+        Intervals of accuracy and macro-F1; None for a single subject.
     """
-    names, whose = np.unique(np.asarray(subjects), return_inverse=True)
+    names, subject_of = np.unique(np.asarray(subjects), return_inverse=True)
     if len(names) < 2:
         return None
     counts = np.zeros((len(names), num_classes, num_classes))
-    np.add.at(counts, (whose, y, predicted), 1)
-    # How often each subject is drawn: all that a draw decides.
+    np.add.at(counts, (subject_of, y, predicted), 1)
+    # A draw is given by the number of times that each subject is in it.
     times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_DRAWS)
     drawn = (times.astype(np.float64) @ counts.reshape(len(names), -1)).reshape(-1, num_classes, num_classes)
     accuracies = np.trace(drawn, axis1=1, axis2=2) / drawn.sum(axis=(1, 2))
-    return _middle(accuracies), _middle(_macro_f1(drawn))
+    return _percentile_interval(accuracies), _percentile_interval(_macro_f1(drawn))
 
 
-def reliability_bins(hit: NDArray[np.bool_], confidence: NDArray[np.floating]) -> tuple[ReliabilityBin, ...]:
-    """Predictions by how sure they are, in `NUM_BINS` bins ((m - 1) / M, m / M] of confidence; empty ones left out."""
+def reliability_bins(is_correct: NDArray[np.bool_], confidence: NDArray[np.floating]) -> tuple[ReliabilityBin, ...]:
+    """Group predictions by confidence into bins ((m - 1) / M, m / M], with M = `NUM_BINS`; empty bins are left out.
+
+    Args:
+        is_correct: whether each prediction is correct, [N].
+        confidence: probability of each predicted class, [N].
+    """
     numbers = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     return tuple(
         ReliabilityBin(
             num_samples=int(inside.sum()),
             confidence=float(confidence[inside].mean()),
-            accuracy=float(hit[inside].mean()),
+            accuracy=float(is_correct[inside].mean()),
         )
         for inside in (numbers == number for number in np.unique(numbers))
     )
 
 
 def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
-    """Expected calibration error: mean over the samples of |accuracy - confidence| of the bin that they are in.
+    """Return the expected calibration error: mean over samples of |accuracy - confidence| of their bin.
 
     Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3, with their number of bins.
     """
-    weights = [found.num_samples for found in bins]
-    return float(np.average([abs(found.accuracy - found.confidence) for found in bins], weights=weights))
+    weights = [each.num_samples for each in bins]
+    return float(np.average([abs(each.accuracy - each.confidence) for each in bins], weights=weights))
 
 
-def confusion_of(y: Classes, predicted: Classes, num_classes: int) -> NDArray[np.int64]:
-    """Counts [K, K]; rows are the truth, columns the prediction."""
+def count_confusion(y: ClassIndices, predicted: ClassIndices, num_classes: int) -> NDArray[np.int64]:
+    """Return the confusion matrix as counts, [K, K]; rows are the true classes, columns the predicted ones."""
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (y, predicted), 1)
     return confusion
 
 
 def label_score(confusion: NDArray[np.int64], classes: Sequence[str]) -> LabelScore:
-    """Score single expressions as yes and no: a sample has those that its class names, "HA;SU" both HA and SU.
+    """Score single expressions as binary labels; the class "HA;SU" has both labels HA and SU.
 
-    So has the prediction: a protocol says yes to the expressions that its class names, and no to all others. Macro-UF1
-    and UAR are unweighted means over the expressions (See et al., "MEGC 2019 - the second facial micro-expressions
-    grand challenge", 2019), here over those that occur in the truth.
+    The labels of a prediction are those of the predicted class. Macro-UF1 and UAR are unweighted means over the
+    expressions (See et al., "MEGC 2019 - the second facial micro-expressions grand challenge", 2019), here over those
+    that occur in the truth.
+
+    Args:
+        confusion: counts, [K, K].
+        classes: expression codes, [K].
     """
     labels = order_expressions(part for name in classes for part in expressions_of(name))
-    has = np.array([[label in expressions_of(name) for label in labels] for name in classes], np.int64)
-    # For each expression: over the pairs of truth and prediction that both have it.
-    right = np.einsum("tp,tl,pl->l", confusion, has, has)
-    actual, named = confusion.sum(axis=1) @ has, confusion.sum(axis=0) @ has
-    found = np.flatnonzero(actual).tolist()
-    f1 = {labels[n]: float(2 * right[n] / (actual[n] + named[n])) for n in found}
-    recall = {labels[n]: float(right[n] / actual[n]) for n in found}
+    has_label = np.array([[label in expressions_of(name) for label in labels] for name in classes], np.int64)
+    # For each label: the sum over pairs of a true and a predicted class that both have it.
+    num_correct = np.einsum("tp,tl,pl->l", confusion, has_label, has_label)
+    num_actual, num_predicted = confusion.sum(axis=1) @ has_label, confusion.sum(axis=0) @ has_label
+    occurring = np.flatnonzero(num_actual).tolist()
+    f1 = {labels[n]: float(2 * num_correct[n] / (num_actual[n] + num_predicted[n])) for n in occurring}
+    recall = {labels[n]: float(num_correct[n] / num_actual[n]) for n in occurring}
     return LabelScore(macro_uf1=_mean(f1), uar=_mean(recall), f1=f1, recall=recall)
 
 
 def _macro_f1(confusions: NDArray) -> NDArray[np.float64]:
-    """Mean F1 of the classes that occur in the truth, of confusion matrices [..., K, K]."""
-    right = np.diagonal(confusions, axis1=-2, axis2=-1)
-    actual, named = confusions.sum(axis=-1), confusions.sum(axis=-2)
-    # F1 = 2 TP / (2 TP + FP + FN), whose denominator is what was so named plus what is so.
-    return np.mean(2 * right / np.maximum(actual + named, 1), axis=-1, where=actual > 0)
+    """Return the mean F1 of the classes that occur in the truth, of confusion matrices [..., K, K]."""
+    num_correct = np.diagonal(confusions, axis1=-2, axis2=-1)
+    num_actual, num_predicted = confusions.sum(axis=-1), confusions.sum(axis=-2)
+    # F1 = 2 TP / (2 TP + FP + FN); the denominator is the number of predicted plus the number of actual samples.
+    return np.mean(2 * num_correct / np.maximum(num_actual + num_predicted, 1), axis=-1, where=num_actual > 0)
 
 
-def _middle(figures: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(figures, _TAILS).tolist()
+def _percentile_interval(values: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(values, _TAILS).tolist()
     return low, high
 
 
-def _mean(figures: Mapping[str, float]) -> float:
-    return sum(figures.values()) / len(figures)
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)

@@ -1,8 +1,4 @@
-"""Zero-shot: a face is called by the words that lie nearest to it.
-
-Goes in: embeddings float [N, D], and of each class the embeddings of its prompts. Comes out: probabilities of the
-classes, float64 [N, K].
-"""
+"""The zero-shot classifier: the class whose prompts are nearest to a face in the joint space."""
 
 from collections.abc import Mapping
 
@@ -10,26 +6,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from smile_pipe.pipeline.classifiers.knn import Features, Probabilities, unit
+from smile_pipe.pipeline.classifiers.knn import Features, Probabilities, unit_vectors
 
 
 def zero_shot(embeddings: Features, prompts: Mapping[str, Features], scale: float) -> Probabilities:
-    """softmax(`scale` * cosine) of embeddings [N, D] with the anchors of the classes, in the order of `prompts`.
+    """Classify by softmax(scale * cosine) with the anchors of the classes.
 
-    `scale` is the inverse of the temperature that the contrast was trained with (Radford et al., "Learning transferable
-    visual models from natural language supervision", ICML 2021, figure 3).
+    Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, figure 3.
+
+    Args:
+        embeddings: fused embeddings, [N, D].
+        prompts: embeddings [P, D] of each class's prompts, by class.
+        scale: inverse of the learned temperature.
+
+    Returns:
+        Probabilities of the classes in the order of `prompts`, float64 [N, K].
     """
-    return cosine_softmax(unit(embeddings) @ class_anchors(prompts).T, scale)
+    return cosine_softmax(unit_vectors(embeddings) @ class_anchors(prompts).T, scale)
 
 
 def cosine_softmax(cosines: Features, scale: float) -> Probabilities:
-    """softmax(`scale` * cosine) over the classes, [N, K]."""
+    """Return softmax(scale * cosine) over the classes, float64 [N, K]."""
     return softmax(scale * np.asarray(cosines, np.float64), axis=1)
 
 
 def class_anchors(prompts: Mapping[str, Features]) -> NDArray[np.float64]:
-    """One direction a class, [K, D]: the mean of its normalised prompt embeddings [P, D], normalised again.
+    """Return one unit vector per class, [K, D]: the mean of its normalised prompt embeddings, normalised again.
 
     Radford et al., section 3.1.4.
     """
-    return unit(np.stack([unit(texts).mean(axis=0) for texts in prompts.values()]))
+    return unit_vectors(np.stack([unit_vectors(texts).mean(axis=0) for texts in prompts.values()]))

@@ -1,1 +1,1 @@
-"""What cross-validation is made of: whom each fold tests on, how folds run, and what they tell together."""
+"""The cross-validation stage: train and score every fold, and report the scores together."""

@@ -1,7 +1,7 @@
-"""Folds of a cross-validation: each a training run and its evaluation, made by a Ray task or in this process.
+"""Run the folds of a cross-validation, each a training run with its evaluation, as Ray tasks or in this process.
 
-Promised: a fold that is finished is not made again; one that was stopped goes on from its last checkpoint, also where
-the worker that made it died: if on another machine, and under a URL, then once its lock no longer counts.
+A finished fold is not run again. A stopped fold continues from its last checkpoint, also after the death of its worker;
+if that ran on another machine and wrote to a URL, after its lock has expired.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +23,17 @@ MAX_RETRIES = 3
 
 
 class FoldError(RuntimeError):
-    """A fold was made, and cannot be read."""
+    """A fold has been run, and its results cannot be read."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """How a fold is trained and scored.
+    """One fold: how it is trained and scored.
 
     Attributes:
-        scored_on: fingerprint of the shards that it is scored on.
+        train: options of training.
+        evaluate: options of evaluation.
+        scored_on: fingerprint of the scored shards.
     """
 
     train: TrainConfig
@@ -40,52 +42,62 @@ class Fold:
 
     @property
     def directory(self) -> RunDirectory:
-        """Its run."""
+        """Directory of its run."""
         return RunDirectory(self.train.out)
 
     @property
     def evaluation_path(self) -> StoragePath:
-        """Where its scores lie."""
+        """Manifest of its evaluation."""
         return self.train.out / "evaluation" / "manifest.json"
 
     def evaluation(self) -> EvaluationManifest | None:
-        """The scores of the run that is there, if it is finished, by all that was asked for."""
+        """Read its evaluation; None where there is none of the present run by the requested protocols."""
         run = self.directory.manifest()
         if run is None or not self.evaluation_path.exists():
             return None
-        # One of an older release is made again.
+        # An evaluation of an older release cannot be read, and is made again.
         with suppress(UsageError):
-            found = EvaluationManifest.read(self.evaluation_path)
-            made_of = (found.run_fingerprint, found.shards_fingerprint)
-            if made_of == (run.fingerprint, self.scored_on) and self._is_asked_for(found):
-                return found
+            evaluation = EvaluationManifest.read(self.evaluation_path)
+            inputs = (evaluation.run_fingerprint, evaluation.shards_fingerprint)
+            if inputs == (run.fingerprint, self.scored_on) and self._matches_request(evaluation):
+                return evaluation
         return None
 
-    def made(self) -> tuple[RunManifest, EvaluationManifest]:
-        """Its run and its scores, of a fold that is finished.
+    def results(self) -> tuple[RunManifest, EvaluationManifest]:
+        """Read the run and the evaluation of a finished fold.
 
         Raises:
-            FoldError: they cannot be read; another version has written them.
+            FoldError: they cannot be read, since another version wrote them.
         """
         run, evaluation = self.directory.manifest(), self.evaluation()
         if run is None or evaluation is None:
             raise FoldError(
-                f"{self.train.out}: was made, and has no scores that can be read here; "
-                "is the same version of smile-pipe installed on all machines?"
+                f"{self.train.out}: the fold has run, but its scores cannot be read here; "
+                "install the same version of smile-pipe on all machines"
             )
         return run, evaluation
 
-    def _is_asked_for(self, found: EvaluationManifest) -> bool:
-        asked = {"classifier" if name == "zero-shot" else name for name in self.evaluate.protocol}
-        had = {"classifier" if name == "zero-shot" else name for name in found.protocols}
-        # What cannot be had of a run is told in the notes, and would not be had again.
-        return found.where == self.evaluate.where and had <= asked and (asked <= had or bool(found.notes))
+    def _matches_request(self, evaluation: EvaluationManifest) -> bool:
+        requested = {"classifier" if name == "zero-shot" else name for name in self.evaluate.protocol}
+        scored = {"classifier" if name == "zero-shot" else name for name in evaluation.protocols}
+        # Protocols that are not possible are in the notes; another evaluation would leave them out again.
+        is_complete = requested <= scored or bool(evaluation.notes)
+        return evaluation.where == self.evaluate.where and scored <= requested and is_complete
 
 
 def run_fold(
     fold: Fold, num_threads: int | None = None, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None
 ) -> None:
-    """Train and score a fold as far as that is not done; see `smile_pipe.pipeline.train.stage.run` for the errors."""
+    """Train and score a fold, as far as that is not done yet.
+
+    Args:
+        fold: the fold.
+        num_threads: threads of PyTorch; None for its default.
+        on_metrics: called with each row of the training metrics.
+
+    Raises:
+        UsageError, BadSampleError: see `smile_pipe.pipeline.train.stage.run`.
+    """
     import torch
 
     from smile_pipe.pipeline.evaluate import stage as evaluate
@@ -94,18 +106,23 @@ def run_fold(
     if num_threads:
         torch.set_num_threads(num_threads)
     config = fold.train
-    # A worker that died on another machine has left its lock under a URL, where nobody lets go of it.
+    # A worker that died on another machine leaves its lock under a URL, where no process releases it.
     wait_while_held(config.out)
     if fold.directory.manifest() is None and fold.directory.config_path.exists():
         config = config.model_copy(update={"resume": True})
-    # For the loop of a single worker this process is as good as another, and warm from the fold before.
+    # A single worker needs no process of its own; this one has its imports and kernels loaded already.
     train.run(config, on_metrics, in_process=config.num_workers == 1)
     if fold.evaluation() is None:
         evaluate.run(fold.evaluate)
 
 
-def run_on_ray(folds: Sequence[Fold], cores: int, on_progress: Callable[[], None]) -> None:
-    """Run folds of one worker as tasks, as many at a time as Ray has cores, or GPUs, for.
+def run_folds_on_ray(folds: Sequence[Fold], cores: int, on_progress: Callable[[], None]) -> None:
+    """Run folds with one worker each as Ray tasks, as many in parallel as Ray has cores, or GPUs, for.
+
+    Args:
+        folds: the folds.
+        cores: CPU cores per fold.
+        on_progress: called about once a second.
 
     Raises:
         UsageError: no node has as many cores, or a GPU; or see `run_fold`. The other folds are stopped.
@@ -126,14 +143,14 @@ def run_on_ray(folds: Sequence[Fold], cores: int, on_progress: Callable[[], None
     except RayTaskError as error:
         raise error.cause or error from None
     finally:
-        for left in waiting:
-            ray.cancel(left, force=True)
+        for reference in waiting:
+            ray.cancel(reference, force=True)
 
 
 def _check_nodes(nodes: Sequence[dict[str, float]], cores: int, use_gpu: bool) -> None:
-    """Raise UsageError where Ray would wait for ever for a node that has as much."""
+    """Raise UsageError where Ray would wait forever for a node with these resources."""
     most = int(max((node.get("CPU", 0) for node in nodes), default=0))
     if cores > most:
-        raise UsageError(f"no node has more than {most}", field="cores_per_fold", value=cores)
+        raise UsageError(f"no node has more than {most} cores; give fewer", field="cores_per_fold", value=cores)
     if use_gpu and not any(node.get("GPU", 0) for node in nodes):
-        raise UsageError("Ray has no GPU", field="use_gpu")
+        raise UsageError("Ray has no GPU; leave it out, or join a cluster with GPUs by `address`", field="use_gpu")

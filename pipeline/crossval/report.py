@@ -1,38 +1,38 @@
-"""The page of a cross-validation: means over folds, what each fold says, and what was confused with what."""
+"""The HTML page of a cross-validation: means over folds, scores of each fold, confusion matrices."""
 
 from collections.abc import Iterable
 from html import escape
 
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.reports import plots
-from smile_pipe.pipeline.reports.formatting import heading_of, percent
+from smile_pipe.pipeline.reports.formatting import format_percent, protocol_heading
 from smile_pipe.pipeline.reports.html import (
     Cell,
     facts_table,
+    html_page,
     plots_section,
-    share,
+    share_cell,
     supervision_note,
     table,
-    whole_page,
 )
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, MeanStd
 from smile_pipe.shards.formatting import pluralize
 
 
 def crossval_page(manifest: CrossvalManifest) -> str:
-    """Self-contained HTML."""
+    """Return the page as self-contained HTML."""
     system = manifest.system
-    people = sum(len(fold.subjects) for fold in manifest.folds)
-    samples = sum(fold.num_samples for fold in manifest.folds)
+    num_subjects = sum(len(fold.subjects) for fold in manifest.folds)
+    num_samples = sum(fold.num_samples for fold in manifest.folds)
     headline = (
-        f"{system} naming {pluralize(len(manifest.classes), 'expression')} on {pluralize(samples, 'sample')} of "
-        f"{pluralize(people, 'subject')}, in {pluralize(len(manifest.folds), 'fold')}"
+        f"{system}: {pluralize(len(manifest.classes), 'expression')}, {pluralize(num_samples, 'sample')} of "
+        f"{pluralize(num_subjects, 'subject')}, in {pluralize(len(manifest.folds), 'fold')}"
     )
-    figures = {"Accuracy of the folds": plots.fold_accuracy(_accuracies(manifest))} | {
+    figures = {"Accuracy of the folds": plots.fold_accuracy(_fold_accuracies(manifest))} | {
         f"Confusion, {name}": plots.confusion_matrix(score, manifest.classes)
-        for name, score in _scores(manifest).items()
+        for name, score in _ordered_scores(manifest).items()
     }
-    return whole_page(
+    return html_page(
         f"{system}: cross-validation",
         [
             f'<p class="kicker">{escape(system)} &middot; cross-validation</p>\n<h1>{escape(headline)}</h1>',
@@ -49,44 +49,49 @@ def crossval_page(manifest: CrossvalManifest) -> str:
 
 def _conditions(manifest: CrossvalManifest) -> str:
     subset = f", subset {manifest.subset}" if manifest.subset else ""
-    where = f" Only samples for which this holds count: {manifest.where}." if manifest.where else ""
+    where = f" Only samples with this condition count: {manifest.where}." if manifest.where else ""
+    chance = f"Chance level is about {format_percent(1 / len(manifest.classes))}."
     if manifest.protocol == "across":
         return (
-            "One dataset was learned from, and classifiers were fitted on it; every sample of another one was "
-            f"scored.{where} Guessing would be right for about {percent(1 / len(manifest.classes))}."
+            "Cross-dataset evaluation: the model was trained on one dataset, and classifiers were fitted on it; every "
+            f"sample of another dataset was scored.{where} {chance}"
         )
     return (
-        f"Protocol {manifest.protocol}{subset}: each subject is in one fold, and each fold was scored by a model and "
-        f"classifiers that saw none of its subjects.{where} A figure is the mean of the folds, followed by their "
-        "deviation; recall, macro UF1 and UAR are those of all samples together, of single expressions. "
-        f"Guessing would be right for about {percent(1 / len(manifest.classes))}."
+        f"Split protocol {manifest.protocol}{subset}: each subject is in one fold, and the model and classifiers that "
+        f"score a fold were trained without its subjects.{where} Scores are the mean and the standard deviation over "
+        "folds; recall, macro UF1 and UAR of expressions are computed over the samples of all folds. "
+        f"{chance}"
     )
 
 
 def _cards(manifest: CrossvalManifest) -> Iterable[str]:
-    for name, score in _scores(manifest).items():
+    for name, score in _ordered_scores(manifest).items():
+        accuracy, macro_f1 = score.accuracy, score.macro_f1
         yield (
-            f'<section class="card"><h3>{escape(heading_of(name))}</h3>'
-            f'<p class="figure">{percent(score.accuracy.mean)} <small>{_deviation(score.accuracy)}</small></p>'
-            f"<p>accuracy &middot; macro F1 {percent(score.macro_f1.mean)} {_deviation(score.macro_f1)}</p></section>"
+            f'<section class="card"><h3>{escape(protocol_heading(name))}</h3>'
+            f'<p class="figure">{format_percent(accuracy.mean)} <small>{_deviation(accuracy)}</small></p>'
+            f"<p>accuracy &middot; macro F1 {format_percent(macro_f1.mean)} {_deviation(macro_f1)}</p></section>"
         )
 
 
 def _scores_table(manifest: CrossvalManifest) -> str:
-    scores = _scores(manifest).values()
+    scores = _ordered_scores(manifest).values()
     levels = sorted({level for score in scores for level in score.per_level}, key=lambda level: (len(level), level))
     labels = [score.labels for score in scores]
     rows = [
-        ("accuracy", [_spread(score.accuracy) for score in scores]),
-        ("macro F1", [_spread(score.macro_f1) for score in scores]),
-        ("macro UF1", [share(each.macro_uf1 if each else None) for each in labels]),
-        ("UAR", [share(each.uar if each else None) for each in labels]),
+        ("accuracy", [_mean_std_cell(score.accuracy) for score in scores]),
+        ("macro F1", [_mean_std_cell(score.macro_f1) for score in scores]),
+        ("macro UF1", [share_cell(each.macro_uf1 if each else None) for each in labels]),
+        ("UAR", [share_cell(each.uar if each else None) for each in labels]),
     ]
-    rows += [(f"{word_for(c)}, recall", [share(score.per_class.get(c)) for score in scores]) for c in manifest.classes]
     rows += [
-        (f"level {level}, accuracy", [_spread(score.per_level.get(level)) for score in scores]) for level in levels
+        (f"{word_for(c)}, recall", [share_cell(score.per_class.get(c)) for score in scores]) for c in manifest.classes
     ]
-    return table(["", *map(heading_of, manifest.ways)], rows)
+    rows += [
+        (f"level {level}, accuracy", [_mean_std_cell(score.per_level.get(level)) for score in scores])
+        for level in levels
+    ]
+    return table(["", *map(protocol_heading, manifest.ordered_protocols)], rows)
 
 
 def _folds_table(manifest: CrossvalManifest) -> str:
@@ -96,12 +101,12 @@ def _folds_table(manifest: CrossvalManifest) -> str:
             [
                 f"<td>{len(fold.subjects)}</td>",
                 f"<td>{fold.num_samples}</td>",
-                *(share(fold.accuracy[name]) for name in manifest.ways),
+                *(share_cell(fold.accuracy[name]) for name in manifest.ordered_protocols),
             ],
         )
         for fold in manifest.folds
     ]
-    return table(["", "subjects", "samples", *map(heading_of, manifest.ways)], rows)
+    return table(["", "subjects", "samples", *map(protocol_heading, manifest.ordered_protocols)], rows)
 
 
 def _facts(manifest: CrossvalManifest) -> str:
@@ -112,25 +117,26 @@ def _facts(manifest: CrossvalManifest) -> str:
             "training": f"{pluralize(manifest.config['epochs'], 'epoch')}, seed {manifest.config['seed']}",
             "text source": manifest.text_source,
             "expressions": ", ".join(word_for(c) for c in manifest.classes),
-            "beside this page": "folds/, scores.csv, manifest.json",
+            "other files": "folds/, scores.csv, manifest.json",
             "shards fingerprint": manifest.shards_fingerprint,
             "cross-validation fingerprint": manifest.fingerprint,
         }
     )
 
 
-def _spread(over: MeanStd | None) -> Cell:
-    cell = share(over.mean if over else None)
-    return cell.replace("</td>", f' <span class="ends">{_deviation(over)}</span></td>') if over else cell
+def _mean_std_cell(score: MeanStd | None) -> Cell:
+    if score is None:
+        return share_cell(None)
+    return share_cell(score.mean).replace("</td>", f' <span class="ends">{_deviation(score)}</span></td>')
 
 
-def _deviation(over: MeanStd) -> str:
-    return "" if over.deviation is None else f"± {100 * over.deviation:.1f}"
+def _deviation(score: MeanStd) -> str:
+    return "" if score.deviation is None else f"± {100 * score.deviation:.1f}"
 
 
-def _accuracies(manifest: CrossvalManifest) -> dict[str, list[float]]:
-    return {name: [fold.accuracy[name] for fold in manifest.folds] for name in manifest.ways}
+def _fold_accuracies(manifest: CrossvalManifest) -> dict[str, list[float]]:
+    return {name: [fold.accuracy[name] for fold in manifest.folds] for name in manifest.ordered_protocols}
 
 
-def _scores(manifest: CrossvalManifest) -> dict[str, CrossvalScore]:
-    return {name: manifest.scores[name] for name in manifest.ways}
+def _ordered_scores(manifest: CrossvalManifest) -> dict[str, CrossvalScore]:
+    return {name: manifest.scores[name] for name in manifest.ordered_protocols}

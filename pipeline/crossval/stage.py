@@ -1,11 +1,11 @@
-"""The cross-validation stage: shards in, a run and its scores for each fold out, and what they tell together.
+"""The cross-validation stage: train and score a run for each fold, and report the scores of all folds.
 
-    open shards -> fold by protocol -> train and evaluate each -> manifest, scores.csv, report.html
+    open shards -> plan folds by split protocol -> train and evaluate each -> manifest, scores.csv, report.html
 
-Across datasets there is one such fold: all of one set of shards is learned from, and all of another one scored.
+A cross-dataset evaluation has one such fold: all of one shard set is trained on, and all of another one is scored.
 
-Safe to stop: asked again, it goes on with the folds that are not finished, from their last checkpoints. A fold is a
-run like any other: `smile-pipe train` with the options in its config.json makes the same.
+Runs are incremental and resumable: unfinished folds continue from their last checkpoints. A fold is an ordinary run:
+`smile-pipe train` with the options in its config.json produces the same.
 """
 
 from collections import Counter
@@ -17,11 +17,11 @@ from typing import Any
 from smile_pipe.pipeline.common.directory_lock import NAME as LOCK_NAME
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
-from smile_pipe.pipeline.crossval.config import DEFAULT_PROTOCOL, CrossvalConfig
-from smile_pipe.pipeline.crossval.folds import Fold, run_fold, run_on_ray
-from smile_pipe.pipeline.crossval.protocols import Folds, plan_folds
+from smile_pipe.pipeline.crossval.config import DEFAULT_SPLIT_PROTOCOL, CrossvalConfig
+from smile_pipe.pipeline.crossval.folds import Fold, run_fold, run_folds_on_ray
+from smile_pipe.pipeline.crossval.protocols import FoldPlan, plan_folds
 from smile_pipe.pipeline.crossval.report import crossval_page
-from smile_pipe.pipeline.crossval.scores import fold_score, gather_scores, scores_csv
+from smile_pipe.pipeline.crossval.scores import aggregate_folds, fold_score, scores_csv
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
@@ -47,64 +47,72 @@ from smile_pipe.shards.storage import (
 Progress = Callable[[int, int, str], None]
 
 
-class _BegunFolds(StageConfigRecord):
+class _CrossvalRecord(StageConfigRecord):
     crossval: dict[str, Any]
 
 
 def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note: None) -> CrossvalManifest:
-    """Cross-validate; `on_progress` is told the steps done of all folds, how many there are, and a note.
+    """Cross-validate.
+
+    Args:
+        config: the options.
+        on_progress: called with the training steps done in all folds, their total, and a note.
+
+    Returns:
+        The manifest, which has been written to `config.out`.
 
     Raises:
-        UsageError: see `smile_pipe.pipeline.train.stage.run`, also for the protocol; nothing has been written.
-        BadSampleError: the shards are damaged; what is finished is kept.
+        UsageError: see `smile_pipe.pipeline.train.stage.run`, or the samples do not fit the split protocol; nothing
+            has been written.
+        BadSampleError: the shards are damaged; finished folds are kept.
     """
-    learned, scored = _open(config)
-    folds = _folds(config, learned, scored)
-    num_steps = _num_steps(folds, learned)
-    load_run_config = fingerprint(
-        [fold.train.for_fingerprint() for fold in folds], learned.manifest.fingerprint, folds[0].scored_on
+    train_shards, test_shards = _open_shards(config)
+    folds = _folds(config, train_shards, test_shards)
+    num_steps = _num_steps(folds, train_shards)
+    folds_fingerprint = fingerprint(
+        [fold.train.for_fingerprint() for fold in folds], train_shards.manifest.fingerprint, folds[0].scored_on
     )
-    mark = fingerprint(load_run_config, config.score)
+    result_fingerprint = fingerprint(folds_fingerprint, config.protocol)
     check_folder(config.out)
     with directory_lock(config.out):
-        if _has_other(config.out, load_run_config):
+        if _holds_other_files(config.out, folds_fingerprint):
             raise UsageError(
-                "holds something else, or folds with other options; name another", field="out", value=config.out
+                "holds other files, or folds with other options; name another directory", field="out", value=config.out
             )
         if (path := config.out / "manifest.json").exists():
             manifest = CrossvalManifest.read(path)
-            if manifest.fingerprint == mark and all(fold.evaluation() for fold in folds):
+            if manifest.fingerprint == result_fingerprint and all(fold.evaluation() for fold in folds):
                 return manifest
-        asked = {
-            "fingerprint": load_run_config,
-            "shards": train.relative_shards_path(config.out, learned),
-            "shards_fingerprint": learned.manifest.fingerprint,
-            "scored_on": train.relative_shards_path(config.out, scored),
-            "crossval": config.to_record({"out", "shards", "train_on", "test_on", "address"}),
+        record = {
+            "fingerprint": folds_fingerprint,
+            "shards": train.relative_shards_path(config.out, train_shards),
+            "shards_fingerprint": train_shards.manifest.fingerprint,
+            "scored_on": train.relative_shards_path(config.out, test_shards),
+            "crossval": config.recorded(),
         }
-        write_atomically(config.out / "config.json", canonical_json(asked).encode())
+        write_atomically(config.out / "config.json", canonical_json(record).encode())
         _run_folds(config, folds, num_steps, on_progress)
-        manifest = _manifest(config, mark, learned, scored, folds)
+        manifest = _manifest(config, result_fingerprint, train_shards, test_shards, folds)
         write_atomically(config.out / "scores.csv", scores_csv(manifest))
         write_atomically(config.out / "report.html", crossval_page(manifest).encode())
         manifest.write(config.out / "manifest.json")
     return manifest
 
 
-def _open(config: CrossvalConfig) -> tuple[ShardSet, ShardSet]:
-    """The shards to learn from and those to score: two sets, or the same."""
-    if config.is_across:
+def _open_shards(config: CrossvalConfig) -> tuple[ShardSet, ShardSet]:
+    """Open the shards to train on and those to score: two sets, or the same one twice."""
+    if config.is_cross_dataset:
         first, second = (open_shards(str(spec), config.on_bad_shard) for spec in (config.train_on, config.test_on))
         return first, second
     shards = open_shards(str(config.shards), config.on_bad_shard)
     return shards, shards
 
 
-def _plan(config: CrossvalConfig, shards: ShardSet) -> Folds:
-    if config.is_across:
-        return Folds(("all",), config.where)
+def _plan(config: CrossvalConfig, shards: ShardSet) -> FoldPlan:
+    if config.is_cross_dataset:
+        return FoldPlan(("all",), config.where)
     return plan_folds(
-        config.protocol or DEFAULT_PROTOCOL,
+        config.split_protocol or DEFAULT_SPLIT_PROTOCOL,
         shards.rows,
         subset=config.subset,
         where=config.where,
@@ -113,88 +121,92 @@ def _plan(config: CrossvalConfig, shards: ShardSet) -> Folds:
     )
 
 
-def _folds(config: CrossvalConfig, learned: ShardSet, scored: ShardSet) -> list[Fold]:
-    plan = _plan(config, learned)
+def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet) -> list[Fold]:
+    plan = _plan(config, train_shards)
     out = config.out.absolute() if isinstance(config.out, Path) else config.out
     source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
-    across = {"split": "all", "fit_on": source} if config.is_across else {}
+    cross_dataset = {"split": "all", "fit_on": source} if config.is_cross_dataset else {}
     folds = []
     for number, split in enumerate(plan.splits):
         folder = out / "folds" / f"{number:0{max(2, len(str(len(plan.splits) - 1)))}d}"
-        scoring = {
+        evaluation = {
             "run": folder,
             "shards": target,
-            "protocol": config.score,
+            "protocol": config.protocol,
             "where": plan.where,
             "on_bad_shard": config.on_bad_shard,
             "seed": config.seed,
             "use_gpu": config.use_gpu,
-            **across,
+            **cross_dataset,
         }
-        training = config.of_fold(source, split, plan.where, folder)
-        folds.append(Fold(training, EvaluateConfig.model_validate(scoring), scored.manifest.fingerprint))
+        training = config.train_config(source, split, plan.where, folder)
+        folds.append(Fold(training, EvaluateConfig.model_validate(evaluation), test_shards.manifest.fingerprint))
     return folds
 
 
 def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
-    """The number of training steps of all folds; checks the first one as `train.prepare` does."""
+    """Return the number of training steps of all folds; checks the options of the first fold with `train.prepare`."""
     config = folds[0].train
     train.prepare(config, in_process=config.num_workers == 1)
-    samples = Counter(row.subject for row in select_training_rows(shards, shards.subjects, config.where))
+    num_samples_of = Counter(row.subject for row in select_training_rows(shards, shards.subjects, config.where))
     total = 0
     for fold in folds:
-        subjects, _ = split_validation(split_subjects(fold.train.split, samples).train, config.val_fraction)
-        num_samples = sum(samples[subject] for subject in subjects)
+        subjects, _ = split_validation(split_subjects(fold.train.split, num_samples_of).train, config.val_fraction)
+        num_samples = sum(num_samples_of[subject] for subject in subjects)
         total += Sampler([""] * num_samples, config.batch_size, config.seed, config.num_workers).num_steps
     return total * config.epochs
 
 
-def _has_other(out: StoragePath, load_run_config: str) -> bool:
-    """Whether a folder holds what is not of this cross-validation; see `load_stage_config` for the errors."""
-    if found := load_stage_config(out / "config.json", _BegunFolds, "cross-validation"):
-        return found["fingerprint"] != load_run_config
+def _holds_other_files(out: StoragePath, folds_fingerprint: str) -> bool:
+    """Whether a folder holds anything but this cross-validation; for the errors see `load_stage_config`."""
+    if record := load_stage_config(out / "config.json", _CrossvalRecord, "cross-validation"):
+        return record["fingerprint"] != folds_fingerprint
     return bool({entry.name for entry in out.iterdir()} - {LOCK_NAME})
 
 
 def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on_progress: Progress) -> None:
-    left = [fold for fold in folds if fold.evaluation() is None]
-    done = finished = 0
+    unfinished = [fold for fold in folds if fold.evaluation() is None]
+    done = num_finished = 0
 
-    def tell(*_: Any) -> None:
-        nonlocal done, finished
-        # Where a storage fails for a moment, what it holds is told the next time.
+    def report_progress(*_: Any) -> None:
+        nonlocal done, num_finished
+        # After a temporary failure of the storage, the next call reports its state.
         with suppress(OSError), storage_errors(config.out):
             done = sum(fold.directory.progress()[0] for fold in folds)
-            finished = sum(fold.evaluation_path.exists() for fold in folds)
-        on_progress(min(done, num_steps), num_steps, f"{finished} of {pluralize(len(folds), 'fold')}")
+            num_finished = sum(fold.evaluation_path.exists() for fold in folds)
+        on_progress(min(done, num_steps), num_steps, f"{num_finished} of {pluralize(len(folds), 'fold')}")
 
-    if not left:
+    if not unfinished:
         return
     inputs = {spec for fold in folds for spec in (fold.train.shards, fold.evaluate.shards)}
     if is_in_memory(config.out) or any(scheme_of(spec) == "memory" for spec in inputs):
-        for fold in left:
-            run_fold(fold, on_metrics=tell)
+        for fold in unfinished:
+            run_fold(fold, on_metrics=report_progress)
         return
     with ray_session(config.address):
         if config.num_workers == 1:
-            run_on_ray(left, config.cores_per_fold, tell)
+            run_folds_on_ray(unfinished, config.cores_per_fold, report_progress)
         else:
-            for fold in left:
-                run_fold(fold, on_metrics=tell)
+            for fold in unfinished:
+                run_fold(fold, on_metrics=report_progress)
 
 
 def _manifest(
-    config: CrossvalConfig, mark: str, learned: ShardSet, scored: ShardSet, folds: Sequence[Fold]
+    config: CrossvalConfig,
+    result_fingerprint: str,
+    train_shards: ShardSet,
+    test_shards: ShardSet,
+    folds: Sequence[Fold],
 ) -> CrossvalManifest:
-    runs, evaluations = zip(*(fold.made() for fold in folds), strict=True)
-    everyone = select_training_rows(scored, scored.subjects, folds[0].evaluate.where)
-    subjects = [run.test_subjects or sorted({row.subject for row in everyone}) for run in runs]
-    told = zip(folds, runs, evaluations, subjects, strict=True)
+    runs, evaluations = zip(*(fold.results() for fold in folds), strict=True)
+    # A fold that is trained on the split "all" has no test subjects of its own: all of the other dataset's are.
+    scored_rows = select_training_rows(test_shards, test_shards.subjects, folds[0].evaluate.where)
+    subjects = [run.test_subjects or sorted({row.subject for row in scored_rows}) for run in runs]
     return CrossvalManifest(
-        fingerprint=mark,
-        shards_fingerprint=learned.manifest.fingerprint,
-        scored_on=scored.manifest.fingerprint,
-        protocol="across" if config.is_across else config.protocol or DEFAULT_PROTOCOL,
+        fingerprint=result_fingerprint,
+        shards_fingerprint=train_shards.manifest.fingerprint,
+        scored_on=test_shards.manifest.fingerprint,
+        protocol="across" if config.is_cross_dataset else config.split_protocol or DEFAULT_SPLIT_PROTOCOL,
         subset=config.subset,
         where=folds[0].train.where,
         config=folds[0].train.recorded(),
@@ -203,7 +215,10 @@ def _manifest(
         channel=runs[0].channel,
         text_source=runs[0].text_source,
         precision=runs[0].precision,
-        classes=scored.manifest.expressions,
-        folds=tuple(fold_score(fold.train.out.name, run, found, who) for fold, run, found, who in told),
-        scores=gather_scores(evaluations),
+        classes=test_shards.manifest.expressions,
+        folds=tuple(
+            fold_score(fold.train.out.name, run, evaluation, tested)
+            for fold, run, evaluation, tested in zip(folds, runs, evaluations, subjects, strict=True)
+        ),
+        scores=aggregate_folds(evaluations),
     )

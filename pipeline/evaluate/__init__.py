@@ -1,1 +1,1 @@
-"""What the evaluation stage is made of: embeddings, protocols, plots and the report."""
+"""The evaluation stage: embeddings, protocols, scores and the report."""

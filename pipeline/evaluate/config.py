@@ -1,4 +1,4 @@
-"""The options of the evaluation stage."""
+"""Options of the evaluation stage."""
 
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.option_types import CommaSeparated
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
+from smile_pipe.pipeline.runs.selection import SampleSelection
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
 from smile_pipe.shards.storage import StoragePathField
@@ -21,19 +22,27 @@ class EvaluateConfig(Frozen):
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),
         min_length=1,
-        description="How to score: any of zero-shot (for a run with a classifier, that one), knn, probe and finetune.",
+        description="Evaluation protocols: any of zero-shot (for a run with a classifier: the classifier), knn, probe "
+        "and finetune.",
     )
     split: str | None = Field(
-        None, description=f"{SPLIT_HELP}; all scores every sample; without it, the subjects that the run left out."
+        None, description=f"{SPLIT_HELP}; all scores every sample. [default: the test subjects of the run]"
     )
     fit_on: str | None = Field(
         None,
-        description="Other shards that knn and probe are fitted on, such as those that the run learned from; all of "
-        "`shards` is scored then, as in evaluation across datasets.",
+        description="Other shards to fit knn and probe on, such as the training shards; all of `shards` is scored "
+        "(cross-dataset evaluation).",
     )
     where: str | None = Field(None, description=WHERE_HELP)
-    batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
+    batch_size: int = Field(64, ge=1, description="Number of samples embedded at a time.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
-    finetune_epochs: int = Field(5, ge=1, description="How long finetune trains a copy of the model.")
-    seed: int = Field(0, ge=0, description="Of the probe's inner split, of finetune, and of the intervals' draws.")
+    finetune_epochs: int = Field(5, ge=1, description="Number of epochs of finetune.")
+    seed: int = Field(
+        0, ge=0, description="Random seed for the probe's inner split, finetune, and the bootstrap of intervals."
+    )
     use_gpu: bool = Field(False, description="Embed on the GPU.")
+
+    @property
+    def selection(self) -> SampleSelection:
+        """The options that select samples."""
+        return SampleSelection(self.shards, self.split, self.where, self.on_bad_shard, self.fit_on)

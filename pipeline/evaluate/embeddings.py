@@ -1,4 +1,4 @@
-"""Samples become embeddings, once: what all protocols and measures start from."""
+"""Embed all samples of an evaluation once; all protocols and metrics start from these embeddings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,17 +18,18 @@ from smile_pipe.shards.index import IndexRow
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """N samples as the protocols take them, those to fit on first.
+    """Embeddings and labels of N samples, those to fit on before those to score.
 
     Attributes:
-        views: embeddings of each view, [N, V, D].
-        directions: from the face towards each view's camera, [V, 3].
-        x: fused embeddings, [N, D].
-        y: classes, numbered as in `classes`, [N].
-        subjects: whose samples they are, [N].
-        classes: the expressions of the shards' manifest.
-        fitted, scored: the rows of the samples to fit on, and of the others.
-        num_skipped: samples that are not among them, as they are damaged.
+        views: embeddings of each view, float32 [N, V, D].
+        directions: unit vectors from the face towards each view's camera, float32 [V, 3].
+        x: fused embeddings, float32 [N, D].
+        y: class indices into `classes`, int64 [N].
+        subjects: subject of each sample, [N].
+        classes: the expressions of the scored shards' manifest.
+        train_rows: rows of the samples to fit on.
+        test_rows: rows of the samples to score.
+        num_skipped: number of damaged samples that were left out.
     """
 
     views: NDArray[np.float32]
@@ -37,77 +38,86 @@ class EmbeddingSet:
     y: NDArray[np.int64]
     subjects: NDArray[np.str_]
     classes: tuple[str, ...]
-    fitted: list[IndexRow]
-    scored: list[IndexRow]
+    train_rows: list[IndexRow]
+    test_rows: list[IndexRow]
     num_skipped: int
 
     @property
     def num_train(self) -> int:
-        """How many are to fit on."""
-        return len(self.fitted)
+        """Number of samples to fit on."""
+        return len(self.train_rows)
 
     @property
-    def truth(self) -> Labels:
-        """What the scored samples are."""
+    def test_labels(self) -> Labels:
+        """Labels of the samples to score."""
         return Labels(
             y=self.y[self.num_train :],
             classes=self.classes,
-            levels=[row.level for row in self.scored],
-            subjects=[row.subject for row in self.scored],
-            is_multilabel=any(len(expressions_of(row.expression)) > 1 for row in (*self.fitted, *self.scored)),
+            levels=[row.level for row in self.test_rows],
+            subjects=[row.subject for row in self.test_rows],
+            is_multilabel=any(len(expressions_of(row.expression)) > 1 for row in (*self.train_rows, *self.test_rows)),
         )
 
 
 def embed(
     model: TrainedModel,
-    reader: FaceDataset,
+    dataset: FaceDataset,
     train_rows: Sequence[IndexRow],
     test_rows: Sequence[IndexRow],
     batch_size: int,
     on_progress: Callable[[int, int], None],
-    fit_reader: FaceDataset | None = None,
+    fit_dataset: FaceDataset | None = None,
 ) -> EmbeddingSet:
-    """Embed the samples to fit on, which `fit_reader` reads where they lie elsewhere, and those to score.
+    """Embed the samples to fit on and those to score.
+
+    Args:
+        model: the trained model.
+        dataset: reader of `test_rows`, and of `train_rows` unless there is a `fit_dataset`.
+        train_rows: samples to fit on.
+        test_rows: samples to score.
+        batch_size: number of samples at a time.
+        on_progress: called with the number of embedded samples and their total.
+        fit_dataset: reader of `train_rows`, if they are in other shards.
 
     Raises:
-        UsageError: the two sides were seen from other directions.
-        BadSampleError: a sample is damaged, or where these are skipped, all to score are.
+        UsageError: the two shard sets were rendered with different cameras.
+        BadSampleError: a sample is damaged, or, if these are skipped, all samples to score are.
     """
-    streams = [(fit_reader, train_rows), (reader, test_rows)] if fit_reader else [(reader, [*train_rows, *test_rows])]
+    streams = (
+        [(fit_dataset, train_rows), (dataset, test_rows)] if fit_dataset else [(dataset, [*train_rows, *test_rows])]
+    )
     num_rows = len(train_rows) + len(test_rows)
     views: list[NDArray[np.float32]] = []
     fused: list[NDArray[np.float32]] = []
-    for read, rows in streams:
-        for part in model.embed_views(read, rows, batch_size) if rows else ():
-            views.append(part.views)
-            fused.append(part.fused)
+    for stream, rows in streams:
+        for batch in model.embed_views(stream, rows, batch_size) if rows else ():
+            views.append(batch.views)
+            fused.append(batch.fused)
             on_progress(sum(map(len, fused)), num_rows)
-    fitted = [row for row in train_rows if row.key not in (fit_reader or reader).skipped]
-    scored = [row for row in test_rows if row.key not in reader.skipped]
-    if not scored:
-        raise no_readable_sample(reader.shards, len(test_rows))
-    if fit_reader and fitted:
-        _check_rigs(fit_reader, fitted, reader, scored)
-    good, classes = [*fitted, *scored], reader.shards.manifest.expressions
+    good_train = [row for row in train_rows if row.key not in (fit_dataset or dataset).skipped]
+    good_test = [row for row in test_rows if row.key not in dataset.skipped]
+    if not good_test:
+        raise no_readable_sample(dataset.shards, len(test_rows))
+    if fit_dataset and good_train:
+        _check_cameras(fit_dataset, good_train, dataset, good_test)
+    good, classes = [*good_train, *good_test], dataset.shards.manifest.expressions
     numbers = {expression: number for number, expression in enumerate(classes)}
     return EmbeddingSet(
         views=np.concatenate(views),
-        directions=reader.directions(scored).numpy(),
+        directions=dataset.directions(good_test).numpy(),
         x=np.concatenate(fused),
         y=np.array([numbers[row.expression] for row in good]),
         subjects=np.array([row.subject for row in good]),
         classes=classes,
-        fitted=fitted,
-        scored=scored,
+        train_rows=good_train,
+        test_rows=good_test,
         num_skipped=num_rows - len(good),
     )
 
 
-def _check_rigs(
-    fit_reader: FaceDataset, fitted: Sequence[IndexRow], reader: FaceDataset, scored: Sequence[IndexRow]
+def _check_cameras(
+    fit_dataset: FaceDataset, train_rows: Sequence[IndexRow], dataset: FaceDataset, test_rows: Sequence[IndexRow]
 ) -> None:
-    fit, own = fit_reader.directions(fitted), reader.directions(scored)
-    if fit.shape != own.shape or not torch.allclose(fit, own, atol=1e-3):
-        raise UsageError(
-            "was rendered with another rig than `shards`; render one of them with the other's", field="fit_on"
-        )
+    fit_directions, test_directions = fit_dataset.directions(train_rows), dataset.directions(test_rows)
+    if fit_directions.shape != test_directions.shape or not torch.allclose(fit_directions, test_directions, atol=1e-3):
+        raise UsageError("was rendered with another rig than `shards`; render both with the same rig", field="fit_on")

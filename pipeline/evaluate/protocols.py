@@ -1,9 +1,7 @@
-"""Predictions where everyone is scored: by models of other subjects.
+"""Predict the scored samples by each protocol that needs only embeddings.
 
-Goes in: what fits on some samples and predicts others. Comes out: predictions of all samples. Promised: nothing is
-fitted on a subject that it predicts.
-
-Predictions of the scored samples, by any protocol that needs no more than embeddings.
+Protocols with a fit use the samples to fit on; if every sample is scored, they use folds by subject. A subject is never
+predicted by a model that was fitted on it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from smile_pipe.pipeline.classifiers.knn import Classes, Features, Probabilities, knn
+from smile_pipe.pipeline.classifiers.knn import ClassIndices, Features, Probabilities, knn
 from smile_pipe.pipeline.classifiers.probe import LinearProbe, fit_probe
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet
@@ -23,57 +21,37 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.splits import split_subjects
 
 
-def out_of_fold_predict(
-    fit_predict: Callable[[Classes, Classes], Probabilities], subjects: Sequence[str], folds: int = 5
-) -> Probabilities:
-    """Predict all samples, each by a model that was fitted on other subjects only.
-
-    Args:
-        fit_predict: takes the indices to fit on and the indices to predict; gives a row for each of the latter.
-        subjects: [N], whose sample it is.
-        folds: groups that the subjects are divided into; at most one a subject.
-
-    Raises:
-        UsageError: all samples are of one subject.
-    """
-    whose, num_subjects = np.asarray(subjects), len(set(subjects))
-    if num_subjects < 2:
-        raise UsageError(
-            f"{pluralize(len(whose), 'sample')} of {pluralize(num_subjects, 'subject')} cannot be scored by knn or "
-            "probe: these fit on some subjects and predict others, so give shards with at least two subjects"
-        )
-    folds = min(folds, num_subjects)
-    held = [np.isin(whose, split_subjects(f"kfold:{folds}:{fold}", subjects).test) for fold in range(folds)]
-    parts = [fit_predict(np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in held]
-    predicted = np.empty((len(whose), *parts[0].shape[1:]), parts[0].dtype)
-    for mask, part in zip(held, parts, strict=True):
-        predicted[mask] = part
-    return predicted
-
-
 @dataclass(frozen=True)
 class ProtocolPredictor:
-    """What predictions are made with.
+    """Predicts class probabilities of the scored samples.
 
     Attributes:
+        model: the trained model.
         data: samples to fit on and to score.
-        prompts: embeddings of each class's prompts, for `zero-shot`.
-        anchored: the classes that a classifier numbers its anchors by, for `classifier`.
-        seed: of the probe.
+        prompts: embeddings [P, D] of each class's prompts, for `zero-shot`.
+        anchor_classes: the class of each anchor of the model's classifier, for `classifier`.
+        seed: random seed of the probe.
     """
 
     model: TrainedModel
     data: EmbeddingSet
     prompts: Mapping[str, Features]
-    anchored: tuple[str, ...]
+    anchor_classes: tuple[str, ...]
     seed: int
 
     def probabilities(self, protocol: Protocol, x: Features) -> Probabilities:
-        """Of the classes, for the scored samples, [M, K]; `x` [N, D] are fused embeddings of all samples of `data`.
+        """Predict the scored samples.
+
+        Args:
+            protocol: any but `finetune`.
+            x: fused embeddings of all samples of `data`, [N, D], from all views or some.
+
+        Returns:
+            Probabilities of the classes of the M scored samples, [M, K].
 
         Raises:
-            UsageError: there is nothing, or no other subject, to fit on.
-            ValueError: `finetune`, which needs images.
+            UsageError: there is no sample, or no other subject, to fit on.
+            ValueError: the protocol is `finetune`, which needs images.
         """
         data = self.data
         if protocol == "zero-shot":
@@ -86,7 +64,7 @@ class ProtocolPredictor:
         if protocol == "probe" and self.probe and x is data.x:
             return self.probe.probabilities(x[data.num_train :], len(data.classes))
 
-        def fit_predict(fit: Classes, predict: Classes) -> Probabilities:
+        def fit_predict(fit: ClassIndices, predict: ClassIndices) -> Probabilities:
             if protocol == "knn":
                 return knn(x[fit], data.y[fit], x[predict], len(data.classes))
             return self._fit_probe(x, fit).probabilities(x[predict], len(data.classes))
@@ -97,17 +75,48 @@ class ProtocolPredictor:
 
     @cached_property
     def probe(self) -> LinearProbe | None:
-        """The probe of all samples to fit on; None where everyone is scored, each by a probe of others."""
+        """The probe that is fitted on all samples to fit on; None if every sample is scored, in folds."""
         return self._fit_probe(self.data.x, np.arange(self.data.num_train)) if self.data.num_train else None
 
-    def _fit_probe(self, x: Features, fit: Classes) -> LinearProbe:
+    def _fit_probe(self, x: Features, fit: ClassIndices) -> LinearProbe:
         return fit_probe(x[fit], self.data.y[fit], self.data.subjects[fit], self.seed)
 
     def _classify(self, x: Features) -> Probabilities:
-        # Only among the classes that can be right.
-        known = [number for number, name in enumerate(self.anchored) if name in self.data.classes]
-        numbers = [self.data.classes.index(self.anchored[number]) for number in known]
+        # Classes that the scored shards lack cannot be correct, and take part in no softmax.
+        known = [number for number, name in enumerate(self.anchor_classes) if name in self.data.classes]
+        columns = [self.data.classes.index(self.anchor_classes[number]) for number in known]
         probabilities = np.zeros((len(x), len(self.data.classes)))
         cosines = self.model.classify(np.asarray(x, np.float32))[:, known]
-        probabilities[:, numbers] = cosine_softmax(cosines, self.model.scale)
+        probabilities[:, columns] = cosine_softmax(cosines, self.model.scale)
         return probabilities
+
+
+def out_of_fold_predict(
+    fit_predict: Callable[[ClassIndices, ClassIndices], Probabilities], subjects: Sequence[str], folds: int = 5
+) -> Probabilities:
+    """Predict all samples in folds by subject, each sample by a model that was fitted on other subjects.
+
+    Args:
+        fit_predict: fits on the samples of the first indices, and returns a row for each of the second indices.
+        subjects: subject of each sample, [N].
+        folds: number of folds; at most one per subject is used.
+
+    Returns:
+        The rows of `fit_predict` for all N samples, in order.
+
+    Raises:
+        UsageError: all samples are of one subject.
+    """
+    subject_of, num_subjects = np.asarray(subjects), len(set(subjects))
+    if num_subjects < 2:
+        raise UsageError(
+            f"{pluralize(len(subject_of), 'sample')} of {pluralize(num_subjects, 'subject')} cannot be scored by knn "
+            "or probe: these fit on some subjects and predict others; give shards with at least two subjects"
+        )
+    folds = min(folds, num_subjects)
+    masks = [np.isin(subject_of, split_subjects(f"kfold:{folds}:{fold}", subjects).test) for fold in range(folds)]
+    parts = [fit_predict(np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in masks]
+    predicted = np.empty((len(subject_of), *parts[0].shape[1:]), parts[0].dtype)
+    for mask, part in zip(masks, parts, strict=True):
+        predicted[mask] = part
+    return predicted

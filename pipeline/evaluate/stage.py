@@ -1,8 +1,8 @@
-"""The evaluation stage: a run and shards in, scores and a report out.
+"""The evaluation stage: score a run on shards, and write a report.
 
-    open run and shards -> choose subjects -> embed -> predict by each protocol -> score -> RUN/evaluation/
+    open run and shards -> select subjects -> embed -> predict by each protocol -> score -> RUN/evaluation/
 
-The subjects that are scored are, unless `all` is asked for, ones that training never saw.
+The scored subjects are unseen ones, those that training left out, except with the split `all`.
 """
 
 import os
@@ -33,8 +33,8 @@ from smile_pipe.pipeline.runs.run_directory import PROBE, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import (
     check_channel,
-    possible_protocols,
-    read_of_sequences,
+    resolve_protocols,
+    resolve_temporal_read,
     select_rows,
     select_rows_cross_dataset,
 )
@@ -43,7 +43,7 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
 from smile_pipe.shards.storage import StoragePath, write_atomically
 
-# For images that are looked at in every epoch of fine-tuning; as much as training takes by default.
+# For decoded images, which every epoch of fine-tuning needs; as much as the default of training.
 FINETUNE_CACHE_BYTES = 1 << 30
 
 Progress = Callable[[int, int], None]
@@ -52,50 +52,56 @@ Progress = Callable[[int, int], None]
 def run(config: EvaluateConfig, on_progress: Progress = lambda done, total: None) -> EvaluationManifest:
     """Score a run, and write `evaluation/` into its directory.
 
-    `on_progress` is told of samples that are embedded, and then of steps of fine-tuning, where that is asked for.
+    Args:
+        config: the options.
+        on_progress: called with embedded samples and their total, and then, if fine-tuning is requested, with its
+            steps and their total.
 
     Raises:
         UsageError: no finished run, unusable shards or split, or another process writes to the run; nothing has been
             written.
-        BadSampleError: a sample is damaged, or where these are skipped, all are; nothing has been written.
+        BadSampleError: a sample is damaged, or, if these are skipped, all samples are; nothing has been written.
     """
     open_run(config.run)
     if isinstance(config.run, Path) and not os.access(config.run, os.W_OK):
-        raise UsageError(f"{config.run}: cannot be written, so there is nowhere to put the evaluation")
+        raise UsageError(f"{config.run}: cannot be written, and the evaluation is stored in it; check its permissions")
     with directory_lock(config.run):
         return _evaluate(config, on_progress)
 
 
 def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManifest:
     run_manifest, checkpoint = open_run(config.run)
+    selection = config.selection
     shards = open_shards(config.shards, config.on_bad_shard)
-    fit = open_shards(config.fit_on, config.on_bad_shard) if config.fit_on else None
-    check_channel(config, run_manifest, shards, fit)
-    if fit:
-        train_rows, test_rows = select_rows_cross_dataset(config, run_manifest, fit, shards)
+    fit_shards = open_shards(config.fit_on, config.on_bad_shard) if config.fit_on else None
+    check_channel(selection, run_manifest, shards, fit_shards)
+    if fit_shards:
+        train_rows, test_rows = select_rows_cross_dataset(selection, run_manifest, fit_shards, shards)
     else:
-        train_rows, test_rows = select_rows(config, run_manifest, shards)
-    names, notes = possible_protocols(config, run_manifest, shards.manifest)
-    temporal = read_of_sequences(config, run_manifest, shards, test_rows if fit else [*test_rows, *train_rows])
+        train_rows, test_rows = select_rows(selection, run_manifest, shards)
+    names, notes = resolve_protocols(config.protocol, selection, run_manifest, shards.manifest)
+    stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
+    temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
-    reading = DecodeSpec(run_manifest.channel, model.model.towers.image_size, temporal, run_manifest.max_frames)
-    # Without fine-tuning each sample is read once, so none is worth remembering.
-    reader = FaceDataset(shards, reading, FINETUNE_CACHE_BYTES if "finetune" in names else 0, config.on_bad_shard)
-    fit_reader = FaceDataset(fit, reading, 0, config.on_bad_shard) if fit else None
-    data = embed(model, reader, train_rows, test_rows, config.batch_size, on_progress, fit_reader)
+    decode_spec = DecodeSpec(run_manifest.channel, model.model.towers.image_size, temporal, run_manifest.max_frames)
+    # Without fine-tuning each sample is read once, so a cache would be useless.
+    cache_bytes = FINETUNE_CACHE_BYTES if "finetune" in names else 0
+    dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)
+    fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
+    data = embed(model, dataset, train_rows, test_rows, config.batch_size, on_progress, fit_dataset)
     texts = shards.manifest.prompts if "zero-shot" in names else {}
     prompts = {name: model.embed_prompts(texts[name]) for name in data.classes if texts}
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
-    predicted = {name: _predict(name, config, predictor, reader, on_progress) for name in names}
-    figures = _figures(predicted, predictor, shards.manifest.views, config.seed)
-    figures["fitted_on"] = fit.manifest.fingerprint if fit else None
-    manifest = _manifest(config, run_manifest, shards.manifest, reading, data, figures, notes)
-    x, truth = data.x[data.num_train :], data.truth.y
-    metrics, sheet = RunDirectory(config.run).metrics(), preview_png(shards, data.scored)
+    predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
+    scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
+    scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
+    manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
+    x, y = data.x[data.num_train :], data.test_labels.y
+    metrics, contact_sheet = RunDirectory(config.run).metrics(), preview_png(shards, data.test_rows)
     files = {
-        "report.html": evaluation_page(manifest, run_manifest, metrics, x, truth, sheet).encode(),
+        "report.html": evaluation_page(manifest, run_manifest, metrics, x, y, contact_sheet).encode(),
         "scores.csv": scores_csv(manifest),
-        "predictions.csv": predictions_csv(data.scored, data.classes, predicted),
+        "predictions.csv": predictions_csv(data.test_rows, data.classes, predicted),
     }
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
@@ -105,30 +111,38 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
 
 
 def _predict(
-    name: Protocol, config: EvaluateConfig, predictor: ProtocolPredictor, reader: FaceDataset, on_progress: Progress
+    name: Protocol, config: EvaluateConfig, predictor: ProtocolPredictor, dataset: FaceDataset, on_progress: Progress
 ) -> Probabilities:
-    """Probabilities of the classes, for the scored samples."""
     data = predictor.data
     if name != "finetune":
         return predictor.probabilities(name, data.x)
     from smile_pipe.pipeline.evaluate.finetune import finetune
 
-    classes, epochs = data.y[: data.num_train], config.finetune_epochs
-    given = (predictor.model, reader, data.fitted, data.scored, classes, len(data.classes))
-    return np.asarray(finetune(*given, config.seed, epochs, on_progress), np.float64)
+    probabilities = finetune(
+        predictor.model,
+        dataset,
+        data.train_rows,
+        data.test_rows,
+        y_train=data.y[: data.num_train],
+        num_classes=len(data.classes),
+        seed=config.seed,
+        epochs=config.finetune_epochs,
+        on_progress=on_progress,
+    )
+    return np.asarray(probabilities, np.float64)
 
 
-def _figures(
+def _scores(
     predicted: Mapping[Protocol, Probabilities], predictor: ProtocolPredictor, views: tuple[str, ...], seed: int
 ) -> dict[str, Any]:
-    """All that is measured, by the names of the manifest's fields."""
-    data, chosen = predictor.data, view_protocol(predicted)
-    scored = data.x[data.num_train :]
+    """Return all scores, by the names of the manifest's fields."""
+    data, ablated = predictor.data, view_protocol(predicted)
+    x = data.x[data.num_train :]
     return {
-        "protocols": {name: score(data.truth, found, seed) for name, found in predicted.items()},
-        "view_protocol": chosen,
-        "view_scores": view_scores(predictor, chosen, views, seed) if chosen else (),
-        "retrieval": retrieval_score(scored, data.truth.y, predictor.prompts) if predictor.prompts else None,
+        "protocols": {name: score(data.test_labels, values, seed) for name, values in predicted.items()},
+        "view_protocol": ablated,
+        "view_scores": view_scores(predictor, ablated, views, seed) if ablated else (),
+        "retrieval": retrieval_score(x, data.test_labels.y, predictor.prompts) if predictor.prompts else None,
     }
 
 
@@ -136,46 +150,46 @@ def _manifest(
     config: EvaluateConfig,
     run: RunManifest,
     shards: ShardManifest,
-    reading: DecodeSpec,
+    decode_spec: DecodeSpec,
     data: EmbeddingSet,
-    figures: Mapping[str, Any],
+    scores: Mapping[str, Any],
     notes: tuple[str, ...],
 ) -> EvaluationManifest:
-    split, names = "all" if config.fit_on else config.split or run.split, list(figures["protocols"])
-    rows, sequences = data.scored, [row for row in data.scored if is_sequence(row)]
+    split, names = "all" if config.fit_on else config.split or run.split, list(scores["protocols"])
+    rows, sequences = data.test_rows, [row for row in data.test_rows if is_sequence(row)]
     epochs = config.finetune_epochs if "finetune" in names else None
-    made_of: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
-    made_of += [] if epochs is None else [epochs]
-    made_of += [figures["fitted_on"]] if figures["fitted_on"] else []
+    fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
+    fingerprinted += [] if epochs is None else [epochs]
+    fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
     if data.num_skipped:
         notes = (*notes, f"{pluralize(data.num_skipped, 'damaged sample')} left out (`smile-pipe verify` names them)")
-        made_of.append([row.key for row in rows])
+        fingerprinted.append([row.key for row in rows])
     return EvaluationManifest(
-        fingerprint=fingerprint(*made_of),
+        fingerprint=fingerprint(*fingerprinted),
         run_fingerprint=run.fingerprint,
         shards_fingerprint=shards.fingerprint,
         split=split,
         where=config.where,
         text_source=run.text_source,
-        temporal=reading.temporal,
-        max_frames=reading.max_frames,
+        temporal=decode_spec.temporal,
+        max_frames=decode_spec.max_frames,
         recipe=str(run.recipe["name"]),
         classes=shards.expressions,
         num_subjects=len({row.subject for row in rows}),
         num_scans=len(rows) - len(sequences),
         num_sequences=len(sequences),
-        num_frames=sum(frames_read(row, reading.temporal, reading.max_frames) for row in sequences),
+        num_frames=sum(frames_read(row, decode_spec.temporal, decode_spec.max_frames) for row in sequences),
         num_skipped=data.num_skipped,
         finetune_epochs=epochs,
         notes=notes,
-        **figures,
+        **scores,
     )
 
 
 def _write(folder: StoragePath, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
     if isinstance(folder, Path):
         folder.mkdir(exist_ok=True)
-    # Neither the manifest nor the probe of an evaluation before this one must stand beside files of this one.
+    # After a crash, the manifest or the probe of an earlier evaluation must not be next to files of this one.
     for name in ("manifest.json", PROBE):
         (folder / name).unlink(missing_ok=True)
     for name, content in files.items():

@@ -1,9 +1,9 @@
-"""The tables beside the report, as CSV: every score in a row of its own, and every prediction.
+"""The CSV tables next to the report: every score and every prediction of an evaluation.
 
     scores.csv        protocol, measure, class, level, views, value, low, high
-    predictions.csv   key, subject, level, truth; for each protocol what it named the sample, and how sure it was
+    predictions.csv   key, subject, level, truth; for each protocol the predicted class and its probability
 
-Promised: the figures are those of the manifest, to the last digit; no cell is a formula to a spreadsheet.
+Numbers are those of the manifest, to the last digit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +23,18 @@ from smile_pipe.shards.index import IndexRow
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One figure, with its interval if it has one: of all samples, of a class, of a level, or from some views."""
+    """One score, of all samples, of a class or of a level, from all views or some.
+
+    Attributes:
+        protocol: name of the protocol, or the direction of retrieval.
+        metric: name of the metric.
+        value: its value.
+        of_class, level, views: what the score is restricted to, "" without a restriction.
+        interval: its 95 % interval, if it has one.
+    """
 
     protocol: str
-    measure: str
+    metric: str
     value: float
     of_class: str = ""
     level: str = ""
@@ -35,17 +43,17 @@ class ScoreRow:
 
 
 def scores_csv(manifest: EvaluationManifest) -> bytes:
-    """`scores.csv`: a row a figure."""
-    rows = [row for name, score in manifest.protocols.items() for row in _of_protocol(name, score)]
+    """The table `scores.csv`, one score per row."""
+    rows = [row for name, score in manifest.protocols.items() for row in _protocol_rows(name, score)]
     for part in manifest.view_scores:
-        about = {"protocol": str(manifest.view_protocol), "views": "+".join(part.views)}
-        rows.append(ScoreRow(measure="accuracy", value=part.accuracy, interval=part.accuracy_interval, **about))
-        rows.append(ScoreRow(measure="macro_f1", value=part.macro_f1, interval=part.macro_f1_interval, **about))
+        common = {"protocol": str(manifest.view_protocol), "views": "+".join(part.views)}
+        rows.append(ScoreRow(metric="accuracy", value=part.accuracy, interval=part.accuracy_interval, **common))
+        rows.append(ScoreRow(metric="macro_f1", value=part.macro_f1, interval=part.macro_f1_interval, **common))
     if manifest.retrieval is not None:
-        rows += _of_retrieval(manifest.retrieval)
+        rows += _retrieval_rows(manifest.retrieval)
     head = ("protocol", "measure", "class", "level", "views", "value", "low", "high")
     cells = (
-        (row.protocol, row.measure, row.of_class, row.level, row.views, row.value, *(row.interval or ("", "")))
+        (row.protocol, row.metric, row.of_class, row.level, row.views, row.value, *(row.interval or ("", "")))
         for row in rows
     )
     return csv_table([head, *cells])
@@ -54,23 +62,29 @@ def scores_csv(manifest: EvaluationManifest) -> bytes:
 def predictions_csv(
     rows: Sequence[IndexRow], classes: Sequence[str], probabilities: Mapping[Protocol, Probabilities]
 ) -> bytes:
-    """`predictions.csv`: a row a scored sample; `probabilities` [N, K] by protocol, in the order of `classes`."""
+    """The table `predictions.csv`, one scored sample per row.
+
+    Args:
+        rows: the scored samples, [N].
+        classes: expression codes, [K].
+        probabilities: class probabilities by protocol, each [N, K].
+    """
     head = ["key", "subject", "level", "truth", *(c for name in probabilities for c in (name, f"{name} probability"))]
-    named = {name: (found.argmax(axis=1), found.max(axis=1)) for name, found in probabilities.items()}
+    best = {name: (values.argmax(axis=1), values.max(axis=1)) for name, values in probabilities.items()}
     body = (
         [
             row.key,
             row.subject,
             "" if row.level is None else row.level,
             row.expression,
-            *(cell for predicted, sure in named.values() for cell in (classes[predicted[n]], float(sure[n]))),
+            *(cell for predicted, highest in best.values() for cell in (classes[predicted[n]], float(highest[n]))),
         ]
         for n, row in enumerate(rows)
     )
     return csv_table([head, *body])
 
 
-def _of_protocol(name: str, score: ProtocolScore) -> Iterable[ScoreRow]:
+def _protocol_rows(name: str, score: ProtocolScore) -> Iterable[ScoreRow]:
     yield ScoreRow(name, "accuracy", score.accuracy, interval=score.accuracy_interval)
     yield ScoreRow(name, "macro_f1", score.macro_f1, interval=score.macro_f1_interval)
     yield ScoreRow(name, "calibration_error", score.calibration_error)
@@ -83,7 +97,7 @@ def _of_protocol(name: str, score: ProtocolScore) -> Iterable[ScoreRow]:
         yield from (ScoreRow(name, "label_recall", value, of_class=c) for c, value in score.labels.recall.items())
 
 
-def _of_retrieval(score: RetrievalScore) -> Iterable[ScoreRow]:
+def _retrieval_rows(score: RetrievalScore) -> Iterable[ScoreRow]:
     faces, text = score.faces_of_text, score.text_of_faces
     yield ScoreRow("faces of text", "mean_average_precision", faces.mean_average_precision)
     yield from (

@@ -1,4 +1,4 @@
-"""Scores on parts of the rig: what each view tells alone, and what is lost without it."""
+"""View ablation: scores from subsets of the views, such as each view alone and all views but one."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -7,26 +7,26 @@ from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol, ViewScore
 
-# Of the protocols that are asked for, the first of these is scored on parts of the rig: the quickest come first, and
-# what needs nothing fitted anew. Fine-tuning would have to be done again for each.
+# The first of these that is requested is scored: the fastest first, without a fit if possible. Fine-tuning would have
+# to be repeated for each subset.
 _PREFERRED: tuple[Protocol, ...] = ("zero-shot", "classifier", "knn", "probe")
-# Of a rig of so many views or fewer, all subsets are scored: 2^V - 1.
+# Up to this number of views, all 2^V - 1 subsets are scored.
 _MAX_ALL_SUBSETS = 3
 
 
-def view_protocol(asked: Iterable[str]) -> Protocol | None:
-    """What is scored on parts of the rig: of the protocols asked for the first of zero-shot, classifier, knn, probe.
+def view_protocol(requested: Iterable[str]) -> Protocol | None:
+    """Return the protocol to score: the first of zero-shot, classifier, knn and probe that is requested.
 
-    One is enough to compare views, and keeps an evaluation quick. None with fine-tuning alone.
+    One protocol is enough to compare views, and keeps an evaluation fast. None if only fine-tuning is requested.
     """
-    names = set(asked)
+    names = set(requested)
     return next((name for name in _PREFERRED if name in names), None)
 
 
 def view_subsets(num_views: int) -> list[tuple[int, ...]]:
-    """The parts of a rig that are scored, as indices of views: small ones first, the whole rig last.
+    """Return the subsets to score, as indices of views: small ones first, all views last.
 
-    Up to three views, all subsets; of more, each view alone, all but each, and all.
+    Up to three views, all subsets; of more views, each view alone, all but each, and all.
     """
     sizes = range(1, num_views + 1) if num_views <= _MAX_ALL_SUBSETS else (1, num_views - 1, num_views)
     return [subset for size in sizes for subset in combinations(range(num_views), size)]
@@ -35,24 +35,31 @@ def view_subsets(num_views: int) -> list[tuple[int, ...]]:
 def view_scores(
     predictor: ProtocolPredictor, protocol: Protocol, views: Sequence[str], seed: int
 ) -> tuple[ViewScore, ...]:
-    """Score `protocol` on parts of the rig whose views are `views` [V].
+    """Score a protocol on each subset of the views.
 
-    The views of a part are fused, on either side, as if there were no others; what is fitted is fitted anew.
+    The model fuses the views of a subset as if no others existed, for the samples to fit on and those to score; what
+    the protocol fits is fitted for each subset.
+
+    Args:
+        predictor: the predictor of the evaluation.
+        protocol: protocol to score, see `view_protocol`.
+        views: names of all views, [V].
+        seed: random seed of the intervals.
     """
     data, scores = predictor.data, []
     for subset in view_subsets(len(views)):
-        part = list(subset)
-        # All of them are fused already; once more, in batches of another size, they could differ in the last bit.
-        is_whole = len(part) == len(views)
-        x = data.x if is_whole else predictor.model.fuse(data.views[:, part], data.directions[part])
-        found = score(data.truth, predictor.probabilities(protocol, x), seed)
+        indices = list(subset)
+        # All views are fused already; another fusion, in batches of another size, may differ in the last bit.
+        is_complete = len(indices) == len(views)
+        x = data.x if is_complete else predictor.model.fuse(data.views[:, indices], data.directions[indices])
+        result = score(data.test_labels, predictor.probabilities(protocol, x), seed)
         scores.append(
             ViewScore(
                 views=tuple(views[v] for v in subset),
-                accuracy=found.accuracy,
-                macro_f1=found.macro_f1,
-                accuracy_interval=found.accuracy_interval,
-                macro_f1_interval=found.macro_f1_interval,
+                accuracy=result.accuracy,
+                macro_f1=result.macro_f1,
+                accuracy_interval=result.accuracy_interval,
+                macro_f1_interval=result.macro_f1_interval,
             )
         )
     return tuple(scores)

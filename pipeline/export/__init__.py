@@ -1,1 +1,1 @@
-"""A trained model in formats that others read."""
+"""The export stage: write a trained model in formats of other tools."""

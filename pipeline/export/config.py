@@ -1,7 +1,4 @@
-"""The options of the export stage.
-
-What the export stage says of itself.
-"""
+"""Options and result of the export stage."""
 
 from pydantic import Field
 
@@ -17,33 +14,34 @@ class ExportConfig(Frozen):
 
     run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
     open_clip: StoragePathField | None = Field(
-        None, description="Write a directory that open_clip loads as local-dir:DIR, with a README of how to use it."
+        None, description="Output directory for open_clip, which loads it as local-dir:DIR; its README has an example."
     )
     onnx: StoragePathField | None = Field(
-        None, description="Write image tower and fusion as an ONNX graph to this file, once it agrees with PyTorch."
+        None, description="Output file of an ONNX graph of image tower and fusion, checked against PyTorch."
     )
     embeddings: StoragePathField | None = Field(
-        None, description="Write the fused embeddings of `shards` to this parquet file, one row a sample."
+        None, description="Output parquet file of the fused embeddings of `shards`, one row per sample."
     )
     shards: str | None = Field(
-        None, description="What `embeddings` are of: a directory, manifest.json, glob, brace pattern or URL."
+        None, description="Shards for `embeddings`: a directory, manifest.json, glob, brace pattern or URL."
     )
-    split: str = Field("all", description=f"Whose `embeddings`: the test side of {SPLIT_HELP}.")
+    split: str = Field("all", description=f"Samples for `embeddings`: the test part of {SPLIT_HELP}.")
     where: str | None = Field(None, description=WHERE_HELP)
-    batch_size: int = Field(64, ge=1, description="Samples embedded at a time.")
+    batch_size: int = Field(64, ge=1, description="Number of samples embedded at a time.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     use_gpu: bool = Field(False, description="Embed on the GPU.")
 
 
-class Exported(Frozen):
-    """What has been written.
+class ExportResult(Frozen):
+    """What an export has written.
 
     Attributes:
-        run_fingerprint: the run that it is of.
-        open_clip, onnx, embeddings: where to; None where it was not asked for.
-        onnx_difference: how far ONNX Runtime is from PyTorch at most (pipeline/export/onnx_graph.py).
-        num_embeddings, num_skipped: rows of the table, and samples that are not in it, as they are damaged.
-        notes: what is not as one might take it to be.
+        run_fingerprint: fingerprint of the exported run.
+        open_clip, onnx, embeddings: output paths; None where not requested.
+        onnx_difference: maximum difference of ONNX Runtime from PyTorch (pipeline/export/onnx_graph.py).
+        num_embeddings: number of rows of the table.
+        num_skipped: number of damaged samples that the table lacks.
+        notes: limits of the exported files.
     """
 
     run_fingerprint: str

@@ -1,7 +1,7 @@
-"""Fused embeddings as a parquet file, one row a sample, for whatever reads tables.
+"""Write fused embeddings as a parquet file, one row per sample, for any tool that reads tables.
 
-Goes in: a trained model and rows of a shard set. Comes out: the file; its schema's metadata says of which run and
-shards it is. Promised: memory does not grow with the number of samples by more than their rows of the index.
+The schema's metadata contains the fingerprints of the run and of the shards. Memory holds at most `ROWS_PER_GROUP` rows
+and one batch of embeddings at a time, besides the rows of the index.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,52 +16,64 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import INDEX_SCHEMA, IndexRow
 from smile_pipe.shards.storage import StoragePath, replacing
 
-FROM_INDEX = ("key", "subject", "expression", "level", "num_frames", "frame_rate", "layout", "labels")
+INDEX_COLUMNS = ("key", "subject", "expression", "level", "num_frames", "frame_rate", "layout", "labels")
 ROWS_PER_GROUP = 1024
 
 
 def write_embeddings(
     path: StoragePath,
     model: TrainedModel,
-    reader: FaceDataset,
+    dataset: FaceDataset,
     rows: Sequence[IndexRow],
     run: RunManifest,
     batch_size: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Write the embeddings of `rows`, without those that the reader skips; returns how many there are.
+    """Write the embeddings of rows, without those of damaged samples that the dataset skips.
+
+    Args:
+        path: output file.
+        model: model of the run.
+        dataset: reader of the rows.
+        rows: samples to embed.
+        run: manifest of the run.
+        batch_size: number of samples at a time.
+        on_progress: called with the number of written rows and of all rows.
+
+    Returns:
+        The number of written rows.
 
     Raises:
-        BadSampleError: a sample is damaged, or where these are skipped, all are; nothing has been written.
+        BadSampleError: a sample is damaged, or, if these are skipped, all samples are; nothing has been written.
     """
-    schema = _schema(model.model.config.joint_dim, run, reader.shards.manifest.fingerprint)
-    by_key, sides = {row.key: row for row in rows}, sides_of(run)
-    num_written, waiting = 0, list[pa.RecordBatch]()
+    schema = _schema(model.model.config.joint_dim, run, dataset.shards.manifest.fingerprint)
+    by_key, split_parts = {row.key: row for row in rows}, subject_split_parts(run)
+    num_written, pending = 0, list[pa.RecordBatch]()
     with replacing(path) as file:
         with pq.ParquetWriter(file, schema, compression="zstd") as table:
-            for part in model.embed_views(reader, rows, batch_size):
-                waiting.append(_columns(part, by_key, sides, schema))
-                num_written += len(part.keys)
-                # Batches together, since a row group is what a reader reads at once.
-                if sum(map(len, waiting)) >= ROWS_PER_GROUP:
-                    table.write_table(pa.Table.from_batches(waiting))
-                    waiting.clear()
+            for batch in model.embed_views(dataset, rows, batch_size):
+                pending.append(_record_batch(batch, by_key, split_parts, schema))
+                num_written += len(batch.keys)
+                # Several batches at once, since each call writes a row group, the unit in which files are read.
+                if sum(map(len, pending)) >= ROWS_PER_GROUP:
+                    table.write_table(pa.Table.from_batches(pending))
+                    pending.clear()
                 on_progress(num_written, len(rows))
-            if waiting:
-                table.write_table(pa.Table.from_batches(waiting))
+            if pending:
+                table.write_table(pa.Table.from_batches(pending))
         if num_written == 0:
-            raise no_readable_sample(reader.shards, len(rows))
+            raise no_readable_sample(dataset.shards, len(rows))
     return num_written
 
 
-def sides_of(run: RunManifest) -> dict[str, str]:
-    """On which side of the run's split its subjects are: train, validation or test."""
-    sides = {"test": run.test_subjects, "train": run.train_subjects, "validation": run.validation_subjects}
-    return {subject: side for side, subjects in sides.items() for subject in subjects}
+def subject_split_parts(run: RunManifest) -> dict[str, str]:
+    """Return the part of the run's split that each subject is in: train, validation or test."""
+    parts = {"test": run.test_subjects, "train": run.train_subjects, "validation": run.validation_subjects}
+    return {subject: part for part, subjects in parts.items() for subject in subjects}
 
 
 def _schema(dim: int, run: RunManifest, shards_fingerprint: str) -> pa.Schema:
-    metadata = {
+    metadata: dict[bytes | str, bytes | str] = {
         "run_fingerprint": run.fingerprint,
         "shards_fingerprint": shards_fingerprint,
         "recipe": str(run.recipe["name"]),
@@ -69,18 +81,18 @@ def _schema(dim: int, run: RunManifest, shards_fingerprint: str) -> pa.Schema:
         "text_source": run.text_source,
         "embedding": "fused over the views, not of unit length",
     }
-    fields = [INDEX_SCHEMA.field(name) for name in FROM_INDEX]
+    fields = [INDEX_SCHEMA.field(name) for name in INDEX_COLUMNS]
     fields += [pa.field("side", pa.string()), pa.field("embedding", pa.list_(pa.float32(), dim))]
     return pa.schema(fields, metadata)
 
 
-def _columns(
-    part: FaceEmbeddings, by_key: Mapping[str, IndexRow], sides: Mapping[str, str], schema: pa.Schema
+def _record_batch(
+    batch: FaceEmbeddings, by_key: Mapping[str, IndexRow], split_parts: Mapping[str, str], schema: pa.Schema
 ) -> pa.RecordBatch:
-    rows = [by_key[key] for key in part.keys]
-    columns = {name: [getattr(row, name) for row in rows] for name in FROM_INDEX}
+    rows = [by_key[key] for key in batch.keys]
+    columns = {name: [getattr(row, name) for row in rows] for name in INDEX_COLUMNS}
     columns["labels"] = [sorted(row.labels.items()) for row in rows]
-    columns["side"] = [sides.get(row.subject, "other") for row in rows]
+    columns["side"] = [split_parts.get(row.subject, "other") for row in rows]
     arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(part.fused.ravel()), part.fused.shape[1])
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(batch.fused.ravel()), batch.fused.shape[1])
     return pa.RecordBatch.from_arrays([*arrays, embedding], schema=schema)

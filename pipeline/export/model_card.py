@@ -1,12 +1,7 @@
-"""The code in the README of an exported model: Python that embeds a face with open_clip and the weights beside it.
+"""The README of an exported model: its input images, and Python code that embeds a face with it.
 
-Goes in: a model and the manifest of its run. Comes out: source code that needs open_clip, safetensors and Pillow.
-Promised: it computes what the model computes (a test runs it), and has only what the model has.
-
-The README of an exported model: what it is, what images it takes, and how a face is embedded with it.
-
-Goes in: a model and the manifest of its run. Comes out: Markdown, whose code is from pipeline/export/model_card.py.
-Promised: nothing in it says where the run or its shards lay.
+The code needs open_clip, safetensors and Pillow, and computes what the model computes (a test runs it). The README does
+not contain paths of the run or its shards.
 """
 
 from collections.abc import Mapping
@@ -15,7 +10,7 @@ from smile_pipe.model.fusion import NUM_OCTAVES
 from smile_pipe.model.objectives import ContrastiveModel, FacetVLM, Supervised
 from smile_pipe.pipeline.data.dataset import FLOW_BEND
 from smile_pipe.pipeline.data.temporal import describe_temporal
-from smile_pipe.pipeline.runs.cards import prompts_of
+from smile_pipe.pipeline.runs.cards import describe_text_source
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.formatting import pluralize
 
@@ -28,20 +23,20 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-FOLDER = "."  # where this file lies
+FOLDER = "."  # the directory of this file
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
 model.eval()
 weights = load_file(f"{FOLDER}/fusion.safetensors")
 
 
 def project(embeddings, name):
-    \"\"\"Embeddings of a tower -> the joint space.\"\"\"
+    \"\"\"Project embeddings of a tower into the joint space.\"\"\"
     hidden = F.gelu(F.linear(embeddings, weights[f"{name}.0.weight"], weights[f"{name}.0.bias"]))
     return F.linear(hidden, weights[f"{name}.2.weight"], weights[f"{name}.2.bias"])
 
 
 def embed_views(images):
-    \"\"\"Images of a face from V sides -> [V, D].\"\"\"
+    \"\"\"Embed images of a face from V views; returns [V, D].\"\"\"
     return project(model.encode_image(torch.stack([preprocess(image) for image in images])), "project_image")
 
 
@@ -49,7 +44,7 @@ def embed_views(images):
 
 _FUSE = """\
 def fuse(views, directions):
-    \"\"\"Embeddings of views [V, D], unit vectors from the face towards their cameras [V, 3] -> the face's [D].\"\"\"
+    \"\"\"Fuse views [V, D] with unit vectors from the face towards their cameras [V, 3]; returns [D].\"\"\"
 {aggregate}    hidden = F.linear(views, weights["fusion.from_embedding.weight"], weights["fusion.from_embedding.bias"])
     hidden = torch.tanh(hidden + F.linear(directions, weights["fusion.from_direction.weight"]))
     return (F.linear(hidden, weights["fusion.score.weight"]).softmax(dim=0) * views).sum(dim=0)
@@ -73,7 +68,7 @@ attention.load_state_dict({{n.removeprefix(PREFIX): w for n, w in weights.items(
 
 _POOL_BY_ATTENTION = """\
 def pool(moments, times):
-    \"\"\"Views at T moments of a sequence [T, V, D] -> [V, D].
+    \"\"\"Pool the views at T moments of a sequence [T, V, D]; returns [V, D].
 
     `times` [T]: from 0, the onset, to 1, the end of the sequence; -1 for a dynamic image.
     \"\"\"
@@ -89,7 +84,7 @@ def pool(moments, times):
 
 _POOL_BY_MEAN = """\
 def pool(moments, times):
-    \"\"\"Views at T moments of a sequence [T, V, D] -> [V, D]; `times` [T] do not count.\"\"\"
+    \"\"\"Pool the views at T moments of a sequence [T, V, D]; `times` [T] are ignored; returns [V, D].\"\"\"
     return moments.mean(dim=0)
 
 
@@ -115,8 +110,87 @@ _CLASSES = """\
 """
 
 
-def example(model: ContrastiveModel, run: RunManifest) -> str:
-    """The code for a model; what it reads and what it leaves is told in pipeline/export/model_card.py."""
+_CHANNELS: Mapping[str, str] = {
+    "rgb": "colour images",
+    "normal": "normals n as stored, 127.5 (n + 1): red is x (to the right), green y (up), blue z (towards the viewer)",
+    "depth": "depth as grey: 255 - d // 258 of the stored 16-bit value d, and 0 for the background, where d is 0",
+    "flow": f"displacement d since the onset in frame units (90 mm), as 128 + 127 tanh(d / {FLOW_BEND}) in red, green "
+    "and blue; a stored 16-bit value v is (v - 32768) `flow.step`, with `flow.step` from the sample's JSON",
+}
+
+_README = """\
+# {recipe}: embeddings of faces from several views
+
+Exported by `smile-pipe export` from the run `{fingerprint}`, which was trained on {samples} and
+{supervision}.
+
+| file | content |
+|---|---|
+| `open_clip_config.json`, `open_clip_model.safetensors` | image and text tower (`{arch}`), for open_clip |
+| `fusion.safetensors` | weights that open_clip does not load: {others} |
+
+**`encode_image` returns the image tower's embedding of one view.** open_clip has no projector of two layers, so the
+model's embedding of the view, in a space of {dim} dimensions, is `project(encode_image(...))` as below; the same holds
+for text. A face is represented by its fused views; fusion uses the direction of each view. Embeddings are not of unit
+length: normalise them for cosines, but not before fusion. Call `model.eval()`, since open_clip returns models in
+training mode.
+
+## Images
+
+- The channel `{channel}`, as 8-bit RGB: {image}.
+- {size} x {size} pixels. Reduce images of at least twice that size with
+  `image.resize(({size}, {size}), Image.Resampling.BOX)`: of PNGs, this differs from the run's input by at most one grey
+  level. `preprocess` resizes with another filter, and gives a slightly different embedding.
+- The run was trained on the views {views}; any number of views, in any order, can be fused.
+- A direction is the unit vector from the face towards the camera, (sin yaw cos pitch, sin pitch, cos yaw cos pitch);
+  yaw > 0 is on the subject's left, pitch > 0 above. For a rendered sample it is in `KEY.json`, as below.
+- The run was trained on {temporal}.{pooling}
+
+## A face's embedding
+
+The code reads `sample.json`, the `KEY.json` of a sample, and an image `VIEW.png` for each of its cameras.
+
+```python
+{code}```
+"""
+
+_POOLING = """ The embedding of a
+  sequence is `fuse(pool(moments, times), directions)`, where `moments` are the stacked `embed_views` of all moments."""
+
+
+def model_card(model: ContrastiveModel, run: RunManifest) -> str:
+    """Return the README as Markdown.
+
+    Args:
+        model: the model.
+        run: manifest of its run.
+    """
+    others = ["projectors", "view-aware fusion", "temporal pooling", "the temperature (`log_scale`)"]
+    is_supervised = isinstance(model, Supervised)
+    if is_supervised:
+        others.append(f"`anchors`, one of each class: {', '.join(run.classes)}")
+    elif hasattr(model, "aggregation"):
+        others.append("attention across views (`aggregation`)")
+    return _README.format(
+        recipe=run.recipe["name"],
+        fingerprint=run.fingerprint,
+        samples=pluralize(run.num_train_samples, "sample"),
+        supervision="their labels" if is_supervised else f"prompts, {describe_text_source(run.text_source)}",
+        arch=model.config.arch,
+        others=", ".join(others),
+        dim=model.config.joint_dim,
+        channel=run.channel,
+        image=_CHANNELS[run.channel],
+        size=model.towers.image_size,
+        views=", ".join(run.views),
+        temporal=describe_temporal(run.temporal, run.max_frames),
+        pooling=_POOLING if run.temporal != "none" else "",
+        code=_example_code(model, run),
+    )
+
+
+def _example_code(model: ContrastiveModel, run: RunManifest) -> str:
+    """Assemble the code from the parts that the model has."""
     parts = [_START]
     if isinstance(model, FacetVLM):
         attention = model.aggregation.attention
@@ -131,76 +205,3 @@ def example(model: ContrastiveModel, run: RunManifest) -> str:
     elif run.text_source != "none":
         parts.append(_TEXTS)
     return "".join(parts)
-
-
-_IMAGES: Mapping[str, str] = {
-    "rgb": "colour images",
-    "normal": "normals n as they are stored, 127.5 (n + 1): red is x, to the right, green y, up, blue z, to the viewer",
-    "depth": "depth as grey: of the stored 16 bits d, 255 - d // 258, and 0 where d is 0, the background",
-    "flow": f"flow, d frame units since the onset (a unit is 90 mm), as 128 + 127 tanh(d / {FLOW_BEND}) in red, green "
-    "and blue; the stored 16 bits are (d - 32768) `flow.step`, as in the sample's JSON",
-}
-
-_TEXT = """\
-# {recipe}: embeddings of faces seen from several sides
-
-Made by `smile-pipe export` from the run `{fingerprint}`, which learned from {samples} and
-{words}.
-
-| file | what |
-|---|---|
-| `open_clip_config.json`, `open_clip_model.safetensors` | image and text tower (`{arch}`), for open_clip |
-| `fusion.safetensors` | what open_clip has no place for: {others} |
-
-**`encode_image` gives the image tower's embedding of one view.** open_clip has no projector of two layers, so the
-model's embedding of the view, in a space of {dim} dimensions, is `project(encode_image(...))` as below; that of a text
-likewise. A face is its views, fused; fusion knows from where each looks. Embeddings are not of unit length: bring them
-to it where you take cosines, and not before they are fused. Call `model.eval()`, as open_clip gives models in training
-mode.
-
-## Images
-
-- The channel `{channel}`, as 8-bit RGB: {image}.
-- {size} x {size} pixels. Ones at least twice as large are best shrunk by
-  `image.resize(({size}, {size}), Image.Resampling.BOX)`, within a level of what the run saw of PNGs; `preprocess`
-  shrinks with another filter, and gives a somewhat other embedding.
-- The run saw the views {views}; any number of views, in any order, can be fused.
-- A direction is the unit vector from the face towards the camera, (sin yaw cos pitch, sin pitch, cos yaw cos pitch);
-  yaw > 0 is on the subject's left, pitch > 0 above. Of a rendered sample it is in `KEY.json`, as below.
-- The run learned from {temporal}.{pooling}
-
-## A face's embedding
-
-The code reads `sample.json`, the `KEY.json` of a sample, and an image `VIEW.png` for each of its cameras.
-
-```python
-{code}```
-"""
-
-_POOLING = """ A sequence is
-  `fuse(pool(moments, times), directions)`, where `moments` are the `embed_views` of each, stacked."""
-
-
-def model_card(model: ContrastiveModel, run: RunManifest) -> str:
-    """Markdown about a model of a run."""
-    others = ["projectors", "view-aware fusion", "temporal pooling", "the temperature (`log_scale`)"]
-    if isinstance(model, Supervised):
-        others.append(f"`anchors`, one of each class: {', '.join(run.classes)}")
-    elif hasattr(model, "aggregation"):
-        others.append("attention across views (`aggregation`)")
-    return _TEXT.format(
-        recipe=run.recipe["name"],
-        fingerprint=run.fingerprint,
-        samples=pluralize(run.num_train_samples, "sample"),
-        words="their labels" if isinstance(model, Supervised) else f"prompts, {prompts_of(run.text_source)}",
-        arch=model.config.arch,
-        others=", ".join(others),
-        dim=model.config.joint_dim,
-        channel=run.channel,
-        image=_IMAGES[run.channel],
-        size=model.towers.image_size,
-        views=", ".join(run.views),
-        temporal=describe_temporal(run.temporal, run.max_frames),
-        pooling=_POOLING if run.temporal != "none" else "",
-        code=example(model, run),
-    )

@@ -1,11 +1,17 @@
-"""Image tower and fusion as one ONNX graph, for runtimes without Python.
+"""Export image tower and fusion as one ONNX graph, for runtimes without Python.
 
-Goes in: a trained model. Comes out: a file whose graph takes `views` float32 [N, V, 3, H, W] in [0, 1], of N faces, and
-`directions` float32 [V, 3], unit vectors from the face towards the cameras, for any N and V; it gives `embedding`
-float32 [N, D], the fused one, and `view_embeddings` float32 [N, V, D], neither of unit length. Promised: the file is
-there only if ONNX Runtime and PyTorch agree on it.
+Inputs, for any N faces and V views:
 
-Temporal pooling is not in the graph: each of the N is a scan, or one frame of a sequence.
+    views             float32 [N, V, 3, H, W], in [0, 1]
+    directions        float32 [V, 3], unit vectors from the face towards the cameras
+
+Outputs, not of unit length:
+
+    embedding         float32 [N, D], fused
+    view_embeddings   float32 [N, V, D]
+
+The graph contains no temporal pooling: each of the N faces is a scan, or one frame of a sequence. The file is written
+only if ONNX Runtime and PyTorch compute the same embeddings.
 """
 
 import logging
@@ -23,60 +29,67 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath, replacing
 
 TOLERANCE = 1e-4
-"""How far a number may lie from PyTorch's, as a share of the largest one, or of 1 where all are smaller."""
+"""Maximum absolute difference from PyTorch, divided by the largest absolute value of an output or 1 if that is less."""
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# What a file of protocol buffers holds.
+# Limit of protocol buffers (2 GiB), minus space for the graph.
 MAX_BYTES = (1 << 31) - (1 << 24)
-# Faces and views that the graph is traced with, and those that it is checked with: other ones, and single ones.
+# (faces, views) of the example that the graph is traced with, and of the examples that it is checked with.
 _TRACED = (2, 3)
 _CHECKED = ((2, 3), (1, 1), (3, 2), (1, 5))
 
 
 class DisagreementError(RuntimeError):
-    """ONNX Runtime computes something else than PyTorch."""
+    """ONNX Runtime and PyTorch compute different embeddings."""
 
 
 class FaceGraph(nn.Module):
-    """Views of scans and the directions of their cameras -> fused embeddings, and those of the views."""
+    """The exported part of a model: views and directions -> fused embeddings and embeddings of the views."""
 
     def __init__(self, model: ContrastiveModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, views: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Views [N, V, 3, H, W] in [0, 1] and directions [V, 3] -> [N, D], [N, V, D]."""
+        """Embed views [N, V, 3, H, W] in [0, 1] with directions [V, 3]; returns [N, D] and [N, V, D]."""
         view_embeddings = self.model.embed_frames(views)
         return self.model.fuse(view_embeddings, directions)[1], view_embeddings
 
 
 def check_onnx() -> None:
-    """Raise UsageError where a package is not installed that a graph is written or checked with."""
+    """Raise UsageError if a package is missing that writes or checks graphs."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UsageError(f"needs {', '.join(missing)}; pip install 'smile-pipe[onnx]'", field="onnx")
 
 
 def check_size(model: ContrastiveModel) -> None:
-    """Raise UsageError where an image tower is too large for one file."""
-    if sum(weight.nbytes for weight in model.towers.clip.visual.parameters()) > MAX_BYTES:
+    """Raise UsageError if the image tower is too large for one file."""
+    image_tower = model.towers.clip.get_submodule("visual")
+    if sum(weight.nbytes for weight in image_tower.parameters()) > MAX_BYTES:
         raise UsageError(
-            "the image tower has over 2 GiB of weights, and a file holds no more; use `open_clip`", field="onnx"
+            "the image tower has over 2 GiB of weights, the limit of an ONNX file; use `open_clip`", field="onnx"
         )
 
 
-def write_onnx(path: StoragePath, model: ContrastiveModel, facts: Mapping[str, str]) -> float:
-    """Write the graph of a model on the CPU in evaluation mode, with `facts` as its metadata.
+def write_onnx(path: StoragePath, model: ContrastiveModel, metadata: Mapping[str, str]) -> float:
+    """Write the graph of a model.
 
-    Returns the largest difference from PyTorch, as `TOLERANCE` has it.
+    Args:
+        path: output file.
+        model: a model on the CPU.
+        metadata: metadata of the graph.
+
+    Returns:
+        The maximum difference from PyTorch, in the unit of `TOLERANCE`.
 
     Raises:
-        DisagreementError: it is over `TOLERANCE`; no file has been written.
+        DisagreementError: the difference is above `TOLERANCE`; no file has been written.
     """
     graph = FaceGraph(model).eval()
     with replacing(path) as file:
-        _export(graph, file, facts)
+        _export(graph, file, metadata)
         difference = _difference(graph, file)
-        # Not `>`, which holds for no NaN.
+        # `>` would be false for NaN.
         if not difference <= TOLERANCE:
             raise DisagreementError(
                 f"`onnx={path}`: ONNX Runtime differs from PyTorch by {difference:.1e}; not written"
@@ -84,48 +97,49 @@ def write_onnx(path: StoragePath, model: ContrastiveModel, facts: Mapping[str, s
     return difference
 
 
-def _export(graph: FaceGraph, file: Path, facts: Mapping[str, str]) -> None:
-    num, num_views = torch.export.Dim("N"), torch.export.Dim("V")
+def _export(graph: FaceGraph, file: Path, metadata: Mapping[str, str]) -> None:
+    num_faces, num_views = torch.export.Dim("N"), torch.export.Dim("V")
     with _quiet():
         program = torch.onnx.export(
             graph,
             _example(graph, *_TRACED),
             dynamo=True,
-            dynamic_shapes={"views": {0: num, 1: num_views}, "directions": {0: num_views}},
+            dynamic_shapes={"views": {0: num_faces, 1: num_views}, "directions": {0: num_views}},
             input_names=["views", "directions"],
             output_names=["embedding", "view_embeddings"],
             verbose=False,
         )
-    program.model.metadata_props.update(facts)
+    assert program is not None, "dynamo=True returns a program"
+    program.model.metadata_props.update(metadata)
     program.save(file, external_data=False)
 
 
 def _difference(graph: FaceGraph, file: Path) -> float:
-    """The largest one from PyTorch; NaN where anything is."""
+    """Return the maximum difference from PyTorch over all examples; NaN if any output contains NaN."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     differences = []
     for shape in _CHECKED:
         views, directions = _example(graph, *shape)
-        found = session.run(None, {"views": views.numpy(), "directions": directions.numpy()})
+        outputs = session.run(None, {"views": views.numpy(), "directions": directions.numpy()})
         with torch.inference_mode():
             expected = graph(views, directions)
-        for one, other in zip(map(torch.from_numpy, found), expected, strict=True):
-            differences.append((one - other).abs().max() / other.abs().max().clamp(min=1))
-    # Not Python's `max`, which passes a NaN over.
+        for output, reference in zip(map(torch.from_numpy, outputs), expected, strict=True):
+            differences.append((output - reference).abs().max() / reference.abs().max().clamp(min=1))
+    # Python's `max` may ignore NaN.
     return torch.stack(differences).max().item()
 
 
-def _example(graph: FaceGraph, num: int, num_views: int) -> tuple[Tensor, Tensor]:
+def _example(graph: FaceGraph, num_faces: int, num_views: int) -> tuple[Tensor, Tensor]:
     size, generator = graph.model.towers.image_size, torch.Generator().manual_seed(num_views)
-    views = torch.rand(num, num_views, 3, size, size, generator=generator)
+    views = torch.rand(num_faces, num_views, 3, size, size, generator=generator)
     return views, nn.functional.normalize(torch.randn(num_views, 3, generator=generator), dim=-1)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of what it does in passing, and of nothing that the check would not find."""
+    """Silence the exporter: its warnings are on details, and the check finds any error."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

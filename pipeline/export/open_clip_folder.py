@@ -1,19 +1,19 @@
-"""The towers as a directory that open_clip loads by `local-dir:`, and what it has no place for beside them.
+"""Export a model as a directory that open_clip loads by `local-dir:DIR`.
 
-    DIR/open_clip_config.json        architecture, and what an image is normalised by; written last
+    DIR/open_clip_config.json        architecture and image normalisation; written last
     DIR/open_clip_model.safetensors  the towers, by open_clip's names
     DIR/fusion.safetensors           all other weights: projectors, fusion, temporal pooling, a classifier's anchors
-    DIR/README.md                    what images it takes, and how a face's embedding is had from them
+    DIR/README.md                    input images, and code that embeds a face
 
-Promised: neither smile-pipe nor the network is needed to use it, where its architecture is one of open_clip's own; no
-weight of the run is left out.
+The directory contains all weights of the run. If the architecture is one of open_clip's own, it can be used without
+smile-pipe and offline.
 """
 
 import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from safetensors.torch import save
 from torch import Tensor
@@ -27,60 +27,72 @@ from smile_pipe.shards.manifest import canonical_json
 from smile_pipe.shards.storage import StoragePath, write_atomically
 
 CONFIG, TOWERS, FUSION, CARD = "open_clip_config.json", "open_clip_model.safetensors", "fusion.safetensors", "README.md"
-"""Of several files with weights open_clip takes the one with this name for the towers."""
+"""With several files of weights in a directory, open_clip loads the towers from the one with this name."""
 
-_OF_TOWERS = "towers."
-_OF_CLIP = "towers.clip."
+_TOWERS_PREFIX = "towers."
+_CLIP_PREFIX = "towers.clip."
+
+
+@runtime_checkable
+class _SavableTokenizer(Protocol):
+    def save_pretrained(self, directory: str) -> object: ...
 
 
 def check_folder(folder: StoragePath) -> None:
-    """Raise UsageError where a directory holds what is no export: its README.md may be somebody's."""
+    """Raise UsageError if a directory contains anything but an earlier export, such as a README.md of the user."""
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file; name a directory", field="open_clip", value=folder)
     if folder.is_dir() and not (folder / CONFIG).exists() and any(folder.iterdir()):
-        raise UsageError(
-            "holds other files; name a directory that is empty, or not there yet", field="open_clip", value=folder
-        )
+        raise UsageError("holds other files; name a new or empty directory", field="open_clip", value=folder)
 
 
-def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:
-    """Write a model on the CPU; `facts` become the metadata of its weights."""
+def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest, metadata: Mapping[str, str]) -> None:
+    """Write the directory.
+
+    Args:
+        folder: output directory.
+        trained: a model on the CPU.
+        run: manifest of its run.
+        metadata: metadata of the files of weights.
+    """
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
-    # Without it nothing loads the directory, in which not all files are of one model while they are written.
+    # Without its config the directory cannot be loaded; while files are written, they may be of different models.
     (folder / CONFIG).unlink(missing_ok=True)
     weights = trained.model.state_dict()
-    clip = {name.removeprefix(_OF_CLIP): tensor for name, tensor in weights.items() if name.startswith(_OF_CLIP)}
-    others = {name: tensor for name, tensor in weights.items() if not name.startswith(_OF_TOWERS)}
-    _save(folder / TOWERS, clip, facts)
-    _save(folder / FUSION, others, facts)
+    clip = {
+        name.removeprefix(_CLIP_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_CLIP_PREFIX)
+    }
+    others = {name: tensor for name, tensor in weights.items() if not name.startswith(_TOWERS_PREFIX)}
+    _save(folder / TOWERS, clip, metadata)
+    _save(folder / FUSION, others, metadata)
     _save_tokenizer(folder, trained.tokenizer)
     write_atomically(folder / CARD, model_card(trained.model, run).encode())
     write_atomically(folder / CONFIG, canonical_json(_config(trained)).encode())
 
 
 def _config(trained: TrainedModel) -> dict[str, Any]:
-    """`preprocess` of open_clip stretches to a square, as training does; mean and deviation are the checkpoint's."""
+    """Return the config: `preprocess` stretches to a square as in training, and normalises as the checkpoint."""
     towers = trained.model.towers
     preprocess = {
         "size": towers.image_size,
-        "mean": towers.mean.flatten().tolist(),
-        "std": towers.std.flatten().tolist(),
+        "mean": towers.get_buffer("mean").flatten().tolist(),
+        "std": towers.get_buffer("std").flatten().tolist(),
         "interpolation": "bilinear",
         "resize_mode": "squash",
     }
     return {"model_cfg": deepcopy(check_arch(trained.model.config.arch)), "preprocess_cfg": preprocess}
 
 
-def _save(path: StoragePath, weights: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-    # Of several names in the metadata safetensors takes one first and then another, and equal models differ in bytes.
-    metadata = {"smile_pipe": canonical_json(dict(facts), indent=None)}
-    write_atomically(path, save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
+def _save(path: StoragePath, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    # A single entry: safetensors writes several in random order, and equal models would differ in bytes.
+    entry = {"smile_pipe": canonical_json(dict(metadata), indent=None)}
+    write_atomically(path, save({name: tensor.contiguous() for name, tensor in weights.items()}, entry))
 
 
 def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
-    """Files of a tokenizer that is not open_clip's own, which it looks for in the directory."""
-    if not hasattr(tokenizer, "save_pretrained"):
+    """Save the files of a tokenizer from another library, which open_clip loads from the directory."""
+    if not isinstance(tokenizer, _SavableTokenizer):
         return
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as scratch:
         tokenizer.save_pretrained(scratch)

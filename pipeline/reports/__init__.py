@@ -1,1 +1,1 @@
-"""Parts of HTML reports: pages, tables, plots and contact sheets."""
+"""Building blocks of reports: HTML pages, tables, plots and contact sheets."""

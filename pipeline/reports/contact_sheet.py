@@ -1,8 +1,4 @@
-"""A contact sheet: many small images in a labelled grid, to be looked at.
-
-Goes in: uint8 [H, W, 3] images in rows, and the labels of rows and columns. Comes out: one Pillow image on white.
-Promised: images keep their shape, stand where their labels say, and the sheet is at most 4,000 pixels a side.
-"""
+"""Draw a contact sheet: many small images in a labelled grid on white, at most 4,000 pixels a side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 MAX_SIDE = 4000
 GUTTER = 4
-_SMALLEST_CELL = 16
+_MIN_CELL = 16
 _WHITE, _INK, _FAINT, _EMPTY = (255, 255, 255), (32, 34, 38), (110, 114, 122), (240, 241, 243)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -21,7 +17,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where things stand on the sheet, in pixels; `line` is the height of a line of labels, and the outer margin."""
+    """The layout of the sheet, in pixels; `line` is the height of a line of labels, and the outer margin."""
 
     num_rows: int
     num_columns: int
@@ -31,9 +27,9 @@ class _Grid:
     top: int
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Upper left corner (x, y) of a cell."""
-        pitch = self.cell + GUTTER
-        return self.left + column * pitch, self.top + row * pitch
+        """Return the upper left corner (x, y) of a cell."""
+        step = self.cell + GUTTER
+        return self.left + column * step, self.top + row * step
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,16 +45,17 @@ def contact_sheet(
     title: str = "",
     cell_size: int = 160,
 ) -> Image.Image:
-    """Lay images out in a grid.
+    """Draw images in a grid.
 
     Args:
-        cells: rows of uint8 [H, W, 3]; each is fitted into a square of `cell_size`, and None leaves a pale square.
-        row_labels, column_labels: one for each row and column, or none at all; they are cut where they would collide.
-        title: a line above all.
-        cell_size: pixels a side; made smaller where the sheet would otherwise grow over `MAX_SIDE`.
+        cells: rows of images, uint8 [H, W, 3], of any aspect ratio; each is fitted into a square. None and missing
+            cells at the end of a row leave a grey square.
+        row_labels, column_labels: one for each row and column, or none at all; long ones are truncated.
+        title: a line above the grid.
+        cell_size: side of a square in pixels; smaller where the sheet would exceed `MAX_SIDE`.
 
     Raises:
-        ValueError: no cells, or labels that do not match them.
+        ValueError: there are no cells, or the number of labels is wrong.
     """
     num_rows, num_columns = len(cells), max((len(row) for row in cells), default=0)
     if num_columns == 0:
@@ -67,24 +64,24 @@ def contact_sheet(
         raise ValueError(
             f"{num_rows} rows and {num_columns} columns, but {len(row_labels)} and {len(column_labels)} labels for them"
         )
-    cell_size = max(_SMALLEST_CELL, min(cell_size, MAX_SIDE // max(num_rows, num_columns) - GUTTER))
+    cell_size = max(_MIN_CELL, min(cell_size, MAX_SIDE // max(num_rows, num_columns) - GUTTER))
     text_size = min(max(cell_size // 10, 12), 28)
     font: Font = ImageFont.load_default(text_size)
     line = round(1.6 * text_size)
-    widest = max((font.getlength(label) for label in row_labels), default=0)
-    left = line + (min(round(widest), MAX_SIDE // 5) + line // 2 if row_labels else 0)
+    label_width = max((font.getlength(label) for label in row_labels), default=0)
+    left = line + (min(round(label_width), MAX_SIDE // 5) + line // 2 if row_labels else 0)
     top = line + (2 * line if title else 0) + (line if column_labels else 0)
-    # Gutters and the far margin are what a side holds beside labels and cells.
-    room = min((MAX_SIDE - left - line) // num_columns, (MAX_SIDE - top - line) // num_rows) - GUTTER
-    grid = _Grid(num_rows, num_columns, max(_SMALLEST_CELL, min(cell_size, room)), line, left, top)
+    # A side consists of labels, cells, gutters and the margin at the end.
+    max_cell = min((MAX_SIDE - left - line) // num_columns, (MAX_SIDE - top - line) // num_rows) - GUTTER
+    grid = _Grid(num_rows, num_columns, max(_MIN_CELL, min(cell_size, max_cell)), line, left, top)
 
     sheet = Image.new("RGB", grid.size, _WHITE)
     _write_labels(ImageDraw.Draw(sheet), grid, font, row_labels, column_labels)
     _write_title(ImageDraw.Draw(sheet), grid, title, text_size)
     for row, images in enumerate(cells):
         for column in range(num_columns):
-            _place(sheet, images[column] if column < len(images) else None, grid.corner(row, column), grid.cell)
-    # Only a grid of so many cells that they are at their smallest is still too large here.
+            _paste(sheet, images[column] if column < len(images) else None, grid.corner(row, column), grid.cell)
+    # The sheet is still too large only if the cells have the minimum size.
     sheet.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return sheet
 
@@ -95,21 +92,21 @@ def _write_labels(
     half, gap = grid.cell // 2, grid.line // 2
     for row, label in enumerate(row_labels):
         x, y = grid.corner(row, 0)
-        text = _cut(label, font, x - gap - grid.line)
+        text = _truncate(label, font, x - gap - grid.line)
         draw.text((x - gap, y + half), text, fill=_FAINT, font=font, anchor="rm")
     for column, label in enumerate(column_labels):
         x, y = grid.corner(0, column)
-        draw.text((x + half, y - gap), _cut(label, font, grid.cell), fill=_FAINT, font=font, anchor="mm")
+        draw.text((x + half, y - gap), _truncate(label, font, grid.cell), fill=_FAINT, font=font, anchor="mm")
 
 
 def _write_title(draw: ImageDraw.ImageDraw, grid: _Grid, title: str, text_size: int) -> None:
     font: Font = ImageFont.load_default(1.4 * text_size)
-    text = _cut(title, font, grid.size[0] - 2 * grid.line)
+    text = _truncate(title, font, grid.size[0] - 2 * grid.line)
     draw.text((grid.line, grid.line), text, fill=_INK, font=font, anchor="la")
 
 
-def _cut(label: str, font: Font, width: float) -> str:
-    """The label in one line, or as much of it as fits `width` pixels, ending in dots."""
+def _truncate(label: str, font: Font, width: float) -> str:
+    """Return the label in one line, truncated with dots to `width` pixels."""
     text = " ".join(label.split())
     if font.getlength(text) <= width:
         return text
@@ -118,7 +115,7 @@ def _cut(label: str, font: Font, width: float) -> str:
     return f"{text.rstrip()}..." if text else ""
 
 
-def _place(sheet: Image.Image, pixels: NDArray[np.uint8] | None, corner: tuple[int, int], cell: int) -> None:
+def _paste(sheet: Image.Image, pixels: NDArray[np.uint8] | None, corner: tuple[int, int], cell: int) -> None:
     x, y = corner
     if pixels is None:
         sheet.paste(_EMPTY, (x, y, x + cell, y + cell))

@@ -1,24 +1,24 @@
-"""Words and figures of a report, the same in its text, tables and plots."""
+"""Format protocol names and numbers, in the same way in the text, tables and plots of a report."""
 
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, Interval
 
 
-def title_of(protocol: str) -> str:
-    """A protocol within a sentence."""
+def protocol_title(protocol: str) -> str:
+    """Return the name of a protocol within a sentence."""
     return PROTOCOL_TITLES.get(protocol, protocol)
 
 
-def heading_of(protocol: str) -> str:
-    """A protocol at the head of something."""
-    title = title_of(protocol)
+def protocol_heading(protocol: str) -> str:
+    """Return the name of a protocol as a heading, with a capital letter."""
+    title = protocol_title(protocol)
     return title[:1].upper() + title[1:]
 
 
-def percent(share: float) -> str:
-    """0.904 -> "90.4 %", which no line break divides."""
+def format_percent(share: float) -> str:
+    """0.904 -> "90.4 %", with a non-breaking space."""
     return f"{100 * share:.1f}\u00a0%"
 
 
-def span(interval: Interval | None) -> str:
-    """(0.879, 0.926) -> "(87.9–92.6)", the ends in percent; "" where there is none."""
+def format_interval(interval: Interval | None) -> str:
+    """(0.879, 0.926) -> "(87.9–92.6)", in percent; None -> ""."""
     return f"({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""

@@ -1,7 +1,7 @@
-"""Pages that hold everything they show, and what they are put together from: sections, tables, pictures.
+"""HTML pages of reports and their parts: sections, tables, figures.
 
-Goes in: text and numbers. Comes out: HTML. Promised: a page asks for nothing outside itself and runs no script; it
-reads on a phone, in light and dark; all text is escaped here, but for what `sections` hold.
+A page is self-contained: it loads nothing from outside and runs no script. It works on phones, in light and dark mode.
+Text is escaped here, except for the sections of `html_page`, which are HTML.
 """
 
 import base64
@@ -9,37 +9,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from smile_pipe.model.config import RECIPES
-from smile_pipe.pipeline.reports.formatting import percent, span
+from smile_pipe.pipeline.reports.formatting import format_interval, format_percent
 from smile_pipe.pipeline.runs.evaluation_manifest import Interval
 
 Cell = str
-_NONE: Cell = "<td>&ndash;</td>"
-_TEXT_SOURCES = {
+_EMPTY_CELL: Cell = "<td>&ndash;</td>"
+_TEXT_SOURCE_NOTES = {
     "label": (
-        "<strong>These prompts are supervision.</strong> The text that the model learned from was derived from the "
-        "expression labels, so the model has seen the labels of its training subjects, in words. None of these figures "
-        "is the result of unsupervised learning."
+        "<strong>These prompts are supervision.</strong> The training text was derived from the expression labels, so "
+        "the model has seen the labels of its training subjects as text. None of these scores is a result of "
+        "unsupervised learning."
     ),
     "geometry": (
-        "<strong>No label wrote these prompts.</strong> The text that the model learned from tells what was measured "
-        "on each face's landmarks. Where a scan was measured against the subject's neutral one, the label told which "
-        "that is."
+        "<strong>No label wrote these prompts.</strong> The training text describes measurements on each face's "
+        "landmarks. Where a scan was measured relative to the subject's neutral scan, the label selected the neutral "
+        "scan."
     ),
     "au": (
-        "<strong>These prompts are supervision.</strong> The text that the model learned from was written from coded "
-        "action units, which tell what each face does. None of these figures is the result of unsupervised learning."
+        "<strong>These prompts are supervision.</strong> The training text was derived from coded action units, which "
+        "describe the movements of each face. None of these scores is a result of unsupervised learning."
     ),
     "pseudo": (
-        "<strong>No label chose these prompts.</strong> The text that the model learned from are the prompts of "
-        "clusters that it found itself. Which cluster has which name is a guess of its own: zero-shot figures tell how "
-        "good that guess was, the others do not depend on it."
+        "<strong>No label chose these prompts.</strong> The training text consists of prompts that the model assigned "
+        "to clusters of its own. The name of each cluster is a guess of the model: zero-shot scores measure how good "
+        "that guess was, the other scores do not depend on it."
     ),
     "none": (
         "<strong>No text took part in training.</strong> The model saw neither prompts nor labels; only the "
-        "classifiers of the protocols did."
+        "classifiers of the protocols used labels."
     ),
 }
-_LABELS_THEMSELVES = (
+_SUPERVISED_NOTE = (
     "<strong>This is supervised learning.</strong> The model learned the expression labels of its training subjects as "
     "classes; no text took part."
 )
@@ -98,13 +98,18 @@ figure img { display: block; width: 100%; height: auto; }
 
 
 def supervision_note(recipe: str, text_source: str) -> str:
-    """What a reader has to know of what a run learned from: labels, text, and who or what wrote that."""
+    """Return HTML on the supervision of a run: labels or text, and the source of the text."""
     known = RECIPES.get(recipe)
-    return _LABELS_THEMSELVES if known and known.system == "Supervised" else _TEXT_SOURCES[text_source]
+    return _SUPERVISED_NOTE if known and known.system == "Supervised" else _TEXT_SOURCE_NOTES[text_source]
 
 
-def whole_page(title: str, sections: Iterable[str]) -> str:
-    """A page of sections, each of which is HTML."""
+def html_page(title: str, sections: Iterable[str]) -> str:
+    """Return a page.
+
+    Args:
+        title: title of the window, as text.
+        sections: contents, as HTML.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -114,35 +119,40 @@ def whole_page(title: str, sections: Iterable[str]) -> str:
 
 
 def plots_section(figures: Mapping[str, bytes]) -> str:
-    """Figures (SVG, PNG or JPEG) by caption."""
-    plots = "".join(picture("plot", caption, content) for caption, content in figures.items())
+    """Return a section of figures (SVG, PNG or JPEG) by caption."""
+    plots = "".join(figure_html("plot", caption, content) for caption, content in figures.items())
     return f'<h2>Figures</h2>\n<div class="plots">{plots}</div>'
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
-    """Facts by name."""
+    """Return a table of facts by name."""
     rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in facts.items())
     return f'<div class="table facts"><table><tbody>{rows}</tbody></table></div>'
 
 
-def share(value: float | None, interval: Interval | None = None) -> Cell:
-    """A cell with a share, tinted by how large it is, and its interval."""
-    if value is None:
-        return _NONE
-    ends = f' <span class="ends">{span(interval)}</span>' if interval else ""
-    return f'<td class="share" style="--share: {value:.3f}">{percent(value)}{ends}</td>'
+def share_cell(share: float | None, interval: Interval | None = None) -> Cell:
+    """Return a table cell with a share in percent and its interval; the tint shows the value. None gives a dash."""
+    if share is None:
+        return _EMPTY_CELL
+    ends = f' <span class="ends">{format_interval(interval)}</span>' if interval else ""
+    return f'<td class="share" style="--share: {share:.3f}">{format_percent(share)}{ends}</td>'
 
 
 def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Cell]]]) -> str:
-    """A table of named rows of cells."""
+    """Return a table.
+
+    Args:
+        head: column names, as text; the first is that of the row names.
+        rows: name of the row, as text, and its cells, as HTML.
+    """
     first, *others = (escape(name) for name in head)
     columns = f"<th>{first}</th>" + "".join(f'<th scope="col">{name}</th>' for name in others)
     body = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in rows)
     return f'<div class="table"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def picture(kind: str, caption: str, content: bytes) -> str:
-    """An image under its caption; `kind` is "plot" or "sheet"."""
+def figure_html(kind: str, caption: str, content: bytes) -> str:
+    """Return an image (SVG, PNG or JPEG) with a caption; `kind` is "plot" or "sheet"."""
     data = base64.b64encode(content).decode()
     text = escape(caption)
     return (

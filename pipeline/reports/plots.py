@@ -1,7 +1,7 @@
-"""The figures of a report, each a function of numbers to SVG bytes.
+"""The figures of a report: functions from scores, embeddings or training metrics to SVG.
 
-Goes in: scores, embeddings, rows of training metrics. Comes out: SVG on a transparent ground, text as outlines, so that
-it looks the same everywhere. Promised: equal input gives equal bytes, and no state of matplotlib's is left changed.
+The background is transparent, and text is drawn as outlines, so that it looks the same everywhere. Equal input gives
+equal bytes. The global state of matplotlib is not changed.
 """
 
 import io
@@ -23,11 +23,11 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smile_pipe.pipeline.common.expressions import word_for
-from smile_pipe.pipeline.reports.formatting import title_of
+from smile_pipe.pipeline.reports.formatting import protocol_title
 from smile_pipe.pipeline.runs.evaluation_manifest import ProtocolScore
 
 _INK, _FAINT, _GRID, _CELL = "#24272d", "#6b7078", "#d9dce1", "#1f5f9f"
-# Distinct in hue and, for those who do not see hue, in lightness: after Okabe and Ito, "Color universal design", 2008.
+# Distinct in hue, and in lightness for colour-blind readers: after Okabe and Ito, "Color universal design", 2008.
 _PALETTE = (
     "#d55e00",
     "#6a9a2d",
@@ -40,12 +40,12 @@ _PALETTE = (
     "#5a3b1c",
     "#b5b000",
 )
-# One for each protocol, apart from the palette of the expressions.
+# One for each protocol; the palette above is for expressions.
 _PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86", "#8a4f9e")
 _MAX_TSNE = 3000
-_FEWEST_TSNE = 10
-_LOSS = "loss_"
-_LOSS_WORDS = {
+_MIN_TSNE = 10
+_LOSS_PREFIX = "loss_"
+_LOSS_TITLES = {
     "total": "total loss",
     "mv": "multiview decorrelation",
     "vl": "vision-language contrast",
@@ -53,16 +53,21 @@ _LOSS_WORDS = {
 }
 
 
-class Confused(Protocol):
-    """What has counts of each true class (rows) by what it was named (columns)."""
+class HasConfusion(Protocol):
+    """A score with a confusion matrix."""
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """The counts."""
+        """Counts; rows are the true classes, columns the predicted ones."""
 
 
-def confusion_matrix(score: Confused, classes: Sequence[str]) -> bytes:
-    """Shares of each true class (rows) by what it was named (columns), with the counts beneath."""
+def confusion_matrix(score: HasConfusion, classes: Sequence[str]) -> bytes:
+    """Plot a confusion matrix: shares of each true class (row), with the counts below.
+
+    Args:
+        score: a score of K classes.
+        classes: expression codes, [K].
+    """
     counts = np.array(score.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(3.6, 0.58 * len(classes) + 1.0)
@@ -73,17 +78,17 @@ def confusion_matrix(score: Confused, classes: Sequence[str]) -> bytes:
             ink: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.6 else _INK}
             axes.text(column, row - 0.1, f"{share:.0%}", fontsize=9, **ink)
             axes.text(column, row + 0.25, f"{counts[row, column]}", fontsize=6.5, **ink)
-    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="named as", ylabel="truth")
-    words = [word_for(c) for c in classes]
-    axes.set_xticks(range(len(classes)), words, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), words)
+    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="predicted", ylabel="truth")
+    names = [word_for(c) for c in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return _svg(figure)
 
 
 def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
-    """Accuracy against intensity level, a line a protocol; None where no sample has a level."""
+    """Plot accuracy by intensity level, one line per protocol; None where no sample has a level."""
     levels = sorted({level for score in protocols.values() for level in score.per_level}, key=int)
     if not levels:
         return None
@@ -96,7 +101,7 @@ def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
             color=color,
             marker="o",
             markersize=5,
-            label=title_of(name),
+            label=protocol_title(name),
         )
     axes.set_xlabel("intensity level")
     _share_axis(axes, "accuracy")
@@ -106,15 +111,15 @@ def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
 
 
 def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str]) -> bytes:
-    """Recall of each class, a bar a protocol."""
+    """Plot the recall of each class, one bar per protocol."""
     figure, axes = _canvas(max(5.4, 0.84 * len(classes)), 3.4)
     width = 0.8 / max(len(protocols), 1)
-    places = np.arange(len(classes))
+    positions = np.arange(len(classes))
     for index, (color, (name, score)) in enumerate(zip(_PROTOCOL_COLORS, protocols.items(), strict=False)):
         shift = (index - (len(protocols) - 1) / 2) * width
         heights = [score.per_class.get(c, 0.0) for c in classes]
-        axes.bar(places + shift, heights, 0.88 * width, color=color, label=title_of(name), zorder=2)
-    axes.set_xticks(places, [word_for(c) for c in classes])
+        axes.bar(positions + shift, heights, 0.88 * width, color=color, label=protocol_title(name), zorder=2)
+    axes.set_xticks(positions, [word_for(c) for c in classes])
     axes.tick_params(axis="x", length=0)
     _share_axis(axes, "recall")
     _legend(figure, axes)
@@ -122,16 +127,22 @@ def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str])
 
 
 def fold_accuracy(accuracies: Mapping[str, Sequence[float]]) -> bytes:
-    """Accuracies of the folds, a column of points a protocol; a line at their mean, a bar one deviation each way."""
+    """Plot the accuracies of the folds, one column of points per protocol.
+
+    A line shows their mean, a bar one standard deviation to both sides.
+
+    Args:
+        accuracies: accuracy of each fold, by protocol.
+    """
     figure, axes = _canvas(max(3.6, 1.3 * len(accuracies)), 3.4)
-    for place, (color, values) in enumerate(zip(_PROTOCOL_COLORS, accuracies.values(), strict=False)):
+    for x, (color, values) in enumerate(zip(_PROTOCOL_COLORS, accuracies.values(), strict=False)):
         mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        axes.add_patch(Rectangle((place - 0.3, mean - deviation), 0.6, 2 * deviation, color=color, alpha=0.15, lw=0))
-        axes.hlines(mean, place - 0.3, place + 0.3, color=color, linewidth=1.6)
-        # Side by side in the order of the folds: equal ones would hide each other.
-        spots = place + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [place]
-        axes.scatter(spots, values, color=color, s=18, alpha=0.85, linewidths=0, zorder=3, clip_on=False)
-    axes.set_xticks(range(len(accuracies)), [title_of(name) for name in accuracies])
+        axes.add_patch(Rectangle((x - 0.3, mean - deviation), 0.6, 2 * deviation, color=color, alpha=0.15, lw=0))
+        axes.hlines(mean, x - 0.3, x + 0.3, color=color, linewidth=1.6)
+        # Side by side in the order of the folds: equal values would hide each other.
+        xs = x + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [x]
+        axes.scatter(xs, values, color=color, s=18, alpha=0.85, linewidths=0, zorder=3, clip_on=False)
+    axes.set_xticks(range(len(accuracies)), [protocol_title(name) for name in accuracies])
     axes.set_xlim(-0.5, len(accuracies) - 0.5)
     axes.tick_params(axis="x", length=0)
     _share_axis(axes, "accuracy")
@@ -141,36 +152,44 @@ def fold_accuracy(accuracies: Mapping[str, Sequence[float]]) -> bytes:
 
 
 def reliability(protocols: Mapping[str, ProtocolScore]) -> bytes:
-    """How often predictions are right against how sure they are, a line a protocol; larger points are more samples."""
+    """Plot accuracy against confidence, one line per protocol; larger points are bins with more samples."""
     figure, axes = _canvas(5.4, 4.4)
     axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2, linestyle="--", zorder=1)
     for color, (name, score) in zip(_PROTOCOL_COLORS, protocols.items(), strict=False):
-        sure, right = ([getattr(part, key) for part in score.reliability] for key in ("confidence", "accuracy"))
+        confidence = [part.confidence for part in score.reliability]
+        accuracy = [part.accuracy for part in score.reliability]
         sizes = [8 + 240 * part.num_samples / score.num_samples for part in score.reliability]
-        axes.plot(sure, right, color=color, linewidth=1.2, label=title_of(name), zorder=2)
-        axes.scatter(sure, right, s=sizes, color=color, alpha=0.75, linewidths=0, zorder=3, clip_on=False)
+        axes.plot(confidence, accuracy, color=color, linewidth=1.2, label=protocol_title(name), zorder=2)
+        axes.scatter(confidence, accuracy, s=sizes, color=color, alpha=0.75, linewidths=0, zorder=3, clip_on=False)
     axes.set_xlim(0, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("how sure (probability of what was named);\non the dashed line it is right as often as that")
+    axes.set_xlabel("confidence (probability of the predicted class);\ndashed line: perfect calibration")
     _share_axis(axes, "accuracy")
     _legend(figure, axes)
     return _svg(figure)
 
 
-def flatten(embeddings: NDArray[np.floating], seed: int) -> tuple[NDArray[np.floating], str]:
-    """Embeddings [N, D] -> points [N, 2] and the name of the method: t-SNE for up to 3,000 points, PCA beyond.
+def project_2d(embeddings: NDArray[np.floating], seed: int) -> tuple[NDArray[np.floating], str]:
+    """Project embeddings to two dimensions, by t-SNE for 10 to 3,000 points, else by PCA.
 
-    t-SNE keeps neighbours together, at a cost that grows fast; with fewer than ten points it has no neighbourhoods.
-    Cosine is the measure of the protocols, hence vectors of length one.
+    t-SNE keeps neighbours together, at a cost that grows fast; with fewer than ten points there are no neighbourhoods.
+    Vectors are scaled to length one, since the protocols use cosines.
+
+    Args:
+        embeddings: [N, D].
+        seed: random seed of t-SNE.
+
+    Returns:
+        Points [N, 2], and the name of the method.
     """
     x = np.asarray(embeddings, np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     num_components = min(50, *x.shape)
-    # A single point has no variance, and is its own map.
+    # PCA needs at least two points.
     reduced = PCA(num_components, svd_solver="full").fit_transform(x) if len(x) > 1 else np.zeros((1, 1))
-    if num_components > 1 and _FEWEST_TSNE <= len(x) <= _MAX_TSNE:
+    if num_components > 1 and _MIN_TSNE <= len(x) <= _MAX_TSNE:
         perplexity = min(30.0, (len(x) - 1) / 3)
-        # Threads that wait for each other on a busy machine made this seven times slower than one thread does it.
+        # On a busy machine, synchronisation made several threads seven times slower than one.
         with threadpool_limits(1):
             return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced), "t-SNE"
     return np.pad(reduced, ((0, 0), (0, 1)))[:, :2], "PCA"
@@ -179,52 +198,60 @@ def flatten(embeddings: NDArray[np.floating], seed: int) -> tuple[NDArray[np.flo
 def embedding_map(
     embeddings: NDArray[np.floating], labels: NDArray[np.int64], classes: Sequence[str], seed: int = 0
 ) -> bytes:
-    """Embeddings [N, D] as a map in two dimensions (see `flatten`), coloured by class index `labels` [N]."""
-    points, method = flatten(embeddings, seed)
+    """Plot embeddings in two dimensions, see `project_2d`, with a colour for each class.
+
+    Args:
+        embeddings: [N, D].
+        labels: class indices, [N].
+        classes: expression codes.
+        seed: random seed of the projection and of the drawing order.
+    """
+    points, method = project_2d(embeddings, seed)
     figure, axes = _canvas(5.4, 4.9)
-    # Drawn in one shuffled pass: class by class, the last would cover all others.
+    # In shuffled order: class by class, the last class would cover the others.
     order = np.random.default_rng(seed).permutation(len(points))
     colors = np.array([_PALETTE[label % len(_PALETTE)] for label in labels])
     size = float(np.clip(12000 / len(points), 4, 28))
-    # As pixels: thousands of outlines would make the report heavy.
+    # As pixels: thousands of vector outlines would make the report large.
     axes.scatter(points[order, 0], points[order, 1], c=colors[order], s=size, alpha=0.85, linewidths=0, rasterized=True)
     for label in np.unique(labels):
         axes.scatter([], [], c=_PALETTE[label % len(_PALETTE)], s=28, label=word_for(classes[label]))
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(f"{method} of the fused embeddings; only nearness means something, not the axes")
+    axes.set_xlabel(f"{method} of the fused embeddings; only neighbourhoods are meaningful, not the axes")
     axes.spines[:].set_visible(False)
     _legend(figure, axes)
     return _svg(figure)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """Loss terms against the step, one panel a term since their sizes differ; None where no row holds any.
+    """Plot the loss terms by step, one panel per term since their scales differ; None where there are none.
 
-    `rows` are metrics as the training wrote them: "step", "loss_total" and "loss_..." for each term; other keys are
-    left out, and so are values that are not finite.
+    Args:
+        rows: rows of the training metrics: "step", "loss_total" and "loss_..." for each term. Other keys and values
+            that are not finite are ignored.
     """
-    names = sorted({name for row in rows for name in row if name.startswith(_LOSS)}, key=_loss_order)
+    names = sorted({name for row in rows for name in row if name.startswith(_LOSS_PREFIX)}, key=_loss_order)
     if not names:
         return None
     figure = _figure(5.4, 1.1 * len(names) + 0.5)
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for panel, name, color in zip(panels, names, cycle((_INK, *_PROTOCOL_COLORS)), strict=False):
-        _dress(panel)
+        _style_axes(panel)
         known = [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
         panel.plot(*zip(*known, strict=True), color=color, linewidth=1.4, marker="o" if len(known) == 1 else "")
-        term = name.removeprefix(_LOSS)
-        panel.set_title(_LOSS_WORDS.get(term, term), loc="left", fontsize=9, color=_INK)
+        term = name.removeprefix(_LOSS_PREFIX)
+        panel.set_title(_LOSS_TITLES.get(term, term), loc="left", fontsize=9, color=_INK)
     panels[-1].set_xlabel("step")
     return _svg(figure)
 
 
 def _loss_order(name: str) -> tuple[bool, str]:
-    return name != f"{_LOSS}total", name
+    return name != f"{_LOSS_PREFIX}total", name
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches, bound to no window and to no global list of figures."""
+    """Create an empty figure, sizes in inches, without a window and outside of pyplot's global list of figures."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -233,11 +260,11 @@ def _figure(width: float, height: float) -> Figure:
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     figure = _figure(width, height)
     axes = figure.subplots()
-    _dress(axes)
+    _style_axes(axes)
     return figure, axes
 
 
-def _dress(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GRID)
     axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=8.5, width=0.6)
@@ -269,7 +296,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # The salt takes the place of random ids, and no date is written: the same figure gives the same bytes.
+    # A fixed salt instead of random ids, and no date: the same figure gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "smile-pipe"}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

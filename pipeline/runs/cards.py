@@ -1,8 +1,6 @@
-"""Sentences that both cards have, and Markdown for tables.
+"""README cards: the model card of a run and the dataset card of a shard set, as Markdown with metadata for hubs.
 
-The model card of a run.
-
-The dataset card of a shard set.
+A card contains what the manifest contains, and nothing about the machine that it was written on.
 """
 
 from collections import Counter
@@ -18,7 +16,7 @@ from smile_pipe.shards.formatting import describe_samples, pluralize
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.manifest import ShardManifest, TextSource
 
-# Of each layout: whose data lie so, and on what terms its makers give them.
+# By dataset layout: name of the dataset, and its terms of use.
 SOURCES = {
     "bu3dfe": ("BU-3DFE", "Binghamton University gives it to researchers who sign its agreement."),
     "bu4dfe": ("BU-4DFE", "Binghamton University gives it to researchers who sign its agreement."),
@@ -26,85 +24,50 @@ SOURCES = {
     "bp4d": ("BP4D-Spontaneous", "Binghamton University gives it to researchers who sign its agreement."),
     "coma": (
         "CoMA",
-        "The Max Planck Society licenses it for research that is not commercial.",
+        "The Max Planck Society licenses it for non-commercial research.",
     ),
     "facescape": ("FaceScape", "Nanjing University gives it to researchers who sign its agreement."),
     "ict": ("ICT-FaceKit", "It is under the MIT licence."),
 }
-TEXT = {
-    "label": "of each sample's label: text is supervision here",
-    "au": "of action units that people, or the makers of the shapes, have coded: text is supervision here",
-    "geometry": "of what the mesh measures: no label is in it",
+TEXT_SOURCES = {
+    "label": "derived from each sample's label: text is supervision here",
+    "au": "derived from action units, coded by people or by the authors of the shapes: text is supervision here",
+    "geometry": "derived from measurements on the mesh: it contains no label",
     "pseudo": "chosen by the model itself among the prompts: no label was read",
-    "none": "not there",
+    "none": "not used",
 }
 ETHICS = """\
-Faces are personal data, and scans identify people. Keep to what those who were scanned have agreed to, keep the data
-where they are safe, and publish no image of a person without leave. An expression is what a face shows: it is not what
-anybody feels, means or is, and labels of posed expressions say less still of faces in life. This is made for research
-on methods, and not for judging, watching or sorting people; who is not among the subjects, by age, sex, ancestry or
-health, may be read worse than those who are."""
-
-
-def source_of(layout: str) -> str:
-    """Whose scans they may be, and on what terms they are had."""
-    if layout not in SOURCES:
-        return "Where the scans come from, and on what terms, is not known here: say it before you pass anything on."
-    name, terms = SOURCES[layout]
-    return (
-        f"The scans lie as those of {name} do. If they are, images and models of them fall under the terms of that "
-        f"dataset: {terms} If they are other scans, their own terms hold."
-    )
-
-
-def prompts_of(text_source: TextSource | str) -> str:
-    """Where the text comes from, in words."""
-    return f"`{text_source}`, {TEXT.get(text_source, 'of a source that is not known here')}"
-
-
-def front_matter(**fields: object) -> str:
-    """Metadata as YAML between two lines, for hubs."""
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; the first column is text, the others are numbers."""
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    lines += ["| " + " | ".join(plain(str(cell)) for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def plain(text: str) -> str:
-    """Text of data, such as a subject's name, that no reader of Markdown takes for markup."""
-    return "".join(f"&#{ord(letter)};" if letter in "|<>`*_[]&\n\r" else letter for letter in text)
-
-
+Faces are personal data, and scans identify people. Respect the consent of the people who were scanned, store the data
+safely, and publish no image of a person without permission. An expression is what a face shows, not what a person
+feels, means or is; labels of posed expressions are even less valid for faces in daily life. This is for research on
+methods, not for judging, monitoring or sorting people. Accuracy may be lower for groups (age, sex, ancestry, health)
+that are not among the subjects."""
 MAX_CLASSES = 60
 
 
 def run_card(run: RunManifest, evaluation: EvaluationManifest | None = None) -> str:
-    """The card as Markdown, with the scores of an evaluation where there is one."""
+    """Return the model card of a run as Markdown, with scores if there is an evaluation."""
     recipe = run.recipe
     without = f", without {', '.join(recipe['without'])}" if recipe.get("without") else ""
-    # Of a file its name alone: where it lay is nobody's business.
-    name = Path(str(recipe.get("pretrained") or "")).name
-    weights = f"the weights {plain(name)}" if name else "random weights"
+    # The name of the file only: its directory may be private.
+    file_name = Path(str(recipe.get("pretrained") or "")).name
+    weights = f"the weights {escape_markdown(file_name)}" if file_name else "random weights"
     tags = ["3d", "faces", "facial-expression-recognition", "vision-language"]
-    return f"""{front_matter(library_name="smile-pipe", pipeline_tag="zero-shot-image-classification", tags=tags)}
+    return f"""{_front_matter(library_name="smile-pipe", pipeline_tag="zero-shot-image-classification", tags=tags)}
 # {recipe["name"]} for 3D facial expressions
 
-The recipe `{recipe["name"]}`{without} on the architecture `{recipe["arch"]}`, which began with {weights}: a shared
-encoder of {pluralize(len(run.views), "view")} of a face ({", ".join(run.views)}), their fusion, and text.
+The recipe `{recipe["name"]}`{without} with the architecture `{recipe["arch"]}`, initialised with {weights}: a shared
+encoder of {pluralize(len(run.views), "view")} of a face ({", ".join(run.views)}), their fusion, and a text encoder.
 
-## What it learned from
+## Training data
 
 {run.training_data_summary()}; `{run.channel}` images; split `{run.split}`.
-Prompts were {prompts_of(run.text_source)}. Of {pluralize(len(run.test_subjects), "other subject")} nothing was read.
-The shards' own card, beside them, says where the scans come from and on what terms; the model falls under these too.
+Prompts: {describe_text_source(run.text_source)}. Held-out test data: {pluralize(len(run.test_subjects), "subject")}.
+The card of the shards states the source and the terms of the scans; the terms apply to the model too.
 
-It tells apart: {", ".join(plain(word_for(name)) for name in run.classes[:MAX_CLASSES])}.
+Classes: {", ".join(escape_markdown(word_for(name)) for name in run.classes[:MAX_CLASSES])}.
 
-## How good it is
+## Scores
 
 {_scores(evaluation)}
 ## How to use it
@@ -115,9 +78,9 @@ It tells apart: {", ".join(plain(word_for(name)) for name in run.classes[:MAX_CL
 
 ## Limits
 
-What it was not shown it does not know: other scanners, other people, expressions that are not posed, views and channels
-other than its own. Scores on synthetic faces compare methods and say nothing about people. A share is no certainty: how
-well the two agree stands in the evaluation's report.
+The model is not tested on other scanners, other groups of people, spontaneous expressions, or other views and channels.
+Scores on synthetic faces compare methods; they are not valid for real people. A probability is not the accuracy: the
+report of the evaluation shows how well the two agree.
 
 ## Use
 
@@ -128,63 +91,47 @@ format {run.schema_version}.
 """
 
 
-def _scores(evaluation: EvaluationManifest | None) -> str:
-    if evaluation is None:
-        return "Not scored yet: `smile-pipe evaluate . --shards SHARDS` does, and writes its figures here.\n"
-    rows = [
-        (PROTOCOL_TITLES.get(name, name), f"{100 * score.accuracy:.1f}", f"{100 * score.macro_f1:.1f}")
-        for name, score in evaluation.protocols.items()
-    ]
-    samples = describe_samples(evaluation.num_scans, evaluation.num_sequences)
-    whom = f"{samples} of {pluralize(evaluation.num_subjects, 'subject')}"
-    scored = table(("protocol", "accuracy, %", "macro F1, %"), rows)
-    return f"{scored}\nOn {whom}, split `{evaluation.split}`; all of it in `evaluation/report.html`.\n"
-
-
-MAX_EXPRESSIONS = 60
-
-
 def shards_card(manifest: ShardManifest, rows: Sequence[IndexRow]) -> str:
-    """The card as Markdown; `rows` are those of the index."""
+    """Return the dataset card of a shard set as Markdown; `rows` are those of its index."""
     counts = Counter(row.expression for row in rows)
-    shown = [(word_for(name), counts[name]) for name in manifest.expressions[:MAX_EXPRESSIONS]]
+    shown = [(word_for(name), counts[name]) for name in manifest.expressions[:MAX_CLASSES]]
     settings, sequences = manifest.settings, manifest.num_sequences
     kinds = describe_samples(manifest.num_samples - sequences, sequences)
     channels = ", ".join(manifest.channels)
-    return f"""{front_matter(pretty_name="Multiview renderings of 3D faces", tags=["webdataset", "3d", "faces"])}
+    return f"""{_front_matter(pretty_name="Multiview renderings of 3D faces", tags=["webdataset", "3d", "faces"])}
 # Multiview renderings of 3D faces
 
 {kinds} of {pluralize(manifest.num_subjects, "subject")}, each seen from {pluralize(len(manifest.views), "view")}
-({", ".join(manifest.views)}) in the channels {channels}, {manifest.image_size} pixels a side, drawn by
-{manifest.renderer}. {pluralize(manifest.num_failures, "sample")} could not be read or drawn;
-`failures.parquet` says why.
+({", ".join(manifest.views)}) in the channels {channels}, {manifest.image_size} pixels a side, rendered by
+{manifest.renderer}. {pluralize(manifest.num_failures, "sample")} could not be read or rendered;
+`failures.parquet` has the reasons.
 
-## From where
+## Source
 
-{source_of(manifest.layout)}
+{describe_source(manifest.layout)}
 
-## What of
+## Contents
 
-{table(("expression", "samples"), shown)}
-Labels are those of the source. Prompts are {prompts_of(manifest.text_source)}.
+{markdown_table(("expression", "samples"), shown)}
+Labels are those of the source. Prompts: {describe_text_source(manifest.text_source)}.
 
 ## How to read it
 
-Shards are tar files in WebDataset's form: `KEY.json` (labels, provenance, cameras), `KEY.txt` (the prompt), and
-`KEY.VIEW.CHANNEL.jpg` or `.png` for each view and channel. `index.parquet` has a row a sample. Any WebDataset reader
-can read them; nothing in them is code.
+Shards are tar files in WebDataset format: `KEY.json` (labels, provenance, cameras), `KEY.txt` (the prompt), and
+`KEY.VIEW.CHANNEL.jpg` or `.png` for each view and channel. `index.parquet` has one row per sample. Any WebDataset
+reader can read them; they contain no code.
 
     smile-pipe inspect . --preview views.png
     smile-pipe train --shards . --out run/
 
 ## Splits
 
-None is made here. Training divides by subject, and no subject is on both sides; keep to that.
+The shards have no fixed split. Training splits by subject: no subject is in two parts. Other users should do the same.
 
 ## Limits
 
-Images show the surface as it was scanned, with the holes and the noise of the scan, in one light of the renderer's. Of
-a face they show what the views show. {_of_sequences(manifest)}
+Images show the surface as it was scanned, with the holes and the noise of the scan, under one light of the renderer.
+They show only what the views show. {_sequence_limits(manifest)}
 
 ## Use
 
@@ -194,8 +141,54 @@ Fingerprint {manifest.fingerprint}; format {manifest.schema_version}; images of 
 """
 
 
-def _of_sequences(manifest: ShardManifest) -> str:
+def describe_source(layout: str) -> str:
+    """Describe the dataset of a layout and its terms of use."""
+    if layout not in SOURCES:
+        return "The source of the scans and its terms are not known here: add both before you share the data."
+    name, terms = SOURCES[layout]
+    return (
+        f"The folder layout of the scans is that of {name}. If they are from it, images and models of them fall under "
+        f"the terms of that dataset: {terms} Scans from elsewhere have their own terms."
+    )
+
+
+def describe_text_source(text_source: TextSource | str) -> str:
+    """Describe where text comes from, and whether it is supervision."""
+    return f"`{text_source}`, {TEXT_SOURCES.get(text_source, 'a source that is not known here')}"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; the first column is text, the others are numbers."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    lines += ["| " + " | ".join(escape_markdown(str(cell)) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Escape text from data, such as a subject's name, so that it is not markup."""
+    return "".join(f"&#{ord(letter)};" if letter in "|<>`*_[]&\n\r" else letter for letter in text)
+
+
+def _front_matter(**fields: object) -> str:
+    """Return metadata as YAML between two lines of dashes, as hubs read it."""
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _scores(evaluation: EvaluationManifest | None) -> str:
+    if evaluation is None:
+        return "Not evaluated yet: `smile-pipe evaluate . --shards SHARDS` adds the scores here.\n"
+    rows = [
+        (PROTOCOL_TITLES.get(name, name), f"{100 * score.accuracy:.1f}", f"{100 * score.macro_f1:.1f}")
+        for name, score in evaluation.protocols.items()
+    ]
+    samples = describe_samples(evaluation.num_scans, evaluation.num_sequences)
+    scored = f"{samples} of {pluralize(evaluation.num_subjects, 'subject')}"
+    scores = markdown_table(("protocol", "accuracy, %", "macro F1, %"), rows)
+    return f"{scores}\nOn {scored}, split `{evaluation.split}`; full report in `evaluation/report.html`.\n"
+
+
+def _sequence_limits(manifest: ShardManifest) -> str:
     if not manifest.num_sequences:
-        return "They show moments, and nothing that moves."
-    about = manifest.settings.get("sequences", {})
-    return f"Of a sequence there are the frames that were chosen ({about.get('sampling')}), and not all that moves."
+        return "They show single moments, without motion."
+    sequences = manifest.settings.get("sequences", {})
+    return f"Of a sequence they contain the sampled frames ({sequences.get('sampling')}), not the whole motion."

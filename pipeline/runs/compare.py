@@ -1,14 +1,10 @@
-"""Cross-validations side by side: which system does better, over the same folds.
-
-Goes in: a folder that holds cross-validations. Comes out: a row for each of them, best first. Promised: only such as
-were made of the same samples and folds stand in one table.
-"""
+"""Compare cross-validations over the same folds: which system is better, and by how much."""
 
 from collections.abc import Sequence
 
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, MeanStd, spread
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, MeanStd
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES
-from smile_pipe.pipeline.runs.run_index import find_outputs
+from smile_pipe.pipeline.runs.run_index import find_stage_outputs
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
@@ -18,22 +14,23 @@ class ComparedRow(Frozen):
     """One cross-validation.
 
     Attributes:
-        path: where it lies, relative to the folder.
-        system: its recipe, and what was left out of it.
-        accuracy: by protocol of scoring.
-        behind: how far its accuracy lies behind that of the first row, fold by fold, by the protocol that the table is
-            ordered by; None for the first.
+        path: its directory, relative to the compared folder.
+        system: its recipe, with the losses that are left out.
+        text_source: source of the training text.
+        accuracy: accuracy by evaluation protocol.
+        gap_to_best: accuracy of the first row minus its own, fold by fold, by the protocol that orders the table; None
+            for the first row.
     """
 
     path: str
     system: str
     text_source: str
     accuracy: dict[str, MeanStd]
-    behind: MeanStd | None
+    gap_to_best: MeanStd | None
 
 
 class Comparison(Frozen):
-    """Cross-validations over the same folds, ordered by their accuracy by the protocol `ordered_by`."""
+    """Cross-validations over the same folds, ordered by their accuracy by the evaluation protocol `ordered_by`."""
 
     protocol: str
     subset: str | None
@@ -45,32 +42,38 @@ class Comparison(Frozen):
 
 
 def compare(root: StoragePath) -> tuple[Comparison, ...]:
-    """The cross-validations in `root`, at most two levels deep, a table for those over the same folds.
+    """Compare the cross-validations in a folder, at most two levels deep.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        One table for each set of folds and samples; only cross-validations over the same ones share a table.
 
     Raises:
-        UsageError: there are none that are finished.
+        UsageError: no such folder, or no finished cross-validation in it.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that holds cross-validations")
-    found = [(output.path, output.manifest) for output in find_outputs(root) if output.kind == "crossval"]
-    finished = [(str(path.relative_to(str(root))), manifest) for path, manifest in found if manifest]
+    entries = [(output.path, output.manifest) for output in find_stage_outputs(root) if output.kind == "crossval"]
+    finished = [(str(path.relative_to(str(root))), manifest) for path, manifest in entries if manifest]
     if not finished:
-        raise UsageError(f"{root}: holds no finished cross-validation; `smile-pipe crossval` makes one")
+        raise UsageError(f"{root}: no finished cross-validation; run `smile-pipe crossval` first")
     tables: dict[tuple, list[tuple[str, CrossvalManifest]]] = {}
     for path, manifest in finished:
-        tables.setdefault(_folds_of(manifest), []).append((path, manifest))
+        tables.setdefault(_comparison_key(manifest), []).append((path, manifest))
     return tuple(_comparison(members) for members in tables.values())
 
 
-def _folds_of(manifest: CrossvalManifest) -> tuple:
-    """What two of them must share to be compared; one scored on other samples may look better by chance."""
+def _comparison_key(manifest: CrossvalManifest) -> tuple:
+    """Folds and samples; a system that is scored on other samples may look better by chance."""
     tested = tuple((fold.split, fold.subjects, fold.num_samples) for fold in manifest.folds)
     return manifest.protocol, manifest.subset, manifest.where, manifest.classes, tested
 
 
 def _comparison(members: Sequence[tuple[str, CrossvalManifest]]) -> Comparison:
-    measure = _measure([manifest for _, manifest in members])
-    ordered = sorted(members, key=lambda member: (-member[1].scores[measure].accuracy.mean, member[0]))
+    protocol = _ranking_protocol([manifest for _, manifest in members])
+    ordered = sorted(members, key=lambda member: (-member[1].scores[protocol].accuracy.mean, member[0]))
     best = ordered[0][1]
     rows = [
         ComparedRow(
@@ -78,7 +81,7 @@ def _comparison(members: Sequence[tuple[str, CrossvalManifest]]) -> Comparison:
             system=manifest.system,
             text_source=manifest.text_source,
             accuracy={name: score.accuracy for name, score in manifest.scores.items()},
-            behind=None if manifest is best else _behind(manifest, best, measure),
+            gap_to_best=None if manifest is best else _gap_to_best(manifest, best, protocol),
         )
         for path, manifest in ordered
     ]
@@ -88,23 +91,19 @@ def _comparison(members: Sequence[tuple[str, CrossvalManifest]]) -> Comparison:
         num_folds=len(best.folds),
         num_subjects=sum(len(fold.subjects) for fold in best.folds),
         num_samples=sum(fold.num_samples for fold in best.folds),
-        ordered_by=measure,
+        ordered_by=protocol,
         rows=tuple(rows),
     )
 
 
-def _measure(manifests: Sequence[CrossvalManifest]) -> str:
-    """The protocol that a table is ordered by: one by which all were scored, and the linear probe if that is one.
-
-    Raises:
-        UsageError: they share none.
-    """
+def _ranking_protocol(manifests: Sequence[CrossvalManifest]) -> str:
+    """Return the linear probe if all have it, else the first protocol that all have; UsageError if there is none."""
     shared = [name for name in PROTOCOL_TITLES if all(name in manifest.scores for manifest in manifests)]
     if not shared:
-        raise UsageError("the cross-validations were each scored in another way; run them again with the same `score`")
+        raise UsageError("the cross-validations share no evaluation protocol; run them again with the same `protocol`")
     return "probe" if "probe" in shared else shared[0]
 
 
-def _behind(manifest: CrossvalManifest, best: CrossvalManifest, measure: str) -> MeanStd:
+def _gap_to_best(manifest: CrossvalManifest, best: CrossvalManifest, protocol: str) -> MeanStd:
     pairs = zip(best.folds, manifest.folds, strict=True)
-    return spread([first.accuracy[measure] - own.accuracy[measure] for first, own in pairs])
+    return MeanStd.of([first.accuracy[protocol] - own.accuracy[protocol] for first, own in pairs])

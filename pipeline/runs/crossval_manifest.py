@@ -1,7 +1,7 @@
-"""What a cross-validation says of itself: its folds, and what they tell together."""
+"""The manifest of a cross-validation: its folds, and their scores together."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -11,10 +11,20 @@ from smile_pipe.shards.manifest import Frozen, Manifest
 
 
 class MeanStd(Frozen):
-    """A figure over folds: its mean, and the deviation of the folds from it (of a sample, n - 1); None for one fold."""
+    """Mean and standard deviation of a score over the folds.
+
+    Attributes:
+        mean: the mean.
+        deviation: sample standard deviation (n - 1); None for a single fold.
+    """
 
     mean: float
     deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Compute both of at least one value."""
+        return cls(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
     @property
     def in_percent(self) -> str:
@@ -23,13 +33,15 @@ class MeanStd(Frozen):
 
 
 class FoldScore(Frozen):
-    """One fold.
+    """The scores of one fold.
 
     Attributes:
-        folder: its run, relative to the cross-validation.
-        split: as `smile-pipe train` takes it.
-        subjects: whom it was tested on.
-        accuracy, macro_f1: by protocol.
+        folder: directory of the fold's run, relative to the cross-validation.
+        split: split of the fold, as `smile-pipe train` takes it.
+        subjects: test subjects.
+        num_samples: number of scored samples.
+        run_fingerprint: fingerprint of the fold's run.
+        accuracy, macro_f1: scores by protocol.
     """
 
     folder: str
@@ -42,15 +54,16 @@ class FoldScore(Frozen):
 
 
 class CrossvalScore(Frozen):
-    """What the folds tell together by one protocol.
+    """The scores of all folds by one protocol.
 
     Attributes:
-        accuracy, macro_f1: over folds, each of which counts the same.
+        accuracy, macro_f1: over folds; every fold has the same weight.
         per_class: recall over the samples of all folds.
         per_level: accuracy at each intensity level, over folds.
-        confusion: counts over all folds; rows are the truth, in the order of the manifest's `classes`.
-        labels: single expressions as yes and no over the samples of all folds, as publications on micro-expressions
-            count: a fold of one person is too small for an F1 of its own. None in what earlier releases wrote.
+        confusion: counts over all folds; rows are the true classes, columns the predicted ones, both in the order of
+            the manifest's `classes`.
+        labels: scores of single expressions over the samples of all folds, as publications on micro-expressions count
+            them: a fold of one subject is too small for an F1 of its own. None in manifests of earlier releases.
     """
 
     accuracy: MeanStd
@@ -65,14 +78,19 @@ class CrossvalManifest(Manifest):
     """The result of `smile-pipe crossval`.
 
     Attributes:
-        shards_fingerprint: of what was learned from.
-        scored_on: of the shards that were scored; the same, but across datasets.
-        protocol, subset, where: which samples count, and how their subjects are divided; `across`: they are not, one
-            dataset was learned from and another one scored.
-        config: the options of training.
-        text_source: where the text that was learned from came from.
-        precision: what the towers computed in.
-        scores: by protocol ("zero-shot", "knn", ...).
+        shards_fingerprint: fingerprint of the shards that the folds are trained on.
+        scored_on: fingerprint of the shards that are scored; the same, except in a cross-dataset evaluation.
+        protocol: the split protocol (pipeline/crossval/protocols.py), or `across` for a cross-dataset evaluation: no
+            folds, one dataset is trained on and another one is scored.
+        subset, where: which samples count.
+        config: training options.
+        recipe, without: the recipe, and the losses that are left out of it.
+        channel: input channel of the image tower.
+        text_source: source of the training text.
+        precision: numeric precision of the towers.
+        classes: expression codes, in the order of the confusion matrices.
+        folds: the folds, in order.
+        scores: scores by evaluation protocol ("zero-shot", "knn", ...).
     """
 
     schema_version: Literal[1] = 1
@@ -94,15 +112,10 @@ class CrossvalManifest(Manifest):
 
     @property
     def system(self) -> str:
-        """The recipe and what was left out of it: "smile-vlm without mv, cm"."""
+        """The recipe with the losses that are left out: "smile-vlm without mv, cm"."""
         return self.recipe + (f" without {', '.join(self.without)}" if self.without else "")
 
     @property
-    def ways(self) -> tuple[str, ...]:
-        """The protocols of `scores`, in the order that tables show them in."""
+    def ordered_protocols(self) -> tuple[str, ...]:
+        """The protocols of `scores`, in the order of the columns of all tables."""
         return tuple(name for name in PROTOCOL_TITLES if name in self.scores)
-
-
-def spread(values: Sequence[float]) -> MeanStd:
-    """Mean, and deviation of a sample (n - 1), which a single value has not."""
-    return MeanStd(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None)

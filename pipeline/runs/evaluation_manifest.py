@@ -1,4 +1,4 @@
-"""What an evaluation says of itself: which run, on which shards, how it was scored, and the scores."""
+"""The manifest of an evaluation: which run was scored, on which shards, by which protocols, and the scores."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,6 +6,8 @@ from typing import Literal
 from smile_pipe.model.config import RunTextSource
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.shards.manifest import Frozen, Manifest
+
+Protocol = Literal["zero-shot", "knn", "probe", "classifier", "finetune"]
 
 PROTOCOL_TITLES = {
     "zero-shot": "zero-shot",
@@ -16,15 +18,16 @@ PROTOCOL_TITLES = {
 }
 
 Interval = tuple[float, float]
-"""Low and high end of a 95 % interval (pipeline/classifiers/metrics.py)."""
+"""Lower and upper end of a 95 % interval (pipeline/classifiers/metrics.py)."""
 
 
 class ReliabilityBin(Frozen):
-    """Samples whose predictions were about equally sure.
+    """A group of samples that were predicted with similar confidence.
 
     Attributes:
-        confidence: mean probability of what was predicted.
-        accuracy: samples of these that were named rightly.
+        num_samples: number of samples.
+        confidence: mean probability of the predicted classes.
+        accuracy: share of correct predictions.
     """
 
     num_samples: int
@@ -33,12 +36,12 @@ class ReliabilityBin(Frozen):
 
 
 class LabelScore(Frozen):
-    """Single expressions as yes and no, where a sample may show several; over those that occur in the truth.
+    """Scores of single expressions as binary labels, for samples that may show several; over expressions in the truth.
 
     Attributes:
         macro_uf1: mean of the expressions' F1 scores.
-        uar: mean of their recalls.
-        f1, recall: of each.
+        uar: mean of the expressions' recalls.
+        f1, recall: scores of each expression.
     """
 
     macro_uf1: float
@@ -48,18 +51,20 @@ class LabelScore(Frozen):
 
 
 class ProtocolScore(Frozen):
-    """How well one protocol named the expressions; every figure is a share between 0 and 1.
+    """The scores of one protocol; every score is a share between 0 and 1.
 
     Attributes:
-        accuracy: samples named rightly.
+        accuracy: share of correct predictions.
         macro_f1: mean of the classes' F1 scores, over the classes that occur in the truth.
-        accuracy_interval, macro_f1_interval: where they would lie with other subjects; None with a single one.
+        accuracy_interval, macro_f1_interval: 95 % intervals over subjects; None for a single subject.
         per_class: recall of each class that occurs in the truth.
         per_level: accuracy at each intensity level ("1".."4"); samples without a level are in none.
-        confusion: counts; rows are the truth, columns the prediction, both in the order of the manifest's `classes`.
-        calibration_error: how far its probabilities are from how often it is right.
-        reliability: what that is the mean of, the least sure first; bins without samples are left out.
-        labels: the same predictions as yes and no for each expression; None where no sample shows several.
+        confusion: counts; rows are the true classes, columns the predicted ones, both in the order of the manifest's
+            `classes`.
+        num_samples: number of scored samples.
+        calibration_error: expected calibration error.
+        reliability: the bins that `calibration_error` is computed from, least confident first, without empty ones.
+        labels: scores of the same predictions as binary labels of each expression; None where no sample shows several.
     """
 
     accuracy: float
@@ -76,7 +81,7 @@ class ProtocolScore(Frozen):
 
 
 class ViewScore(Frozen):
-    """How well the expressions are named from some of the views."""
+    """The scores from a subset of the views."""
 
     views: tuple[str, ...]
     accuracy: float
@@ -85,15 +90,15 @@ class ViewScore(Frozen):
     macro_f1_interval: Interval | None = None
 
 
-class FacesOfText(Frozen):
-    """Each prompt asks for the faces of its class.
+class TextToFaceRetrieval(Frozen):
+    """Scores of retrieval with prompts as queries and faces as candidates.
 
     Attributes:
-        num_prompts: how many ask, those of classes that have a face.
-        precision_at: share of right faces among the first k, the mean over prompts, by k.
-        recall_at: share of prompts that have a right face among the first k, by k.
-        average_precision: of each class that has a face, the mean over its prompts.
-        mean_average_precision: the mean over classes.
+        num_prompts: number of queries: prompts of classes that have a face.
+        precision_at: share of correct faces among the first k, mean over prompts, by k.
+        recall_at: share of prompts with a correct face among the first k, by k.
+        average_precision: of each class that has a face, mean over its prompts.
+        mean_average_precision: mean over classes.
     """
 
     num_prompts: int
@@ -103,12 +108,12 @@ class FacesOfText(Frozen):
     mean_average_precision: float
 
 
-class TextOfFaces(Frozen):
-    """Each face asks for its prompts.
+class FaceToTextRetrieval(Frozen):
+    """Scores of retrieval with faces as queries and prompts as candidates.
 
     Attributes:
-        num_prompts: among how many.
-        recall_at: share of faces that have a right prompt among the first k, by k.
+        num_prompts: number of candidates.
+        recall_at: share of faces with a correct prompt among the first k, by k.
     """
 
     num_prompts: int
@@ -116,31 +121,33 @@ class TextOfFaces(Frozen):
 
 
 class RetrievalScore(Frozen):
-    """How well faces are found by text, and text by faces (pipeline/evaluate/retrieval.py)."""
+    """Scores of retrieval in both directions (pipeline/evaluate/retrieval.py)."""
 
-    faces_of_text: FacesOfText
-    text_of_faces: TextOfFaces
+    faces_of_text: TextToFaceRetrieval
+    text_of_faces: FaceToTextRetrieval
 
 
 class EvaluationManifest(Manifest):
-    """The result of `smile-pipe evaluate`: its scores by protocol (`PROTOCOL_TITLES`).
+    """The result of `smile-pipe evaluate`.
 
     Attributes:
-        run_fingerprint: the training run that was evaluated.
-        shards_fingerprint: the shards that it was evaluated on.
-        split: whom it was scored on: the test side of a split by subject, or "all" for every sample.
-        fitted_on: fingerprint of other shards that protocols were fitted on; None where they were fitted on these.
-        where: the condition that the samples to fit on and to score were chosen by, if there was one.
-        text_source: where the prompts that the run was trained with came from.
-        temporal, max_frames: what was read of a scored sequence, and how many frames of it at most.
+        run_fingerprint: fingerprint of the evaluated run.
+        shards_fingerprint: fingerprint of the scored shards.
+        split: the split by subject whose test part was scored, or "all" for every sample.
+        fitted_on: fingerprint of the other shards that protocols were fitted on; None where they were fitted on these.
+        where: condition that selected the samples to fit on and to score, if there was one.
+        text_source: source of the prompts that the run was trained with.
+        temporal, max_frames: what was read of a scored sequence, and the maximum number of its frames.
+        recipe: recipe of the run.
         classes: expression codes, in the order of the confusion matrices.
-        num_subjects: subjects among the scored samples.
-        num_scans, num_sequences, num_frames: what the scored samples are, and the frames that were read of sequences.
-        num_skipped: samples to fit on or to score that were left out, as they are damaged.
-        finetune_epochs: how long the copy was trained that `finetune` scores; None where it was not asked for.
-        notes: what was asked for and left out, and why.
-        view_protocol, view_scores: what was scored on parts of the rig, and how well.
-        retrieval: with zero-shot, how well text finds faces and faces text.
+        num_subjects: number of subjects among the scored samples.
+        num_scans, num_sequences, num_frames: kinds of the scored samples, and the frames that were read of sequences.
+        num_skipped: number of damaged samples that were left out, of those to fit on and of those to score.
+        finetune_epochs: training length of the `finetune` protocol; None where it was not requested.
+        notes: what was requested and left out, and why.
+        protocols: scores by protocol, one of `PROTOCOL_TITLES`.
+        view_protocol, view_scores: the protocol that was scored on subsets of the views, and its scores.
+        retrieval: retrieval scores, where zero-shot was scored.
     """
 
     schema_version: Literal[4] = 4
@@ -166,6 +173,3 @@ class EvaluationManifest(Manifest):
     view_protocol: str | None = None
     view_scores: tuple[ViewScore, ...] = ()
     retrieval: RetrievalScore | None = None
-
-
-Protocol = Literal["zero-shot", "knn", "probe", "classifier", "finetune"]

@@ -1,7 +1,7 @@
-"""What stages have written into a folder: finding shard sets, runs and cross-validations, and what they say.
+"""Find the outputs of stages in a folder: shard sets, runs and cross-validations, with their manifests.
 
-Promised: no path from a file is followed, no more than `MAX_BYTES` of a file is read, and a file that cannot be read
-makes a finding and no error.
+Safe on foreign folders: no path from a file is followed, at most `MAX_BYTES` of a file are read, and a file that cannot
+be read becomes `StageOutput.problem`.
 """
 
 import json
@@ -23,13 +23,15 @@ M = TypeVar("M", bound=Manifest)
 
 
 @dataclass(frozen=True)
-class Output:
-    """A folder that a stage writes to.
+class StageOutput:
+    """The output directory of a stage.
 
     Attributes:
-        manifest: what it says of itself; None where the stage has not finished, or where it cannot be read.
-        problem: why it cannot be read, or "".
-        options: `config.json` of a run or a cross-validation, as far as it can be read.
+        kind: which stage wrote it.
+        path: the directory.
+        manifest: its manifest; None where the stage has not finished, or where it cannot be read.
+        problem: why the manifest cannot be read, or "".
+        options: the readable part of `config.json`, of a run or a cross-validation.
     """
 
     kind: Literal["shards", "run", "crossval", "unknown"]
@@ -40,29 +42,36 @@ class Output:
 
     @property
     def fingerprint(self) -> str:
-        """Its own, "" where it has none yet."""
+        """Fingerprint of the output, "" where it has none yet."""
         return self.manifest.fingerprint if self.manifest else ""
 
     @property
     def shards_fingerprint(self) -> str:
-        """Of the shards that are learned from, "" where that is not known."""
+        """Fingerprint of the training shards, "" where it is not known."""
         known = self.manifest.shards_fingerprint if self.manifest else self.options.get("shards_fingerprint")
         return known if isinstance(known, str) else ""
 
 
-def find_outputs(root: StoragePath) -> Iterator[Output]:
-    """All outputs down to `MAX_DEPTH` levels below `root`, the upper ones first; those inside of others are theirs."""
+def find_stage_outputs(root: StoragePath) -> Iterator[StageOutput]:
+    """Yield all outputs down to `MAX_DEPTH` levels below `root`, upper levels first.
+
+    Folders within an output, such as the folds of a cross-validation, are part of it and are not yielded.
+    """
     level = [root]
     for depth in range(MAX_DEPTH + 1):
-        outputs = {path: output for path in level if (output := _look(path)) is not None}
+        outputs = {path: output for path in level if (output := _inspect(path)) is not None}
         yield from outputs.values()
         if depth < MAX_DEPTH:
             level = [child for path in level if path not in outputs for child in folders_in(path)]
 
 
 def read_manifest(kind: type[M], path: StoragePath) -> tuple[M | None, str]:
-    """The manifest at `path` and what is wrong with it; None and "" where there is none."""
-    content, problem = _content(path)
+    """Read a manifest.
+
+    Returns:
+        The manifest and what is wrong with it; None and "" where there is no file.
+    """
+    content, problem = _read(path)
     if problem or not content:
         return None, problem
     try:
@@ -71,36 +80,36 @@ def read_manifest(kind: type[M], path: StoragePath) -> tuple[M | None, str]:
         return None, str(error)
 
 
-def _look(path: StoragePath) -> Output | None:
-    text, problem = _content(path / "manifest.json")
-    options, stage = _json(_content(path / "config.json")[0]), _json(text).get("stage")
-    if stage == "train" or isinstance(options.get("train"), dict):
-        return Output("run", path, *read_manifest(RunManifest, path / "manifest.json"), options)
-    if stage == "crossval" or isinstance(options.get("crossval"), dict):
-        return Output("crossval", path, *read_manifest(CrossvalManifest, path / "manifest.json"), options)
-    if stage == "render" or (path / ".progress").is_dir() or (path / "index.parquet").is_file():
-        return Output("shards", path, *read_manifest(ShardManifest, path / "manifest.json"))
-    if text or problem:
-        return Output("unknown", path, None, problem or "manifest.json is of no stage of this release")
-    return None
-
-
 def folders_in(path: StoragePath) -> list[StoragePath]:
-    """The folders in one, by name; none where it cannot be looked into."""
+    """List the folders in a folder, sorted by name; none where it cannot be read."""
     try:
         return sorted((entry for entry in path.iterdir() if entry.is_dir()), key=str)
     except OSError:
         return []
 
 
-def _content(path: StoragePath) -> tuple[bytes, str]:
-    """What a file holds, and what is wrong with it; b"" and "" where there is none."""
+def _inspect(path: StoragePath) -> StageOutput | None:
+    text, problem = _read(path / "manifest.json")
+    options, stage = _parse_object(_read(path / "config.json")[0]), _parse_object(text).get("stage")
+    if stage == "train" or isinstance(options.get("train"), dict):
+        return StageOutput("run", path, *read_manifest(RunManifest, path / "manifest.json"), options)
+    if stage == "crossval" or isinstance(options.get("crossval"), dict):
+        return StageOutput("crossval", path, *read_manifest(CrossvalManifest, path / "manifest.json"), options)
+    if stage == "render" or (path / ".progress").is_dir() or (path / "index.parquet").is_file():
+        return StageOutput("shards", path, *read_manifest(ShardManifest, path / "manifest.json"))
+    if text or problem:
+        return StageOutput("unknown", path, None, problem or "manifest.json is of no stage of this release")
+    return None
+
+
+def _read(path: StoragePath) -> tuple[bytes, str]:
+    """Return the content of a file and what is wrong with it; b"" and "" where there is no file."""
     try:
         if not path.exists():
             return b"", ""
         if not path.is_file():
             return b"", f"{path.name} is no file"
-        # An object store knows no range of an empty object.
+        # An object store refuses a range of an empty object.
         content = read_range(path, 0, MAX_BYTES + 1) if path.stat().st_size else b""
     except OSError as error:
         return b"", f"{path.name} cannot be read ({error.strerror or error})"
@@ -109,7 +118,8 @@ def _content(path: StoragePath) -> tuple[bytes, str]:
     return content, "" if content else f"{path.name} is empty"
 
 
-def _json(content: bytes) -> dict[str, Any]:
+def _parse_object(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object; empty where the content is anything else."""
     try:
         loaded = json.loads(content)
     except (ValueError, RecursionError):

@@ -1,14 +1,15 @@
-"""What is scored: whom, by which protocols, and what is read of sequences; or why it cannot be.
+"""Select the samples, protocols and frames that a trained run is scored on or exported for.
 
-Goes in: the options, the run's manifest and the shards. Comes out: rows, names and notes. Promised: no subject that the
-run has learned from is scored as one that it has not.
+Shared by `evaluate` and `export`, so that both apply the same rules: a subject of the training or validation part is
+never scored as an unseen one.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from smile_pipe.pipeline.common.filters import SampleFilter
+from smile_pipe.pipeline.data.integrity import OnBadShard
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal, stored_temporal
-from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
@@ -19,28 +20,64 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import split_subjects
 
 
-def check_channel(config: EvaluateConfig, run: RunManifest, shards: ShardSet, fit: ShardSet | None) -> None:
-    """Raise UsageError where shards lack what the run's image tower sees."""
-    for option, given, found in (("shards", config.shards, shards), ("fit_on", config.fit_on, fit)):
-        if found is not None and run.channel not in found.manifest.channels:
-            raise UsageError(f"lack the channel {run.channel}, which the run learned from", field=option, value=given)
+@dataclass(frozen=True)
+class SampleSelection:
+    """Options that select samples; named as the options of the stages.
+
+    Attributes:
+        shards: specification of the scored shards.
+        split: split whose test part is scored, "all" for every sample; None for the split of the run.
+        where: condition on samples.
+        on_bad_shard: what to do with damaged samples.
+        fit_on: specification of other shards to fit protocols on.
+    """
+
+    shards: str
+    split: str | None
+    where: str | None
+    on_bad_shard: OnBadShard
+    fit_on: str | None = None
+
+    @property
+    def sample_filter(self) -> SampleFilter:
+        """The condition as a filter of rows."""
+        return SampleFilter.model_validate({"where": self.where})
 
 
-def select_rows(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> tuple[list[IndexRow], list[IndexRow]]:
-    """Rows to fit protocols on, none for `all`, and rows to score.
+def check_channel(
+    selection: SampleSelection, run: RunManifest, shards: ShardSet, fit_shards: ShardSet | None = None
+) -> None:
+    """Raise UsageError if shards lack the channel that the run was trained on."""
+    sets = (("shards", selection.shards, shards), ("fit_on", selection.fit_on, fit_shards))
+    for field, spec, shard_set in sets:
+        if shard_set is not None and run.channel not in shard_set.manifest.channels:
+            raise UsageError(
+                f"lack the channel {run.channel}, which the run was trained on; render with `channels={run.channel}`",
+                field=field,
+                value=spec,
+            )
+
+
+def select_rows(
+    selection: SampleSelection, run: RunManifest, shards: ShardSet
+) -> tuple[list[IndexRow], list[IndexRow]]:
+    """Select the rows of one shard set.
+
+    Returns:
+        Rows to fit protocols on, none for the split "all", and rows to score.
 
     Raises:
-        UsageError: shards or a split on which the run cannot be scored.
+        UsageError: the run cannot be scored on these shards or this split.
     """
-    spec, meant = config.split or run.split, SampleFilter.model_validate({"where": config.where})
+    spec, sample_filter = selection.split or run.split, selection.sample_filter
     if spec == "all":
-        return [], meant.apply(shards.rows)
-    if config.split is None and shards.manifest.fingerprint != run.shards_fingerprint:
+        return [], sample_filter.apply(shards.rows)
+    if selection.split is None and shards.manifest.fingerprint != run.shards_fingerprint:
         raise UsageError(
-            f"not the shards that the run was trained on; say whom to score with `split` "
+            f"not the shards that the run was trained on; select the samples to score with `split` "
             f"({run.split} as in training, or all for another dataset)",
             field="shards",
-            value=config.shards,
+            value=selection.shards,
         )
     if spec == run.split:
         train, test = run.train_subjects, run.test_subjects
@@ -49,68 +86,76 @@ def select_rows(config: EvaluateConfig, run: RunManifest, shards: ShardSet) -> t
         train, test = split.train, split.test
         if seen := sorted(set(test) & {*run.train_subjects, *run.validation_subjects}):
             raise UsageError(
-                f"would test on {pluralize(len(seen), 'subject')} that the run has learned from, "
-                f"or was chosen by ({', '.join(seen[:3])}, ...); leave `split` out, or train on that split",
+                f"would test on {pluralize(len(seen), 'subject')} that the run was trained or validated on "
+                f"({', '.join(seen[:3])}, ...); leave `split` out, or train on that split",
                 field="split",
                 value=spec,
             )
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:
-        raise UsageError("hold no subject of the run's test side; use `split=all`", field="shards", value=config.shards)
-    return meant.apply(train_rows), meant.apply(test_rows)
+        raise UsageError("hold no test subject of the run; use `split=all`", field="shards", value=selection.shards)
+    return sample_filter.apply(train_rows), sample_filter.apply(test_rows)
 
 
 def select_rows_cross_dataset(
-    config: EvaluateConfig, run: RunManifest, fit: ShardSet, shards: ShardSet
+    selection: SampleSelection, run: RunManifest, fit_shards: ShardSet, shards: ShardSet
 ) -> tuple[list[IndexRow], list[IndexRow]]:
-    """Rows of other shards to fit protocols on, of expressions that `shards` have as well, and all rows of `shards`.
+    """Select the rows of a cross-dataset evaluation: protocols are fitted on one dataset, another one is scored.
 
-    Of the shards that the run learned from, those are fitted on that it learned from.
+    Returns:
+        Rows of `fit_shards` whose expression occurs in `shards` too, and all rows of `shards`. If the run was trained
+        on `fit_shards`, only rows of its training subjects are returned.
 
     Raises:
-        UsageError: the two are the same, or have nothing to be compared by, or the run knows whom it is scored on.
+        UsageError: the datasets are the same or share no expression, or the run was trained on the scored one.
     """
-    if config.split not in (None, "all"):
+    if selection.split not in (None, "all"):
         raise UsageError("every sample of `shards` is scored; leave `split` out", field="fit_on")
-    if shards.manifest.fingerprint in (fit.manifest.fingerprint, run.shards_fingerprint):
+    if shards.manifest.fingerprint in (fit_shards.manifest.fingerprint, run.shards_fingerprint):
         raise UsageError(
-            "`shards` are not other ones; leave `fit_on` out, and choose whom to score by `split`", field="fit_on"
+            "`shards` are the same shards, or those of the run; leave `fit_on` out, and select the samples to score "
+            "with `split`",
+            field="fit_on",
         )
-    meant = SampleFilter.model_validate({"where": config.where})
-    knows = fit.manifest.fingerprint == run.shards_fingerprint
-    rows = fit.of_subjects(run.train_subjects) if knows else fit.rows
-    shared = [row for row in meant.apply(rows) if row.expression in shards.manifest.expressions]
+    is_training_set = fit_shards.manifest.fingerprint == run.shards_fingerprint
+    rows = fit_shards.of_subjects(run.train_subjects) if is_training_set else fit_shards.rows
+    shared = [row for row in selection.sample_filter.apply(rows) if row.expression in shards.manifest.expressions]
     if not shared:
-        raise UsageError("has none of the expressions of `shards`", field="fit_on", value=config.fit_on)
-    return shared, meant.apply(shards.rows)
+        raise UsageError(
+            "has none of the expressions of `shards`; name another dataset", field="fit_on", value=selection.fit_on
+        )
+    return shared, selection.sample_filter.apply(shards.rows)
 
 
-def possible_protocols(
-    config: EvaluateConfig, run: RunManifest, shards: ShardManifest
+def resolve_protocols(
+    requested: Sequence[Protocol], selection: SampleSelection, run: RunManifest, shards: ShardManifest
 ) -> tuple[list[Protocol], tuple[str, ...]]:
-    """The protocols asked for that can be had, and notes on what cannot: zero-shot needs texts on both sides.
+    """Select the protocols that are possible; zero-shot needs text in training and prompts in the shards.
 
-    A run with a classifier has that in place of zero-shot.
+    For a run with a classifier, `classifier` takes the place of `zero-shot`.
+
+    Returns:
+        Protocols in order, and notes on those that are left out.
 
     Raises:
-        UsageError: none of them can be had, or one that cannot was asked for by itself.
+        UsageError: none is possible, or a protocol that is not possible was requested by itself.
     """
-    if "finetune" in config.protocol and config.fit_on:
+    if "finetune" in requested and selection.fit_on:
+        raise UsageError("is fitted on samples of `shards`; leave `fit_on` out", field="protocol", value="finetune")
+    if "finetune" in requested and (selection.split or run.split) == "all":
         raise UsageError(
-            "learns from samples of `shards`, and not from those of `fit_on`", field="protocol", value="finetune"
-        )
-    if "finetune" in config.protocol and (config.split or run.split) == "all":
-        raise UsageError(
-            "learns from the subjects that are not scored, and `split=all` scores everyone; "
+            "is fitted on subjects that are not scored, and `split=all` scores all of them; "
             "give another split, or leave finetune out",
             field="protocol",
             value="finetune",
         )
     if run.recipe["name"] == "supervised":
         if not set(run.classes) & set(shards.expressions):
-            raise UsageError(f"the run tells {', '.join(run.classes)} apart, and the shards have none of them")
-        return [*dict.fromkeys("classifier" if name == "zero-shot" else name for name in config.protocol)], ()
-    if "classifier" in config.protocol:
+            raise UsageError(
+                f"the shards have none of the classes of the run ({', '.join(run.classes)}); name other shards"
+            )
+        return [*dict.fromkeys("classifier" if name == "zero-shot" else name for name in requested)], ()
+    if "classifier" in requested:
         raise UsageError(
             "the run has none; train with `recipe=supervised` for one", field="protocol", value="classifier"
         )
@@ -120,29 +165,29 @@ def possible_protocols(
     elif missing:
         reason = f"the shards carry no prompts for {', '.join(missing[:5])}"
     else:
-        return [*dict.fromkeys(config.protocol)], ()
-    names: list[Protocol] = [name for name in config.protocol if name != "zero-shot"]
+        return [*dict.fromkeys(requested)], ()
+    names: list[Protocol] = [name for name in requested if name != "zero-shot"]
     if not names:
         raise UsageError(f"{reason}; use knn or probe", field="protocol", value="zero-shot")
-    return names, (f"zero-shot was left out: {reason}",) if "zero-shot" in config.protocol else ()
+    return names, (f"zero-shot was left out: {reason}",) if "zero-shot" in requested else ()
 
 
-def read_of_sequences(
-    config: EvaluateConfig, run: RunManifest, shards: ShardSet, rows: Sequence[IndexRow]
+def resolve_temporal_read(
+    selection: SampleSelection, run: RunManifest, shards: ShardSet, rows: Sequence[IndexRow]
 ) -> TemporalRead:
-    """What of sequences is read: what the run learned from, or what there is where it learned from scans only.
+    """Select what is read of sequences: as in training, or what is stored if the run was trained on scans only.
 
     Raises:
-        UsageError: the shards have not what the run learned from.
+        UsageError: the shards do not store what the run was trained on.
     """
-    stored = stored_temporal(shards, rows, config.on_bad_shard)
+    stored = stored_temporal(shards, rows, selection.on_bad_shard)
     if run.temporal == "none" or stored == "none":
         return default_temporal(stored)
     if not can_read(stored, run.temporal):
         raise UsageError(
-            f"of sequences they hold {stored}, and the run learned from "
+            f"they store {stored} of sequences, and the run was trained on "
             f"{run.temporal}; render them with `temporal={run.temporal}`",
             field="shards",
-            value=config.shards,
+            value=selection.shards,
         )
     return run.temporal

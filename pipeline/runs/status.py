@@ -1,41 +1,55 @@
-"""Where a chain of stages stands: render -> train -> evaluate, told from what lies in a folder.
+"""Report the state of a chain of stages (render, train, evaluate, crossval) from the files in a folder.
 
-Goes in: a folder that is, or holds, shard sets and runs. Comes out: a report with a row for each of them and for each
-evaluation: is it finished, what was it made from, has that changed since, and what to type next.
-Promised: nothing is written and no shard is opened; a file that cannot be read makes a row that says so, and no error.
+Read-only: no file is written and no shard is opened. A file that cannot be read becomes a row with the state `damaged`.
 """
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.run_directory import STATE, RunDirectory
-from smile_pipe.pipeline.runs.run_index import Output, find_outputs, folders_in, read_manifest
-from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
+from smile_pipe.pipeline.runs.run_index import StageOutput, find_stage_outputs, folders_in, read_manifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen, ShardManifest
 from smile_pipe.shards.storage import StoragePath, scheme_of, storage_path
 
 
+class NextStep(Frozen):
+    """What to run next.
+
+    Attributes:
+        stage: name of the stage, such as "train".
+        inputs: positional inputs, in order.
+        options: options by field name; capital letters stand for a name that the user chooses.
+        recorded: the options of an earlier run by the names in its `config.json`, unchecked; to be given again.
+        resume: whether to continue from the last checkpoint.
+    """
+
+    stage: str
+    inputs: tuple[str, ...] = ()
+    options: Mapping[str, str] = {}
+    recorded: Mapping[str, Any] = {}
+    resume: bool = False
+
+
 class StatusRow(Frozen):
     """One shard set, run, evaluation or cross-validation.
 
     Attributes:
-        path: relative to the folder of the report, "." for itself.
-        state: `stale` is finished, but what it was made from has changed since.
-        finished: when its manifest was written; None without one.
-        about: why it is in that state; "" where the state says all.
-        counts: how many there are of what.
-        fingerprint: its own, "" where it has none yet.
-        made_from: the path of what it was made from; "" where that is not in the folder.
-        next: what to type now; "" where nothing is left to do.
+        kind: what it is.
+        path: relative to the folder of the report, "." for the folder itself.
+        state: `stale` is finished, but its input has changed since.
+        finished: time of the manifest; None without one.
+        about: reason for the state; "" where none is needed.
+        counts: numbers of samples, steps and the like, by name.
+        fingerprint: its fingerprint, "" where it has none yet.
+        made_from: path of its input; "" where that is not in the folder.
+        next: what to run next; None where nothing is left to do.
     """
 
     kind: Literal["shards", "run", "evaluation", "crossval", "unknown"]
@@ -45,87 +59,96 @@ class StatusRow(Frozen):
     about: str = ""
     counts: Mapping[str, int] = {}
     fingerprint: str = ""
-    build_samples: str = ""
-    next: str = ""
+    made_from: str = ""
+    next: NextStep | None = None
 
 
 class StatusReport(Frozen):
-    """All that was found in a folder: shard sets, then each run with its evaluation, then cross-validations."""
+    """The contents of a folder: shard sets, then each run with its evaluation, then cross-validations."""
 
     root: str
     rows: tuple[StatusRow, ...]
 
 
 def status(root: StoragePath) -> StatusReport:
-    """Look at `root` and at the folders in it, two levels deep.
+    """Report on a folder and on the folders in it, at most two levels deep.
+
+    Args:
+        root: a shard set, a run, or a folder that holds some.
 
     Raises:
-        UsageError: it is no directory.
+        UsageError: it is not a directory.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that is, or holds, shards or runs")
-    found = list(find_outputs(root))
-    sets, runs, crossed = ([each for each in found if each.kind == kind] for kind in ("shards", "run", "crossval"))
-    sources = {each.path: _source(each, sets) for each in (*runs, *crossed)}
+    outputs = list(find_stage_outputs(root))
+    shard_sets, runs, crossvals = (
+        [output for output in outputs if output.kind == kind] for kind in ("shards", "run", "crossval")
+    )
+    sources = {output.path: _source(output, shard_sets) for output in (*runs, *crossvals)}
     used = {source.path for source in sources.values() if source}
-    rows = [_shards_row(root, each, each.path in used) for each in sets]
+    rows = [_shards_row(root, output, output.path in used) for output in shard_sets]
     for run in runs:
-        rows += _run_rows(root, run, sources[run.path], sets)
-    rows += [_crossval_row(root, each, sources[each.path]) for each in crossed]
-    rows += [_row(root, each, "damaged", about=each.problem) for each in found if each.kind == "unknown"]
+        rows += _run_rows(root, run, sources[run.path], shard_sets)
+    rows += [_crossval_row(root, output, sources[output.path]) for output in crossvals]
+    rows += [_row(root, output, "damaged", about=output.problem) for output in outputs if output.kind == "unknown"]
     return StatusReport(root=str(root), rows=tuple(rows))
 
 
-def _source(run: Output, sets: Sequence[Output]) -> Output | None:
-    """The shards that a run learns from: those that lie where it says, else some with the same fingerprint."""
-    named = run.options.get("shards")
-    where = _place_of(named, run.path) if isinstance(named, str) else ""
-    same_place = [each for each in sets if str(each.path.resolve()) == where]
-    same_content = [each for each in sets if each.fingerprint and each.fingerprint == run.shards_fingerprint]
+def _source(run: StageOutput, shard_sets: Sequence[StageOutput]) -> StageOutput | None:
+    """Find the shards of a run: at the place that it records, else with the fingerprint that it records."""
+    recorded = run.options.get("shards")
+    location = _resolve_recorded(recorded, run.path) if isinstance(recorded, str) else ""
+    same_place = [output for output in shard_sets if str(output.path.resolve()) == location]
+    same_content = [
+        output for output in shard_sets if output.fingerprint and output.fingerprint == run.shards_fingerprint
+    ]
     return next(iter(same_place + same_content), None)
 
 
-def _place_of(named: str, run: StoragePath) -> str:
-    """What a run says of where its shards lie, made whole without looking there."""
+def _resolve_recorded(recorded: str, run: StoragePath) -> str:
+    """Make a recorded location absolute, without access to it; "" where it is invalid."""
     with suppress(ValueError):
-        if scheme_of(named):
-            return str(storage_path(named))
-        return os.path.normpath(run.resolve() / named) if isinstance(run, Path) else str((run / named).resolve())
+        if scheme_of(recorded):
+            return str(storage_path(recorded))
+        return os.path.normpath(run.resolve() / recorded) if isinstance(run, Path) else str((run / recorded).resolve())
     return ""
 
 
-def _shards_row(root: StoragePath, found: Output, is_used: bool) -> StatusRow:
-    render = _type("render", "DATA", "--out", found.path)
-    if found.problem:
-        return _row(root, found, "damaged", about=found.problem, next=render)
-    if found.manifest is None:
-        num_made = sum(name.endswith(".json") for name in _sizes(found.path / ".progress"))
-        about = f"unfinished, {pluralize(num_made, 'shard')} so far"
-        return _row(root, found, "unfinished", about=about, counts={"shards": num_made}, next=render)
-    manifest: ShardManifest = found.manifest
+def _shards_row(root: StoragePath, output: StageOutput, is_used: bool) -> StatusRow:
+    render = NextStep(stage="render", inputs=("DATA",), options={"out": str(output.path)})
+    if output.problem:
+        return _row(root, output, "damaged", about=output.problem, next=render)
+    if output.manifest is None:
+        num_finished = sum(name.endswith(".json") for name in _file_sizes(output.path / ".progress"))
+        about = f"unfinished, {pluralize(num_finished, 'shard')} so far"
+        return _row(root, output, "unfinished", about=about, counts={"shards": num_finished}, next=render)
+    manifest: ShardManifest = output.manifest
     counts = {
         "shards": len(manifest.shards),
         "samples": manifest.num_samples,
         "subjects": manifest.num_subjects,
         "failures": manifest.num_failures,
     }
-    sizes = _sizes(found.path / "shards")
+    sizes = _file_sizes(output.path / "shards")
     if damaged := [entry.name for entry in manifest.shards if sizes.get(entry.name) != entry.bytes]:
         about = f"{pluralize(len(damaged), 'shard')} gone or of another size, {damaged[0]} first"
-        return _row(root, found, "damaged", about=about, counts=counts, next=_type("verify", found.path))
-    train = "" if is_used else _type("train", "--shards", found.path, "--out", "RUN")
-    return _row(root, found, "finished", counts=counts, next=train)
+        verify = NextStep(stage="verify", inputs=(str(output.path),))
+        return _row(root, output, "damaged", about=about, counts=counts, next=verify)
+    train = None if is_used else NextStep(stage="train", options={"shards": str(output.path), "out": "RUN"})
+    return _row(root, output, "finished", counts=counts, next=train)
 
 
-def _run_rows(root: StoragePath, run: Output, source: Output | None, sets: Sequence[Output]) -> list[StatusRow]:
-    """A run and its evaluation."""
+def _run_rows(
+    root: StoragePath, run: StageOutput, source: StageOutput | None, shard_sets: Sequence[StageOutput]
+) -> list[StatusRow]:
+    """The rows of a run and of its evaluation."""
     manifest, problem = read_manifest(EvaluationManifest, run.path / "evaluation" / "manifest.json")
     row = _run_row(root, run, source)
     if manifest is None and not problem:
         return [row]
-    evaluate = "" if row.next else _evaluate(run, source)
-    common: dict[str, Any] = {"made_from": row.path, "next": evaluate}
-    output = Output("unknown", run.path / "evaluation", manifest, problem)
+    common: dict[str, Any] = {"made_from": row.path, "next": None if row.next else _evaluate_step(run, source)}
+    output = StageOutput("unknown", run.path / "evaluation", manifest, problem)
     if manifest is None:
         return [row, _row(root, output, "damaged", kind="evaluation", about=problem, **common)]
     common["counts"] = {
@@ -133,33 +156,36 @@ def _run_rows(root: StoragePath, run: Output, source: Output | None, sets: Seque
         "samples": manifest.num_scans + manifest.num_sequences,
         "skipped": manifest.num_skipped,
     }
+    is_of_other_run = manifest.run_fingerprint != run.fingerprint
     on_own_shards = manifest.shards_fingerprint == run.shards_fingerprint
-    if manifest.run_fingerprint != run.fingerprint or (on_own_shards and row.state != "finished"):
-        about = (
-            f"of {'another run' if manifest.run_fingerprint != run.fingerprint else 'other shards'} than there is now"
-        )
+    if is_of_other_run or (on_own_shards and row.state != "finished"):
+        about = f"of {'another run' if is_of_other_run else 'other shards'} than there is now"
         return [row, _row(root, output, "stale", kind="evaluation", about=about, **common)]
-    here = next((each for each in sets if each.fingerprint == manifest.shards_fingerprint), None)
-    elsewhere = f"on shards {manifest.shards_fingerprint[:8]}, which are not here, or not any more"
-    about = f"on {_relative(root, here.path)}" if here else elsewhere
-    return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": ""})]
+    scored = next((each for each in shard_sets if each.fingerprint == manifest.shards_fingerprint), None)
+    missing = f"on shards {manifest.shards_fingerprint[:8]}, which are not here, or not any more"
+    about = f"on {_relative(root, scored.path)}" if scored else missing
+    return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": None})]
 
 
-def _run_row(root: StoragePath, run: Output, source: Output | None) -> StatusRow:
-    shards = source.path if source else "SHARDS"
-    options = ["--shards", shards, *_options(run.options.get("train"), TrainConfig)]
+def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) -> StatusRow:
+    shards = str(source.path) if source else "SHARDS"
     common: dict[str, Any] = {"made_from": _relative(root, source.path) if source else ""}
-    resume = _type("train", "--out", run.path, *options, "--resume")
+    resume = NextStep(
+        stage="train",
+        options={"out": str(run.path), "shards": shards},
+        recorded=_recorded_options(run, "train"),
+        resume=True,
+    )
     if run.problem:
         return _row(root, run, "damaged", about=f"{run.problem}; remove it and go on", next=resume, **common)
     changed = source is not None and source.fingerprint != run.shards_fingerprint and bool(run.shards_fingerprint)
-    why = "stale: the shards changed since" if source and source.manifest else "stale: the shards are not finished"
-    anew = _type("train", "--out", "NEW_RUN", *options)
+    reason = "stale: the shards changed since" if source and source.manifest else "stale: the shards are not finished"
+    retrain = resume.model_copy(update={"options": {"out": "NEW_RUN", "shards": shards}, "resume": False})
     if run.manifest is None:
         step, num_steps = RunDirectory(run.path).progress()
         common["counts"] = {"step": step, "steps": num_steps}
         if changed:
-            return _row(root, run, "stale", about=f"{why}, and it was not finished", next=anew, **common)
+            return _row(root, run, "stale", about=f"{reason}, and it was not finished", next=retrain, **common)
         return _row(root, run, "unfinished", about=f"unfinished, step {step} of {num_steps}", next=resume, **common)
     manifest = run.manifest
     common["counts"] = {
@@ -168,83 +194,70 @@ def _run_row(root: StoragePath, run: Output, source: Output | None) -> StatusRow
         "skipped": manifest.num_skipped,
     }
     if not (run.path / "checkpoints" / Path(manifest.checkpoint).name / STATE).exists():
-        return _row(root, run, "damaged", about=f"its checkpoint {manifest.checkpoint} is gone", next=anew, **common)
+        about = f"its checkpoint {manifest.checkpoint} is gone"
+        return _row(root, run, "damaged", about=about, next=retrain, **common)
     if changed:
-        return _row(root, run, "stale", about=why, next=anew, **common)
+        return _row(root, run, "stale", about=reason, next=retrain, **common)
     about = "" if source else f"trained on shards {run.shards_fingerprint[:8]}, which are not here"
     is_evaluated = (run.path / "evaluation" / "manifest.json").exists()
-    return _row(root, run, "finished", about=about, next="" if is_evaluated else _evaluate(run, source), **common)
+    step_after = None if is_evaluated else _evaluate_step(run, source)
+    return _row(root, run, "finished", about=about, next=step_after, **common)
 
 
-def _crossval_row(root: StoragePath, found: Output, source: Output | None) -> StatusRow:
-    shards = source.path if source else "SHARDS"
-    scored_on = found.options.get("scored_on")
-    inputs: list[object] = ["--shards", shards]
-    if isinstance(scored_on, str) and scored_on != found.options.get("shards"):
-        inputs = ["--train-on", shards, "--test-on", _place_of(scored_on, found.path)]
-    options = [*inputs, *_options(found.options.get("crossval"), CrossvalConfig)]
-    again = _type("crossval", "--out", found.path, *options)
-    folds = [path / "evaluation" / "manifest.json" for path in folders_in(found.path / "folds")]
+def _crossval_row(root: StoragePath, output: StageOutput, source: StageOutput | None) -> StatusRow:
+    shards = str(source.path) if source else "SHARDS"
+    scored_on = output.options.get("scored_on")
+    inputs = {"shards": shards}
+    if isinstance(scored_on, str) and scored_on != output.options.get("shards"):
+        inputs = {"train_on": shards, "test_on": _resolve_recorded(scored_on, output.path)}
+    recorded = _recorded_options(output, "crossval")
+    resume = NextStep(stage="crossval", options={"out": str(output.path), **inputs}, recorded=recorded)
+    folds = [path / "evaluation" / "manifest.json" for path in folders_in(output.path / "folds")]
     common: dict[str, Any] = {
         "made_from": _relative(root, source.path) if source else "",
         "counts": {"folds": sum(path.exists() for path in folds)},
     }
-    if found.problem:
-        return _row(root, found, "damaged", about=f"{found.problem}; remove it and go on", next=again, **common)
-    if source is not None and source.fingerprint != found.shards_fingerprint and found.shards_fingerprint:
-        anew = _type("crossval", "--out", "NEW_CROSSVAL", *options)
-        return _row(root, found, "stale", about="stale: the shards changed since", next=anew, **common)
-    if found.manifest is None:
-        return _row(root, found, "unfinished", about="unfinished", next=again, **common)
-    about = "" if source else f"on shards {found.shards_fingerprint[:8]}, which are not here"
-    return _row(root, found, "finished", about=about, **common)
+    if output.problem:
+        return _row(root, output, "damaged", about=f"{output.problem}; remove it and go on", next=resume, **common)
+    if source is not None and source.fingerprint != output.shards_fingerprint and output.shards_fingerprint:
+        restart = resume.model_copy(update={"options": {"out": "NEW_CROSSVAL", **inputs}})
+        return _row(root, output, "stale", about="stale: the shards changed since", next=restart, **common)
+    if output.manifest is None:
+        return _row(root, output, "unfinished", about="unfinished", next=resume, **common)
+    about = "" if source else f"on shards {output.shards_fingerprint[:8]}, which are not here"
+    return _row(root, output, "finished", about=about, **common)
 
 
-def _evaluate(run: Output, source: Output | None) -> str:
-    return _type("evaluate", run.path, "--shards", source.path if source else "SHARDS")
+def _evaluate_step(run: StageOutput, source: StageOutput | None) -> NextStep:
+    shards = str(source.path) if source else "SHARDS"
+    return NextStep(stage="evaluate", inputs=(str(run.path),), options={"shards": shards})
 
 
-def _row(root: StoragePath, output: Output, state: str, **fields: Any) -> StatusRow:
+def _recorded_options(output: StageOutput, section: str) -> dict[str, Any]:
+    recorded = output.options.get(section)
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _row(root: StoragePath, output: StageOutput, state: str, **fields: Any) -> StatusRow:
     finished = None
     if output.manifest:
         written = (output.path / "manifest.json").stat().st_mtime
-        # Not every storage knows.
+        # Some storages have no modification time.
         finished = datetime.fromtimestamp(written, UTC).replace(microsecond=0) if written else None
     known = {"kind": output.kind, "path": _relative(root, output.path), "fingerprint": output.fingerprint}
     return StatusRow.model_validate(known | {"state": state, "finished": finished} | fields)
 
 
-def _options(given: object, config: type[TrainOptions]) -> list[str]:
-    """What was asked for of a stage, but for what is so without asking."""
-    fields = config.model_fields
-    known = config.from_record(given) if isinstance(given, dict) else {}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    asked = {name: value for name, value in plain.items() if value != fields[name].default and value is not None}
-    return [part for name, value in asked.items() for part in _flag(name, value)]
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [flag] * value if isinstance(value, bool) else [flag, shown]
-
-
-def _type(*words: object) -> str:
-    """A command line that a shell takes as it is; signs that a terminal would act on are left out."""
-    plain = ("".join(sign for sign in str(word) if sign.isprintable()) for word in words)
-    return shlex.join(["smile-pipe", *plain])
-
-
-def _sizes(folder: StoragePath) -> dict[str, int]:
-    """Sizes of the files in a folder, by name."""
+def _file_sizes(folder: StoragePath) -> dict[str, int]:
+    """Sizes of the files in a folder, by name; none where it cannot be read."""
     try:
         if isinstance(folder, Path):
             with os.scandir(folder) as entries:
                 return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        found = folder.fs.ls(folder.path, detail=True)
+        listed = folder.fs.ls(folder.path, detail=True)
     except OSError:
         return {}
-    return {about["name"].rpartition("/")[2]: about["size"] or 0 for about in found if about["type"] == "file"}
+    return {entry["name"].rpartition("/")[2]: entry["size"] or 0 for entry in listed if entry["type"] == "file"}
 
 
 def _relative(root: StoragePath, path: StoragePath) -> str:

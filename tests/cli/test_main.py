@@ -154,7 +154,8 @@ class TestInvalidArguments:
 
 
 @pytest.mark.parametrize(
-    ("stage", "options"), [("render", ()), ("train", ("--split", "kfold:5:0")), ("crossval", ("--protocol", "kfold:5"))]
+    ("stage", "options"),
+    [("render", ()), ("train", ("--split", "kfold:5:0")), ("crossval", ("--split-protocol", "kfold:5"))],
 )
 def test_unwritable_output_is_an_error(faces_dir, shards_dir, tmp_path, monkeypatch, stage, options):
     # Permissions do not restrict root, and tests may run as root.

@@ -1,15 +1,15 @@
-"""The manifest of a cross-validation whose scores are made up."""
+"""The manifest of a cross-validation with invented scores."""
 
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd, spread
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd
 from smile_pipe.pipeline.runs.evaluation_manifest import LabelScore
 
 ACCURACIES = {"zero-shot": [0.911, 0.873], "probe": [0.512, 0.555]}
 
 
-def manifest(**changes) -> CrossvalManifest:
+def crossval_manifest(**changes) -> CrossvalManifest:
     scores = {
         name: CrossvalScore(
-            accuracy=spread(values),
+            accuracy=MeanStd.of(values),
             macro_f1=MeanStd(mean=0.321, deviation=0.0123),
             per_class={"HA": 0.777, "SA": 0.666},
             per_level={"4": MeanStd(mean=0.444, deviation=0.0456)},

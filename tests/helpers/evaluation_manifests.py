@@ -1,4 +1,4 @@
-"""Manifests of evaluations whose scores are made up."""
+"""Manifests of evaluations with invented predictions."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 CLASSES = ("AN", "HA", "smirk")
 
 
-def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes):
+def evaluation_manifest(classes=CLASSES, split="kfold:10:0", text_source="label", **changes):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(classes), 120)
     levels = [int(i % 4 + 1) if truth[i] else None for i in range(120)]
     several = any(";" in name for name in classes)
-    known = Labels(truth, classes, levels, [f"F{i % 7:04d}" for i in range(120)], several)
+    labels = Labels(truth, classes, levels, [f"F{i % 7:04d}" for i in range(120)], several)
     guesses = {
         name: np.where(rng.random(120) < share, truth, rng.integers(0, len(classes), 120))
         for name, share in (("zero-shot", 0.5), ("knn", 0.6), ("probe", 0.8))
@@ -32,18 +32,18 @@ def made_up(classes=CLASSES, split="kfold:10:0", text_source="label", **changes)
         "num_sequences": 0,
         "num_frames": 0,
         "num_subjects": 7,
-        "protocols": {name: score(known, unsure(guess, len(classes))) for name, guess in guesses.items()},
+        "protocols": {name: score(labels, uncertain(guess, len(classes))) for name, guess in guesses.items()},
         "retrieval": retrieval_score(rng.normal(size=(120, 4)), truth, prompts),
         **changes,
     }
     return EvaluationManifest(split=split, text_source=text_source, classes=classes, **facts)
 
 
-def unsure(guesses, num_classes):
-    """Probabilities of guesses, more sure of some than of others."""
-    sure = np.linspace(0.6, 1, len(guesses))[:, None]
-    return sure * np.eye(num_classes)[guesses] + (1 - sure) / num_classes
+def uncertain(guesses, num_classes):
+    """Probabilities of guesses with confidences from 0.6 to 1."""
+    confidence = np.linspace(0.6, 1, len(guesses))[:, None]
+    return confidence * np.eye(num_classes)[guesses] + (1 - confidence) / num_classes
 
 
-def multilabel():
-    return made_up(("HA", "SU", "HA;SU"))
+def multilabel_manifest():
+    return evaluation_manifest(("HA", "SU", "HA;SU"))

@@ -1,4 +1,4 @@
-"""The manifest of a run that was never trained."""
+"""The manifest of a run, without training."""
 
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 

@@ -1,4 +1,4 @@
-"""The heads: what they predict where the answer is known, how sure they are, and what they may see."""
+"""The classifiers: predictions with known answers, probabilities, and which samples they are fitted on."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from smile_pipe.pipeline.classifiers import knn as neighbours
 from smile_pipe.pipeline.classifiers import probe
-from smile_pipe.pipeline.classifiers.knn import NEIGHBOUR_TEMPERATURE, knn, unit
+from smile_pipe.pipeline.classifiers.knn import NEIGHBOUR_TEMPERATURE, knn, unit_vectors
 from smile_pipe.pipeline.classifiers.probe import LinearProbe, fit_probe, read_probe
 from smile_pipe.pipeline.classifiers.zero_shot import zero_shot
 from smile_pipe.pipeline.evaluate.protocols import out_of_fold_predict
@@ -18,8 +18,8 @@ from smile_pipe.shards.errors import UsageError
 SCALE = 1 / 0.07
 
 
-def named(probabilities):
-    """The classes that are predicted; probabilities are ones."""
+def predicted_classes(probabilities):
+    """The predicted classes; checks that the rows are probabilities."""
     assert probabilities.dtype == np.float64 and (probabilities >= 0).all()
     assert probabilities.sum(axis=1) == pytest.approx(1)
     return probabilities.argmax(axis=1)
@@ -34,34 +34,34 @@ def clusters(num_subjects, per_class=4, num_classes=3, noise=0.3, seed=0):
 
 
 class TestZeroShot:
-    def test_names_the_nearest_direction_whatever_the_lengths(self):
+    def test_lengths_of_embeddings_do_not_count(self):
         prompts = {"AN": np.array([[1.0, 0.0]]), "HA": np.array([[0.0, 100.0]])}
         faces = np.array([[5.0, 1.0], [0.1, 0.2], [-1.0, -0.5]])
-        assert named(zero_shot(faces, prompts, SCALE)).tolist() == [0, 1, 1]
+        assert predicted_classes(zero_shot(faces, prompts, SCALE)).tolist() == [0, 1, 1]
 
-    def test_a_long_prompt_embedding_weighs_no_more_than_a_short_one(self):
+    def test_lengths_of_prompts_do_not_count(self):
         # The mean direction of the unit vectors is 45 degrees; of the raw ones it would be that of the first.
         ensemble = np.array([[1000.0, 0.0], [0.0, 1.0]])
         prompts = {"AN": ensemble, "HA": np.array([[1.0, 0.2]])}
-        assert named(zero_shot(np.array([[1.0, 0.7]]), prompts, SCALE)).tolist() == [0]
+        assert predicted_classes(zero_shot(np.array([[1.0, 0.7]]), prompts, SCALE)).tolist() == [0]
 
-    def test_an_ensemble_of_scattered_prompts_is_normalised_again(self):
+    def test_mean_of_prompts_is_normalised_again(self):
         scattered = np.array([[1.0, 1.0], [1.0, -1.0]])
         prompts = {"AN": scattered, "HA": np.array([[0.7, 0.7]])}
-        assert named(zero_shot(np.array([[1.0, 0.3]]), prompts, SCALE)).tolist() == [0]
+        assert predicted_classes(zero_shot(np.array([[1.0, 0.3]]), prompts, SCALE)).tolist() == [0]
 
-    def test_an_embedding_of_zeros_is_named_without_a_warning(self):
+    def test_zero_embedding_gives_no_warning(self):
         with np.errstate(all="raise"):
             zero_shot(np.zeros((1, 2)), {"AN": np.ones((1, 2)), "HA": np.zeros((1, 2))}, SCALE)
 
-    def test_is_as_sure_as_the_softmax_of_the_scaled_cosines(self):
+    def test_probabilities_are_the_softmax_of_scaled_cosines(self):
         prompts = {"AN": np.array([[2.0, 0.0]]), "HA": np.array([[0.0, 1.0]]), "NE": np.array([[-1.0, 0.0]])}
         expected = np.exp([3 * 0.6, 3 * 0.8, 3 * -0.6])
         assert zero_shot(np.array([[0.3, 0.4]]), prompts, 3.0) == pytest.approx(expected[None] / expected.sum())
 
-    def test_the_largest_scale_leaves_numbers_and_the_order(self):
+    def test_large_scale_is_numerically_stable(self):
         prompts = {"AN": np.array([[1.0, 0.0]]), "HA": np.array([[0.0, 1.0]])}
-        assert named(zero_shot(np.array([[5.0, 0.0], [0.0, 5.0]]), prompts, 1e4)).tolist() == [0, 1]
+        assert predicted_classes(zero_shot(np.array([[5.0, 0.0], [0.0, 5.0]]), prompts, 1e4)).tolist() == [0, 1]
 
 
 class TestKnn:
@@ -75,16 +75,16 @@ class TestKnn:
         )
         shares = reference.fit(x, y).predict_proba(test_x)
         assert knn(x, y, test_x, 3, k) == pytest.approx(shares)
-        assert (named(knn(x, y, test_x, 3, k)) == reference.predict(test_x)).all()
+        assert (predicted_classes(knn(x, y, test_x, 3, k)) == reference.predict(test_x)).all()
 
-    def test_one_close_neighbour_outvotes_two_far_ones(self):
+    def test_one_near_neighbour_outvotes_two_far_ones(self):
         x = np.array([[1.0, 0.0], [0.3, 1.0], [0.3, -1.0]])
-        assert named(knn(x, np.array([0, 1, 1]), np.array([[1.0, 0.0]]), 2, k=3)).tolist() == [0]
+        assert predicted_classes(knn(x, np.array([0, 1, 1]), np.array([[1.0, 0.0]]), 2, k=3)).tolist() == [0]
 
-    def test_fewer_training_samples_than_neighbours_are_all_asked(self):
-        assert named(knn(np.eye(2), np.array([0, 2]), np.eye(2), 4, k=20)).tolist() == [0, 2]
+    def test_fewer_training_samples_than_neighbours_all_vote(self):
+        assert predicted_classes(knn(np.eye(2), np.array([0, 2]), np.eye(2), 4, k=20)).tolist() == [0, 2]
 
-    def test_no_training_samples_are_refused(self):
+    def test_no_training_samples_raise(self):
         with pytest.raises(UsageError, match="no training samples"):
             knn(np.zeros((0, 2)), np.zeros(0, int), np.eye(2), 2)
 
@@ -94,14 +94,14 @@ def linear_probe(train_x, train_y, test_x, num_classes, seed, subjects):
 
 
 class TestLinearProbe:
-    def test_separates_what_a_line_separates_at_any_scale(self):
+    def test_linearly_separable_classes_are_separated_at_any_scale(self):
         x, y, subjects = clusters(8)
-        # Tiny where the classes differ, huge where there is only noise.
+        # Small features that differ between classes, large features of noise.
         scale = np.array([1e-3, 1e-3, 1e-3, 1e3, 1e3, 1e3, 1e3, 1e3])
         test_x, test_y, _ = clusters(4, seed=1)
-        assert (named(linear_probe(x * scale, y, test_x * scale, 3, 0, subjects)) == test_y).mean() > 0.95
+        assert (predicted_classes(linear_probe(x * scale, y, test_x * scale, 3, 0, subjects)) == test_y).mean() > 0.95
 
-    def test_fits_only_on_training_samples_and_chooses_on_subjects_it_was_not_fitted_on(self, monkeypatch):
+    def test_strength_is_selected_on_subjects_outside_of_the_fit(self, monkeypatch):
         x, y, subjects = clusters(8)
         owner = {row.tobytes(): subject for row, subject in zip(x, subjects, strict=True)}
         test_x = clusters(3, seed=1)[0]
@@ -121,23 +121,23 @@ class TestLinearProbe:
         linear_probe(x, y, test_x, 3, 0, subjects)
         *choices, (_, fitted, predicted) = calls
         assert [strength for strength, _, _ in choices] == list(probe.PROBE_STRENGTHS)
-        for _, fitted_on, held_x in choices:
-            held = {owner[row.tobytes()] for row in held_x}
-            assert held and fitted_on and not held & fitted_on
+        for _, fitted_on, validation_x in choices:
+            validation_subjects = {owner[row.tobytes()] for row in validation_x}
+            assert validation_subjects and fitted_on and not validation_subjects & fitted_on
         assert fitted == set(subjects) and (predicted == test_x).all()
 
-    def test_takes_the_strength_that_does_best_on_held_subjects(self, monkeypatch):
+    def test_strength_with_the_best_validation_accuracy_is_used(self, monkeypatch):
         x, y, subjects = clusters(8)
         used, real = [], probe._fit
 
         def only_c_of_a_tenth_is_right(train_x, train_y, strength):
             used.append(strength)
             found = real(train_x, train_y, 1.0)
-            # Its classes change places: everyone is called by another's name.
+            # Rotating the classes makes every prediction wrong.
             return found if strength == 0.1 else LinearProbe(np.roll(found.classes, 1), found.weight, found.bias)
 
         monkeypatch.setattr(probe, "_fit", only_c_of_a_tenth_is_right)
-        # Training lacks two of the five classes.
+        # Two of the five classes have no training samples.
         linear_probe(x, np.array([0, 2, 4])[y], x[:5], 5, 0, subjects)
         assert used[-1] == 0.1
 
@@ -148,20 +148,20 @@ class TestLinearProbe:
         expected = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(x, y)
         assert probe._fit(x, y, 0.1).probabilities(x, num_classes) == pytest.approx(expected.predict_proba(x))
 
-    def test_comes_back_from_its_file_with_the_names_of_its_classes(self):
+    def test_file_round_trips_with_class_names(self):
         x, y, subjects = clusters(4)
         fitted = fit_probe(x, y, subjects, 0)
         again, names, run = read_probe(fitted.to_bytes(("AN", "HA", "NE"), "0123"))
         assert names == ("AN", "HA", "NE") and run == "0123"
         assert (again.probabilities(x, 3) == fitted.probabilities(x, 3)).all()
 
-    def test_is_the_same_file_whenever_it_is_written(self):
+    def test_file_is_deterministic(self):
         x, y, subjects = clusters(4)
         fitted = fit_probe(x, y, subjects, 0)
         assert len({fitted.to_bytes(("AN", "HA", "NE"), "0123") for _ in range(40)}) == 1
 
     @pytest.mark.parametrize("change", ["cut", "weight", "names"])
-    def test_what_is_no_probe_is_refused(self, change):
+    def test_invalid_file_raises(self, change):
         x, y, subjects = clusters(4)
         fitted = fit_probe(x, y, subjects, 0)
         if change == "weight":
@@ -170,34 +170,34 @@ class TestLinearProbe:
         with pytest.raises(ValueError, match="linear probe"):
             read_probe(content[:-9] if change == "cut" else content)
 
-    def test_a_class_that_training_lacks_is_never_predicted_and_indices_are_kept(self):
+    def test_class_without_training_samples_has_probability_0(self):
         x, y, subjects = clusters(6)
         known = y != 1
         probabilities = linear_probe(x[known], y[known], x, 4, 0, subjects[known])
-        predicted = named(probabilities)
+        predicted = predicted_classes(probabilities)
         assert set(predicted) == {0, 2} and (probabilities[:, [1, 3]] == 0).all()
         assert (predicted[known] == y[known]).all()
 
-    def test_one_training_class_or_one_training_subject_is_enough(self):
+    def test_one_class_or_one_subject_is_enough(self):
         x, y, subjects = clusters(1)
-        assert (named(linear_probe(x, y, x, 3, 0, subjects)) == y).all()
+        assert (predicted_classes(linear_probe(x, y, x, 3, 0, subjects)) == y).all()
         only = y == 2
-        assert set(named(linear_probe(x[only], y[only], x, 3, 0, subjects[only]))) == {2}
+        assert set(predicted_classes(linear_probe(x[only], y[only], x, 3, 0, subjects[only]))) == {2}
 
-    def test_is_surer_of_what_lies_farther_on_its_side(self):
+    def test_confidence_grows_with_distance_from_the_boundary(self):
         x, y, subjects = clusters(8)
         near, far = linear_probe(x, y, np.array([1.2, 3.0])[:, None] * np.eye(8)[0], 3, 0, subjects)
         assert 1 / 3 < near[0] < far[0] < 1
 
-    def test_the_same_seed_gives_the_same_answer(self):
+    def test_same_seed_gives_same_result(self):
         x, y, subjects = clusters(6, noise=3.0)
         first, again = (linear_probe(x, y, x + 0.5, 3, 3, subjects) for _ in range(2))
         assert (first == again).all()
 
 
-class TestCrossPredict:
+class TestOutOfFoldPredict:
     @pytest.mark.parametrize("num_subjects", [2, 3, 12])
-    def test_every_sample_is_predicted_once_by_a_model_of_other_subjects(self, num_subjects):
+    def test_each_sample_is_predicted_once_by_a_model_of_other_subjects(self, num_subjects):
         subjects = [f"S{i % num_subjects}" for i in range(60)]
         times = np.zeros(60, int)
 
@@ -211,23 +211,23 @@ class TestCrossPredict:
         assert (out_of_fold_predict(fit_predict, subjects) == expected).all()
         assert (times == 1).all()
 
-    def test_uses_as_many_folds_as_asked(self):
+    def test_number_of_folds_is_as_requested(self):
         fits = []
         out_of_fold_predict(lambda train, test: fits.append(1) or test, [f"S{i}" for i in range(20)], folds=4)
         assert len(fits) == 4
 
-    def test_a_single_subject_is_refused_with_the_reason(self):
+    def test_single_subject_raises(self):
         with pytest.raises(UsageError, match="at least two subjects"):
             out_of_fold_predict(lambda train, test: test, ["F0001"] * 9)
 
-    def test_knn_by_folds_finds_expressions_not_people(self):
+    def test_knn_in_folds_predicts_expressions_instead_of_subjects(self):
         x, y, subjects = clusters(6)
-        # Each subject is a cluster of its own, far more so than each expression.
-        people = np.random.default_rng(0).normal(size=(6, 8)) * 0.2
-        x = x + people[np.unique(subjects, return_inverse=True)[1]]
+        # Samples cluster by subject more than by expression.
+        subject_offsets = np.random.default_rng(0).normal(size=(6, 8)) * 0.2
+        x = x + subject_offsets[np.unique(subjects, return_inverse=True)[1]]
         predicted = out_of_fold_predict(lambda train, test: knn(x[train], y[train], x[test], 3), list(subjects))
-        assert (named(predicted) == y).mean() > 0.9
+        assert (predicted_classes(predicted) == y).mean() > 0.9
 
 
-def test_vectors_are_brought_to_length_one_and_nothing_stays_nothing():
-    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+def test_unit_vectors_keep_zero_vectors():
+    assert unit_vectors(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]

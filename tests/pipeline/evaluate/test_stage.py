@@ -1,4 +1,4 @@
-"""The evaluation stage: scores of a real run on real shards, and the files that it leaves."""
+"""The evaluation stage: scores of a real run on real shards, and its output files."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_leaves_a_report_and_tables_beside_the_manifest(evaluation, run_dir):
+def test_evaluation_writes_report_tables_and_manifest(evaluation, run_dir):
     assert {path.name for path in (run_dir / "evaluation").iterdir()} == {
         "manifest.json",
         "report.html",
@@ -57,7 +57,7 @@ def test_it_leaves_a_report_and_tables_beside_the_manifest(evaluation, run_dir):
     }
 
 
-def test_the_tables_hold_the_scores_and_the_predictions_that_they_come_from(evaluation, run_dir, shards_dir):
+def test_tables_match_scores_and_predictions(evaluation, run_dir, shards_dir):
     scores = table(run_dir / "evaluation" / "scores.csv")
     overall = {
         row["protocol"]: float(row["value"])
@@ -73,13 +73,13 @@ def test_the_tables_hold_the_scores_and_the_predictions_that_they_come_from(eval
     assert [row["truth"] for row in rows] == [row.expression for row in test]
     for name, score in evaluation.protocols.items():
         assert np.mean([row[name] == row["truth"] for row in rows]) == pytest.approx(score.accuracy)
-        sure = [float(row[f"{name} probability"]) for row in rows]
-        assert all(1 / 7 <= value <= 1 for value in sure)
-        told = sum(part.confidence * part.num_samples for part in score.reliability)
-        assert sum(sure) == pytest.approx(told)
+        confidences = [float(row[f"{name} probability"]) for row in rows]
+        assert all(1 / 7 <= value <= 1 for value in confidences)
+        expected = sum(part.confidence * part.num_samples for part in score.reliability)
+        assert sum(confidences) == pytest.approx(expected)
 
 
-def test_zero_shot_is_scored_from_all_parts_of_the_rig_and_text_finds_faces(evaluation, shards_dir):
+def test_zero_shot_has_view_scores_and_retrieval(evaluation, shards_dir):
     opened = ShardSet.open(str(shards_dir))
     cameras = opened.read(opened.rows[0]).record.cameras
     names = tuple(camera.name for camera in cameras)
@@ -89,29 +89,25 @@ def test_zero_shot_is_scored_from_all_parts_of_the_rig_and_text_finds_faces(eval
     assert (whole.views, whole.accuracy) == (names, evaluation.protocols["zero-shot"].accuracy)
     assert evaluation.retrieval.text_of_faces.num_prompts == sum(map(len, opened.manifest.prompts.values()))
     assert evaluation.retrieval.faces_of_text.average_precision.keys() == set(evaluation.classes)
-    # Seven faces are scored, so that ten cannot be asked for.
+    # Seven faces are scored, so there is no recall at 10.
     assert evaluation.retrieval.faces_of_text.recall_at.keys() == {"1", "5"}
 
 
-def test_without_zero_shot_views_are_scored_by_another_protocol_and_nothing_is_asked_by_text(
-    run_dir, shards_dir, tmp_path
-):
+def test_without_zero_shot_views_use_knn_and_there_is_no_retrieval(run_dir, shards_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     found = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol=("knn",)))
     assert found.view_protocol == "knn" and found.retrieval is None
     assert found.view_scores[-1].accuracy == found.protocols["knn"].accuracy
 
 
-def test_of_several_subjects_there_are_intervals_by_the_seed_and_of_one_there_are_none(
-    evaluation, run_dir, shards_dir, tmp_path, monkeypatch
-):
+def test_several_subjects_have_intervals_by_the_seed(evaluation, run_dir, shards_dir, tmp_path, monkeypatch):
     assert {score.accuracy_interval for score in evaluation.protocols.values()} == {None}
     shutil.copytree(run_dir, tmp_path / "run")
     options = {"run": tmp_path / "run", "shards": str(shards_dir), "split": "all", "protocol": ("knn",)}
     found = run(EvaluateConfig(**options)).protocols["knn"]
     low, high = found.accuracy_interval
     assert low <= found.accuracy <= high and low < high
-    # Of many draws of few subjects, two seeds may give the same ends.
+    # With many draws of few subjects, two seeds may give the same intervals.
     monkeypatch.setattr(metrics, "NUM_DRAWS", 3)
     one, other = (run(EvaluateConfig(**options, seed=seed)).protocols["knn"] for seed in (0, 1))
     assert one.accuracy == other.accuracy == found.accuracy
@@ -123,13 +119,13 @@ class TestFineTuning:
     def copied(self, run_dir, tmp_path) -> Path:
         return Path(shutil.copytree(run_dir, tmp_path / "run"))
 
-    def test_is_a_protocol_that_is_asked_for_and_is_told_how_long_to_train(self, copied, shards_dir):
+    def test_finetune_is_scored_with_the_requested_epochs(self, copied, shards_dir):
         options = {"run": copied, "shards": str(shards_dir), "protocol": ("knn", "finetune")}
         steps: list[tuple[int, int]] = []
         once = run(EvaluateConfig(**options, finetune_epochs=1), lambda *step: steps.append(step))
         assert list(once.protocols) == ["knn", "finetune"] and once.finetune_epochs == 1
         assert once.protocols["finetune"].num_samples == 7
-        # All samples are embedded, and then there is one epoch of a step for 28 samples.
+        # All samples are embedded, and then there is one epoch with one step for 28 samples.
         assert steps[-2:] == [(35, 35), (1, 1)]
         rows = table(copied / "evaluation" / "predictions.csv")
         right = np.mean([row["finetune"] == row["truth"] for row in rows])
@@ -143,32 +139,34 @@ class TestFineTuning:
         run(EvaluateConfig(run=copied, shards=str(shards_dir), protocol=("finetune",), finetune_epochs=1))
         opened, model = ShardSet.open(str(shards_dir)), TrainedModel.load(manifest, checkpoint)
         reader = FaceDataset(opened, DecodeSpec(manifest.channel, model.model.towers.image_size), 0)
-        fitted, scored = (opened.of_subjects(side) for side in (manifest.train_subjects, manifest.test_subjects))
-        y = np.array([opened.manifest.expressions.index(row.expression) for row in fitted])
-        expected = finetune(model, reader, fitted, scored, y, 7, 0, 1, lambda step, total: None)
+        train_rows, test_rows = (
+            opened.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)
+        )
+        y = np.array([opened.manifest.expressions.index(row.expression) for row in train_rows])
+        expected = finetune(model, reader, train_rows, test_rows, y, 7, 0, 1, lambda step, total: None)
         rows = table(copied / "evaluation" / "predictions.csv")
         assert [float(row["finetune probability"]) for row in rows] == pytest.approx(expected.max(axis=1))
         assert [row["finetune"] for row in rows] == [opened.manifest.expressions[n] for n in expected.argmax(axis=1)]
 
-    def test_alone_leaves_parts_of_the_rig_unscored(self, copied, shards_dir):
+    def test_finetune_alone_has_no_view_scores(self, copied, shards_dir):
         options = {"run": copied, "shards": str(shards_dir), "protocol": ("finetune",), "finetune_epochs": 1}
         two = run(EvaluateConfig(**options, where="expression in ['HA', 'SA']"))
         assert (two.protocols["finetune"].num_samples, two.view_protocol, two.view_scores) == (2, None, ())
         rows = table(copied / "evaluation" / "predictions.csv")
         assert {row["finetune"] for row in rows} <= {"HA", "SA"}
 
-    def test_of_everyone_is_refused_as_nobody_is_left_to_learn_from(self, copied, shards_dir):
-        with pytest.raises(UsageError, match=r"--protocol finetune: .* --split all scores everyone"):
+    def test_finetune_with_split_all_raises(self, copied, shards_dir):
+        with pytest.raises(UsageError, match=r"protocol finetune: .* `split=all` scores all of them"):
             run(EvaluateConfig(run=copied, shards=str(shards_dir), protocol=("finetune",), split="all"))
 
-    def test_is_not_done_unless_it_is_asked_for(self, evaluation):
+    def test_finetune_is_not_a_default(self, evaluation):
         assert "finetune" not in evaluation.protocols and evaluation.finetune_epochs is None
 
 
 class TestSeveralExpressionsAtOnce:
     @pytest.fixture
     def shards(self, tmp_path) -> Path:
-        """Shards in which those that were sad are happy and surprised."""
+        """Shards in which sad samples are relabelled as happy and surprised."""
         write_shard_set(tmp_path / "shards", num_subjects=4, channels=("normal",))
         path = tmp_path / "shards" / "manifest.json"
         written = json.loads(path.read_text())
@@ -180,7 +178,7 @@ class TestSeveralExpressionsAtOnce:
         write_index(tmp_path / "shards" / "index.parquet", rows)
         return tmp_path / "shards"
 
-    def test_are_scored_as_classes_and_one_by_one(self, shards, tmp_path):
+    def test_are_scored_as_classes_and_as_binary_labels(self, shards, tmp_path):
         options = {"epochs": 1, "batch_size": 4, "split": "kfold:4:0", "text": "none"}
         train(TrainConfig(shards=str(shards), out=tmp_path / "run", **options), in_process=True)
         found = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards)))
@@ -191,9 +189,7 @@ class TestSeveralExpressionsAtOnce:
         assert {score.labels for score in run(single).protocols.values()} == {None}
 
 
-def test_a_manifest_of_before_does_not_stand_beside_tables_of_now(
-    evaluation, run_dir, shards_dir, tmp_path, monkeypatch
-):
+def test_old_manifest_is_removed_before_new_tables_are_written(evaluation, run_dir, shards_dir, tmp_path, monkeypatch):
     shutil.copytree(run_dir, tmp_path / "run")
     monkeypatch.setattr(evaluate, "write_atomically", lambda path, content: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -201,7 +197,7 @@ def test_a_manifest_of_before_does_not_stand_beside_tables_of_now(
     assert not (tmp_path / "run" / "evaluation" / "manifest.json").exists()
 
 
-def test_the_command_line_tells_intervals_where_there_are_any(evaluation):
+def test_command_prints_intervals(evaluation):
     def cells(manifest: EvaluationManifest) -> list[list[str]]:
         return [list(column.cells) for column in _table(manifest).columns]
 
@@ -209,44 +205,44 @@ def test_the_command_line_tells_intervals_where_there_are_any(evaluation):
     without = cells(evaluation.model_copy(update={"protocols": {"knn": knn}}))
     assert without[:3] == [["knn"], ["50.0"], ["25.0"]] and len(without) == 3 + 7
     knn = knn.model_copy(update={"accuracy_interval": (0.4, 0.6), "macro_f1_interval": (0.125, 1.0)})
-    told = evaluation.model_copy(update={"protocols": {"knn": knn}})
-    assert cells(told)[1:3] == [["50.0\n40.0-60.0"], ["25.0\n12.5-100.0"]]
-    assert "95 % interval" in str(_table(told).caption) and _table(evaluation).caption is None
+    changed = evaluation.model_copy(update={"protocols": {"knn": knn}})
+    assert cells(changed)[1:3] == [["50.0\n40.0-60.0"], ["25.0\n12.5-100.0"]]
+    assert "95 % interval" in str(_table(changed).caption) and _table(evaluation).caption is None
 
 
-def test_only_subjects_that_training_never_saw_are_scored(evaluation, run_dir):
+def test_only_unseen_subjects_are_scored(evaluation, run_dir):
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert evaluation.num_subjects == len(manifest["test_subjects"]) == 1
 
 
-def test_the_report_stands_alone_and_tells_the_figures(evaluation, run_dir):
+def test_report_is_self_contained_and_has_the_scores(evaluation, run_dir):
     page = (run_dir / "evaluation" / "report.html").read_text()
     assert 'src="http' not in page and 'href="http' not in page and "<script" not in page
     assert "data:image/png;base64," in page and page.count("<svg") + page.count("data:image/svg") >= 4
     assert f"{100 * evaluation.protocols['probe'].accuracy:.1f}" in page
-    for part in ("Accuracy by views", "Faces by text", "Confusion, knn", "How sure, and how often right", "Training"):
+    for part in ("Accuracy by views", "Retrieval", "Confusion, knn", "Calibration", "Training"):
         assert part in page
 
 
-def test_all_scores_every_sample_each_by_models_of_other_subjects(run_dir, shards_dir, tmp_path):
+def test_split_all_scores_every_sample(run_dir, shards_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     manifest = run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), split="all"))
     assert {score.num_samples for score in manifest.protocols.values()} == {35}
     assert manifest.num_subjects == 5
 
 
-def test_the_same_run_gives_the_same_scores(evaluation, run_dir, shards_dir, tmp_path):
+def test_scores_are_deterministic(evaluation, run_dir, shards_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     assert run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir))) == evaluation
 
 
-def test_a_split_that_would_test_on_training_subjects_is_refused(run_dir, shards_dir):
-    with pytest.raises(UsageError, match="has learned from"):
+def test_split_with_training_subjects_in_the_test_part_raises(run_dir, shards_dir):
+    with pytest.raises(UsageError, match="was trained or validated on"):
         run(EvaluateConfig(run=run_dir, shards=str(shards_dir), split="kfold:5:1"))
 
 
 class TestFitOn:
-    """kNN and probe that are fitted on other shards than are scored."""
+    """kNN and probe that are fitted on other shards."""
 
     @pytest.fixture(scope="class")
     def other(self, tmp_path_factory):
@@ -254,9 +250,7 @@ class TestFitOn:
         write_shard_set(root, num_subjects=3, expressions=("HA", "SA"), size=48)
         return root
 
-    def test_votes_are_those_of_faces_that_the_run_learned_from(
-        self, run_dir, shards_dir, other, tmp_path, monkeypatch
-    ):
+    def test_knn_uses_training_samples_of_the_run(self, run_dir, shards_dir, other, tmp_path, monkeypatch):
         shutil.copytree(run_dir, tmp_path / "run")
         embedded = []
         keep = lambda *given: embedded.append(embeddings.embed(*given)) or embedded[0]  # noqa: E731 - used once
@@ -266,28 +260,28 @@ class TestFitOn:
         )
         (data,) = embedded
         learned = open_run(run_dir)[0].train_subjects
-        assert {row.subject for row in data.fitted} == set(learned)
-        assert {row.expression for row in data.fitted} == {"HA", "SA"}
-        assert [row.key for row in data.scored] == [row.key for row in ShardSet.open(str(other)).rows]
+        assert {row.subject for row in data.train_rows} == set(learned)
+        assert {row.expression for row in data.train_rows} == {"HA", "SA"}
+        assert [row.key for row in data.test_rows] == [row.key for row in ShardSet.open(str(other)).rows]
         assert manifest.fitted_on == ShardSet.open(str(shards_dir)).manifest.fingerprint
-        assert "another dataset" in (tmp_path / "run" / "evaluation" / "report.html").read_text()
+        assert "Cross-dataset evaluation" in (tmp_path / "run" / "evaluation" / "report.html").read_text()
 
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "message"),
         [
-            ({"split": "kfold:3:0"}, "leave --split out"),
-            ({"protocol": ("finetune",)}, "--protocol finetune"),
+            ({"split": "kfold:3:0"}, "leave `split` out"),
+            ({"protocol": ("finetune",)}, "protocol finetune"),
         ],
     )
-    def test_what_cannot_be_had_is_refused(self, run_dir, shards_dir, other, options, told):
-        with pytest.raises(UsageError, match=told):
+    def test_impossible_options_raise(self, run_dir, shards_dir, other, options, message):
+        with pytest.raises(UsageError, match=message):
             run(EvaluateConfig(**{"run": run_dir, "shards": str(other), "fit_on": str(shards_dir)} | options))
 
-    def test_shards_that_the_run_learned_from_are_not_other_ones(self, run_dir, shards_dir, other):
-        with pytest.raises(UsageError, match="not other ones"):
+    def test_training_shards_of_the_run_raise(self, run_dir, shards_dir, other):
+        with pytest.raises(UsageError, match="are the same shards, or those of the run"):
             run(EvaluateConfig(run=run_dir, shards=str(shards_dir), fit_on=str(other)))
 
-    def test_shards_without_a_shared_expression_are_refused(self, run_dir, other, tmp_path):
+    def test_shards_without_a_common_expression_raise(self, run_dir, other, tmp_path):
         write_shard_set(tmp_path / "shards", num_subjects=2, expressions=("wink",), size=48)
         with pytest.raises(UsageError, match="none of the expressions"):
             run(EvaluateConfig(run=run_dir, shards=str(other), fit_on=str(tmp_path / "shards")))
@@ -302,16 +296,16 @@ def test_without_text_there_is_no_zero_shot(shards_dir, tmp_path):
         run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol=("zero-shot",)))
 
 
-def test_other_shards_need_to_be_told_whom_to_score(run_dir, shards_dir, tmp_path):
+def test_other_shards_need_a_split(run_dir, shards_dir, tmp_path):
     shutil.copytree(shards_dir, tmp_path / "shards")
     path = tmp_path / "shards" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "another"}))
-    with pytest.raises(UsageError, match="--split"):
+    with pytest.raises(UsageError, match="`split`"):
         run(EvaluateConfig(run=run_dir, shards=str(tmp_path / "shards")))
 
 
 @pytest.mark.parametrize("missing", ["manifest.json", "checkpoints"])
-def test_an_unfinished_run_is_refused(run_dir, shards_dir, tmp_path, missing):
+def test_unfinished_run_raises(run_dir, shards_dir, tmp_path, missing):
     shutil.copytree(run_dir, tmp_path / "run")
     target = tmp_path / "run" / missing
     shutil.rmtree(target) if target.is_dir() else target.unlink()

@@ -1,4 +1,4 @@
-"""Parts of the rig: which there are, that their fusion sees no other view, and what is scored on them."""
+"""View ablation: which subsets of views are scored, that fusion ignores other views, and the scores."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def shards(tmp_path_factory) -> ShardSet:
 
 
 def trained(arch: str, name: str) -> TrainedModel:
-    """A model with random weights, to which it matters from where a view looks and, if its views attend, to which."""
+    """A model with random weights that depends on the directions of views and on attention between views."""
     torch.manual_seed(0)
     model = build_model(RecipeConfig(name=name, arch=arch, joint_dim=8, num_classes=3)).eval()
     torch.nn.init.normal_(model.fusion.from_direction.weight, std=0.3)
@@ -53,14 +53,14 @@ def reader_of(shards: ShardSet) -> FaceDataset:
     return FaceDataset(shards, DecodeSpec("rgb", tiny_arch.IMAGE_SIZE, "frames"), 0)
 
 
-def embedded(model: TrainedModel, shards: ShardSet, num_train: int = 9) -> EmbeddingSet:
-    """Three samples a subject; without `num_train` the last subject is scored."""
+def make_embeddings(model: TrainedModel, shards: ShardSet, num_train: int = 9) -> EmbeddingSet:
+    """Embeddings of three samples per subject; by default the last subject is scored."""
     rows = list(shards.rows)
     return embed(model, reader_of(shards), rows[:num_train], rows[num_train:], 4, lambda done, total: None)
 
 
-def fused_alone(model: ContrastiveModel, shards: ShardSet, views: list[int]) -> np.ndarray:
-    """What the model makes of images of these views and no others, [N, D]."""
+def embed_only(model: ContrastiveModel, shards: ShardSet, views: list[int]) -> np.ndarray:
+    """Embeddings of images of these views only, [N, D]."""
     reader = reader_of(shards)
     (batch,) = reader.batches([shards.rows])
     images, directions = batch.views[:, views].float() / 255, reader.directions(shards.rows)[views]
@@ -69,18 +69,20 @@ def fused_alone(model: ContrastiveModel, shards: ShardSet, views: list[int]) -> 
 
 
 def predictor_of(model: TrainedModel, data: EmbeddingSet, **changes) -> ProtocolPredictor:
-    # Prompts that lie where a class differs from the others: else random weights would name all faces alike.
+    # Prompts in the direction in which a class differs from the others; random weights would predict one class only.
     prompts = {name: data.x[data.y == n] - data.x.mean(axis=0) for n, name in enumerate(data.classes)}
-    return ProtocolPredictor(**{"model": model, "data": data, "prompts": prompts, "anchored": (), "seed": 0} | changes)
+    return ProtocolPredictor(
+        **{"model": model, "data": data, "prompts": prompts, "anchor_classes": (), "seed": 0} | changes
+    )
 
 
 class TestSubsets:
-    def test_of_three_views_or_fewer_there_are_all(self):
+    def test_up_to_three_views_have_all_subsets(self):
         assert view_subsets(1) == [(0,)]
         assert view_subsets(2) == [(0,), (1,), (0, 1)]
         assert view_subsets(3) == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
-    def test_of_more_there_are_each_alone_all_but_each_and_all(self):
+    def test_more_views_have_each_alone_all_but_each_and_all(self):
         found = view_subsets(5)
         assert len(found) == 11 and found[:5] == [(0,), (1,), (2,), (3,), (4,)] and found[-1] == (0, 1, 2, 3, 4)
         assert {frozenset(range(5)) - set(part) for part in found[5:10]} == {frozenset([v]) for v in range(5)}
@@ -88,97 +90,95 @@ class TestSubsets:
 
 class TestFusion:
     @pytest.mark.parametrize("name", ["smile-vlm", "facet-vlm"])
-    def test_all_views_are_what_the_model_makes_of_a_face(self, arch, shards, name):
+    def test_fusion_of_all_views_is_the_embedding_of_the_face(self, arch, shards, name):
         model = trained(arch, name)
-        data = embedded(model, shards)
-        np.testing.assert_allclose(data.x, fused_alone(model.model, shards, [0, 1, 2]), rtol=1e-4, atol=1e-5)
+        data = make_embeddings(model, shards)
+        np.testing.assert_allclose(data.x, embed_only(model.model, shards, [0, 1, 2]), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(model.fuse(data.views, data.directions), data.x, rtol=1e-4, atol=1e-5)
         parts = list(model.embed_faces(reader_of(shards), list(shards.rows), 4))
         assert [len(part) for part in parts] == [4, 4, 4] and np.array_equal(np.concatenate(parts), data.x)
 
     @pytest.mark.parametrize("name", ["smile-vlm", "facet-vlm"])
     @pytest.mark.parametrize("part", view_subsets(3)[:-1])
-    def test_a_part_of_them_is_what_it_makes_of_these_images_alone(self, arch, shards, name, part):
+    def test_fusion_of_a_subset_ignores_the_other_views(self, arch, shards, name, part):
         model, views = trained(arch, name), list(part)
-        data = embedded(model, shards)
+        data = make_embeddings(model, shards)
         found = model.fuse(data.views[:, views], data.directions[views])
-        np.testing.assert_allclose(found, fused_alone(model.model, shards, views), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, embed_only(model.model, shards, views), rtol=1e-4, atol=1e-5)
         assert not np.allclose(found, data.x, atol=1e-3)
 
 
-class TestEmbedded:
-    def test_samples_to_fit_on_come_first_and_what_is_scored_keeps_its_labels(self, arch, shards):
-        data = embedded(trained(arch, "smile-vlm"), shards)
+class TestEmbeddingSet:
+    def test_train_rows_come_first_and_test_rows_keep_their_labels(self, arch, shards):
+        data = make_embeddings(trained(arch, "smile-vlm"), shards)
         rows = list(shards.rows)
-        assert (data.fitted, data.scored, data.num_train, data.num_skipped) == (rows[:9], rows[9:], 9, 0)
+        assert (data.train_rows, data.test_rows, data.num_train, data.num_skipped) == (rows[:9], rows[9:], 9, 0)
         assert data.views.shape == (12, 3, 8) and data.directions.shape == (3, 3)
         assert [data.classes[n] for n in data.y] == [row.expression for row in rows]
         assert data.subjects.tolist() == [row.subject for row in rows]
-        truth = data.truth
-        assert [truth.classes[n] for n in truth.y] == [row.expression for row in rows[9:]]
-        assert truth.levels == [row.level for row in rows[9:]] and truth.subjects == ["F0004"] * 3
-        assert not truth.is_multilabel
+        test_labels = data.test_labels
+        assert [test_labels.classes[n] for n in test_labels.y] == [row.expression for row in rows[9:]]
+        assert test_labels.levels == [row.level for row in rows[9:]] and test_labels.subjects == ["F0004"] * 3
+        assert not test_labels.is_multilabel
 
-    @pytest.mark.parametrize("side", ["fitted", "scored"])
-    def test_a_sample_of_several_expressions_on_either_side_is_enough_to_score_them_one_by_one(
-        self, arch, shards, side
-    ):
-        data = embedded(trained(arch, "smile-vlm"), shards)
+    @pytest.mark.parametrize("side", ["train_rows", "test_rows"])
+    def test_one_multilabel_sample_makes_the_labels_multilabel(self, arch, shards, side):
+        data = make_embeddings(trained(arch, "smile-vlm"), shards)
         rows = getattr(data, side)
         several = replace(data, **{side: [replace(rows[0], expression="HA;SU"), *rows[1:]]})
-        assert several.truth.is_multilabel
+        assert several.test_labels.is_multilabel
 
 
 class TestPredictor:
-    def test_zero_shot_sees_the_scored_samples_and_takes_the_temperature_of_the_run(self, arch, shards):
+    def test_zero_shot_uses_test_samples_and_temperature_of_the_run(self, arch, shards):
         model = trained(arch, "smile-vlm")
         with torch.no_grad():
             model.model.log_scale.fill_(2.0)
-        predictor = predictor_of(model, embedded(model, shards))
+        predictor = predictor_of(model, make_embeddings(model, shards))
         found = predictor.probabilities("zero-shot", predictor.data.x)
         assert found.shape == (3, 3)
         assert found == pytest.approx(zero_shot(predictor.data.x[9:], predictor.prompts, np.exp(2.0)))
 
-    def test_the_probe_of_all_views_is_fitted_once_and_is_the_one_that_is_kept(self, arch, shards, monkeypatch):
-        data, fits = embedded(trained(arch, "smile-vlm"), shards), []
+    def test_probe_of_all_views_is_fitted_once(self, arch, shards, monkeypatch):
+        data, fits = make_embeddings(trained(arch, "smile-vlm"), shards), []
         real = protocols.fit_probe
         monkeypatch.setattr(protocols, "fit_probe", lambda *given: fits.append(1) or real(*given))
         predictor = predictor_of(trained(arch, "smile-vlm"), data)
         found = predictor.probabilities("probe", data.x)
         assert predictor.probe is not None and len(fits) == 1
         assert (found == predictor.probe.probabilities(data.x[9:], 3)).all()
-        # Of other embeddings it is another one.
+        # Other embeddings need another fit.
         predictor.probabilities("probe", data.x[:, ::-1].copy())
         assert len(fits) == 2
 
-    def test_a_classifier_chooses_among_the_classes_that_can_be_right(self, arch, shards):
+    def test_classifier_ignores_classes_that_the_shards_lack(self, arch, shards):
         model = trained(arch, "supervised")
-        data = embedded(model, shards)
-        # It was trained on shards with surprise, without sadness.
-        predictor = predictor_of(model, data, anchored=("SU", "NE", "HA"))
+        data = make_embeddings(model, shards)
+        # The model was trained on shards with surprise, without sadness.
+        predictor = predictor_of(model, data, anchor_classes=("SU", "NE", "HA"))
         found = predictor.probabilities("classifier", data.x)
         logits = model.scale * model.classify(data.x[9:])[:, [2, 1]].astype(np.float64)
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         assert data.classes == ("HA", "SA", "NE")
         assert found[:, [0, 2]] == pytest.approx(shares) and (found[:, 1] == 0).all()
 
-    def test_fine_tuning_is_not_done_on_embeddings(self, arch, shards):
-        predictor = predictor_of(trained(arch, "smile-vlm"), embedded(trained(arch, "smile-vlm"), shards))
+    def test_finetune_raises_for_embeddings(self, arch, shards):
+        predictor = predictor_of(trained(arch, "smile-vlm"), make_embeddings(trained(arch, "smile-vlm"), shards))
         with pytest.raises(ValueError, match="from images"):
             predictor.probabilities("finetune", predictor.data.x)
 
 
 class TestScores:
-    def test_the_first_that_was_asked_for_of_the_quick_ones_is_scored(self):
+    def test_fastest_requested_protocol_is_scored(self):
         assert view_protocol(["probe", "knn", "zero-shot"]) == "zero-shot"
         assert view_protocol(["finetune", "knn", "classifier"]) == "classifier"
         assert view_protocol(["probe", "knn"]) == "knn"
         assert view_protocol(["finetune", "probe"]) == "probe"
         assert view_protocol(["finetune"]) is None
 
-    def test_zero_shot_is_scored_from_each_part_by_itself(self, arch, shards, monkeypatch):
+    def test_zero_shot_is_scored_from_each_subset(self, arch, shards, monkeypatch):
         model = trained(arch, "smile-vlm")
-        predictor = predictor_of(model, embedded(model, shards, num_train=0))
+        predictor = predictor_of(model, make_embeddings(model, shards, num_train=0))
         seen, real = [], ProtocolPredictor.probabilities
         monkeypatch.setattr(
             ProtocolPredictor, "probabilities", lambda self, name, x: seen.append(x) or real(self, name, x)
@@ -186,29 +186,29 @@ class TestScores:
         found = view_scores(predictor, "zero-shot", VIEWS, 0)
         assert [part.views for part in found] == [tuple(VIEWS[v] for v in part) for part in view_subsets(3)]
         for part, embeddings in zip(found, seen, strict=True):
-            x = fused_alone(model.model, shards, [VIEWS.index(view) for view in part.views])
+            x = embed_only(model.model, shards, [VIEWS.index(view) for view in part.views])
             np.testing.assert_allclose(embeddings, x, rtol=1e-4, atol=1e-5)
-            expected = score(predictor.data.truth, zero_shot(x, predictor.prompts, model.scale))
+            expected = score(predictor.data.test_labels, zero_shot(x, predictor.prompts, model.scale))
             assert (part.accuracy, part.macro_f1) == (expected.accuracy, expected.macro_f1)
         assert len({part.accuracy for part in found}) > 1
 
-    def test_neighbours_are_of_the_same_part_of_the_rig(self, arch, shards):
+    def test_neighbours_use_the_same_subset_of_views(self, arch, shards):
         model = trained(arch, "smile-vlm")
-        data = embedded(model, shards)
+        data = make_embeddings(model, shards)
         found = view_scores(predictor_of(model, data), "knn", VIEWS, 0)
         for part in found:
-            x = fused_alone(model.model, shards, [VIEWS.index(view) for view in part.views])
-            expected = score(data.truth, knn(x[:9], data.y[:9], x[9:], 3))
+            x = embed_only(model.model, shards, [VIEWS.index(view) for view in part.views])
+            expected = score(data.test_labels, knn(x[:9], data.y[:9], x[9:], 3))
             assert (part.accuracy, part.macro_f1) == (expected.accuracy, expected.macro_f1)
 
-    def test_intervals_are_those_of_the_part_by_the_seed_that_is_given(self, arch, shards):
+    def test_intervals_use_the_seed(self, arch, shards):
         model = trained(arch, "smile-vlm")
-        data = embedded(model, shards, num_train=0)
+        data = make_embeddings(model, shards, num_train=0)
         # These images are alike for all subjects, and would be read alike; with labels that are drawn they are not.
         data = replace(data, y=np.random.default_rng(0).integers(0, 3, len(data.y)))
         predictor = predictor_of(model, data)
         predicted = predictor.probabilities("zero-shot", data.x)
-        by_seed = [score(data.truth, predicted, seed) for seed in range(20)]
+        by_seed = [score(data.test_labels, predicted, seed) for seed in range(20)]
         seed = next(n for n, one in enumerate(by_seed) if one.macro_f1_interval != by_seed[0].macro_f1_interval)
         whole = view_scores(predictor, "zero-shot", VIEWS, seed)[-1]
         assert whole.accuracy_interval == by_seed[seed].accuracy_interval

@@ -1,4 +1,4 @@
-"""`export --onnx`: the graph computes what the run computes, for any number of faces and views, or is not there."""
+"""`export --onnx`: the graph computes what the run computes, for any number of faces and views."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(shards, tmp_path_factory) -> Path:
-    """Of the recipe in which views attend to each other, so that their number counts twice."""
+    """A run of the recipe with attention across views, which depends on their number too."""
     out = tmp_path_factory.mktemp("run") / "run"
     learn(shards, out, epochs=1, recipe="facet-vlm")
     shake(out)
@@ -46,7 +46,7 @@ def compute(graph: Path, views: NDArray[np.float32], directions: NDArray[np.floa
     return session.run(["embedding", "view_embeddings"], {"views": views, "directions": directions})
 
 
-def test_it_embeds_samples_as_the_run_does(graph, run, shards):
+def test_graph_embeds_samples_as_the_run(graph, run, shards):
     reader = reader_of(shards, run)
     rows = reader.shards.rows[:5]
     (expected,) = result(run).embed_views(reader, rows, 5)
@@ -57,7 +57,7 @@ def test_it_embeds_samples_as_the_run_does(graph, run, shards):
 
 
 @pytest.mark.parametrize(("num", "num_views"), [(1, 1), (1, 4), (7, 2), (2, 9)])
-def test_any_number_of_faces_and_views_goes_in(num, num_views, graph, run):
+def test_number_of_faces_and_views_is_free(num, num_views, graph, run):
     views, directions = torch.rand(num, num_views, 3, 8, 8), torch.nn.functional.normalize(torch.randn(num_views, 3))
     with torch.inference_mode():
         of_views, (_, fused, _) = (z := result(run).model.embed_views(views)), result(run).model.fuse(z, directions)
@@ -67,69 +67,71 @@ def test_any_number_of_faces_and_views_goes_in(num, num_views, graph, run):
     np.testing.assert_allclose(found[1], of_views, atol=TOLERANCE)
 
 
-def test_the_direction_of_a_view_counts(graph):
+def test_directions_of_views_are_used(graph):
     views, directions = np.random.default_rng(0).random((1, 2, 3, 8, 8), np.float32), np.eye(3, dtype=np.float32)[:2]
     one, other = (compute(graph, views, d) for d in (directions, directions[::-1].copy()))
     assert np.abs(one[0] - other[0]).max() > 100 * TOLERANCE
     np.testing.assert_array_equal(one[1], other[1])
 
 
-def test_the_file_is_a_valid_model_that_says_what_it_is_of(graph, run):
+def test_file_is_a_valid_model_with_metadata(graph, run):
     model = onnx.load(graph)
     onnx.checker.check_model(model)
-    told = {entry.key: entry.value for entry in model.metadata_props}
-    assert told["run_fingerprint"] == RunDirectory(run).manifest().fingerprint
-    assert (told["recipe"], told["channel"], told["classes"]) == ("facet-vlm", "rgb", "HA,SA,NE")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["run_fingerprint"] == RunDirectory(run).manifest().fingerprint
+    assert (metadata["recipe"], metadata["channel"], metadata["classes"]) == ("facet-vlm", "rgb", "HA,SA,NE")
     assert str(run.parent).encode() not in graph.read_bytes()
 
 
-class TestRefused:
-    """There is no file that does not agree, and one that was there stays."""
+class TestErrors:
+    """Failed exports leave an existing file unchanged."""
 
     @pytest.fixture
-    def before(self, tmp_path) -> Path:
+    def existing_file(self, tmp_path) -> Path:
         (tmp_path / "faces.onnx").write_bytes(b"as it was")
         return tmp_path / "faces.onnx"
 
-    def unchanged(self, before: Path) -> bool:
-        return [(path.name, path.read_bytes()) for path in before.parent.iterdir()] == [("faces.onnx", b"as it was")]
+    def is_unchanged(self, existing_file: Path) -> bool:
+        return [(path.name, path.read_bytes()) for path in existing_file.parent.iterdir()] == [
+            ("faces.onnx", b"as it was")
+        ]
 
     @pytest.mark.parametrize(
-        ("name", "change", "told"),
+        ("name", "change", "difference"),
         [("project_image.2.bias", 1.0, r"\d\.\de[+-]\d\d"), ("fusion.score.weight", torch.nan, "nan")],
     )
-    def test_a_graph_that_computes_something_else_than_the_model(
-        self, name, change, told, run, graph, before, monkeypatch
+    def test_graph_that_differs_from_the_model_is_not_written(
+        self, name, change, difference, run, graph, existing_file, monkeypatch
     ):
         monkeypatch.setattr(onnx_graph, "_export", lambda _, file, facts: file.write_bytes(graph.read_bytes()))
         model = result(run).model
-        assert write_onnx(before.parent / "good.onnx", model, {}) <= TOLERANCE
-        (before.parent / "good.onnx").unlink()
+        assert write_onnx(existing_file.parent / "good.onnx", model, {}) <= TOLERANCE
+        (existing_file.parent / "good.onnx").unlink()
         with torch.no_grad():
             model.get_parameter(name).add_(change)
-        with pytest.raises(DisagreementError, match=f"differs from PyTorch by {told}; not written"):
-            write_onnx(before, model, {})
-        assert self.unchanged(before)
+        with pytest.raises(DisagreementError, match=f"differs from PyTorch by {difference}; not written"):
+            write_onnx(existing_file, model, {})
+        assert self.is_unchanged(existing_file)
 
-    def test_without_the_packages_it_is_said_what_to_install(self, run, before, monkeypatch):
+    def test_missing_package_raises_with_the_install_command(self, run, existing_file, monkeypatch):
         real = onnx_graph.find_spec
         monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None if name == "onnxscript" else real(name))
-        with pytest.raises(UsageError, match=r"--onnx: needs onnxscript; pip install 'smile-pipe\[onnx\]'"):
-            export(ExportConfig(run=run, onnx=before, open_clip=before.parent / "model"))
-        assert self.unchanged(before)
+        with pytest.raises(UsageError, match=r"onnx: needs onnxscript; pip install 'smile-pipe\[onnx\]'"):
+            export(ExportConfig(run=run, onnx=existing_file, open_clip=existing_file.parent / "model"))
+        assert self.is_unchanged(existing_file)
 
-    def test_a_tower_that_is_too_large_for_one_file(self, run, before, monkeypatch):
+    def test_tower_above_the_size_limit_raises(self, run, existing_file, monkeypatch):
         monkeypatch.setattr(onnx_graph, "MAX_BYTES", 1000)
-        with pytest.raises(UsageError, match="over 2 GiB of weights, and a file holds no more; use --open-clip"):
-            export(ExportConfig(run=run, onnx=before, open_clip=before.parent / "model"))
-        assert self.unchanged(before)
+        with pytest.raises(UsageError, match="over 2 GiB of weights, the limit of an ONNX file; use `open_clip`"):
+            export(ExportConfig(run=run, onnx=existing_file, open_clip=existing_file.parent / "model"))
+        assert self.is_unchanged(existing_file)
 
 
-def test_of_a_run_on_sequences_it_is_said_that_pooling_over_time_is_not_in_it(tmp_path, monkeypatch):
+def test_run_on_sequences_has_a_note_on_temporal_pooling(tmp_path, monkeypatch):
     monkeypatch.setattr("smile_pipe.pipeline.export.stage.write_onnx", lambda path, model, facts: 0.0)
     register(tmp_path)
     timelines = (None, make_timeline(2), make_timeline(3))
     write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",), timelines=timelines)
     learn(tmp_path / "shards", tmp_path / "run", epochs=1)
     exported = export(ExportConfig(run=tmp_path / "run", onnx=tmp_path / "faces.onnx"))
-    assert len(exported.notes) == 1 and "single frames: the temporal pooling" in exported.notes[0]
+    assert len(exported.notes) == 1 and "does not contain the temporal pooling" in exported.notes[0]

@@ -1,4 +1,4 @@
-"""`export --open-clip`: what open_clip and the weights beside it compute is what the run computes."""
+"""`export --open-clip`: open_clip and the code of the README compute what the run computes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import storage_path
 
 FILES = {"README.md", "fusion.safetensors", "open_clip_config.json", "open_clip_model.safetensors"}
-# The same sums in batches of another size: only rounding may differ.
+# Batches have another size, so results may differ by rounding.
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 
@@ -63,8 +63,8 @@ def code_of(folder: Path) -> str:
     return code
 
 
-def lay_sample(shards: Path, run: Path, folder: Path, number: int = 0) -> FaceSample:
-    """Put a sample where the README looks for one, its first moment at the size that the tower takes."""
+def write_sample(shards: Path, run: Path, folder: Path, number: int = 0) -> FaceSample:
+    """Write the files of a sample that the README reads: its first moment, in the image size of the tower."""
     reader = reader_of(shards, run)
     face = reader.read(row := reader.shards.rows[number])
     record = reader.shards.read(row).record
@@ -79,7 +79,7 @@ def image_of(view: Any) -> Image.Image:
 
 
 def follow_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
-    """What the README's code leaves behind."""
+    """Run the code of the README; returns its variables."""
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
     exec(code_of(folder), names)
@@ -87,13 +87,13 @@ def follow_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str,
 
 
 def expected(shards: Path, run: Path, number: int = 0) -> tuple[Tensor, Tensor]:
-    """The views [V, D] of a sample and their fusion [D], as the run has them."""
+    """Embeddings of a sample by the run: views [V, D] and their fusion [D]."""
     reader = reader_of(shards, run)
     (found,) = result(run).embed_views(reader, [reader.shards.rows[number]], 1)
     return torch.from_numpy(found.views[0]), torch.from_numpy(found.fused[0])
 
 
-def test_open_clip_gives_the_embeddings_of_the_runs_towers(folder, shards, run):
+def test_open_clip_computes_the_embeddings_of_the_towers(folder, shards, run):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     face, towers = reader_of(shards, run).read(reader_of(shards, run).shards.rows[0]), result(run).model.towers
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a face of anger", "a smile"])
@@ -101,35 +101,35 @@ def test_open_clip_gives_the_embeddings_of_the_runs_towers(folder, shards, run):
         images = torch.stack([preprocess(image_of(view)) for view in face.views[0]])
         found, texts = model.eval().encode_image(images), model.encode_text(tokens)
         own = towers.encode_images(torch.from_numpy(face.views[0]).float() / 255)
-        unit = model.encode_image(images, normalize=True)
+        unit_vectors = model.encode_image(images, normalize=True)
         torch.testing.assert_close(found, own, **CLOSE)
-        torch.testing.assert_close(unit, torch.nn.functional.normalize(own, dim=-1), **CLOSE)
+        torch.testing.assert_close(unit_vectors, torch.nn.functional.normalize(own, dim=-1), **CLOSE)
         torch.testing.assert_close(texts, towers.encode_text(tokens), **CLOSE)
     assert not torch.allclose(own[0], own[1], **CLOSE)
 
 
-def test_the_images_that_it_takes_are_in_its_configuration(folder, run):
-    told = json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
+def test_config_has_image_size_and_normalisation(folder, run):
+    preprocess = json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
     towers = result(run).model.towers
-    assert (told["size"], told["interpolation"], told["resize_mode"]) == (8, "bilinear", "squash")
-    torch.testing.assert_close(torch.tensor(told["mean"]), towers.mean.flatten())
-    torch.testing.assert_close(torch.tensor(told["std"]), towers.std.flatten())
+    assert (preprocess["size"], preprocess["interpolation"], preprocess["resize_mode"]) == (8, "bilinear", "squash")
+    torch.testing.assert_close(torch.tensor(preprocess["mean"]), towers.mean.flatten())
+    torch.testing.assert_close(torch.tensor(preprocess["std"]), towers.std.flatten())
 
 
 @pytest.mark.parametrize(("given", "taken"), [(224, 96), (224, 112), (64, 8)])
-def test_the_shrinking_that_the_readme_names_is_within_a_level_of_what_the_run_saw(given, taken):
+def test_resizing_of_the_readme_is_within_one_level_of_the_runs_input(given, taken):
     pixels = np.random.default_rng(0).integers(0, 256, (given, given, 3), np.uint8)
     seen = np.empty((3, taken, taken), np.uint8)
     fit_image(pixels, seen)
-    shrunk = np.asarray(Image.fromarray(pixels).resize((taken, taken), Image.Resampling.BOX)).transpose(2, 0, 1)
-    assert np.abs(shrunk.astype(int) - seen).max() <= 1
+    reduced = np.asarray(Image.fromarray(pixels).resize((taken, taken), Image.Resampling.BOX)).transpose(2, 0, 1)
+    assert np.abs(reduced.astype(int) - seen).max() <= 1
 
 
 @pytest.mark.parametrize("recipe", ["smile-vlm", "facet-vlm", "supervised", "barlow"])
-def test_the_readmes_code_embeds_a_face_as_the_run_does(recipe, shards, tmp_path, monkeypatch):
+def test_readme_code_embeds_a_face_as_the_run(recipe, shards, tmp_path, monkeypatch):
     run, folder = trained(shards, tmp_path / "run", recipe=recipe), tmp_path / "model"
     export(ExportConfig(run=run, open_clip=folder))
-    lay_sample(shards, run, folder)
+    write_sample(shards, run, folder)
     found = follow_readme(folder, monkeypatch)
     views, fused = expected(shards, run)
     torch.testing.assert_close(found["views"], views, **CLOSE)
@@ -149,7 +149,7 @@ def test_the_readmes_code_embeds_a_face_as_the_run_does(recipe, shards, tmp_path
 
 
 @pytest.mark.parametrize("pooling", ["attention", "mean"])
-def test_the_readmes_code_pools_the_moments_of_a_sequence_as_the_run_does(pooling, tmp_path, monkeypatch):
+def test_readme_code_pools_a_sequence_as_the_run(pooling, tmp_path, monkeypatch):
     register(tmp_path)
     timelines = (None, make_timeline(2, "both"), make_timeline(5, "both"))
     write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",), timelines=timelines)
@@ -157,7 +157,7 @@ def test_the_readmes_code_pools_the_moments_of_a_sequence_as_the_run_does(poolin
     run, folder = trained(tmp_path / "shards", tmp_path / "run", **options), tmp_path / "model"
     export(ExportConfig(run=run, open_clip=folder))
     (longest,) = [n for n, row in enumerate(reader_of(tmp_path / "shards", run).shards.rows[:3]) if row.num_frames == 5]
-    face = lay_sample(tmp_path / "shards", run, folder, longest)
+    face = write_sample(tmp_path / "shards", run, folder, longest)
     assert len(face.times) == 5 and face.times[-1] == -1
     found = follow_readme(folder, monkeypatch)
     with torch.inference_mode():
@@ -169,11 +169,11 @@ def test_the_readmes_code_pools_the_moments_of_a_sequence_as_the_run_does(poolin
     torch.testing.assert_close(fused, own_fused, **CLOSE)
 
 
-def test_the_small_architecture_is_used_where_smile_pipe_is_not_installed(shards, tmp_path):
+def test_small_architecture_works_without_smile_pipe(shards, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "model"
     learn(shards, run, epochs=1, arch="smile-tiny")
     export(ExportConfig(run=run, open_clip=folder))
-    lay_sample(shards, run, folder)
+    write_sample(shards, run, folder)
     alone = "import sys; sys.modules |= dict.fromkeys(('cli', 'model', 'pipeline', 'shards'))\n"
     code = alone + code_of(folder) + "print(face.tolist())"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -184,7 +184,7 @@ def test_the_small_architecture_is_used_where_smile_pipe_is_not_installed(shards
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected(shards, run)[1], **CLOSE)
 
 
-def test_no_weight_of_the_run_is_left_out_or_changed(folder, run):
+def test_all_weights_are_exported_unchanged(folder, run):
     towers, others = (load_file(folder / name) for name in ("open_clip_model.safetensors", "fusion.safetensors"))
     own = weights(run)
     rebuilt = {f"towers.clip.{name}": tensor for name, tensor in towers.items()} | others
@@ -192,11 +192,11 @@ def test_no_weight_of_the_run_is_left_out_or_changed(folder, run):
     assert all(torch.equal(tensor, own[name]) for name, tensor in rebuilt.items())
 
 
-def test_the_files_say_which_run_they_are_of_and_not_where_it_lay(folder, run):
+def test_files_name_the_run_without_paths(folder, run):
     manifest = RunDirectory(run).manifest()
     assert {path.name for path in folder.iterdir()} - {"sample.json"} == FILES
     readme = (folder / "README.md").read_text()
-    for told in (
+    for expected_text in (
         manifest.fingerprint,
         "smile-vlm",
         "`rgb`",
@@ -205,32 +205,32 @@ def test_the_files_say_which_run_they_are_of_and_not_where_it_lay(folder, run):
         "front, left, right",
         "15 samples",
     ):
-        assert told in readme
-    assert "prompts, `label`, of each sample's label: text is supervision here" in readme
+        assert expected_text in readme
+    assert "prompts, `label`, derived from each sample's label: text is supervision here" in readme
     for path in folder.iterdir():
         assert str(run.parent).encode() not in path.read_bytes()
     with safe_open(folder / "fusion.safetensors", "pt") as file:
-        told = json.loads(file.metadata()["smile_pipe"])
-    assert (told["run_fingerprint"], told["text_source"]) == (manifest.fingerprint, "label")
+        metadata = json.loads(file.metadata()["smile_pipe"])
+    assert (metadata["run_fingerprint"], metadata["text_source"]) == (manifest.fingerprint, "label")
 
 
-def test_one_sample_has_no_plural(run):
+def test_count_of_one_is_singular(run):
     manifest = RunDirectory(run).manifest().model_copy(update={"num_train_samples": 1})
-    assert "which learned from 1 sample and\n" in model_card(result(run).model, manifest)
+    assert "which was trained on 1 sample and\n" in model_card(result(run).model, manifest)
 
 
 class TestFolder:
-    """Where it may be written, and what is there when it could not be."""
+    """Output directories, and what is left after a failure."""
 
-    def test_somebodys_files_are_not_written_over(self, run, tmp_path):
+    def test_foreign_files_are_not_overwritten(self, run, tmp_path):
         (tmp_path / "README.md").write_text("mine")
-        with pytest.raises(UsageError, match="holds other files; name a directory that is empty"):
+        with pytest.raises(UsageError, match="holds other files; name a new or empty directory"):
             export(ExportConfig(run=run, open_clip=tmp_path))
         with pytest.raises(UsageError, match="is a file"):
             export(ExportConfig(run=run, open_clip=tmp_path / "README.md"))
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "mine")]
 
-    def test_an_earlier_export_is_replaced_and_one_that_broke_off_is_not_loaded(self, run, tmp_path, monkeypatch):
+    def test_earlier_export_is_replaced_and_incomplete_export_cannot_be_loaded(self, run, tmp_path, monkeypatch):
         out = tmp_path / "model"
         export(ExportConfig(run=run, open_clip=out))
         before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -246,12 +246,12 @@ class TestFolder:
         with pytest.raises(FileNotFoundError, match="config file missing"):
             open_clip.create_model(f"local-dir:{out}")
 
-    def test_it_may_be_a_url(self, run):
+    def test_output_may_be_a_url(self, run):
         out = storage_path("memory://exported/model")
         export(ExportConfig(run=run, open_clip=out))
         assert {path.name for path in out.iterdir()} == FILES
 
-    def test_a_tokenizer_that_open_clip_looks_for_in_the_directory_is_put_there(self, tmp_path):
+    def test_tokenizer_of_another_library_is_saved(self, tmp_path):
         class WithFiles:
             def save_pretrained(self, folder: str) -> None:
                 (Path(folder) / "tokenizer.json").write_text("{}")

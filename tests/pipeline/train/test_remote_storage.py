@@ -16,6 +16,7 @@ from helpers import tiny_arch
 from helpers.processes import wait_until
 from helpers.samples import write_shard_set
 from smile_pipe.cli.main import app
+from smile_pipe.cli.next_command import next_command
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
@@ -332,20 +333,21 @@ class TestCommands:
 
     def test_status_under_url_shows_chain_and_next_command(self, whole):
         report = status(whole)
-        assert [(row.kind, row.path, row.state, row.build_samples) for row in report.rows] == [
+        assert [(row.kind, row.path, row.state, row.made_from) for row in report.rows] == [
             ("shards", "shards", "finished", ""),
             ("run", "run", "finished", "shards"),
         ]
-        assert report.rows[1].next == f"smile-pipe evaluate {whole}/run --shards {whole}/shards"
+        next_line = next_command(report.rows[1].next)
+        assert next_line == f"smile-pipe evaluate {whole}/run --shards {whole}/shards"
         code, printed = invoke("status", whole)
-        assert code == 0 and report.rows[1].next in printed
+        assert code == 0 and next_line in printed
         if str(whole).startswith("s3://"):
             assert report.rows[1].finished is not None
             assert [row.path for row in status(whole.parent).rows] == ["faces/shards", "faces/run"]
 
     def test_status_prefers_the_recorded_path_among_equal_shards(self, disk, whole):
         upload(disk / "shards", whole / "a-copy")
-        assert {row.path: row.build_samples for row in status(whole).rows}["run"] == "shards"
+        assert {row.path: row.made_from for row in status(whole).rows}["run"] == "shards"
 
 
 class TestWhereShardsLie:
