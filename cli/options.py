@@ -28,7 +28,6 @@ from smile_pipe.pipeline.common import ray_session
 from smile_pipe.pipeline.common.option_types import Repeated
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath
 
 C = TypeVar("C", bound=BaseModel)
 Result = BaseModel | dict[str, Any]
@@ -200,8 +199,6 @@ def _parameter(name: str, field: Any, positional: bool, hidden: bool = False) ->
 
 def _cli_type(annotation: Any) -> Any:
     """The type that typer parses: plain types and choices by itself, everything else as a string for pydantic."""
-    if annotation == StoragePath:
-        return str
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
     if annotation in (int, float, bool, Path) or typing.get_origin(annotation) is Literal:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import SHARD_NAME, Frozen, ShardName
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 SOURCE = pa.struct(
     [
@@ -102,13 +102,13 @@ class IndexRow:
     sources: tuple[SourceFile, ...]
 
 
-def write_index(path: StoragePath, rows: Iterable[IndexRow]) -> None:
+def write_index(path: PathLike, rows: Iterable[IndexRow]) -> None:
     """Write the index by way of a temporary name; equal rows give equal bytes."""
     # Labels that passed through JSON come in another order, and are equal all the same.
     write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], INDEX_SCHEMA)
 
 
-def read_index(source: StoragePath | pa.BufferReader, origin: str = "") -> list[IndexRow]:
+def read_index(source: PathLike | pa.BufferReader, origin: str = "") -> list[IndexRow]:
     """Read `index.parquet`.
 
     Raises:
@@ -123,18 +123,18 @@ def read_index(source: StoragePath | pa.BufferReader, origin: str = "") -> list[
     return list(map(IndexRow, *(columns[field.name] for field in fields(IndexRow))))
 
 
-def write_table(path: StoragePath, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+def write_table(path: PathLike, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows as parquet by way of a temporary name."""
-    with replacing(path) as temporary:
+    with StoragePath(path).replacing() as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
 
 
-def read_table(source: StoragePath | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
+def read_table(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
     """The rows that `write_table` wrote; see `read_columns`."""
     return read_columns(source, schema, origin).to_pylist()
 
 
-def read_columns(source: StoragePath | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
+def read_columns(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
     """The table that `write_table` wrote.
 
     Raises:
@@ -144,7 +144,7 @@ def read_columns(source: StoragePath | pa.BufferReader, schema: pa.Schema, origi
     try:
         # On this thread, and not by `pq.read_table`: a thread of Arrow may still be letting go of the bytes, which are
         # Python's, when the interpreter ends, and that aborts the process.
-        content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(source.read_bytes())
+        content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(StoragePath(source).read_bytes())
         with pq.ParquetFile(content) as file:
             table = file.read(use_threads=False)
         # Asked for by schema, Arrow would fill a column that is not there with nulls.
@@ -194,11 +194,11 @@ class FailureRow(Frozen):
     sources: tuple[SourceFile, ...]
 
 
-def write_failures(path: StoragePath, failures: Sequence[FailureRow]) -> None:
+def write_failures(path: PathLike, failures: Sequence[FailureRow]) -> None:
     """Write the table; equal rows give equal bytes."""
     write_table(path, [failure.model_dump() for failure in failures], FAILURES_SCHEMA)
 
 
-def read_failures(path: StoragePath) -> list[FailureRow]:
+def read_failures(path: PathLike) -> list[FailureRow]:
     """Read the table; see `smile_pipe.shards.index.read_table` for the errors."""
     return [FailureRow.model_validate(row) for row in read_table(path, FAILURES_SCHEMA, str(path))]

@@ -13,7 +13,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, write_atomically
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 TextSource = Literal["label", "geometry", "au", "none"]
 
@@ -37,9 +37,9 @@ class Manifest(Frozen):
     stage: str
     fingerprint: str
 
-    def write(self, path: StoragePath) -> None:
+    def write(self, path: PathLike) -> None:
         """Write canonical JSON to `path` by way of a temporary name."""
-        write_atomically(path, canonical_json(self).encode())
+        StoragePath(path).write_atomically(canonical_json(self).encode())
 
     @classmethod
     def parse(cls, text: str | bytes, origin: str) -> Self:
@@ -61,9 +61,9 @@ class Manifest(Frozen):
             raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
 
     @classmethod
-    def read(cls, path: StoragePath) -> Self:
+    def read(cls, path: PathLike) -> Self:
         """Read and parse the manifest at `path`; see `parse`."""
-        return cls.parse(path.read_bytes(), str(path))
+        return cls.parse(StoragePath(path).read_bytes(), str(path))
 
 
 class ShardEntry(Frozen):

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from smile_pipe.shards.manifest import ShardEntry, fingerprint
 from smile_pipe.shards.sample import Sample, to_members
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,18 @@ def pack(sample: Sample) -> PackedSample:
     return PackedSample(buffer.getvalue()[:end], sample.record.fingerprint)
 
 
-def write_shard(path: StoragePath, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
+def write_shard(path: PathLike, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
     """Write `samples` to `path` by way of a temporary name beside it.
 
     Raises:
         SampleError: a sample whose key cannot name members.
         OSError: the disk is full, or the folder cannot be written; the temporary file is removed.
     """
+    target = StoragePath(path)
     locations: list[Location] = []
     fingerprints: list[str] = []
     digest, written = hashlib.sha256(), 0
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with target.replacing() as temporary, open(temporary, "wb") as file:
         for sample in samples:
             packed = pack(sample) if isinstance(sample, Sample) else sample
             file.write(packed.content)
@@ -74,7 +75,7 @@ def write_shard(path: StoragePath, samples: Iterable[Sample | PackedSample]) -> 
         file.write(end)
         digest.update(end)
     entry = ShardEntry(
-        name=path.name,
+        name=target.name,
         num_samples=len(locations),
         bytes=written + len(end),
         sha256=digest.hexdigest(),

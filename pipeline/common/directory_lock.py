@@ -18,10 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 NAME = ".lock"
 RENEWED_EVERY = 30.0
@@ -42,23 +40,24 @@ _tokens: set[str] = set()
 
 
 @contextmanager
-def directory_lock(root: StoragePath) -> Iterator[None]:
+def directory_lock(root: PathLike) -> Iterator[None]:
     """Hold `root`, which is made if need be, for the length of the block; if nothing came into it, it goes again.
 
     Raises:
         UsageError: another process holds it, and the message names that process; or nothing can be written there.
     """
-    with _file_lock(root) if isinstance(root, Path) else _object_lock(root):
+    root = StoragePath(root)
+    with _file_lock(root.local) if root.is_local else _object_lock(root):
         yield
 
 
-def wait_while_held(root: StoragePath) -> None:
+def wait_while_held(root: PathLike) -> None:
     """Wait until nobody holds `root` who may be alive, for `LONGEST_WAIT` at most: so long a dead process may seem so.
 
     On a disk nothing is waited for: the operating system lets go of what a dead process held.
     """
-    end = time.monotonic() + LONGEST_WAIT
-    while not isinstance(root, Path) and not _is_dead(_read(root / NAME)) and time.monotonic() < end:
+    root, end = StoragePath(root), time.monotonic() + LONGEST_WAIT
+    while not root.is_local and not _is_dead(_read(root / NAME)) and time.monotonic() < end:
         time.sleep(LOOK_EVERY)
 
 
@@ -101,7 +100,7 @@ def _acquire(path: Path) -> int:
 
 
 @contextmanager
-def _object_lock(root: UPath) -> Iterator[None]:
+def _object_lock(root: StoragePath) -> Iterator[None]:
     path, me = root / NAME, _me() | {"token": secrets.token_hex(8)}
     try:
         _claim(path, me)
@@ -125,7 +124,7 @@ def _object_lock(root: UPath) -> Iterator[None]:
                 path.unlink()
 
 
-def _claim(path: UPath, me: dict[str, Any]) -> None:
+def _claim(path: StoragePath, me: dict[str, Any]) -> None:
     """Make the lock, or take over that of a dead process."""
     if _is_made(path, me):
         return
@@ -141,17 +140,17 @@ def _claim(path: UPath, me: dict[str, Any]) -> None:
         raise _held(path.parent, _read(path))
 
 
-def _is_made(path: UPath, me: dict[str, Any]) -> bool:
+def _is_made(path: StoragePath, me: dict[str, Any]) -> bool:
     """Make the lock if there is none; whether it is ours now."""
     try:
-        path.fs.pipe_file(path.path, _renewed(me), mode="create")
+        path.create(_renewed(me))
         return True
     except FileExistsError:
         # Ours, where the first attempt made it and only the answer was lost.
         return _read(path).get("token") == me["token"]
 
 
-def _renew(path: UPath, me: dict[str, Any], done: threading.Event) -> None:
+def _renew(path: StoragePath, me: dict[str, Any], done: threading.Event) -> None:
     while not done.wait(RENEWED_EVERY):
         # A storage that fails for a while, with whatever error, is no reason to stop: the lock is good for longer.
         with suppress(Exception):
@@ -184,7 +183,7 @@ def _me() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
 
 
-def _read(path: UPath) -> dict[str, Any]:
+def _read(path: StoragePath) -> dict[str, Any]:
     try:
         # In one request: between two the holder may renew it.
         return _parsed(path.fs.cat_file(path.path))

@@ -9,7 +9,7 @@ from smile_pipe.pipeline.crossval.protocols import HELP, check_protocol
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 DEFAULT_PROTOCOL = "kfold:10"
 
@@ -20,9 +20,7 @@ class CrossvalConfig(TrainOptions):
     shards: str | None = Field(None, description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     train_on: str | None = Field(None, description="Instead of `shards`: those to learn from, all of them.")
     test_on: str | None = Field(None, description="With `train_on`: those to score, all of them.")
-    out: StoragePathField = Field(
-        description="Directory, or its URL: a run for each fold, the report and the manifest."
-    )
+    out: StoragePath = Field(description="Directory, or its URL: a run for each fold, the report and the manifest.")
     protocol: str | None = Field(None, description=f"{HELP} [default: kfold:10]")
     subset: Literal["I", "II"] | None = Field(
         None, description="Of bu3dfe: I is the two highest levels, II all four. [default: II]"

@@ -11,7 +11,6 @@ run like any other: `smile-pipe train` with the options in its config.json makes
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from smile_pipe.pipeline.common.directory_lock import NAME as LOCK_NAME
@@ -34,15 +33,7 @@ from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 from smile_pipe.shards.splits import split_subjects
-from smile_pipe.shards.storage import (
-    StoragePath,
-    absolute,
-    check_folder,
-    is_in_memory,
-    scheme_of,
-    storage_errors,
-    write_atomically,
-)
+from smile_pipe.shards.storage import StoragePath, absolute, scheme_of, storage_errors
 
 Progress = Callable[[int, int, str], None]
 
@@ -65,7 +56,7 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
         [fold.train.for_fingerprint() for fold in folds], learned.manifest.fingerprint, folds[0].scored_on
     )
     mark = fingerprint(load_run_config, config.score)
-    check_folder(config.out)
+    config.out.check_output_folder()
     with directory_lock(config.out):
         if _has_other(config.out, load_run_config):
             raise UsageError(
@@ -82,11 +73,11 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
             "scored_on": train.shards_from(config.out, scored),
             "crossval": config.model_dump(mode="json", exclude={"out", "shards", "train_on", "test_on", "address"}),
         }
-        write_atomically(config.out / "config.json", canonical_json(asked).encode())
+        (config.out / "config.json").write_atomically(canonical_json(asked).encode())
         _run_folds(config, folds, num_steps, on_progress)
         manifest = _manifest(config, mark, learned, scored, folds)
-        write_atomically(config.out / "scores.csv", scores_csv(manifest))
-        write_atomically(config.out / "report.html", crossval_page(manifest).encode())
+        (config.out / "scores.csv").write_atomically(scores_csv(manifest))
+        (config.out / "report.html").write_atomically(crossval_page(manifest).encode())
         manifest.write(config.out / "manifest.json")
     return manifest
 
@@ -115,7 +106,7 @@ def _plan(config: CrossvalConfig, shards: ShardSet) -> Folds:
 
 def _folds(config: CrossvalConfig, learned: ShardSet, scored: ShardSet) -> list[Fold]:
     plan = _plan(config, learned)
-    out = config.out.absolute() if isinstance(config.out, Path) else config.out
+    out = config.out.absolute()
     source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
     across = {"split": "all", "fit_on": source} if config.is_across else {}
     folds = []
@@ -171,7 +162,7 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
     if not left:
         return
     inputs = {spec for fold in folds for spec in (fold.train.shards, fold.evaluate.shards)}
-    if is_in_memory(config.out) or any(scheme_of(spec) == "memory" for spec in inputs):
+    if config.out.is_in_memory or any(scheme_of(spec) == "memory" for spec in inputs):
         for fold in left:
             run_fold(fold, on_metrics=tell)
         return

@@ -59,7 +59,7 @@ def read_occurrence(path: StoragePath) -> dict[str, float]:
         UsageError: it cannot be read, or is no such table; the message has its line.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if path.size() > _MAX_BYTES:
             raise UsageError(f"{path}: is over {_MAX_BYTES >> 20} MB; a table of action units is small")
         with path.open("r", newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)

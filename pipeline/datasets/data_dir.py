@@ -15,11 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from smile_pipe.pipeline.meshes.paths import MAX_BYTES
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, describe_error, storage_errors
+from smile_pipe.shards.storage import PathLike, StoragePath, describe_error, storage_errors
 
 Stat = tuple[int, int]
 """Size in bytes and time of modification in nanoseconds."""
@@ -61,7 +59,7 @@ class DataDir:
 class RemoteDir(DataDir):
     """A data directory under a URL; its files are copied to a folder of this machine."""
 
-    def __init__(self, url: UPath, scratch: Path) -> None:
+    def __init__(self, url: StoragePath, scratch: Path) -> None:
         super().__init__(scratch)
         self._url, self._fetched = url, set[str]()
 
@@ -106,10 +104,11 @@ class RemoteDir(DataDir):
 
 
 @contextmanager
-def opened(root: StoragePath) -> Iterator[DataDir]:
+def opened(root: PathLike) -> Iterator[DataDir]:
     """The data directory at `root`, to read files of; what was fetched of it is gone after the block."""
-    if isinstance(root, Path):
-        yield DataDir(root)
+    root = StoragePath(root)
+    if root.is_local:
+        yield DataDir(root.local)
         return
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as scratch:
         yield RemoteDir(root, Path(scratch))
@@ -124,7 +123,7 @@ def stat_source(root: Path, path: str) -> Stat:
     return status.st_size, status.st_mtime_ns
 
 
-def list_files(root: UPath) -> dict[str, Stat]:
+def list_files(root: StoragePath) -> dict[str, Stat]:
     """Size and time of every file under a URL, by its path relative to it; none where nothing is there.
 
     Raises:

@@ -55,7 +55,7 @@ def read_table(path: StoragePath) -> list[TableRow]:
         UsageError: it cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS`.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.size() > MAX_BYTES:
             raise UsageError(f"{path}: is over {MAX_BYTES >> 20} MB; split the dataset")
         return list(_csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:

@@ -5,9 +5,7 @@
 The subjects that are scored are, unless `all` is asked for, ones that training never saw.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +39,7 @@ from smile_pipe.pipeline.runs.selection import (
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
-from smile_pipe.shards.storage import StoragePath, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 # For images that are looked at in every epoch of fine-tuning; as much as training takes by default.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -60,7 +58,7 @@ def run(config: EvaluateConfig, on_progress: Progress = lambda done, total: None
         BadSampleError: a sample is damaged, or where these are skipped, all are; nothing has been written.
     """
     open_run(config.run)
-    if isinstance(config.run, Path) and not os.access(config.run, os.W_OK):
+    if not config.run.is_writable():
         raise UsageError(f"{config.run}: cannot be written, so there is nowhere to put the evaluation")
     with directory_lock(config.run):
         return _evaluate(config, on_progress)
@@ -100,7 +98,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
     _write(config.run / "evaluation", files, manifest)
-    write_atomically(RunDirectory(config.run).card_path, run_card(run_manifest, manifest).encode())
+    RunDirectory(config.run).card_path.write_atomically(run_card(run_manifest, manifest).encode())
     return manifest
 
 
@@ -173,11 +171,10 @@ def _manifest(
 
 
 def _write(folder: StoragePath, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
-    if isinstance(folder, Path):
-        folder.mkdir(exist_ok=True)
+    folder.ensure_folder()
     # Neither the manifest nor the probe of an evaluation before this one must stand beside files of this one.
     for name in ("manifest.json", PROBE):
         (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
-        write_atomically(folder / name, content)
+        (folder / name).write_atomically(content)
     manifest.write(folder / "manifest.json")

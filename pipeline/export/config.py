@@ -9,20 +9,20 @@ from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class ExportConfig(Frozen):
     """Options of `smile-pipe export`."""
 
-    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
-    open_clip: StoragePathField | None = Field(
+    run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
+    open_clip: StoragePath | None = Field(
         None, description="Write a directory that open_clip loads as local-dir:DIR, with a README of how to use it."
     )
-    onnx: StoragePathField | None = Field(
+    onnx: StoragePath | None = Field(
         None, description="Write image tower and fusion as an ONNX graph to this file, once it agrees with PyTorch."
     )
-    embeddings: StoragePathField | None = Field(
+    embeddings: StoragePath | None = Field(
         None, description="Write the fused embeddings of `shards` to this parquet file, one row a sample."
     )
     shards: str | None = Field(
@@ -47,9 +47,9 @@ class Exported(Frozen):
     """
 
     run_fingerprint: str
-    open_clip: StoragePathField | None
-    onnx: StoragePathField | None
-    embeddings: StoragePathField | None
+    open_clip: StoragePath | None
+    onnx: StoragePath | None
+    embeddings: StoragePath | None
     onnx_difference: float | None = None
     num_embeddings: int = 0
     num_skipped: int = 0

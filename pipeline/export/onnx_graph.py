@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import StoragePath
 
 TOLERANCE = 1e-4
 """How far a number may lie from PyTorch's, as a share of the largest one, or of 1 where all are smaller."""
@@ -73,7 +73,7 @@ def write_onnx(path: StoragePath, model: ContrastiveModel, facts: Mapping[str, s
         DisagreementError: it is over `TOLERANCE`; no file has been written.
     """
     graph = FaceGraph(model).eval()
-    with replacing(path) as file:
+    with path.replacing() as file:
         _export(graph, file, facts)
         difference = _difference(graph, file)
         # Not `>`, which holds for no NaN.

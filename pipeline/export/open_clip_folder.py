@@ -24,7 +24,7 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 CONFIG, TOWERS, FUSION, CARD = "open_clip_config.json", "open_clip_model.safetensors", "fusion.safetensors", "README.md"
 """Of several files with weights open_clip takes the one with this name for the towers."""
@@ -45,8 +45,7 @@ def check_folder(folder: StoragePath) -> None:
 
 def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:
     """Write a model on the CPU; `facts` become the metadata of its weights."""
-    if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.ensure_folder()
     # Without it nothing loads the directory, in which not all files are of one model while they are written.
     (folder / CONFIG).unlink(missing_ok=True)
     weights = trained.model.state_dict()
@@ -55,8 +54,8 @@ def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest
     _save(folder / TOWERS, clip, facts)
     _save(folder / FUSION, others, facts)
     _save_tokenizer(folder, trained.tokenizer)
-    write_atomically(folder / CARD, model_card(trained.model, run).encode())
-    write_atomically(folder / CONFIG, canonical_json(_config(trained)).encode())
+    (folder / CARD).write_atomically(model_card(trained.model, run).encode())
+    (folder / CONFIG).write_atomically(canonical_json(_config(trained)).encode())
 
 
 def _config(trained: TrainedModel) -> dict[str, Any]:
@@ -75,7 +74,7 @@ def _config(trained: TrainedModel) -> dict[str, Any]:
 def _save(path: StoragePath, weights: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     # Of several names in the metadata safetensors takes one first and then another, and equal models differ in bytes.
     metadata = {"smile_pipe": canonical_json(dict(facts), indent=None)}
-    write_atomically(path, save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
+    path.write_atomically(save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
 
 
 def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
@@ -85,4 +84,4 @@ def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as scratch:
         tokenizer.save_pretrained(scratch)
         for file in sorted(Path(scratch).iterdir()):
-            write_atomically(folder / file.name, file.read_bytes())
+            (folder / file.name).write_atomically(file.read_bytes())

@@ -7,7 +7,6 @@ Nothing is written before all that is asked for has been checked.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,6 +121,5 @@ def _notes(config: ExportConfig, run: RunManifest, samples: _Samples | None) -> 
 
 def _file(path: StoragePath) -> StoragePath:
     """The path, in a folder that is there."""
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.ensure_folder()
     return path

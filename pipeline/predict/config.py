@@ -11,7 +11,7 @@ from pydantic import Field
 from smile_pipe.pipeline.common.option_types import Repeated
 from smile_pipe.pipeline.rendering.backend import RendererName
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 HeadName = Literal["zero-shot", "probe", "classifier"]
 
@@ -19,7 +19,7 @@ HeadName = Literal["zero-shot", "probe", "classifier"]
 class PredictConfig(Frozen):
     """Options of `smile-pipe predict`."""
 
-    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
+    run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
     scans: Annotated[tuple[str, ...], Repeated] = Field(
         min_length=1, description="Files of meshes, or folders: of a dataset, of meshes, of the frames of a sequence."
     )
@@ -34,9 +34,7 @@ class PredictConfig(Frozen):
     sequence: bool = Field(False, description="Each folder holds the frames of one sequence, in the order of names.")
     frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames a second of `sequence`.")
     layout: str = Field("auto", description="How a folder lies on disk, as for render; auto: as it looks.")
-    save_views: StoragePathField | None = Field(
-        None, description="Write the images that are looked at into this directory."
-    )
+    save_views: StoragePath | None = Field(None, description="Write the images that are looked at into this directory.")
     renderer: RendererName = Field("auto", description="As for render.")
     use_gpu: bool = Field(False, description="Embed on the GPU.")
 

@@ -11,7 +11,7 @@ from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, recognised, samp
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, checked, key_of
 from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, natural_order, stem_of, suffix_of
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 
 UNKNOWN = "unknown"
 """The subject and the expression of whom nothing is known."""
@@ -38,7 +38,7 @@ def find_inputs(
         UsageError: a path is not there or no mesh, or a folder holds none.
     """
     check_layout(layout)
-    found = [found for path in paths for found in _inputs(storage_path(path), layout, sequence, frame_rate)]
+    found = [found for path in paths for found in _inputs(StoragePath(path), layout, sequence, frame_rate)]
     return list(_with_unique_keys(found))
 
 

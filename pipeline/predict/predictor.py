@@ -29,7 +29,7 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.sample import MAX_FRAMES, Sample, to_members
-from smile_pipe.shards.storage import StoragePath, storage_path, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 
 def settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> RenderSettings:
@@ -68,11 +68,10 @@ def save_views(sample: Sample, folder: StoragePath) -> None:
         UsageError: they cannot be written there.
     """
     try:
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.ensure_folder()
         for name, content in to_members(sample):
             if not name.endswith((".json", ".txt")):
-                write_atomically(folder / name, content)
+                (folder / name).write_atomically(content)
     except OSError as error:
         raise UsageError(f"cannot be written ({error.strerror or error})", field="save_views", value=folder) from None
 
@@ -108,7 +107,7 @@ class Predictor:
         Raises:
             UsageError: no finished run, a head that it has not, or a renderer that this machine has not.
         """
-        root = storage_path(run)
+        root = StoragePath(run)
         manifest, checkpoint = open_run(root)
         settings = settings_of(root, manifest, choose_renderer(renderer))
         if use_gpu and not torch.cuda.is_available():

@@ -16,14 +16,14 @@ from smile_pipe.pipeline.rendering.cameras import Projection, side_of, views_of
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
 from smile_pipe.shards.images import CHANNELS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class RenderConfig(SampleFilter):
     """Options of `smile-pipe render`."""
 
-    data_dir: StoragePathField = Field(description="Folder that the dataset lies in, or its URL.")
-    out: StoragePathField = Field(description="Directory for the shards, or its URL; an earlier run's is continued.")
+    data_dir: StoragePath = Field(description="Folder that the dataset lies in, or its URL.")
+    out: StoragePath = Field(description="Directory for the shards, or its URL; an earlier run's is continued.")
     layout: str = Field("auto", description=f"How the dataset lies on disk: auto, {', '.join(LAYOUTS)}.")
     rig: str = Field(
         "3",

@@ -23,7 +23,7 @@ from smile_pipe.pipeline.meshes.paths import escapes_root, open_file
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.manifest import fingerprint
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 # Neither pydantic nor sorted keys: they would take most of the time of a plan for 100,000 samples.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -94,7 +94,7 @@ class SourceFiles:
 
     def __init__(
         self,
-        root: StoragePath,
+        root: PathLike,
         recorded: Iterable[SourceFile],
         verify: bool = False,
         listed: Mapping[str, Stat] | None = None,
@@ -103,7 +103,7 @@ class SourceFiles:
 
         Under a URL, sizes and times are those that were `listed`, or are listed now: nothing is asked file by file.
         """
-        self.root, self.verify = root, verify
+        self.root, self.verify = StoragePath(root), verify
         self._recorded, self._listed = recorded, listed
         self._current: dict[str, SourceFile] = {}
 
@@ -129,14 +129,14 @@ class SourceFiles:
 
     @cached_property
     def _stat(self) -> Callable[[str], Stat]:
-        if isinstance(self.root, Path):
+        if self.root.is_local:
             # Samples of a subject lie side by side, and may all depend on its neutral scan.
-            return lru_cache(_NUM_REMEMBERED)(partial(stat_source, self.root))
+            return lru_cache(_NUM_REMEMBERED)(partial(stat_source, self.root.local))
         listed = list_files(self.root) if self._listed is None else self._listed
         return lambda path: listed.get(path, GONE)
 
 
-def read_source(root: StoragePath, path: str) -> SourceFile:
+def read_source(root: PathLike, path: str) -> SourceFile:
     """Size, time and digest of a source; -1 and "" where it cannot be had.
 
     Raises:

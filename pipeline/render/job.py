@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -161,7 +160,7 @@ def _marks(output: RenderOutput) -> str:
 
     That folder, which is the workers' current one, is a node's own, so there a sample may cost two workers a node.
     """
-    if isinstance(output.deaths, Path):
+    if output.deaths.is_local:
         return str(output.deaths)
     return f".deaths-{fingerprint(str(output.root))}"
 

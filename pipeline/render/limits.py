@@ -17,7 +17,7 @@ from pathlib import Path
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePath, storage_errors
+from smile_pipe.shards.storage import PathLike, StoragePath, storage_errors
 
 # One death may be an accident: a machine that fails, a worker that Ray takes away.
 MAX_DEATHS = 2
@@ -54,7 +54,7 @@ class _Budget:
 
 
 @contextmanager
-def limited(limits: Limits, marks: StoragePath, name: str) -> Iterator[None]:
+def limited(limits: Limits, marks: PathLike, name: str) -> Iterator[None]:
     """Work on a piece within the limits; `marks` is a folder that all workers see.
 
     Args:
@@ -65,7 +65,7 @@ def limited(limits: Limits, marks: StoragePath, name: str) -> Iterator[None]:
         StorageError: the mark cannot be written under a URL.
     """
     global _budget
-    mark = marks / f"{name}.deaths"
+    mark = StoragePath(marks) / f"{name}.deaths"
     deaths = _deaths(mark)
     if deaths >= MAX_DEATHS:
         raise MeshError(
@@ -108,13 +108,12 @@ def _deaths(mark: StoragePath) -> int:
 
 def _write(mark: StoragePath, content: bytes) -> None:
     with _telling(mark):
-        if isinstance(mark, Path):
-            mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.parent.ensure_folder()
         mark.write_bytes(content)
 
 
 def _telling(mark: StoragePath) -> AbstractContextManager[None]:
-    return nullcontext() if isinstance(mark, Path) else storage_errors(mark)
+    return nullcontext() if mark.is_local else storage_errors(mark)
 
 
 def _data_bytes() -> int:

@@ -42,7 +42,7 @@ from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.sample import MeshStatistics
-from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 SOURCES = TypeAdapter(tuple[SourceFile, ...])
 PIECE = TypeAdapter(WorkUnit)
@@ -99,14 +99,14 @@ def _reading(
 ) -> Iterator[Callable[[pa.Table], pa.Table]]:
     """`read_pieces` for several tables; a storage that failed once is not asked again."""
     lost: list[StorageError] = []
-    with opened(storage_path(root)) as files:
+    with opened(StoragePath(root)) as files:
 
         def read(row: Row) -> Row:
             if lost:
                 raise lost[0]
             piece, reader = PIECE.validate_json(row["piece"]), SourceReader(files)
             try:
-                with limited(limits, storage_path(marks), piece.name) if limits else nullcontext():
+                with limited(limits, StoragePath(marks), piece.name) if limits else nullcontext():
                     shot, meshes = read_piece(piece, reader, settings)
             except StorageError as error:
                 lost.append(error)

@@ -18,15 +18,7 @@ from smile_pipe.pipeline.runs.cards import shards_card
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import FailureRow, IndexRow, read_failures, read_index, write_failures, write_index
 from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName
-from smile_pipe.shards.storage import (
-    StoragePath,
-    check_folder,
-    files_in,
-    remove_leftovers,
-    remove_tree,
-    sizes_in,
-    write_atomically,
-)
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,8 @@ _RECEIPT = TypeAdapter(ShardRecord)
 class RenderOutput:
     """One output directory, read and written by the render stage alone."""
 
-    def __init__(self, root: StoragePath) -> None:
-        self.root = root
+    def __init__(self, root: PathLike) -> None:
+        self.root = root = StoragePath(root)
         self.shards = root / "shards"
         self.progress = root / ".progress"
         self.deaths = self.progress / "deaths"
@@ -70,7 +62,7 @@ class RenderOutput:
 
     def check_writable(self) -> None:
         """Raise UsageError where the directory cannot be made or written, before any work is done."""
-        check_folder(self.root)
+        self.root.check_output_folder()
         if (
             self.root.is_dir()
             and not self.manifest_path.exists()
@@ -88,7 +80,7 @@ class RenderOutput:
     def receipts(self) -> list[ShardRecord]:
         """What earlier runs made, by shard name; a receipt of an unfinished run stands over the manifest."""
         found = {receipt.name: receipt for receipt in self._finished()}
-        for path in files_in(self.progress, "*.json"):
+        for path in self.progress.files("*.json"):
             # A receipt that this release cannot read is no receipt: its shard is made again. Nor is one in the file of
             # another, which would outlive its shard.
             with suppress(ValidationError):
@@ -99,7 +91,7 @@ class RenderOutput:
 
     def shard_sizes(self) -> dict[str, int]:
         """The shards that lie in the directory, by name, with their sizes in bytes."""
-        return {name: size for name, size in sizes_in(self.shards).items() if SHARD_NAME.fullmatch(name)}
+        return {name: size for name, size in self.shards.file_sizes().items() if SHARD_NAME.fullmatch(name)}
 
     def begin(self, removed: Iterable[str]) -> None:
         """Make the directories, clear what a killed run was writing, and withdraw the manifest.
@@ -112,9 +104,9 @@ class RenderOutput:
         # An object store knows no empty folders.
         (self.progress / "begun").write_bytes(b"")
         # What workers of a run that was killed were reading is under no suspicion.
-        remove_tree(self.deaths)
+        self.deaths.remove_tree()
         for folder in (self.root, self.shards, self.progress):
-            remove_leftovers(folder)
+            folder.remove_leftovers()
         if self.manifest_path.exists():
             for receipt in self.receipts():
                 self.write_receipt(receipt)
@@ -125,7 +117,7 @@ class RenderOutput:
 
     def write_receipt(self, receipt: ShardRecord) -> None:
         """Record that a shard is made."""
-        write_atomically(self._receipt_path(receipt.name), _RECEIPT.dump_json(receipt))
+        self._receipt_path(receipt.name).write_atomically(_RECEIPT.dump_json(receipt))
 
     def forget_receipt(self, name: str) -> None:
         """Take back that a shard is made."""
@@ -140,9 +132,9 @@ class RenderOutput:
         """Write the tables, the card and, last, the manifest; then forget the receipts."""
         self.refresh(receipts)
         card = shards_card(manifest, [row for receipt in receipts for row in receipt.rows])
-        write_atomically(self.card_path, card.encode())
+        self.card_path.write_atomically(card.encode())
         manifest.write(self.manifest_path)
-        remove_tree(self.progress)
+        self.progress.remove_tree()
 
     def _receipt_path(self, name: str) -> StoragePath:
         return self.progress / f"{name}.json"

@@ -26,7 +26,6 @@ from smile_pipe.pipeline.render.timings import Shares, StepSeconds, Workers, Wri
 from smile_pipe.pipeline.render.units import needed, num_stored
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
-from smile_pipe.shards.storage import is_in_memory
 
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.estimate import Estimate
@@ -185,7 +184,7 @@ def _render(
 
 def _in_process(config: RenderConfig) -> bool:
     """Whether workers of Ray could not see what is read or written."""
-    return is_in_memory(config.data_dir) or is_in_memory(config.out)
+    return config.data_dir.is_in_memory or config.out.is_in_memory
 
 
 def _job(

@@ -13,7 +13,7 @@ from smile_pipe.pipeline.render.timings import StepSeconds, WrittenShard
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardError, read_members
 from smile_pipe.shards.sample import SampleRecord, from_members
-from smile_pipe.shards.storage import StoragePath, read_range
+from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
 
 
@@ -61,7 +61,7 @@ def _content(path: StoragePath, row: IndexRow) -> bytes:
     Raises:
         ShardError: they are not what was written.
     """
-    content = read_range(path, row.offset, row.bytes)
+    content = path.read_range(row.offset, row.bytes)
     if digest_of(content) != row.digest:
         raise ShardError(f"{path}: {row.key} is damaged and cannot be used again; delete this shard, then render again")
     return content

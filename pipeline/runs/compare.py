@@ -11,7 +11,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES
 from smile_pipe.pipeline.runs.run_index import find_outputs
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 class ComparedRow(Frozen):
@@ -44,16 +44,17 @@ class Comparison(Frozen):
     rows: tuple[ComparedRow, ...]
 
 
-def compare(root: StoragePath) -> tuple[Comparison, ...]:
+def compare(root: PathLike) -> tuple[Comparison, ...]:
     """The cross-validations in `root`, at most two levels deep, a table for those over the same folds.
 
     Raises:
         UsageError: there are none that are finished.
     """
+    root = StoragePath(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that holds cross-validations")
     found = [(output.path, output.manifest) for output in find_outputs(root) if output.kind == "crossval"]
-    finished = [(str(path.relative_to(str(root))), manifest) for path, manifest in found if manifest]
+    finished = [(path.relative_to(root), manifest) for path, manifest in found if manifest]
     if not finished:
         raise UsageError(f"{root}: holds no finished cross-validation; `smile-pipe crossval` makes one")
     tables: dict[tuple, list[tuple[str, CrossvalManifest]]] = {}

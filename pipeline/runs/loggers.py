@@ -15,7 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import write_atomically
 
 _PLACES = ("step", "num_steps")
 
@@ -60,7 +59,7 @@ class WandbBoard:
         self.run = wandb.init(
             project=project, name=name, id=known, resume=resume, dir=str(folder), config=dict(options)
         )
-        write_atomically(run.wandb_path, json.dumps({"id": self.run.id, "project": project}).encode())
+        run.wandb_path.write_atomically(json.dumps({"id": self.run.id, "project": project}).encode())
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Draw what a row tells of its step."""

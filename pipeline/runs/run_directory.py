@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath, read_range, remove_tree, replacing, write_atomically
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,8 @@ class Checkpoint:
 class RunDirectory:
     """One run, on a disk or under a URL."""
 
-    def __init__(self, root: StoragePath) -> None:
-        self.root = root
+    def __init__(self, root: PathLike) -> None:
+        self.root = root = StoragePath(root)
         self.manifest_path = root / "manifest.json"
         self.config_path = root / "config.json"
         self.metrics_path = root / "metrics.jsonl"
@@ -87,19 +87,19 @@ class RunDirectory:
         import torch
 
         path = self.checkpoints_path / f"step-{step:06d}"
-        if isinstance(path, Path):
-            temporary = path.with_name(f".{path.name}.tmp")
+        if path.is_local:
+            temporary = path.local.with_name(f".{path.name}.tmp")
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             _save_weights(temporary / WEIGHTS, model)
             torch.save(dict(state), temporary / STATE)
             _remove(path)
-            temporary.rename(path)
+            temporary.rename(path.local)
         else:
             (path / STATE).unlink(missing_ok=True)
-            with replacing(path / WEIGHTS) as file:
+            with (path / WEIGHTS).replacing() as file:
                 _save_weights(file, model)
-            with replacing(path / STATE) as file:
+            with (path / STATE).replacing() as file:
                 torch.save(dict(state), file)
         kept = {checkpoint.path.name for checkpoint in self.checkpoints()[-keep:]}
         for old in list(self._begun()):
@@ -113,12 +113,12 @@ class RunDirectory:
 
     def note_skipped(self, keys: Iterable[str]) -> None:
         """Add samples to those that were left out."""
-        write_atomically(self.skipped_path, canonical_json(sorted({*self.skipped(), *keys})).encode())
+        self.skipped_path.write_atomically(canonical_json(sorted({*self.skipped(), *keys})).encode())
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the rows after `step`: a run that goes on from there writes them again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
-        write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.metrics_path.write_atomically("".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl`; a last line that is still being written is left out."""
@@ -130,7 +130,7 @@ class RunDirectory:
     def progress(self) -> tuple[int, int]:
         """The last step that was told of, and how many there will be; 0 of 0 where that cannot be read."""
         try:
-            tail = read_range(self.metrics_path, max(0, self.metrics_path.stat().st_size - _TAIL), _TAIL)
+            tail = self.metrics_path.read_range(max(0, self.metrics_path.size() - _TAIL), _TAIL)
             # A last line that is still being written has no end.
             row = json.loads(tail.rpartition(b"\n")[0].splitlines()[-1])
             return int(row["step"]), int(row["num_steps"])
@@ -145,14 +145,14 @@ class RunDirectory:
                     yield Checkpoint(path, int(path.name[5:]))
 
 
-def open_run(root: StoragePath) -> tuple[RunManifest, Checkpoint]:
+def open_run(root: PathLike) -> tuple[RunManifest, Checkpoint]:
     """The manifest and the result of a finished run.
 
     Raises:
         UsageError: not a run, or one without a checkpoint, or one that is not finished.
     """
     run = RunDirectory(root)
-    if not root.is_dir():
+    if not run.root.is_dir():
         raise UsageError(f"{root}: no such run; `smile-pipe train` makes one")
     manifest, checkpoints = run.manifest(), {c.path.name: c for c in run.checkpoints()}
     if manifest is None:
@@ -171,4 +171,4 @@ def _save_weights(file: Path, model: Mapping[str, "Tensor"]) -> None:
 
 def _remove(checkpoint: StoragePath) -> None:
     (checkpoint / STATE).unlink(missing_ok=True)
-    remove_tree(checkpoint)
+    checkpoint.remove_tree()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from smile_pipe.pipeline.runs.loggers import Board, TensorBoard, WandbBoard
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
-from smile_pipe.shards.storage import storage_errors, write_atomically
+from smile_pipe.shards.storage import storage_errors
 
 Learned = Callable[[], Mapping[str, float]]
 T = TypeVar("T")
@@ -55,8 +55,8 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         if self.active:
             root = self.run.root
-            self.is_remote = not isinstance(root, Path)
-            self.folder = root if isinstance(root, Path) else Path(tempfile.mkdtemp(prefix="smile-pipe-log-"))
+            self.is_remote = not root.is_local
+            self.folder = root.local if root.is_local else Path(tempfile.mkdtemp(prefix="smile-pipe-log-"))
             self.metrics_path = self.folder / self.run.metrics_path.name
             if self.is_remote and self.run.metrics_path.exists():
                 self.metrics_path.write_bytes(self.run.metrics_path.read_bytes())
@@ -119,7 +119,7 @@ class RunLog:
         for board in self.boards:
             board.flush()
         for file in (self.folder / self.run.tensorboard_path.name).iterdir():
-            write_atomically(self.run.tensorboard_path / file.name, file.read_bytes())
+            (self.run.tensorboard_path / file.name).write_atomically(file.read_bytes())
 
     def _row(self, step: int, epoch: int) -> dict[str, Any]:
         return {"step": step, "epoch": epoch, "num_steps": self.num_steps}
@@ -137,7 +137,7 @@ class RunLog:
     def _put_metrics(self) -> None:
         began = time.monotonic()
         try:
-            write_atomically(self.run.metrics_path, self.metrics_path.read_bytes())
+            self.run.metrics_path.write_atomically(self.metrics_path.read_bytes())
         finally:
             now = time.monotonic()
             # A log grows, and putting all of it must stay a small part of the work.

@@ -5,7 +5,6 @@ evaluation: is it finished, what was it made from, has that changed since, and w
 Promised: nothing is written and no shard is opened; a file that cannot be read makes a row that says so, and no error.
 """
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen, ShardManifest
-from smile_pipe.shards.storage import StoragePath, scheme_of, storage_path
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 class StatusRow(Frozen):
@@ -56,12 +55,13 @@ class StatusReport(Frozen):
     rows: tuple[StatusRow, ...]
 
 
-def status(root: StoragePath) -> StatusReport:
+def status(root: PathLike) -> StatusReport:
     """Look at `root` and at the folders in it, two levels deep.
 
     Raises:
         UsageError: it is no directory.
     """
+    root = StoragePath(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that is, or holds, shards or runs")
     found = list(find_outputs(root))
@@ -88,9 +88,7 @@ def _source(run: Output, sets: Sequence[Output]) -> Output | None:
 def _place_of(named: str, run: StoragePath) -> str:
     """What a run says of where its shards lie, made whole without looking there."""
     with suppress(ValueError):
-        if scheme_of(named):
-            return str(storage_path(named))
-        return os.path.normpath(run.resolve() / named) if isinstance(run, Path) else str((run / named).resolve())
+        return run.resolve_reference(named)
     return ""
 
 
@@ -207,7 +205,7 @@ def _evaluate(run: Output, source: Output | None) -> str:
 def _row(root: StoragePath, output: Output, state: str, **fields: Any) -> StatusRow:
     finished = None
     if output.manifest:
-        written = (output.path / "manifest.json").stat().st_mtime
+        written = (output.path / "manifest.json").modified_time()
         # Not every storage knows.
         finished = datetime.fromtimestamp(written, UTC).replace(microsecond=0) if written else None
     known = {"kind": output.kind, "path": _relative(root, output.path), "fingerprint": output.fingerprint}
@@ -238,14 +236,10 @@ def _type(*words: object) -> str:
 def _sizes(folder: StoragePath) -> dict[str, int]:
     """Sizes of the files in a folder, by name."""
     try:
-        if isinstance(folder, Path):
-            with os.scandir(folder) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        found = folder.fs.ls(folder.path, detail=True)
+        return folder.file_sizes()
     except OSError:
         return {}
-    return {about["name"].rpartition("/")[2]: about["size"] or 0 for about in found if about["type"] == "file"}
 
 
 def _relative(root: StoragePath, path: StoragePath) -> str:
-    return str(path.relative_to(str(root)))
+    return path.relative_to(root)

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from smile_pipe.pipeline.common.background import beside
@@ -17,7 +16,7 @@ POLL_SECONDS = 0.5
 @contextmanager
 def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Pass on each new row of `metrics.jsonl` until the block ends; the last ones before it does."""
-    pause = POLL_SECONDS if isinstance(directory.root, Path) else PUT_EVERY
+    pause = POLL_SECONDS if directory.root.is_local else PUT_EVERY
     rows, size = directory.metrics(), _size(directory)
 
     def follow(stop: threading.Event) -> None:
@@ -38,4 +37,4 @@ def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], No
 
 
 def _size(directory: RunDirectory) -> int:
-    return directory.metrics_path.stat().st_size if directory.metrics_path.exists() else -1
+    return directory.metrics_path.size() if directory.metrics_path.exists() else -1

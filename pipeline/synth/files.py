@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.landmarks.files import write_bnd
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import StoragePath
 
 NUM_BND_LANDMARKS = 83
 
@@ -52,10 +52,10 @@ def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[
 @contextmanager
 def _file_for(path: StoragePath) -> Iterator[Path]:
     """A file to write to that is, or becomes, `path`."""
-    if isinstance(path, Path):
+    if path.is_local:
         # Not by way of a temporary name: without `synth.json` a data set is not whole anyway.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
+        path.parent.ensure_folder()
+        yield path.local
         return
-    with replacing(path) as temporary:
+    with path.replacing() as temporary:
         yield temporary

@@ -6,7 +6,6 @@ written last. Promised: equal settings give equal bytes, and a subject does not 
 The labels are mixes of action units by construction, not human ratings; sex letter and ancestry code are nominal.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import chain
@@ -28,7 +27,7 @@ from smile_pipe.pipeline.synth.scans import Scans
 from smile_pipe.pipeline.synth.sequences import FOLDERS, MAX_FRAMES, Sequences
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen, Manifest, fingerprint
-from smile_pipe.shards.storage import StoragePath, StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 Kind = Literal["scans", "sequences"]
 Level = Annotated[int, Field(ge=1, le=4)]
@@ -43,9 +42,7 @@ _NAMES: Mapping[Kind, tuple[str, int]] = {
 class SynthConfig(Frozen):
     """What to make."""
 
-    out: StoragePathField = Field(
-        description="Folder or URL to write; new, empty, or an earlier run of the same settings"
-    )
+    out: StoragePath = Field(description="Folder or URL to write; new, empty, or an earlier run of the same settings")
     kind: Kind = Field("scans", description="Static scans (as BU-3DFE has), or sequences (as BU-4DFE has).")
     subjects: int = Field(8, description="Number of subjects.")
     seed: int = Field(0, ge=0, description="Another seed gives other subjects.")
@@ -136,10 +133,10 @@ def _program(config: SynthConfig) -> Program:
 def _prepare(out: StoragePath, expected: Iterable[StoragePath]) -> None:
     """Make the folder, and refuse one in which files that this run would not write pose as its own."""
     try:
-        strangers = _names(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
+        strangers = _names(out) - {path.relative_to(out) for path in expected} - {"synth.json"}
     except OSError as error:
         raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
-    if isinstance(out, Path) and not os.access(out, os.W_OK | os.X_OK):
+    if not out.is_writable():
         raise UsageError("is not writable", field="out", value=out)
     if strangers:
         raise UsageError(f"holds {min(strangers)}, which is not of this run; name a new folder", field="out", value=out)
@@ -147,10 +144,8 @@ def _prepare(out: StoragePath, expected: Iterable[StoragePath]) -> None:
 
 def _names(out: StoragePath) -> set[str]:
     """The files in a folder, which is made if need be, and in those below it."""
-    if isinstance(out, Path):
-        out.mkdir(parents=True, exist_ok=True)
-        return {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
-    return {name.removeprefix(out.path).strip("/") for name in out.fs.find(out.path)}
+    out.ensure_folder()
+    return out.names_below()
 
 
 def _manifest(

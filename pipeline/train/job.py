@@ -17,7 +17,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -30,7 +29,7 @@ from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.storage import StoragePath, remove_tree, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 
 def check_in_process(config: TrainConfig) -> None:
@@ -102,7 +101,7 @@ class TrainScratch:
 
     def storage(self) -> dict[str, Any]:
         """Where Ray Train keeps its own."""
-        if isinstance(self.root, Path):
+        if self.root.is_local:
             return {"storage_path": str(self.root)}
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -124,7 +123,7 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         train(job, Worker(rank, world_size, ray.train.torch.get_device()))
     except BadSampleError as error:
-        write_atomically(scratch.note_path(rank), str(error).encode())
+        scratch.note_path(rank).write_atomically(str(error).encode())
         if world_size > 1:
             # The others wait for this one, and nothing but its failure ends them; all return as soon as they are back.
             raise
@@ -153,7 +152,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
 
     config, scratch = job.config, TrainScratch(job.config.out)
     # What a killed run has left is none of this one's.
-    remove_tree(scratch.root)
+    scratch.root.remove_tree()
     trainer = Trainer(
         train_worker,
         train_loop_config={"job": job},
@@ -173,7 +172,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         if damage := scratch.bad_sample(config.num_workers):
             raise BadSampleError(damage)
     finally:
-        remove_tree(scratch.root)
+        scratch.root.remove_tree()
 
 
 def resources_per_worker(config: TrainConfig) -> dict[str, int]:

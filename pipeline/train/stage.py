@@ -7,8 +7,6 @@ what was rendered are refused before anything is written. Shards and run lie on 
 memory:// is trained on in this process.
 """
 
-import os
-import posixpath
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -45,17 +43,7 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
-from smile_pipe.shards.storage import (
-    StoragePath,
-    absolute,
-    check_folder,
-    check_no_credentials,
-    is_in_memory,
-    remove_leftovers,
-    scheme_of,
-    storage_path,
-    write_atomically,
-)
+from smile_pipe.shards.storage import StoragePath, absolute, check_no_credentials, scheme_of
 
 
 def run(
@@ -75,7 +63,7 @@ def run(
     mark = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if found := finished(directory, mark):
         return found
-    check_folder(config.out)
+    config.out.check_output_folder()
     about = {
         "fingerprint": mark,
         "shards": shards_from(directory.root, shards),
@@ -92,7 +80,7 @@ def run(
         sizes = world_sizes(config, directory)
         _train(job, directory, {**about, "precision": job.precision, "world_sizes": sizes}, on_metrics, here)
         manifest = _manifest(config, mark, shards, split, job, sizes, directory)
-        write_atomically(directory.card_path, run_card(manifest).encode())
+        directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
 
@@ -106,8 +94,8 @@ def _train(
 ) -> None:
     with nullcontext() if here else ray_session(job.config.address):
         resources = {} if here else resources_per_worker(job.config)
-        remove_leftovers(directory.root)
-        write_atomically(directory.config_path, canonical_json(about).encode())
+        directory.root.remove_leftovers()
+        directory.config_path.write_atomically(canonical_json(about).encode())
         with following(directory, on_metrics):
             if here:
                 train_in_process(job)
@@ -211,18 +199,12 @@ def shards_from(root: StoragePath, shards: ShardSet) -> str:
     """Where shards lie, as seen from the directory of a run, so that both can be moved together; else their URL."""
     url = str(shards.filesystem.unstrip_protocol(shards.root))
     check_no_credentials(url)
-    if isinstance(root, Path):
-        return os.path.relpath(Path(shards.root).resolve(), root.resolve()) if scheme_of(url) == "file" else url
-    where = storage_path(url)
-    # Not over the border of a bucket.
-    if isinstance(where, Path) or (where.protocol, where.drive) != (root.protocol, root.drive):
-        return str(where)
-    return posixpath.relpath(where.path, root.path)
+    return url if root.is_local and scheme_of(url) != "file" else StoragePath(url).seen_from(root)
 
 
 def _in_process(config: TrainConfig) -> bool:
     """Whether workers of Ray could not see what is read or written."""
-    return is_in_memory(config.out) or scheme_of(config.shards) == "memory"
+    return config.out.is_in_memory or scheme_of(config.shards) == "memory"
 
 
 def _weights(config: TrainConfig) -> str | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.samples import write_shard_set
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardEntry, ShardManifest, canonical_json, fingerprint
-from smile_pipe.shards.storage import replacing, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -79,14 +79,14 @@ class TestFingerprint:
 class TestWritingAtomically:
     def test_replaces_the_old_content_and_leaves_nothing_else(self, tmp_path):
         path = tmp_path / "file"
-        write_atomically(path, b"old")
-        write_atomically(path, b"new")
+        StoragePath(path).write_atomically(b"old")
+        StoragePath(path).write_atomically(b"new")
         assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
     def test_a_crash_in_the_middle_leaves_the_old_content_and_no_temporary_file(self, tmp_path):
         path = tmp_path / "file"
         path.write_bytes(b"old")
-        with pytest.raises(Crash), replacing(path) as temporary:
+        with pytest.raises(Crash), StoragePath(path).replacing() as temporary:
             temporary.write_bytes(b"half of the n")
             assert path.read_bytes() == b"old"
             raise Crash
@@ -100,7 +100,7 @@ class TestWritingAtomically:
             synced.append((os.pread(descriptor, 100, 0), path.read_bytes()))
 
         monkeypatch.setattr(os, "fsync", fsync)
-        write_atomically(path, b"new")
+        StoragePath(path).write_atomically(b"new")
         assert synced == [(b"new", b"old")]
 
 

@@ -22,7 +22,7 @@ from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import MAX_SAMPLE_BYTES, ShardError, ShardSet, read_members
 from smile_pipe.shards.sample import Sample, SampleError, from_members
-from smile_pipe.shards.storage import StorageError, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 from smile_pipe.shards.writer import digest_of, write_shard
 
 
@@ -373,7 +373,7 @@ class TestReadingUnderAUrl:
     @pytest.fixture(params=["memory", "s3"])
     def shards(self, written, request, tmp_path) -> ShardSet:
         top = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
-        root = storage_path(f"{top}/faces")
+        root = StoragePath(f"{top}/faces")
         for file in ("manifest.json", "index.parquet", *(f"shards/00000{n}.tar" for n in range(3))):
             root.fs.pipe_file(f"{root.path}/{file}", (written[0] / file).read_bytes())
         return ShardSet.open(str(root))

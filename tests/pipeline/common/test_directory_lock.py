@@ -16,7 +16,7 @@ from botocore.exceptions import EndpointConnectionError
 from helpers.processes import wait_until
 from smile_pipe.pipeline.common.directory_lock import NAME, STALE_AFTER, directory_lock, wait_while_held
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 
 HOLD = """
 import sys, time
@@ -121,7 +121,7 @@ class TestObjectStore:
     @pytest.fixture(params=["memory", "s3"])
     def root(self, request, tmp_path) -> StoragePath:
         url = f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3_url")
-        return storage_path(url) / "out"
+        return StoragePath(url) / "out"
 
     def test_a_second_one_is_refused_and_the_holder_named(self, root):
         with directory_lock(root):
@@ -264,7 +264,7 @@ class TestObjectStore:
             assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
 
     def test_a_bucket_that_is_not_there(self, s3_server):
-        root = storage_path("s3://no-such-bucket/out")
+        root = StoragePath("s3://no-such-bucket/out")
         with pytest.raises(UsageError, match=r"no-such-bucket/out: cannot be written"), directory_lock(root):
             pass
 

@@ -37,7 +37,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import split_subjects
-from smile_pipe.shards.storage import storage_path
+from smile_pipe.shards.storage import StoragePath
 
 
 def config(shards, out, **options) -> CrossvalConfig:
@@ -320,7 +320,7 @@ class TestAcross:
 
 def test_in_memory_it_runs_in_this_process(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
-    target = storage_path("memory://crossval-of-a-test/cv")
+    target = StoragePath("memory://crossval-of-a-test/cv")
     manifest = run(config(tmp_path / "shards", target, score=("knn",), batch_size=2))
     assert [fold.num_samples for fold in manifest.folds] == [6, 6]
     assert json.loads((target / "manifest.json").read_text())["stage"] == "crossval"
@@ -328,7 +328,7 @@ def test_in_memory_it_runs_in_this_process(tmp_path):
 
 def test_a_fold_goes_on_where_its_worker_died_on_another_machine_and_left_its_lock(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
-    given = config(tmp_path / "shards", storage_path(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
+    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
     whole, fold = run(given), given.out / "folds" / "01"
     (given.out / "manifest.json").unlink()
     (fold / "manifest.json").unlink()
@@ -341,7 +341,7 @@ def test_a_fold_goes_on_where_its_worker_died_on_another_machine_and_left_its_lo
 
 def test_a_fold_that_another_version_has_scored_is_told_as_such(tmp_path, monkeypatch):
     write_shard_set(tmp_path / "shards", num_subjects=2, size=8)
-    given = config(tmp_path / "shards", storage_path(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
+    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
     make = crossval.run_fold
 
     def make_with_another_version(fold: Fold, **options) -> None:
@@ -357,7 +357,7 @@ def test_a_fold_that_another_version_has_scored_is_told_as_such(tmp_path, monkey
 @pytest.mark.parametrize("error", [PermissionError("not now"), EndpointConnectionError(endpoint_url="-")])
 def test_a_storage_that_fails_while_progress_is_told_is_asked_again(tmp_path, monkeypatch, error):
     write_shard_set(tmp_path / "shards", num_subjects=4, size=8)
-    given = config(tmp_path / "shards", storage_path(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
+    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), score=("knn",), batch_size=2)
     progress, failures, told = RunDirectory.progress, [error], []
 
     def fail_at_first(self) -> tuple[int, int]:

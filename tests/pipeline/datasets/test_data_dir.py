@@ -13,7 +13,7 @@ from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.render.fingerprints import SourceFiles, read_source
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 FILES = {"a.obj": b"v 0 0 0\n", "deep/er/b.png": b"image", "labels.csv": b"path\n"}
 
@@ -22,8 +22,8 @@ FILES = {"a.obj": b"v 0 0 0\n", "deep/er/b.png": b"image", "labels.csv": b"path\
 def url(request: pytest.FixtureRequest) -> StoragePath:
     """A folder under a URL with `FILES` in it."""
     top = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{uuid.uuid4().hex}"
-    put(storage_path(f"{top}/data"), FILES)
-    return storage_path(f"{top}/data")
+    put(StoragePath(f"{top}/data"), FILES)
+    return StoragePath(f"{top}/data")
 
 
 def put(root: StoragePath, files: dict[str, bytes]) -> None:
@@ -39,14 +39,14 @@ class TestListing:
         assert all(time_ns > 10**18 for _, time_ns in listing.stats.values())
 
     def test_a_slash_at_the_end_changes_nothing(self, url):
-        assert FileIndex.scan(storage_path(f"{url}/")).stats == FileIndex.scan(url).stats
+        assert FileIndex.scan(StoragePath(f"{url}/")).stats == FileIndex.scan(url).stats
 
     def test_what_stands_for_an_empty_folder_is_no_file(self, s3_url):
-        put(storage_path(s3_url), {"data/": b"", "data/empty/": b"", "data/a.obj": b"1"})
-        assert FileIndex.scan(storage_path(s3_url) / "data").files == {"a.obj"}
+        put(StoragePath(s3_url), {"data/": b"", "data/empty/": b"", "data/a.obj": b"1"})
+        assert FileIndex.scan(StoragePath(s3_url) / "data").files == {"a.obj"}
 
     def test_times_are_those_that_an_object_alone_tells_though_a_listing_is_more_exact(self, s3_url, monkeypatch):
-        root = storage_path(s3_url)
+        root = StoragePath(s3_url)
         put(root, {"a.obj": b"1"})
         found = root.fs.find(root.path, detail=True)
         for info in found.values():
@@ -61,24 +61,24 @@ class TestListing:
 
     @pytest.mark.parametrize("path", ["a//b.obj", "../b.obj", "x/../../b.obj", "./b.obj"])
     def test_names_that_no_file_in_a_folder_has_are_refused(self, s3_url, path, monkeypatch):
-        root = storage_path(s3_url) / "data"
+        root = StoragePath(s3_url) / "data"
         monkeypatch.setattr(root.fs, "find", lambda *_, **__: {f"{root.path}/{path}": {"size": 1, "type": "file"}})
         with pytest.raises(UsageError, match="no folder could hold; rename it"):
             FileIndex.scan(root)
 
     def test_an_object_with_an_empty_part_in_its_name_is_refused_by_a_real_store(self, s3_url):
-        put(storage_path(s3_url), {"data//b.obj": b"1"})
+        put(StoragePath(s3_url), {"data//b.obj": b"1"})
         with pytest.raises(UsageError, match=r"holds the object '/b\.obj'"):
-            FileIndex.scan(storage_path(s3_url) / "data")
+            FileIndex.scan(StoragePath(s3_url) / "data")
 
     @pytest.mark.parametrize("below", ["/nowhere", "/data/a.obj", "-that-is-no-bucket"])
     def test_nothing_there_is_an_error(self, s3_url, below):
-        put(storage_path(s3_url), {"data/a.obj": b"1"})
+        put(StoragePath(s3_url), {"data/a.obj": b"1"})
         with pytest.raises(UsageError, match="nothing is there"):
-            find_samples(storage_path(s3_url + below), "auto")
+            find_samples(StoragePath(s3_url + below), "auto")
 
     def test_a_storage_that_cannot_be_asked_is_an_error(self, s3_url, monkeypatch):
-        root = storage_path(s3_url)
+        root = StoragePath(s3_url)
         monkeypatch.setattr(root.fs, "find", failing(PermissionError("Access Denied")))
         with pytest.raises(UsageError, match=r"cannot be listed \(Access Denied\); see that you may read it"):
             FileIndex.scan(root)
@@ -141,7 +141,7 @@ class TestFetching:
 
     @pytest.mark.parametrize("name", ["x" * 300, "a.obj/below", "a.obj"])
     def test_what_cannot_lie_in_a_folder_is_there_and_unreadable(self, s3_url, name):
-        root = storage_path(s3_url)
+        root = StoragePath(s3_url)
         put(root, {name: b"1", "a.obj": b"1", "a.obj/below": b"2"})
         with opened(root) as files:
             for path in {"a.obj/below": ["a.obj"], "a.obj": ["a.obj/below"]}.get(name, []):

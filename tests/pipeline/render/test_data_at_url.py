@@ -18,7 +18,7 @@ from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.reading import SourceReader
 from smile_pipe.shards.index import IndexRow, read_failures, read_index
-from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "samples_per_shard": 4}
 
@@ -51,7 +51,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def upload(root: Path, url: str) -> StoragePath:
-    where = storage_path(url)
+    where = StoragePath(url)
     for path in root.rglob("*"):
         if path.is_file():
             where.fs.pipe_file(f"{where.path.rstrip('/')}/{path.relative_to(root).as_posix()}", path.read_bytes())
@@ -198,7 +198,7 @@ class TestStorageThatFails:
     def test_it_ends_the_job_of_workers_too(self, scans, ray_cluster, s3_url, tmp_path):
         data = upload(scans, f"{s3_url}/data")
         # A storage that cannot be reached, which the workers are the first to notice.
-        away = storage_path("ftp://127.0.0.1:9/data")
+        away = StoragePath("ftp://127.0.0.1:9/data")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(data), "absolute", lambda self: away)
             with pytest.raises(StorageError, match=r"ftp://\S+\.\w+: the storage failed .* to go on"):

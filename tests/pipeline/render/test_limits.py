@@ -24,7 +24,7 @@ from smile_pipe.pipeline.render.operators import pieces_table, read_pieces
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.render.units import WorkUnit
 from smile_pipe.shards.index import read_failures
-from smile_pipe.shards.storage import StorageError, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 
 @pytest.fixture
@@ -166,19 +166,19 @@ def test_pieces_of_one_sequence_that_are_made_at_the_same_time_are_not_deaths_of
 
 class TestMarksUnderAUrl:
     def test_are_kept_and_taken_away(self, limits, s3_url):
-        marks = storage_path(s3_url) / "shards/.progress/deaths"
+        marks = StoragePath(s3_url) / "shards/.progress/deaths"
         with limited(limits, marks, "a"):
             assert (marks / "a.deaths").read_bytes() == b"x"
         assert not (marks / "a.deaths").exists()
 
     def test_count_the_deaths(self, limits, s3_url):
-        marks = storage_path(s3_url) / "deaths"
+        marks = StoragePath(s3_url) / "deaths"
         (marks / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
         with pytest.raises(MeshError, match="given up: 2 workers died of it"), limited(limits, marks, "a"):
             pass
 
     def test_a_storage_that_fails_is_no_fault_of_the_sample(self, limits, s3_url, monkeypatch):
-        marks = storage_path(s3_url) / "deaths"
+        marks = StoragePath(s3_url) / "deaths"
 
         def fail(*_: object, **__: object) -> None:
             raise OSError(16, "Please reduce your request rate.")

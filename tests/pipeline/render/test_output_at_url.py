@@ -14,7 +14,7 @@ from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.job import _marks
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.verify import verify_shards
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "rig": "3", "samples_per_shard": 4, "limit": 11}
@@ -49,16 +49,16 @@ def here(monkeypatch) -> None:
 def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster, on_disk, s3_url):
     manifest = render.run(config(faces_dir, f"{s3_url}/a/shards"))
     assert manifest.num_samples == 11
-    assert content(storage_path(f"{s3_url}/a/shards")) == content(on_disk)
+    assert content(StoragePath(f"{s3_url}/a/shards")) == content(on_disk)
     assert [found for _, found in verify_shards(ShardSet.open(f"{s3_url}/a/shards")) if found] == []
 
 
 def test_what_workers_are_at_is_not_noted_in_an_object_store_but_beside_them(on_disk):
     """There it would take three requests a sample."""
-    assert storage_path(_marks(RenderOutput(storage_path("s3://bucket/a")))) == Path(
-        _marks(RenderOutput(storage_path("s3://bucket/a")))
+    assert StoragePath(_marks(RenderOutput(StoragePath("s3://bucket/a")))) == Path(
+        _marks(RenderOutput(StoragePath("s3://bucket/a")))
     )
-    assert _marks(RenderOutput(storage_path("s3://bucket/a"))) != _marks(RenderOutput(storage_path("s3://bucket/b")))
+    assert _marks(RenderOutput(StoragePath("s3://bucket/a"))) != _marks(RenderOutput(StoragePath("s3://bucket/b")))
     assert Path(_marks(RenderOutput(on_disk))).is_relative_to(on_disk)
 
 
@@ -67,7 +67,7 @@ def test_memory_is_written_to_in_this_process(faces_dir, on_disk, tmp_path, monk
     url = f"memory://{tmp_path.name}/shards"
     seen = []
     render.run(config(faces_dir, url), lambda progress: seen.append(progress.num_done))
-    assert content(storage_path(url)) == content(on_disk)
+    assert content(StoragePath(url)) == content(on_disk)
     assert seen[-1] == 11
 
 
@@ -76,7 +76,7 @@ class TestAgain:
     """What is there is looked at, and only the rest is done."""
 
     def test_a_second_run_writes_nothing(self, faces_dir, s3_url, monkeypatch):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
         monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
@@ -84,7 +84,7 @@ class TestAgain:
         assert times(out) == before
 
     def test_an_interrupted_run_is_gone_on_with(self, faces_dir, on_disk, s3_url, monkeypatch):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         with pytest.raises(KeyboardInterrupt):
             render.run(config(faces_dir, out), interrupt_after(5))
         before = {name: time for name, time in times(out).items() if name.startswith("shards/")}
@@ -95,24 +95,24 @@ class TestAgain:
         assert times(out).items() >= before.items()
 
     def test_a_run_that_was_stopped_before_its_first_shard_is_no_strange_folder(self, faces_dir, s3_url):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         with pytest.raises(KeyboardInterrupt):
             render.run(config(faces_dir, out), interrupt_after(1))
         assert render.plan(config(faces_dir, out)).num_to_render == 11
 
     def test_a_folder_of_something_else_is_refused(self, faces_dir, s3_url):
-        (storage_path(s3_url) / "thesis.tex").write_bytes(b"\\section")
+        (StoragePath(s3_url) / "thesis.tex").write_bytes(b"\\section")
         with pytest.raises(ValueError, match="holds files that are not of a render"):
             render.run(config(faces_dir, s3_url))
 
     def test_shards_without_samples_go(self, faces_dir, s3_url):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         render.run(config(faces_dir, out))
         render.run(config(faces_dir, out, limit=4))
         assert {name for name in content(out) if name.startswith("shards/")} == {"shards/000000.tar"}
 
     def test_a_shard_that_was_deleted_is_made_again(self, faces_dir, s3_url):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         render.run(config(faces_dir, out))
         before = content(out)
         (out / "shards" / "000001.tar").unlink()
@@ -121,7 +121,7 @@ class TestAgain:
         assert content(out) == before
 
     def test_other_prompts_are_written_around_the_images_that_are_there(self, faces_dir, s3_url, tmp_path):
-        out, bank = storage_path(s3_url) / "shards", tmp_path / "bank.yaml"
+        out, bank = StoragePath(s3_url) / "shards", tmp_path / "bank.yaml"
         render.run(config(faces_dir, out))
         bank.write_text("".join(f"{code}: [a face that shows {code}]\n" for code in EXPRESSIONS))
         plan = render.plan(config(faces_dir, out, prompts=bank))
@@ -153,12 +153,12 @@ class TestFaults:
         num_faults = faulty.num_faults
         faulty.every = 0
         assert num_faults > 5
-        assert content(storage_path(f"{s3_url}/shards")) == content(on_disk)
+        assert content(StoragePath(f"{s3_url}/shards")) == content(on_disk)
 
     def test_a_storage_that_stays_away_is_an_error_and_no_shard_is_half_there(
         self, faces_dir, on_disk, s3_url, faulty, monkeypatch
     ):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
         monkeypatch.setattr("s3fs.S3FileSystem.retries", 2)
 
@@ -185,7 +185,7 @@ def test_no_credentials_in_what_is_written_and_said(faces_dir, s3_url, monkeypat
     options = ["--size", "32", "--channels", "rgb", "--limit", "3", "--debug", "--json"]
     done = subprocess.run([*command, *options], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    written = content(storage_path(s3_url))
+    written = content(StoragePath(s3_url))
     assert "shards/manifest.json" in written
     said = b"".join([done.stdout, done.stderr, *written.values()])
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

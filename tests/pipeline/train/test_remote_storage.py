@@ -31,7 +31,7 @@ from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import shards_from
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
 
@@ -64,13 +64,13 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def remote(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> StoragePath:
     """A place that holds the shards and nothing else."""
     root = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
-    return upload(disk / "shards", storage_path(f"{root}/faces/shards")).parent
+    return upload(disk / "shards", StoragePath(f"{root}/faces/shards")).parent
 
 
 @pytest.fixture
 def bucket(disk: Path, s3_url: str) -> StoragePath:
     """The same, in an object store."""
-    return upload(disk / "shards", storage_path(f"{s3_url}/faces/shards")).parent
+    return upload(disk / "shards", StoragePath(f"{s3_url}/faces/shards")).parent
 
 
 def config(root: StoragePath, arch: str, **options: object) -> TrainConfig:
@@ -278,7 +278,7 @@ class TestInMemory:
     def test_what_one_process_cannot_do_is_refused_and_nothing_is_written(self, disk, arch, option, tmp_path):
         if "use_gpu" in option and torch.cuda.is_available():
             pytest.skip("there is a GPU")
-        out = storage_path(f"memory://{tmp_path.name}/run")
+        out = StoragePath(f"memory://{tmp_path.name}/run")
         with pytest.raises(UsageError, match=r"--num-workers 2|--use-gpu"):
             train.run(config(disk, arch, out=out, **option))
         assert not out.exists()
@@ -368,7 +368,7 @@ class TestWhereShardsLie:
     )
     def test_a_run_names_them_as_seen_from_it_or_by_their_url(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
-        assert shards_from(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
+        assert shards_from(StoragePath(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
 
 
 class TestCredentials:
