@@ -12,7 +12,7 @@ from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, nu
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 FRAME_RATE = 25.0
 # What each task is made to bring about; nobody has said that it did.
@@ -49,7 +49,7 @@ class Bp4d:
         return [_source(listing.root, sequence, tables) for sequence in numbered_sequences(listing, _FRAME)]
 
 
-def read_occurrence(path: StoragePath) -> dict[str, float]:
+def read_occurrence(path: PathLike) -> dict[str, float]:
     """The share of the coded frames in which each action unit occurs: "AU12" -> 0 to 1.
 
     The table's first row names the action units of its columns but the first, which counts frames; the other rows hold
@@ -58,6 +58,7 @@ def read_occurrence(path: StoragePath) -> dict[str, float]:
     Raises:
         UsageError: it cannot be read, or is no such table; the message has its line.
     """
+    path = StoragePath(path)
     try:
         if path.size() > _MAX_BYTES:
             raise UsageError(f"{path}: is over {_MAX_BYTES >> 20} MB; a table of action units is small")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 NAMES = ("labels.csv", "labels.parquet")
 MAX_BYTES = 256 << 20
@@ -46,7 +46,7 @@ def table_names(listing: FileIndex) -> list[str]:
     return [name for name in NAMES if name in listing.files]
 
 
-def read_table(path: StoragePath) -> list[TableRow]:
+def read_table(path: PathLike) -> list[TableRow]:
     """All rows of a table, each with all its columns.
 
     What stands beyond the last column of a CSV has no name and is left out.
@@ -54,6 +54,7 @@ def read_table(path: StoragePath) -> list[TableRow]:
     Raises:
         UsageError: it cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS`.
     """
+    path = StoragePath(path)
     try:
         if path.size() > MAX_BYTES:
             raise UsageError(f"{path}: is over {MAX_BYTES >> 20} MB; split the dataset")

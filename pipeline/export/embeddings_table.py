@@ -14,14 +14,14 @@ from smile_pipe.pipeline.data.integrity import nothing_left
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import INDEX_SCHEMA, IndexRow
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 FROM_INDEX = ("key", "subject", "expression", "level", "num_frames", "frame_rate", "layout", "labels")
 ROWS_PER_GROUP = 1024
 
 
 def write_embeddings(
-    path: StoragePath,
+    path: PathLike,
     model: TrainedModel,
     reader: FaceDataset,
     rows: Sequence[IndexRow],
@@ -37,7 +37,7 @@ def write_embeddings(
     schema = _schema(model.model.config.joint_dim, run, reader.shards.manifest.fingerprint)
     by_key, sides = {row.key: row for row in rows}, sides_of(run)
     num_written, waiting = 0, list[pa.RecordBatch]()
-    with path.replacing() as file:
+    with StoragePath(path).replacing() as file:
         with pq.ParquetWriter(file, schema, compression="zstd") as table:
             for part in model.embed_views(reader, rows, batch_size):
                 waiting.append(_columns(part, by_key, sides, schema))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 TOLERANCE = 1e-4
 """How far a number may lie from PyTorch's, as a share of the largest one, or of 1 where all are smaller."""
@@ -64,7 +64,7 @@ def check_size(model: ContrastiveModel) -> None:
         )
 
 
-def write_onnx(path: StoragePath, model: ContrastiveModel, facts: Mapping[str, str]) -> float:
+def write_onnx(path: PathLike, model: ContrastiveModel, facts: Mapping[str, str]) -> float:
     """Write the graph of a model on the CPU in evaluation mode, with `facts` as its metadata.
 
     Returns the largest difference from PyTorch, as `TOLERANCE` has it.
@@ -73,7 +73,7 @@ def write_onnx(path: StoragePath, model: ContrastiveModel, facts: Mapping[str, s
         DisagreementError: it is over `TOLERANCE`; no file has been written.
     """
     graph = FaceGraph(model).eval()
-    with path.replacing() as file:
+    with StoragePath(path).replacing() as file:
         _export(graph, file, facts)
         difference = _difference(graph, file)
         # Not `>`, which holds for no NaN.

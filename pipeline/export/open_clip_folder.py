@@ -24,7 +24,7 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 CONFIG, TOWERS, FUSION, CARD = "open_clip_config.json", "open_clip_model.safetensors", "fusion.safetensors", "README.md"
 """Of several files with weights open_clip takes the one with this name for the towers."""
@@ -43,8 +43,9 @@ def check_folder(folder: StoragePath) -> None:
         )
 
 
-def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:
+def write_open_clip(folder: PathLike, trained: TrainedModel, run: RunManifest, facts: Mapping[str, str]) -> None:
     """Write a model on the CPU; `facts` become the metadata of its weights."""
+    folder = StoragePath(folder)
     folder.ensure_folder()
     # Without it nothing loads the directory, in which not all files are of one model while they are written.
     (folder / CONFIG).unlink(missing_ok=True)
@@ -77,11 +78,11 @@ def _save(path: StoragePath, weights: Mapping[str, Tensor], facts: Mapping[str, 
     path.write_atomically(save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
 
 
-def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
+def _save_tokenizer(folder: PathLike, tokenizer: object) -> None:
     """Files of a tokenizer that is not open_clip's own, which it looks for in the directory."""
     if not hasattr(tokenizer, "save_pretrained"):
         return
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as scratch:
         tokenizer.save_pretrained(scratch)
         for file in sorted(Path(scratch).iterdir()):
-            (folder / file.name).write_atomically(file.read_bytes())
+            (StoragePath(folder) / file.name).write_atomically(file.read_bytes())

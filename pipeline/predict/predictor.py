@@ -29,7 +29,7 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.sample import MAX_FRAMES, Sample, to_members
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 def settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> RenderSettings:
@@ -61,12 +61,13 @@ def settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> 
         raise UsageError(f"{root}: its shards do not say how they were rendered ({where}: {first['msg']})") from None
 
 
-def save_views(sample: Sample, folder: StoragePath) -> None:
+def save_views(sample: Sample, folder: PathLike) -> None:
     """Write the images of a sample, by their names in a shard.
 
     Raises:
         UsageError: they cannot be written there.
     """
+    folder = StoragePath(folder)
     try:
         folder.ensure_folder()
         for name, content in to_members(sample):
@@ -97,7 +98,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        run: str | StoragePath,
+        run: PathLike,
         head: Literal["auto", HeadName] = "auto",
         renderer: RendererName = "auto",
         use_gpu: bool = False,

@@ -43,7 +43,7 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
-from smile_pipe.shards.storage import StoragePath, absolute, check_no_credentials, scheme_of
+from smile_pipe.shards.storage import PathLike, StoragePath, absolute, check_no_credentials, scheme_of
 
 
 def run(
@@ -195,10 +195,11 @@ def _manifest(
     )
 
 
-def shards_from(root: StoragePath, shards: ShardSet) -> str:
+def shards_from(root: PathLike, shards: ShardSet) -> str:
     """Where shards lie, as seen from the directory of a run, so that both can be moved together; else their URL."""
     url = str(shards.filesystem.unstrip_protocol(shards.root))
     check_no_credentials(url)
+    root = StoragePath(root)
     return url if root.is_local and scheme_of(url) != "file" else StoragePath(url).seen_from(root)
 
 

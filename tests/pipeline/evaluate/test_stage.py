@@ -25,6 +25,7 @@ from smile_pipe.pipeline.train.stage import run as train
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.storage import StoragePath
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_a_manifest_of_before_does_not_stand_beside_tables_of_now(
     evaluation, run_dir, shards_dir, tmp_path, monkeypatch
 ):
     shutil.copytree(run_dir, tmp_path / "run")
-    monkeypatch.setattr(evaluate, "write_atomically", lambda path, content: 1 / 0)
+    monkeypatch.setattr(StoragePath, "write_atomically", lambda path, content: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol=("knn",)))
     assert not (tmp_path / "run" / "evaluation" / "manifest.json").exists()

@@ -26,8 +26,9 @@ def config(data_dir: Path, out: StoragePath | str, **options) -> RenderConfig:
 
 def content(root: StoragePath) -> dict[str, bytes]:
     """All files below a folder, by name."""
-    if isinstance(root, Path):
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    root = StoragePath(root)
+    if root.is_local:
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.local.rglob("*") if path.is_file()}
     files = root.fs.find(root.path)
     return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
 

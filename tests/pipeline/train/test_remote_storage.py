@@ -20,7 +20,7 @@ from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
-from smile_pipe.pipeline.runs import run_log, tail_metrics
+from smile_pipe.pipeline.runs import tail_metrics
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.runs.status import status
@@ -86,8 +86,9 @@ def upload(source: Path, target: StoragePath) -> StoragePath:
 
 def contents(root: StoragePath) -> dict[str, bytes]:
     """All files below a folder, by name."""
-    if isinstance(root, Path):
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    root = StoragePath(root)
+    if root.is_local:
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.local.rglob("*") if path.is_file()}
     files = root.fs.find(root.path)
     return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
 
@@ -232,7 +233,7 @@ class TestMetrics:
             raise error
 
         with self.log(run) as log, monkeypatch.context() as patch:
-            patch.setattr(run_log, "write_atomically", fail)
+            patch.setattr(StoragePath, "write_atomically", fail)
             patch.setattr(log, "next_put", 0.0)
             log.step(5, 0, self.losses, 0.1, learned)
             with pytest.raises(type(error)):
