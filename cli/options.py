@@ -69,7 +69,7 @@ def command(
         def run(**given: Any) -> None:
             file, as_json, verbose, debug = (given.pop(option) for option in _COMMON)
             _replace_old_names(given, config)
-            ray_session.say_all(verbose)
+            ray_session.set_verbose(verbose)
             console = plain_console(stderr=as_json)
             try:
                 result = function(_resolve(config, given, file, arguments), console)

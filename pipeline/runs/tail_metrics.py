@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from smile_pipe.pipeline.common.background import beside
+from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import PUT_EVERY
 from smile_pipe.shards.storage import storage_errors
@@ -32,7 +32,7 @@ def following(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], No
             if last:
                 return
 
-    with beside(follow):
+    with run_in_background(follow):
         yield
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import ray.train
 import torch
 
-from smile_pipe.pipeline.common.background import beside
+from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
@@ -73,7 +73,7 @@ def warn_on_lost_nodes(config: TrainConfig, resources: Mapping[str, int]) -> Ite
                     config.joined_batch_size,
                 )
 
-    with beside(watch):
+    with run_in_background(watch):
         yield
 
 

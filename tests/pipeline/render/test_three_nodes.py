@@ -64,7 +64,7 @@ def test_who_lacks_the_token_of_a_ray_is_told_so(nodes, faces_dir, tmp_path):
     options = ("--out", tmp_path / "out", "--address", nodes.address)
     done = smile_pipe(nodes, "render", faces_dir, *options, **lacking)
     assert done.returncode == 2
-    assert f"--address {nodes.address}: the Ray there wants a token; set RAY_AUTH_MODE=token" in done.stderr
+    assert f"--address {nodes.address}: the Ray cluster requires a token; set RAY_AUTH_MODE=token" in done.stderr
 
 
 def _job_config(working_dir: Path) -> str:
