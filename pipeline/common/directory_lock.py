@@ -33,7 +33,7 @@ POLL_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 """Seconds after which two processes that take over the same lock both see which of them has it."""
 
-# Tokens of the locks that this process holds. A lock that could not be removed because the storage failed is not listed.
+# Tokens of the locks that this process holds; without locks that it could not remove because the storage failed.
 _tokens: set[str] = set()
 
 

@@ -28,7 +28,7 @@ class SampleFilter(Frozen):
     )
     where: str | None = Field(
         None,
-        description="Condition over all labels, e.g. \"level >= 3 and sex == 'F'\"; selects the samples for which it is true.",
+        description="Condition on labels, e.g. \"level >= 3 and sex == 'F'\".",
     )
 
     @field_validator("expressions")

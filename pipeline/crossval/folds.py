@@ -46,7 +46,7 @@ class Fold:
     @property
     def evaluation_path(self) -> StoragePath:
         """Where its scores lie."""
-        return self.train.out / "evaluation" / "manifest.json"
+        return self.directory.evaluation_manifest_path
 
     def evaluation(self) -> EvaluationManifest | None:
         """The scores of the run that is there, if it is finished, by all that was asked for."""

@@ -102,7 +102,7 @@ def _of_other_sizes(shards: ShardSet, problems: Sequence[Problem]) -> set[str]:
 
 def _size(shards: ShardSet, name: str) -> int | None:
     try:
-        return shards.filesystem.size(f"{shards.root}/shards/{name}")
+        return shards.filesystem.size(shards.shard_path(name))
     except FileNotFoundError:
         return None
 

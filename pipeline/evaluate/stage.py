@@ -39,7 +39,6 @@ from smile_pipe.pipeline.runs.selection import (
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
-from smile_pipe.shards.storage import StoragePath
 
 # For images that are looked at in every epoch of fine-tuning; as much as training takes by default.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -97,7 +96,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     }
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
-    _write(config.run / "evaluation", files, manifest)
+    _write(RunDirectory(config.run), files, manifest)
     RunDirectory(config.run).card_path.write_atomically(run_card(run_manifest, manifest).encode())
     return manifest
 
@@ -170,11 +169,11 @@ def _manifest(
     )
 
 
-def _write(folder: StoragePath, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
-    folder.ensure_folder()
+def _write(run: RunDirectory, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
+    run.evaluation_path.ensure_folder()
     # Neither the manifest nor the probe of an evaluation before this one must stand beside files of this one.
-    for name in ("manifest.json", PROBE):
-        (folder / name).unlink(missing_ok=True)
+    for path in (run.evaluation_manifest_path, run.probe_path):
+        path.unlink(missing_ok=True)
     for name, content in files.items():
-        (folder / name).write_atomically(content)
-    manifest.write(folder / "manifest.json")
+        (run.evaluation_path / name).write_atomically(content)
+    manifest.write(run.evaluation_manifest_path)

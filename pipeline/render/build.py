@@ -10,7 +10,7 @@ import numpy as np
 
 from smile_pipe.pipeline.captions.prompts import Measures, Prompt, write_prompt
 from smile_pipe.pipeline.datasets.adapter import SampleSource
-from smile_pipe.pipeline.datasets.data_dir import opened
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.render.arrays import unpack_arrays
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.operators import PIECE, SHOT, SOURCES, STORAGE, Row, failure_of
@@ -82,7 +82,7 @@ def rewritten(
 ) -> BuiltSample:
     """A sample with the images that it has and another record and prompt; only a caption needs its files read."""
     made = _unmade(source, row.sources, SampleFingerprints.of(settings, row.layout))
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         try:
             measures, reference = _measures(source, settings, SourceReader(files))
             prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from blake3 import blake3
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
-from smile_pipe.pipeline.datasets.data_dir import GONE, Stat, list_files, opened, stat_source
+from smile_pipe.pipeline.datasets.data_dir import MISSING, Stat, list_files, open_data_dir, stat_source
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root, open_file
 from smile_pipe.pipeline.render.settings import RenderSettings
@@ -133,7 +133,7 @@ class SourceFiles:
             # Samples of a subject lie side by side, and may all depend on its neutral scan.
             return lru_cache(_NUM_REMEMBERED)(partial(stat_source, self.root.local))
         listed = list_files(self.root) if self._listed is None else self._listed
-        return lambda path: listed.get(path, GONE)
+        return lambda path: listed.get(path, MISSING)
 
 
 def read_source(root: PathLike, path: str) -> SourceFile:
@@ -142,7 +142,7 @@ def read_source(root: PathLike, path: str) -> SourceFile:
     Raises:
         StorageError: whether it is there cannot be told.
     """
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         return digested(files.root, path, files.fetch(path))
 
 

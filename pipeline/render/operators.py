@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from smile_pipe.pipeline.datasets.data_dir import opened
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.arrays import pack_arrays, unpack_arrays
@@ -99,7 +99,7 @@ def _reading(
 ) -> Iterator[Callable[[pa.Table], pa.Table]]:
     """`read_pieces` for several tables; a storage that failed once is not asked again."""
     lost: list[StorageError] = []
-    with opened(StoragePath(root)) as files:
+    with open_data_dir(StoragePath(root)) as files:
 
         def read(row: Row) -> Row:
             if lost:

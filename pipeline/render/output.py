@@ -17,7 +17,7 @@ from smile_pipe.pipeline.common.directory_lock import NAME as LOCK
 from smile_pipe.pipeline.runs.cards import shards_card
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import FailureRow, IndexRow, read_failures, read_index, write_failures, write_index
-from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName
+from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName, ShardSetPaths
 from smile_pipe.shards.storage import PathLike, StoragePath
 
 
@@ -47,18 +47,12 @@ class ShardRecord:
 _RECEIPT = TypeAdapter(ShardRecord)
 
 
-class RenderOutput:
+class RenderOutput(ShardSetPaths):
     """One output directory, read and written by the render stage alone."""
 
     def __init__(self, root: PathLike) -> None:
-        self.root = root = StoragePath(root)
-        self.shards = root / "shards"
-        self.progress = root / ".progress"
+        super().__init__(root)
         self.deaths = self.progress / "deaths"
-        self.manifest_path = root / "manifest.json"
-        self.index_path = root / "index.parquet"
-        self.failures_path = root / "failures.parquet"
-        self.card_path = root / "README.md"
 
     def check_writable(self) -> None:
         """Raise UsageError where the directory cannot be made or written, before any work is done."""

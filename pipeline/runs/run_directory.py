@@ -72,7 +72,9 @@ class RunDirectory:
         self.skipped_path = root / "skipped.json"
         self.wandb_path = root / "wandb.json"
         self.card_path = root / "README.md"
-        self.probe_path = root / "evaluation" / PROBE
+        self.evaluation_path = root / "evaluation"
+        self.evaluation_manifest_path = self.evaluation_path / "manifest.json"
+        self.probe_path = self.evaluation_path / PROBE
 
     def manifest(self) -> RunManifest | None:
         """The manifest of a finished run, if there is one."""

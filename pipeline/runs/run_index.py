@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.manifest import Manifest, ShardManifest
+from smile_pipe.shards.manifest import MANIFEST_NAME, Manifest, ShardManifest, ShardSetPaths
 from smile_pipe.shards.storage import StoragePath
 
 MAX_DEPTH = 2
@@ -72,14 +72,14 @@ def read_manifest(kind: type[M], path: StoragePath) -> tuple[M | None, str]:
 
 
 def _look(path: StoragePath) -> Output | None:
-    text, problem = _content(path / "manifest.json")
+    text, problem = _content(path / MANIFEST_NAME)
     options, stage = _json(_content(path / "config.json")[0]), _json(text).get("stage")
     if stage == "train" or isinstance(options.get("train"), dict):
-        return Output("run", path, *read_manifest(RunManifest, path / "manifest.json"), options)
+        return Output("run", path, *read_manifest(RunManifest, path / MANIFEST_NAME), options)
     if stage == "crossval" or isinstance(options.get("crossval"), dict):
-        return Output("crossval", path, *read_manifest(CrossvalManifest, path / "manifest.json"), options)
-    if stage == "render" or (path / ".progress").is_dir() or (path / "index.parquet").is_file():
-        return Output("shards", path, *read_manifest(ShardManifest, path / "manifest.json"))
+        return Output("crossval", path, *read_manifest(CrossvalManifest, path / MANIFEST_NAME), options)
+    if stage == "render" or ShardSetPaths(path).progress.is_dir() or ShardSetPaths(path).index_path.is_file():
+        return Output("shards", path, *read_manifest(ShardManifest, path / MANIFEST_NAME))
     if text or problem:
         return Output("unknown", path, None, problem or "manifest.json is of no stage of this release")
     return None

@@ -19,7 +19,7 @@ from smile_pipe.pipeline.runs.run_index import Output, find_outputs, folders_in,
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.manifest import Frozen, ShardManifest
+from smile_pipe.shards.manifest import Frozen, ShardManifest, ShardSetPaths
 from smile_pipe.shards.storage import PathLike, StoragePath
 
 
@@ -97,7 +97,7 @@ def _shards_row(root: StoragePath, found: Output, is_used: bool) -> StatusRow:
     if found.problem:
         return _row(root, found, "damaged", about=found.problem, next=render)
     if found.manifest is None:
-        num_made = sum(name.endswith(".json") for name in _sizes(found.path / ".progress"))
+        num_made = sum(name.endswith(".json") for name in _sizes(ShardSetPaths(found.path).progress))
         about = f"unfinished, {pluralize(num_made, 'shard')} so far"
         return _row(root, found, "unfinished", about=about, counts={"shards": num_made}, next=render)
     manifest: ShardManifest = found.manifest
@@ -107,7 +107,7 @@ def _shards_row(root: StoragePath, found: Output, is_used: bool) -> StatusRow:
         "subjects": manifest.num_subjects,
         "failures": manifest.num_failures,
     }
-    sizes = _sizes(found.path / "shards")
+    sizes = _sizes(ShardSetPaths(found.path).shards)
     if damaged := [entry.name for entry in manifest.shards if sizes.get(entry.name) != entry.bytes]:
         about = f"{pluralize(len(damaged), 'shard')} gone or of another size, {damaged[0]} first"
         return _row(root, found, "damaged", about=about, counts=counts, next=_type("verify", found.path))
@@ -117,13 +117,13 @@ def _shards_row(root: StoragePath, found: Output, is_used: bool) -> StatusRow:
 
 def _run_rows(root: StoragePath, run: Output, source: Output | None, sets: Sequence[Output]) -> list[StatusRow]:
     """A run and its evaluation."""
-    manifest, problem = read_manifest(EvaluationManifest, run.path / "evaluation" / "manifest.json")
+    manifest, problem = read_manifest(EvaluationManifest, RunDirectory(run.path).evaluation_manifest_path)
     row = _run_row(root, run, source)
     if manifest is None and not problem:
         return [row]
     evaluate = "" if row.next else _evaluate(run, source)
     common: dict[str, Any] = {"made_from": row.path, "next": evaluate}
-    output = Output("unknown", run.path / "evaluation", manifest, problem)
+    output = Output("unknown", RunDirectory(run.path).evaluation_path, manifest, problem)
     if manifest is None:
         return [row, _row(root, output, "damaged", kind="evaluation", about=problem, **common)]
     common["counts"] = {
@@ -165,12 +165,12 @@ def _run_row(root: StoragePath, run: Output, source: Output | None) -> StatusRow
         "samples": manifest.num_train_samples,
         "skipped": manifest.num_skipped,
     }
-    if not (run.path / "checkpoints" / Path(manifest.checkpoint).name / STATE).exists():
+    if not (RunDirectory(run.path).checkpoints_path / Path(manifest.checkpoint).name / STATE).exists():
         return _row(root, run, "damaged", about=f"its checkpoint {manifest.checkpoint} is gone", next=anew, **common)
     if changed:
         return _row(root, run, "stale", about=why, next=anew, **common)
     about = "" if source else f"trained on shards {run.shards_fingerprint[:8]}, which are not here"
-    is_evaluated = (run.path / "evaluation" / "manifest.json").exists()
+    is_evaluated = RunDirectory(run.path).evaluation_manifest_path.exists()
     return _row(root, run, "finished", about=about, next="" if is_evaluated else _evaluate(run, source), **common)
 
 
@@ -182,7 +182,7 @@ def _crossval_row(root: StoragePath, found: Output, source: Output | None) -> St
         inputs = ["--train-on", shards, "--test-on", _place_of(scored_on, found.path)]
     options = [*inputs, *_options(found.options.get("crossval"), CrossvalConfig)]
     again = _type("crossval", "--out", found.path, *options)
-    folds = [path / "evaluation" / "manifest.json" for path in folders_in(found.path / "folds")]
+    folds = [RunDirectory(path).evaluation_manifest_path for path in folders_in(found.path / "folds")]
     common: dict[str, Any] = {
         "made_from": _relative(root, source.path) if source else "",
         "counts": {"folds": sum(path.exists() for path in folds)},

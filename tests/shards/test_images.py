@@ -131,7 +131,7 @@ def test_an_oversized_png_is_refused_before_its_pixels_are_decoded(channel, size
 
 def test_an_oversized_jpeg_is_refused_before_its_pixels_are_decoded(no_decoding):
     content = simplejpeg.encode_jpeg(np.zeros((8, MAX_SIDE + 8, 3), np.uint8))
-    with pytest.raises(ImageError, match="over 4096 a side"):
+    with pytest.raises(ImageError, match="sides must be 1 to 4096"):
         decode_image("rgb", content)
 
 
@@ -157,7 +157,7 @@ GREY = np.zeros((4, 4), np.uint8)
     ],
 )
 def test_a_png_of_another_kind_is_refused_before_its_pixels_are_decoded(channel, content, no_decoding):
-    with pytest.raises(ImageError, match=f"{channel} image: is a PNG of the kind"):
+    with pytest.raises(ImageError, match=f"{channel} image: is a .* PNG, expected"):
         decode_image(channel, content)
 
 

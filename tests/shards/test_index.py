@@ -100,7 +100,7 @@ class TestRefusing:
 
     def test_a_table_that_lacks_columns_is_refused_by_one_of_them(self, tmp_path, read):
         pq.write_table(pa.table({"key": ["a"], "shard": ["000000.tar"]}), tmp_path / "index.parquet")
-        with pytest.raises(UsageError, match=r"has not the columns of this release.*sources") as error:
+        with pytest.raises(UsageError, match=r"the columns differ from those of this release: .*sources") as error:
             read(tmp_path / "index.parquet")
         assert "\n" not in str(error.value)
 

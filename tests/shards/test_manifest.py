@@ -117,7 +117,7 @@ class TestManifests:
         manifest_path.write_text(json.dumps(content))
         with pytest.raises(UsageError) as error:
             ShardManifest.read(manifest_path)
-        assert str(error.value).startswith(f"{manifest_path}: written in schema version 3, and this release")
+        assert str(error.value).startswith(f"{manifest_path}: unknown schema version 3, this release")
         assert "reads 2" in str(error.value) and "\n" not in str(error.value)
 
     @pytest.mark.parametrize(

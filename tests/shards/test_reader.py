@@ -112,7 +112,7 @@ class TestRefusing:
     def test_a_spec_that_names_no_shards_is_refused_by_name(self, written, form, reason):
         with pytest.raises(UsageError, match=reason) as error:
             ShardSet.open(form.format(written[0]))
-        assert "--shards" in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).startswith("shards ") and "\n" not in str(error.value)
 
     def test_shards_of_two_sets_at_once(self, written, copy):
         with pytest.raises(UsageError, match="several shard sets"):
@@ -144,15 +144,15 @@ class TestRefusing:
         write_index(copy / "index.parquet", [])
         manifest = ShardManifest.read(copy / "manifest.json")
         manifest.model_copy(update={"num_samples": 0, "shards": ()}).write(copy / "manifest.json")
-        with pytest.raises(UsageError, match="holds no sample"):
+        with pytest.raises(UsageError, match="contains no samples"):
             ShardSet.open(str(copy))
 
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ({"shard": "000009.tar"}, "are not of one render"),
+            ({"shard": "000009.tar"}, "do not match"),
             ({"shard": "../manifest.json"}, r"index\.parquet: names the shard '\.\./manifest\.json'"),
-            (None, "are not of one render"),
+            (None, "do not match"),
         ],
     )
     def test_an_index_that_is_not_of_the_manifest(self, copy, change, problem):
@@ -166,7 +166,7 @@ class TestReadingDamage:
     def test_a_shard_that_is_missing_is_named(self, copy):
         shards = ShardSet.open(str(copy))
         (copy / "shards/000001.tar").unlink()
-        with pytest.raises(ShardError, match=r"000001\.tar: is in the manifest but not in"):
+        with pytest.raises(ShardError, match=r"000001\.tar: listed in the manifest but missing in"):
             shards.read(shards.rows[4])
         shards.read(shards.rows[0])
 
@@ -176,7 +176,7 @@ class TestReadingDamage:
         row, path = shards.rows[3], copy / "shards/000000.tar"
         size = int(kept * row.bytes) if kept == 0.5 else kept % row.bytes
         path.write_bytes(path.read_bytes()[: row.offset + size])
-        with pytest.raises(ShardError, match=r"000000\.tar: ends before F0002_HA04WH does"):
+        with pytest.raises(ShardError, match=r"000000\.tar: ends before the end of F0002_HA04WH"):
             shards.read(row)
         shards.read(shards.rows[2])
 
@@ -235,7 +235,7 @@ class TestReadingDamage:
     def test_a_size_that_no_sample_has_is_refused_before_anything_is_read(self, written, monkeypatch, num_bytes):
         shards = ShardSet.open(str(written[0]))
         monkeypatch.setattr(type(shards.filesystem), "cat_file", lambda *args, **options: pytest.fail("read"))
-        with pytest.raises(ShardError, match=f"claims {num_bytes} bytes"):
+        with pytest.raises(ShardError, match=f"invalid index entry for .*: {num_bytes} bytes"):
             shards.read(replace(shards.rows[0], bytes=num_bytes))
 
     def test_no_more_than_the_sample_is_read(self, written, monkeypatch):
@@ -399,14 +399,14 @@ class TestReadingUnderAUrl:
 
     def test_a_shard_that_is_missing_is_damage(self, shards):
         shards.filesystem.rm_file(f"{shards.root}/shards/000001.tar")
-        with pytest.raises(ShardError, match=r"000001\.tar: is in the manifest but not in"):
+        with pytest.raises(ShardError, match=r"000001\.tar: listed in the manifest but missing in"):
             shards.read(shards.rows[4])
 
     @pytest.mark.parametrize("left", [-512, 0, 512])
     def test_a_shard_that_ends_before_a_sample_does_is_damage(self, shards, left):
         row, path = shards.rows[3], f"{shards.root}/shards/000000.tar"
         shards.filesystem.pipe_file(path, shards.filesystem.cat_file(path)[: row.offset + left])
-        with pytest.raises(ShardError, match=rf"000000\.tar: ends before {row.key} does"):
+        with pytest.raises(ShardError, match=rf"000000\.tar: ends before the end of {row.key}"):
             shards.read(row)
 
 

@@ -90,7 +90,7 @@ def test_the_record_is_one_line_of_json_with_sorted_keys(members):
 
 @pytest.mark.parametrize("key", ["", "a.b", "a/b", "a b", "é", "a\n", "x" * 81])
 def test_a_key_that_cannot_name_members_is_refused(key):
-    with pytest.raises(SampleError, match="cannot name a sample"):
+    with pytest.raises(SampleError, match="invalid key"):
         list(to_members(make_sample(key)))
 
 
@@ -111,7 +111,7 @@ def test_every_member_is_missed(members, name):
 
 @pytest.mark.parametrize("name", ["a.top.rgb.jpg", "a.front.rgb.png", "a.cls", "a.front.rgb.pkl", "a.pyd", "a", "a."])
 def test_a_member_that_the_record_does_not_name_is_refused(members, name):
-    with pytest.raises(SampleError, match="one side only"):
+    with pytest.raises(SampleError, match=r"images of record and .* differ"):
         from_members(members | {name: b"x"})
 
 
@@ -127,7 +127,7 @@ def test_no_members_are_not_a_sample():
 
 
 def test_a_record_that_names_another_key_is_refused(members):
-    with pytest.raises(SampleError, match=r"a\.json names the key 'b'"):
+    with pytest.raises(SampleError, match=r"a\.json contains the key 'b'"):
         from_members(changed_record(members, key="b"))
 
 

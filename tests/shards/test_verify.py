@@ -132,7 +132,7 @@ def test_a_label_that_differs_between_record_and_index_is_found(copy):
     sample = shards.read(shards.rows[-1])
     rewrite(copy, "000002.tar", [replace(sample, record=sample.record.model_copy(update={"subject": "F0009"}))])
     (found,) = problems(copy)
-    assert found.what == "its record has the subject 'F0009', and the index 'F0003'"
+    assert found.what == "the subject is 'F0009' in its record and 'F0003' in the index"
 
 
 def test_a_sample_that_misses_a_member_is_found(copy):
@@ -165,9 +165,9 @@ def test_a_sample_that_misses_a_member_is_found(copy):
     [
         ({"num_subjects": 7}, "promises 7 subjects, and the index has 3"),
         ({"num_sequences": 1}, "promises 1 sequences, and the index has 0"),
-        ({"expressions": ("HA", "NE")}, "the expression 'SA', which the manifest does not know"),
-        ({"views": ("front",)}, "other views than the manifest"),
-        ({"channels": ("rgb",)}, "other channels than the manifest"),
+        ({"expressions": ("HA", "NE")}, "the expression 'SA', which is not in the manifest"),
+        ({"views": ("front",)}, "its views differ"),
+        ({"channels": ("rgb",)}, "its channels differ"),
     ],
 )
 def test_a_manifest_that_says_something_else_is_found(copy, changes, what):
@@ -179,8 +179,8 @@ def test_samples_that_stand_in_the_index_twice_or_overlap_are_found(copy):
     rows = read_index(copy / "index.parquet")
     write_index(copy / "index.parquet", [rows[0], rows[0], *rows[2:]])
     found = problems(copy, quick=True)
-    assert Problem("", rows[0].key, "stands in the index 2 times") in found
-    assert any("begins at 0 by the index" in p.what for p in found)
+    assert Problem("", rows[0].key, "is in the index 2 times") in found
+    assert any("starts at 0 in the index" in p.what for p in found)
 
 
 class TestAStorageThatFails:
@@ -197,7 +197,7 @@ class TestAStorageThatFails:
     def test_it_is_a_problem_with_a_reason(self, shards, monkeypatch, method, error):
         self.let_fail(shards, monkeypatch, method, error)
         found = dict(verify_shards(shards))
-        assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read ({error})")]
+        assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read: {error}")]
         assert list(found.values()) == [[], [], []]
 
     @pytest.mark.parametrize("error", [PermissionError("Access Denied"), EndpointConnectionError(endpoint_url="-")])
@@ -215,7 +215,7 @@ class TestAStorageThatFails:
     def test_the_command_lists_it(self, shards, monkeypatch):
         self.let_fail(shards, monkeypatch, "cat_file", PermissionError("ExpiredToken"))
         result = CliRunner().invoke(app, ["verify", shards.spec])
-        assert result.exit_code == 1 and "000001.tar: cannot be read (ExpiredToken)" in result.output
+        assert result.exit_code == 1 and "000001.tar: cannot be read: ExpiredToken" in result.output
 
     def let_fail(
         self,
@@ -262,7 +262,7 @@ class TestTheCommand:
     def test_lists_names_from_the_data_as_they_are(self, copy, name):
         rows = read_index(copy / "index.parquet")
         write_index(copy / "index.parquet", [replace(rows[0], expression=name), *rows[1:]])
-        what = f"the index has the expression {name!r}, which the manifest does not know"
+        what = f"the index has the expression {name!r}, which is not in the manifest"
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick"])
         assert result.exit_code == 1 and f"{copy}: {what}\n" in result.stdout
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick", "--json"])

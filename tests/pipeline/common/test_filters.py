@@ -176,7 +176,8 @@ class TestNoMatch:
         with pytest.raises(UsageError) as error:
             keys(subjects="F009,M002", levels="0", where="sex == 'X'")
         assert str(error.value) == (
-            "no sample matches subjects F009,M002, levels 0, where sex == 'X'; the values are subjects F001, M002, M003; "
+            "no sample matches subjects F009,M002, levels 0, where sex == 'X'; the values are "
+            "subjects F001, M002, M003; "
             "expressions AN, HA, NE, HA;SU, contempt; levels 0, 1, 2, 3, 4; age '', 007, 100, 31; sex F, M"
         )
 

@@ -81,5 +81,5 @@ print(found)
 
 def test_unreachable_address_from_the_environment_is_a_usage_error_without_long_retries(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UsageError, match="^address auto: no Ray cluster found: "):
+    with pytest.raises(UsageError, match=r"^address auto: no Ray cluster found: "):
         module._connect("auto", tmp_path, {})

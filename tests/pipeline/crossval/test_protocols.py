@@ -120,5 +120,5 @@ def test_too_few_subjects_are_refused():
 
 
 def test_samples_without_the_levels_of_a_subset_are_refused():
-    with pytest.raises(UsageError, match="no sample fits"):
+    with pytest.raises(UsageError, match="no sample matches"):
         plan_folds("bu3dfe", [row for row in ROWS if row.level != 3 and row.level != 4], subset="I")

@@ -215,7 +215,7 @@ def test_a_folder_whose_config_json_is_of_something_else_is_left_alone(shards_di
         ({"recipe": "smile"}, "smile-vlm"),
         ({"protocol": "loso", "subset": "I"}, "--subset"),
         ({"text": "geometry"}, "--text geometry"),
-        ({"where": "level > 4"}, "no sample fits"),
+        ({"where": "level > 4"}, "no sample matches"),
         ({"protocol": "bu3dfe"}, "10 folds"),
     ],
 )

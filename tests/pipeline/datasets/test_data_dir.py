@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smile_pipe.pipeline.datasets import find_samples
-from smile_pipe.pipeline.datasets.data_dir import GONE, DataDir, RemoteDir, opened
+from smile_pipe.pipeline.datasets.data_dir import MISSING, DataDir, RemoteDir, open_data_dir
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
@@ -52,7 +52,7 @@ class TestListing:
         for info in found.values():
             info["LastModified"] = info["LastModified"].replace(microsecond=123_000)
         monkeypatch.setattr(root.fs, "find", lambda *_, **__: found)
-        with opened(root) as files:
+        with open_data_dir(root) as files:
             assert FileIndex.scan(root).stats == {"a.obj": files.fetch("a.obj")}
 
     def test_neighbours_whose_names_begin_alike_are_left_out(self, url):
@@ -87,12 +87,12 @@ class TestListing:
 class TestOnADisk:
     def test_nothing_is_copied_and_nothing_removed(self, tmp_path):
         (tmp_path / "a.obj").write_bytes(b"123")
-        with opened(tmp_path) as files:
+        with open_data_dir(tmp_path) as files:
             assert type(files) is DataDir and files.root == tmp_path
             size, mtime_ns = files.fetch("a.obj")
             files.clear()
         assert (size, mtime_ns) == (3, (tmp_path / "a.obj").stat().st_mtime_ns)
-        assert files.fetch("b.obj") == GONE and (tmp_path / "a.obj").exists()
+        assert files.fetch("b.obj") == MISSING and (tmp_path / "a.obj").exists()
 
     def test_a_listing_tells_names_alone(self, tmp_path):
         (tmp_path / "a.obj").touch()
@@ -101,7 +101,7 @@ class TestOnADisk:
 
 class TestFetching:
     def test_a_file_lies_at_its_path_until_it_is_let_go(self, url):
-        with opened(url) as files:
+        with open_data_dir(url) as files:
             assert isinstance(files, RemoteDir)
             assert files.fetch("deep/er/b.png") == FileIndex.scan(url).stats["deep/er/b.png"]
             assert (files.root / "deep/er/b.png").read_bytes() == b"image" and files.has("deep/er/b.png")
@@ -112,15 +112,15 @@ class TestFetching:
 
     @pytest.mark.parametrize("path", ["gone.obj", "deep", "deep/er", "a.obj/x"])
     def test_what_is_no_file_is_gone(self, url, path):
-        with opened(url) as files:
-            assert files.fetch(path) == GONE
+        with open_data_dir(url) as files:
+            assert files.fetch(path) == MISSING
             assert [entry for entry in files.root.rglob("*") if entry.is_file()] == []
 
     @pytest.mark.parametrize("path", ["../out.obj", "deep/../../out.obj", "/out.obj", "a\0b", "", ".", "deep//b"])
     def test_no_path_leads_out_of_the_scratch_folder(self, url, path, monkeypatch):
         monkeypatch.setattr(url.fs, "info", failing(AssertionError("was asked for it")))
-        with opened(url) as files:
-            assert files.fetch(path) == GONE
+        with open_data_dir(url) as files:
+            assert files.fetch(path) == MISSING
             assert list(files.root.iterdir()) == []
             assert not (files.root.parent / "out.obj").exists()
 
@@ -129,7 +129,7 @@ class TestFetching:
         monkeypatch.setattr("smile_pipe.pipeline.meshes.paths.MAX_BYTES", 5)
         monkeypatch.setattr(url.fs, "get_file", failing(AssertionError("was fetched")))
         (tmp_path / "a.obj").write_bytes(FILES["a.obj"])
-        with opened(url) as files:
+        with open_data_dir(url) as files:
             assert files.fetch("a.obj")[0] == 8
             with pytest.raises(MeshError) as error:
                 read_mesh(files.root / "a.obj")
@@ -143,7 +143,7 @@ class TestFetching:
     def test_what_cannot_lie_in_a_folder_is_there_and_unreadable(self, s3_url, name):
         root = StoragePath(s3_url)
         put(root, {name: b"1", "a.obj": b"1", "a.obj/below": b"2"})
-        with opened(root) as files:
+        with open_data_dir(root) as files:
             for path in {"a.obj/below": ["a.obj"], "a.obj": ["a.obj/below"]}.get(name, []):
                 files.fetch(path)
             assert files.fetch(name)[0] == 1
@@ -156,8 +156,8 @@ class TestFetching:
             raise FileNotFoundError(source)
 
         monkeypatch.setattr(url.fs, "get_file", vanish)
-        with opened(url) as files:
-            assert files.fetch("a.obj") == GONE and not (files.root / "a.obj").exists()
+        with open_data_dir(url) as files:
+            assert files.fetch("a.obj") == MISSING and not (files.root / "a.obj").exists()
 
     @pytest.mark.parametrize("method", ["info", "get_file"])
     @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ class TestFetching:
     )
     def test_a_storage_that_fails_is_told_from_a_file_that_is_gone(self, url, monkeypatch, method, error):
         monkeypatch.setattr(url.fs, method, failing(error))
-        with opened(url) as files, pytest.raises(StorageError, match=r"a\.obj: the storage failed .*to go on"):
+        with open_data_dir(url) as files, pytest.raises(StorageError, match=r"a\.obj: the storage failed .*to go on"):
             files.fetch("a.obj")
 
 
@@ -205,7 +205,7 @@ def failing(error: BaseException):
 def test_nothing_stays_behind(url, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     read_source(url, "deep/er/b.png")
-    with pytest.raises(RuntimeError), opened(url) as files:
+    with pytest.raises(RuntimeError), open_data_dir(url) as files:
         files.fetch("a.obj")
         assert os.listdir(tmp_path) != []
         raise RuntimeError

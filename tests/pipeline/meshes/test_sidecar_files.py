@@ -9,7 +9,7 @@ from PIL import Image
 from helpers.small_gltf import SmallGltf, data_uri
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.adapter import ScanFiles
-from smile_pipe.pipeline.datasets.data_dir import opened
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
@@ -131,7 +131,7 @@ def test_a_material_counts_only_where_no_texture_is_known(root):
 
 
 def test_the_shape_alone_needs_buffers_and_no_materials(root):
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         reader = SourceReader(files)
         reader.read_shape(ScanFiles("marked.obj"))
         reader.read_shape(ScanFiles("gltf/face.gltf"))
@@ -169,7 +169,7 @@ def test_buffers_inside_the_file_are_no_companions(root):
     (root / "gltf/face.gltf").write_text(text.replace('"face.bin"', f'"{inside}"'))
     (root / "gltf/skin.png").unlink()
     (sample,) = [sample for sample in find_samples(root, "folder").samples if sample.key == "gltf-face"]
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         reader = SourceReader(files)
         reader.read(sample.frames[0])
     assert list(reader.sources) == ["gltf/face.gltf", "gltf/skin.png"]

@@ -13,7 +13,7 @@ import pytest
 from helpers.faulty_server import FaultyServer
 from helpers.small_datasets import write_bp4d, write_folder
 from smile_pipe.pipeline.datasets import find_samples
-from smile_pipe.pipeline.datasets.data_dir import opened
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.reading import SourceReader
@@ -246,7 +246,7 @@ class TestTables:
 def test_a_scan_is_fetched_again_where_it_is_read_twice_and_none_lies_around(scans, tmp_path):
     data = upload(scans, f"memory://{uuid.uuid4().hex}")
     (first, second) = find_samples(data, "auto").samples[:2]
-    with opened(data) as files:
+    with open_data_dir(data) as files:
         reader = SourceReader(files)
         for scan in (first.frames[0], second.frames[0], first.frames[0]):
             reader.read(scan)
