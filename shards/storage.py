@@ -55,7 +55,7 @@ class StoragePath:
     __slots__ = ("_path",)
     _path: Path | UPath
 
-    def __init__(self, path: "PathLike") -> None:
+    def __init__(self, path: "PathLike | UPath") -> None:
         if isinstance(path, StoragePath):
             self._path = path._path
         elif isinstance(path, str):
@@ -173,7 +173,7 @@ class StoragePath:
             the URL.
         """
         if isinstance(folder._path, Path):
-            return os.path.relpath(self._path.resolve(), folder._path.resolve()) if self.is_local else str(self)
+            return os.path.relpath(self.local.resolve(), folder._path.resolve()) if self.is_local else str(self)
         # A relative path must not cross the border of a bucket.
         if isinstance(self._path, Path) or (self.scheme, self._path.drive) != (folder.scheme, folder._path.drive):
             return str(self)
@@ -225,7 +225,7 @@ class StoragePath:
 
     def iterdir(self) -> Iterator["StoragePath"]:
         """The entries of the folder, in any order."""
-        return map(StoragePath, self._path.iterdir())
+        return (StoragePath(path) for path in self._path.iterdir())
 
     def files(self, pattern: str) -> list["StoragePath"]:
         """The entries of the folder whose names match a wildcard pattern, sorted; none where there is no folder."""

@@ -51,7 +51,7 @@ def directory_lock(root: PathLike) -> Iterator[None]:
         yield
 
 
-def wait_while_held_error(root: PathLike) -> None:
+def wait_while_held(root: PathLike) -> None:
     """Wait until no live process holds the lock, at most `MAX_WAIT` seconds: for so long a dead process may seem alive.
 
     Returns at once for a local directory, where the operating system releases the lock of a dead process.
@@ -200,7 +200,7 @@ def _parse_holder(content: bytes) -> dict[str, Any]:
     return {}
 
 
-def _held_error(root: StoragePath, holder: dict[str, Any]) -> UsageError:
+def _held_error(root: StoragePath | Path, holder: dict[str, Any]) -> UsageError:
     known = {"pid", "host", "since"} <= holder.keys()
     who = f"process {holder['pid']} on {holder['host']} (since {holder['since']})" if known else "another process"
     return UsageError(f"{root}: {who} is writing there; wait until it is done, or stop it")
