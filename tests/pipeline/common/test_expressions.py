@@ -14,13 +14,9 @@ def test_code_and_word_give_the_code_in_any_case(code):
     assert expression_code(code.lower()) == expression_code(f" {EXPRESSIONS[code].title()} ") == code
 
 
-@given(
-    st.lists(words, max_size=5).flatmap(
-        lambda words_in_order: st.tuples(st.just(words_in_order), st.permutations(words_in_order))
-    )
-)
+@given(st.lists(words, max_size=5).flatmap(lambda some: st.tuples(st.just(some), st.permutations(some))))
 def test_joined_expressions_do_not_depend_on_their_order(lists):
-    first, second = (expression_code(";".join(words_in_order)) for words_in_order in lists)
+    first, second = (expression_code(";".join(some)) for some in lists)
     assert first == second == expression_code(first)
     assert len(set(expressions_of(first))) == len(expressions_of(first))
 
