@@ -29,7 +29,6 @@ from smile_pipe.pipeline.common import ray_session
 from smile_pipe.pipeline.common.option_types import Repeated
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath
 
 C = TypeVar("C", bound=BaseModel)
 Result = BaseModel | dict[str, Any]
@@ -76,7 +75,7 @@ def command(
         def run(**options: Any) -> None:
             file, as_json, verbose, debug = (options.pop(option) for option in _COMMON)
             _replace_old_names(options, config)
-            ray_session.say_all(verbose)
+            ray_session.set_verbose(verbose)
             console = plain_console(stderr=as_json)
             try:
                 result = function(_build_config(config, options, file, arguments), console)
@@ -220,8 +219,6 @@ def _parameter(name: str, field: Any, positional: bool, hidden: bool = False) ->
 
 def _cli_type(annotation: Any) -> Any:
     """The type that typer parses: plain types and choices; other types are strings, which pydantic parses."""
-    if annotation == StoragePath:
-        return str
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
     if annotation in (int, float, bool, Path) or typing.get_origin(annotation) is Literal:

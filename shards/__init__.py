@@ -1,1 +1,1 @@
-"""What a shard is: manifests, the sample codec, writing, reading, sampling and splitting. No Ray, no model."""
+"""The shard format: manifests, index, sample codec, writer, reader, sampler and splits. No Ray, no models."""

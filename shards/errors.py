@@ -1,18 +1,18 @@
-"""The error for something that the user asked for and that cannot be done as asked."""
+"""The error for invalid arguments and inputs."""
 
 from typing import Any
 
 
 class UsageError(ValueError):
-    """A wrong argument, path or combination of them. A stage raises it before it writes anything.
+    """An invalid argument, path or combination of them. A stage raises it before it writes anything.
 
-    The message is one line: what is wrong, and what to do. It names options as the fields of the configs, in backticks:
-    `num_workers`, or with a value `split=all`. The command line turns these into its flags.
+    The message is one line: what is wrong, and what to do. It names other options by their config fields in backticks,
+    `num_workers`, or with a value `split=all`. The command line turns these into flags.
 
     Attributes:
-        message: the line, without field and value.
-        field: the field of the config that is wrong, "" where no single one is.
-        value: what the field was given, None where the message does not need it.
+        message: The line, without field and value.
+        field: The invalid config field; "" if it is not a single field.
+        value: The invalid value; None where the message does not need it.
     """
 
     def __init__(self, message: str, *, field: str = "", value: Any = None) -> None:

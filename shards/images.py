@@ -1,13 +1,7 @@
-"""PNG as shards have it: written fast, read by anything.
+"""Image codecs of shards: `rgb` is stored as JPEG, all other channels as PNG.
 
-W3C, *Portable Network Graphics (PNG) Specification (Third Edition)*: chunks are section 5, filters section 9. The
-general encoders spend most of their time in a search for repetitions, of which filtered views of a face have few;
-ISA-L's deflate looks for those that it finds at once.
-
-The image codecs of a shard: `rgb` as JPEG, all else as PNG.
-
-An image's name is its channel (`depth`); in a sequence also its moment, the number of a frame (`depth.03`) or `dynamic`
-for the image that stands for all frames.
+The name of an image is its channel (`depth`). In a sequence the number of the frame follows (`depth.03`), or `dynamic`
+for the image that represents all frames.
 
     rgb             uint8 [H, W, 3]     JPEG
     depth           uint16 [H, W]       16-bit grey PNG
@@ -15,8 +9,12 @@ for the image that stands for all frames.
     flow            uint16 [H, W, 3]    16-bit PNG
     *.dynamic       uint8 [H, W] for depth, else [H, W, 3]     8-bit PNG
 
-Promised: PNG is exact; JPEG is within what its quality loses; the same pixels give the same bytes wherever the same
-versions of the codecs run; what is of any other kind, or larger than `MAX_SIDE`, is refused before it is decoded.
+PNG is lossless. With the same codec versions, the same pixels give the same bytes. Images of another kind, or larger
+than `MAX_SIDE`, are refused before decoding.
+
+PNG is encoded here and not by a general encoder, which spends most of its time searching for repetitions, of which
+filtered views of a face have few; the deflate of ISA-L only uses those that it finds at once. Source: W3C, *Portable
+Network Graphics (PNG) Specification (Third Edition)*, chunks in section 5, filters in section 9.
 """
 
 import struct
@@ -36,20 +34,23 @@ _LEVEL = 1
 
 
 def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Grey [H, W] or RGB [H, W, 3], of 8 or 16 bits, as PNG; the same pixels give the same bytes.
+    """Encode an image as PNG.
+
+    Args:
+        pixels: uint8 or uint16, grey [H, W] or RGB [H, W, 3].
 
     Raises:
-        ValueError: of any other kind, or without pixels.
+        ValueError: The array has another shape or dtype, or no pixels.
     """
     is_rgb = pixels.ndim == 3 and pixels.shape[2] == 3
     if pixels.dtype not in (np.uint8, np.uint16) or not (is_rgb or pixels.ndim == 2) or not pixels.size:
-        raise ValueError(f"{pixels.dtype} {pixels.shape}: a PNG has 8 or 16 bits and one or three numbers a pixel")
+        raise ValueError(f"{pixels.dtype} {pixels.shape}: use 8 or 16 bits, and one or three values per pixel")
     height, width = pixels.shape[:2]
     bits = 8 * pixels.itemsize
     # Most significant byte first.
     rows = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"), copy=False)).view(np.uint8)
     lines = np.empty((height, 1 + rows.size // height), np.uint8)
-    # The lower bytes of 16-bit depth are noise to any filter; the plainest is as good as the others.
+    # The low bytes of 16-bit depth are noise to every filter, so the simplest one is as good as others.
     if is_rgb:
         lines[:, 0] = _PAETH
         _filter_paeth(rows.reshape(height, -1), 3 * pixels.itemsize, lines[:, 1:])
@@ -73,9 +74,10 @@ def _filter_up(rows: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
 
 @njit(cache=True, nogil=True)
 def _filter_paeth(rows: NDArray[np.uint8], step: int, out: NDArray[np.uint8]) -> None:
-    """Each byte less that one of left, above and above left that is nearest to left + above - above left.
+    """Paeth filter: subtract from each byte its predictor.
 
-    Left is `step` bytes before.
+    The predictor is the one of left, above and above-left that is nearest to left + above - above-left. The left pixel
+    is `step` bytes before.
     """
     for y in range(rows.shape[0]):
         for x in range(rows.shape[1]):
@@ -103,34 +105,37 @@ _KIND_NAME = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB w
 
 
 class ImageError(ValueError):
-    """Bytes that are not the image that the channel promises."""
+    """The bytes are not a valid image of the channel."""
 
 
 def extension(name: str) -> str:
-    """The file extension of an image, without its dot.
+    """The file extension of an image, without the dot.
 
     Raises:
-        KeyError: no such channel.
+        KeyError: The channel is unknown.
     """
     channel, _, moment = name.partition(".")
     return "png" if moment == DYNAMIC else EXTENSION[channel]
 
 
 def encode_image(name: str, pixels: Pixels) -> bytes:
-    """Encode one view of a channel."""
+    """Encode the pixels of an image by its name; see the module docstring."""
     if extension(name) == "jpg":
         return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444")
     return encode_png(pixels)
 
 
 def decode_image(name: str, content: bytes, min_side: int = 0) -> Pixels:
-    """Decode one view of a channel.
+    """Decode an image by its name; see the module docstring.
 
-    With `min_side`, a JPEG of at least twice that comes smaller, at least by half and with no side below `min_side`: of
-    each block libjpeg leaves out the higher frequencies, which is the DCT's own way to shrink, and takes less time.
+    Args:
+        name: Channel, and in a sequence the frame.
+        content: JPEG or PNG bytes.
+        min_side: If positive, a JPEG with sides of at least twice that is decoded at a reduced size, at most half, with
+            no side below `min_side`. libjpeg then skips the high frequencies of each DCT block, which takes less time.
 
     Raises:
-        ImageError: not a JPEG or PNG of the expected kind, or larger than `MAX_SIDE`.
+        ImageError: It is not a JPEG or PNG of the expected kind, or it is larger than `MAX_SIDE`.
     """
     try:
         if extension(name) == "jpg":
@@ -144,33 +149,33 @@ def decode_image(name: str, content: bytes, min_side: int = 0) -> Pixels:
 
 
 def as_rgb(pixels: Pixels) -> NDArray[np.uint8]:
-    """Any channel's decoded pixels as uint8 [H, W, 3]; depth becomes grey, near is bright, background black."""
+    """Decoded pixels of any channel as uint8 [H, W, 3] for display. Depth is grey: near is bright, background black."""
     if pixels.dtype == np.uint8:
         colors = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
         return colors.astype(np.uint8, copy=False)
     if pixels.ndim == 3:
-        # Flow: the upper byte holds what an eye can tell apart.
+        # Flow: the high byte contains all visible differences.
         return (pixels >> 8).astype(np.uint8)
-    # 258 steps a grey level put the nearest depth at 255 and the farthest at 1.
+    # With 258 steps per grey level the nearest depth is 255 and the farthest 1.
     shade = np.where(pixels > 0, 255 - pixels // 258, 0).astype(np.uint8)
     return np.repeat(shade[..., None], 3, axis=2)
 
 
 def _check_png(name: str, content: bytes) -> None:
     if len(content) < _HEADER.size:
-        raise ImageError("ends before the header of a PNG does")
+        raise ImageError("ends within the header of a PNG")
     signature, first, width, height, *kind = _HEADER.unpack_from(content)
     if signature != b"\x89PNG\r\n\x1a\n" or first != b"IHDR":
-        raise ImageError("is no PNG")
+        raise ImageError("is not a PNG")
     _check_side(width, height)
     channel, _, moment = name.partition(".")
     bits, color = _PNG_KIND.get(channel, (8, 2))
     expected = [8 if moment == DYNAMIC else bits, color]
     if kind != expected:
         shown = [f"{depth}-bit {_KIND_NAME.get(c, c)}" for depth, c in (kind, expected)]
-        raise ImageError(f"is a PNG of the kind {shown[0]}, not {shown[1]}")
+        raise ImageError(f"is a {shown[0]} PNG, expected {shown[1]}")
 
 
 def _check_side(width: int, height: int) -> None:
     if width < 1 or height < 1 or max(width, height) > MAX_SIDE:
-        raise ImageError(f"{width} x {height} pixels is over {MAX_SIDE} a side")
+        raise ImageError(f"{width} x {height} pixels: sides must be 1 to {MAX_SIDE}")

@@ -1,8 +1,7 @@
-"""The index: one row a sample, so that stages know what lies where without opening a shard.
+"""The tables of a shard set: `index.parquet` (one row per sample) and `failures.parquet` (one row per failed sample).
 
-On disk it is `index.parquet`; in memory, a list of `IndexRow` in the order of shards and offsets.
-
-The table of failures: one row a sample that could not be rendered, `failures.parquet`.
+With the index, stages know the labels and the location of each sample without opening a shard. In memory it is a list
+of `IndexRow`, in the order of shards and offsets.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import SHARD_NAME, Frozen, ShardName
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 SOURCE = pa.struct(
     [
@@ -50,17 +49,19 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-# These two are not frozen, though nobody changes one: a frozen one takes four times as long to make, and the index of a
-# large dataset holds hundreds of thousands.
+# The next two classes are never modified, but not frozen: creating a frozen one takes four times as long, and the index
+# of a large dataset has hundreds of thousands of rows.
 @dataclass(slots=True)
 class SourceFile:
-    """One file that a sample was made from, as it was when it was read.
+    """A source file of a sample, in its state at the time of reading.
 
     Attributes:
-        path: relative to the data directory.
-        size, mtime_ns: of the file, -1 where there was none.
-        blake3: digest of its content, "" where it could not be read.
-        named: whether a file of the sample names it, as meshes do textures; the layout knows of all others.
+        path: Relative to the data directory.
+        size: In bytes; -1 for a missing file.
+        mtime_ns: Modification time in nanoseconds; -1 for a missing file.
+        blake3: Digest of the content; "" if the file could not be read.
+        named: True if another file of the sample refers to it, as a mesh to a texture; the dataset adapter lists all
+            other files.
     """
 
     path: str
@@ -75,12 +76,15 @@ class IndexRow:
     """One sample of a shard set; the columns of `index.parquet`.
 
     Attributes:
-        num_frames: how many frames of a sequence its images show; 1 for a scan.
-        frame_rate: frames a second of a sequence as it was recorded; 0 for a scan.
-        digest: of the sample's bytes in its shard (BLAKE3, 128 bits, hex).
-        images: mark of the images alone, which are kept where only the labels or the prompt change.
-        fingerprint: of all that the sample was made from; as in its record.
-        surface: where the colours come from: texture, vertex-colors or plain.
+        num_frames: Number of rendered frames of a sequence; 1 for a scan.
+        frame_rate: Recorded frames per second of a sequence; 0 for a scan.
+        offset: First byte of the sample in its shard.
+        bytes: Length of the sample in its shard.
+        digest: Of these bytes (BLAKE3, 128 bits, hex).
+        images: Fingerprint of the images alone; images are reused where only labels or prompt change.
+        fingerprint: Of all inputs of the sample, as in its record.
+        framed_by: Alignment method, as in the record.
+        surface: Source of the colours: texture, vertex-colors or plain.
     """
 
     key: str
@@ -102,71 +106,83 @@ class IndexRow:
     sources: tuple[SourceFile, ...]
 
 
-def write_index(path: StoragePath, rows: Iterable[IndexRow]) -> None:
-    """Write the index by way of a temporary name; equal rows give equal bytes."""
-    # Labels that passed through JSON come in another order, and are equal all the same.
+def write_index(path: PathLike, rows: Iterable[IndexRow]) -> None:
+    """Write the index atomically; equal rows give equal bytes."""
+    # Sorted: labels that passed through JSON may be in another order.
     write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], INDEX_SCHEMA)
 
 
-def read_index(source: StoragePath | pa.BufferReader, origin: str = "") -> list[IndexRow]:
+def read_index(source: PathLike | pa.BufferReader, origin: str = "") -> list[IndexRow]:
     """Read `index.parquet`.
 
     Raises:
-        UsageError: see `read_columns`.
+        UsageError: See `read_columns`.
     """
     table = read_columns(source, INDEX_SCHEMA, origin or str(source))
-    # Column by column: row by row, Arrow would make a dict of each row and of each file in it, which takes longer than
-    # everything else that a render with nothing to do does.
+    # Column by column: row by row, Arrow would create a dict for each row and for each source file, which would take
+    # longer than all other work of a render with nothing to do.
     columns = {name: table[name].to_pylist() for name in INDEX_SCHEMA.names if name not in ("labels", "sources")}
     columns["labels"] = _nested(table["labels"], zip, dict)
     columns["sources"] = _nested(table["sources"], partial(map, SourceFile), tuple)
     return list(map(IndexRow, *(columns[field.name] for field in fields(IndexRow))))
 
 
-def write_table(path: StoragePath, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as parquet by way of a temporary name."""
-    with replacing(path) as temporary:
+def write_table(path: PathLike, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as parquet, atomically."""
+    with StoragePath(path).replacing() as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
 
 
-def read_table(source: StoragePath | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
-    """The rows that `write_table` wrote; see `read_columns`."""
+def read_table(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
+    """Read the rows of a table; see `read_columns` for the errors."""
     return read_columns(source, schema, origin).to_pylist()
 
 
-def read_columns(source: StoragePath | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
-    """The table that `write_table` wrote.
+def read_columns(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
+    """Read a table as Arrow columns.
+
+    Args:
+        source: The parquet file, or its content.
+        schema: The expected columns.
+        origin: Name of the table in error messages.
 
     Raises:
-        UsageError: it is missing, damaged, has other columns, or names a shard that no render would have written;
-            `origin` names it in the message.
+        UsageError: The table is missing, damaged, has other columns, or has an invalid shard name.
     """
     try:
-        # On this thread, and not by `pq.read_table`: a thread of Arrow may still be letting go of the bytes, which are
-        # Python's, when the interpreter ends, and that aborts the process.
-        content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(source.read_bytes())
+        # Not `pq.read_table`: an Arrow thread may release the bytes, which belong to Python, while the interpreter
+        # shuts down, and that aborts the process.
+        content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(StoragePath(source).read_bytes())
         with pq.ParquetFile(content) as file:
             table = file.read(use_threads=False)
-        # Asked for by schema, Arrow would fill a column that is not there with nulls.
+        # With `schema=`, Arrow would fill missing columns with nulls.
         if table.column_names != schema.names:
-            odd = sorted(set(table.column_names) ^ set(schema.names)) or ["their order"]
-            raise UsageError(f"{origin}: has not the columns of this release ({', '.join(odd)}); render again")
+            differing = sorted(set(table.column_names) ^ set(schema.names)) or ["order of columns"]
+            raise UsageError(
+                f"{origin}: the columns differ from those of this release: {', '.join(differing)}; render again"
+            )
         table = table.cast(schema)
     except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{origin}: not a readable table ({str(error).splitlines()[0]}); render again") from None
+        raise UsageError(f"{origin}: not a readable table: {str(error).splitlines()[0]}; render again") from None
     for name in table["shard"].unique().to_pylist():
         if name is None or not SHARD_NAME.fullmatch(name):
-            raise UsageError(f"{origin}: names the shard {name!r:.80}, as no render does; render again")
+            raise UsageError(f"{origin}: invalid shard name {name!r:.80}; render again")
     return table
 
 
 def _nested(column: pa.ChunkedArray, entries: Callable[..., Iterable[Any]], collect: Callable[[Any], Any]) -> list[Any]:
-    """A column of lists (or maps), each row collected from its entries, which are made of their parts as lists."""
+    """Convert a column of lists or maps to Python values.
+
+    Args:
+        column: The Arrow column.
+        entries: Creates the entries of all rows from their parts, each part as one list.
+        collect: Creates the value of a row from its entries.
+    """
     built: list[Any] = []
     for chunk in column.chunks:
         is_map = pa.types.is_map(chunk.type)
         parts = [chunk.keys, chunk.items] if is_map else chunk.values.flatten()
-        # All entries at once, and then cut: making them row by row takes three times as long.
+        # All entries at once, then sliced: creating them row by row takes three times as long.
         flat, ends = list(entries(*(part.to_pylist() for part in parts))), chunk.offsets.to_pylist()
         built += [collect(flat[start:end]) for start, end in pairwise(ends)]
     return built
@@ -179,10 +195,13 @@ FAILURES_SCHEMA = pa.schema(
 
 
 class FailureRow(Frozen):
-    """Which sample failed, at what stage (`read`, `render`, `encode` or `text`), and why; the columns of the table.
+    """One failed sample; the columns of `failures.parquet`.
 
-    `shard` is where the sample would have stood; `fingerprint` and `sources` tell what it would have been made from, so
-    that a mended file is noticed.
+    Attributes:
+        stage: `read`, `render`, `encode` or `text`.
+        reason: The error message.
+        shard: The shard that would have contained the sample.
+        fingerprint: As in `IndexRow`; with `sources` it shows whether a file has been repaired since.
     """
 
     key: str
@@ -194,11 +213,11 @@ class FailureRow(Frozen):
     sources: tuple[SourceFile, ...]
 
 
-def write_failures(path: StoragePath, failures: Sequence[FailureRow]) -> None:
-    """Write the table; equal rows give equal bytes."""
+def write_failures(path: PathLike, failures: Sequence[FailureRow]) -> None:
+    """Write the table of failures atomically; equal rows give equal bytes."""
     write_table(path, [failure.model_dump() for failure in failures], FAILURES_SCHEMA)
 
 
-def read_failures(path: StoragePath) -> list[FailureRow]:
-    """Read the table; see `smile_pipe.shards.index.read_table` for the errors."""
+def read_failures(path: PathLike) -> list[FailureRow]:
+    """Read the table of failures; see `read_columns` for the errors."""
     return [FailureRow.model_validate(row) for row in read_table(path, FAILURES_SCHEMA, str(path))]

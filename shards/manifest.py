@@ -1,7 +1,7 @@
-"""Manifests: the typed, frozen records by which one stage tells the next what it made.
+"""Manifests: typed, immutable records that describe the output of a stage to the stages after it.
 
-Goes in: values. Comes out: canonical JSON (sorted keys, UTF-8, no timestamps), and fingerprints of it.
-Promised: equal content gives equal bytes, on every machine, so that equal fingerprints mean "nothing to do".
+They are written as canonical JSON (sorted keys, UTF-8, no timestamps). Equal content gives equal bytes on every
+machine, so equal fingerprints mean that there is nothing to do.
 """
 
 import json
@@ -13,40 +13,46 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, write_atomically
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 TextSource = Literal["label", "geometry", "au", "none"]
 
+MANIFEST_NAME, INDEX_NAME, SHARDS_FOLDER = "manifest.json", "index.parquet", "shards"
+
 SHARD_NAME = re.compile(r"[0-9]+\.tar")
-"""What every shard is called. Files are opened, written and removed by these names, so none may lead elsewhere."""
+"""Pattern of all shard names. Files are opened, written and removed by name, so a name must not leave the folder."""
 
 ShardName = Annotated[str, StringConstraints(pattern=rf"^{SHARD_NAME.pattern}$")]
-"""A field of a record that is the name of a shard."""
+"""Field type of a shard name."""
 
 
 class Frozen(BaseModel):
-    """Base of every record on disk: immutable, and strict about fields it does not know."""
+    """Base class of all records on disk: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Manifest(Frozen):
-    """What a stage says of its output; written last, so that its presence means the stage is complete."""
+    """Base class of the manifests. A manifest is written last, so its presence means that the stage is complete."""
 
     schema_version: int
     stage: str
     fingerprint: str
 
-    def write(self, path: StoragePath) -> None:
-        """Write canonical JSON to `path` by way of a temporary name."""
-        write_atomically(path, canonical_json(self).encode())
+    def write(self, path: PathLike) -> None:
+        """Write canonical JSON to `path` atomically."""
+        StoragePath(path).write_atomically(canonical_json(self).encode())
 
     @classmethod
     def parse(cls, text: str | bytes, origin: str) -> Self:
-        """Parse a manifest; `origin` names it in the error.
+        """Parse a manifest.
+
+        Args:
+            text: JSON.
+            origin: Name of the manifest in error messages.
 
         Raises:
-            UsageError: it is not this kind of manifest, or of a schema version that this release does not know.
+            UsageError: It is not a manifest of this stage, or this release does not know its schema version.
         """
         try:
             return cls.model_validate_json(text)
@@ -54,20 +60,25 @@ class Manifest(Frozen):
             first = error.errors()[0]
             if first["loc"] == ("schema_version",):
                 raise UsageError(
-                    f"{origin}: written in schema version {first['input']}, and this release of smile-pipe reads "
-                    f"{cls.model_fields['schema_version'].default}; make it again, or use the release that wrote it"
+                    f"{origin}: unknown schema version {first['input']}, this release of smile-pipe reads version "
+                    f"{cls.model_fields['schema_version'].default}; create it again, or use the release that wrote it"
                 ) from None
             where = ".".join(map(str, first["loc"])) or "document"
             raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
 
     @classmethod
-    def read(cls, path: StoragePath) -> Self:
+    def read(cls, path: PathLike) -> Self:
         """Read and parse the manifest at `path`; see `parse`."""
-        return cls.parse(path.read_bytes(), str(path))
+        return cls.parse(StoragePath(path).read_bytes(), str(path))
 
 
 class ShardEntry(Frozen):
-    """One shard as the manifest knows it."""
+    """One shard in the manifest.
+
+    Attributes:
+        bytes: Size of the tar file.
+        fingerprint: Of the fingerprints of its samples.
+    """
 
     name: ShardName
     num_samples: int
@@ -77,7 +88,7 @@ class ShardEntry(Frozen):
 
 
 class ShardManifest(Manifest):
-    """The whole truth about a render: what was rendered, how, and which shards hold it."""
+    """Manifest of a shard set: what was rendered, how, and into which shards. README.md describes the fields."""
 
     schema_version: Literal[2] = 2
     stage: Literal["render"] = "render"
@@ -96,6 +107,29 @@ class ShardManifest(Manifest):
     num_subjects: int
     num_failures: int
     shards: tuple[ShardEntry, ...]
+
+
+class ShardSetPaths:
+    """The paths of a shard set on disk or under a URL.
+
+    Attributes:
+        root: Directory of the shard set.
+        manifest_path: The manifest, written last.
+        index_path: One row per sample.
+        failures_path: One row per sample that could not be rendered.
+        card_path: Description for people.
+        shards: Folder of the tar files.
+        progress: Folder of the records of an unfinished render; it does not exist in a finished shard set.
+    """
+
+    def __init__(self, root: PathLike) -> None:
+        self.root = root = StoragePath(root)
+        self.manifest_path = root / MANIFEST_NAME
+        self.index_path = root / INDEX_NAME
+        self.failures_path = root / "failures.parquet"
+        self.card_path = root / "README.md"
+        self.shards = root / SHARDS_FOLDER
+        self.progress = root / ".progress"
 
 
 def canonical_json(value: BaseModel | Any, *, indent: int | None = 2) -> str:

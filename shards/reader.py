@@ -1,8 +1,7 @@
-"""Reading shards: a directory, a manifest, a glob, a brace pattern or a URL -> the samples that it names.
+"""Random access to the samples of a shard set, which is named by a directory, manifest, glob, brace pattern or URL.
 
-Goes in: a spec as a user gives it. Comes out: a `ShardSet`, which knows all samples from the index and reads any of
-them, one range of bytes each. Promised: nothing is unpickled, no more of a shard is read than what is asked for, and a
-storage that fails is no shard that is damaged.
+A `ShardSet` knows all samples from the index and reads each with one byte range request. Nothing is unpickled. A
+storage failure and a damaged shard raise different errors.
 """
 
 import errno
@@ -24,28 +23,28 @@ from fsspec.implementations.local import LocalFileSystem
 
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import IndexRow, read_index
-from smile_pipe.shards.manifest import ShardManifest
+from smile_pipe.shards.manifest import INDEX_NAME, MANIFEST_NAME, SHARDS_FOLDER, ShardManifest
 from smile_pipe.shards.sample import Sample, from_members
 from smile_pipe.shards.storage import StorageError, check_no_credentials, describe_error, storage_errors
 from smile_pipe.shards.writer import digest_of
 
-# Larger than any sample that the render stage writes; an index that promises more is not believed.
+# Larger than any sample that the render stage writes; an index with a larger size is invalid.
 MAX_SAMPLE_BYTES = 1 << 30
 
-# What a disk says of a file that it cannot read. All else, such as too many open files, it says of us or of itself, and
-# whatever a storage under a URL says may be of a token that expired.
-_OF_THE_FILE = frozenset((errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR))
+# Errors of a local disk that concern one file. Others, such as too many open files, concern the process or the machine,
+# and an error of a URL may come from an expired token.
+_FILE_ERRORS = frozenset((errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR))
 
-# The headers of our writer's members differ in name, size and checksum alone, so that they are known by comparing. That
-# takes a sixth of the time of `tarfile`, which is a sixth of that of reading a sample and decoding its JPEGs.
+# The member headers of our writer differ only in name, size and checksum, so they can be recognised by comparison. That
+# takes a sixth of the time of `tarfile`, which takes a sixth of the time of reading a sample and decoding its JPEGs.
 _HEADER = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
-_REST = int(_HEADER[148:154], 8) - sum(_HEADER[124:135])
+_BASE_CHECKSUM = int(_HEADER[148:154], 8) - sum(_HEADER[124:135])
 _NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 _OCTAL = re.compile(rb"[0-7]{11}")
 
 
 class ShardError(ValueError):
-    """A shard whose bytes are not what the index says."""
+    """The bytes of a shard do not match the index."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,10 @@ class ShardSet:
     """An open shard set.
 
     Attributes:
-        root: the directory of the manifest, as a path of `filesystem`.
-        rows: the index of the samples that the spec covers.
+        spec: The text that named the shard set.
+        filesystem: The fsspec file system of the shards.
+        root: Directory of the manifest, as a path of `filesystem`.
+        rows: Index rows of the samples that the spec covers.
     """
 
     spec: str
@@ -65,77 +66,86 @@ class ShardSet:
 
     @classmethod
     def open(cls, spec: str) -> "ShardSet":
-        """Open what `spec` names.
+        """Open a shard set.
+
+        Args:
+            spec: A directory, a `manifest.json`, tar files as a glob or brace pattern, or one of these as a URL.
 
         Raises:
-            UsageError: nothing there, no manifest beside the shards, or a manifest or an index that cannot be read.
+            UsageError: There are no shards, or the manifest or the index is missing or cannot be read.
         """
         check_no_credentials(spec)
         filesystem, root, names = _locate(spec)
-        manifest = ShardManifest.parse(_read(filesystem, f"{root}/manifest.json", spec), f"{root}/manifest.json")
-        content = _read(filesystem, f"{root}/index.parquet", spec)
-        rows = read_index(pa.BufferReader(content), f"{root}/index.parquet")
+        manifest = ShardManifest.parse(_read(filesystem, f"{root}/{MANIFEST_NAME}", spec), f"{root}/{MANIFEST_NAME}")
+        content = _read(filesystem, f"{root}/{INDEX_NAME}", spec)
+        rows = read_index(pa.BufferReader(content), f"{root}/{INDEX_NAME}")
         known = {entry.name for entry in manifest.shards}
         if len(rows) != manifest.num_samples or not {row.shard for row in rows} <= known:
-            raise UsageError(
-                f"manifest and index of {root} are not of one render; render again", field="shards", value=spec
-            )
+            raise UsageError(f"manifest and index of {root} do not match; render again", field="shards", value=spec)
         if names is not None and not names <= known:
             raise UsageError(f"{min(names - known)} is not in the manifest of {root}", field="shards", value=spec)
         rows = [row for row in rows if names is None or row.shard in names]
         if not rows:
-            raise UsageError("holds no sample", field="shards", value=spec)
+            raise UsageError("contains no samples", field="shards", value=spec)
         return cls(spec, filesystem, root, manifest, tuple(rows))
 
     def read(self, row: IndexRow) -> Sample:
-        """Read one sample.
+        """Read one sample and check its digest.
 
         Raises:
-            ShardError: the range does not hold the members that it should.
-            SampleError: the members are not a sample.
-            StorageError: the storage failed, which says nothing of the shard.
+            ShardError: The bytes of the shard do not match the index.
+            SampleError: The members are not a sample.
+            StorageError: The storage failed; the shard itself may be intact.
         """
         if not 0 < row.bytes <= MAX_SAMPLE_BYTES or row.offset < 0:
-            raise ShardError(f"{row.shard}: {row.key} claims {row.bytes} bytes at {row.offset}; render again")
+            raise ShardError(
+                f"{row.shard}: invalid index entry for {row.key}: {row.bytes} bytes at {row.offset}; render again"
+            )
         content = self._content(row)
         if len(content) != row.bytes:
-            raise ShardError(f"{row.shard}: ends before {row.key} does; copy it again or render again")
+            raise ShardError(f"{row.shard}: ends before the end of {row.key}; copy it again or render again")
         if digest_of(content) != row.digest:
             raise ShardError(f"{row.shard} at {row.offset}: {row.key} is damaged; copy it again or render again")
         sample = from_members(read_members(content, f"{row.shard} at {row.offset}"))
         if sample.record.key != row.key:
-            raise ShardError(f"{row.shard} at {row.offset}: holds {sample.record.key}, not {row.key}; render again")
+            raise ShardError(
+                f"{row.shard} at {row.offset}: contains {sample.record.key} instead of {row.key}; render again"
+            )
         return sample
 
     def _content(self, row: IndexRow) -> bytes:
-        """The bytes of a sample, or fewer where its shard ends before; see `read` for the errors."""
-        path = f"{self.root}/shards/{row.shard}"
+        """The bytes of a sample, fewer if the shard ends earlier; see `read` for the errors."""
+        path = self.shard_path(row.shard)
         try:
             with storage_errors(path):
                 return self.filesystem.cat_file(path, start=row.offset, end=row.offset + row.bytes)
         except FileNotFoundError:
-            raise ShardError(f"{row.shard}: is in the manifest but not in {self.root}; render again") from None
+            raise ShardError(f"{row.shard}: listed in the manifest but missing in {self.root}; render again") from None
         except StorageError as error:
-            # To some storages a range that begins at the end of an object is an error.
+            # Some storages raise an error for a range that starts at the end of an object.
             if self._ends_before(path, row.offset):
                 return b""
             cause = error.__cause__
-            if isinstance(self.filesystem, LocalFileSystem) and getattr(cause, "errno", None) in _OF_THE_FILE:
+            if isinstance(self.filesystem, LocalFileSystem) and getattr(cause, "errno", None) in _FILE_ERRORS:
                 reason = describe_error(cause or error)
-                raise ShardError(f"{row.shard}: {row.key} at {row.offset} cannot be read ({reason})") from None
+                raise ShardError(f"{row.shard}: {row.key} at {row.offset} cannot be read: {reason}") from None
             raise
 
     def _ends_before(self, path: str, offset: int) -> bool:
-        """Whether a file is known to have nothing from `offset` on."""
+        """Whether the file is known to end at or before `offset`."""
         with suppress(FileNotFoundError, StorageError), storage_errors(path):
             size = self.filesystem.size(path)
             return size is not None and size <= offset
         return False
 
+    def shard_path(self, name: str) -> str:
+        """The path of a shard within `filesystem`."""
+        return f"{self.root}/{SHARDS_FOLDER}/{name}"
+
     def of_subjects(self, subjects: Sequence[str]) -> list[IndexRow]:
-        """Rows of the samples of `subjects`."""
-        wanted = set(subjects)
-        return [row for row in self.rows if row.subject in wanted]
+        """Index rows of the samples of some subjects."""
+        included = set(subjects)
+        return [row for row in self.rows if row.subject in included]
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -144,31 +154,38 @@ class ShardSet:
 
 
 def read_members(content: bytes, origin: str) -> dict[str, bytes]:
-    """The members of a piece of a tar, by name.
+    """Read the members of a part of a tar.
+
+    Args:
+        content: The bytes of one or more complete members.
+        origin: Name of the part in error messages.
+
+    Returns:
+        Contents by member name.
 
     Raises:
-        ShardError: not a whole piece of a tar, or a member that is no plain file.
+        ShardError: The bytes are not complete members, or a member is not a regular file.
     """
-    members = _written_by_us(content)
+    members = _read_own_members(content)
     if members is not None:
         return members
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            return dict(_plain_members(tar))
+            return dict(_regular_members(tar))
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        # Sizes below nothing, or beyond what a machine can count, come back as they are.
+        # `ValueError` and `OverflowError` come from negative and huge sizes.
         raise ShardError(f"{origin}: {error}") from None
 
 
-def _written_by_us(content: bytes) -> dict[str, bytes] | None:
-    """The members where all headers are those of our writer; None where `tarfile` has to tell what they mean."""
+def _read_own_members(content: bytes) -> dict[str, bytes] | None:
+    """The members if all headers have the form of our writer; None if `tarfile` has to parse them."""
     members, start = {}, 0
     while start < len(content):
         header = content[start : start + tarfile.BLOCKSIZE]
         name, size = header[:100].rstrip(b"\0"), header[124:135]
-        checksum = b"%06o" % (_REST + sum(name) + sum(size))
-        usual = (name.ljust(100, b"\0"), _HEADER[100:124], size, _HEADER[135:148], checksum, _HEADER[154:])
-        if header != b"".join(usual) or not _NAME.fullmatch(name) or not _OCTAL.fullmatch(size):
+        checksum = b"%06o" % (_BASE_CHECKSUM + sum(name) + sum(size))
+        expected = (name.ljust(100, b"\0"), _HEADER[100:124], size, _HEADER[135:148], checksum, _HEADER[154:])
+        if header != b"".join(expected) or not _NAME.fullmatch(name) or not _OCTAL.fullmatch(size):
             return None
         first = start + tarfile.BLOCKSIZE
         last = first + int(size, 8)
@@ -179,27 +196,27 @@ def _written_by_us(content: bytes) -> dict[str, bytes] | None:
     return members or None
 
 
-def _plain_members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+def _regular_members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     for info in tar:
         file = tar.extractfile(info) if info.isreg() else None
         if file is None:
-            raise tarfile.ReadError(f"member {info.name!r} is no plain file")
+            raise tarfile.ReadError(f"member {info.name!r} is not a regular file")
         yield info.name, file.read()
 
 
 def _locate(spec: str) -> tuple[Any, str, set[str] | None]:
-    """The filesystem, the directory of the manifest, and the names of the shards asked for (None for all)."""
-    # What is there under this very name is meant, even if its name has the characters of a pattern.
+    """The file system, the directory of the manifest, and the names of the selected shards (None for all)."""
+    # An existing path is taken literally, even if it contains wildcard characters.
     filesystem, path = _filesystem(spec)
     if filesystem.isdir(path):
         return filesystem, path, None
-    if path.endswith("manifest.json"):
+    if path.endswith(MANIFEST_NAME):
         return filesystem, path.rpartition("/")[0], None
     paths = [path] if filesystem.isfile(path) else _matches(filesystem, spec)
     folders = {path.rpartition("/")[0] for path in paths}
     if len(folders) > 1:
         raise UsageError(
-            f"covers several shard sets ({', '.join(sorted(folders)[:3])}); name one", field="shards", value=spec
+            f"matches several shard sets ({', '.join(sorted(folders)[:3])}); name one", field="shards", value=spec
         )
     return filesystem, folders.pop().rpartition("/")[0], {path.rpartition("/")[2] for path in paths}
 
@@ -208,16 +225,16 @@ def _filesystem(spec: str) -> tuple[Any, str]:
     try:
         return url_to_fs(spec)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"{error}", field="shards", value=spec) from None
+        raise UsageError(str(error), field="shards", value=spec) from None
 
 
 def _matches(filesystem: Any, spec: str) -> list[str]:
-    """The files that a pattern of braces and wildcards names; each alternative of the braces must name some."""
+    """The files that match a brace and wildcard pattern; each alternative of the braces must match at least one."""
     try:
         patterns = list(braceexpand(spec))
     except ValueError as error:
-        raise UsageError(f"{error}", field="shards", value=spec) from None
-    found: list[str] = []
+        raise UsageError(str(error), field="shards", value=spec) from None
+    matches: list[str] = []
     for pattern in patterns:
         path = _filesystem(pattern)[1]
         paths = sorted(filesystem.glob(path)) if has_magic(path) else [path] * filesystem.isfile(path)
@@ -225,8 +242,8 @@ def _matches(filesystem: Any, spec: str) -> list[str]:
             raise UsageError(
                 "matches nothing; name a directory, a manifest.json, or tar files", field="shards", value=pattern
             )
-        found += paths
-    return found
+        matches += paths
+    return matches
 
 
 def _read(filesystem: Any, path: str, spec: str) -> bytes:
@@ -235,7 +252,7 @@ def _read(filesystem: Any, path: str, spec: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         name = path.rpartition("/")[2]
         raise UsageError(
-            f"no {name} at {path}; `smile-pipe render` writes one when it is done", field="shards", value=spec
+            f"no {name} at {path}; run `smile-pipe render`, which writes it at the end", field="shards", value=spec
         ) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error})", field="shards", value=spec) from None
+        raise UsageError(f"{path} cannot be read: {error}", field="shards", value=spec) from None

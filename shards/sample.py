@@ -1,10 +1,8 @@
-"""One sample <-> the members of a tar: `KEY.json`, `KEY.txt`, then `KEY.VIEW.CHANNEL.EXT` in rig and channel order.
+"""Conversion between a sample and its tar members: `KEY.json`, `KEY.txt`, then `KEY.VIEW.CHANNEL.EXT` in fixed order.
 
-A sequence has one image a frame, `KEY.VIEW.CHANNEL.03.EXT`, or one for all of them, `KEY.VIEW.CHANNEL.dynamic.png`, or
-both.
-
-Goes in: a `Sample`, or the members of one key. Comes out: the other. Promised: the round trip is exact, and decoding
-never runs code from the data: JSON is validated by pydantic, images are decoded as images, nothing is unpickled.
+A sequence has one image per frame, `KEY.VIEW.CHANNEL.03.EXT`, or one for all frames, `KEY.VIEW.CHANNEL.dynamic.png`, or
+both. The round trip is exact. Decoding never runs code from the data: pydantic validates the JSON, and nothing is
+unpickled.
 """
 
 import re
@@ -18,8 +16,8 @@ from smile_pipe.shards.images import CHANNELS, DYNAMIC, extension
 from smile_pipe.shards.manifest import Frozen, TextSource, canonical_json
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_SHOWN = 8
-MAX_FRAMES = 10_000  # of a sequence, in one sample; each is an image of each view and channel
+_MAX_NAMES_SHOWN = 8
+MAX_FRAMES = 10_000  # per sample; each frame has an image for every view and channel
 VIEW = re.compile(r"[a-z0-9_-]{1,40}")
 
 CAMERA_CONVENTION = (
@@ -30,11 +28,11 @@ CAMERA_CONVENTION = (
 
 
 class SampleError(ValueError):
-    """The members of a key do not make a sample; the message says which and why."""
+    """The members of a key are not a valid sample."""
 
 
 class Camera(Frozen):
-    """One view's camera, in the convention of `CAMERA_CONVENTION`; `K` in pixels."""
+    """The camera of one view, in the convention of `CAMERA_CONVENTION`; `K` is in pixels."""
 
     name: str
     projection: Literal["perspective", "orthographic"]
@@ -44,7 +42,7 @@ class Camera(Frozen):
 
 
 class Frame(Frozen):
-    """The similarity from the scan's coordinates to the canonical frame: x_frame = scale * x R + T (row vectors)."""
+    """Similarity transform from scan coordinates to the canonical frame: x_frame = scale * x R + T (row vectors)."""
 
     method: Literal["landmarks", "bounds"]
     scale: float
@@ -53,20 +51,20 @@ class Frame(Frozen):
 
 
 class DepthScale(Frozen):
-    """How 16-bit depth is read: 0 is background, v > 0 lies at `near + (v - 1) * step` frame units from the camera."""
+    """Scale of 16-bit depth: 0 is background, v > 0 is at `near + (v - 1) * step` frame units from the camera."""
 
     near: float
     step: float
 
 
 class FlowScale(Frozen):
-    """How 16-bit flow is read: v is `(v - 32768) * step` frame units."""
+    """Scale of 16-bit flow: v is `(v - 32768) * step` frame units."""
 
     step: float
 
 
 class DynamicScale(Frozen):
-    """How a dynamic image is read: v is `(v - 128) * step`, in the units of the weighted sum of the frames' pixels."""
+    """Scale of a dynamic image: v is `(v - 128) * step`, in units of the weighted sum of the pixels of the frames."""
 
     step: float
 
@@ -76,12 +74,12 @@ Temporal = Literal["frames", "dynamic", "both"]
 
 
 class Timeline(Frozen):
-    """Which frames of a sequence its images show, numbered from 0 in the sequence as it lies on disk.
+    """The rendered frames of a sequence; frames are numbered from 0 in the recording.
 
     Attributes:
-        onset: the frame that the others are framed by, measured against and magnified from.
-        apex: the frame of the largest displacement from the onset, where it was looked for.
-        magnify: what displacements from the onset were multiplied by.
+        onset: The frame that alignment, displacements and magnification refer to.
+        apex: The frame with the largest displacement from the onset; None if it was not searched for.
+        magnify: Factor on the displacements from the onset.
     """
 
     frame_rate: float
@@ -96,17 +94,18 @@ class Timeline(Frozen):
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """What follows the channel in the names of the images: numbers of frames, and `dynamic`."""
+        """The parts of image names after the channel: numbers of frames, and `dynamic`."""
         digits = max(2, len(str(len(self.frames) - 1)))
         numbers = tuple(f"{n:0{digits}d}" for n in range(len(self.frames)))
         return {"frames": numbers, "dynamic": (DYNAMIC,), "both": (*numbers, DYNAMIC)}[self.temporal]
 
 
 class Caption(Frozen):
-    """Where a prompt that was written for this one sample comes from: measured deviations, or coded action units.
+    """Source of a prompt that was written for one sample: measured deviations, or coded action units.
 
     Attributes:
-        reference: what was measured against: the subject's neutral scan, the first frame, the population, or nothing.
+        reference: Reference of the measurement: the subject's neutral scan, the first frame, the population, or none.
+        numbers: Deviations in millimetres by measure, or intensities by action unit.
     """
 
     source: Literal["geometry", "au"]
@@ -114,13 +113,13 @@ class Caption(Frozen):
     numbers: Mapping[str, float]
 
 
-# On disk no level is 0, as in BU-3DFE's names: readers that infer the types of a column from its first rows (Hugging
-# Face datasets) break when those are null and later ones are not.
+# On disk a missing level is 0, as in file names of BU-3DFE: readers that infer the type of a column from its first rows
+# (Hugging Face datasets) fail if those are null and later ones are not.
 Level = Annotated[int | None, BeforeValidator(lambda level: level or None), PlainSerializer(lambda level: level or 0)]
 
 
 class MeshStatistics(Frozen):
-    """What was rendered, in numbers; of a sequence, its first rendered frame."""
+    """Numbers of the rendered mesh; for a sequence, of its first rendered frame."""
 
     num_vertices: int
     num_faces: int
@@ -129,7 +128,7 @@ class MeshStatistics(Frozen):
 
 
 class SampleRecord(Frozen):
-    """`KEY.json`: labels, provenance, cameras, and the numbers needed to read the images."""
+    """`KEY.json`: labels, provenance, cameras, and the scales of the images."""
 
     schema_version: Literal[2] = 2
     key: str
@@ -155,7 +154,7 @@ class SampleRecord(Frozen):
 
     @property
     def images(self) -> list[tuple[str, str]]:
-        """The (view, name) of each image, in the order of the format; a name is `rgb`, `rgb.03` or `rgb.dynamic`."""
+        """The (view, name) of each image in the order of the format; names are `rgb`, `rgb.03` or `rgb.dynamic`."""
         moments = ("",) if self.timeline is None else tuple(f".{moment}" for moment in self.timeline.moments)
         return [
             (camera.name, f"{channel}{moment}")
@@ -175,18 +174,18 @@ class Sample:
 
 
 def to_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """Member names and contents of a sample, in the order of the format.
+    """Yield the member names and contents of a sample, in the order of the format.
 
     Raises:
-        SampleError: a key that cannot name members, or images that are not those of the record.
+        SampleError: The key is invalid, or the images do not match the record.
     """
     key = sample.record.key
     if not KEY.fullmatch(key):
-        raise SampleError(f"{key!r} cannot name a sample: use 1-80 letters, digits, '_' and '-'")
+        raise SampleError(f"invalid key {key!r}: use 1-80 letters, digits, '_' and '-'")
     suffixes = _image_suffixes(sample.record)
     if suffixes.keys() != sample.images.keys():
-        odd = sorted(".".join(name) for name in suffixes.keys() ^ sample.images.keys())
-        raise SampleError(f"{key}: images on one side only of the record and the sample: {', '.join(odd)}")
+        differing = sorted(".".join(name) for name in suffixes.keys() ^ sample.images.keys())
+        raise SampleError(f"{key}: the images of record and sample differ: {', '.join(differing)}")
     yield f"{key}.json", canonical_json(sample.record, indent=None).encode()
     yield f"{key}.txt", sample.text.encode()
     for name, suffix in suffixes.items():
@@ -194,10 +193,13 @@ def to_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
 
 
 def from_members(members: Mapping[str, bytes]) -> Sample:
-    """Rebuild a sample from its members (names as in the tar).
+    """Build a sample from its members.
+
+    Args:
+        members: Contents by member name.
 
     Raises:
-        SampleError: a member is missing, unexpected or malformed.
+        SampleError: A member is missing, unexpected or malformed.
     """
     by_suffix = {name.partition(".")[2]: content for name, content in members.items()}
     keys = {name.partition(".")[0] for name in members}
@@ -209,20 +211,21 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
     except ValidationError as error:
         raise SampleError(f"{key}.json: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
     if record.key != key:
-        raise SampleError(f"{key}.json names the key {record.key!r}")
+        raise SampleError(f"{key}.json contains the key {record.key!r}")
     try:
         text = by_suffix.pop("txt").decode()
     except UnicodeDecodeError as error:
-        raise SampleError(f"{key}.txt is not UTF-8 text ({error})") from None
+        raise SampleError(f"{key}.txt is not UTF-8 text: {error}") from None
     suffixes = _image_suffixes(record)
-    if odd := sorted(set(suffixes.values()) ^ by_suffix.keys()):
-        shown = ", ".join(odd[:_SHOWN]) + (f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else "")
-        raise SampleError(f"{key}: images on one side only of the record and the shard: {shown}")
+    if differing := sorted(set(suffixes.values()) ^ by_suffix.keys()):
+        shown = ", ".join(differing[:_MAX_NAMES_SHOWN])
+        shown += f" and {len(differing) - _MAX_NAMES_SHOWN} more" if len(differing) > _MAX_NAMES_SHOWN else ""
+        raise SampleError(f"{key}: the images of record and shard differ: {shown}")
     return Sample(record, text, {name: by_suffix[suffix] for name, suffix in suffixes.items()})
 
 
 def _image_suffixes(record: SampleRecord) -> dict[tuple[str, str], str]:
-    """What follows the key in the name of each image, by (view, name), in the order of the format."""
+    """The part after the key in the member name of each image, by (view, name), in the order of the format."""
     if unknown := set(record.channels) - set(CHANNELS):
         raise SampleError(f"{record.key}.json: unknown channel {min(unknown)!r}")
     return {(view, name): f"{view}.{name}.{extension(name)}" for view, name in record.images}

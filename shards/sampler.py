@@ -1,8 +1,7 @@
-"""The sampler: (seed, epoch, world size, rank, position) -> what to read next.
+"""The order in which each rank reads samples, as a function of seed, epoch, world size and rank.
 
-Promised: in an epoch every sample is read once, by one rank; all ranks take the same number of steps; the order is a
-function of seed and epoch alone, so that a run can stop at any step and go on, and one rank sees in a step what two
-ranks see in it together.
+In an epoch every sample is read once, by one rank, and all ranks take the same number of steps. The order depends only
+on seed and epoch, so a run can resume from any step, and one rank reads in a step what two ranks read together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Samples are shuffled within windows of so many shards: a reader of remote shards need not hold more open at a time.
+# Samples are shuffled within windows of this many shards, so a reader of remote shards needs no more at a time.
 WINDOW = 16
 
 
@@ -19,8 +18,9 @@ class Sampler:
     """Batches of one rank.
 
     Attributes:
-        shards: for each sample, by its number, the shard it lies in.
-        batch_size: samples of one rank in a step.
+        shards: For each sample, by its number, the name of its shard.
+        batch_size: Samples per step and rank.
+        window: Number of shards within which samples are shuffled.
     """
 
     shards: Sequence[str]
@@ -32,7 +32,7 @@ class Sampler:
 
     @property
     def num_steps(self) -> int:
-        """Steps an epoch, the same on all ranks."""
+        """Steps per epoch, the same on all ranks."""
         return -(-len(self.shards) // (self.batch_size * self.world_size))
 
     def order(self, epoch: int) -> list[int]:
@@ -51,9 +51,9 @@ class Sampler:
         return order
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[list[int]]:
-        """This rank's batches of sample numbers from step `start_step` on.
+        """The batches of this rank, as lists of sample numbers, from step `start_step` on.
 
-        The samples are dealt to the steps as evenly as they go, and those of a step to the ranks.
+        Samples are distributed over the steps as evenly as possible, and those of a step over the ranks.
         """
         parts = np.array_split(np.array(self.order(epoch)), self.num_steps)
         for part in parts[start_step:]:

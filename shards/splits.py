@@ -1,11 +1,9 @@
-"""Splits: which subjects are learned from and which are tested on. No subject is ever on both sides.
+"""Splits of subjects into a training and a test set. No subject is in both, except with `all`.
 
-Goes in: a spec and the subjects. Comes out: a `Split`.
-
-    kfold:K:I      subjects in K folds, fold I (from 0) is tested on
-    holdout:F      a fraction F of the subjects is tested on
-    loso:SUBJECT   one subject is tested on, all others are learned from
-    all            every subject is on the side that is asked for
+kfold:K:I      test on fold I (from 0) of K folds of subjects
+holdout:F      test on a fraction F of the subjects
+loso:SUBJECT   test on one subject (leave one subject out)
+all            every subject is in both sets
 """
 
 import re
@@ -22,7 +20,7 @@ HELP = "kfold:K:I (fold I of K, by subject), holdout:FRACTION, loso:SUBJECT or a
 
 @dataclass(frozen=True)
 class Split:
-    """A subject-disjoint division; both sides are sorted."""
+    """A division of subjects; both sides are sorted."""
 
     spec: str
     train: tuple[str, ...]
@@ -30,45 +28,57 @@ class Split:
 
 
 def split_subjects(spec: str, subjects: Iterable[str]) -> Split:
-    """Divide `subjects` as `spec` says; the same for any order of them.
+    """Divide subjects by a spec.
+
+    Args:
+        spec: See the module docstring.
+        subjects: Names in any order; the order and duplicates do not matter.
 
     Raises:
-        UsageError: a spec that is not understood, or too few subjects for it.
+        UsageError: The spec is invalid, or there are too few subjects for it.
     """
-    everyone = sorted(set(subjects))
+    names = sorted(set(subjects))
     if spec == "all":
-        return Split(spec, tuple(everyone), tuple(everyone))
+        return Split(spec, tuple(names), tuple(names))
     if match := re.fullmatch(r"loso:(.+)", spec):
-        test = [subject for subject in everyone if subject == match[1]]
+        test = [subject for subject in names if subject == match[1]]
         if not test:
-            raise UsageError(f"no such subject; there are {truncate_list(everyone)}", field="split", value=spec)
+            raise UsageError(f"no such subject; choose one of {truncate_list(names)}", field="split", value=spec)
     elif match := re.fullmatch(r"kfold:(\d+):(\d+)", spec):
         folds, fold = int(match[1]), int(match[2])
         if folds < 2 or fold >= folds:
             raise UsageError(
-                f"needs at least 2 folds, and a fold from 0 to {max(folds - 1, 1)}", field="split", value=spec
+                f"invalid fold: use at least 2 folds, and a fold from 0 to {max(folds - 1, 1)}",
+                field="split",
+                value=spec,
             )
-        if len(everyone) < folds:
+        if len(names) < folds:
             raise UsageError(
-                f"{folds} folds need {folds} subjects, and there are {len(everyone)}", field="split", value=spec
+                f"too few subjects: {folds} folds need {folds} subjects, and there are {len(names)}",
+                field="split",
+                value=spec,
             )
-        test = _shuffled(everyone)[fold::folds]
+        test = _shuffle(names)[fold::folds]
     elif match := re.fullmatch(r"holdout:(0?\.\d+)", spec):
-        test = _shuffled(everyone)[: round(float(match[1]) * len(everyone))]
+        test = _shuffle(names)[: round(float(match[1]) * len(names))]
         if not test:
             raise UsageError(
-                f"of {pluralize(len(everyone), 'subject')} that leaves none to test on", field="split", value=spec
+                f"no test subject is left of {pluralize(len(names), 'subject')}; use a larger fraction",
+                field="split",
+                value=spec,
             )
     else:
-        raise UsageError(f"not understood; give {HELP}", field="split", value=spec)
-    train = sorted(set(everyone) - set(test))
+        raise UsageError(f"invalid split; use {HELP}", field="split", value=spec)
+    train = sorted(set(names) - set(test))
     if not train:
         raise UsageError(
-            f"leaves none of {pluralize(len(everyone), 'subject')} to learn from", field="split", value=spec
+            f"no training subject is left of {pluralize(len(names), 'subject')}; use a smaller fraction",
+            field="split",
+            value=spec,
         )
     return Split(spec, tuple(train), tuple(sorted(test)))
 
 
-def _shuffled(subjects: list[str]) -> list[str]:
-    # By a hash of the name: drawn, not cut from the sorted names, and the same on every machine.
+def _shuffle(subjects: list[str]) -> list[str]:
+    # A hash of the name gives a random order that is the same on every machine.
     return sorted(subjects, key=lambda subject: (blake3(subject.encode()).digest(), subject))

@@ -1,12 +1,13 @@
-"""Files and folders on disk or under any URL that fsspec knows (s3://, gs://, memory://), handled alike.
+"""Files and folders on a local disk or under any URL that fsspec knows (s3://, gs://, memory://), behind one class.
 
 Writes are atomic: a name appears only when its content is complete. A URL never carries credentials; the storage
-libraries take them from the environment, so none reaches a log or a manifest. A storage that fails raises
+libraries take them from the environment, so no credential reaches a log or a manifest. A storage that fails raises
 `StorageError`, which differs from a file that is missing.
 """
 
 import errno
 import os
+import posixpath
 import re
 import secrets
 import shutil
@@ -15,70 +16,424 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from fsspec import get_filesystem_class
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.implementations.local import LocalFileSystem
+from pydantic_core import core_schema
 from upath import UPath
 
 from smile_pipe.shards.errors import UsageError
 
-StoragePath = Path | UPath
-P = TypeVar("P", Path, UPath)
-
-# What an object store has received in whole, and nothing else, gets the name; elsewhere a file grows under its name.
+# These give an object its name when they have received all of it; on other storages a file grows under its name.
 ATOMIC_PUT_SCHEMES = frozenset(("memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
 _SECRET = re.compile(r"key|token|secret|password|signature|credential|^sig$", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class StorageError(ConnectionError):
-    """The storage failed, which says nothing of the file that it was asked for: a job ends with it."""
+    """The storage failed. The error carries no information about the requested file; a job ends with it."""
 
 
-def storage_path(text: str | StoragePath) -> StoragePath:
-    """The place that `text` names; `~` at the head of a path is the home, as it is to fsspec in a spec of shards.
+class StoragePath:
+    """An immutable path on a local disk or under a URL.
+
+    It supports the common part of `pathlib.Path` (`/`, `name`, `exists`, `read_bytes`, ...) and the operations of this
+    project that differ between a disk and an object store. It can be hashed, compared and pickled, and is a field type
+    for pydantic. `str()` gives the path or the URL; a local path is also accepted by `open` and `os`.
+
+    Args:
+        path: A path or URL as text, a `pathlib.Path`, or another `StoragePath`. In text, `~` at the start of a path is
+            the home directory, as fsspec reads it in a spec of shards.
 
     Raises:
-        UsageError: a URL of an unknown kind, or one that carries credentials.
+        UsageError: The URL has an unknown scheme, or carries credentials.
+        TypeError: `path` is something else.
     """
-    if not isinstance(text, str):
-        return text
+
+    __slots__ = ("_path",)
+    _path: Path | UPath
+
+    def __init__(self, path: "PathLike | UPath") -> None:
+        if isinstance(path, StoragePath):
+            self._path = path._path
+        elif isinstance(path, str):
+            self._path = _parse(path)
+        elif isinstance(path, UPath | Path):
+            self._path = path
+        else:
+            self._path = Path(path)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string"}
+
+    def __truediv__(self, name: str) -> "StoragePath":
+        return StoragePath(self._path / name)
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def __repr__(self) -> str:
+        return f"StoragePath({str(self)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.local)
+
+    def __eq__(self, other: object) -> bool:
+        return self._path == (other._path if isinstance(other, StoragePath) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._path)
+
+    @property
+    def is_local(self) -> bool:
+        """True for a path on a disk of this machine."""
+        return isinstance(self._path, Path)
+
+    @property
+    def local(self) -> Path:
+        """The path on a disk of this machine.
+
+        Raises:
+            TypeError: It is a URL.
+        """
+        if not isinstance(self._path, Path):
+            raise TypeError(f"{self}: a URL is not a path on this machine")
+        return self._path
+
+    @property
+    def is_in_memory(self) -> bool:
+        """True where no other process can see the files, as with memory://."""
+        return self.scheme == "memory"
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the URL; "" for a local path."""
+        return "" if isinstance(self._path, Path) else self._path.protocol
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The fsspec file system that holds the path."""
+        return LocalFileSystem() if isinstance(self._path, Path) else self._path.fs
+
+    @property
+    def path(self) -> str:
+        """The path within `fs`."""
+        return str(self._path) if isinstance(self._path, Path) else self._path.path
+
+    @property
+    def name(self) -> str:
+        """The last component."""
+        return self._path.name
+
+    @property
+    def suffix(self) -> str:
+        """The last suffix of the name, with its dot, or ""."""
+        return self._path.suffix
+
+    @property
+    def parent(self) -> "StoragePath":
+        """The folder that contains it."""
+        return StoragePath(self._path.parent)
+
+    def with_name(self, name: str) -> "StoragePath":
+        """A sibling of this path."""
+        return StoragePath(self._path.with_name(name))
+
+    def absolute(self) -> "StoragePath":
+        """The same path, independent of the working directory; workers have another one than the user."""
+        return StoragePath(self._path.absolute())
+
+    def resolve(self) -> "StoragePath":
+        """The same path, absolute, without symbolic links and `..`."""
+        return StoragePath(self._path.resolve())
+
+    def relative_to(self, folder: "StoragePath | os.PathLike[str]") -> str:
+        """The path relative to a folder that contains it.
+
+        Raises:
+            ValueError: It is not below `folder`.
+        """
+        return str(self._path.relative_to(str(folder)))
+
+    def seen_from(self, folder: "StoragePath") -> str:
+        """A reference to this path for a file in `folder`; `resolve_reference` is the inverse.
+
+        Returns:
+            A relative path if both are on this machine or both in one bucket, so that they can be moved together; else
+            the URL.
+        """
+        if isinstance(folder._path, Path):
+            return os.path.relpath(self.local.resolve(), folder._path.resolve()) if self.is_local else str(self)
+        # A relative path must not cross the border of a bucket.
+        if isinstance(self._path, Path) or (self.scheme, self._path.drive) != (folder.scheme, folder._path.drive):
+            return str(self)
+        return posixpath.relpath(self.path, folder.path)
+
+    def resolve_reference(self, reference: str) -> str:
+        """The path or URL that `seen_from` referred to from this folder; the storage is not accessed.
+
+        Raises:
+            UsageError: The reference is a URL with an unknown scheme or with credentials.
+        """
+        if scheme_of(reference):
+            return str(StoragePath(reference))
+        if isinstance(self._path, Path):
+            return os.path.normpath(self._path.resolve() / reference)
+        return str((self._path / reference).resolve())
+
+    def exists(self) -> bool:
+        """True if there is a file or a folder."""
+        return self._path.exists()
+
+    def is_dir(self) -> bool:
+        """True if there is a folder."""
+        return self._path.is_dir()
+
+    def is_file(self) -> bool:
+        """True if there is a file."""
+        return self._path.is_file()
+
+    def is_writable(self) -> bool:
+        """False for a local folder whose permissions forbid writing. The storage of a URL reports this on writing."""
+        return not isinstance(self._path, Path) or os.access(self._path, os.W_OK | os.X_OK)
+
+    def size(self) -> int:
+        """Size in bytes.
+
+        Raises:
+            FileNotFoundError: There is no file.
+        """
+        return self._path.stat().st_size
+
+    def modified_time(self) -> float:
+        """Time of the last modification, in seconds since 1970; 0 where the storage does not know it.
+
+        Raises:
+            FileNotFoundError: There is no file.
+        """
+        return self._path.stat().st_mtime or 0.0
+
+    def iterdir(self) -> Iterator["StoragePath"]:
+        """The entries of the folder, in any order."""
+        return (StoragePath(path) for path in self._path.iterdir())
+
+    def files(self, pattern: str) -> list["StoragePath"]:
+        """The entries of the folder whose names match a wildcard pattern, sorted; none where there is no folder."""
+        if isinstance(self._path, Path):
+            return [StoragePath(path) for path in sorted(self._path.glob(pattern))]
+        # `glob` would take wildcard characters in the name of the folder for a pattern.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            matching = (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
+            return sorted(matching, key=lambda path: path.name)
+        return []
+
+    def file_sizes(self) -> dict[str, int]:
+        """Sizes in bytes of the files directly in the folder, by name, from one listing; {} without a folder."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if isinstance(self._path, Path):
+                with os.scandir(self._path) as entries:
+                    return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            entries = self.fs.ls(self.path, detail=True)
+            return {info["name"].rpartition("/")[2]: info["size"] or 0 for info in entries if info["type"] == "file"}
+        return {}
+
+    def names_below(self) -> set[str]:
+        """Relative paths of all files in the folder and in the folders below it."""
+        if isinstance(self._path, Path):
+            return {str(path.relative_to(self._path)) for path in self._path.rglob("*") if not path.is_dir()}
+        return {name.removeprefix(self.path).strip("/") for name in self.fs.find(self.path)}
+
+    def open(self, mode: str = "r", **options: Any) -> IO[Any]:
+        """Open the file; `options` as of the built-in `open`."""
+        return self._path.open(mode, **options)
+
+    def read_bytes(self) -> bytes:
+        """The content of the file."""
+        return self._path.read_bytes()
+
+    def read_text(self) -> str:
+        """The content of the file as text."""
+        return self._path.read_text()
+
+    def read_range(self, start: int, size: int) -> bytes:
+        """At most `size` bytes from byte `start`; fewer where the file ends earlier."""
+        if not isinstance(self._path, Path):
+            try:
+                return self.fs.cat_file(self.path, start=start, end=start + size)
+            except OSError as error:
+                # Some storages raise an error for a range that starts at the end of an object.
+                if error.errno == errno.EINVAL:
+                    return b""
+                raise
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the file in place, which is not atomic on a disk."""
+        self._path.write_bytes(content)
+
+    def write_text(self, content: str) -> None:
+        """Write the file in place, which is not atomic on a disk."""
+        self._path.write_text(content)
+
+    def write_atomically(self, content: bytes) -> None:
+        """Write the file so that it holds either its old content or all of the new content."""
+        with self.replacing() as temporary:
+            temporary.write_bytes(content)
+
+    def create(self, content: bytes) -> None:
+        """Write a file that must not exist yet; of several processes one succeeds.
+
+        Raises:
+            FileExistsError: There is a file already.
+        """
+        self.fs.pipe_file(self.path, content, mode="create")
+
+    @contextmanager
+    def replacing(self) -> Iterator[Path]:
+        """A local file to write to. It replaces this path at the end of the block, and is removed after an error."""
+        if not isinstance(self._path, Path):
+            with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
+                temporary = Path(folder) / self.name
+                yield temporary
+                self._put(temporary)
+            return
+        temporary = self._temporary_sibling().local
+        try:
+            yield temporary
+            # Without this a power cut could leave the new name on a file whose content never reached the disk.
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _put(self, file: Path) -> None:
+        if self.scheme in ATOMIC_PUT_SCHEMES:
+            self.fs.put_file(str(file), self.path)
+            return
+        temporary = self._temporary_sibling()
+        try:
+            self.parent.mkdir(parents=True, exist_ok=True)
+            self.fs.put_file(str(file), temporary.path)
+            self.fs.mv(temporary.path, self.path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+    def _temporary_sibling(self) -> "StoragePath":
+        """A random name: a writer that was taken for dead, but is alive, must not write into the file of another."""
+        return self.with_name(f".{self.name}.{secrets.token_hex(4)}.tmp")
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make the folder; see `pathlib.Path.mkdir`."""
+        self._path.mkdir(parents=parents, exist_ok=exist_ok)
+
+    def ensure_folder(self) -> None:
+        """Make the folder and its parents on a disk. `write_atomically` needs no folder under a URL."""
+        if isinstance(self._path, Path):
+            self._path.mkdir(parents=True, exist_ok=True)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file.
+
+        Raises:
+            FileNotFoundError: There is none, without `missing_ok`.
+        """
+        self._path.unlink(missing_ok=missing_ok)
+
+    def remove_tree(self) -> None:
+        """Remove the folder with all its content, if it exists."""
+        if isinstance(self._path, Path):
+            shutil.rmtree(self._path, ignore_errors=True)
+            return
+        # `rm` with `recursive` would take wildcard characters in the name for a pattern.
+        entries = self.fs.find(self.path, withdirs=True, detail=True)
+        for name, info in entries.items():
+            if info["type"] != "directory":
+                self.fs.rm_file(name)
+        if self.is_in_memory or self.scheme not in ATOMIC_PUT_SCHEMES:
+            # On an object store a folder is only the common start of the names of its files.
+            folders = [name for name, info in entries.items() if info["type"] == "directory"]
+            for name in (*sorted(folders, reverse=True), self.path):
+                with suppress(OSError):
+                    self.fs.rmdir(name)
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files that killed writers have left in the folder."""
+        for path in self.files(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def check_output_folder(self) -> None:
+        """Check that files can be written to this folder, before any work is done.
+
+        For a URL nothing is checked here: its storage reports an error on writing.
+
+        Raises:
+            UsageError: It is a file, is inside a file, or must not be written.
+        """
+        if not isinstance(self._path, Path):
+            return
+        existing = next(path for path in (self._path, *self._path.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"{existing} is a file; name a directory", field="out", value=self)
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"{existing} cannot be written; check its permissions", field="out", value=self)
+
+
+PathLike = str | os.PathLike[str] | StoragePath
+"""What public functions accept as a path: text (a path or a URL), a `pathlib.Path`, or a `StoragePath`."""
+
+
+def _parse(text: str) -> Path | UPath:
     check_no_credentials(text)
     scheme = scheme_of(text)
     if scheme == "":
-        # Not `Path.expanduser`, which raises where there is no user of that name.
+        # `Path.expanduser` raises where there is no user of that name.
         return Path(os.path.expanduser(text))
     if scheme == "file":
         return Path(text.removeprefix("file://"))
     try:
         get_filesystem_class(scheme)
-        # Listings are not remembered: other processes write to the same place.
+        # Listings are not cached: other processes write to the same folder.
         return UPath(text, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{text}: {error}") from None
 
 
-StoragePathField = Annotated[
-    StoragePath, PlainValidator(storage_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
-]
-"""A field of a config that is a place."""
+def _validate(value: Any) -> StoragePath:
+    try:
+        return StoragePath(value)
+    except TypeError:
+        raise ValueError("not a path or URL") from None
 
 
 def scheme_of(text: str) -> str:
-    """The scheme of a URL, in lower case; "" of a path."""
+    """The scheme of a URL in lower case; "" for a path."""
     match = _SCHEME.match(text)
     return match[1].lower() if match else ""
 
 
 def check_no_credentials(text: str) -> None:
-    """Refuse a URL with credentials in it; the message does not repeat them.
+    """Refuse a URL that contains credentials; the message does not repeat them.
 
     Raises:
-        UsageError: it has a password, or a parameter such as a signature.
+        UsageError: The URL has a password, or a parameter such as a signature.
     """
-    # fsspec chains several: simplecache::s3://bucket/shards
+    # fsspec chains several URLs: simplecache::s3://bucket/shards
     for parts in map(urlsplit, text.split("::")):
         if parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
             bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
@@ -86,36 +441,17 @@ def check_no_credentials(text: str) -> None:
 
 
 def absolute(text: str) -> str:
-    """A path or URL as it is named from any working directory; workers have another one than the user."""
+    """A path or URL, independent of the working directory; workers have another one than the user."""
     return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
 
 
-def check_folder(out: StoragePath) -> None:
-    """See that files can lie in `out`, before any work is done; of a URL its storage tells when it is written to.
-
-    Raises:
-        UsageError: it is a file, lies in one, or may not be written.
-    """
-    if isinstance(out, Path):
-        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise UsageError(f"{existing} is a file; name a directory", field="out", value=out)
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError(f"{existing} cannot be written; check its permissions", field="out", value=out)
-
-
-def is_in_memory(where: StoragePath) -> bool:
-    """Whether no other process can see the place, as is so with memory://."""
-    return isinstance(where, UPath) and where.protocol == "memory"
-
-
 @contextmanager
-def storage_errors(where: StoragePath | str) -> Iterator[None]:
-    """Tell a storage that fails from a file that is missing; storages raise what they like, `OSError` or not.
+def storage_errors(path: StoragePath | str) -> Iterator[None]:
+    """Turn a failure of the storage into a `StorageError`; storages raise arbitrary exceptions, `OSError` or others.
 
     Raises:
-        FileNotFoundError, MemoryError: as they came.
-        StorageError: in place of any other exception.
+        FileNotFoundError, MemoryError: Unchanged.
+        StorageError: In place of any other exception.
     """
     try:
         yield
@@ -123,117 +459,9 @@ def storage_errors(where: StoragePath | str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = describe_error(error)
-        raise StorageError(f"{where}: the storage failed ({reason}); run the same command to go on") from error
+        raise StorageError(f"{path}: the storage failed ({reason}); run the same command to go on") from error
 
 
 def describe_error(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def write_atomically(path: StoragePath, content: bytes) -> None:
-    """Write `content` so that `path` holds either its old content or all of the new."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def replacing(path: StoragePath) -> Iterator[Path]:
-    """A file of this machine to write to: it takes the place of `path` at the end, or is removed after an error."""
-    if not isinstance(path, Path):
-        with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            _put(temporary, path)
-        return
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        # Without this a power cut could leave the new name on a file whose content never reached the disk.
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary(path: P) -> P:
-    """A name of this writer's own: one that was thought dead, and is not, must not write into another one's file."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def remove_leftovers(folder: StoragePath) -> None:
-    """Remove what writers that were killed have left in a folder."""
-    for path in files_in(folder, ".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def _put(file: Path, path: UPath) -> None:
-    if path.protocol in ATOMIC_PUT_SCHEMES:
-        path.fs.put_file(str(file), path.path)
-        return
-    beside = _temporary(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.fs.put_file(str(file), beside.path)
-        path.fs.mv(beside.path, path.path)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise
-
-
-def read_range(path: StoragePath, start: int, size: int) -> bytes:
-    """At most `size` bytes from byte `start` on; less where the file ends before."""
-    if not isinstance(path, Path):
-        try:
-            return path.fs.cat_file(path.path, start=start, end=start + size)
-        except OSError as error:
-            # A range that begins at the end of an object is an error to some storages.
-            if error.errno == errno.EINVAL:
-                return b""
-            raise
-    with open(path, "rb") as file:
-        file.seek(start)
-        return file.read(size)
-
-
-def remove_tree(folder: StoragePath) -> None:
-    """Remove a folder with all that is in it, if it is there."""
-    if isinstance(folder, Path):
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    # Not `rm` with `recursive`, which takes signs in the name for those of a pattern.
-    found = folder.fs.find(folder.path, withdirs=True, detail=True)
-    for name, info in found.items():
-        if info["type"] != "directory":
-            folder.fs.rm_file(name)
-    if folder.protocol == "memory" or folder.protocol not in ATOMIC_PUT_SCHEMES:
-        # Elsewhere a folder is no more than the names of what is in it.
-        folders = [name for name, info in found.items() if info["type"] == "directory"]
-        for name in (*sorted(folders, reverse=True), folder.path):
-            with suppress(OSError):
-                folder.fs.rmdir(name)
-
-
-def files_in(folder: StoragePath, pattern: str) -> list[StoragePath]:
-    """What lies in a folder under a name that fits a pattern, sorted; none where there is no folder."""
-    if isinstance(folder, Path):
-        return sorted(folder.glob(pattern))
-    # Not `glob`, which takes signs in the name of the folder for those of a pattern.
-    with suppress(FileNotFoundError, NotADirectoryError):
-        fitting = (path for path in folder.iterdir() if fnmatchcase(path.name, pattern))
-        return sorted(fitting, key=lambda path: path.name)
-    return []
-
-
-def sizes_in(folder: StoragePath) -> dict[str, int]:
-    """Sizes in bytes of the files that lie in a folder itself, by name, in one look; none where there is no folder."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        if isinstance(folder, Path):
-            with os.scandir(folder) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        found = folder.fs.ls(folder.path, detail=True)
-        return {info["name"].rpartition("/")[2]: info["size"] for info in found if info["type"] == "file"}
-    return {}

@@ -1,8 +1,6 @@
-"""Writing one shard: deterministic tar, temporary name, rename.
+"""Writing of one shard as a deterministic tar file: the same samples give the same bytes.
 
-Goes in: samples in the order that they shall have, new ones or the bytes of earlier ones. Comes out: the shard, its
-entry for the manifest, and where each sample lies in it. Promised: the same samples give the same bytes; under its
-final name a shard is whole.
+Samples are new, or the packed bytes of an earlier shard. Writing is atomic, so a shard with its final name is complete.
 """
 
 import hashlib
@@ -15,14 +13,15 @@ from blake3 import blake3
 
 from smile_pipe.shards.manifest import ShardEntry, fingerprint
 from smile_pipe.shards.sample import Sample, to_members
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a sample lies in its shard: a byte range that is itself a tar without its end mark.
+    """The byte range of a sample in its shard, which is itself a tar without the end marker.
 
-    `digest` is that of these bytes (BLAKE3, 128 bits, hex).
+    Attributes:
+        digest: Of these bytes (BLAKE3, 128 bits, hex).
     """
 
     offset: int
@@ -32,17 +31,17 @@ class Location:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A sample as the bytes that it is in a shard, and the fingerprint of its record."""
+    """The bytes of a sample in a shard, and the fingerprint of its record."""
 
     content: bytes = field(repr=False)
     fingerprint: str
 
 
 def pack(sample: Sample) -> PackedSample:
-    """A sample as members of a tar.
+    """Pack a sample into the members of a tar.
 
     Raises:
-        SampleError: a sample whose key cannot name members.
+        SampleError: The key of the sample is not valid in member names.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -52,17 +51,25 @@ def pack(sample: Sample) -> PackedSample:
     return PackedSample(buffer.getvalue()[:end], sample.record.fingerprint)
 
 
-def write_shard(path: StoragePath, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
-    """Write `samples` to `path` by way of a temporary name beside it.
+def write_shard(path: PathLike, samples: Iterable[Sample | PackedSample]) -> tuple[ShardEntry, list[Location]]:
+    """Write a shard atomically.
+
+    Args:
+        path: The tar file.
+        samples: In the order of the shard.
+
+    Returns:
+        The entry for the manifest, and the location of each sample.
 
     Raises:
-        SampleError: a sample whose key cannot name members.
-        OSError: the disk is full, or the folder cannot be written; the temporary file is removed.
+        SampleError: The key of a sample is not valid in member names.
+        OSError: The disk is full, or the folder cannot be written; the temporary file is removed.
     """
+    target = StoragePath(path)
     locations: list[Location] = []
     fingerprints: list[str] = []
     digest, written = hashlib.sha256(), 0
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with target.replacing() as temporary, open(temporary, "wb") as file:
         for sample in samples:
             packed = pack(sample) if isinstance(sample, Sample) else sample
             file.write(packed.content)
@@ -74,7 +81,7 @@ def write_shard(path: StoragePath, samples: Iterable[Sample | PackedSample]) -> 
         file.write(end)
         digest.update(end)
     entry = ShardEntry(
-        name=path.name,
+        name=target.name,
         num_samples=len(locations),
         bytes=written + len(end),
         sha256=digest.hexdigest(),
@@ -84,18 +91,18 @@ def write_shard(path: StoragePath, samples: Iterable[Sample | PackedSample]) -> 
 
 
 def digest_of(content: bytes) -> str:
-    """The digest by which the index knows a sample's bytes."""
+    """The digest of a packed sample in the index."""
     return blake3(content).hexdigest(length=16)
 
 
 def _padding(written: int) -> int:
-    """How many zeros end a tar: two empty blocks, then as many as fill its last record."""
+    """Number of zero bytes at the end of a tar: two empty blocks, and the rest of the last record."""
     end = 2 * tarfile.BLOCKSIZE
     return end + -(written + end) % tarfile.RECORDSIZE
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
-    """A member's header without the time, owner and mode that differ between machines."""
+    """A member header with fixed time, owner and mode, which would differ between machines."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, 0, 0o644
     return info

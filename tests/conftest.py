@@ -53,10 +53,10 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3_url(s3_server: str) -> str:
     """URL of a new, empty S3 bucket."""
-    from smile_pipe.shards.storage import storage_path
+    from smile_pipe.shards.storage import StoragePath
 
     url = f"s3://bucket-{uuid.uuid4().hex[:12]}"
-    bucket = storage_path(url)
+    bucket = StoragePath(url)
     bucket.fs.mkdir(bucket.path)
     return url
 

@@ -15,13 +15,13 @@ from smile_pipe.pipeline.runs.crossval_manifest import MeanStd
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class CompareOptions(Frozen):
     """Options of `smile-pipe compare`."""
 
-    directory: StoragePathField = Field(
+    directory: StoragePath = Field(
         description="A folder that holds cross-validations, at most two levels deep; or its URL."
     )
     markdown: bool = Field(False, description="Print tables as Markdown.")

@@ -20,7 +20,7 @@ from smile_pipe.shards.formatting import describe_samples, pluralize
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import StoragePath, StoragePathField, storage_path, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 if TYPE_CHECKING:
     from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -33,10 +33,8 @@ class InspectOptions(Frozen):
         description="Shards (directory, manifest.json, glob, brace pattern or URL), or the directory of a run."
     )
     key: str | None = Field(None, description="Show one sample: labels, text and cameras; with `preview` its views.")
-    preview: StoragePathField | None = Field(
-        None, description="Write a contact sheet of some samples to this PNG file."
-    )
-    curves: StoragePathField | None = Field(None, description="Write the curves of a run to this PNG file.")
+    preview: StoragePath | None = Field(None, description="Write a contact sheet of some samples to this PNG file.")
+    curves: StoragePath | None = Field(None, description="Write the curves of a run to this PNG file.")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +43,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "inspect", InspectOptions, arguments=("target",))
     def inspect(config: InspectOptions, console: Console) -> Result:
         """Show the contents of TARGET, which is shards or a run."""
-        target = storage_path(config.target)
+        target = StoragePath(config.target)
         if (target / "config.json").exists():
             if config.preview or config.key:
                 option = "--preview" if config.preview else "--key"
@@ -113,7 +111,7 @@ def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: StoragePath
 
 def _write_picture(option: str, path: StoragePath, picture: bytes) -> None:
     try:
-        write_atomically(path, picture)
+        path.write_atomically(picture)
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
 

@@ -12,7 +12,7 @@ from smile_pipe.cli.next_command import next_command
 from smile_pipe.cli.options import Result, command
 from smile_pipe.pipeline.runs.status import StatusReport, StatusRow, status
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 FINGERPRINT_LENGTH = 8
 
@@ -20,7 +20,7 @@ FINGERPRINT_LENGTH = 8
 class StatusOptions(Frozen):
     """Options of `smile-pipe status`."""
 
-    directory: StoragePathField = Field(
+    directory: StoragePath = Field(
         description="A shard set, a run, or a folder that holds some, at most two levels deep; or its URL."
     )
 

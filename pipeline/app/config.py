@@ -4,13 +4,13 @@ from pydantic import Field
 
 from smile_pipe.pipeline.rendering.backend import RendererName
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class AppConfig(Frozen):
     """Options of `smile-pipe app`."""
 
-    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
+    run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
     host: str = Field(
         "localhost", description="Address to listen on; 0.0.0.0 admits other machines, without a password."
     )

@@ -1,1 +1,1 @@
-"""What several stages use: the Ray session, the directory lock, filters over labels, and expression names."""
+"""Code shared by several stages: the Ray session, the directory lock, sample filters, and expression names."""

@@ -1,4 +1,4 @@
-"""Work that goes on beside a block of code, on a thread of its own."""
+"""A background thread for the duration of a block of code."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Run `work` until the block ends, which sets the event that it is given; it is waited for."""
+def run_in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `work` on a thread. At the end of the block its event is set, and the thread is joined."""
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(stop,), daemon=True)
     thread.start()

@@ -1,8 +1,8 @@
-"""A lock on a directory: one process at a time writes what lies there.
+"""A lock on a directory, so that one process at a time writes there.
 
-On a disk the operating system holds it (flock), so a process that dies, however, lets go of it, and nothing has to be
-cleaned up. Elsewhere it is an object that is made only if it is not there; its holder keeps renewing the time in it,
-and one that no longer does is taken to be dead.
+On a disk it is a lock of the operating system (flock), which is released when the process dies. Under a URL it is an
+object that is created only if it does not exist. Its holder renews the time stored in it, and a holder that stops
+renewing counts as dead.
 """
 
 import fcntl
@@ -18,48 +18,47 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 NAME = ".lock"
-RENEWED_EVERY = 30.0
-"""Seconds between two signs of life in an object store."""
+RENEW_SECONDS = 30.0
+"""Seconds between two renewals of the lock object."""
 STALE_AFTER = 300.0
-"""Seconds without one after which a holder counts as dead; clocks of machines may differ by less than this."""
+"""Seconds without renewal after which a holder counts as dead; clocks of machines must differ by less than this."""
+MAX_WAIT = 2 * STALE_AFTER
+"""Seconds after which a dead holder counts as dead by the clock of every machine."""
+POLL_SECONDS = 1.0
+"""Seconds between two checks of a lock that is waited for."""
+SETTLE_SECONDS = 1.0
+"""Seconds after which two processes that take over the same lock both see which of them has it."""
 
-LONGEST_WAIT = 2 * STALE_AFTER
-"""Seconds after which a holder that died counts as dead by any machine's clock."""
-LOOK_EVERY = 1.0
-"""Seconds between two looks at a lock that is waited for."""
-
-SETTLED_AFTER = 1.0
-"""Seconds after which two that take over the same lock see which of them has it."""
-
-# Of the locks that this process holds: one that it could not remove, since the storage failed, is no longer among them.
+# Tokens of the locks that this process holds; without locks that it could not remove because the storage failed.
 _tokens: set[str] = set()
 
 
 @contextmanager
-def directory_lock(root: StoragePath) -> Iterator[None]:
-    """Hold `root`, which is made if need be, for the length of the block; if nothing came into it, it goes again.
+def directory_lock(root: PathLike) -> Iterator[None]:
+    """Hold the lock of a directory during the block.
+
+    The directory is created if it does not exist, and removed again if it is still empty at the end.
 
     Raises:
-        UsageError: another process holds it, and the message names that process; or nothing can be written there.
+        UsageError: Another process holds the lock (the message names it), or the directory cannot be written.
     """
-    with _file_lock(root) if isinstance(root, Path) else _object_lock(root):
+    root = StoragePath(root)
+    with _file_lock(root.local) if root.is_local else _object_lock(root):
         yield
 
 
-def wait_while_held(root: StoragePath) -> None:
-    """Wait until nobody holds `root` who may be alive, for `LONGEST_WAIT` at most: so long a dead process may seem so.
+def wait_while_held(root: PathLike) -> None:
+    """Wait until no live process holds the lock, at most `MAX_WAIT` seconds: for so long a dead process may seem alive.
 
-    On a disk nothing is waited for: the operating system lets go of what a dead process held.
+    Returns at once for a local directory, where the operating system releases the lock of a dead process.
     """
-    end = time.monotonic() + LONGEST_WAIT
-    while not isinstance(root, Path) and not _is_dead(_read(root / NAME)) and time.monotonic() < end:
-        time.sleep(LOOK_EVERY)
+    root, end = StoragePath(root), time.monotonic() + MAX_WAIT
+    while not root.is_local and not _is_dead(_read(root / NAME)) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -70,13 +69,13 @@ def _file_lock(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
     except OSError as error:
-        raise UsageError(f"{root}: cannot be written ({error.strerror}); name another directory") from None
+        raise UsageError(f"{root}: cannot be written: {error.strerror}; name another directory") from None
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_me()).encode())
+        os.write(descriptor, json.dumps(_owner()).encode())
         yield
     finally:
-        # Removed while it is held: whoever opened it before sees afterwards that it is no longer the file of that name.
+        # Removed before the release: a process that has opened it sees later that the name has another file, or none.
         path.unlink(missing_ok=True)
         os.close(descriptor)
         if is_new:
@@ -90,80 +89,82 @@ def _acquire(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _parsed(os.pread(descriptor, 4096, 0))
+            holder = _parse_holder(os.pread(descriptor, 4096, 0))
             os.close(descriptor)
-            raise _held(path.parent, holder) from None
+            raise _held_error(path.parent, holder) from None
         with suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
-        # The holder before removed the file between our opening and our locking it.
+        # The previous holder removed the file between `open` and `flock`.
         os.close(descriptor)
 
 
 @contextmanager
-def _object_lock(root: UPath) -> Iterator[None]:
-    path, me = root / NAME, _me() | {"token": secrets.token_hex(8)}
+def _object_lock(root: StoragePath) -> Iterator[None]:
+    path, owner = root / NAME, _owner() | {"token": secrets.token_hex(8)}
     try:
-        _claim(path, me)
+        _claim(path, owner)
     except UsageError:
         raise
-    except Exception as error:  # storages raise what they like
-        raise UsageError(f"{root}: cannot be written ({error}); does it exist, and may you write to it?") from None
-    _tokens.add(me["token"])
+    except Exception as error:  # storages raise arbitrary exceptions
+        raise UsageError(
+            f"{root}: cannot be written: {error}; check that it exists and that you have permission to write"
+        ) from None
+    _tokens.add(owner["token"])
     done = threading.Event()
-    thread = threading.Thread(target=_renew, args=(path, me, done), daemon=True)
+    thread = threading.Thread(target=_renew, args=(path, owner, done), daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        _tokens.discard(me["token"])
-        # A storage that fails now takes nothing from what was done, and the lock counts as let go of.
+        _tokens.discard(owner["token"])
+        # If the storage fails now, the finished work is not lost, and the lock counts as released.
         with suppress(Exception):
-            if _read(path).get("token") == me["token"]:
+            if _read(path).get("token") == owner["token"]:
                 path.unlink()
 
 
-def _claim(path: UPath, me: dict[str, Any]) -> None:
-    """Make the lock, or take over that of a dead process."""
-    if _is_made(path, me):
+def _claim(path: StoragePath, owner: dict[str, Any]) -> None:
+    """Create the lock, or take over that of a dead process."""
+    if _create(path, owner):
         return
     holder = _read(path)
     if holder and not _is_dead(holder):
-        raise _held(path.parent, holder)
+        raise _held_error(path.parent, holder)
     with suppress(FileNotFoundError):
         path.unlink()
-    # Another process may have found the same, a moment later, and have removed what we made since.
-    is_mine = _is_made(path, me)
-    time.sleep(SETTLED_AFTER)
-    if not is_mine or _read(path).get("token") != me["token"]:
-        raise _held(path.parent, _read(path))
+    # Another process may have read the same dead holder a moment later and removed the new lock.
+    is_created = _create(path, owner)
+    time.sleep(SETTLE_SECONDS)
+    if not is_created or _read(path).get("token") != owner["token"]:
+        raise _held_error(path.parent, _read(path))
 
 
-def _is_made(path: UPath, me: dict[str, Any]) -> bool:
-    """Make the lock if there is none; whether it is ours now."""
+def _create(path: StoragePath, owner: dict[str, Any]) -> bool:
+    """Create the lock if there is none; returns whether this process holds it."""
     try:
-        path.fs.pipe_file(path.path, _renewed(me), mode="create")
+        path.create(_renewed_json(owner))
         return True
     except FileExistsError:
-        # Ours, where the first attempt made it and only the answer was lost.
-        return _read(path).get("token") == me["token"]
+        # It is ours if an earlier attempt created it and only the answer was lost.
+        return _read(path).get("token") == owner["token"]
 
 
-def _renew(path: UPath, me: dict[str, Any], done: threading.Event) -> None:
-    while not done.wait(RENEWED_EVERY):
-        # A storage that fails for a while, with whatever error, is no reason to stop: the lock is good for longer.
+def _renew(path: StoragePath, owner: dict[str, Any], done: threading.Event) -> None:
+    while not done.wait(RENEW_SECONDS):
+        # A failure is ignored: the lock stays valid for much longer than the time between two renewals.
         with suppress(Exception):
-            path.write_bytes(_renewed(me))
+            path.write_bytes(_renewed_json(owner))
 
 
-def _renewed(me: dict[str, Any]) -> bytes:
-    return json.dumps(me | {"renewed": time.time()}).encode()
+def _renewed_json(owner: dict[str, Any]) -> bytes:
+    return json.dumps(owner | {"renewed": time.time()}).encode()
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether a holder counts as dead; one that is not there does, too."""
+    """Whether a holder counts as dead; {} is no holder."""
     renewed = holder.get("renewed", 0.0)
     if not isinstance(renewed, int | float) or time.time() - renewed > STALE_AFTER:
         return True
@@ -180,26 +181,26 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     return False
 
 
-def _me() -> dict[str, Any]:
+def _owner() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
 
 
-def _read(path: UPath) -> dict[str, Any]:
+def _read(path: StoragePath) -> dict[str, Any]:
     try:
-        # In one request: between two the holder may renew it.
-        return _parsed(path.fs.cat_file(path.path))
+        # One request: between two requests the holder may renew the lock.
+        return _parse_holder(path.fs.cat_file(path.path))
     except FileNotFoundError:
         return {}
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
+def _parse_holder(content: bytes) -> dict[str, Any]:
     with suppress(ValueError):
-        if isinstance(about := json.loads(content), dict):
-            return about
+        if isinstance(holder := json.loads(content), dict):
+            return holder
     return {}
 
 
-def _held(root: StoragePath, holder: dict[str, Any]) -> UsageError:
+def _held_error(root: StoragePath | Path, holder: dict[str, Any]) -> UsageError:
     known = {"pid", "host", "since"} <= holder.keys()
     who = f"process {holder['pid']} on {holder['host']} (since {holder['since']})" if known else "another process"
     return UsageError(f"{root}: {who} is writing there; wait until it is done, or stop it")

@@ -1,8 +1,8 @@
-"""The expressions of the field: two-letter codes, and the words for them."""
+"""Facial expressions: two-letter codes as in BU-3DFE, and words for them."""
 
 from collections.abc import Iterable
 
-# Neutral last: the six basic expressions in the field's order, then the absence of one.
+# The six basic expressions in the usual order of the literature, then neutral.
 EXPRESSIONS = {
     "AN": "anger",
     "DI": "disgust",
@@ -26,17 +26,21 @@ _CODES = {word: code for code, name in EXPRESSIONS.items() for word in (code.low
 
 
 def expression_code(words: str) -> str:
-    """The field's code for a word ("Happy" -> "HA"); a word that is no basic expression is kept, in lower case.
+    """The code for a word: "Happy" -> "HA". A word that is not a basic expression is kept, in lower case.
 
-    Several words are separated by ';'. Their codes come joined by it, each once and in the field's order, so that equal
-    labels are equal text: "surprised; happy" -> "HA;SU".
+    Args:
+        words: One word, or several separated by ';'.
+
+    Returns:
+        The codes joined by ';', each once and in a fixed order, so that equal labels are equal text:
+        "surprised; happy" -> "HA;SU".
     """
     plain = (word.strip().lower() for word in words.split(";"))
     return ";".join(order_expressions(_CODES.get(word, word) for word in plain if word))
 
 
 def expressions_of(expression: str) -> tuple[str, ...]:
-    """The expressions that a sample's label names: "HA;SU" -> ("HA", "SU"); one for most samples."""
+    """Split the label of a sample: "HA;SU" -> ("HA", "SU"). Most samples have one expression."""
     return tuple(expression.split(";"))
 
 
@@ -45,7 +49,7 @@ def word_for(expression: str) -> str:
     return " + ".join(EXPRESSIONS.get(part, part) for part in expressions_of(expression))
 
 
-def order_expressions(found: Iterable[str]) -> tuple[str, ...]:
-    """The expressions that occur, each once, basic ones in the field's order, then all others by name."""
-    names = set(found)
+def order_expressions(expressions: Iterable[str]) -> tuple[str, ...]:
+    """Each expression once: basic ones in the order of `EXPRESSIONS`, then all others by name."""
+    names = set(expressions)
     return (*(code for code in EXPRESSIONS if code in names), *sorted(names - EXPRESSIONS.keys()))

@@ -1,12 +1,14 @@
-"""What the options of all stages share. An option is a field of its stage's config, described there and nowhere else:
-the command line, config files and manifests take it from there.
+"""Field types shared by the configs of several stages.
+
+An option is declared once, as a field of the config of its stage. The command line, config files and manifests use that
+declaration.
 """
 
 from typing import Any
 
 from pydantic import BeforeValidator
 
-ADDRESS_HELP = "Ray to run on: local starts one here; auto or HOST:PORT joins a running cluster."
+ADDRESS_HELP = "Ray cluster to run on: local starts one on this machine; auto or HOST:PORT joins a running one."
 
 
 def _split(value: Any) -> Any:
@@ -14,7 +16,7 @@ def _split(value: Any) -> Any:
 
 
 Repeated = "repeated"
-"""Marks a tuple that is given by saying the option, or the argument, once for each: its parts may hold commas."""
+"""Marks a tuple whose option or argument is repeated once per part, since a part may contain commas."""
 
 CommaSeparated = BeforeValidator(_split)
-"""Lets a tuple be given as `a,b,c`."""
+"""Accepts a tuple as the text `a,b,c`."""

@@ -1,7 +1,7 @@
-"""Ray, started or joined for the time of one stage.
+"""A connection to Ray, started or joined for the duration of one stage.
 
-The workers' directory is an empty one of our own: Ray puts that directory at the head of their `sys.path`, and a user
-whose folder holds a `model.py` or a package `shards` must not lend those to the job.
+Workers run in an empty working directory. Ray puts it first in their `sys.path`, so that no module in the user's folder
+is imported by accident, and has one copy per node, in which the render stage keeps its notes of that node.
 """
 
 import logging
@@ -19,35 +19,38 @@ from typing import Any
 
 from smile_pipe.shards.errors import UsageError
 
-# Bounded, so that a laptop keeps its memory: the stages hold a few parcels and shards at a time.
+# Small enough for a laptop: the stages hold only a few batches of work and shards at a time.
 _OBJECT_STORE_BYTES = 1 << 30
 START_ATTEMPTS = 2
-# What one scan gave back the next one takes: by default glibc returns such large blocks to the system, and a tenth of a
-# render is spent on having their pages made anew. 32 MiB is the largest threshold that glibc takes.
+# Keeps freed memory for the next scan: by default glibc returns such large blocks to the system, and mapping their
+# pages again takes a tenth of the time of a render. 32 MiB is the largest threshold that glibc accepts.
 WORKERS_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
-# Of this process, and no option of a stage: what is heard changes nothing of what is made.
-_says_all = False
+# State of this process and not an option of a stage: the log level does not change any result.
+_is_verbose = False
 
 
-def say_all(on: bool) -> None:
-    """From now on, let Ray and its workers be heard, or not."""
-    global _says_all
-    _says_all = on
+def set_verbose(is_verbose: bool) -> None:
+    """Show or hide the logs of Ray and its workers from now on."""
+    global _is_verbose
+    _is_verbose = is_verbose
 
 
 @contextmanager
 def ray_session(address: str) -> Iterator[None]:
-    """Connect to Ray, or start it here (`local`), and let go of it at the end; a connection that exists is used.
+    """Connect to Ray, or start it on this machine, and disconnect at the end. An existing connection is used and kept.
+
+    Args:
+        address: `local` to start Ray; `auto` or HOST:PORT to join a running cluster.
 
     Raises:
-        UsageError: there is no Ray at `address`.
+        UsageError: There is no Ray cluster at `address`.
     """
-    # All read when Ray is imported. No telemetry, and no taking over of `print`.
+    # Ray reads all of these on import. No telemetry, and no patch of `print`.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # A worker that dies is replaced, however often: what workers die of twice is given up (pipeline/render/limits.py).
+    # Dead workers are always replaced; a sample of which two workers died is given up (pipeline/render/limits.py).
     os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # `ray job submit --working-dir` gives the driver a directory; Ray refuses a second one unless it may replace it.
@@ -58,16 +61,16 @@ def ray_session(address: str) -> Iterator[None]:
         with _quiet():
             yield
         return
-    # The path of a socket may have 107 bytes, and Ray puts names of its own behind ours.
+    # The path of a socket has at most 107 bytes, and Ray appends its own names to this folder.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 30 else "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="smile-pipe-", dir=parent))
     working_dir = folder / "workers"
     working_dir.mkdir()
     local = {"include_dashboard": False, "_temp_dir": str(folder / "ray"), "object_store_memory": _OBJECT_STORE_BYTES}
-    # Quiet to the end: threads of a job that is stopped complain of a Ray that is no longer there.
+    # Until the end: threads of a stopped job log errors when Ray is shut down.
     with _quiet():
         try:
-            # Ray's own handler of SIGTERM prints a trace and aborts.
+            # Ray's own SIGTERM handler prints a trace and aborts.
             handler = signal.getsignal(signal.SIGTERM)
             _connect(address, working_dir, local if address == "local" else {})
             if threading.current_thread() is threading.main_thread():
@@ -82,52 +85,52 @@ def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    # As Ray understands it: whoever submits a job to a cluster is told of it so.
-    meant = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    # Ray reads this variable, which is set for jobs submitted to a cluster.
+    resolved = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
     try:
-        if ":" in meant and "://" not in meant:
-            # Ray itself goes on trying for minutes.
-            host, _, port = meant.rpartition(":")
+        if ":" in resolved and "://" not in resolved:
+            # Ray itself retries for minutes.
+            host, _, port = resolved.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
         for attempts_left in reversed(range(START_ATTEMPTS)):
             try:
                 ray.init(
                     address=address,
                     runtime_env={"working_dir": str(working_dir), "env_vars": WORKERS_ENVIRONMENT},
-                    log_to_driver=_says_all,
-                    logging_level=logging.INFO if _says_all else logging.ERROR,
+                    log_to_driver=_is_verbose,
+                    logging_level=logging.INFO if _is_verbose else logging.ERROR,
                     **options,
                 )
                 return
             except (OSError, ValueError, AuthenticationError):
                 raise
             except Exception:
-                # On a machine with much else to do, a start may take longer than Ray's patience of 30 s.
+                # On a busy machine a start may take longer than Ray's timeout of 30 s.
                 ray.shutdown()
                 if not attempts_left:
                     raise
     except (OSError, ValueError, AuthenticationError) as error:
-        raise UsageError(f"{_what_is_wrong(error)}", field="address", value=address) from None
+        raise UsageError(_describe_failure(error), field="address", value=address) from None
 
 
-def _what_is_wrong(error: Exception) -> str:
-    # Ray tells of a refused token in the text of the error that this one comes from.
+def _describe_failure(error: Exception) -> str:
+    # A refused token appears only in the text of a chained error.
     if "AuthenticationError" in "".join(traceback.format_exception(error)):
         return (
-            "the Ray there wants a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that has the "
-            "token of its head"
+            "the Ray cluster requires a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the "
+            "token of the head node"
         )
-    return f"no Ray there; `ray start --head` starts one ({str(error).splitlines()[0]})"
+    return f"no Ray cluster found: {str(error).splitlines()[0]}; start one with `ray start --head`"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the notes of Ray and others below an error, unless all is heard: stages show progress themselves.
+    """Hide log records below ERROR unless verbose: stages show their own progress.
 
-    A level on Ray's loggers would not last, since it sets them anew for each dataset.
+    A level set on Ray's loggers would not last, since Ray resets it for each dataset.
     """
     before = logging.root.manager.disable
-    logging.disable(logging.NOTSET if _says_all else logging.WARNING)
+    logging.disable(logging.NOTSET if _is_verbose else logging.WARNING)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from smile_pipe.pipeline.crossval.protocols import HELP, check_split_protocol, i
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 DEFAULT_SPLIT_PROTOCOL = "kfold:10"
 
@@ -36,7 +36,7 @@ class CrossvalConfig(TrainOptions):
     test_on: str | None = Field(
         None, description="Cross-dataset evaluation, with `train_on`: shards to score, all of them."
     )
-    out: StoragePathField = Field(
+    out: StoragePath = Field(
         description="Output directory, or its URL: a run for each fold, the report and the manifest."
     )
     split_protocol: str | None = Field(None, description=f"{HELP} [default: {DEFAULT_SPLIT_PROTOCOL}]")

@@ -48,7 +48,7 @@ class Fold:
     @property
     def evaluation_path(self) -> StoragePath:
         """Manifest of its evaluation."""
-        return self.train.out / "evaluation" / "manifest.json"
+        return self.directory.evaluation_manifest_path
 
     def evaluation(self) -> EvaluationManifest | None:
         """Read its evaluation; None where there is none of the present run by the requested protocols."""

@@ -11,7 +11,6 @@ Runs are incremental and resumable: unfinished folds continue from their last ch
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from smile_pipe.pipeline.common.directory_lock import NAME as LOCK_NAME
@@ -34,15 +33,7 @@ from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 from smile_pipe.shards.splits import split_subjects
-from smile_pipe.shards.storage import (
-    StoragePath,
-    absolute,
-    check_folder,
-    is_in_memory,
-    scheme_of,
-    storage_errors,
-    write_atomically,
-)
+from smile_pipe.shards.storage import StoragePath, absolute, scheme_of, storage_errors
 
 Progress = Callable[[int, int, str], None]
 
@@ -73,7 +64,7 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
         [fold.train.for_fingerprint() for fold in folds], train_shards.manifest.fingerprint, folds[0].scored_on
     )
     result_fingerprint = fingerprint(folds_fingerprint, config.protocol)
-    check_folder(config.out)
+    config.out.check_output_folder()
     with directory_lock(config.out):
         if _holds_other_files(config.out, folds_fingerprint):
             raise UsageError(
@@ -90,11 +81,11 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
             "scored_on": train.relative_shards_path(config.out, test_shards),
             "crossval": config.recorded(),
         }
-        write_atomically(config.out / "config.json", canonical_json(record).encode())
+        (config.out / "config.json").write_atomically(canonical_json(record).encode())
         _run_folds(config, folds, num_steps, on_progress)
         manifest = _manifest(config, result_fingerprint, train_shards, test_shards, folds)
-        write_atomically(config.out / "scores.csv", scores_csv(manifest))
-        write_atomically(config.out / "report.html", crossval_page(manifest).encode())
+        (config.out / "scores.csv").write_atomically(scores_csv(manifest))
+        (config.out / "report.html").write_atomically(crossval_page(manifest).encode())
         manifest.write(config.out / "manifest.json")
     return manifest
 
@@ -123,7 +114,7 @@ def _plan(config: CrossvalConfig, shards: ShardSet) -> FoldPlan:
 
 def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet) -> list[Fold]:
     plan = _plan(config, train_shards)
-    out = config.out.absolute() if isinstance(config.out, Path) else config.out
+    out = config.out.absolute()
     source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
     cross_dataset = {"split": "all", "fit_on": source} if config.is_cross_dataset else {}
     folds = []
@@ -179,7 +170,7 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
     if not unfinished:
         return
     inputs = {spec for fold in folds for spec in (fold.train.shards, fold.evaluate.shards)}
-    if is_in_memory(config.out) or any(scheme_of(spec) == "memory" for spec in inputs):
+    if config.out.is_in_memory or any(scheme_of(spec) == "memory" for spec in inputs):
         for fold in unfinished:
             run_fold(fold, on_metrics=report_progress)
         return

@@ -107,7 +107,7 @@ def _find_resized(shards: ShardSet, problems: Sequence[Problem]) -> set[str]:
 
 def _size(shards: ShardSet, name: str) -> int | None:
     try:
-        return shards.filesystem.size(f"{shards.root}/shards/{name}")
+        return shards.filesystem.size(shards.shard_path(name))
     except FileNotFoundError:
         return None
 

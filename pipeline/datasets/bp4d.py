@@ -58,8 +58,9 @@ def read_occurrence(path: StoragePath) -> dict[str, float]:
     Raises:
         UsageError: the table cannot be read or is malformed; the message has its line.
     """
+    path = StoragePath(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if path.size() > _MAX_BYTES:
             raise UsageError(f"{path}: file too large: over {_MAX_BYTES >> 20} MB for a table of action units")
         with path.open("r", newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)

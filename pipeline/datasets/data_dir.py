@@ -1,9 +1,9 @@
-"""A data directory, on a disk or under a URL: what lies there, how large and how old it is, and local files to read.
+"""Access to the files of a data directory on a local disk or under a URL: listing, size, time and local copies.
 
-Readers of meshes want files of this machine, below a folder that they never leave. For a directory on a disk that is
-the directory itself. What lies under a URL is copied to a scratch folder, at the same relative path, before it is read,
-and the scratch folder is emptied after each scan. Promised: no path from data leads out of the directory or of the
-scratch folder, nothing larger than `MAX_BYTES` is fetched, and a storage that fails is no file that is missing.
+Mesh readers need files on this machine, below one folder. For a local data directory this is the directory itself. A
+file under a URL is copied to a scratch folder, at the same relative path, before it is read, and the scratch folder is
+emptied after each scan. Paths from data cannot leave the directory or the scratch folder. Nothing larger than
+`MAX_BYTES` is downloaded. A storage failure and a missing file raise different errors.
 """
 
 import os
@@ -15,79 +15,80 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from smile_pipe.pipeline.meshes.paths import MAX_BYTES
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, describe_error, storage_errors
+from smile_pipe.shards.storage import PathLike, StoragePath, describe_error, storage_errors
 
 Stat = tuple[int, int]
-"""Size in bytes and time of modification in nanoseconds."""
+"""Size in bytes, and modification time in nanoseconds since 1970."""
 
-GONE: Stat = (-1, -1)
-"""Of a file that cannot be had."""
+MISSING: Stat = (-1, -1)
+"""`Stat` of a file that is missing or cannot be read."""
 
-# What storages call the time of an object. Memory has no other than that of its making, which is made anew.
-_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+# Names of the modification time in the metadata of various storages; memory:// has only the creation time.
+_TIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "created")
 _NANOSECONDS = 10**9
 
 
 class DataDir:
-    """A data directory on a disk of this machine.
+    """A data directory on a local disk.
 
     Attributes:
-        root: the folder that files are read from, by their paths relative to the data directory.
+        root: Folder from which files are read, by their paths relative to the data directory.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def fetch(self, path: str) -> Stat:
-        """Have the file at `root / path`, if it is to be had; its size and time, `GONE` where it is not.
+        """Make a file available at `root / path`.
+
+        Returns:
+            Its size and modification time; `MISSING` if there is no readable file.
 
         Raises:
-            StorageError: whether it is there cannot be told.
+            StorageError: The storage failed, so it is unknown whether the file exists.
         """
         return stat_source(self.root, path)
 
     def has(self, path: str) -> bool:
-        """Whether `path` need not be fetched before it is read."""
+        """True if `path` can be read without `fetch`."""
         return True
 
     def clear(self) -> None:
-        """Let go of the files that were fetched."""
+        """Remove the local copies of fetched files."""
 
 
 class RemoteDir(DataDir):
-    """A data directory under a URL; its files are copied to a folder of this machine."""
+    """A data directory under a URL; files are copied to a local scratch folder."""
 
-    def __init__(self, url: UPath, scratch: Path) -> None:
+    def __init__(self, url: StoragePath, scratch: Path) -> None:
         super().__init__(scratch)
         self._url, self._fetched = url, set[str]()
 
     def fetch(self, path: str) -> Stat:
-        """See `DataDir.fetch`. Of what is too large to be read, an empty file of the same size is made."""
+        """See `DataDir.fetch`. A file over `MAX_BYTES` is replaced by an empty (sparse) file of the same size."""
         self._fetched.add(path)
-        if not _names_a_file(path):
-            return GONE
+        if not _is_file_path(path):
+            return MISSING
         source = f"{self._url.path.rstrip('/')}/{path}"
         target = self.root / path
         try:
             with storage_errors(self._url / path):
                 info = self._url.fs.info(source)
                 if info.get("type") == "directory":
-                    return GONE
-                size, mtime_ns = _stat_of(info)
-                if _room_for(target):
+                    return MISSING
+                size, mtime_ns = _stat_from_info(info)
+                if _make_folder_for(target):
                     self._copy(source, size, target)
                 return size, mtime_ns
         except FileNotFoundError:
             target.unlink(missing_ok=True)
-            return GONE
+            return MISSING
 
     def _copy(self, source: str, size: int, target: Path) -> None:
         if size > MAX_BYTES:
-            # Readers refuse it by its size, as they do on a disk; it takes no room.
+            # Readers refuse it for its size, as on a disk; a sparse file takes no space.
             target.touch()
             os.truncate(target, size)
             return
@@ -106,68 +107,72 @@ class RemoteDir(DataDir):
 
 
 @contextmanager
-def opened(root: StoragePath) -> Iterator[DataDir]:
-    """The data directory at `root`, to read files of; what was fetched of it is gone after the block."""
-    if isinstance(root, Path):
-        yield DataDir(root)
+def open_data_dir(root: PathLike) -> Iterator[DataDir]:
+    """Open a data directory for reading; local copies of fetched files are removed after the block."""
+    root = StoragePath(root)
+    if root.is_local:
+        yield DataDir(root.local)
         return
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as scratch:
         yield RemoteDir(root, Path(scratch))
 
 
 def stat_source(root: Path, path: str) -> Stat:
-    """Size and modification time of a file on a disk; `GONE` where it cannot be had."""
+    """Size and modification time of a local file; `MISSING` if there is no readable file."""
     try:
         status = os.stat(f"{root}/{path}")
     except (OSError, ValueError):
-        return GONE
+        return MISSING
     return status.st_size, status.st_mtime_ns
 
 
-def list_files(root: UPath) -> dict[str, Stat]:
-    """Size and time of every file under a URL, by its path relative to it; none where nothing is there.
+def list_files(root: StoragePath) -> dict[str, Stat]:
+    """List all files under a URL.
+
+    Returns:
+        Size and modification time by path relative to `root`; {} if there is nothing.
 
     Raises:
-        UsageError: the storage cannot be asked, or an object has a name that no file in a folder could have.
+        UsageError: The storage cannot be listed, or the name of an object is not a valid file path.
     """
     base = root.path.rstrip("/")
     try:
-        found: Mapping[str, Any] = root.fs.find(base, detail=True)
+        infos: Mapping[str, Any] = root.fs.find(base, detail=True)
     except FileNotFoundError:
         return {}
-    except Exception as error:  # storages raise what they like
-        raise UsageError(f"{root}: cannot be listed ({describe_error(error)}); see that you may read it") from None
+    except Exception as error:  # storages raise arbitrary exceptions
+        raise UsageError(f"{root}: cannot be listed: {describe_error(error)}; check your read permission") from None
     files: dict[str, Stat] = {}
-    for name, info in found.items():
+    for name, info in infos.items():
         path = name.removeprefix(f"{base}/")
-        # An object whose name ends in "/" stands for an empty folder; one that has the name of the root is no folder.
+        # An object whose name ends in "/" represents an empty folder. One with the name of the root is a file.
         if info.get("type") == "directory" or name.endswith("/") or name == base:
             continue
-        if not _names_a_file(path):
-            raise UsageError(f"{root}: holds the object {path[:200]!a}, which no folder could hold; rename it")
-        files[path] = _stat_of(info)
+        if not _is_file_path(path):
+            raise UsageError(f"{root}: the name of the object {path[:200]!a} is not a valid file path; rename it")
+        files[path] = _stat_from_info(info)
     return files
 
 
-def _names_a_file(path: str) -> bool:
-    """Whether a path, relative to a folder, stays in it whatever lies there."""
+def _is_file_path(path: str) -> bool:
+    """Whether a relative path always stays within its folder."""
     return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
-def _room_for(target: Path) -> bool:
-    """Make the folder of a file; False where its name is too long, or one of its folders is a file already."""
+def _make_folder_for(target: Path) -> bool:
+    """Make the folder of a file; False if the name is too long, or one of the folders is a file."""
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         return len(os.fsencode(target.name)) <= os.pathconf(target.parent, "PC_NAME_MAX") and not target.is_dir()
     return False
 
 
-def _stat_of(info: Mapping[str, Any]) -> Stat:
-    """Size and time of an object.
+def _stat_from_info(info: Mapping[str, Any]) -> Stat:
+    """Size and modification time of an object.
 
-    The time is that to the second: storages tell it more exactly in a listing than of an object alone.
+    The time is rounded to seconds, since it is more exact in a listing than in the metadata of one object.
     """
-    moment = next((info[name] for name in _TIMES if info.get(name)), 0)
+    moment = next((info[name] for name in _TIME_FIELDS if info.get(name)), 0)
     if isinstance(moment, str):
         with suppress(ValueError):
             moment = datetime.fromisoformat(moment)

@@ -13,12 +13,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from upath import UPath
-
 from smile_pipe.pipeline.datasets.data_dir import Stat, list_files
 from smile_pipe.pipeline.meshes.reader import SUFFIXES
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 MESH_SUFFIXES = frozenset((*SUFFIXES, ".bnt"))
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -47,14 +45,15 @@ class FileIndex:
     stats: Mapping[str, Stat] | None = None
 
     @classmethod
-    def scan(cls, root: StoragePath) -> "FileIndex":
+    def scan(cls, root: PathLike) -> "FileIndex":
         """List all files under `root`.
 
         Raises:
             UsageError: `root` is not a directory, it or a folder in it cannot be read, it has no file with a UTF-8
                 name, or it has more than `MAX_FILES` files.
         """
-        if not isinstance(root, Path):
+        root = StoragePath(root)
+        if not root.is_local:
             return cls._under_url(root)
         if not root.is_dir():
             raise UsageError(f"{root}: no such directory; use the folder of the dataset")
@@ -62,7 +61,7 @@ class FileIndex:
             raise UsageError(f"{root}: cannot be read; check its permissions")
         files: set[str] = set()
         non_utf8_names: list[str] = []
-        for path in _walk(root):
+        for path in _walk(root.local):
             if path.isascii() or _is_utf8(path):
                 files.add(path)
             else:
@@ -76,7 +75,7 @@ class FileIndex:
         return cls(root, frozenset(files), tuple(sorted(non_utf8_names)))
 
     @classmethod
-    def _under_url(cls, root: UPath) -> "FileIndex":
+    def _under_url(cls, root: StoragePath) -> "FileIndex":
         stats = list_files(root)
         if len(stats) > MAX_FILES:
             raise _too_many(root)
@@ -91,7 +90,7 @@ class FileIndex:
 
     def has_folder(self, path: str) -> bool:
         """Return whether there is a folder of that name. A link to a folder counts."""
-        return os.path.isdir(self.root / path) if isinstance(self.root, Path) else path in self._folders
+        return os.path.isdir(self.root / path) if self.root.is_local else path in self._folders
 
     @cached_property
     def _folders(self) -> frozenset[str]:

@@ -53,8 +53,9 @@ def read_table(path: StoragePath) -> list[TableRow]:
     Raises:
         UsageError: the table cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS` cells.
     """
+    path = StoragePath(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.size() > MAX_BYTES:
             raise UsageError(f"{path}: table too large: over {MAX_BYTES >> 20} MB; split the dataset")
         return list(_csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:

@@ -11,13 +11,13 @@ from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.runs.selection import SampleSelection
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class EvaluateConfig(Frozen):
     """Options of `smile-pipe evaluate`."""
 
-    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
+    run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),

@@ -5,9 +5,7 @@
 The scored subjects are unseen ones, those that training left out, except with the split `all`.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +39,6 @@ from smile_pipe.pipeline.runs.selection import (
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
-from smile_pipe.shards.storage import StoragePath, write_atomically
 
 # For decoded images, which every epoch of fine-tuning needs; as much as the default of training.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -63,7 +60,7 @@ def run(config: EvaluateConfig, on_progress: Progress = lambda done, total: None
         BadSampleError: a sample is damaged, or, if these are skipped, all samples are; nothing has been written.
     """
     open_run(config.run)
-    if isinstance(config.run, Path) and not os.access(config.run, os.W_OK):
+    if not config.run.is_writable():
         raise UsageError(f"{config.run}: cannot be written, and the evaluation is stored in it; check its permissions")
     with directory_lock(config.run):
         return _evaluate(config, on_progress)
@@ -105,8 +102,8 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     }
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
-    _write(config.run / "evaluation", files, manifest)
-    write_atomically(RunDirectory(config.run).card_path, run_card(run_manifest, manifest).encode())
+    _write(RunDirectory(config.run), files, manifest)
+    RunDirectory(config.run).card_path.write_atomically(run_card(run_manifest, manifest).encode())
     return manifest
 
 
@@ -186,12 +183,11 @@ def _manifest(
     )
 
 
-def _write(folder: StoragePath, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
-    if isinstance(folder, Path):
-        folder.mkdir(exist_ok=True)
+def _write(run: RunDirectory, files: Mapping[str, bytes], manifest: EvaluationManifest) -> None:
+    run.evaluation_path.ensure_folder()
     # After a crash, the manifest or the probe of an earlier evaluation must not be next to files of this one.
-    for name in ("manifest.json", PROBE):
-        (folder / name).unlink(missing_ok=True)
+    for path in (run.evaluation_manifest_path, run.probe_path):
+        path.unlink(missing_ok=True)
     for name, content in files.items():
-        write_atomically(folder / name, content)
-    manifest.write(folder / "manifest.json")
+        (run.evaluation_path / name).write_atomically(content)
+    manifest.write(run.evaluation_manifest_path)

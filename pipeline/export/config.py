@@ -6,20 +6,20 @@ from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class ExportConfig(Frozen):
     """Options of `smile-pipe export`."""
 
-    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
-    open_clip: StoragePathField | None = Field(
+    run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
+    open_clip: StoragePath | None = Field(
         None, description="Output directory for open_clip, which loads it as local-dir:DIR; its README has an example."
     )
-    onnx: StoragePathField | None = Field(
+    onnx: StoragePath | None = Field(
         None, description="Output file of an ONNX graph of image tower and fusion, checked against PyTorch."
     )
-    embeddings: StoragePathField | None = Field(
+    embeddings: StoragePath | None = Field(
         None, description="Output parquet file of the fused embeddings of `shards`, one row per sample."
     )
     shards: str | None = Field(
@@ -45,9 +45,9 @@ class ExportResult(Frozen):
     """
 
     run_fingerprint: str
-    open_clip: StoragePathField | None
-    onnx: StoragePathField | None
-    embeddings: StoragePathField | None
+    open_clip: StoragePath | None
+    onnx: StoragePath | None
+    embeddings: StoragePath | None
     onnx_difference: float | None = None
     num_embeddings: int = 0
     num_skipped: int = 0

@@ -14,14 +14,14 @@ from smile_pipe.pipeline.data.integrity import no_readable_sample
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import INDEX_SCHEMA, IndexRow
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 INDEX_COLUMNS = ("key", "subject", "expression", "level", "num_frames", "frame_rate", "layout", "labels")
 ROWS_PER_GROUP = 1024
 
 
 def write_embeddings(
-    path: StoragePath,
+    path: PathLike,
     model: TrainedModel,
     dataset: FaceDataset,
     rows: Sequence[IndexRow],
@@ -49,7 +49,7 @@ def write_embeddings(
     schema = _schema(model.model.config.joint_dim, run, dataset.shards.manifest.fingerprint)
     by_key, split_parts = {row.key: row for row in rows}, subject_split_parts(run)
     num_written, pending = 0, list[pa.RecordBatch]()
-    with replacing(path) as file:
+    with StoragePath(path).replacing() as file:
         with pq.ParquetWriter(file, schema, compression="zstd") as table:
             for batch in model.embed_views(dataset, rows, batch_size):
                 pending.append(_record_batch(batch, by_key, split_parts, schema))

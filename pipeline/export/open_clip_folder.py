@@ -24,7 +24,7 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath, write_atomically
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 CONFIG, TOWERS, FUSION, CARD = "open_clip_config.json", "open_clip_model.safetensors", "fusion.safetensors", "README.md"
 """With several files of weights in a directory, open_clip loads the towers from the one with this name."""
@@ -46,7 +46,7 @@ def check_folder(folder: StoragePath) -> None:
         raise UsageError("holds other files; name a new or empty directory", field="open_clip", value=folder)
 
 
-def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest, metadata: Mapping[str, str]) -> None:
+def write_open_clip(folder: PathLike, trained: TrainedModel, run: RunManifest, metadata: Mapping[str, str]) -> None:
     """Write the directory.
 
     Args:
@@ -55,8 +55,8 @@ def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest
         run: manifest of its run.
         metadata: metadata of the files of weights.
     """
-    if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = StoragePath(folder)
+    folder.ensure_folder()
     # Without its config the directory cannot be loaded; while files are written, they may be of different models.
     (folder / CONFIG).unlink(missing_ok=True)
     weights = trained.model.state_dict()
@@ -67,8 +67,8 @@ def write_open_clip(folder: StoragePath, trained: TrainedModel, run: RunManifest
     _save(folder / TOWERS, clip, metadata)
     _save(folder / FUSION, others, metadata)
     _save_tokenizer(folder, trained.tokenizer)
-    write_atomically(folder / CARD, model_card(trained.model, run).encode())
-    write_atomically(folder / CONFIG, canonical_json(_config(trained)).encode())
+    (folder / CARD).write_atomically(model_card(trained.model, run).encode())
+    (folder / CONFIG).write_atomically(canonical_json(_config(trained)).encode())
 
 
 def _config(trained: TrainedModel) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _config(trained: TrainedModel) -> dict[str, Any]:
 def _save(path: StoragePath, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     # A single entry: safetensors writes several in random order, and equal models would differ in bytes.
     entry = {"smile_pipe": canonical_json(dict(metadata), indent=None)}
-    write_atomically(path, save({name: tensor.contiguous() for name, tensor in weights.items()}, entry))
+    path.write_atomically(save({name: tensor.contiguous() for name, tensor in weights.items()}, entry))
 
 
 def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
@@ -97,4 +97,4 @@ def _save_tokenizer(folder: StoragePath, tokenizer: object) -> None:
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as scratch:
         tokenizer.save_pretrained(scratch)
         for file in sorted(Path(scratch).iterdir()):
-            write_atomically(folder / file.name, file.read_bytes())
+            (StoragePath(folder) / file.name).write_atomically(file.read_bytes())

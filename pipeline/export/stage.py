@@ -7,7 +7,6 @@ Nothing is written before all requests have been checked.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.export.config import ExportConfig, ExportResult
 from smile_pipe.pipeline.export.embeddings_table import write_embeddings
 from smile_pipe.pipeline.export.onnx_graph import check_onnx, check_size, write_onnx
-from smile_pipe.pipeline.export.open_clip_folder import check_folder, write_open_clip
+from smile_pipe.pipeline.export.open_clip_folder import write_open_clip
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
@@ -88,7 +87,7 @@ def _check(config: ExportConfig) -> None:
         if file and file.is_dir():
             raise UsageError("is a directory; name a file", field=option, value=file)
     if config.open_clip:
-        check_folder(config.open_clip)
+        config.open_clip.check_output_folder()
     if config.onnx:
         check_onnx()
 
@@ -124,6 +123,5 @@ def _notes(config: ExportConfig, run: RunManifest, samples: _Samples | None) -> 
 
 def _with_parent(path: StoragePath) -> StoragePath:
     """Create the parent directory of a local path; returns the path."""
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.ensure_folder()
     return path

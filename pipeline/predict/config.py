@@ -8,7 +8,7 @@ from pydantic import Field
 from smile_pipe.pipeline.common.option_types import Repeated
 from smile_pipe.pipeline.rendering.backend import RendererName
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 ClassifierName = Literal["zero-shot", "probe", "classifier"]
 
@@ -16,7 +16,7 @@ ClassifierName = Literal["zero-shot", "probe", "classifier"]
 class PredictConfig(Frozen):
     """Options of `smile-pipe predict`."""
 
-    run: StoragePathField = Field(description="Directory of a finished training run, or its URL.")
+    run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
     scans: Annotated[tuple[str, ...], Repeated] = Field(
         min_length=1, description="Mesh files, or folders: of a dataset, of meshes, or of the frames of a sequence."
     )
@@ -31,7 +31,7 @@ class PredictConfig(Frozen):
     sequence: bool = Field(False, description="Read each folder as the frames of one sequence, in the order of names.")
     frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames per second of `sequence`.")
     layout: str = Field("auto", description="Layout of folders, as for render; auto detects it.")
-    save_views: StoragePathField | None = Field(None, description="Directory to write the rendered views into.")
+    save_views: StoragePath | None = Field(None, description="Directory to write the rendered views into.")
     renderer: RendererName = Field("auto", description="Renderer, as for render.")
     use_gpu: bool = Field(False, description="Compute embeddings on the GPU.")
 

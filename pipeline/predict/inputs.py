@@ -10,7 +10,7 @@ from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, detect_adapter, 
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key, sort_by_key
 from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, natural_order, stem_of, suffix_of
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 
 UNKNOWN = "unknown"
 """The subject and expression of samples without labels."""
@@ -49,7 +49,7 @@ def find_inputs(
         UsageError: a path does not exist or is not a mesh, or a folder has no mesh.
     """
     check_layout(layout)
-    inputs = [scan for path in paths for scan in _inputs_at(storage_path(path), layout, sequence, frame_rate)]
+    inputs = [scan for path in paths for scan in _inputs_at(StoragePath(path), layout, sequence, frame_rate)]
     return list(_with_unique_keys(inputs))
 
 

@@ -26,7 +26,7 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.sample import MAX_FRAMES, Sample, to_members
-from smile_pipe.shards.storage import StoragePath, storage_path, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Predictor:
         Raises:
             UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
         """
-        root = storage_path(run)
+        root = StoragePath(run)
         manifest, checkpoint = open_run(root)
         settings = render_settings_of(root, manifest, choose_renderer(renderer))
         if use_gpu and not torch.cuda.is_available():
@@ -224,10 +224,9 @@ def render_settings_of(root: StoragePath, run: RunManifest, renderer: RendererNa
 def _save_views(sample: Sample, folder: StoragePath) -> None:
     """Write the images of a sample, by their names in a shard."""
     try:
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.ensure_folder()
         for name, content in to_members(sample):
             if not name.endswith((".json", ".txt")):
-                write_atomically(folder / name, content)
+                (folder / name).write_atomically(content)
     except OSError as error:
         raise UsageError(f"cannot be written ({error.strerror or error})", field="save_views", value=folder) from None

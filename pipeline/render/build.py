@@ -13,7 +13,7 @@ import numpy as np
 
 from smile_pipe.pipeline.captions.prompts import Measures, Prompt, write_prompt
 from smile_pipe.pipeline.datasets.adapter import SampleSource
-from smile_pipe.pipeline.datasets.data_dir import DataDir, opened
+from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.plan import ShardTask
@@ -27,7 +27,7 @@ from smile_pipe.shards.images import DYNAMIC, encode_image
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
 from smile_pipe.shards.reader import ShardError, read_members
 from smile_pipe.shards.sample import DynamicScale, Sample, SampleRecord, Timeline, from_members
-from smile_pipe.shards.storage import StorageError, StoragePath, read_range
+from smile_pipe.shards.storage import StorageError, StoragePath
 from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
 
 
@@ -174,7 +174,7 @@ def rewrite_sample(
         root: the data directory.
     """
     built = _without_sample(source, row.sources, fingerprints)
-    with opened(root) as data_dir:
+    with open_data_dir(root) as data_dir:
         try:
             measures, reference = _measure(source, settings, data_dir)
             prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)
@@ -289,7 +289,7 @@ def _read_stored(path: StoragePath, row: IndexRow) -> bytes:
     Raises:
         ShardError: they have another digest than the index says.
     """
-    content = read_range(path, row.offset, row.bytes)
+    content = path.read_range(row.offset, row.bytes)
     if digest_of(content) != row.digest:
         raise ShardError(f"{path}: {row.key} is damaged and cannot be used again; delete this shard, then render again")
     return content

@@ -17,7 +17,7 @@ from smile_pipe.pipeline.rendering.cameras import Projection, build_views, sampl
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
 from smile_pipe.shards.images import CHANNELS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 
 class RenderConfig(SampleFilter):
@@ -25,8 +25,8 @@ class RenderConfig(SampleFilter):
 
     OLD_NAMES: ClassVar[Mapping[str, str]] = {"samples": "supersample"}
 
-    data_dir: StoragePathField = Field(description="Folder of the dataset, or its URL.")
-    out: StoragePathField = Field(description="Directory for the shards, or its URL; a run there is resumed.")
+    data_dir: StoragePath = Field(description="Folder of the dataset, or its URL.")
+    out: StoragePath = Field(description="Directory for the shards, or its URL; a run there is resumed.")
     layout: str = Field("auto", description=f"Layout of the dataset: auto, {', '.join(LAYOUTS)}.")
     rig: str = Field(
         "3",

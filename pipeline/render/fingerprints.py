@@ -17,13 +17,13 @@ from typing import Any, Self
 from blake3 import blake3
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
-from smile_pipe.pipeline.datasets.data_dir import GONE, Stat, list_files, opened, stat_source
+from smile_pipe.pipeline.datasets.data_dir import MISSING, Stat, list_files, open_data_dir, stat_source
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root, open_file
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.manifest import fingerprint
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 # Neither pydantic nor sorted keys: they would take most of the time of a plan for 100,000 samples.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -94,7 +94,7 @@ class SourceFiles:
 
     def __init__(
         self,
-        root: StoragePath,
+        root: PathLike,
         recorded: Iterable[SourceFile],
         verify: bool = False,
         listed: Mapping[str, Stat] | None = None,
@@ -107,7 +107,7 @@ class SourceFiles:
             verify: read all files, whatever their size and time.
             listed: sizes and times under a URL, which is listed if they are None: no request is made for each file.
         """
-        self.root, self.verify = root, verify
+        self.root, self.verify = StoragePath(root), verify
         self._recorded, self._listed = recorded, listed
         self._current: dict[str, SourceFile] = {}
 
@@ -133,11 +133,11 @@ class SourceFiles:
 
     @cached_property
     def _stat(self) -> Callable[[str], Stat]:
-        if isinstance(self.root, Path):
+        if self.root.is_local:
             # Samples of a subject follow each other, and may all depend on its neutral scan.
-            return lru_cache(_CACHE_SIZE)(partial(stat_source, self.root))
+            return lru_cache(_CACHE_SIZE)(partial(stat_source, self.root.local))
         listed = list_files(self.root) if self._listed is None else self._listed
-        return lambda path: listed.get(path, GONE)
+        return lambda path: listed.get(path, MISSING)
 
 
 def read_source(root: StoragePath, path: str) -> SourceFile:
@@ -146,7 +146,7 @@ def read_source(root: StoragePath, path: str) -> SourceFile:
     Raises:
         StorageError: the storage failed, so that the file may or may not exist.
     """
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         return hash_source(files.root, path, files.fetch(path))
 
 

@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -189,7 +188,7 @@ def _deaths_folder(output: RenderOutput) -> str:
     It is in the output directory, or, as requests to a storage would be slow, in the workers' current directory. That
     is a folder of Ray on each node, so there a sample may cost two workers a node.
     """
-    if isinstance(output.deaths, Path):
+    if output.deaths.is_local:
         return str(output.deaths)
     return f".deaths-{fingerprint(str(output.root))}"
 

@@ -114,13 +114,12 @@ def _read_count(counter: StoragePath) -> int:
 
 def _write(counter: StoragePath, content: bytes) -> None:
     with _as_storage_error(counter):
-        if isinstance(counter, Path):
-            counter.parent.mkdir(parents=True, exist_ok=True)
+        counter.parent.ensure_folder()
         counter.write_bytes(content)
 
 
 def _as_storage_error(path: StoragePath) -> AbstractContextManager[None]:
-    return nullcontext() if isinstance(path, Path) else storage_errors(path)
+    return nullcontext() if path.is_local else storage_errors(path)
 
 
 def _data_bytes() -> int:

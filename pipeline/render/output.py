@@ -17,16 +17,8 @@ from smile_pipe.pipeline.common.directory_lock import NAME as LOCK
 from smile_pipe.pipeline.runs.cards import shards_card
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import FailureRow, IndexRow, read_failures, read_index, write_failures, write_index
-from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName
-from smile_pipe.shards.storage import (
-    StoragePath,
-    check_folder,
-    files_in,
-    remove_leftovers,
-    remove_tree,
-    sizes_in,
-    write_atomically,
-)
+from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName, ShardSetPaths
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class ShardRecord:
 _SHARD_RECORD = TypeAdapter(ShardRecord)
 
 
-class RenderOutput:
+class RenderOutput(ShardSetPaths):
     """An output directory, which only the render stage reads and writes.
 
     Attributes:
@@ -68,15 +60,9 @@ class RenderOutput:
         deaths: the folder in which `limits.py` counts deaths of workers.
     """
 
-    def __init__(self, root: StoragePath) -> None:
-        self.root = root
-        self.shards = root / "shards"
-        self.progress = root / ".progress"
+    def __init__(self, root: PathLike) -> None:
+        super().__init__(root)
         self.deaths = self.progress / "deaths"
-        self.manifest_path = root / "manifest.json"
-        self.index_path = root / "index.parquet"
-        self.failures_path = root / "failures.parquet"
-        self.card_path = root / "README.md"
 
     def check_writable(self) -> None:
         """Check before any work that the directory can be created and written.
@@ -84,7 +70,7 @@ class RenderOutput:
         Raises:
             UsageError: it cannot, or it holds files of something else.
         """
-        check_folder(self.root)
+        self.root.check_output_folder()
         if (
             self.root.is_dir()
             and not self.manifest_path.exists()
@@ -102,7 +88,7 @@ class RenderOutput:
     def read_records(self) -> list[ShardRecord]:
         """Return the finished shards by name; records of an unfinished run take precedence over the manifest."""
         found = {record.name: record for record in self._finished()}
-        for path in files_in(self.progress, "*.json"):
+        for path in self.progress.files("*.json"):
             # A record that this release cannot read is ignored, and its shard is built again. So is one in the file of
             # another shard, as it would not be removed with its own.
             with suppress(ValidationError):
@@ -113,7 +99,7 @@ class RenderOutput:
 
     def shard_sizes(self) -> dict[str, int]:
         """Return the sizes in bytes of all shards in the directory, by name."""
-        return {name: size for name, size in sizes_in(self.shards).items() if SHARD_NAME.fullmatch(name)}
+        return {name: size for name, size in self.shards.file_sizes().items() if SHARD_NAME.fullmatch(name)}
 
     def begin(self, removed: Iterable[str]) -> None:
         """Start a run: create the folders, remove leftovers of a killed run, and remove the manifest.
@@ -129,9 +115,9 @@ class RenderOutput:
         # Object stores have no empty folders.
         (self.progress / "begun").write_bytes(b"")
         # Deaths of a killed run are not the fault of the samples that its workers were reading.
-        remove_tree(self.deaths)
+        self.deaths.remove_tree()
         for folder in (self.root, self.shards, self.progress):
-            remove_leftovers(folder)
+            folder.remove_leftovers()
         if self.manifest_path.exists():
             for record in self.read_records():
                 self.write_record(record)
@@ -142,7 +128,7 @@ class RenderOutput:
 
     def write_record(self, record: ShardRecord) -> None:
         """Record that a shard is finished."""
-        write_atomically(self._record_path(record.name), _SHARD_RECORD.dump_json(record))
+        self._record_path(record.name).write_atomically(_SHARD_RECORD.dump_json(record))
 
     def remove_record(self, name: str) -> None:
         """Remove the record of a shard, if there is one."""
@@ -157,9 +143,9 @@ class RenderOutput:
         """Finish a run: write the tables, the card and, last, the manifest; then remove the records."""
         self.refresh(records)
         card = shards_card(manifest, [row for record in records for row in record.rows])
-        write_atomically(self.card_path, card.encode())
+        self.card_path.write_atomically(card.encode())
         manifest.write(self.manifest_path)
-        remove_tree(self.progress)
+        self.progress.remove_tree()
 
     def _record_path(self, name: str) -> StoragePath:
         return self.progress / f"{name}.json"

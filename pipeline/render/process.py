@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Literal
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
-from smile_pipe.pipeline.datasets.data_dir import DataDir, opened
+from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.build import BuiltSample, WrittenShard, build_samples, build_shard
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
@@ -41,7 +41,7 @@ from smile_pipe.pipeline.rendering.downsample import downsample
 from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
 from smile_pipe.shards.sample import MeshStatistics
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 
 
 def process_sample(sample: SampleSource, root: StoragePath, settings: RenderSettings, layout: str) -> BuiltSample:
@@ -72,7 +72,7 @@ def read_meshes(sample: SampleSource, root: StoragePath, settings: RenderSetting
         StorageError: the storage of the data directory failed.
     """
     units = split_into_units(select_inputs(sample, settings), settings)
-    with opened(root) as data_dir:
+    with open_data_dir(root) as data_dir:
         reader = SourceReader(data_dir)
         return [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
 
@@ -132,7 +132,7 @@ def read_units(
         One result a unit, in order. After a failure of the storage the units that follow are not read.
     """
     storage_failure: Failure | None = None
-    with opened(storage_path(root)) as data_dir:
+    with open_data_dir(StoragePath(root)) as data_dir:
         for unit in units:
             if storage_failure is not None:
                 yield ProcessedUnit(unit, failure=storage_failure)
@@ -152,7 +152,7 @@ def _read_unit(
     meshes: Sequence[Mesh] = ()
     failure: Failure | None = None
     try:
-        with enforce_limits(limits, storage_path(deaths), unit.name) if limits else nullcontext():
+        with enforce_limits(limits, StoragePath(deaths), unit.name) if limits else nullcontext():
             info, meshes = read_frames(unit, reader, settings)
     except Exception as error:
         failure = Failure.of("read", error, str(data_dir.root))

@@ -26,7 +26,6 @@ from smile_pipe.pipeline.render.timings import StepSeconds, Utilization, Workers
 from smile_pipe.pipeline.render.units import num_stored_frames, select_inputs
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
-from smile_pipe.shards.storage import is_in_memory
 
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.build import WrittenShard
@@ -197,7 +196,7 @@ def _render(
 
 def _in_process(config: RenderConfig) -> bool:
     """Whether Ray's workers cannot see the input or the output."""
-    return is_in_memory(config.data_dir) or is_in_memory(config.out)
+    return config.data_dir.is_in_memory or config.out.is_in_memory
 
 
 def _start_job(

@@ -53,10 +53,11 @@ def compare(root: StoragePath) -> tuple[Comparison, ...]:
     Raises:
         UsageError: no such folder, or no finished cross-validation in it.
     """
+    root = StoragePath(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that holds cross-validations")
     entries = [(output.path, output.manifest) for output in find_stage_outputs(root) if output.kind == "crossval"]
-    finished = [(str(path.relative_to(str(root))), manifest) for path, manifest in entries if manifest]
+    finished = [(path.relative_to(root), manifest) for path, manifest in entries if manifest]
     if not finished:
         raise UsageError(f"{root}: no finished cross-validation; run `smile-pipe crossval` first")
     tables: dict[tuple, list[tuple[str, CrossvalManifest]]] = {}

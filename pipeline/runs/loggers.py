@@ -15,7 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import write_atomically
 
 _POSITION_FIELDS = ("step", "num_steps")
 
@@ -60,7 +59,7 @@ class WandbLogger:
         self.run = wandb.init(
             project=project, name=name, id=run_id, resume=resume, dir=str(folder), config=dict(options)
         )
-        write_atomically(run.wandb_path, json.dumps({"id": self.run.id, "project": project}).encode())
+        run.wandb_path.write_atomically(json.dumps({"id": self.run.id, "project": project}).encode())
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log the values of a row at its step."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import canonical_json
-from smile_pipe.shards.storage import StoragePath, read_range, remove_tree, replacing, write_atomically
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +63,8 @@ class Checkpoint:
 class RunDirectory:
     """The files of one run, on a disk or under a URL."""
 
-    def __init__(self, root: StoragePath) -> None:
-        self.root = root
+    def __init__(self, root: PathLike) -> None:
+        self.root = root = StoragePath(root)
         self.manifest_path = root / "manifest.json"
         self.config_path = root / "config.json"
         self.metrics_path = root / "metrics.jsonl"
@@ -73,7 +73,9 @@ class RunDirectory:
         self.skipped_path = root / "skipped.json"
         self.wandb_path = root / "wandb.json"
         self.card_path = root / "README.md"
-        self.probe_path = root / "evaluation" / PROBE
+        self.evaluation_path = root / "evaluation"
+        self.evaluation_manifest_path = self.evaluation_path / "manifest.json"
+        self.probe_path = self.evaluation_path / PROBE
 
     def manifest(self) -> RunManifest | None:
         """Read the manifest; None if the run is not finished."""
@@ -95,19 +97,19 @@ class RunDirectory:
         import torch
 
         path = self.checkpoints_path / f"step-{step:06d}"
-        if isinstance(path, Path):
-            temporary = path.with_name(f".{path.name}.tmp")
+        if path.is_local:
+            temporary = path.local.with_name(f".{path.name}.tmp")
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             _save_weights(temporary / WEIGHTS, model)
             torch.save(dict(state), temporary / STATE)
             _remove(path)
-            temporary.rename(path)
+            temporary.rename(path.local)
         else:
             (path / STATE).unlink(missing_ok=True)
-            with replacing(path / WEIGHTS) as file:
+            with (path / WEIGHTS).replacing() as file:
                 _save_weights(file, model)
-            with replacing(path / STATE) as file:
+            with (path / STATE).replacing() as file:
                 torch.save(dict(state), file)
         kept = {checkpoint.path.name for checkpoint in self.checkpoints()[-keep:]}
         for old in list(self._checkpoint_folders()):
@@ -121,12 +123,12 @@ class RunDirectory:
 
     def add_skipped(self, keys: Iterable[str]) -> None:
         """Add keys of samples that were left out."""
-        write_atomically(self.skipped_path, canonical_json(sorted({*self.skipped(), *keys})).encode())
+        self.skipped_path.write_atomically(canonical_json(sorted({*self.skipped(), *keys})).encode())
 
     def truncate_metrics(self, step: int) -> None:
         """Remove the rows after `step`: a run that resumes there writes them again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
-        write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.metrics_path.write_atomically("".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl`, without a last line that is still being written."""
@@ -138,7 +140,7 @@ class RunDirectory:
     def progress(self) -> tuple[int, int]:
         """The last logged step and the number of all steps; (0, 0) if they cannot be read."""
         try:
-            tail = read_range(self.metrics_path, max(0, self.metrics_path.stat().st_size - _TAIL_BYTES), _TAIL_BYTES)
+            tail = self.metrics_path.read_range(max(0, self.metrics_path.size() - _TAIL_BYTES), _TAIL_BYTES)
             # A last line that is still being written has no line break.
             row = json.loads(tail.rpartition(b"\n")[0].splitlines()[-1])
             return int(row["step"]), int(row["num_steps"])
@@ -163,7 +165,7 @@ def open_run(root: StoragePath) -> tuple[RunManifest, Checkpoint]:
         UsageError: It is not a run, or the run is unfinished, or its checkpoint is missing.
     """
     run = RunDirectory(root)
-    if not root.is_dir():
+    if not run.root.is_dir():
         raise UsageError(f"{root}: no such run; `smile-pipe train` makes one")
     manifest, checkpoints = run.manifest(), {c.path.name: c for c in run.checkpoints()}
     if manifest is None:
@@ -182,4 +184,4 @@ def _save_weights(file: Path, model: Mapping[str, "Tensor"]) -> None:
 
 def _remove(checkpoint: StoragePath) -> None:
     (checkpoint / STATE).unlink(missing_ok=True)
-    remove_tree(checkpoint)
+    checkpoint.remove_tree()

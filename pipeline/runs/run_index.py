@@ -13,7 +13,7 @@ from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Manifest, ShardManifest
-from smile_pipe.shards.storage import StoragePath, read_range
+from smile_pipe.shards.storage import StoragePath
 
 MAX_DEPTH = 2
 # Far above what a stage writes: one shard takes 200 bytes of a manifest.
@@ -110,7 +110,7 @@ def _read(path: StoragePath) -> tuple[bytes, str]:
         if not path.is_file():
             return b"", f"{path.name} is no file"
         # An object store refuses a range of an empty object.
-        content = read_range(path, 0, MAX_BYTES + 1) if path.stat().st_size else b""
+        content = path.read_range(0, MAX_BYTES + 1) if path.size() else b""
     except OSError as error:
         return b"", f"{path.name} cannot be read ({error.strerror or error})"
     if len(content) > MAX_BYTES:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from smile_pipe.pipeline.runs.loggers import MetricsLogger, TensorBoardLogger, WandbLogger
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
-from smile_pipe.shards.storage import storage_errors, write_atomically
+from smile_pipe.shards.storage import storage_errors
 
 T = TypeVar("T")
 
@@ -60,8 +60,8 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         if self.is_active:
             root = self.run.root
-            self.is_remote = not isinstance(root, Path)
-            self.folder = root if isinstance(root, Path) else Path(tempfile.mkdtemp(prefix="smile-pipe-log-"))
+            self.is_remote = not root.is_local
+            self.folder = root.local if root.is_local else Path(tempfile.mkdtemp(prefix="smile-pipe-log-"))
             self.metrics_path = self.folder / self.run.metrics_path.name
             if self.is_remote and self.run.metrics_path.exists():
                 self.metrics_path.write_bytes(self.run.metrics_path.read_bytes())
@@ -140,7 +140,7 @@ class RunLog:
         for logger in self.loggers:
             logger.flush()
         for file in (self.folder / self.run.tensorboard_path.name).iterdir():
-            write_atomically(self.run.tensorboard_path / file.name, file.read_bytes())
+            (self.run.tensorboard_path / file.name).write_atomically(file.read_bytes())
 
     def _row(self, step: int, epoch: int) -> dict[str, Any]:
         return {"step": step, "epoch": epoch, "num_steps": self.num_steps}
@@ -158,7 +158,7 @@ class RunLog:
     def _upload_metrics(self) -> None:
         start = time.monotonic()
         try:
-            write_atomically(self.run.metrics_path, self.metrics_path.read_bytes())
+            self.run.metrics_path.write_atomically(self.metrics_path.read_bytes())
         finally:
             now = time.monotonic()
             # The log grows; its uploads must stay a small share of the time.

@@ -3,7 +3,6 @@
 Read-only: no file is written and no shard is opened. A file that cannot be read becomes a row with the state `damaged`.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,8 +14,8 @@ from smile_pipe.pipeline.runs.run_directory import STATE, RunDirectory
 from smile_pipe.pipeline.runs.run_index import StageOutput, find_stage_outputs, folders_in, read_manifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.manifest import Frozen, ShardManifest
-from smile_pipe.shards.storage import StoragePath, scheme_of, storage_path
+from smile_pipe.shards.manifest import MANIFEST_NAME, Frozen, ShardManifest, ShardSetPaths
+from smile_pipe.shards.storage import StoragePath
 
 
 class NextStep(Frozen):
@@ -79,6 +78,7 @@ def status(root: StoragePath) -> StatusReport:
     Raises:
         UsageError: it is not a directory.
     """
+    root = StoragePath(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that is, or holds, shards or runs")
     outputs = list(find_stage_outputs(root))
@@ -109,9 +109,7 @@ def _source(run: StageOutput, shard_sets: Sequence[StageOutput]) -> StageOutput 
 def _resolve_recorded(recorded: str, run: StoragePath) -> str:
     """Make a recorded location absolute, without access to it; "" where it is invalid."""
     with suppress(ValueError):
-        if scheme_of(recorded):
-            return str(storage_path(recorded))
-        return os.path.normpath(run.resolve() / recorded) if isinstance(run, Path) else str((run / recorded).resolve())
+        return run.resolve_reference(recorded)
     return ""
 
 
@@ -120,7 +118,7 @@ def _shards_row(root: StoragePath, output: StageOutput, is_used: bool) -> Status
     if output.problem:
         return _row(root, output, "damaged", about=output.problem, next=render)
     if output.manifest is None:
-        num_finished = sum(name.endswith(".json") for name in _file_sizes(output.path / ".progress"))
+        num_finished = sum(name.endswith(".json") for name in _file_sizes(ShardSetPaths(output.path).progress))
         about = f"unfinished, {pluralize(num_finished, 'shard')} so far"
         return _row(root, output, "unfinished", about=about, counts={"shards": num_finished}, next=render)
     manifest: ShardManifest = output.manifest
@@ -130,7 +128,7 @@ def _shards_row(root: StoragePath, output: StageOutput, is_used: bool) -> Status
         "subjects": manifest.num_subjects,
         "failures": manifest.num_failures,
     }
-    sizes = _file_sizes(output.path / "shards")
+    sizes = _file_sizes(ShardSetPaths(output.path).shards)
     if damaged := [entry.name for entry in manifest.shards if sizes.get(entry.name) != entry.bytes]:
         about = f"{pluralize(len(damaged), 'shard')} gone or of another size, {damaged[0]} first"
         verify = NextStep(stage="verify", inputs=(str(output.path),))
@@ -143,12 +141,12 @@ def _run_rows(
     root: StoragePath, run: StageOutput, source: StageOutput | None, shard_sets: Sequence[StageOutput]
 ) -> list[StatusRow]:
     """The rows of a run and of its evaluation."""
-    manifest, problem = read_manifest(EvaluationManifest, run.path / "evaluation" / "manifest.json")
+    manifest, problem = read_manifest(EvaluationManifest, RunDirectory(run.path).evaluation_manifest_path)
     row = _run_row(root, run, source)
     if manifest is None and not problem:
         return [row]
     common: dict[str, Any] = {"made_from": row.path, "next": None if row.next else _evaluate_step(run, source)}
-    output = StageOutput("unknown", run.path / "evaluation", manifest, problem)
+    output = StageOutput("unknown", RunDirectory(run.path).evaluation_path, manifest, problem)
     if manifest is None:
         return [row, _row(root, output, "damaged", kind="evaluation", about=problem, **common)]
     common["counts"] = {
@@ -163,13 +161,13 @@ def _run_rows(
         return [row, _row(root, output, "stale", kind="evaluation", about=about, **common)]
     scored = next((each for each in shard_sets if each.fingerprint == manifest.shards_fingerprint), None)
     missing = f"on shards {manifest.shards_fingerprint[:8]}, which are not here, or not any more"
-    about = f"on {_relative(root, scored.path)}" if scored else missing
+    about = f"on {scored.path.relative_to(root)}" if scored else missing
     return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": None})]
 
 
 def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) -> StatusRow:
     shards = str(source.path) if source else "SHARDS"
-    common: dict[str, Any] = {"made_from": _relative(root, source.path) if source else ""}
+    common: dict[str, Any] = {"made_from": source.path.relative_to(root) if source else ""}
     resume = NextStep(
         stage="train",
         options={"out": str(run.path), "shards": shards},
@@ -193,13 +191,13 @@ def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) ->
         "samples": manifest.num_train_samples,
         "skipped": manifest.num_skipped,
     }
-    if not (run.path / "checkpoints" / Path(manifest.checkpoint).name / STATE).exists():
+    if not (RunDirectory(run.path).checkpoints_path / Path(manifest.checkpoint).name / STATE).exists():
         about = f"its checkpoint {manifest.checkpoint} is gone"
         return _row(root, run, "damaged", about=about, next=retrain, **common)
     if changed:
         return _row(root, run, "stale", about=reason, next=retrain, **common)
     about = "" if source else f"trained on shards {run.shards_fingerprint[:8]}, which are not here"
-    is_evaluated = (run.path / "evaluation" / "manifest.json").exists()
+    is_evaluated = RunDirectory(run.path).evaluation_manifest_path.exists()
     step_after = None if is_evaluated else _evaluate_step(run, source)
     return _row(root, run, "finished", about=about, next=step_after, **common)
 
@@ -212,9 +210,9 @@ def _crossval_row(root: StoragePath, output: StageOutput, source: StageOutput | 
         inputs = {"train_on": shards, "test_on": _resolve_recorded(scored_on, output.path)}
     recorded = _recorded_options(output, "crossval")
     resume = NextStep(stage="crossval", options={"out": str(output.path), **inputs}, recorded=recorded)
-    folds = [path / "evaluation" / "manifest.json" for path in folders_in(output.path / "folds")]
+    folds = [RunDirectory(path).evaluation_manifest_path for path in folders_in(output.path / "folds")]
     common: dict[str, Any] = {
-        "made_from": _relative(root, source.path) if source else "",
+        "made_from": source.path.relative_to(root) if source else "",
         "counts": {"folds": sum(path.exists() for path in folds)},
     }
     if output.problem:
@@ -241,24 +239,16 @@ def _recorded_options(output: StageOutput, section: str) -> dict[str, Any]:
 def _row(root: StoragePath, output: StageOutput, state: str, **fields: Any) -> StatusRow:
     finished = None
     if output.manifest:
-        written = (output.path / "manifest.json").stat().st_mtime
+        written = (output.path / MANIFEST_NAME).modified_time()
         # Some storages have no modification time.
         finished = datetime.fromtimestamp(written, UTC).replace(microsecond=0) if written else None
-    known = {"kind": output.kind, "path": _relative(root, output.path), "fingerprint": output.fingerprint}
+    known = {"kind": output.kind, "path": output.path.relative_to(root), "fingerprint": output.fingerprint}
     return StatusRow.model_validate(known | {"state": state, "finished": finished} | fields)
 
 
 def _file_sizes(folder: StoragePath) -> dict[str, int]:
     """Sizes of the files in a folder, by name; none where it cannot be read."""
     try:
-        if isinstance(folder, Path):
-            with os.scandir(folder) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        listed = folder.fs.ls(folder.path, detail=True)
+        return folder.file_sizes()
     except OSError:
         return {}
-    return {entry["name"].rpartition("/")[2]: entry["size"] or 0 for entry in listed if entry["type"] == "file"}
-
-
-def _relative(root: StoragePath, path: StoragePath) -> str:
-    return str(path.relative_to(str(root)))

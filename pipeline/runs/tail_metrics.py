@@ -3,10 +3,9 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from smile_pipe.pipeline.common.background import beside
+from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import UPLOAD_SECONDS
 from smile_pipe.shards.storage import storage_errors
@@ -17,7 +16,7 @@ POLL_SECONDS = 0.5
 @contextmanager
 def tail_metrics(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Call `on_metrics` with each new row of `metrics.jsonl` until the block ends, including the last rows."""
-    interval = POLL_SECONDS if isinstance(directory.root, Path) else UPLOAD_SECONDS
+    interval = POLL_SECONDS if directory.root.is_local else UPLOAD_SECONDS
     rows, size = directory.metrics(), _size(directory)
 
     def poll(stop: threading.Event) -> None:
@@ -33,9 +32,9 @@ def tail_metrics(directory: RunDirectory, on_metrics: Callable[[dict[str, Any]],
             if is_last:
                 return
 
-    with beside(poll):
+    with run_in_background(poll):
         yield
 
 
 def _size(directory: RunDirectory) -> int:
-    return directory.metrics_path.stat().st_size if directory.metrics_path.exists() else -1
+    return directory.metrics_path.size() if directory.metrics_path.exists() else -1

@@ -9,7 +9,7 @@ from smile_pipe.pipeline.common.option_types import CommaSeparated
 from smile_pipe.pipeline.face_model.actor import MIN_FRAMES
 from smile_pipe.pipeline.synth.layouts import MAX_FRAMES
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 Kind = Literal["scans", "sequences"]
 Level = Annotated[int, Field(ge=1, le=4)]
@@ -18,7 +18,7 @@ Level = Annotated[int, Field(ge=1, le=4)]
 class SynthConfig(Frozen):
     """Options of `smile-pipe synth`."""
 
-    out: StoragePathField = Field(
+    out: StoragePath = Field(
         description="Output folder or URL; new, empty, or with an earlier run of the same settings."
     )
     kind: Kind = Field("scans", description="Static scans (layout of BU-3DFE) or sequences (layout of BU-4DFE).")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.landmarks.files import write_bnd
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl
-from smile_pipe.shards.storage import StoragePath, replacing
+from smile_pipe.shards.storage import StoragePath
 
 NUM_BND_LANDMARKS = 83
 
@@ -58,10 +58,10 @@ def write_scan(paths: ScanPaths, mesh: Mesh, texture: bytes, landmarks: NDArray[
 @contextmanager
 def _open_local(path: StoragePath) -> Iterator[Path]:
     """Yield a local path to write; for a URL it is a temporary file, which is uploaded at the end."""
-    if isinstance(path, Path):
+    if path.is_local:
         # Written in place, without a temporary name: the data set is incomplete until `synth.json` exists.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
+        path.parent.ensure_folder()
+        yield path.local
         return
-    with replacing(path) as temporary:
+    with path.replacing() as temporary:
         yield temporary

@@ -6,11 +6,9 @@ does not depend on the number of subjects. Labels are mixes of action units by c
 letter and ancestry code are nominal.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
@@ -115,10 +113,10 @@ def _build_layout(config: SynthConfig) -> Layout:
 def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
     """Create the folder; raise UsageError if it contains files that this run does not write."""
     try:
-        unexpected = _list_files(out) - {str(path.relative_to(str(out))) for path in expected} - {"synth.json"}
+        unexpected = _list_files(out) - {path.relative_to(out) for path in expected} - {"synth.json"}
     except OSError as error:
         raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
-    if isinstance(out, Path) and not os.access(out, os.W_OK | os.X_OK):
+    if not out.is_writable():
         raise UsageError("not writable", field="out", value=out)
     if unexpected:
         raise UsageError(
@@ -128,10 +126,8 @@ def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
 
 def _list_files(out: StoragePath) -> set[str]:
     """Return the relative paths of all files below a folder, which is created if necessary."""
-    if isinstance(out, Path):
-        out.mkdir(parents=True, exist_ok=True)
-        return {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
-    return {name.removeprefix(out.path).strip("/") for name in out.fs.find(out.path)}
+    out.ensure_folder()
+    return out.names_below()
 
 
 def _build_manifest(

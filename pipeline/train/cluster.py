@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from smile_pipe.pipeline.common.background import beside
+from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
@@ -80,7 +80,7 @@ def warn_on_lost_nodes(config: TrainConfig, resources: Mapping[str, int]) -> Ite
                     config.joined_batch_size,
                 )
 
-    with beside(watch):
+    with run_in_background(watch):
         yield
 
 

@@ -12,7 +12,7 @@ from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.sample import Temporal
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
-from smile_pipe.shards.storage import StoragePathField
+from smile_pipe.shards.storage import StoragePath
 
 InputChannel = Literal["auto", "rgb", "depth", "normal", "flow"]
 
@@ -148,7 +148,7 @@ class TrainConfig(TrainOptions):
     """Options of `smile-pipe train`."""
 
     shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
-    out: StoragePathField = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
+    out: StoragePath = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
     resume: bool = Field(False, description="Continue from the last checkpoint in `out`.")
 

@@ -5,7 +5,6 @@ would fail again after a restart, so the worker writes a note to the scratch fol
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -17,7 +16,7 @@ from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, remove_tree, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 MAX_RESTARTS = 3
 
@@ -43,7 +42,7 @@ class TrainScratch:
 
     def storage(self) -> dict[str, Any]:
         """Storage options of Ray Train."""
-        if isinstance(self.root, Path):
+        if self.root.is_local:
             return {"storage_path": str(self.root)}
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -87,7 +86,7 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         train(job, Worker(rank, world_size, ray.train.torch.get_device()))
     except BadSampleError as error:
-        write_atomically(scratch.note_path(rank), str(error).encode())
+        scratch.note_path(rank).write_atomically(str(error).encode())
         if world_size > 1:
             # The other workers wait in a collective, and only a failure of this one ends them. After the restart all
             # of them return at once.
@@ -114,7 +113,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
 
     config, scratch = job.config, TrainScratch(job.config.out)
     # Remove what a killed run has left.
-    remove_tree(scratch.root)
+    scratch.root.remove_tree()
     trainer = Trainer(
         train_worker,
         train_loop_config={"job": job},
@@ -136,7 +135,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         if bad_sample := scratch.bad_sample(config.num_workers):
             raise BadSampleError(bad_sample)
     finally:
-        remove_tree(scratch.root)
+        scratch.root.remove_tree()
 
 
 def _root_cause(error: BaseException) -> str:

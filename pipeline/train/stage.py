@@ -7,8 +7,6 @@ do not match their manifest are refused before anything is written. Shards and r
 memory:// the training runs in this process.
 """
 
-import os
-import posixpath
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -52,17 +50,7 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
-from smile_pipe.shards.storage import (
-    StoragePath,
-    absolute,
-    check_folder,
-    check_no_credentials,
-    is_in_memory,
-    remove_leftovers,
-    scheme_of,
-    storage_path,
-    write_atomically,
-)
+from smile_pipe.shards.storage import PathLike, StoragePath, absolute, check_no_credentials, scheme_of
 
 
 def run(
@@ -90,7 +78,7 @@ def run(
     run_fingerprint = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
     if finished := load_finished(directory, run_fingerprint):
         return finished
-    check_folder(config.out)
+    config.out.check_output_folder()
     record: dict[str, Any] = {
         "fingerprint": run_fingerprint,
         "shards": relative_shards_path(directory.root, shards),
@@ -108,7 +96,7 @@ def run(
         record |= {"precision": job.precision, "world_sizes": world_sizes}
         _train(job, directory, record, on_metrics, in_process)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
-        write_atomically(directory.card_path, run_card(manifest).encode())
+        directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
 
@@ -122,8 +110,8 @@ def _train(
 ) -> None:
     with nullcontext() if in_process else ray_session(job.config.address):
         resources = {} if in_process else resources_per_worker(job.config)
-        remove_leftovers(directory.root)
-        write_atomically(directory.config_path, canonical_json(record).encode())
+        directory.root.remove_leftovers()
+        directory.config_path.write_atomically(canonical_json(record).encode())
         with tail_metrics(directory, on_metrics):
             if in_process:
                 train_in_process(job)
@@ -251,22 +239,17 @@ def _manifest(
     )
 
 
-def relative_shards_path(root: StoragePath, shards: ShardSet) -> str:
+def relative_shards_path(root: PathLike, shards: ShardSet) -> str:
     """Path of shards relative to the directory of a run, so that both can be moved together; otherwise their URL."""
     url = str(shards.filesystem.unstrip_protocol(shards.root))
     check_no_credentials(url)
-    if isinstance(root, Path):
-        return os.path.relpath(Path(shards.root).resolve(), root.resolve()) if scheme_of(url) == "file" else url
-    where = storage_path(url)
-    # A relative path cannot leave its bucket.
-    if isinstance(where, Path) or (where.protocol, where.drive) != (root.protocol, root.drive):
-        return str(where)
-    return posixpath.relpath(where.path, root.path)
+    root = StoragePath(root)
+    return url if root.is_local and scheme_of(url) != "file" else StoragePath(url).seen_from(root)
 
 
 def _in_process(config: TrainConfig) -> bool:
     """Whether shards or run are in memory://, which workers of Ray cannot access."""
-    return is_in_memory(config.out) or scheme_of(config.shards) == "memory"
+    return config.out.is_in_memory or scheme_of(config.shards) == "memory"
 
 
 def _weights_path(config: TrainConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""A server between a client and an HTTP server that passes on requests and, now and then, fails."""
+"""An HTTP proxy that forwards requests and injects faults at a fixed rate."""
 
 import http.client
 import socket
@@ -8,11 +8,11 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 Fault = Literal["500", "503", "reset", "reset after it was done"]
-_HOP = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"))
+_HOP_BY_HOP_HEADERS = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"))
 
 
 class FaultyServer:
-    """Fails every `every`-th request (0: none) in the way that `fault` names; counts how often."""
+    """A proxy that fails every `every`-th request (0: none) with `fault`, and counts requests and faults."""
 
     fault: Fault = "503"
     every = 0
@@ -30,7 +30,7 @@ class FaultyServer:
             def handle_any(self) -> None:
                 faulty.handle(self)
 
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815 (so are they named)
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815 (names required by the base class)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -48,7 +48,7 @@ class FaultyServer:
         self._server.server_close()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
-        """Pass a request on, or fail it."""
+        """Forward a request, or fail it."""
         with self._lock:
             self.num_requests += 1
             fails = self.every > 0 and self.num_requests % self.every == 0
@@ -61,7 +61,7 @@ class FaultyServer:
             text = f"<Error><Code>{name}</Code><Message>injected {self.fault}</Message></Error>".encode()
             self._answer(request, code, [("Content-Type", "application/xml")], text)
         else:
-            response, content = self._passed_on(request, body)
+            response, content = self._forward(request, body)
             if fails:
                 self._reset(request)
             else:
@@ -77,10 +77,10 @@ class FaultyServer:
         request.rfile.readline()
         return b"".join(parts)
 
-    def _passed_on(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+    def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection(*self.upstream)
-        left_out = {"connection", "transfer-encoding", "content-length", "expect"}
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in left_out}
+        dropped = {"connection", "transfer-encoding", "content-length", "expect"}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
         try:
             connection.request(request.command, request.path, body=body, headers=headers)
             response = connection.getresponse()
@@ -95,7 +95,7 @@ class FaultyServer:
         for name, value in headers:
             if name.lower() == "content-length" and request.command == "HEAD":
                 length = value
-            if name.lower() not in _HOP:
+            if name.lower() not in _HOP_BY_HOP_HEADERS:
                 request.send_header(name, value)
         request.send_header("Content-Length", length)
         request.end_headers()
@@ -104,7 +104,7 @@ class FaultyServer:
 
     @staticmethod
     def _reset(request: BaseHTTPRequestHandler) -> None:
-        # With this option, closing sends a reset and not an orderly end.
+        # With this option closing the socket sends a reset.
         request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         request.close_connection = True
         request.connection.close()

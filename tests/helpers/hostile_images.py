@@ -1,4 +1,4 @@
-"""Texture files that cannot be read, each with what is wrong with it."""
+"""Damaged and hostile texture files, each with a description of its defect."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ _FORMATS = {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "TIFF": "tif"}
 
 
 def image(form: str, side: int = 40) -> bytes:
-    """A small image in one of Pillow's formats."""
+    """A small encoded image in one of Pillow's formats."""
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)
@@ -20,10 +20,10 @@ def image(form: str, side: int = 40) -> bytes:
 
 
 def bad_textures() -> Iterator[tuple[str, str, bytes]]:
-    """Suffix, what is wrong, and content."""
+    """Suffix, description of the defect, and content of each file."""
     for form, suffix in _FORMATS.items():
         good = image(form)
-        # The directory of a TIFF stands at its end.
+        # The directory of a TIFF is at its end.
         for share in (0.001, 0.01, 0.05, 0.2, 0.5, 0.9, 0.98):
             yield suffix, f"{form} cut at {share:.1%}", good[: max(1, int(share * len(good)))]
         for other in (
@@ -43,7 +43,7 @@ def bad_textures() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _giants() -> Iterator[tuple[str, str, bytes]]:
-    """A few bytes that speak of very many pixels."""
+    """Small files whose headers declare a huge image."""
     for width, height in ((60_000, 60_000), (2**31 - 1, 2**31 - 1), (8193, 8193), (1, 2**31 - 1), (0, 5)):
         yield "png", f"{width} x {height} pixels", _png(_header(width, height), zlib.compress(bytes(1000)))
     yield (
@@ -93,7 +93,7 @@ def _png(header: bytes, rows: bytes, *more: tuple[bytes, bytes]) -> bytes:
 
 
 def _tiff(tags: list[tuple[int, int, int, int]]) -> bytes:
-    """A TIFF of tags (number, type, count, value): 8-bit grey, not compressed."""
+    """An uncompressed 8-bit grey TIFF with additional tags (number, type, count, value)."""
     rest = [(258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
     every = sorted([*tags, *rest])
     return (

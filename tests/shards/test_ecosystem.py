@@ -1,4 +1,4 @@
-"""Other people's readers read our shards out of the box: webdataset, Ray Data and Hugging Face datasets."""
+"""Reading of shards with webdataset, Ray Data and Hugging Face datasets."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def suffix(view: str, channel: str) -> str:
     return f"{view}.{channel}.{'jpg' if channel == 'rgb' else 'png'}"
 
 
-def test_tar_lists_the_members_and_nothing_else(written):
+def test_tar_lists_exactly_the_members(written):
     paths, samples = written
     names = []
     for path in paths:
@@ -41,7 +41,7 @@ def test_tar_lists_the_members_and_nothing_else(written):
     assert names == [name for sample in samples.values() for name, _ in to_members(sample)]
 
 
-def test_webdataset_gives_every_member_of_every_sample_as_it_was_written(written):
+def test_webdataset_returns_all_members_unchanged(written):
     webdataset = pytest.importorskip("webdataset")
     paths, samples = written
     read = {row["__key__"]: row for row in webdataset.WebDataset(paths, shardshuffle=False)}
@@ -56,11 +56,11 @@ TOLERANCE = {"rgb": 2, "depth": 0, "normal": 0, "flow": 0}
 
 
 def seen_by_others(channel: str, pixels: np.ndarray) -> np.ndarray:
-    """Pillow, which the other readers decode with, has no colours of 16 bits: it gives the upper byte of each."""
+    """What Pillow, which the other readers use, returns for 16-bit colour: the high byte of each value."""
     return pixels >> 8 if channel == "flow" else pixels
 
 
-def test_webdataset_decodes_images_json_and_text_by_their_names(written):
+def test_webdataset_decodes_images_json_and_text(written):
     webdataset = pytest.importorskip("webdataset")
     paths, samples = written
     dataset = webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8")
@@ -72,7 +72,7 @@ def test_webdataset_decodes_images_json_and_text_by_their_names(written):
             assert np.abs(row[suffix(view, channel)] - seen_by_others(channel, ours)).max() <= TOLERANCE[channel]
 
 
-def test_ray_data_gives_every_member_of_every_sample_as_it_was_written(written, ray_cluster):
+def test_ray_data_returns_all_members_unchanged(written, ray_cluster):
     import ray
 
     paths, samples = written
@@ -83,7 +83,7 @@ def test_ray_data_gives_every_member_of_every_sample_as_it_was_written(written, 
         assert {f"{key}.{name}": content for name, content in members.items()} == dict(to_members(sample))
 
 
-def test_ray_data_decodes_images_json_and_text_by_their_names(written, ray_cluster):
+def test_ray_data_decodes_images_json_and_text(written, ray_cluster):
     import ray
 
     paths, samples = written
@@ -97,7 +97,7 @@ def test_ray_data_decodes_images_json_and_text_by_their_names(written, ray_clust
 
 @pytest.fixture
 def hugging_face(monkeypatch, tmp_path):
-    """The `datasets` package, with its cache here and no way to the network."""
+    """The `datasets` package, with a local cache and without network access."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -125,7 +125,7 @@ def test_hugging_face_datasets_streams_every_sample(written, hugging_face):
     assert [(row["__key__"], row["txt"]) for row in stream] == [(k, sample.text) for k, sample in samples.items()]
 
 
-def test_hugging_face_datasets_may_meet_many_neutral_faces_before_one_with_a_level(hugging_face, tmp_path: Path):
+def test_hugging_face_datasets_reads_many_neutral_faces_before_one_with_a_level(hugging_face, tmp_path: Path):
     # It infers the types of the record's fields from the first five samples.
     levels = [None] * 6 + [4]
     samples = [
@@ -141,7 +141,7 @@ def test_hugging_face_datasets_may_meet_many_neutral_faces_before_one_with_a_lev
     assert [row["json"]["level"] for row in dataset] == [0, 0, 0, 0, 0, 0, 4]
 
 
-def test_webdataset_takes_our_decoder_for_depth_because_its_own_has_8_bits(written):
+def test_webdataset_with_our_decoder_reads_16_bit_depth(written):
     webdataset = pytest.importorskip("webdataset")
     paths, samples = written
     handler = webdataset.handle_extension("depth.png", lambda content: decode_image("depth", content))
@@ -153,7 +153,7 @@ def test_webdataset_takes_our_decoder_for_depth_because_its_own_has_8_bits(writt
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=["webdataset", "ray", "datasets"])
-def test_the_snippets_of_the_format_s_readme_print_every_sample(snippet, hugging_face, ray_cluster, tmp_path, capfd):
+def test_readme_snippets_print_every_sample(snippet, hugging_face, ray_cluster, tmp_path, capfd):
     samples = write_shard_set(tmp_path / "SHARDS", samples_per_shard=4)
     exec(snippet.replace("SHARDS/", f"{tmp_path}/SHARDS/"), {"__name__": "snippet"})
     printed = capfd.readouterr().out

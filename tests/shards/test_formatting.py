@@ -1,4 +1,4 @@
-"""Numbers and names within sentences: one thing has no plural, and what there is none of is left out."""
+"""Text for counts and lists of names."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from smile_pipe.shards.formatting import describe_samples, pluralize, truncate_l
         (2, ("mesh", "meshes"), "2 meshes"),
     ],
 )
-def test_counted(count, nouns, said):
+def test_pluralize(count, nouns, said):
     assert pluralize(count, *nouns) == said
 
 
@@ -23,12 +23,12 @@ def test_counted(count, nouns, said):
     ("scans", "sequences", "said"),
     [(1, 0, "1 scan"), (0, 2, "2 sequences"), (24, 1, "24 scans and 1 sequence"), (0, 0, "no samples")],
 )
-def test_samples_in_words(scans, sequences, said):
+def test_describe_samples(scans, sequences, said):
     assert describe_samples(scans, sequences) == said
 
 
 @pytest.mark.parametrize(
     ("names", "said"), [("", ""), ("a", "a"), ("abcde", "a, b, c, d, e"), ("abcdef", "a, b, c, d, e, ...")]
 )
-def test_dots_stand_only_for_names_that_are_left_out(names, said):
+def test_truncate_list(names, said):
     assert truncate_list(list(names)) == said

@@ -1,6 +1,6 @@
-"""Shards that someone made to do harm: verification finds and places it, in little memory, and runs nothing of theirs.
+"""Verification of hostile shards: every defect is reported with its sample, in little memory, without running any code.
 
-What their digests would tell is taken away here: manifest and index vouch for the hostile bytes.
+Digests do not help here: manifest and index match the hostile bytes.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from smile_pipe.shards.writer import digest_of
 
 pytestmark = pytest.mark.fuzz
 
-_MOST_BYTES = 32 << 20
+_MAX_BYTES = 32 << 20
 _SHARD = "000001.tar"
 Members = list[tuple[str, bytes]]
 
@@ -49,7 +49,7 @@ def copy(written: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that a pickle makes when it is loaded."""
+    """A folder that is created if the pickle of a `Bomb` is loaded."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "unpickled"
 
@@ -60,17 +60,17 @@ class Bomb:
 
 
 def problems(root: Path) -> list[Problem]:
-    """What is found; finding it takes little memory."""
+    """The reported problems; also checks the memory used."""
     tracemalloc.start()
     found = [problem for _, some in verify_shards(ShardSet.open(str(root))) for problem in some]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < _MOST_BYTES
+    assert peak < _MAX_BYTES
     return found
 
 
 def hostile(root: Path, change: Callable[[str, Members], Members]) -> str:
-    """Change the members of the first sample of the second shard, and let everything vouch for it; the sample's key."""
+    """Change the members of the first sample of the second shard, with matching manifest and index; returns its key."""
     shards = ShardSet.open(str(root))
     rows = [row for row in shards.rows if row.shard == _SHARD]
     path = root / "shards" / _SHARD
@@ -82,17 +82,17 @@ def hostile(root: Path, change: Callable[[str, Members], Members]) -> str:
     path.write_bytes(piece + content[first.bytes :])
     moved = [replace(first, bytes=len(piece), digest=digest_of(piece))]
     moved += [replace(row, offset=row.offset + len(piece) - first.bytes) for row in rows[1:]]
-    vouch(root, [row for row in shards.rows if row.shard != _SHARD] + moved)
+    write_matching_tables(root, [row for row in shards.rows if row.shard != _SHARD] + moved)
     return first.key
 
 
-def vouch(root: Path, rows: list) -> None:
-    """An index and a manifest that agree with what lies there."""
+def write_matching_tables(root: Path, rows: list) -> None:
+    """Write an index and a manifest that match the files."""
     write_index(root / "index.parquet", rows)
     manifest = ShardManifest.read(root / "manifest.json")
     content = (root / "shards" / _SHARD).read_bytes()
-    about = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    entries = [entry.model_copy(update=about) if entry.name == _SHARD else entry for entry in manifest.shards]
+    changes = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    entries = [entry.model_copy(update=changes) if entry.name == _SHARD else entry for entry in manifest.shards]
     manifest.model_copy(update={"shards": tuple(entries)}).write(root / "manifest.json")
 
 
@@ -108,7 +108,7 @@ def _tar(members: Members) -> bytes:
 
 
 def replaced(suffix: str, make: Callable[[bytes], bytes]) -> Callable[[str, Members], Members]:
-    """The member of that suffix becomes another."""
+    """A change of the member with that suffix."""
 
     def change(key: str, members: Members) -> Members:
         assert f"{key}.{suffix}" in dict(members)
@@ -118,7 +118,7 @@ def replaced(suffix: str, make: Callable[[bytes], bytes]) -> Callable[[str, Memb
 
 
 def edited(**fields: object) -> Callable[[str, Members], Members]:
-    """The record has other fields."""
+    """A change of fields of the record."""
     return replaced("json", lambda content: json.dumps(json.loads(content) | fields).encode())
 
 
@@ -128,7 +128,7 @@ def timeline(**fields: object) -> dict[str, object]:
 
 
 def png(width: int, height: int, bits: int = 16, color: int = 0) -> bytes:
-    """A PNG of a kilobyte, whatever its header says."""
+    """A PNG of about a kilobyte with any size in its header."""
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -136,7 +136,7 @@ def png(width: int, height: int, bits: int = 16, color: int = 0) -> bytes:
     )
 
 
-def test_the_set_has_no_problem_when_nothing_is_changed(copy):
+def test_unchanged_set_has_no_problem(copy):
     hostile(copy, lambda key, members: members)
     assert problems(copy) == []
 
@@ -149,18 +149,18 @@ def test_the_set_has_no_problem_when_nothing_is_changed(copy):
         (replaced("json", lambda content: b"[" * 200_000), "json"),
         (replaced("json", lambda content: b"\xff\xfe" + content), "json"),
         (replaced("json", lambda content: b'{"key": NaN}'), "json"),
-        (edited(key="../../outside"), "names the key '../../outside'"),
+        (edited(key="../../outside"), "contains the key '../../outside'"),
         (edited(level="very"), "level"),
         (edited(code="__import__('os')"), "code"),
-        (edited(cameras=[]), "images on one side only"),
+        (edited(cameras=[]), "the images of record and shard differ"),
         (edited(channels=["rgb", "depth", "smell"]), "unknown channel 'smell'"),
         (edited(timeline=timeline(frames=list(range(50_000)))), "frames"),
-        (edited(timeline=timeline(frames=[])), "images on one side only"),
+        (edited(timeline=timeline(frames=[])), "the images of record and shard differ"),
         (edited(timeline=timeline(num_source_frames="many")), "num_source_frames"),
-        (edited(timeline=timeline(frames=[10**30])), "images on one side only"),
+        (edited(timeline=timeline(frames=[10**30])), "the images of record and shard differ"),
         (replaced("txt", lambda content: b"\xff\xfe\xfd"), "not UTF-8"),
-        (replaced("front.depth.png", lambda content: png(2**31 - 1, 2**31 - 1)), "over 4096 a side"),
-        (replaced("front.depth.png", lambda content: png(60_000, 1)), "over 4096 a side"),
+        (replaced("front.depth.png", lambda content: png(2**31 - 1, 2**31 - 1)), "sides must be 1 to 4096"),
+        (replaced("front.depth.png", lambda content: png(60_000, 1)), "sides must be 1 to 4096"),
         (replaced("front.depth.png", lambda content: png(0, 8)), "0 x 8 pixels"),
         (replaced("front.depth.png", lambda content: png(8, 8, 8, 3)), "8-bit palette"),
         (replaced("front.depth.png", lambda content: content[:-30]), "front.depth"),
@@ -168,14 +168,14 @@ def test_the_set_has_no_problem_when_nothing_is_changed(copy):
         (replaced("front.rgb.jpg", lambda content: b""), "front.rgb"),
         (lambda key, members: [*members, (f"{key}.pkl", pickle.dumps(Bomb()))], "pkl"),
         (replaced("json", lambda content: pickle.dumps(Bomb())), "json"),
-        (replaced("front.depth.png", lambda content: pickle.dumps(Bomb())), "is no PNG"),
+        (replaced("front.depth.png", lambda content: pickle.dumps(Bomb())), "is not a PNG"),
         (lambda key, members: [*members, ("../../outside.json", b"{}")], "not one sample"),
         (lambda key, members: [*members, ("other.txt", b"a face")], "not one sample"),
         (lambda key, members: members[:1], "not one sample"),
         (lambda key, members: members[:-1], "right.depth"),
     ],
 )
-def test_a_sample_that_is_not_what_it_should_be_is_found_and_placed(copy, canary, change, what):
+def test_invalid_sample_is_reported_with_its_key(copy, canary, change, what):
     key = hostile(copy, change)
     found = problems(copy)
     assert {(problem.shard, problem.key) for problem in found} == {(_SHARD, key)}
@@ -184,30 +184,30 @@ def test_a_sample_that_is_not_what_it_should_be_is_found_and_placed(copy, canary
 
 
 @pytest.mark.parametrize("num_bytes", [1 << 40, 1 << 62, 2**63 - 1])
-def test_an_index_of_samples_larger_than_any_is_found_without_reading_them(copy, num_bytes):
+def test_oversized_index_entry_is_reported_without_reading(copy, num_bytes):
     rows = read_index(copy / "index.parquet")
     write_index(copy / "index.parquet", [replace(rows[0], bytes=num_bytes), *rows[1:]])
     found = problems(copy)
-    assert any(p.key == rows[0].key and f"claims {num_bytes} bytes" in p.what for p in found)
+    assert any(p.key == rows[0].key and f": {num_bytes} bytes at" in p.what for p in found)
 
 
 @pytest.mark.parametrize("offset", [-1, 1 << 40, 2**63 - 1])
-def test_an_index_of_places_that_are_none_is_found(copy, offset):
+def test_invalid_offset_in_the_index_is_reported(copy, offset):
     rows = read_index(copy / "index.parquet")
     write_index(copy / "index.parquet", [replace(rows[0], offset=offset), *rows[1:]])
     found = problems(copy)
-    told = ("claims", "ends before", "cannot be read")
-    assert any(p.key == rows[0].key and any(words in p.what for words in told) for p in found)
+    expected = ("invalid index entry", "ends before", "cannot be read")
+    assert any(p.key == rows[0].key and any(words in p.what for words in expected) for p in found)
 
 
-def test_a_shard_that_is_a_folder_or_leads_back_to_itself_is_placed(copy):
+def test_shard_that_is_a_folder_or_a_link_to_itself_is_reported(copy):
     path = copy / "shards" / _SHARD
     path.unlink()
     path.symlink_to(path.name)
     assert {problem.shard for problem in problems(copy)} == {_SHARD}
 
 
-def test_shards_that_lead_out_of_the_directory_are_refused_and_none_is_read(copy):
+def test_shard_names_outside_the_directory_are_refused_unread(copy):
     outside = (copy / "shards" / _SHARD).rename(copy.parent / "000009.tar")
     rows = read_index(copy / "index.parquet")
     named = [replace(row, shard=f"../../{outside.name}") if row.shard == _SHARD else row for row in rows]
@@ -219,7 +219,7 @@ def test_shards_that_lead_out_of_the_directory_are_refused_and_none_is_read(copy
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 700])
-def test_a_shard_cut_off_in_its_first_member_is_placed_and_the_others_are_well(copy, size):
+def test_shard_cut_in_its_first_member_is_the_only_one_reported(copy, size):
     path = copy / "shards" / _SHARD
     path.write_bytes(path.read_bytes()[:size])
     found = problems(copy)
@@ -229,7 +229,7 @@ def test_a_shard_cut_off_in_its_first_member_is_placed_and_the_others_are_well(c
     }
 
 
-def test_a_header_that_promises_terabytes_is_found(copy, canary):
+def test_header_with_a_size_of_terabytes_is_reported(copy, canary):
     key = hostile(copy, lambda key, members: members)
     path = copy / "shards" / _SHARD
     content = bytearray(path.read_bytes())
@@ -240,5 +240,5 @@ def test_a_header_that_promises_terabytes_is_found(copy, canary):
     rows = ShardSet.open(str(copy)).rows
     piece = next(row for row in rows if row.key == key)
     mended = replace(piece, digest=digest_of(bytes(content[: piece.bytes])))
-    vouch(copy, [mended if row.key == key else row for row in rows])
+    write_matching_tables(copy, [mended if row.key == key else row for row in rows])
     assert {(problem.shard, problem.key) for problem in problems(copy)} == {(_SHARD, key)}

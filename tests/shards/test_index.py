@@ -1,4 +1,4 @@
-"""The tables beside the shards: they come back as written, and a table of anything else is refused."""
+"""The index and the table of failures: round trips, and invalid tables."""
 
 import subprocess
 import sys
@@ -27,8 +27,8 @@ FAILURE = FailureRow(
 )
 
 
-def test_no_other_thread_reads_the_tables(tmp_path):
-    """A thread of Arrow that lets go of Python's bytes while the interpreter ends aborts the process."""
+def test_tables_are_read_on_the_calling_thread(tmp_path):
+    """An Arrow thread that releases bytes of Python while the interpreter shuts down aborts the process."""
     write_index(tmp_path / "index.parquet", ROWS)
     code = (
         "import os; from pathlib import Path; from smile_pipe.shards.index import read_index\n"
@@ -40,13 +40,13 @@ def test_no_other_thread_reads_the_tables(tmp_path):
     assert done.stdout.strip() == "0"
 
 
-def test_rows_come_back_as_written_in_their_order(tmp_path):
+def test_index_round_trip_keeps_rows_and_order(tmp_path):
     rows = [replace(ROWS[0], level=None, labels={}, sources=()), replace(ROWS[1], sources=SOURCES), *ROWS[:1:-1]]
     write_index(tmp_path / "index.parquet", rows)
     assert read_index(tmp_path / "index.parquet") == rows
 
 
-def test_rows_whose_labels_differ_only_in_their_order_give_equal_bytes(tmp_path):
+def test_order_of_labels_does_not_change_the_bytes(tmp_path):
     write_index(tmp_path / "a.parquet", [replace(ROWS[0], labels={"z": "1", "a": "2"})])
     write_index(tmp_path / "b.parquet", [replace(ROWS[0], labels={"a": "2", "z": "1"})])
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
@@ -59,13 +59,13 @@ def test_equal_rows_give_equal_bytes_and_no_other_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
 
 
-def test_an_index_of_no_rows_keeps_its_columns(tmp_path):
+def test_empty_index_keeps_its_columns(tmp_path):
     write_index(tmp_path / "index.parquet", [])
     assert read_index(tmp_path / "index.parquet") == []
     assert "offset" in pq.read_schema(tmp_path / "index.parquet").names
 
 
-def test_failures_come_back_as_written(tmp_path):
+def test_failures_round_trip(tmp_path):
     write_failures(tmp_path / "failures.parquet", [FAILURE, FAILURE.model_copy(update={"key": "b", "sources": ()})])
     first, second = read_failures(tmp_path / "failures.parquet")
     assert first == FAILURE and (second.key, second.sources) == ("b", ())
@@ -87,25 +87,25 @@ def test_an_error_while_writing_leaves_the_old_table_and_no_temporary_file(tmp_p
 
 
 @pytest.mark.parametrize("read", [read_index, read_failures])
-class TestRefusing:
+class TestRefused:
     def test_a_table_that_is_missing(self, tmp_path, read):
         with pytest.raises(UsageError, match=r"index\.parquet: not a readable table"):
             read(tmp_path / "index.parquet")
 
     @pytest.mark.parametrize("content", [b"", b"PAR1", b"key,subject\na,b\n"])
-    def test_a_file_that_is_no_table(self, tmp_path, read, content):
+    def test_file_that_is_not_a_table(self, tmp_path, read, content):
         (tmp_path / "index.parquet").write_bytes(content)
         with pytest.raises(UsageError, match="not a readable table"):
             read(tmp_path / "index.parquet")
 
-    def test_a_table_that_lacks_columns_is_refused_by_one_of_them(self, tmp_path, read):
+    def test_table_without_some_columns_is_refused_with_their_names(self, tmp_path, read):
         pq.write_table(pa.table({"key": ["a"], "shard": ["000000.tar"]}), tmp_path / "index.parquet")
-        with pytest.raises(UsageError, match=r"has not the columns of this release.*sources") as error:
+        with pytest.raises(UsageError, match=r"the columns differ from those of this release: .*sources") as error:
             read(tmp_path / "index.parquet")
         assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize("name", ["../../victim", "/etc/passwd", "..", "", "a.tar", "000000.tar\n", None])
-    def test_a_shard_of_a_name_that_is_none_of_ours(self, tmp_path, read, name):
+    def test_invalid_shard_name(self, tmp_path, read, name):
         write_index(tmp_path / "index.parquet", [ROWS[0], replace(ROWS[1], shard=name)])
         write_failures(tmp_path / "failures.parquet", [FAILURE, FAILURE.model_copy(update={"shard": name})])
         path = tmp_path / ("index.parquet" if read is read_index else "failures.parquet")

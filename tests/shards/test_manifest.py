@@ -1,4 +1,4 @@
-"""Manifests: canonical JSON, fingerprints of it, files that are whole or old, and versions that are refused."""
+"""Manifests: canonical JSON, fingerprints, atomic writing, and invalid manifests."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.samples import write_shard_set
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardEntry, ShardManifest, canonical_json, fingerprint
-from smile_pipe.shards.storage import replacing, write_atomically
+from smile_pipe.shards.storage import StoragePath
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -30,7 +30,7 @@ def backwards(value):
 
 
 class Crash(BaseException):
-    """What no `except Exception` stops, as a kill would not be stopped."""
+    """An exception that no `except Exception` catches, like a kill."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class TestCanonicalJson:
         assert json.loads(canonical_json(value)) == value
         assert json.loads(canonical_json(value, indent=None)) == value
 
-    def test_is_readable_text_with_one_line_end_at_its_end(self):
+    def test_is_readable_text_with_one_final_newline(self):
         assert canonical_json({"b": 1, "a": "é"}) == '{\n  "a": "é",\n  "b": 1\n}\n'
 
     def test_the_compact_form_is_one_line(self):
@@ -63,7 +63,7 @@ class TestFingerprint:
         assert (fingerprint(one) == fingerprint(other)) == (canonical_json(one) == canonical_json(other))
 
     @given(JSON, JSON)
-    def test_knows_where_one_part_ends_and_the_next_begins(self, one, other):
+    def test_differs_if_parts_are_divided_differently(self, one, other):
         assert len({fingerprint(one, other), fingerprint([one, other]), fingerprint(one)}) == 3
 
     @pytest.mark.parametrize(("field", "value"), [("bytes", 2), ("name", "b"), ("sha256", ""), ("fingerprint", "x")])
@@ -79,14 +79,14 @@ class TestFingerprint:
 class TestWritingAtomically:
     def test_replaces_the_old_content_and_leaves_nothing_else(self, tmp_path):
         path = tmp_path / "file"
-        write_atomically(path, b"old")
-        write_atomically(path, b"new")
+        StoragePath(path).write_atomically(b"old")
+        StoragePath(path).write_atomically(b"new")
         assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
-    def test_a_crash_in_the_middle_leaves_the_old_content_and_no_temporary_file(self, tmp_path):
+    def test_crash_during_writing_keeps_the_old_content_and_leaves_no_temporary_file(self, tmp_path):
         path = tmp_path / "file"
         path.write_bytes(b"old")
-        with pytest.raises(Crash), replacing(path) as temporary:
+        with pytest.raises(Crash), StoragePath(path).replacing() as temporary:
             temporary.write_bytes(b"half of the n")
             assert path.read_bytes() == b"old"
             raise Crash
@@ -100,25 +100,25 @@ class TestWritingAtomically:
             synced.append((os.pread(descriptor, 100, 0), path.read_bytes()))
 
         monkeypatch.setattr(os, "fsync", fsync)
-        write_atomically(path, b"new")
+        StoragePath(path).write_atomically(b"new")
         assert synced == [(b"new", b"old")]
 
 
 class TestManifests:
-    def test_come_back_as_they_were_written(self, manifest_path, tmp_path):
+    def test_round_trip(self, manifest_path, tmp_path):
         manifest = ShardManifest.read(manifest_path)
         manifest.write(tmp_path / "again.json")
         assert ShardManifest.read(tmp_path / "again.json") == manifest
         assert (tmp_path / "again.json").read_bytes() == manifest_path.read_bytes()
 
     @pytest.mark.parametrize("more", [{}, {"color": "red"}])
-    def test_of_another_schema_version_are_refused_in_one_readable_line(self, manifest_path, more):
+    def test_other_schema_versions_are_refused_in_one_line(self, manifest_path, more):
         content = json.loads(manifest_path.read_bytes()) | {"schema_version": 3} | more
         manifest_path.write_text(json.dumps(content))
         with pytest.raises(UsageError) as error:
             ShardManifest.read(manifest_path)
-        assert str(error.value).startswith(f"{manifest_path}: written in schema version 3, and this release")
-        assert "reads 2" in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).startswith(f"{manifest_path}: unknown schema version 3, this release")
+        assert "reads version 2" in str(error.value) and "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
         ("change", "named"),
@@ -132,7 +132,7 @@ class TestManifests:
             ({"stage": "train"}, "stage"),
         ],
     )
-    def test_that_are_not_manifests_are_refused_by_the_field_that_is_wrong(self, manifest_path, change, named):
+    def test_invalid_field_is_named(self, manifest_path, change, named):
         manifest_path.write_text(json.dumps(json.loads(manifest_path.read_bytes()) | change))
         with pytest.raises(UsageError) as error:
             ShardManifest.read(manifest_path)
@@ -140,11 +140,11 @@ class TestManifests:
         assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"stage": "render"}'])
-    def test_that_are_no_json_of_a_manifest_are_refused(self, manifest_path, content):
+    def test_other_content_is_refused(self, manifest_path, content):
         manifest_path.write_bytes(content)
         with pytest.raises(UsageError, match="not a valid ShardManifest"):
             ShardManifest.read(manifest_path)
 
-    def test_cannot_be_changed_once_made(self, manifest_path):
+    def test_is_immutable(self, manifest_path):
         with pytest.raises(ValueError, match="frozen"):
             ShardManifest.read(manifest_path).num_samples = 0

@@ -1,4 +1,4 @@
-"""The sampler: every sample once an epoch, the same steps on every rank, and an order that seed and epoch decide."""
+"""The sampler: every sample once per epoch, equal steps on all ranks, and an order given by seed and epoch."""
 
 from collections import Counter
 
@@ -26,7 +26,7 @@ def ranks(counts: list[int], batch_size: int, seed: int, world_size: int, window
 
 @quickly
 @given(sizes, batch_sizes, seeds, worlds, epochs)
-def test_every_sample_is_read_once_in_an_epoch_by_one_rank(counts, batch_size, seed, world_size, epoch):
+def test_every_sample_is_read_once_per_epoch_by_one_rank(counts, batch_size, seed, world_size, epoch):
     samplers = ranks(counts, batch_size, seed, world_size)
     read = Counter(number for sampler in samplers for batch in sampler.batches(epoch) for number in batch)
     assert read == Counter(range(sum(counts)))
@@ -34,7 +34,7 @@ def test_every_sample_is_read_once_in_an_epoch_by_one_rank(counts, batch_size, s
 
 @quickly
 @given(sizes, batch_sizes, seeds, worlds, epochs)
-def test_all_ranks_take_as_many_steps_as_they_say(counts, batch_size, seed, world_size, epoch):
+def test_all_ranks_take_num_steps_steps(counts, batch_size, seed, world_size, epoch):
     samplers = ranks(counts, batch_size, seed, world_size)
     steps = {len(list(sampler.batches(epoch))) for sampler in samplers}
     assert steps == {samplers[0].num_steps} == {sampler.num_steps for sampler in samplers}
@@ -42,9 +42,7 @@ def test_all_ranks_take_as_many_steps_as_they_say(counts, batch_size, seed, worl
 
 @quickly
 @given(sizes, batch_sizes, seeds, worlds, epochs)
-def test_batches_are_within_one_of_each_other_and_never_over_the_batch_size(
-    counts, batch_size, seed, world_size, epoch
-):
+def test_batch_sizes_differ_by_at_most_one_and_never_exceed_the_batch_size(counts, batch_size, seed, world_size, epoch):
     lengths = [
         len(batch) for sampler in ranks(counts, batch_size, seed, world_size) for batch in sampler.batches(epoch)
     ]
@@ -53,7 +51,7 @@ def test_batches_are_within_one_of_each_other_and_never_over_the_batch_size(
 
 @quickly
 @given(sizes, st.integers(2, 9), seeds, worlds, epochs)
-def test_no_batch_is_empty_where_there_are_as_many_samples_as_ranks(counts, batch_size, seed, world_size, epoch):
+def test_no_batch_is_empty_with_at_least_one_sample_per_rank(counts, batch_size, seed, world_size, epoch):
     if sum(counts) >= world_size:
         samplers = ranks(counts, batch_size, seed, world_size)
         assert all(batch for sampler in samplers for batch in sampler.batches(epoch))
@@ -61,9 +59,7 @@ def test_no_batch_is_empty_where_there_are_as_many_samples_as_ranks(counts, batc
 
 @quickly
 @given(sizes, batch_sizes, seeds, worlds, epochs)
-def test_ranks_together_see_in_a_step_what_one_rank_with_their_joint_batch_sees(
-    counts, batch_size, seed, world_size, epoch
-):
+def test_ranks_together_read_what_one_rank_with_the_joint_batch_size_reads(counts, batch_size, seed, world_size, epoch):
     (alone,) = ranks(counts, batch_size * world_size, seed, 1)
     together = zip(*(sampler.batches(epoch) for sampler in ranks(counts, batch_size, seed, world_size)), strict=True)
     for joint, parts in zip(alone.batches(epoch), together, strict=True):
@@ -80,7 +76,7 @@ def test_resuming_at_a_step_gives_the_rest_of_the_epoch(counts, batch_size, seed
 
 @quickly
 @given(sizes, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), seeds, epochs, st.data())
-def test_every_sample_is_read_once_in_an_epoch_in_which_the_number_of_ranks_changes(
+def test_every_sample_is_read_once_if_the_number_of_ranks_changes_within_an_epoch(
     counts, common, before, after, seed, epoch, data
 ):
     # Batches of each rank are as much larger as there are fewer ranks.
@@ -95,17 +91,17 @@ def test_every_sample_is_read_once_in_an_epoch_in_which_the_number_of_ranks_chan
 
 @quickly
 @given(sizes, seeds, epochs)
-def test_the_order_is_a_function_of_seed_and_epoch_alone(counts, seed, epoch):
+def test_order_depends_only_on_seed_and_epoch(counts, seed, epoch):
     (one,) = ranks(counts, 4, seed, 1)
     assert all(sampler.order(epoch) == one.order(epoch) for sampler in ranks(counts, 2, seed, 3))
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+def test_order_differs_between_epochs_and_seeds():
     orders = {tuple(ranks([8] * 8, 4, seed, 1)[0].order(epoch)) for seed in range(8) for epoch in range(8)}
     assert len(orders) == 64
 
 
-def test_the_order_is_a_shuffle_and_does_not_favour_a_place():
+def test_order_is_uniformly_shuffled():
     # Mean place of a sample over many epochs: 31.5, with a standard error of 18.5 / sqrt(400) = 0.9.
     (sampler,) = ranks([8] * 8, 4, 0, 1)
     places = [0] * 64
@@ -115,7 +111,7 @@ def test_the_order_is_a_shuffle_and_does_not_favour_a_place():
     assert all(abs(total / 400 - 31.5) < 5 for total in places)
 
 
-def test_samples_and_shards_change_ranks_and_neighbours_from_epoch_to_epoch():
+def test_ranks_and_neighbours_of_samples_differ_between_epochs():
     # With shards tied to a rank, a sample would meet the same companions for the whole training.
     first, second = ranks([8] * 8, 4, 0, 2)
     seen = {number for batch in first.batches(0) for number in batch}
@@ -127,7 +123,7 @@ def test_samples_and_shards_change_ranks_and_neighbours_from_epoch_to_epoch():
 
 @quickly
 @given(sizes, st.integers(1, 5), seeds, epochs)
-def test_no_more_shards_than_the_window_are_read_from_at_a_time(counts, window, seed, epoch):
+def test_at_most_window_shards_are_read_at_a_time(counts, window, seed, epoch):
     (sampler,) = ranks(counts, 4, seed, 1, window)
     shards = [shard_names(counts)[number] for number in sampler.order(epoch)]
     window_of = {shard: place // window for place, shard in enumerate(dict.fromkeys(shards))}
@@ -135,7 +131,7 @@ def test_no_more_shards_than_the_window_are_read_from_at_a_time(counts, window, 
     assert windows == sorted(windows)
 
 
-def test_every_epoch_has_other_shards_in_its_windows():
+def test_windows_contain_other_shards_in_each_epoch():
     # Were the windows the same, a sample would only ever meet those of its own.
     (sampler,) = ranks([2] * 12, 4, 0, 1, window=3)
     first_windows = {frozenset(sampler.shards[number] for number in sampler.order(epoch)[:6]) for epoch in range(20)}
@@ -145,7 +141,7 @@ def test_every_epoch_has_other_shards_in_its_windows():
 @pytest.mark.parametrize(
     ("num_samples", "batch_size", "world_size", "steps"), [(10, 4, 1, 3), (8, 4, 2, 1), (9, 4, 2, 2)]
 )
-def test_a_rest_is_spread_over_all_steps_and_not_left_to_the_last(num_samples, batch_size, world_size, steps):
+def test_remainder_is_spread_over_all_steps(num_samples, batch_size, world_size, steps):
     sampler = Sampler(["a"] * num_samples, batch_size, 0, world_size)
     assert sampler.num_steps == steps
     lengths = [len(batch) for batch in sampler.batches(0)]

@@ -1,6 +1,7 @@
-"""Places on a disk, in memory and in an object store: used in one way, published in whole, free of credentials."""
+"""`StoragePath` on a local disk, in memory and in an object store."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,70 +9,58 @@ from pydantic import BaseModel
 
 from smile_pipe.shards import storage
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import (
-    StoragePath,
-    StoragePathField,
-    files_in,
-    is_in_memory,
-    read_range,
-    remove_leftovers,
-    remove_tree,
-    replacing,
-    sizes_in,
-    storage_path,
-    write_atomically,
-)
+from smile_pipe.shards.storage import StoragePath
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
 def folder(request, tmp_path) -> StoragePath:
-    """A new folder of each kind."""
+    """A new folder on each kind of storage."""
     if request.param == "disk":
-        return tmp_path
+        return StoragePath(tmp_path)
     if request.param == "memory":
-        return storage_path(f"memory://{tmp_path.name}")
-    return storage_path(request.getfixturevalue("s3_url")) / "deep" / "er"
+        return StoragePath(f"memory://{tmp_path.name}")
+    return StoragePath(request.getfixturevalue("s3_url")) / "deep" / "er"
 
 
 def names(folder: StoragePath) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_is_written_is_there_and_replaced_in_whole(folder):
-    write_atomically(folder / "a.bin", b"old")
-    write_atomically(folder / "a.bin", b"the new")
+def test_written_file_is_complete_and_replaced_atomically(folder):
+    (folder / "a.bin").write_atomically(b"old")
+    (folder / "a.bin").write_atomically(b"the new")
     assert (folder / "a.bin").read_bytes() == b"the new"
     assert names(folder) == ["a.bin"]
 
 
-def test_what_fails_on_the_way_leaves_what_was_there(folder):
-    write_atomically(folder / "a.bin", b"old")
-    with pytest.raises(KeyError), replacing(folder / "a.bin") as temporary:
+def test_failed_write_keeps_the_old_content(folder):
+    (folder / "a.bin").write_atomically(b"old")
+    with pytest.raises(KeyError), (folder / "a.bin").replacing() as temporary:
         temporary.write_bytes(b"half of the n")
         raise KeyError
     assert (folder / "a.bin").read_bytes() == b"old"
     assert names(folder) == ["a.bin"]
 
 
-def test_an_upload_that_fails_leaves_what_was_there(s3_url, monkeypatch):
-    path = storage_path(s3_url) / "a.bin"
-    write_atomically(path, b"old")
+def test_failed_upload_keeps_the_old_content(s3_url, monkeypatch):
+    path = StoragePath(s3_url) / "a.bin"
+    path.write_atomically(b"old")
 
     def fail(*_, **__):
         raise ConnectionError("reset")
 
     monkeypatch.setattr(path.fs, "put_file", fail)
     with pytest.raises(ConnectionError):
-        write_atomically(path, b"new")
+        path.write_atomically(b"new")
     assert path.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_where_files_grow_under_their_name_another_name_comes_first(monkeypatch, tmp_path, breaks):
-    """As on many servers of files; memory:// stands for one here."""
-    monkeypatch.setattr(storage, "WHOLE_WHEN_PUT", frozenset())
-    path = storage_path(f"memory://{tmp_path.name}") / "a.bin"
-    write_atomically(path, b"old")
+def test_non_atomic_storage_gets_a_temporary_name_first(monkeypatch, tmp_path, breaks):
+    """As on many file servers; here memory:// represents one."""
+    monkeypatch.setattr(storage, "ATOMIC_PUT_SCHEMES", frozenset())
+    path = StoragePath(f"memory://{tmp_path.name}") / "a.bin"
+    path.write_atomically(b"old")
     put = path.fs.put_file
     seen = []
 
@@ -84,71 +73,71 @@ def test_where_files_grow_under_their_name_another_name_comes_first(monkeypatch,
     monkeypatch.setattr(path.fs, "put_file", put_and_look)
     if breaks:
         with pytest.raises(ConnectionError):
-            write_atomically(path, b"new")
+            path.write_atomically(b"new")
     else:
-        write_atomically(path, b"new")
+        path.write_atomically(b"new")
     assert [(name[:7], name[-4:], content) for name, content in seen] == [(".a.bin.", ".tmp", b"old")]
     assert path.read_bytes() == (b"old" if breaks else b"new")
     assert names(path.parent) == ["a.bin"]
 
 
-def test_two_writers_of_one_name_do_not_meet(folder):
-    """One that was thought dead, and is not, ends before the one that took its place."""
-    with replacing(folder / "a.bin") as late:
+def test_two_writers_of_one_file_do_not_interfere(folder):
+    """As when a writer was taken for dead, but is alive."""
+    with (folder / "a.bin").replacing() as late:
         late.write_bytes(b"late" * 1000)
-        with replacing(folder / "a.bin") as early:
+        with (folder / "a.bin").replacing() as early:
             early.write_bytes(b"early")
         assert (folder / "a.bin").read_bytes() == b"early"
     assert (folder / "a.bin").read_bytes() == b"late" * 1000
     assert names(folder) == ["a.bin"]
 
 
-def test_leftovers_of_writers_that_were_killed_are_removed(folder):
+def test_leftovers_of_killed_writers_are_removed(folder):
     for name in (".a.bin.0123.tmp", "a.bin", ".hidden", "b.tmp"):
-        write_atomically(folder / name, b"1")
-    remove_leftovers(folder)
+        (folder / name).write_atomically(b"1")
+    folder.remove_leftovers()
     assert names(folder) == [".hidden", "a.bin", "b.tmp"]
 
 
 def test_ranges_are_read(folder):
-    write_atomically(folder / "a.bin", b"0123456789")
-    assert read_range(folder / "a.bin", 2, 3) == b"234"
-    assert read_range(folder / "a.bin", 8, 30) == b"89"
-    assert read_range(folder / "a.bin", 10, 30) == b""
+    (folder / "a.bin").write_atomically(b"0123456789")
+    assert (folder / "a.bin").read_range(2, 3) == b"234"
+    assert (folder / "a.bin").read_range(8, 30) == b"89"
+    assert (folder / "a.bin").read_range(10, 30) == b""
 
 
-def test_a_tree_is_removed_and_one_that_is_not_there_is_no_error(folder):
+def test_tree_is_removed_and_a_missing_tree_is_no_error(folder):
     (folder / "tree" / "inner").mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "tree" / "inner" / "a", b"1")
-    write_atomically(folder / "tree.txt", b"2")
-    remove_tree(folder / "tree")
-    remove_tree(folder / "tree")
+    (folder / "tree" / "inner" / "a").write_atomically(b"1")
+    (folder / "tree.txt").write_atomically(b"2")
+    (folder / "tree").remove_tree()
+    (folder / "tree").remove_tree()
     assert names(folder) == ["tree.txt"]
 
 
-def test_signs_of_a_pattern_in_a_name_are_none(folder):
+def test_wildcard_characters_in_a_folder_name_are_literal(folder):
     for name in ("run[1]", "run1"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / name / "a.bin", b"1")
-        write_atomically(folder / name / "b.txt", b"1")
-    assert [path.name for path in files_in(folder / "run[1]", "*.bin")] == ["a.bin"]
-    remove_tree(folder / "run[1]")
-    assert files_in(folder / "run[1]", "*") == []
-    assert [path.name for path in files_in(folder / "run1", "*")] == ["a.bin", "b.txt"]
+        (folder / name / "a.bin").write_atomically(b"1")
+        (folder / name / "b.txt").write_atomically(b"1")
+    assert [path.name for path in (folder / "run[1]").files("*.bin")] == ["a.bin"]
+    (folder / "run[1]").remove_tree()
+    assert (folder / "run[1]").files("*") == []
+    assert [path.name for path in (folder / "run1").files("*")] == ["a.bin", "b.txt"]
 
 
-def test_sizes_are_told_of_files_in_the_folder_itself(folder):
+def test_file_sizes_of_the_folder_itself(folder):
     (folder / "inner").mkdir(parents=True, exist_ok=True)
     for name, content in (("a", b"123"), ("b", b""), ("inner/c", b"1")):
-        write_atomically(folder / name, content)
-    assert sizes_in(folder) == {"a": 3, "b": 0}
-    assert sizes_in(folder / "nothing") == sizes_in(folder / "a" / "file") == {}
+        (folder / name).write_atomically(content)
+    assert folder.file_sizes() == {"a": 3, "b": 0}
+    assert (folder / "nothing").file_sizes() == (folder / "a" / "file").file_sizes() == {}
 
 
-def test_what_another_process_wrote_is_seen(s3_url):
-    """Listings are not remembered."""
-    mine = storage_path(s3_url) / "x"
-    write_atomically(mine / "a.bin", b"1")
+def test_files_of_another_process_are_visible(s3_url):
+    """Listings are not cached."""
+    mine = StoragePath(s3_url) / "x"
+    (mine / "a.bin").write_atomically(b"1")
     assert names(mine) == ["a.bin"]
     theirs = type(mine.fs)(use_listings_cache=False, skip_instance_cache=True)
     theirs.pipe_file((mine / "b.bin").path, b"1")
@@ -156,7 +145,7 @@ def test_what_another_process_wrote_is_seen(s3_url):
 
 
 class TestHome:
-    """A shell writes the home out only where it begins a word, which it does not in `--out=~/x` or in a file."""
+    """A shell expands `~` only at the start of a word, so not in `--out=~/x` or in a config file."""
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path, monkeypatch) -> Path:
@@ -164,33 +153,33 @@ class TestHome:
         return tmp_path
 
     @pytest.mark.parametrize(("text", "path"), [("~", ""), ("~/x", "x"), ("~/x/../~", "x/../~")])
-    def test_is_where_a_path_begins_that_begins_with_its_sign(self, home, text, path):
-        assert storage_path(text) == home / path
+    def test_tilde_at_the_start_is_the_home_directory(self, home, text, path):
+        assert StoragePath(text) == home / path
 
     @pytest.mark.parametrize("text", ["./~/x", "x/~", "x~", "/~/x", "~nobody-of-this-name/x"])
-    def test_is_not_meant_by_a_sign_elsewhere_or_for_somebody_unknown(self, text):
-        assert storage_path(text) == Path(text)
+    def test_other_tildes_and_unknown_users_are_literal(self, text):
+        assert StoragePath(text) == Path(text)
 
     @pytest.mark.parametrize("text", ["file:///~/x", "memory://~/x"])
-    def test_is_not_meant_in_a_url(self, home, text):
-        assert "~/x" in str(storage_path(text)) and str(home) not in str(storage_path(text))
+    def test_tilde_in_a_url_is_literal(self, home, text):
+        assert "~/x" in str(StoragePath(text)) and str(home) not in str(StoragePath(text))
 
-    def test_is_meant_in_the_options_of_a_config(self, home):
+    def test_tilde_in_a_config_field_is_the_home_directory(self, home):
         class Config(BaseModel):
-            out: StoragePathField
+            out: StoragePath
 
         assert Config(out="~/x").model_dump(mode="json") == {"out": f"{home}/x"}
 
 
 class TestUrls:
-    def test_paths_stay_paths(self):
-        assert storage_path("a/b") == Path("a/b")
-        assert storage_path("file:///a/b") == Path("/a/b")
-        assert isinstance(storage_path("a/b"), Path)
+    def test_local_paths_are_kept(self):
+        assert StoragePath("a/b") == Path("a/b")
+        assert StoragePath("file:///a/b") == Path("/a/b")
+        assert StoragePath("a/b").is_local and StoragePath("a/b").local == Path("a/b")
 
-    def test_a_config_takes_and_shows_them_as_text(self):
+    def test_config_field_accepts_text_and_path_and_dumps_text(self):
         class Config(BaseModel):
-            out: StoragePathField
+            out: StoragePath
 
         assert Config(out="memory://x/y").model_dump(mode="json") == {"out": "memory://x/y"}
         assert Config(out=Path("x/y")).model_dump_json() == '{"out":"x/y"}'
@@ -208,16 +197,16 @@ class TestUrls:
     )
     def test_credentials_are_refused_and_not_repeated(self, url):
         with pytest.raises(UsageError, match="credentials do not belong in a URL") as error:
-            storage_path(url)
+            StoragePath(url)
         assert "hunter2" not in str(error.value)
 
     @pytest.mark.parametrize("url", ["s3://bucket/0000?.tar", "sftp://name@host/x", "https://host/x?version=3"])
-    def test_what_only_looks_like_it_is_not(self, url):
+    def test_urls_without_credentials_are_accepted(self, url):
         storage.check_no_credentials(url)
 
     def test_an_unknown_scheme_is_a_usage_error(self):
         with pytest.raises(UsageError, match=r"floppy://a.*floppy"):
-            storage_path("floppy://a/b")
+            StoragePath("floppy://a/b")
 
     def test_a_scheme_whose_library_is_missing_names_it(self, monkeypatch):
         def missing(protocol):
@@ -225,14 +214,16 @@ class TestUrls:
 
         monkeypatch.setattr(storage, "get_filesystem_class", missing)
         with pytest.raises(UsageError, match="gs://a/b: please install gsfs"):
-            storage_path("gs://a/b")
+            StoragePath("gs://a/b")
 
-    def test_what_other_processes_cannot_see(self, tmp_path):
-        assert is_in_memory(storage_path("memory://a"))
-        assert not is_in_memory(storage_path("s3://a/b"))
-        assert not is_in_memory(tmp_path)
+    def test_is_in_memory(self, tmp_path):
+        assert StoragePath("memory://a").is_in_memory
+        assert not StoragePath("s3://a/b").is_in_memory
+        assert not StoragePath(tmp_path).is_in_memory
 
 
-def test_no_place_knows_the_keys_that_it_is_reached_with(s3_url):
-    url = storage_path(s3_url) / "x"
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in repr(url) + str(url) + repr(url.storage_options)
+def test_paths_contain_no_credentials(s3_url):
+    url = StoragePath(s3_url) / "x"
+    url.exists()
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in repr(url) + str(url) and secret.encode() not in pickle.dumps(url)

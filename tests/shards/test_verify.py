@@ -1,4 +1,4 @@
-"""Verification: whole sets pass, and whatever is changed is found and placed."""
+"""Verification: unchanged sets pass, and any change is found and attributed."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def change_manifest(root: Path, **changes) -> None:
 
 
 def rewrite(root: Path, name: str, samples: list) -> None:
-    """Replace a shard by one of other samples, and let manifest and index vouch for its bytes."""
+    """Replace a shard by one of other samples, with matching manifest and index."""
     entry, locations = write_shard(root / "shards" / name, samples)
     manifest = ShardManifest.read(root / "manifest.json")
     change_manifest(root, shards=tuple(entry if old.name == name else old for old in manifest.shards))
@@ -61,7 +61,7 @@ def rewrite(root: Path, name: str, samples: list) -> None:
     )
 
 
-def test_a_set_as_it_was_written_has_no_problem(written):
+def test_unchanged_set_passes(written):
     assert problems(written) == [] and problems(written, quick=True) == []
 
 
@@ -71,7 +71,7 @@ def test_a_part_of_a_set_can_be_verified_alone(written):
     assert problems(f"{written}/shards/00000[12].tar") == []
 
 
-def test_a_flipped_bit_anywhere_in_a_shard_is_found_each_time_and_placed(copy):
+def test_any_flipped_bit_in_a_shard_is_found_and_attributed(copy):
     rng = np.random.default_rng(0)
     path, rows = copy / "shards/000002.tar", ShardSet.open(str(copy)).rows
     whole = path.read_bytes()
@@ -94,7 +94,7 @@ def test_a_missing_and_a_truncated_shard_are_found_even_quickly(copy, quick):
     path.write_bytes(path.read_bytes()[:-700])
     found = problems(copy, quick)
     assert Problem("000000.tar", "", "is missing") in found
-    assert any(p.shard == "000001.tar" and "bytes, and" in p.what for p in found)
+    assert any(p.shard == "000001.tar" and "bytes, expected" in p.what for p in found)
 
 
 def test_a_foreign_shard_is_found(copy):
@@ -103,7 +103,7 @@ def test_a_foreign_shard_is_found(copy):
 
 
 @pytest.mark.parametrize(("name", "neighbour"), [("set[1]", "set1"), ("set*", "set 2"), ("set?", "set3")])
-def test_a_foreign_shard_is_found_in_the_set_alone_whose_name_looks_like_a_pattern(copy, name, neighbour):
+def test_foreign_shard_is_found_in_a_set_with_wildcard_characters_in_its_name(copy, name, neighbour):
     root = copy.rename(copy.parent / name)
     for folder, strange in ((root, "000009.tar"), (copy.parent / neighbour, "000010.tar")):
         (folder / "shards").mkdir(parents=True, exist_ok=True)
@@ -112,12 +112,12 @@ def test_a_foreign_shard_is_found_in_the_set_alone_whose_name_looks_like_a_patte
     assert problems(root) == [Problem("000009.tar", "", "is not in the manifest")]
 
 
-def test_a_set_whose_folder_of_shards_is_gone_has_no_strangers(copy):
+def test_missing_shards_folder_has_no_unlisted_shards(copy):
     shutil.rmtree(copy / "shards")
     assert {problem.what for problem in problems(copy)} == {"is missing"}
 
 
-def test_an_image_that_is_none_is_found_though_every_digest_is_right(copy):
+def test_invalid_image_with_valid_digests_is_found(copy):
     shards = ShardSet.open(str(copy))
     sample = shards.read(shards.rows[-1])
     for image, what in ((b"GIF89a", "rgb image"), (encode_image("rgb", np.zeros((4, 4, 3), np.uint8)), "4 x 4 pixels")):
@@ -132,10 +132,10 @@ def test_a_label_that_differs_between_record_and_index_is_found(copy):
     sample = shards.read(shards.rows[-1])
     rewrite(copy, "000002.tar", [replace(sample, record=sample.record.model_copy(update={"subject": "F0009"}))])
     (found,) = problems(copy)
-    assert found.what == "its record has the subject 'F0009', and the index 'F0003'"
+    assert found.what == "the subject is 'F0009' in its record and 'F0003' in the index"
 
 
-def test_a_sample_that_misses_a_member_is_found(copy):
+def test_sample_without_a_member_is_found(copy):
     shards = ShardSet.open(str(copy))
     row = shards.rows[-1]
     path = copy / "shards/000002.tar"
@@ -154,8 +154,8 @@ def test_a_sample_that_misses_a_member_is_found(copy):
         update={"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     )
     change_manifest(copy, shards=(*manifest.shards[:-1], entry))
-    mended = replace(row, bytes=end, digest=digest_of(buffer.getvalue()[:end]))
-    write_index(copy / "index.parquet", [*shards.rows[:-1], mended])
+    changed = replace(row, bytes=end, digest=digest_of(buffer.getvalue()[:end]))
+    write_index(copy / "index.parquet", [*shards.rows[:-1], changed])
     (found,) = problems(copy)
     assert found.key == row.key and "right.depth" in found.what
 
@@ -163,28 +163,28 @@ def test_a_sample_that_misses_a_member_is_found(copy):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"num_subjects": 7}, "promises 7 subjects, and the index has 3"),
-        ({"num_sequences": 1}, "promises 1 sequences, and the index has 0"),
-        ({"expressions": ("HA", "NE")}, "the expression 'SA', which the manifest does not know"),
-        ({"views": ("front",)}, "other views than the manifest"),
-        ({"channels": ("rgb",)}, "other channels than the manifest"),
+        ({"num_subjects": 7}, "has 7 subjects, the index 3"),
+        ({"num_sequences": 1}, "has 1 sequences, the index 0"),
+        ({"expressions": ("HA", "NE")}, "the expression 'SA', which is not in the manifest"),
+        ({"views": ("front",)}, "its views differ"),
+        ({"channels": ("rgb",)}, "its channels differ"),
     ],
 )
-def test_a_manifest_that_says_something_else_is_found(copy, changes, what):
+def test_manifest_that_differs_from_the_shards_is_found(copy, changes, what):
     change_manifest(copy, **changes)
     assert any(what in problem.what for problem in problems(copy))
 
 
-def test_samples_that_stand_in_the_index_twice_or_overlap_are_found(copy):
+def test_duplicate_and_overlapping_index_rows_are_found(copy):
     rows = read_index(copy / "index.parquet")
     write_index(copy / "index.parquet", [rows[0], rows[0], *rows[2:]])
     found = problems(copy, quick=True)
-    assert Problem("", rows[0].key, "stands in the index 2 times") in found
-    assert any("begins at 0 by the index" in p.what for p in found)
+    assert Problem("", rows[0].key, "is in the index 2 times") in found
+    assert any("starts at 0 in the index" in p.what for p in found)
 
 
-class TestAStorageThatFails:
-    """For one shard of three; the others are verified."""
+class TestStorageFailure:
+    """The storage fails for one shard of three; the others are verified."""
 
     @pytest.fixture
     def shards(self, written: Path, tmp_path: Path) -> ShardSet:
@@ -194,28 +194,28 @@ class TestAStorageThatFails:
 
     @pytest.mark.parametrize("method", ["size", "cat_file", "open"])
     @pytest.mark.parametrize("error", [PermissionError("ExpiredToken"), EndpointConnectionError(endpoint_url="-")])
-    def test_it_is_a_problem_with_a_reason(self, shards, monkeypatch, method, error):
+    def test_failure_is_a_problem_with_a_reason(self, shards, monkeypatch, method, error):
         self.let_fail(shards, monkeypatch, method, error)
         found = dict(verify_shards(shards))
-        assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read ({error})")]
+        assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read: {error}")]
         assert list(found.values()) == [[], [], []]
 
     @pytest.mark.parametrize("error", [PermissionError("Access Denied"), EndpointConnectionError(endpoint_url="-")])
-    def test_where_the_folder_cannot_be_listed_what_is_in_it_is_verified(self, shards, monkeypatch, error):
+    def test_shards_are_verified_if_the_folder_cannot_be_listed(self, shards, monkeypatch, error):
         self.let_fail(shards, monkeypatch, "ls", error, where="shards")
         assert list(dict(verify_shards(shards)).values()) == [[], [], [], []]
 
-    def test_a_shard_that_goes_while_it_is_verified_is_missing(self, shards, monkeypatch):
+    def test_shard_removed_during_verification_is_missing(self, shards, monkeypatch):
         def vanish(path: str, *_: object) -> None:
             raise FileNotFoundError(path)
 
         monkeypatch.setattr(shards.filesystem, "open", vanish)
         assert dict(verify_shards(shards))["000000.tar"] == [Problem("000000.tar", "", "is missing")]
 
-    def test_the_command_lists_it(self, shards, monkeypatch):
+    def test_command_lists_the_failure(self, shards, monkeypatch):
         self.let_fail(shards, monkeypatch, "cat_file", PermissionError("ExpiredToken"))
         result = CliRunner().invoke(app, ["verify", shards.spec])
-        assert result.exit_code == 1 and "000001.tar: cannot be read (ExpiredToken)" in result.output
+        assert result.exit_code == 1 and "000001.tar: cannot be read: ExpiredToken" in result.output
 
     def let_fail(
         self,
@@ -225,7 +225,7 @@ class TestAStorageThatFails:
         error: Exception,
         where: str = "000001.tar",
     ) -> None:
-        """Let the storage fail whenever it is asked for what `where` names: the second shard, if nothing else."""
+        """Let the storage fail for all paths that contain `where`: by default the second shard."""
         asked = getattr(shards.filesystem, method)
 
         def ask(path: str, *given: object, **options: object) -> object:
@@ -236,12 +236,12 @@ class TestAStorageThatFails:
         monkeypatch.setattr(shards.filesystem, method, ask)
 
 
-class TestTheCommand:
-    def test_says_that_all_is_well(self, written):
+class TestCommand:
+    def test_reports_a_valid_set(self, written):
         result = CliRunner().invoke(app, ["verify", str(written)])
         assert result.exit_code == 0 and "9 samples in 3 shards, all as written" in result.output
 
-    def test_fails_and_lists_what_is_wrong_for_people_and_as_json(self, copy):
+    def test_fails_and_lists_problems_as_text_and_json(self, copy):
         (copy / "shards/000001.tar").unlink()
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick"])
         assert result.exit_code == 1 and "000001.tar: is missing" in result.output
@@ -250,7 +250,7 @@ class TestTheCommand:
         assert result.exit_code == 1 and listed == [{"shard": "000001.tar", "key": "", "what": "is missing"}]
 
     @pytest.mark.parametrize(("part", "num_shards"), [("", 3), ("/shards/00000[12].tar", 2)])
-    def test_counts_all_shards_that_it_was_asked_for(self, written, monkeypatch, part, num_shards):
+    def test_counts_all_selected_shards(self, written, monkeypatch, part, num_shards):
         told = []
         monkeypatch.setattr(
             "smile_pipe.cli.progress.StageProgress.update", lambda self, done, total, note: told.append((done, total))
@@ -259,10 +259,10 @@ class TestTheCommand:
         assert told[-1] == (num_shards, num_shards) and sorted(told) == told
 
     @pytest.mark.parametrize("name", ["x[/b]", "[red]", ":smile:"])
-    def test_lists_names_from_the_data_as_they_are(self, copy, name):
+    def test_names_from_the_data_are_listed_literally(self, copy, name):
         rows = read_index(copy / "index.parquet")
         write_index(copy / "index.parquet", [replace(rows[0], expression=name), *rows[1:]])
-        what = f"the index has the expression {name!r}, which the manifest does not know"
+        what = f"the index has the expression {name!r}, which is not in the manifest"
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick"])
         assert result.exit_code == 1 and f"{copy}: {what}\n" in result.stdout
         result = CliRunner().invoke(app, ["verify", str(copy), "--quick", "--json"])

@@ -1,4 +1,4 @@
-"""The shard writer: the same bytes for the same samples, whole files only, and byte ranges that stand alone."""
+"""The shard writer: deterministic bytes, atomic files, and byte ranges that are tars themselves."""
 
 import hashlib
 import tarfile
@@ -31,7 +31,7 @@ def test_the_same_samples_give_the_same_bytes_and_the_same_entry(samples, path, 
     assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
-def test_nothing_of_the_machine_and_the_time_is_in_a_shard(samples, path):
+def test_shard_contains_no_machine_name_or_time(samples, path):
     write_shard(path, samples)
     with tarfile.open(path) as tar:
         for member in tar:
@@ -39,13 +39,13 @@ def test_nothing_of_the_machine_and_the_time_is_in_a_shard(samples, path):
             assert about == (0, 0, 0, "", "", 0o644) and member.isreg()
 
 
-def test_the_members_of_each_sample_lie_together_in_the_order_of_the_format(samples, path):
+def test_members_of_a_sample_are_adjacent_and_in_order(samples, path):
     write_shard(path, samples)
     with tarfile.open(path) as tar:
         assert tar.getnames() == [name for sample in samples for name, _ in to_members(sample)]
 
 
-def test_the_entry_tells_the_truth_about_the_file(samples, path):
+def test_entry_matches_the_file(samples, path):
     entry, _ = write_shard(path, samples)
     content = path.read_bytes()
     assert (entry.name, entry.num_samples, entry.bytes) == ("000000.tar", len(samples), len(content))
@@ -73,7 +73,7 @@ def test_locations_follow_one_another_without_a_gap_and_leave_only_the_end_mark(
     assert not any(path.read_bytes()[ends[-1] :])
 
 
-def test_a_name_longer_than_a_plain_tar_header_holds_is_kept_whole(path):
+def test_name_longer_than_a_tar_header_is_kept(path):
     sample = make_sample("k" * 80, views=[View(name="v" * 40)])
     _, (at,) = write_shard(path, [sample])
     content = path.read_bytes()[: at.bytes]
@@ -93,20 +93,20 @@ class TestAfterAnError:
             write_shard(path, self.stream(samples, error))
         assert list(path.parent.iterdir()) == []
 
-    def test_a_sample_that_cannot_be_named_leaves_no_file(self, samples, path):
+    def test_invalid_key_leaves_no_file(self, samples, path):
         bad = replace(samples[1], record=samples[1].record.model_copy(update={"key": "a.b"}))
         with pytest.raises(SampleError):
             write_shard(path, [samples[0], bad])
         assert list(path.parent.iterdir()) == []
 
-    def test_the_old_shard_is_as_it_was(self, samples, path):
+    def test_old_shard_is_unchanged(self, samples, path):
         write_shard(path, samples)
         before = path.read_bytes()
         with pytest.raises(OSError, match="full"):
             write_shard(path, self.stream(samples, OSError("full")))
         assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
-    def test_while_it_is_written_a_shard_does_not_have_its_name(self, samples, path):
+    def test_unfinished_shard_does_not_have_the_final_name(self, samples, path):
         def watched():
             for sample in samples:
                 assert not path.exists() and not list(path.parent.glob("*.tar"))

@@ -16,7 +16,7 @@ from botocore.exceptions import EndpointConnectionError
 from helpers.processes import wait_until
 from smile_pipe.pipeline.common.directory_lock import NAME, STALE_AFTER, directory_lock, wait_while_held
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 
 HOLD = """
 import sys, time
@@ -30,7 +30,7 @@ with directory_lock(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    """A process that holds `tmp_path`."""
+    """A process that holds the lock of `tmp_path`."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process
@@ -39,12 +39,12 @@ def holder(tmp_path: Path):
     process.stdout.close()
 
 
-def test_a_directory_that_is_held_is_refused_and_its_holder_named(holder, tmp_path):
+def test_held_directory_is_refused_with_the_name_of_the_holder(holder, tmp_path):
     with pytest.raises(UsageError, match=rf"process {holder.pid} on .* is writing there"), directory_lock(tmp_path):
         pass
 
 
-def test_a_process_that_is_killed_lets_go(holder, tmp_path):
+def test_killed_process_releases_the_lock(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / NAME).exists()
@@ -52,7 +52,7 @@ def test_a_process_that_is_killed_lets_go(holder, tmp_path):
         assert str(os.getpid()) in (tmp_path / NAME).read_text()
 
 
-def test_nothing_is_left_behind_but_what_was_written(tmp_path):
+def test_only_written_files_remain(tmp_path):
     with directory_lock(tmp_path / "new"):
         assert [path.name for path in (tmp_path / "new").iterdir()] == [NAME]
     assert not (tmp_path / "new").exists()
@@ -64,20 +64,20 @@ def test_nothing_is_left_behind_but_what_was_written(tmp_path):
     assert tmp_path.exists()
 
 
-def test_it_is_released_by_an_error(tmp_path):
+def test_error_releases_the_lock(tmp_path):
     with pytest.raises(KeyError), directory_lock(tmp_path):
         raise KeyError
     with directory_lock(tmp_path):
         pass
 
 
-def test_a_lock_file_of_something_else_does_not_confuse(holder, tmp_path):
+def test_foreign_content_of_a_held_lock_file_is_ignored(holder, tmp_path):
     (tmp_path / NAME).write_bytes(b"\xff no json")
     with pytest.raises(UsageError, match="another process is writing there"), directory_lock(tmp_path):
         pass
 
 
-def test_never_two_at_once_however_they_meet(tmp_path):
+def test_two_threads_never_hold_the_lock_together(tmp_path):
     inside, most, entered = 0, 0, 0
     guard = threading.Lock()
 
@@ -102,28 +102,28 @@ def test_never_two_at_once_however_they_meet(tmp_path):
     assert most == 1 and entered > 10
 
 
-def test_on_a_disk_nobody_is_waited_for(holder, tmp_path, monkeypatch):
+def test_local_lock_is_not_waited_for(holder, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
     wait_while_held(tmp_path)
     with pytest.raises(UsageError, match=f"process {holder.pid}"), directory_lock(tmp_path):
         pass
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_unwritable_directory_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"), directory_lock(tmp_path / "file" / "out"):
         pass
 
 
 class TestObjectStore:
-    """Where no operating system holds the lock."""
+    """The lock object under a URL."""
 
     @pytest.fixture(params=["memory", "s3"])
     def root(self, request, tmp_path) -> StoragePath:
         url = f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3_url")
-        return storage_path(url) / "out"
+        return StoragePath(url) / "out"
 
-    def test_a_second_one_is_refused_and_the_holder_named(self, root):
+    def test_second_holder_is_refused_with_the_name_of_the_first(self, root):
         with directory_lock(root):
             with (
                 pytest.raises(UsageError, match=rf"process {os.getpid()} on .* is writing there"),
@@ -135,10 +135,10 @@ class TestObjectStore:
         with directory_lock(root):
             pass
 
-    def test_one_of_two_at_once_gets_it(self, root):
+    def test_one_of_eight_simultaneous_processes_gets_the_lock(self, root):
         held, refused, together = [], [], threading.Barrier(8)
 
-        def take() -> None:
+        def acquire() -> None:
             together.wait()
             try:
                 with directory_lock(root):
@@ -147,7 +147,7 @@ class TestObjectStore:
             except UsageError:
                 refused.append(1)
 
-        threads = [threading.Thread(target=take) for _ in range(8)]
+        threads = [threading.Thread(target=acquire) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -158,18 +158,18 @@ class TestObjectStore:
         "holder",
         [
             {"pid": 2**22 + 1, "host": socket.gethostname(), "renewed": time.time()},
-            {"pid": os.getpid(), "host": socket.gethostname(), "token": "let go of", "renewed": time.time()},
+            {"pid": os.getpid(), "host": socket.gethostname(), "token": "released", "renewed": time.time()},
             {"pid": 1, "host": "elsewhere", "renewed": time.time() - 2 * STALE_AFTER},
             {},
         ],
     )
-    def test_a_dead_holders_is_taken_over(self, root, holder):
+    def test_lock_of_a_dead_holder_is_taken_over(self, root, holder):
         (root / NAME).write_bytes(json.dumps(holder).encode())
         with directory_lock(root):
             assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
 
-    def test_of_two_that_take_over_the_same_one_the_later_has_it(self, root, monkeypatch):
-        """The earlier one has made the lock anew when the later one, which saw the old one too, removes it."""
+    def test_of_two_processes_that_take_over_a_lock_the_later_holds_it(self, root, monkeypatch):
+        """Both have read the dead holder; the later one removes and replaces the lock that the earlier one created."""
         (root / NAME).write_bytes(b"{}")
         later = elsewhere(time.time()) | {"token": "later"}
         monkeypatch.setattr("time.sleep", lambda seconds: (root / NAME).write_bytes(json.dumps(later).encode()))
@@ -177,43 +177,43 @@ class TestObjectStore:
             pass
         assert json.loads((root / NAME).read_bytes()) == later
 
-    def test_a_living_one_elsewhere_keeps_it(self, root):
+    def test_live_holder_on_another_machine_keeps_the_lock(self, root):
         holder = elsewhere(time.time() - STALE_AFTER / 2)
         (root / NAME).write_bytes(json.dumps(holder).encode())
         with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
             pass
         assert json.loads((root / NAME).read_bytes()) == holder
 
-    def test_one_that_is_no_longer_renewed_is_waited_out(self, root, monkeypatch):
-        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.LOOK_EVERY", 0.05)
+    def test_lock_without_renewal_is_waited_for_until_stale(self, root, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.POLL_SECONDS", 0.05)
         (root / NAME).write_bytes(json.dumps(elsewhere(time.time() - STALE_AFTER + 1)).encode())
         wait_while_held(root)
         with directory_lock(root):
             assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
 
-    def test_one_that_is_let_go_of_is_waited_for(self, root, monkeypatch):
+    def test_wait_ends_when_the_lock_is_released(self, root, monkeypatch):
         (root / NAME).write_bytes(json.dumps(elsewhere(time.time())).encode())
         monkeypatch.setattr("time.sleep", lambda seconds: (root / NAME).unlink())
         wait_while_held(root)
         assert not (root / NAME).exists()
 
-    def test_nobody_is_waited_for_where_none_holds_it(self, root, monkeypatch):
+    def test_free_lock_is_not_waited_for(self, root, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
         wait_while_held(root)
         with directory_lock(root):
             pass
         wait_while_held(root)
 
-    def test_one_that_lives_is_not_waited_for_without_end(self, root, monkeypatch):
-        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.LOOK_EVERY", 0.05)
-        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.LONGEST_WAIT", 0.3)
+    def test_wait_for_a_live_holder_is_limited(self, root, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.POLL_SECONDS", 0.05)
+        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.MAX_WAIT", 0.3)
         (root / NAME).write_bytes(json.dumps(elsewhere(time.time())).encode())
         wait_while_held(root)
         with pytest.raises(UsageError, match="process 1 on elsewhere"), directory_lock(root):
             pass
 
-    def test_it_is_renewed_while_it_is_held(self, root, monkeypatch):
-        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.RENEWED_EVERY", 0.05)
+    def test_held_lock_is_renewed(self, root, monkeypatch):
+        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.RENEW_SECONDS", 0.05)
 
         def renewed() -> float:
             return json.loads(root.fs.cat_file((root / NAME).path))["renewed"]
@@ -223,8 +223,8 @@ class TestObjectStore:
             wait_until(lambda: renewed() > first)
 
     @pytest.mark.parametrize("error", [ConnectionError("reset"), EndpointConnectionError(endpoint_url="nowhere")])
-    def test_a_storage_that_fails_for_a_moment_does_not_end_its_renewal(self, root, monkeypatch, error):
-        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.RENEWED_EVERY", 0.05)
+    def test_renewal_continues_after_a_storage_failure(self, root, monkeypatch, error):
+        monkeypatch.setattr("smile_pipe.pipeline.common.directory_lock.RENEW_SECONDS", 0.05)
         write, failed = type(root).write_bytes, []
 
         def fail_once(path: StoragePath, content: bytes) -> int:
@@ -236,10 +236,10 @@ class TestObjectStore:
         monkeypatch.setattr(type(root), "write_bytes", fail_once)
         with directory_lock(root):
             wait_until(lambda: failed == [root / NAME])
-            found = root.fs.cat_file((root / NAME).path)
-            wait_until(lambda: root.fs.cat_file((root / NAME).path) != found, 10)
+            before = root.fs.cat_file((root / NAME).path)
+            wait_until(lambda: root.fs.cat_file((root / NAME).path) != before, 10)
 
-    def test_a_storage_that_fails_at_the_end_keeps_nothing_back_and_nobody_out(self, root, monkeypatch):
+    def test_storage_failure_at_release_raises_nothing_and_blocks_nobody(self, root, monkeypatch):
         with monkeypatch.context() as patch, directory_lock(root):
             patch.setattr(root.fs, "cat_file", failing(EndpointConnectionError(endpoint_url="nowhere")))
         assert (root / NAME).exists()
@@ -247,35 +247,35 @@ class TestObjectStore:
             pass
         assert not (root / NAME).exists()
 
-    def test_a_storage_that_cannot_be_reached_is_told_as_such(self, root, monkeypatch):
+    def test_unreachable_storage_is_a_usage_error(self, root, monkeypatch):
         monkeypatch.setattr(root.fs, "pipe_file", failing(EndpointConnectionError(endpoint_url="nowhere")))
-        with pytest.raises(UsageError, match=r"out: cannot be written .*nowhere"), directory_lock(root):
+        with pytest.raises(UsageError, match=r"out: cannot be written: .*nowhere"), directory_lock(root):
             pass
 
-    def test_a_lock_of_which_only_the_answer_was_lost_is_ours(self, root, monkeypatch):
-        made = root.fs.pipe_file
+    def test_lock_is_ours_if_only_the_answer_of_the_storage_was_lost(self, root, monkeypatch):
+        create = root.fs.pipe_file
 
-        def make_and_fail(path, value, mode):
-            made(path, value, mode=mode)
+        def create_and_fail(path, value, mode):
+            create(path, value, mode=mode)
             raise FileExistsError
 
-        monkeypatch.setattr(root.fs, "pipe_file", make_and_fail)
+        monkeypatch.setattr(root.fs, "pipe_file", create_and_fail)
         with directory_lock(root):
             assert json.loads((root / NAME).read_bytes())["pid"] == os.getpid()
 
-    def test_a_bucket_that_is_not_there(self, s3_server):
-        root = storage_path("s3://no-such-bucket/out")
+    def test_missing_bucket_is_refused(self, s3_server):
+        root = StoragePath("s3://no-such-bucket/out")
         with pytest.raises(UsageError, match=r"no-such-bucket/out: cannot be written"), directory_lock(root):
             pass
 
 
 def elsewhere(renewed: float) -> dict[str, object]:
-    """A holder on another machine, and when it last gave a sign of life."""
+    """A holder on another machine that renewed its lock at `renewed`."""
     return {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": renewed}
 
 
 def failing(error: Exception):
-    """A call to a storage that fails."""
+    """A storage call that raises `error`."""
 
     def fail(*_: object, **__: object) -> None:
         raise error

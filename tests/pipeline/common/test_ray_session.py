@@ -1,4 +1,4 @@
-"""Ray for the time of one stage."""
+"""The connection to Ray for one stage."""
 
 import logging
 import os
@@ -16,12 +16,12 @@ from smile_pipe.shards.errors import UsageError
 pytestmark = pytest.mark.ray
 
 
-def test_an_address_where_nobody_answers_is_the_users_mistake_and_takes_no_minutes(tmp_path):
-    with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:1: no Ray there"):
+def test_unreachable_address_is_a_usage_error_without_long_retries(tmp_path):
+    with pytest.raises(UsageError, match=r"^address 127\.0\.0\.1:1: no Ray cluster found: "):
         module._connect("127.0.0.1:1", tmp_path, {})
 
 
-def test_a_connection_that_exists_is_used_and_left_open(ray_cluster):
+def test_existing_connection_is_used_and_kept(ray_cluster):
     import ray
 
     before = ray.get_runtime_context().get_job_id()
@@ -30,8 +30,8 @@ def test_a_connection_that_exists_is_used_and_left_open(ray_cluster):
     assert ray.is_initialized()
 
 
-def test_notes_are_held_back_only_while_it_lasts(ray_cluster, caplog):
-    # The session's own Ray holds notes back, too; here that is lifted for a while.
+def test_logs_are_hidden_only_during_the_session(ray_cluster, caplog):
+    # The Ray session of the fixture hides logs too; that is lifted here.
     before = logging.root.manager.disable
     logging.disable(logging.NOTSET)
     try:
@@ -45,27 +45,27 @@ def test_notes_are_held_back_only_while_it_lasts(ray_cluster, caplog):
 
 
 @pytest.mark.parametrize("is_verbose", [False, True])
-def test_what_workers_print_comes_here_only_when_it_is_asked_for(is_verbose, monkeypatch, tmp_path):
+def test_output_of_workers_is_shown_only_when_verbose(is_verbose, monkeypatch, tmp_path):
     import ray
 
     options: dict[str, object] = {}
     monkeypatch.setattr(ray, "init", lambda **given: options.update(given))
-    module.say_all(is_verbose)
+    module.set_verbose(is_verbose)
     try:
         module._connect("local", tmp_path, {})
     finally:
-        module.say_all(False)
+        module.set_verbose(False)
     assert options["log_to_driver"] is is_verbose
 
 
-def test_workers_do_not_import_from_the_users_folder_and_nothing_is_left_behind(tmp_path):
+def test_workers_do_not_import_from_the_users_folder_and_no_temporary_files_remain(tmp_path):
     (tmp_path / "user").mkdir()
-    (tmp_path / "user" / "model.py").write_text("raise RuntimeError('not mine')")
+    (tmp_path / "user" / "timm.py").write_text("raise RuntimeError('module of the user')")
     script = """
 import ray
 from smile_pipe.pipeline.common.ray_session import ray_session
 with ray_session("local"):
-    found = ray.get(ray.remote(lambda: __import__("smile_pipe.model.config").__name__).remote())
+    found = ray.get(ray.remote(lambda: __import__("timm").__name__).remote())
 print(found)
 """
     before = set(Path(tempfile.gettempdir()).glob("smile-pipe-*"))
@@ -77,11 +77,11 @@ print(found)
         text=True,
         timeout=120,
     )
-    assert done.stdout.split() == ["model"], done.stderr
+    assert done.stdout.split() == ["timm"], done.stderr
     assert set(Path(tempfile.gettempdir()).glob("smile-pipe-*")) <= before
 
 
-def test_an_address_of_the_environment_where_nobody_answers_takes_no_minutes_either(monkeypatch, tmp_path):
+def test_unreachable_address_from_the_environment_is_a_usage_error_without_long_retries(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UsageError, match="--address auto: no Ray there"):
+    with pytest.raises(UsageError, match=r"^address auto: no Ray cluster found: "):
         module._connect("auto", tmp_path, {})

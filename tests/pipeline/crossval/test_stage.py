@@ -37,7 +37,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import split_subjects
-from smile_pipe.shards.storage import storage_path
+from smile_pipe.shards.storage import StoragePath
 
 
 def config(shards, out, **options) -> CrossvalConfig:
@@ -264,7 +264,7 @@ def test_fold_resumes_after_the_death_of_its_worker(shards_dir, ray_cluster, who
 
 def test_in_memory_storage_runs_in_this_process(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
-    target = storage_path("memory://crossval-of-a-test/cv")
+    target = StoragePath("memory://crossval-of-a-test/cv")
     manifest = run(config(tmp_path / "shards", target, protocol=("knn",), batch_size=2))
     assert [fold.num_samples for fold in manifest.folds] == [6, 6]
     assert json.loads((target / "manifest.json").read_text())["stage"] == "crossval"
@@ -272,7 +272,7 @@ def test_in_memory_storage_runs_in_this_process(tmp_path):
 
 def test_fold_resumes_after_a_dead_machine_left_its_lock(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
-    given = config(tmp_path / "shards", storage_path(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
+    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
     whole, fold = run(given), given.out / "folds" / "01"
     (given.out / "manifest.json").unlink()
     (fold / "manifest.json").unlink()
@@ -285,7 +285,7 @@ def test_fold_resumes_after_a_dead_machine_left_its_lock(tmp_path):
 
 def test_scores_of_another_version_raise_fold_error(tmp_path, monkeypatch):
     write_shard_set(tmp_path / "shards", num_subjects=2, size=8)
-    given = config(tmp_path / "shards", storage_path(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
+    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
     run_fold = crossval.run_fold
 
     def run_with_another_version(fold: Fold, **options) -> None:
@@ -301,7 +301,7 @@ def test_scores_of_another_version_raise_fold_error(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [PermissionError("not now"), EndpointConnectionError(endpoint_url="-")])
 def test_failing_storage_does_not_stop_progress_reports(tmp_path, monkeypatch, error):
     write_shard_set(tmp_path / "shards", num_subjects=4, size=8)
-    given = config(tmp_path / "shards", storage_path(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
+    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
     progress, failures, reports = RunDirectory.progress, [error], []
 
     def fail_at_first(self) -> tuple[int, int]:

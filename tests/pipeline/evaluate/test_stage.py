@@ -25,6 +25,7 @@ from smile_pipe.pipeline.train.stage import run as train
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.storage import StoragePath
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +81,14 @@ def test_tables_match_scores_and_predictions(evaluation, run_dir, shards_dir):
 
 
 def test_zero_shot_has_view_scores_and_retrieval(evaluation, shards_dir):
-    opened = ShardSet.open(str(shards_dir))
-    cameras = opened.read(opened.rows[0]).record.cameras
+    shard_set = ShardSet.open(str(shards_dir))
+    cameras = shard_set.read(shard_set.rows[0]).record.cameras
     names = tuple(camera.name for camera in cameras)
-    assert names == opened.manifest.views
+    assert names == shard_set.manifest.views
     assert evaluation.view_protocol == "zero-shot" and len(evaluation.view_scores) == 7
     whole = evaluation.view_scores[-1]
     assert (whole.views, whole.accuracy) == (names, evaluation.protocols["zero-shot"].accuracy)
-    assert evaluation.retrieval.text_of_faces.num_prompts == sum(map(len, opened.manifest.prompts.values()))
+    assert evaluation.retrieval.text_of_faces.num_prompts == sum(map(len, shard_set.manifest.prompts.values()))
     assert evaluation.retrieval.faces_of_text.average_precision.keys() == set(evaluation.classes)
     # Seven faces are scored, so there is no recall at 10.
     assert evaluation.retrieval.faces_of_text.recall_at.keys() == {"1", "5"}
@@ -137,16 +138,16 @@ class TestFineTuning:
     def test_learns_from_the_subjects_that_are_not_scored(self, copied, shards_dir):
         manifest, checkpoint = open_run(copied)
         run(EvaluateConfig(run=copied, shards=str(shards_dir), protocol=("finetune",), finetune_epochs=1))
-        opened, model = ShardSet.open(str(shards_dir)), TrainedModel.load(manifest, checkpoint)
-        reader = FaceDataset(opened, DecodeSpec(manifest.channel, model.model.towers.image_size), 0)
+        shard_set, model = ShardSet.open(str(shards_dir)), TrainedModel.load(manifest, checkpoint)
+        reader = FaceDataset(shard_set, DecodeSpec(manifest.channel, model.model.towers.image_size), 0)
         train_rows, test_rows = (
-            opened.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)
+            shard_set.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)
         )
-        y = np.array([opened.manifest.expressions.index(row.expression) for row in train_rows])
+        y = np.array([shard_set.manifest.expressions.index(row.expression) for row in train_rows])
         expected = finetune(model, reader, train_rows, test_rows, y, 7, 0, 1, lambda step, total: None)
         rows = table(copied / "evaluation" / "predictions.csv")
         assert [float(row["finetune probability"]) for row in rows] == pytest.approx(expected.max(axis=1))
-        assert [row["finetune"] for row in rows] == [opened.manifest.expressions[n] for n in expected.argmax(axis=1)]
+        assert [row["finetune"] for row in rows] == [shard_set.manifest.expressions[n] for n in expected.argmax(axis=1)]
 
     def test_finetune_alone_has_no_view_scores(self, copied, shards_dir):
         options = {"run": copied, "shards": str(shards_dir), "protocol": ("finetune",), "finetune_epochs": 1}
@@ -191,7 +192,7 @@ class TestSeveralExpressionsAtOnce:
 
 def test_old_manifest_is_removed_before_new_tables_are_written(evaluation, run_dir, shards_dir, tmp_path, monkeypatch):
     shutil.copytree(run_dir, tmp_path / "run")
-    monkeypatch.setattr(evaluate, "write_atomically", lambda path, content: 1 / 0)
+    monkeypatch.setattr(StoragePath, "write_atomically", lambda path, content: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol=("knn",)))
     assert not (tmp_path / "run" / "evaluation" / "manifest.json").exists()

@@ -28,7 +28,7 @@ from smile_pipe.pipeline.export.model_card import model_card
 from smile_pipe.pipeline.export.stage import run as export
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import storage_path
+from smile_pipe.shards.storage import StoragePath
 
 FILES = {"README.md", "fusion.safetensors", "open_clip_config.json", "open_clip_model.safetensors"}
 # Batches have another size, so results may differ by rounding.
@@ -247,7 +247,7 @@ class TestFolder:
             open_clip.create_model(f"local-dir:{out}")
 
     def test_output_may_be_a_url(self, run):
-        out = storage_path("memory://exported/model")
+        out = StoragePath("memory://exported/model")
         export(ExportConfig(run=run, open_clip=out))
         assert {path.name for path in out.iterdir()} == FILES
 

@@ -9,7 +9,7 @@ from PIL import Image
 from helpers.small_gltf import SmallGltf, data_uri
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.adapter import ScanFiles
-from smile_pipe.pipeline.datasets.data_dir import opened
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
@@ -131,7 +131,7 @@ def test_material_is_read_only_without_texture(root):
 
 
 def test_shape_needs_buffers_but_no_materials(root):
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         reader = SourceReader(files)
         reader.read_shape(ScanFiles("marked.obj"))
         reader.read_shape(ScanFiles("gltf/face.gltf"))
@@ -169,7 +169,7 @@ def test_embedded_buffers_are_not_sidecars(root):
     (root / "gltf/face.gltf").write_text(text.replace('"face.bin"', f'"{inside}"'))
     (root / "gltf/skin.png").unlink()
     (sample,) = [sample for sample in find_samples(root, "folder").samples if sample.key == "gltf-face"]
-    with opened(root) as files:
+    with open_data_dir(root) as files:
         reader = SourceReader(files)
         reader.read(sample.frames[0])
     assert list(reader.sources) == ["gltf/face.gltf", "gltf/skin.png"]

@@ -243,12 +243,12 @@ def test_texture_name_cannot_leave_the_data_directory(data_dir: Path, name: str)
 
 
 def test_links_must_stay_inside_the_data_directory(data_dir: Path) -> None:
-    beside = data_dir / "a" / "b"
-    (beside / "in.png").symlink_to(data_dir / "skin.png")
-    (beside / "out.png").symlink_to(data_dir.parent / "secret.png")
-    (beside / "dangling.png").symlink_to(data_dir.parent / "gone.png")
-    (beside / "loop.png").symlink_to("loop.png")
-    (beside / "up").symlink_to(data_dir.parent)
+    run_in_background = data_dir / "a" / "b"
+    (run_in_background / "in.png").symlink_to(data_dir / "skin.png")
+    (run_in_background / "out.png").symlink_to(data_dir.parent / "secret.png")
+    (run_in_background / "dangling.png").symlink_to(data_dir.parent / "gone.png")
+    (run_in_background / "loop.png").symlink_to("loop.png")
+    (run_in_background / "up").symlink_to(data_dir.parent)
     names = ("in.png", "out.png", "dangling.png", "loop.png", "up/secret.png", "up/root/skin.png")
     found = [resolve_texture_name(data_dir, "a/b/face.obj", name) for name in names]
     assert found == ["a/b/in.png", None, None, None, None, "a/b/up/root/skin.png"]

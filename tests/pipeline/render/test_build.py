@@ -16,7 +16,6 @@ from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import WorkUnit
 from smile_pipe.shards.reader import read_members
 from smile_pipe.shards.sample import from_members
-from smile_pipe.shards.storage import read_range
 
 SOURCE = SampleSource("a", "s", "HA", None, (ScanFiles("a.obj"),))
 
@@ -45,12 +44,12 @@ def test_a_rewritten_record_has_the_new_layout_and_labels_and_the_same_images(se
     units = list(process_units([WorkUnit(SOURCE)], tmp_path, settings))
     task = ShardTask("000000.tar", ())
     (row,) = build_shard(task, units, tmp_path, settings, old, output).record.rows
-    before = from_members(read_members(read_range(output.shards / task.name, row.offset, row.bytes), task.name))
+    before = from_members(read_members((output.shards / task.name).read_range(row.offset, row.bytes), task.name))
 
     source = replace(SOURCE, subject="t")
     reused = (ReusedSample(row, source),)
     (again,) = build_shard(replace(task, reused=reused), [], tmp_path, settings, new, output).record.rows
-    after = from_members(read_members(read_range(output.shards / task.name, again.offset, again.bytes), task.name))
+    after = from_members(read_members((output.shards / task.name).read_range(again.offset, again.bytes), task.name))
     assert (again.layout, again.subject, after.record.layout, after.record.subject) == ("bu3dfe", "t", "bu3dfe", "t")
     assert after.images == before.images and again.images == row.images
     # The next plan finds nothing to do.

@@ -13,12 +13,12 @@ import pytest
 from helpers.faulty_server import FaultyServer
 from helpers.small_datasets import write_bp4d, write_folder
 from smile_pipe.pipeline.datasets import find_samples
-from smile_pipe.pipeline.datasets.data_dir import opened
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.reading import SourceReader
 from smile_pipe.shards.index import IndexRow, read_failures, read_index
-from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "samples_per_shard": 4}
 
@@ -51,7 +51,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def upload(root: Path, url: str) -> StoragePath:
-    where = storage_path(url)
+    where = StoragePath(url)
     for path in root.rglob("*"):
         if path.is_file():
             where.fs.pipe_file(f"{where.path.rstrip('/')}/{path.relative_to(root).as_posix()}", path.read_bytes())
@@ -198,7 +198,7 @@ class TestFailingStorage:
     def test_a_storage_failure_in_a_worker_ends_the_job(self, scans, ray_cluster, s3_url, tmp_path):
         data = upload(scans, f"{s3_url}/data")
         # A storage that cannot be reached; the workers are the first to access it.
-        away = storage_path("ftp://127.0.0.1:9/data")
+        away = StoragePath("ftp://127.0.0.1:9/data")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(data), "absolute", lambda self: away)
             with pytest.raises(StorageError, match=r"ftp://\S+\.\w+: the storage failed .* to go on"):
@@ -246,7 +246,7 @@ class TestTables:
 def test_scans_are_downloaded_for_each_read_and_deleted_after_it(scans, tmp_path):
     data = upload(scans, f"memory://{uuid.uuid4().hex}")
     (first, second) = find_samples(data, "auto").samples[:2]
-    with opened(data) as files:
+    with open_data_dir(data) as files:
         reader = SourceReader(files)
         for scan in (first.frames[0], second.frames[0], first.frames[0]):
             reader.read(scan)

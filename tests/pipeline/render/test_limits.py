@@ -24,7 +24,7 @@ from smile_pipe.pipeline.render.process import read_units
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.render.units import WorkUnit
 from smile_pipe.shards.index import read_failures
-from smile_pipe.shards.storage import StorageError, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 pytestmark = pytest.mark.faults
 
@@ -165,19 +165,19 @@ def test_units_of_one_sequence_processed_in_parallel_do_not_count_as_deaths(limi
 
 class TestDeathCountsUnderUrl:
     def test_counts_are_written_and_removed(self, limits, s3_url):
-        deaths = storage_path(s3_url) / "shards/.progress/deaths"
+        deaths = StoragePath(s3_url) / "shards/.progress/deaths"
         with enforce_limits(limits, deaths, "a"):
             assert (deaths / "a.deaths").read_bytes() == b"x"
         assert not (deaths / "a.deaths").exists()
 
     def test_deaths_are_counted(self, limits, s3_url):
-        deaths = storage_path(s3_url) / "deaths"
+        deaths = StoragePath(s3_url) / "deaths"
         (deaths / "a.deaths").write_bytes(b"x" * MAX_DEATHS)
         with pytest.raises(MeshError, match="given up: 2 workers died of it"), enforce_limits(limits, deaths, "a"):
             pass
 
     def test_a_storage_failure_is_a_storage_error(self, limits, s3_url, monkeypatch):
-        deaths = storage_path(s3_url) / "deaths"
+        deaths = StoragePath(s3_url) / "deaths"
 
         def fail(*_: object, **__: object) -> None:
             raise OSError(16, "Please reduce your request rate.")

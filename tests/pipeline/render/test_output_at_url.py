@@ -14,7 +14,7 @@ from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.job import _deaths_folder
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import StoragePath, storage_path
+from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.verify import verify_shards
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "rig": "3", "samples_per_shard": 4, "limit": 11}
@@ -49,17 +49,17 @@ def in_process(monkeypatch) -> None:
 def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster, on_disk, s3_url):
     manifest = render.run(config(faces_dir, f"{s3_url}/a/shards"))
     assert manifest.num_samples == 11
-    assert content(storage_path(f"{s3_url}/a/shards")) == content(on_disk)
+    assert content(StoragePath(f"{s3_url}/a/shards")) == content(on_disk)
     assert [found for _, found in verify_shards(ShardSet.open(f"{s3_url}/a/shards")) if found] == []
 
 
 def test_deaths_are_counted_on_local_disk_if_the_output_is_in_an_object_store(on_disk):
     """In the object store a count would take three requests a sample."""
-    assert storage_path(_deaths_folder(RenderOutput(storage_path("s3://bucket/a")))) == Path(
-        _deaths_folder(RenderOutput(storage_path("s3://bucket/a")))
+    assert StoragePath(_deaths_folder(RenderOutput(StoragePath("s3://bucket/a")))) == Path(
+        _deaths_folder(RenderOutput(StoragePath("s3://bucket/a")))
     )
-    assert _deaths_folder(RenderOutput(storage_path("s3://bucket/a"))) != _deaths_folder(
-        RenderOutput(storage_path("s3://bucket/b"))
+    assert _deaths_folder(RenderOutput(StoragePath("s3://bucket/a"))) != _deaths_folder(
+        RenderOutput(StoragePath("s3://bucket/b"))
     )
     assert Path(_deaths_folder(RenderOutput(on_disk))).is_relative_to(on_disk)
 
@@ -69,7 +69,7 @@ def test_memory_storage_is_written_in_this_process(faces_dir, on_disk, tmp_path,
     url = f"memory://{tmp_path.name}/shards"
     seen = []
     render.run(config(faces_dir, url), lambda progress: seen.append(progress.num_done))
-    assert content(storage_path(url)) == content(on_disk)
+    assert content(StoragePath(url)) == content(on_disk)
     assert seen[-1] == 11
 
 
@@ -78,7 +78,7 @@ class TestSecondRun:
     """A second run does only what is missing."""
 
     def test_a_second_run_writes_nothing(self, faces_dir, s3_url, monkeypatch):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
         monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
@@ -86,7 +86,7 @@ class TestSecondRun:
         assert times(out) == before
 
     def test_an_interrupted_run_is_resumed(self, faces_dir, on_disk, s3_url, monkeypatch):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         with pytest.raises(KeyboardInterrupt):
             render.run(config(faces_dir, out), interrupt_after(5))
         before = {name: time for name, time in times(out).items() if name.startswith("shards/")}
@@ -97,24 +97,24 @@ class TestSecondRun:
         assert times(out).items() >= before.items()
 
     def test_a_run_stopped_before_its_first_shard_can_be_resumed(self, faces_dir, s3_url):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         with pytest.raises(KeyboardInterrupt):
             render.run(config(faces_dir, out), interrupt_after(1))
         assert render.plan(config(faces_dir, out)).num_to_render == 11
 
     def test_a_folder_with_other_files_is_rejected(self, faces_dir, s3_url):
-        (storage_path(s3_url) / "thesis.tex").write_bytes(b"\\section")
+        (StoragePath(s3_url) / "thesis.tex").write_bytes(b"\\section")
         with pytest.raises(ValueError, match="holds files that are not of a render"):
             render.run(config(faces_dir, s3_url))
 
     def test_shards_without_samples_are_removed(self, faces_dir, s3_url):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         render.run(config(faces_dir, out))
         render.run(config(faces_dir, out, limit=4))
         assert {name for name in content(out) if name.startswith("shards/")} == {"shards/000000.tar"}
 
     def test_a_deleted_shard_is_rendered_again(self, faces_dir, s3_url):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         render.run(config(faces_dir, out))
         before = content(out)
         (out / "shards" / "000001.tar").unlink()
@@ -123,7 +123,7 @@ class TestSecondRun:
         assert content(out) == before
 
     def test_changed_prompts_are_rewritten_around_the_same_images(self, faces_dir, s3_url, tmp_path):
-        out, bank = storage_path(s3_url) / "shards", tmp_path / "bank.yaml"
+        out, bank = StoragePath(s3_url) / "shards", tmp_path / "bank.yaml"
         render.run(config(faces_dir, out))
         bank.write_text("".join(f"{code}: [a face that shows {code}]\n" for code in EXPRESSIONS))
         plan = render.plan(config(faces_dir, out, prompts=bank))
@@ -155,12 +155,12 @@ class TestFaults:
         num_faults = faulty.num_faults
         faulty.every = 0
         assert num_faults > 5
-        assert content(storage_path(f"{s3_url}/shards")) == content(on_disk)
+        assert content(StoragePath(f"{s3_url}/shards")) == content(on_disk)
 
     def test_a_permanent_storage_failure_is_an_error_and_leaves_no_partial_shard(
         self, faces_dir, on_disk, s3_url, faulty, monkeypatch
     ):
-        out = storage_path(s3_url) / "shards"
+        out = StoragePath(s3_url) / "shards"
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
         monkeypatch.setattr("s3fs.S3FileSystem.retries", 2)
 
@@ -187,7 +187,7 @@ def test_output_and_messages_contain_no_credentials(faces_dir, s3_url, monkeypat
     options = ["--size", "32", "--channels", "rgb", "--limit", "3", "--debug", "--json"]
     done = subprocess.run([*command, *options], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    written = content(storage_path(s3_url))
+    written = content(StoragePath(s3_url))
     assert "shards/manifest.json" in written
     said = b"".join([done.stdout, done.stderr, *written.values()])
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -66,7 +66,7 @@ def test_a_missing_ray_token_is_a_clear_error(nodes, faces_dir, tmp_path):
     options = ("--out", tmp_path / "out", "--address", nodes.address)
     done = smile_pipe(nodes, "render", faces_dir, *options, **lacking)
     assert done.returncode == 2
-    assert f"--address {nodes.address}: the Ray there wants a token; set RAY_AUTH_MODE=token" in done.stderr
+    assert f"--address {nodes.address}: the Ray cluster requires a token; set RAY_AUTH_MODE=token" in done.stderr
 
 
 def _job_config(working_dir: Path) -> str:

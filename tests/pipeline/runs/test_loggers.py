@@ -22,7 +22,7 @@ from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import storage_path
+from smile_pipe.shards.storage import StoragePath
 
 # Stands for the package wandb, and records its calls in a file.
 FAKE = """
@@ -102,7 +102,7 @@ class TestWandb:
         assert not self.path.exists()
 
     def test_wandb_files_of_remote_run_are_local(self, tmp_path):
-        run = RunDirectory(storage_path(f"memory://{tmp_path.name}/run"))
+        run = RunDirectory(StoragePath(f"memory://{tmp_path.name}/run"))
         with RunLog(run, 0, 20, 4, "faces") as log:
             assert self.notes("init")[0]["dir"] == str(log.folder)
         assert json.loads(run.wandb_path.read_text())["id"] == "drawn-by-wandb"

@@ -28,20 +28,20 @@ from smile_pipe.shards.reader import ShardSet
 
 def write_run(root: Path, shards: Path, *, finished: bool = True, **options: object) -> None:
     """Write the files of a run on `shards`, without weights."""
-    opened = ShardSet.open(str(shards))
+    shard_set = ShardSet.open(str(shards))
     given = TrainConfig.model_validate({"shards": str(shards), "out": root, "split": "kfold:3:0"} | options)
     (root / "checkpoints" / "step-000004").mkdir(parents=True)
     (root / "checkpoints" / "step-000004" / "state.pt").touch()
     record = {
         "fingerprint": "0123456789abcdef",
-        "shards": relative_shards_path(root, opened),
-        "shards_fingerprint": opened.manifest.fingerprint,
+        "shards": relative_shards_path(root, shard_set),
+        "shards_fingerprint": shard_set.manifest.fingerprint,
         "train": given.recorded(),
     }
     (root / "config.json").write_text(json.dumps(record))
     (root / "metrics.jsonl").write_text('{"step": 2, "num_steps": 8}\n{"step": 4, "num_steps": 8}\n')
     if finished:
-        run_manifest(opened.manifest.fingerprint).write(root / "manifest.json")
+        run_manifest(shard_set.manifest.fingerprint).write(root / "manifest.json")
 
 
 def write_evaluation(run: Path, **changes: str) -> None:

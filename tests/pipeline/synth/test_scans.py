@@ -12,7 +12,7 @@ from smile_pipe.pipeline.face_model.actor import MIN_FRAMES
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import SynthManifest, run
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import storage_path
+from smile_pipe.shards.storage import StoragePath
 
 SCANS = ["NE00", *(f"{code}{level:02d}" for code in ("AN", "DI", "FE", "HA", "SA", "SU") for level in (2, 4))]
 
@@ -145,7 +145,7 @@ class TestUrlOutput:
         return f"{request.getfixturevalue('s3_url') if request.param == 's3' else f'memory://{tmp_path.name}'}/faces"
 
     def remote_digests(self, url: str) -> dict[str, str]:
-        root = storage_path(url)
+        root = StoragePath(url)
         files = {path.removeprefix(root.path).strip("/"): path for path in root.fs.find(root.path)}
         return {name: hashlib.sha256(root.fs.cat_file(path)).hexdigest() for name, path in files.items()}
 
@@ -162,6 +162,6 @@ class TestUrlOutput:
         assert self.remote_digests(f"memory://{tmp_path.name}/faces") == _digests(tmp_path / "faces")
 
     def test_folder_with_other_files_is_rejected(self, url):
-        (storage_path(url) / "notes.txt").write_text("mine")
+        (StoragePath(url) / "notes.txt").write_text("mine")
         with pytest.raises(UsageError, match=r"contains notes\.txt, which is not of this run"):
             run(SynthConfig(out=url, subjects=1, texture_size=64))

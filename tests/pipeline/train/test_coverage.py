@@ -79,9 +79,9 @@ def embed_five_rows(shards: Path, out: Path, worker: Worker) -> tuple[torch.Tens
     torch.manual_seed(0)
     model = build_model(job.recipe)
     model.towers.mean.add_(worker.rank)
-    opened = ShardSet.open(str(shards))
-    dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
-    return embed_rows(model, dataset, opened.rows[:5], dataset.directions(opened.rows), worker)
+    shard_set = ShardSet.open(str(shards))
+    dataset = FaceDataset(shard_set, DecodeSpec(job.channel, model.towers.image_size), 0)
+    return embed_rows(model, dataset, shard_set.rows[:5], dataset.directions(shard_set.rows), worker)
 
 
 def work(rank: int, shards: Path, folder: Path) -> None:
@@ -133,8 +133,8 @@ def test_validation_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     job = job_of(shards, tmp_path / "run", val_fraction=0.4)
     model = build_model(job.recipe)
     model.load_state_dict(run.checkpoints()[-1].load_model())
-    opened = ShardSet.open(str(shards))
-    dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size), 0)
-    sides = (opened.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
-    seen = Validation.from_rows(*sides).accuracy(model, dataset, dataset.directions(opened.rows), SINGLE)
+    shard_set = ShardSet.open(str(shards))
+    dataset = FaceDataset(shard_set, DecodeSpec(job.channel, model.towers.image_size), 0)
+    sides = (shard_set.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
+    seen = Validation.from_rows(*sides).accuracy(model, dataset, dataset.directions(shard_set.rows), SINGLE)
     assert rows[-1]["validation_knn"] == pytest.approx(seen, abs=1e-6)

@@ -42,8 +42,8 @@ def config(shards: Path, out: Path, **options: object) -> TrainConfig:
 
 def train_rows(shards: Path, out: Path) -> list[IndexRow]:
     """Training rows of a run with `config`."""
-    opened = ShardSet.open(str(shards))
-    return opened.of_subjects(RunManifest.read(out / "manifest.json").train_subjects)
+    shard_set = ShardSet.open(str(shards))
+    return shard_set.of_subjects(RunManifest.read(out / "manifest.json").train_subjects)
 
 
 def cut(shards: Path, name: str) -> None:
@@ -165,15 +165,15 @@ class TestDataset:
 
     def test_set_properties_come_from_the_first_readable_sample(self, tmp_path):
         write_shard_set(tmp_path / "shards", timelines=(make_timeline(2, "both"),), channels=("rgb",))
-        opened = ShardSet.open(str(tmp_path / "shards"))
-        spoil(tmp_path / "shards", opened.rows[:2])
-        assert first_readable(opened, opened.rows, "skip").record.key == opened.rows[2].key
-        assert stored_temporal(opened, opened.rows, "skip") == "both"
+        shard_set = ShardSet.open(str(tmp_path / "shards"))
+        spoil(tmp_path / "shards", shard_set.rows[:2])
+        assert first_readable(shard_set, shard_set.rows, "skip").record.key == shard_set.rows[2].key
+        assert stored_temporal(shard_set, shard_set.rows, "skip") == "both"
         decode_spec = DecodeSpec("rgb", 16, "frames")
-        assert FaceDataset(opened, decode_spec, 0, "skip").directions(opened.rows).shape == (3, 3)
+        assert FaceDataset(shard_set, decode_spec, 0, "skip").directions(shard_set.rows).shape == (3, 3)
         for read in (first_readable, stored_temporal):
-            with pytest.raises(BadSampleError, match=opened.rows[0].key):
-                read(opened, opened.rows)
+            with pytest.raises(BadSampleError, match=shard_set.rows[0].key):
+                read(shard_set, shard_set.rows)
 
 
 class TestStages:
@@ -226,9 +226,9 @@ class TestStages:
     def test_evaluation_skips_and_records_damaged_samples(self, copied):
         shards, run = copied / "shards", RunManifest.read(copied / "run" / "manifest.json")
         whole = evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
-        opened = ShardSet.open(str(shards))
-        test = opened.of_subjects(run.test_subjects)
-        spoil(shards, [test[1], opened.of_subjects(run.train_subjects)[0]])
+        shard_set = ShardSet.open(str(shards))
+        test = shard_set.of_subjects(run.test_subjects)
+        spoil(shards, [test[1], shard_set.of_subjects(run.train_subjects)[0]])
         with pytest.raises(BadSampleError, match=r"\.tar: the sample F.* cannot be read"):
             evaluate(EvaluateConfig(run=copied / "run", shards=str(shards)))
         found = evaluate(EvaluateConfig(run=copied / "run", shards=str(shards), on_bad_shard="skip"))
@@ -259,10 +259,10 @@ def test_skipped_keys_survive_a_restart(tmp_path):
 
 
 def test_index_offset_outside_of_shard_is_damage(shards):
-    opened = ShardSet.open(str(shards))
-    row = replace(opened.rows[0], offset=1 << 40)
+    shard_set = ShardSet.open(str(shards))
+    row = replace(shard_set.rows[0], offset=1 << 40)
     with pytest.raises(BadSampleError, match=f"{row.key} cannot be read"):
-        first_readable(opened, [row])
+        first_readable(shard_set, [row])
 
 
 @pytest.mark.parametrize("kind", [ShardError, SampleError, ImageError])

@@ -21,7 +21,7 @@ from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
-from smile_pipe.pipeline.runs import run_log, tail_metrics
+from smile_pipe.pipeline.runs import tail_metrics
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.runs.status import status
@@ -31,7 +31,7 @@ from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import relative_shards_path
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import StorageError, StoragePath, storage_path
+from smile_pipe.shards.storage import StorageError, StoragePath
 
 LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
 
@@ -64,13 +64,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def remote(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> StoragePath:
     """A location that holds the shards and nothing else."""
     root = request.getfixturevalue("s3_url") if request.param == "s3" else f"memory://{tmp_path.name}"
-    return upload(disk / "shards", storage_path(f"{root}/faces/shards")).parent
+    return upload(disk / "shards", StoragePath(f"{root}/faces/shards")).parent
 
 
 @pytest.fixture
 def bucket(disk: Path, s3_url: str) -> StoragePath:
     """The shards in an object store."""
-    return upload(disk / "shards", storage_path(f"{s3_url}/faces/shards")).parent
+    return upload(disk / "shards", StoragePath(f"{s3_url}/faces/shards")).parent
 
 
 def config(root: StoragePath, arch: str, **options: object) -> TrainConfig:
@@ -86,8 +86,9 @@ def upload(source: Path, target: StoragePath) -> StoragePath:
 
 def contents(root: StoragePath) -> dict[str, bytes]:
     """All files below a folder, by name."""
-    if isinstance(root, Path):
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    root = StoragePath(root)
+    if root.is_local:
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.local.rglob("*") if path.is_file()}
     files = root.fs.find(root.path)
     return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
 
@@ -230,7 +231,7 @@ class TestMetrics:
             raise error
 
         with self.log(run) as log, monkeypatch.context() as patch:
-            patch.setattr(run_log, "write_atomically", fail)
+            patch.setattr(StoragePath, "write_atomically", fail)
             patch.setattr(log, "next_put", 0.0)
             log.step(5, 0, self.losses, 0.1, learned)
             with pytest.raises(type(error)):
@@ -276,7 +277,7 @@ class TestInMemory:
     def test_memory_storage_refuses_workers_and_missing_gpu(self, disk, arch, option, tmp_path):
         if "use_gpu" in option and torch.cuda.is_available():
             pytest.skip("there is a GPU")
-        out = storage_path(f"memory://{tmp_path.name}/run")
+        out = StoragePath(f"memory://{tmp_path.name}/run")
         with pytest.raises(UsageError, match=r"num_workers 2|use_gpu"):
             train.run(config(disk, arch, out=out, **option))
         assert not out.exists()
@@ -365,7 +366,7 @@ class TestWhereShardsLie:
     )
     def test_relative_shards_path(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
-        assert relative_shards_path(storage_path(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
+        assert relative_shards_path(StoragePath(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
 
 
 class TestCredentials:

@@ -106,9 +106,9 @@ def test_other_options_do_not_overwrite_a_run(run_dir, shards_dir):
 def test_two_workers_train_and_no_test_subject_is_read(shards_dir, ray_cluster, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(shards_dir, shards)
-    opened = ShardSet.open(str(shards))
+    shard_set = ShardSet.open(str(shards))
     # Blank out the bytes of every test sample: whoever reads one now fails.
-    for row in opened.of_subjects(split_subjects("kfold:5:0", opened.subjects).test):
+    for row in shard_set.of_subjects(split_subjects("kfold:5:0", shard_set.subjects).test):
         with open(shards / "shards" / row.shard, "r+b") as file:
             file.seek(row.offset)
             file.write(bytes(row.bytes))

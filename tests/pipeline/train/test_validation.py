@@ -82,9 +82,9 @@ def test_each_epoch_ends_with_a_validation_row(validated):
 
 def test_validation_accuracy_equals_evaluation(validated, shards):
     out, manifest, _ = validated
-    opened, model = ShardSet.open(str(shards)), TrainedModel.load(*open_run(out))
-    dataset = FaceDataset(opened, DecodeSpec("rgb", 8), 0)
-    fit, scored = (opened.of_subjects(side) for side in (manifest.train_subjects, manifest.validation_subjects))
+    shard_set, model = ShardSet.open(str(shards)), TrainedModel.load(*open_run(out))
+    dataset = FaceDataset(shard_set, DecodeSpec("rgb", 8), 0)
+    fit, scored = (shard_set.of_subjects(side) for side in (manifest.train_subjects, manifest.validation_subjects))
     x = np.concatenate([*model.embed_faces(dataset, [*fit, *scored], 4)])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     votes = np.exp(unit[len(fit) :] @ unit[: len(fit)].T / 0.07)
