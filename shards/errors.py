@@ -1,5 +1,7 @@
-"""The error for invalid arguments and inputs."""
+"""The errors that users see: `UsageError` for wrong input, `StorageError` for a storage that fails."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -33,3 +35,29 @@ class UsageError(ValueError):
 
 def _rebuild(kind: type[UsageError], message: str, field: str, value: Any) -> UsageError:
     return kind(message, field=field, value=value)
+
+
+class StorageError(ConnectionError):
+    """The storage failed. The error carries no information about the requested file; a job ends with it."""
+
+
+@contextmanager
+def storage_errors(path: object) -> Iterator[None]:
+    """Turn a failure of the storage into a `StorageError`; storages raise arbitrary exceptions, `OSError` or others.
+
+    Raises:
+        FileNotFoundError, MemoryError: Unchanged.
+        StorageError: In place of any other exception.
+    """
+    try:
+        yield
+    except (FileNotFoundError, MemoryError, StorageError):
+        raise
+    except Exception as error:
+        reason = describe_error(error)
+        raise StorageError(f"{path}: the storage failed ({reason}); run the same command to go on") from error
+
+
+def describe_error(error: BaseException) -> str:
+    """The message of an error in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -21,11 +21,11 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.errors import StorageError, UsageError, describe_error, storage_errors
 from smile_pipe.shards.index import IndexRow, read_index
 from smile_pipe.shards.manifest import INDEX_NAME, MANIFEST_NAME, SHARDS_FOLDER, ShardManifest
 from smile_pipe.shards.sample import Sample, from_members
-from smile_pipe.shards.storage import StorageError, check_no_credentials, describe_error, storage_errors
+from smile_pipe.shards.urls import check_no_credentials
 from smile_pipe.shards.writer import digest_of
 
 # Larger than any sample that the render stage writes; an index with a larger size is invalid.

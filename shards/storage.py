@@ -8,7 +8,6 @@ libraries take them from the environment, so no credential reaches a log or a ma
 import errno
 import os
 import posixpath
-import re
 import secrets
 import shutil
 import tempfile
@@ -17,23 +16,17 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import parse_qsl, urlsplit
 
-from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic_core import core_schema
 from upath import UPath
 
 from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.urls import parse_path, scheme_of
 
 # These give an object its name when they have received all of it; on other storages a file grows under its name.
 ATOMIC_PUT_SCHEMES = frozenset(("memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
-_SECRET = re.compile(r"key|token|secret|password|signature|credential|^sig$", re.IGNORECASE)
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-
-
-class StorageError(ConnectionError):
-    """The storage failed. The error carries no information about the requested file; a job ends with it."""
 
 
 class StoragePath:
@@ -59,7 +52,7 @@ class StoragePath:
         if isinstance(path, StoragePath):
             self._path = path._path
         elif isinstance(path, str):
-            self._path = _parse(path)
+            self._path = parse_path(path)
         elif isinstance(path, UPath | Path):
             self._path = path
         else:
@@ -398,70 +391,8 @@ PathLike = str | os.PathLike[str] | StoragePath
 """What public functions accept as a path: text (a path or a URL), a `pathlib.Path`, or a `StoragePath`."""
 
 
-def _parse(text: str) -> Path | UPath:
-    check_no_credentials(text)
-    scheme = scheme_of(text)
-    if scheme == "":
-        # `Path.expanduser` raises where there is no user of that name.
-        return Path(os.path.expanduser(text))
-    if scheme == "file":
-        return Path(text.removeprefix("file://"))
-    try:
-        get_filesystem_class(scheme)
-        # Listings are not cached: other processes write to the same folder.
-        return UPath(text, use_listings_cache=False)
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{text}: {error}") from None
-
-
 def _validate(value: Any) -> StoragePath:
     try:
         return StoragePath(value)
     except TypeError:
         raise ValueError("not a path or URL") from None
-
-
-def scheme_of(text: str) -> str:
-    """The scheme of a URL in lower case; "" for a path."""
-    match = _SCHEME.match(text)
-    return match[1].lower() if match else ""
-
-
-def check_no_credentials(text: str) -> None:
-    """Refuse a URL that contains credentials; the message does not repeat them.
-
-    Raises:
-        UsageError: The URL has a password, or a parameter such as a signature.
-    """
-    # fsspec chains several URLs: simplecache::s3://bucket/shards
-    for parts in map(urlsplit, text.split("::")):
-        if parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
-            bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-            raise UsageError(f"{bare}: credentials do not belong in a URL; set them in the environment")
-
-
-def absolute(text: str) -> str:
-    """A path or URL, independent of the working directory; workers have another one than the user."""
-    return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
-
-
-@contextmanager
-def storage_errors(path: StoragePath | str) -> Iterator[None]:
-    """Turn a failure of the storage into a `StorageError`; storages raise arbitrary exceptions, `OSError` or others.
-
-    Raises:
-        FileNotFoundError, MemoryError: Unchanged.
-        StorageError: In place of any other exception.
-    """
-    try:
-        yield
-    except (FileNotFoundError, MemoryError, StorageError):
-        raise
-    except Exception as error:
-        reason = describe_error(error)
-        raise StorageError(f"{path}: the storage failed ({reason}); run the same command to go on") from error
-
-
-def describe_error(error: BaseException) -> str:
-    """The message of an error in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

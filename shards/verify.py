@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from smile_pipe.shards.errors import StorageError, describe_error, storage_errors
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.images import ImageError, decode_image
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.manifest import SHARDS_FOLDER, ShardEntry, fingerprint
 from smile_pipe.shards.reader import ShardError, ShardSet
 from smile_pipe.shards.sample import Sample, SampleError
-from smile_pipe.shards.storage import StorageError, describe_error, storage_errors
 
 _CHUNK = 1 << 20
 

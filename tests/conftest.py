@@ -109,7 +109,7 @@ def run_dir(shards_dir: Path, ray_cluster: None, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module", params=["zbuffer", "pytorch3d"])
 def renderer(request: pytest.FixtureRequest) -> "Renderer":
     """Each rendering backend that runs on a CPU."""
-    from smile_pipe.pipeline.rendering.backend import build_renderer
+    from smile_pipe.pipeline.rendering.choose_backend import build_renderer
 
     if request.param == "pytorch3d" and importlib.util.find_spec("pytorch3d") is None:
         pytest.skip("PyTorch3D is not installed")

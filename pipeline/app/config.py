@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from smile_pipe.pipeline.rendering.backend import RendererName
+from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
 

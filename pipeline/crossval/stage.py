@@ -27,13 +27,14 @@ from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
 from smile_pipe.pipeline.train import stage as train
-from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.errors import UsageError, storage_errors
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 from smile_pipe.shards.splits import split_subjects
-from smile_pipe.shards.storage import StoragePath, absolute, scheme_of, storage_errors
+from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.urls import absolute, scheme_of
 
 Progress = Callable[[int, int, str], None]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from smile_pipe.pipeline.meshes.paths import MAX_BYTES
-from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import PathLike, StoragePath, describe_error, storage_errors
+from smile_pipe.shards.errors import UsageError, describe_error, storage_errors
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 Stat = tuple[int, int]
 """Size in bytes, and modification time in nanoseconds since 1970."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 TOLERANCE = 1e-4
 """Maximum absolute difference from PyTorch, divided by the largest absolute value of an output or 1 if that is less."""
@@ -71,7 +71,7 @@ def check_size(model: ContrastiveModel) -> None:
         )
 
 
-def write_onnx(path: StoragePath, model: ContrastiveModel, metadata: Mapping[str, str]) -> float:
+def write_onnx(path: PathLike, model: ContrastiveModel, metadata: Mapping[str, str]) -> float:
     """Write the graph of a model.
 
     Args:
@@ -86,7 +86,7 @@ def write_onnx(path: StoragePath, model: ContrastiveModel, metadata: Mapping[str
         DisagreementError: the difference is above `TOLERANCE`; no file has been written.
     """
     graph = FaceGraph(model).eval()
-    with path.replacing() as file:
+    with StoragePath(path).replacing() as file:
         _export(graph, file, metadata)
         difference = _difference(graph, file)
         # `>` would be false for NaN.

@@ -17,7 +17,7 @@ from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.export.config import ExportConfig, ExportResult
 from smile_pipe.pipeline.export.embeddings_table import write_embeddings
 from smile_pipe.pipeline.export.onnx_graph import check_onnx, check_size, write_onnx
-from smile_pipe.pipeline.export.open_clip_folder import write_open_clip
+from smile_pipe.pipeline.export.open_clip_folder import check_folder, write_open_clip
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
@@ -87,7 +87,7 @@ def _check(config: ExportConfig) -> None:
         if file and file.is_dir():
             raise UsageError("is a directory; name a file", field=option, value=file)
     if config.open_clip:
-        config.open_clip.check_output_folder()
+        check_folder(config.open_clip)
     if config.onnx:
         check_onnx()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from smile_pipe.pipeline.common.option_types import Repeated
-from smile_pipe.pipeline.rendering.backend import RendererName
+from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
 

@@ -19,7 +19,7 @@ from smile_pipe.pipeline.predict.config import ClassifierName, Prediction
 from smile_pipe.pipeline.predict.inputs import UNKNOWN, ScanInput, find_inputs
 from smile_pipe.pipeline.render.process import process_sample
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.rendering.backend import RendererName, choose_renderer, renderer_version
+from smile_pipe.pipeline.rendering.choose_backend import RendererName, choose_renderer, renderer_version
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_directory import open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest

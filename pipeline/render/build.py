@@ -23,11 +23,12 @@ from smile_pipe.pipeline.render.timings import StepSeconds
 from smile_pipe.pipeline.render.units import STORAGE, Failure, ProcessedUnit, ReadInfo, split_into_units
 from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, FLOW_SCALE
 from smile_pipe.pipeline.sequences.dynamic_images import quantise_dynamic
+from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.images import DYNAMIC, encode_image
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
 from smile_pipe.shards.reader import ShardError, read_members
 from smile_pipe.shards.sample import DynamicScale, Sample, SampleRecord, Timeline, from_members
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
 
 

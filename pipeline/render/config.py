@@ -12,8 +12,8 @@ from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.rendering.backend import RendererName, choose_renderer, renderer_version
 from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side
+from smile_pipe.pipeline.rendering.choose_backend import RendererName, choose_renderer, renderer_version
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
 from smile_pipe.shards.images import CHANNELS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal

@@ -38,7 +38,7 @@ from smile_pipe.pipeline.render.process import encode_unit, process_units, read_
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import Workers
 from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, split_into_units
-from smile_pipe.pipeline.rendering.backend import GPU_RENDERERS
+from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS
 from smile_pipe.shards.manifest import fingerprint
 from smile_pipe.shards.storage import StoragePath
 

@@ -14,9 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.shards.errors import storage_errors
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
-from smile_pipe.shards.storage import StoragePath, storage_errors
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 # One death may have another cause: a machine that fails, a worker that Ray stops.
 MAX_DEATHS = 2
@@ -58,7 +59,7 @@ class _Budget:
 
 
 @contextmanager
-def enforce_limits(limits: Limits, deaths_folder: StoragePath, name: str) -> Iterator[None]:
+def enforce_limits(limits: Limits, deaths_folder: PathLike, name: str) -> Iterator[None]:
     """Enforce limits on the block.
 
     Args:
@@ -71,7 +72,7 @@ def enforce_limits(limits: Limits, deaths_folder: StoragePath, name: str) -> Ite
         StorageError: the count cannot be written under a URL.
     """
     global _budget
-    counter = deaths_folder / f"{name}.deaths"
+    counter = StoragePath(deaths_folder) / f"{name}.deaths"
     num_deaths = _read_count(counter)
     if num_deaths >= MAX_DEATHS:
         raise MeshError(

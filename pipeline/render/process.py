@@ -36,7 +36,8 @@ from smile_pipe.pipeline.render.units import (
     select_inputs,
     split_into_units,
 )
-from smile_pipe.pipeline.rendering.backend import Renderer, RendererName, ViewImages, build_renderer
+from smile_pipe.pipeline.rendering.backend import Renderer, ViewImages
+from smile_pipe.pipeline.rendering.choose_backend import RendererName, build_renderer
 from smile_pipe.pipeline.rendering.downsample import downsample
 from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum

@@ -5,8 +5,8 @@ from functools import cached_property
 from blake3 import blake3
 
 from smile_pipe.pipeline.captions.bank import PromptBank
-from smile_pipe.pipeline.rendering.backend import RendererName
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
+from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 

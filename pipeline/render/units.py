@@ -14,9 +14,9 @@ from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds
+from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.sample import Frame, MeshStatistics
-from smile_pipe.shards.storage import StorageError
 
 # Enough frames that the work of a batch outweighs its overhead, few enough that its meshes fit in memory.
 MAX_FRAMES_PER_BATCH = 16

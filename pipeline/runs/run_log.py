@@ -19,7 +19,7 @@ from torch import Tensor
 
 from smile_pipe.pipeline.runs.loggers import MetricsLogger, TensorBoardLogger, WandbLogger
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
-from smile_pipe.shards.storage import storage_errors
+from smile_pipe.shards.errors import storage_errors
 
 T = TypeVar("T")
 

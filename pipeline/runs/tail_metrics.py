@@ -8,7 +8,7 @@ from typing import Any
 from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import UPLOAD_SECONDS
-from smile_pipe.shards.storage import storage_errors
+from smile_pipe.shards.errors import storage_errors
 
 POLL_SECONDS = 0.5
 

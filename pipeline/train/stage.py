@@ -50,7 +50,8 @@ from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
-from smile_pipe.shards.storage import PathLike, StoragePath, absolute, check_no_credentials, scheme_of
+from smile_pipe.shards.storage import PathLike, StoragePath
+from smile_pipe.shards.urls import absolute, check_no_credentials, scheme_of
 
 
 def run(

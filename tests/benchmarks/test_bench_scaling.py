@@ -45,7 +45,7 @@ class TestWhatIsMeasured:
         sum(p.sum() for p in model.parameters()).backward()
         optimizer.step()
         saved = RunDirectory(tmp_path).save(1, model.state_dict(), {"optimizer": optimizer.state_dict()}, keep=1)
-        files = sum(file.stat().st_size for file in saved.path.iterdir())
+        files = sum(file.size() for file in saved.path.iterdir())
         assert measure(model, "smile-tiny", 2, num_samples=2).checkpoint == pytest.approx(files, rel=0.01)
 
 

@@ -1,7 +1,7 @@
-"""The dependency rules of the sources, checked on their syntax trees without importing them.
+"""The structure of the source: which package may import which, and what no module below the command line may contain.
 
-Each rule is a function from the sources to violations, one line each. A violation that is listed in `KNOWN_VIOLATIONS`
-passes; all others fail. The last test breaks each rule once, to see that it can fail.
+Each rule is a function from the sources to violations, one line each. The last test breaks each rule once, so that no
+rule is one that cannot fail.
 """
 
 import ast
@@ -51,36 +51,8 @@ MODULES_WITH_FLAGS = {
     "pipeline.common.ray_session": "`ray start --head`, a command of Ray",
     "pipeline.reports.html": "custom properties of CSS",
     "pipeline.runs.cards": "shell lines in the README.md of shards and runs",
-    "pipeline.runs.status": "the shell line that `smile-pipe status` suggests next",
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80
-
-_STAGE = "to be removed: the stage needs a public module for this (PUBLIC_MODULES)"
-_LIBRARY = "to be removed: move what both use into a library"
-_FLAG = "to be removed: name the field in backticks"
-_BACKENDS = (
-    "backend",
-    *(f"kernels.{name}" for name in ("cuda_faces", "faces", "pixels", "vertices")),
-    *("pytorch3d", "torch_shading", "zbuffer", "zbuffer_cuda"),
-)
-# Present violations. This table only shrinks: an entry that is no longer needed fails, too.
-KNOWN_VIOLATIONS = {
-    "pipeline.app.analysis imports pipeline.render.reading": _STAGE,
-    "pipeline.app.analysis imports pipeline.render.units": _STAGE,
-    "pipeline.app.page imports pipeline.predict.classifier": _STAGE,
-    "pipeline.predict.predictor imports pipeline.render.build": _STAGE,
-    "pipeline.predict.predictor imports pipeline.render.local": _STAGE,
-    "pipeline.predict.predictor imports pipeline.render.units": _STAGE,
-    "pipeline.runs.selection imports pipeline.evaluate.config": _LIBRARY,
-    "pipeline.runs.status imports pipeline.crossval.config": _LIBRARY,
-    "pipeline.runs.status imports pipeline.train.config": _LIBRARY,
-    f"import cycle: {', '.join(f'pipeline.rendering.{name}' for name in _BACKENDS)}": (
-        "to be removed: separate the interface of a backend from the function that builds one"
-    ),
-    "pipeline.captions.prompts contains --text": _FLAG,
-    "pipeline.runs.run_directory contains --resume": _FLAG,
-    "pipeline/synth has no config.py": "to be removed: split SynthConfig off pipeline/synth/stage.py",
-}
 
 Sources = Mapping[str, str]
 Rule = Callable[[Sources], Iterator[str]]
@@ -269,14 +241,8 @@ def sources() -> dict[str, str]:
 
 @each_rule
 def test_sources_follow_the_rule(rule: Rule, sources: Sources):
-    violations = set(rule(sources)) - KNOWN_VIOLATIONS.keys()
-    assert not violations, f"{rule.__doc__} New violations: {sorted(violations)}"
-
-
-def test_known_violations_still_exist(sources: Sources):
-    present = {violation for rule in RULES for violation in rule(sources)}
-    gone = sorted(KNOWN_VIOLATIONS.keys() - present)
-    assert not gone, f"no longer violated; remove from KNOWN_VIOLATIONS: {gone}"
+    violations = set(rule(sources))
+    assert not violations, f"{rule.__doc__} Violations: {sorted(violations)}"
 
 
 def test_packages_of_the_project_are_the_packages_of_the_tree(sources: Sources):

@@ -109,7 +109,7 @@ class TestRefused:
         write_index(tmp_path / "index.parquet", [ROWS[0], replace(ROWS[1], shard=name)])
         write_failures(tmp_path / "failures.parquet", [FAILURE, FAILURE.model_copy(update={"shard": name})])
         path = tmp_path / ("index.parquet" if read is read_index else "failures.parquet")
-        with pytest.raises(UsageError, match="names the shard") as error:
+        with pytest.raises(UsageError, match="invalid shard name") as error:
             read(path)
         assert str(error.value).startswith(f"{path}: ") and repr(name) in str(error.value)
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from helpers.samples import make_sample, write_shard_set
 from smile_pipe.shards import reader
-from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.errors import StorageError, UsageError
 from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import MAX_SAMPLE_BYTES, ShardError, ShardSet, read_members
 from smile_pipe.shards.sample import Sample, SampleError, from_members
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import digest_of, write_shard
 
 

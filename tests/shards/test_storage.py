@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from smile_pipe.shards import storage
+from smile_pipe.shards import storage, urls
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
@@ -202,7 +202,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("url", ["s3://bucket/0000?.tar", "sftp://name@host/x", "https://host/x?version=3"])
     def test_urls_without_credentials_are_accepted(self, url):
-        storage.check_no_credentials(url)
+        urls.check_no_credentials(url)
 
     def test_an_unknown_scheme_is_a_usage_error(self):
         with pytest.raises(UsageError, match=r"floppy://a.*floppy"):
@@ -212,7 +212,7 @@ class TestUrls:
         def missing(protocol):
             raise ImportError(f"please install {protocol}fs")
 
-        monkeypatch.setattr(storage, "get_filesystem_class", missing)
+        monkeypatch.setattr(urls, "get_filesystem_class", missing)
         with pytest.raises(UsageError, match="gs://a/b: please install gsfs"):
             StoragePath("gs://a/b")
 

@@ -124,7 +124,7 @@ def test_too_few_subjects_raise():
 
 
 def test_samples_without_the_levels_of_a_subset_raise():
-    with pytest.raises(UsageError, match="no sample fits"):
+    with pytest.raises(UsageError, match="no sample matches"):
         plan_folds("bu3dfe", [row for row in ROWS if row.level != 3 and row.level != 4], subset="I")
 
 

@@ -12,8 +12,8 @@ from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.render.fingerprints import SourceFiles, read_source
-from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.errors import StorageError, UsageError
+from smile_pipe.shards.storage import StoragePath
 
 FILES = {"a.obj": b"v 0 0 0\n", "deep/er/b.png": b"image", "labels.csv": b"path\n"}
 
@@ -74,7 +74,7 @@ class TestListing:
     @pytest.mark.parametrize("below", ["/nowhere", "/data/a.obj", "-that-is-no-bucket"])
     def test_missing_directory_is_an_error(self, s3_url, below):
         put(StoragePath(s3_url), {"data/a.obj": b"1"})
-        with pytest.raises(UsageError, match="nothing is there"):
+        with pytest.raises(UsageError, match="no files at this URL"):
             find_samples(StoragePath(s3_url + below), "auto")
 
     def test_unreadable_storage_is_an_error(self, s3_url, monkeypatch):
@@ -181,7 +181,7 @@ class TestPlanning:
         monkeypatch.setattr(url.fs, "info", failing(AssertionError("was asked for a file")))
         monkeypatch.setattr(url.fs, "get_file", failing(AssertionError("was fetched")))
         files = SourceFiles(url, known, listed=FileIndex.scan(url).stats)
-        files.look(FILES)
+        files.load(FILES)
         assert [files[path] for path in FILES] == known
 
     def test_listing_is_created_if_none_is_given(self, url):
@@ -189,7 +189,7 @@ class TestPlanning:
         put(url, {"a.obj": b"changed it is"})
         url.fs.rm(f"{url.path}/labels.csv")
         files = SourceFiles(url, known)
-        files.look(FILES)
+        files.load(FILES)
         assert files["deep/er/b.png"] == known[1]
         assert (files["a.obj"].size, files["labels.csv"].size) == (13, -1)
         assert files["a.obj"].blake3 not in ("", known[0].blake3)

@@ -17,8 +17,9 @@ from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.reading import SourceReader
+from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.index import IndexRow, read_failures, read_index
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.storage import StoragePath
 
 OPTIONS = {"size": 32, "channels": ("rgb",), "samples_per_shard": 4}
 

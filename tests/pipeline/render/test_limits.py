@@ -23,8 +23,9 @@ from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, enforce_limits
 from smile_pipe.pipeline.render.process import read_units
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.render.units import WorkUnit
+from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.index import read_failures
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.storage import StoragePath
 
 pytestmark = pytest.mark.faults
 

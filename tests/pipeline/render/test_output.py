@@ -97,13 +97,13 @@ class TestShardNamesOutsideTheDirectory:
     def read_records(self, rendered: World) -> dict[str, dict]:
         """The records after the start of a second run, by file name."""
         rendered.output.begin(())
-        return {path.name: json.loads(path.read_bytes()) for path in rendered.output.progress.glob("*.json")}
+        return {path.name: json.loads(path.read_bytes()) for path in rendered.output.progress.files("*.json")}
 
     @pytest.mark.parametrize("file", ["manifest.json", "index.parquet", "failures.parquet"])
     def test_bad_names_are_rejected_before_anything_is_removed_or_written(self, rendered, victim, file):
         self.use_name(rendered, file)
         before = rendered.content()
-        with pytest.raises(UsageError, match=rf"{file}: .*(shards\.0\.name|names the shard)"):
+        with pytest.raises(UsageError, match=rf"{file}: .*(shards\.0\.name|invalid shard name)"):
             rendered.render()
         assert rendered.content() == before and victim.read_text() == "precious"
         assert sorted(path.name for path in rendered.out.parent.iterdir()) == ["data", "out", "victim"]
@@ -127,5 +127,5 @@ class TestShardNamesOutsideTheDirectory:
 def test_a_record_in_the_file_of_another_shard_is_ignored(rendered):
     rendered.output.begin(())
     first = rendered.output.progress / "000000.tar.json"
-    first.rename(rendered.output.progress / "000001.tar.json")
+    first.local.rename((rendered.output.progress / "000001.tar.json").local)
     assert [record.name for record in rendered.output.read_records()] == ["000002.tar"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from helpers.shapes import card, cube, join, painted, sphere
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.backend import build_renderer
 from smile_pipe.pipeline.rendering.cameras import Rig, build_views
+from smile_pipe.pipeline.rendering.choose_backend import build_renderer
 from smile_pipe.pipeline.rendering.encoding import quantise_views
 from smile_pipe.shards.images import decode_image, encode_image
 

@@ -17,8 +17,9 @@ from helpers.paths import REPOSITORY
 from helpers.shapes import card, cube, painted, sphere
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.backend import ViewImages, build_renderer
+from smile_pipe.pipeline.rendering.backend import ViewImages
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, build_views
+from smile_pipe.pipeline.rendering.choose_backend import build_renderer
 from smile_pipe.pipeline.rendering.kernels.vertices import vertex_normals
 
 if importlib.util.find_spec("pytorch3d") is None:

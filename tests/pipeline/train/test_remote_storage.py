@@ -29,9 +29,9 @@ from smile_pipe.pipeline.train import job as worker
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import relative_shards_path
-from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.errors import StorageError, UsageError
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.storage import StorageError, StoragePath
+from smile_pipe.shards.storage import StoragePath
 
 LAST, BEFORE = "checkpoints/step-000008/", "checkpoints/step-000004/"
 
@@ -212,7 +212,7 @@ class TestMetrics:
             assert run.metrics() == []
             log.publish()
             assert [row["step"] for row in run.metrics()] == [5]
-            monkeypatch.setattr(log, "next_put", 0.0)
+            monkeypatch.setattr(log, "next_upload", 0.0)
             log.step(10, 0, self.losses, 0.1, learned)
             assert [row["step"] for row in run.metrics()] == [5, 10]
             log.step(15, 0, self.losses, 0.1, learned)
@@ -232,14 +232,14 @@ class TestMetrics:
 
         with self.log(run) as log, monkeypatch.context() as patch:
             patch.setattr(StoragePath, "write_atomically", fail)
-            patch.setattr(log, "next_put", 0.0)
+            patch.setattr(log, "next_upload", 0.0)
             log.step(5, 0, self.losses, 0.1, learned)
             with pytest.raises(type(error)):
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
 
     def test_tail_reports_rows_while_they_are_written(self, remote, monkeypatch):
-        monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
+        monkeypatch.setattr(tail_metrics, "UPLOAD_SECONDS", 0.01)
         run, reported = RunDirectory(remote / "run"), []
         with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
@@ -249,7 +249,7 @@ class TestMetrics:
         assert reported == [5, 10]
 
     def test_temporary_storage_failure_does_not_stop_the_tail(self, remote, monkeypatch):
-        monkeypatch.setattr(tail_metrics, "PUT_EVERY", 0.01)
+        monkeypatch.setattr(tail_metrics, "UPLOAD_SECONDS", 0.01)
         run, reported, failed, size = RunDirectory(remote / "run"), [], [], tail_metrics._size
 
         def fail_once(directory: RunDirectory) -> int:
@@ -381,7 +381,7 @@ class TestCredentials:
     def test_failed_run_shows_no_credentials(self, bucket, in_process):
         shards = ShardSet.open(f"{bucket}/shards")
         for path in (bucket / "shards" / "shards").iterdir():
-            path.write_bytes(bytes(path.stat().st_size))
+            path.write_bytes(bytes(path.size()))
         options = ["--split=kfold:6:0", "--debug"]
         code, printed = invoke("train", f"--shards={shards.spec}", f"--out={bucket}/run", *options)
         assert code == 1 and "Traceback" in printed and "cannot be read" in printed

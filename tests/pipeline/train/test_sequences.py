@@ -92,7 +92,7 @@ def test_two_workers_train_on_scans_sequences_and_dynamic_images(mixed, ray_clus
 
 
 def test_a_run_on_scans_leaves_pooling_as_it_began_and_scores_sequences_by_their_mean(mixed, run_of_mixed, tmp_path):
-    run = train(config(mixed, tmp_path / "run", win_process="expression == 'HA'", batch_size=2), in_process=True)
+    run = train(config(mixed, tmp_path / "run", where="expression == 'HA'", batch_size=2), in_process=True)
     assert (run.temporal, run.num_train_samples, run.num_train_sequences) == ("none", 3, 0)
     assert run.training_data_summary() == "3 scans of 3 subjects"
     other = RunManifest.read(run_of_mixed / "manifest.json")
@@ -109,7 +109,7 @@ def test_a_run_on_scans_leaves_pooling_as_it_began_and_scores_sequences_by_their
 
 def test_shards_that_store_other_moments_than_the_run_read_are_refused(run_of_mixed, tmp_path):
     write_shard_set(tmp_path / "shards", timelines=(make_timeline(3, "dynamic"),), channels=("rgb",))
-    with pytest.raises(UsageError, match="they hold dynamic, and the run learned from frames"):
+    with pytest.raises(UsageError, match="they store dynamic of sequences, and the run was trained on frames"):
         evaluate(EvaluateConfig(run=run_of_mixed, shards=str(tmp_path / "shards"), split="all"))
 
 
@@ -151,14 +151,14 @@ class TestZeroShot:
 
 class TestWhere:
     def test_only_samples_for_which_it_holds_are_scored(self, mixed, run_of_mixed):
-        found = evaluate(EvaluateConfig(run=run_of_mixed, shards=str(mixed), win_process="expression != 'HA'"))
+        found = evaluate(EvaluateConfig(run=run_of_mixed, shards=str(mixed), where="expression != 'HA'"))
         assert (found.num_scans, found.num_sequences, found.where) == (0, 2, "expression != 'HA'")
         everything = evaluate(EvaluateConfig(run=run_of_mixed, shards=str(mixed)))
         assert everything.fingerprint != found.fingerprint and everything.where is None
 
     def test_a_condition_that_nothing_meets_is_refused_and_nothing_is_written(self, mixed, tmp_path):
         with pytest.raises(UsageError, match="level > 9"):
-            train(config(mixed, tmp_path / "run", win_process="level > 9"))
+            train(config(mixed, tmp_path / "run", where="level > 9"))
         assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,59 @@
+"""Paths and URLs as text: parsing, schemes, and the check that a URL contains no credentials."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from fsspec import get_filesystem_class
+from upath import UPath
+
+from smile_pipe.shards.errors import UsageError
+
+_SECRET = re.compile(r"key|token|secret|password|signature|credential|^sig$", re.IGNORECASE)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme_of(text: str) -> str:
+    """The scheme of a URL in lower case; "" for a path."""
+    match = _SCHEME.match(text)
+    return match[1].lower() if match else ""
+
+
+def check_no_credentials(text: str) -> None:
+    """Refuse a URL that contains credentials; the message does not repeat them.
+
+    Raises:
+        UsageError: The URL has a password, or a parameter such as a signature.
+    """
+    # fsspec chains several URLs: simplecache::s3://bucket/shards
+    for parts in map(urlsplit, text.split("::")):
+        if parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
+            bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+            raise UsageError(f"{bare}: credentials do not belong in a URL; set them in the environment")
+
+
+def absolute(text: str) -> str:
+    """A path or URL, independent of the working directory; workers have another one than the user."""
+    return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
+
+
+def parse_path(text: str) -> Path | UPath:
+    """Convert text to a local path or a URL of fsspec; `~` is the home folder.
+
+    Raises:
+        UsageError: The URL has an unknown scheme, or contains credentials.
+    """
+    check_no_credentials(text)
+    scheme = scheme_of(text)
+    if scheme == "":
+        # `Path.expanduser` raises where there is no user of that name.
+        return Path(os.path.expanduser(text))
+    if scheme == "file":
+        return Path(text.removeprefix("file://"))
+    try:
+        get_filesystem_class(scheme)
+        # Listings are not cached: other processes write to the same folder.
+        return UPath(text, use_listings_cache=False)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{text}: {error}") from None
