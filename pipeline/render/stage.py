@@ -55,8 +55,7 @@ def plan(config: RenderConfig) -> RenderPlan:
     Raises:
         UsageError: the input, the output or an option cannot be used.
     """
-    with _without_garbage_collection():
-        return _plan(config)
+    return _plan(config, config.resolve(), RenderOutput(config.out))
 
 
 @contextmanager
@@ -71,8 +70,8 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _plan(config: RenderConfig) -> RenderPlan:
-    settings, output = config.resolve(), RenderOutput(config.out)
+@_without_garbage_collection()
+def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) -> RenderPlan:
     found = find_samples(config.data_dir, config.layout, settings.needs_neutral)
     if not found.samples:
         raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample; choose another `layout`")
@@ -141,7 +140,7 @@ def run(
     settings, output = config.resolve(), RenderOutput(config.out)
     output.check_writable()
     with directory_lock(config.out):
-        work = plan(config)
+        work = _plan(config, settings, output)
         on_plan(work)
         return _execute(work, config, settings, output, on_progress)
 

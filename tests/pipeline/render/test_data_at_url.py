@@ -140,16 +140,16 @@ class TestSecondRun:
 @pytest.mark.usefixtures("in_process")
 def test_a_file_deleted_between_listing_and_reading_is_a_failure(scans, s3_url, tmp_path):
     data = upload(scans, f"{s3_url}/data")
-    plan = render.plan
+    plan = render._plan
     gone = sorted(path for path in data.fs.find(data.path) if path.endswith(".wrl"))[0]
 
-    def plan_and_remove(config: RenderConfig) -> object:
-        work = plan(config)
+    def plan_and_remove(*arguments: object) -> object:
+        work = plan(*arguments)
         data.fs.rm(gone)
         return work
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "plan", plan_and_remove)
+        patch.setattr(render, "_plan", plan_and_remove)
         manifest = render.run(RenderConfig(data_dir=data, out=tmp_path / "out", **OPTIONS))
     assert (manifest.num_samples, manifest.num_failures) == (5, 2)
     failure = next(row for row in read_failures(tmp_path / "out/failures.parquet") if gone.endswith(row.source))
