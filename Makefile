@@ -4,6 +4,8 @@ BIN := .venv/bin
 DEMO ?= demo
 SUBJECTS ?= 16
 TYPED := .mypy_cache/tree
+# Two processes; more of them on more cores. One Ray cluster serves all tests that need one.
+PARALLEL ?= --numprocesses 2 --dist loadgroup
 
 .PHONY: help demo test test-fast test-faults lint clean
 
@@ -39,10 +41,10 @@ demo: .venv/installed
 	@echo "  $(BIN)/smile-pipe predict $(DEMO)/run FACE.obj"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not slow"
 
 test-faults: .venv/installed-dev
 	SMILE_PIPE_FAULTS=1 $(BIN)/python -m pytest -m faults --timeout 3600

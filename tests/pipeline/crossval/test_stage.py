@@ -270,6 +270,7 @@ def test_in_memory_storage_runs_in_this_process(tmp_path):
     assert json.loads((target / "manifest.json").read_text())["stage"] == "crossval"
 
 
+@pytest.mark.slow
 def test_fold_resumes_after_a_dead_machine_left_its_lock(tmp_path):
     write_shard_set(tmp_path / "shards", num_subjects=4)
     given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)

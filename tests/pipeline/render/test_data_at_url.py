@@ -157,6 +157,7 @@ def test_a_file_deleted_between_listing_and_reading_is_a_failure(scans, s3_url, 
     assert failure.sources[0].size == -1
 
 
+@pytest.mark.slow
 class TestFailingStorage:
     """A storage failure ends the job, keeps finished shards, and makes no scan a failure."""
 

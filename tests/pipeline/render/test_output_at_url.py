@@ -182,6 +182,7 @@ class TestFaults:
         assert content(out) == done
 
 
+@pytest.mark.slow
 def test_output_and_messages_contain_no_credentials(faces_dir, s3_url, monkeypatch):
     command = [Path(sys.executable).parent / "smile-pipe", "render", faces_dir, "--out", f"{s3_url}/shards"]
     options = ["--size", "32", "--channels", "rgb", "--limit", "3", "--debug", "--json"]

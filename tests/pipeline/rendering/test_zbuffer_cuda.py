@@ -136,6 +136,7 @@ def test_kernel_compiles_for_a_gpu_without_a_gpu():
     assert process.stdout.startswith("compiled")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HAS_GPU or INTERPRETED, reason="runs on the GPU, or in the interpreter already")
 def test_suite_passes_in_the_triton_interpreter():
     # In a new process, because Triton reads the variable at import and may be imported already.

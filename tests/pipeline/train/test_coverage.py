@@ -107,6 +107,7 @@ def ranks(shards, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)], folder
 
 
+@pytest.mark.slow
 def test_two_ranks_together_read_each_sample_once(ranks, shards, tmp_path):
     found, _ = ranks
     for name, options in {"plain": {}, "validated": {"val_fraction": 0.4}}.items():

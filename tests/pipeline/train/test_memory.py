@@ -95,6 +95,7 @@ def test_compiled_tower_gives_the_same_losses_and_weight_names(shards, plain, tm
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the usual backend needs a C++ compiler")
 def test_default_compile_backend_gives_the_same_losses(shards, plain, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))

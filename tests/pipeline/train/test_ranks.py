@@ -24,6 +24,8 @@ from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.train_step import TrainStep
 
+pytestmark = pytest.mark.slow
+
 # In the second epoch, one step after the checkpoint that the run resumes from.
 STOP, SAVED = NUM_STEPS + 3, NUM_STEPS + 2
 # Time limit for waiting for the other process, which may have failed.
