@@ -31,8 +31,8 @@ settings.load_profile("tests")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use the shared cluster as `ray` and tests by hypothesis as `fuzz`, before `-m` selects.
 
-    If several processes run the tests, all `ray` tests run in one of them, so that there is one cluster. The other tests
-    of a file run in one process, so that they share the fixtures of their module.
+    If several processes run the tests, all `ray` tests run in one of them, so that there is one cluster. The other
+    tests of a file run in one process, so that they share the fixtures of their module.
     """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
