@@ -207,7 +207,7 @@ def test_long_paths_are_piped_complete(shards_dir, run_dir, tmp_path):
         (f"{root}/run/checkpoints/", "inspect", root / "run"),
         (f"{root}/curves.png", "inspect", root / "run", "--curves", root / "curves.png"),
         (f"{root}/sheet.png", "inspect", shards_dir, "--preview", root / "sheet.png"),
-        (f"{root}/clip: README.md", "export", root / "run", "--open-clip", root / "clip"),
+        (f"{root}/clip: see README.md", "export", root / "run", "--open-clip", root / "clip"),
         (f"{root}/run/evaluation/report.html", "evaluate", root / "run", "--shards", shards_dir),
     ):
         code, out, stderr = invoke(*command)

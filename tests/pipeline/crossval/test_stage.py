@@ -217,7 +217,7 @@ def test_directory_with_foreign_config_json_is_not_changed(shards_dir, tmp_path,
         ({"recipe": "smile"}, "smile-vlm"),
         ({"split_protocol": "loso", "subset": "I"}, "subset I"),
         ({"text": "geometry"}, "text geometry"),
-        ({"where": "level > 4"}, "no sample fits"),
+        ({"where": "level > 4"}, "no sample matches"),
         ({"split_protocol": "bu3dfe"}, "10 folds"),
     ],
 )

@@ -84,7 +84,7 @@ class Killer(threading.Thread):
         self.killed = workers("RayTrainWorker")[-1]
         os.kill(self.killed, signal.SIGKILL)
         self.first_checkpoint, self.steps_before = checkpoints[0].path, len(RunDirectory(self.out).checkpoints())
-        self.inode = self.first_checkpoint.stat().st_ino
+        self.inode = self.first_checkpoint.local.stat().st_ino
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=IN_FULL)])
@@ -100,7 +100,7 @@ def test_killed_worker_restarts_from_the_last_checkpoint(shards, ray_cluster, un
     killer.join()
     # It was killed in the middle of the run, and finished steps were not repeated.
     assert killer.killed and killer.steps_before < EPOCHS
-    assert killer.first_checkpoint.stat().st_ino == killer.inode
+    assert killer.first_checkpoint.local.stat().st_ino == killer.inode
     assert_same_result(out, expected)
 
 

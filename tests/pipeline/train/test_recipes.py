@@ -173,8 +173,8 @@ class TestRefused:
             ({"recipe": "barlow", "text": "label"}, "recipe barlow: learns without text; leave `text` out"),
             ({"recipe": "clip", "text": "none"}, "recipe clip: has no loss left without text"),
             ({"drop_loss": ("mv",), "text": "none"}, "has no loss left without text"),
-            ({"recipe": "supervised", "text": "pseudo"}, "learns from labels, not from pseudo; leave --text out"),
-            ({"text": "geometry"}, "the shards carry prompts from label; use --text label, or render them"),
+            ({"recipe": "supervised", "text": "pseudo"}, "learns from labels, not from pseudo; leave `text` out"),
+            ({"text": "geometry"}, "the shards have prompts from label; use `text=label`, or render them"),
         ],
     )
     def test_conflicting_options_are_refused(self, shards_dir, tmp_path, options, reason):
