@@ -9,6 +9,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("NO_COLOR", "1")
+# pytest-xdist sets it for its processes; commands then fold what they print.
+os.environ.pop("COLUMNS", None)
 
 import uuid
 from collections.abc import Iterator

@@ -233,6 +233,8 @@ def test_a_port_in_use_is_a_clear_error(run_dir):
 
 def test_the_script_of_the_page_runs_without_a_browser(run_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["page.py", AppConfig(run=run_dir).model_dump_json()])
+    # Streamlit puts the script here; processes that later tests spawn would run it as theirs.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     assert [info.value for info in page.info] == ["Send a scan, or click on one of the examples."]
     next(button for button in page.button if button.label == "a smile").click().run()
