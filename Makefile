@@ -4,8 +4,8 @@ BIN := .venv/bin
 DEMO ?= demo
 SUBJECTS ?= 16
 TYPED := .mypy_cache/tree
-# Two processes; more of them on more cores. One Ray cluster serves all tests that need one.
-PARALLEL ?= --numprocesses 2 --dist loadgroup
+# Three processes, since many tests wait; more of them on more cores. One Ray cluster serves all tests that need one.
+PARALLEL ?= --numprocesses 3 --dist loadgroup
 
 .PHONY: help demo test test-fast test-faults lint clean
 

@@ -139,7 +139,7 @@ def _replace_old_names(values: dict[str, Any], config: type[BaseModel]) -> None:
             if values.get(new) in (None, []):
                 values[new] = value
             elif new in getattr(config, "RECORDED_NAMES", {}):
-                # The new name once had another meaning: the config decides which one is meant.
+                # The new name once had another meaning: the config resolves it.
                 values[old] = value
 
 

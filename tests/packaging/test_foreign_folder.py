@@ -48,7 +48,7 @@ def run_in(project: Path, *command: object) -> str:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.skipif(not COMMAND.exists(), reason="smile-pipe is not installed beside this Python")
+@pytest.mark.skipif(not COMMAND.exists(), reason="smile-pipe is not installed for this Python")
 def test_commands_and_workers_of_ray_import_no_file_of_the_user(project: Path):
     run_in(project, COMMAND, "synth", "faces", "--subjects", 1, "--levels", 4, "--texture-size", 64)
     options = ("--size", 32, "--channels", "rgb", "--rig", 3, "--json")

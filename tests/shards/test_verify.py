@@ -251,12 +251,12 @@ class TestCommand:
 
     @pytest.mark.parametrize(("part", "num_shards"), [("", 3), ("/shards/00000[12].tar", 2)])
     def test_counts_all_selected_shards(self, written, monkeypatch, part, num_shards):
-        told = []
+        reports = []
         monkeypatch.setattr(
-            "smile_pipe.cli.progress.StageProgress.update", lambda self, done, total, note: told.append((done, total))
+            "smile_pipe.cli.progress.StageProgress.update", lambda self, done, total, note: reports.append((done, total))
         )
         CliRunner().invoke(app, ["verify", f"{written}{part}"])
-        assert told[-1] == (num_shards, num_shards) and sorted(told) == told
+        assert reports[-1] == (num_shards, num_shards) and sorted(reports) == reports
 
     @pytest.mark.parametrize("name", ["x[/b]", "[red]", ":smile:"])
     def test_names_from_the_data_are_listed_literally(self, copy, name):
