@@ -253,7 +253,7 @@ class TestCommand:
     def test_counts_all_selected_shards(self, written, monkeypatch, part, num_shards):
         reports = []
         monkeypatch.setattr(
-            "smile_pipe.cli.progress.StageProgress.update", lambda self, done, total, note: reports.append((done, total))
+            "smile_pipe.cli.progress.StageProgress.update", lambda _, done, total, note: reports.append((done, total))
         )
         CliRunner().invoke(app, ["verify", f"{written}{part}"])
         assert reports[-1] == (num_shards, num_shards) and sorted(reports) == reports
