@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO ?= demo
 SUBJECTS ?= 16
 TYPED := .mypy_cache/tree
-# Three processes, since many tests wait; more of them on more cores. One Ray cluster serves all tests that need one.
+# Three processes, since many tests wait for others; more of them on more cores.
 PARALLEL ?= --numprocesses 3 --dist loadgroup
 
 .PHONY: help demo test test-fast test-faults lint clean
