@@ -1,4 +1,4 @@
-"""Fixtures and markers of all tests: one Ray cluster, one S3 server, and small datasets built once per session."""
+"""Fixtures and markers of all tests: a Ray cluster, an S3 server, and small datasets built once per session."""
 
 import importlib.util
 import logging
@@ -33,9 +33,9 @@ settings.load_profile("tests")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use the shared cluster as `ray` and tests by hypothesis as `fuzz`, before `-m` selects.
 
-    If several processes run the tests, those with the shared cluster run in at most two of them, which take about equally
-    long: each process has a cluster of its own. The other tests of a file run in one process, so that they share the
-    fixtures of their module.
+    If several processes run the tests, those with the shared cluster run in at most two of them, which take about
+    equally long: each process has a cluster of its own. The other tests of a file run in one process, so that they
+    share the fixtures of their module.
     """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
