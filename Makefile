@@ -4,8 +4,8 @@ BIN := .venv/bin
 DEMO ?= demo
 SUBJECTS ?= 16
 TYPED := .mypy_cache/tree
-# Three processes, since many tests wait for others; more of them on more cores.
-PARALLEL ?= --numprocesses 3 --dist loadgroup
+# One process per core. All tests with Ray run in one of them, with one cluster.
+PARALLEL ?= --numprocesses 2 --dist loadgroup
 
 .PHONY: help demo test test-fast test-faults lint clean
 

@@ -33,19 +33,16 @@ settings.load_profile("tests")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use the shared cluster as `ray` and tests by hypothesis as `fuzz`, before `-m` selects.
 
-    If several processes run the tests, those with the shared cluster run in at most two of them, which take about
-    equally long: each process has a cluster of its own. The other tests of a file run in one process, so that they
-    share the fixtures of their module.
+    If several processes run the tests, all tests with the shared cluster run in one of them, so that there is one
+    cluster. The other tests of a file run in one process, so that they share the fixtures of their module.
     """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
-        file = item.location[0]
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            file = "ray, training" if "pipeline/train/" in file else "ray"
-        item.add_marker(pytest.mark.xdist_group(file))
+        group = "ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else item.location[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
