@@ -6,7 +6,7 @@ perspective, draw both sides of a face (normals are flipped towards the camera),
 deterministic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,20 @@ class ViewImages:
     flow: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class QuantisedViews:
+    """Images of one mesh as the integers that are stored.
+
+    Attributes:
+        pixels: By channel, see `smile_pipe.pipeline.rendering.encoding`: uint8 [V, H, W, 3] for `rgb` and `normal`,
+            uint16 [V, H, W] for `depth` and [V, H, W, 3] for `flow`.
+        is_visible: Whether any view shows the mesh.
+    """
+
+    pixels: Mapping[str, NDArray]
+    is_visible: bool
+
+
 class Renderer(Protocol):
     """Interface of a renderer.
 
@@ -68,3 +82,40 @@ class Renderer(Protocol):
             The images of each mesh, in the order of `meshes`.
         """
         ...
+
+    def render_quantised(
+        self, meshes: Sequence[Mesh], rigs: Sequence[Rig], channels: Sequence[str], samples_per_pixel: int = 1
+    ) -> list[QuantisedViews]:
+        """Render each mesh from all views of its rig, supersampled, to the integers that are stored.
+
+        A few views are in memory at a time at the size at which they are drawn.
+
+        Args:
+            meshes: Meshes with vertices in the canonical frame.
+            rigs: One rig for each mesh, with the size of the output.
+            channels: Channels to render.
+            samples_per_pixel: Samples of each output pixel, a square number; see `downsample`.
+
+        Returns:
+            The images of each mesh, in the order of `meshes`.
+
+        Raises:
+            ValueError: `channels` contains `flow`, and a mesh has none.
+        """
+        ...
+
+
+def check_flow(meshes: Sequence[Mesh], channels: Sequence[str]) -> None:
+    """Check that all meshes have a flow if `channels` contains it.
+
+    Raises:
+        ValueError: a mesh has no flow.
+    """
+    if "flow" in channels and any(mesh.flow is None for mesh in meshes):
+        raise ValueError("the mesh has no flow")
+
+
+def divide_views(num_views: int, bytes_per_view: int, memory: int) -> Iterator[slice]:
+    """Divide the views of a rig into ranges of equal size that fit in `memory` bytes, of at least one view."""
+    step = max(memory // bytes_per_view, 1)
+    return (slice(start, min(start + step, num_views)) for start in range(0, num_views, step))

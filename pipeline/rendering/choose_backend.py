@@ -55,9 +55,9 @@ def renderer_version(name: RendererName) -> str:
 def build_renderer(name: RendererName) -> Renderer:
     """Build the renderer with a resolved name; its library is imported here."""
     if name == "pytorch3d":
-        from smile_pipe.pipeline.rendering.pytorch3d import PyTorch3DRenderer
+        from smile_pipe.pipeline.rendering.pytorch3d import build_pytorch3d
 
-        return PyTorch3DRenderer()
+        return build_pytorch3d()
     if name == "zbuffer-cuda":
         from smile_pipe.pipeline.rendering.zbuffer_cuda import ZBufferCudaRenderer
 

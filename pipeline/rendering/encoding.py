@@ -1,5 +1,6 @@
 """Quantise rendered channels to the stored integers, and encode them as JPEG and PNG."""
 
+import typing
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,12 +23,15 @@ _NEAR, _STEP, _FLOW_STEP = DEPTH_SCALE.near, DEPTH_SCALE.step, FLOW_SCALE.step
 
 
 def quantise_views(images: ViewImages, channels: Sequence[str]) -> dict[str, NDArray]:
-    """Quantise the given channels to the stored integers, [V, H, W] or [V, H, W, 3] each, in the given order."""
+    """Quantise the given channels to the stored integers, [V, H, W] or [V, H, W, 3] each, in the given order.
+
+    Images of a mesh without flow have no channel `flow`.
+    """
     quantise: dict[str, Callable[[], NDArray]] = {
         "rgb": lambda: images.rgb,
         "depth": lambda: quantise_depth(images.depth),
         "normal": lambda: quantise_normal(images.normal),
-        "flow": lambda: quantise_flow(images.flow),
+        "flow": lambda: quantise_flow(typing.cast(NDArray, images.flow)),
     }
     return {channel: quantise[channel]() for channel in channels}
 
@@ -54,19 +58,9 @@ def quantise_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (normal * np.float32(127.5) + np.float32(128.0)).astype(np.uint8)
 
 
-def quantise_flow(flow: NDArray[np.float32] | None) -> NDArray[np.uint16]:
-    """Quantise displacements (frame units) to uint16 with `FLOW_SCALE`; 0, the background's value, gives 32768.
-
-    Raises:
-        ValueError: `flow` is None because the mesh has no flow.
-    """
-    if flow is None:
-        raise ValueError("the mesh has no flow")
-    return _quantise_flow(flow)
-
-
 @njit(cache=True, nogil=True)
-def _quantise_flow(flow: NDArray[np.float32]) -> NDArray[np.uint16]:
+def quantise_flow(flow: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Quantise displacements (frame units) to uint16 with `FLOW_SCALE`; 0, the background's value, gives 32768."""
     out = np.empty(flow.shape, np.uint16)
     flat, values = out.reshape(-1), flow.reshape(-1)
     for n in range(len(values)):

@@ -1,171 +1,177 @@
-"""The renderer for GPUs: PyTorch3D's rasteriser finds the nearest faces, `torch_shading` shades them.
+"""The renderer for GPUs with PyTorch3D, which finds the nearest faces; projection and shading are ours.
 
-Meshes of any size share a call, within a memory limit. No bin of the rasteriser overflows, and results do not depend on
-the order in which a device computes.
+No bin of the rasteriser overflows, and results do not depend on the order in which a device computes.
 
-Vertices are projected here, not by PyTorch3D's cameras: those pad all meshes to the largest and build their transforms
-in Python for each call, and K, R and T already have the same convention. On a CPU, PyTorch3D compares every pixel with
-every face: usable for tests, far too slow for scans (see README.md).
+PyTorch3D's cameras and mesh structures are not used: they pad all meshes to the largest, build their transforms in
+Python for each call, and wait for the device. On a CPU, PyTorch3D compares every pixel with every face: usable for
+tests, far too slow for scans (see README.md).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytorch3d
 import torch
+from numpy.typing import NDArray
 from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
-from pytorch3d.structures import Meshes
 from torch import Tensor
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.backend import ViewImages
-from smile_pipe.pipeline.rendering.cameras import Rig
-from smile_pipe.pipeline.rendering.torch_shading import Cameras, Surface, draw_flow, shade
+from smile_pipe.pipeline.rendering.cameras import Rig, project
+from smile_pipe.pipeline.rendering.gpu import IMAGE_BYTES, Drawing, GpuRenderer, HostCopy
+from smile_pipe.pipeline.rendering.kernels.cuda_vertices import count_faces_in_bins
+from smile_pipe.pipeline.rendering.kernels.faces import LAST_FACE, NO_FACE
+from smile_pipe.pipeline.rendering.kernels.vertices import OFFSCREEN
+from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
 
 # PyTorch3D treats a pixel centre on an edge, or within rounding of it, as outside both faces: a hole in the surface.
 # A margin of 1e-6 of half the image closes it without moving an outline (PyTorch3D takes the squared margin).
 EDGE_MARGIN = 1e-12
-# Two faces that meet under a pixel centre have equal depth. With one candidate per pixel, a GPU keeps the face that was
-# processed first, which differs between runs; two candidates are sorted by depth and then by index.
-CANDIDATES = 2
-# Bytes that one call may allocate on the device. More is not faster: the coarse pass visits every face of the batch
-# for every image in it.
-DEFAULT_MEMORY = 1 << 30
-# The coarse pass computes offsets into its table of faces by bin with 32-bit integers.
+# Faces that meet under a pixel centre have equal depth. Of those a GPU keeps the candidates that it processed first,
+# which differ between runs, sorted by depth and then by index. Fewer faces of equal depth than candidates are all kept.
+CANDIDATES = 3
+# PyTorch3D's coarse pass can handle 21 bins in a row.
+MAX_BINS_IN_ROW = 21
+# It computes offsets into its table of faces by bin with 32-bit integers.
 MAX_BIN_TABLE = 2**31 - 1
 
-# Index of a mesh, and the views of it to render.
-BatchItem = tuple[int, slice]
 
+@dataclass(frozen=True, eq=False)
+class PackedMeshes:
+    """What `rasterize_meshes` reads of a batch of meshes: here one mesh, as each view sees it.
 
-class PyTorch3DRenderer:
-    """Renders many meshes and views in each call, on a GPU if there is one; see `backend.Renderer`.
-
-    Args:
-        device: "auto", "cuda", "cuda:1" or "cpu"; "auto" means a GPU if there is one.
-        memory: Approximate limit of the memory of one call, in bytes.
+    Attributes:
+        ndc: float32 [V, N, 3], see `smile_pipe.pipeline.rendering.kernels.cuda_vertices.project`.
+        faces: int32 [F, 3].
     """
+
+    ndc: Tensor
+    faces: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors."""
+        return self.ndc.device
+
+    def verts_packed(self) -> Tensor:
+        """Vertices of all views, float32 [V N, 3]."""
+        return self.ndc.flatten(0, 1)
+
+    def faces_packed(self) -> Tensor:
+        """Faces of all views as indices into `verts_packed`, int64 [V F, 3]."""
+        num_views, num_vertices, _ = self.ndc.shape
+        first = torch.arange(num_views, device=self.device) * num_vertices
+        return (first[:, None, None] + self.faces).flatten(0, 1)
+
+    def mesh_to_faces_packed_first_idx(self) -> Tensor:
+        """Index of the first face of each view, int64 [V]."""
+        return torch.arange(len(self.ndc), device=self.device) * len(self.faces)
+
+    def num_faces_per_mesh(self) -> Tensor:
+        """Number of faces of each view, int64 [V]."""
+        return torch.full((len(self.ndc),), len(self.faces), device=self.device)
+
+
+class PyTorch3DRenderer(GpuRenderer):
+    """PyTorch3D's rasteriser on a GPU, all views of a mesh in a call; see `backend.Renderer`."""
 
     name = "pytorch3d"
-    version: str = pytorch3d.__version__
+    # The second part is ours; increase it when the pixels change: finished shards are then rendered again.
+    version: str = f"{pytorch3d.__version__}.2"
+    # For each candidate PyTorch3D returns a face, a depth, a distance and three weights.
+    bytes_per_pixel = IMAGE_BYTES + 28 * CANDIDATES
 
-    def __init__(self, device: str = "auto", memory: int = DEFAULT_MEMORY) -> None:
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.memory = memory
+    def prepare_faces(self, drawing: Drawing) -> HostCopy:
+        """Queue the largest number of faces in a bin, and its copy to the host."""
+        counts = count_faces_in_bins(drawing.ndc, drawing.surface.faces, drawing.size, bin_size_of(drawing.size))
+        return self.to_host(drawing, {"most": counts.max()})
 
-    @torch.inference_mode()
-    def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        """Render each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`.
+    def find_faces(self, drawing: Drawing, exactly: bool) -> Tensor:
+        """Find the nearest face of each pixel; see `GpuRenderer.find_faces`."""
+        size, faces = drawing.size, drawing.surface.faces
+        # Without bins, faces are processed in order.
+        bin_size, most = (0, 0) if exactly else self._bins(drawing)
+        face, depth = rasterise(PackedMeshes(drawing.ndc, faces), size, bin_size, most, drawing.is_perspective)
+        # If all candidates are equally near, more such faces may have been lost.
+        is_tied = (face[..., -1] >= 0) & (depth[..., -1] == depth[..., 0])
+        if not exactly:
+            drawing.status[1] = is_tied.any()
+        # Faces are numbered over all views.
+        return torch.where(face[..., 0] >= 0, LAST_FACE - face[..., 0] % len(faces), NO_FACE)
 
-        A mesh that exceeds `memory` with a single view is rendered alone.
-        """
-        if not meshes:
-            return []
-        num_views, size = len(rigs[0].cameras), rigs[0].size
-        shape = (num_views, size, size)
-        images = [
-            ViewImages(
-                rgb=np.empty((*shape, 3), np.uint8),
-                depth=np.empty(shape, np.float32),
-                normal=np.empty((*shape, 3), np.float32),
-                flow=None if mesh.flow is None else np.empty((*shape, 3), np.float32),
-            )
-            for mesh in meshes
-        ]
-        for batch in plan_batches([len(mesh.faces) for mesh in meshes], num_views, size, self.memory):
-            surfaces = [Surface.build(meshes[m], self.device) for m, _ in batch]
-            cameras = [Cameras.build(rigs[m], views, self.device) for m, views in batch]
-            projected = [camera.project(surface.vertices) for surface, camera in zip(surfaces, cameras, strict=True)]
-            fragments = _rasterise(surfaces, cameras, [_to_screen(*projection, size) for projection in projected])
-            drawn = zip(batch, surfaces, cameras, projected, fragments, strict=True)
-            for (m, views), surface, camera, (pixels, _, _), fragment in drawn:
-                rgb, depth, normal = shade(surface, camera, pixels, *fragment)
-                images[m].rgb[views] = rgb.cpu().numpy()
-                images[m].depth[views] = depth.cpu().numpy()
-                images[m].normal[views] = normal.cpu().numpy()
-                if (flow := images[m].flow) is not None:
-                    flow[views] = draw_flow(surface, camera, *fragment[:2]).cpu().numpy()
-        return images
+    def _bins(self, drawing: Drawing) -> tuple[int, int]:
+        """Return the side of a bin in pixels, 0 for no bins, and the largest number of faces in a bin."""
+        if self.device.type != "cuda":
+            return 0, 0
+        # The one number that the host needs from the device; it was queued before the mesh that follows this one.
+        most = max(int(drawing.prepared.wait()["most"]), 1)
+        has_bins = len(drawing.ndc) * num_bins(drawing.size) * most <= MAX_BIN_TABLE
+        return (bin_size_of(drawing.size), most) if has_bins else (0, 0)
 
 
-def plan_batches(num_faces: Sequence[int], num_views: int, size: int, memory: int) -> Iterator[list[BatchItem]]:
-    """Divide the views of all meshes, in order, into batches.
+class PyTorch3DCpuRenderer(ZBufferRenderer):
+    """PyTorch3D's rasteriser on a CPU with the shading of `zbuffer`; for tests."""
+
+    name = "pytorch3d"
+    version = PyTorch3DRenderer.version
+
+    def find_faces(
+        self, snapped: NDArray[np.int32], mesh: Mesh, rig: Rig, view: int, zbuffer: NDArray[np.int64]
+    ) -> None:
+        """Find the nearest face of each pixel; see `ZBufferRenderer.find_faces`."""
+        packed = pack_view(mesh, rig, view, snapped[:, 0] != OFFSCREEN)
+        face = rasterise(packed, rig.size, 0, 0, rig.is_perspective)[0][0, ..., 0].numpy()
+        zbuffer[:] = np.where(face >= 0, LAST_FACE - face, NO_FACE)
+
+
+def pack_view(mesh: Mesh, rig: Rig, view: int, is_drawn: NDArray[np.bool_]) -> PackedMeshes:
+    """Return a mesh on the CPU as one view sees it, without the faces of vertices that are not drawn."""
+    u, v, z = project(rig.cameras[view], mesh.vertices).T
+    ndc = np.stack([1 - 2 * u / rig.size, 1 - 2 * v / rig.size, z], axis=1)
+    ndc[~is_drawn] = 0
+    return PackedMeshes(torch.from_numpy(ndc[None]).float(), torch.from_numpy(mesh.faces))
+
+
+def build_pytorch3d() -> PyTorch3DRenderer | PyTorch3DCpuRenderer:
+    """Build the renderer for the GPU of this machine, or for its CPU if it has none."""
+    return PyTorch3DRenderer() if torch.cuda.is_available() else PyTorch3DCpuRenderer()
+
+
+def rasterise(packed: PackedMeshes, size: int, bin_size: int, most: int, perspective: bool) -> tuple[Tensor, Tensor]:
+    """Find the nearest faces of each pixel by PyTorch3D.
 
     Args:
-        num_faces: Number of faces of each mesh.
-        num_views: Number of views of each mesh.
+        packed: A mesh as each view sees it.
         size: Height and width of the images in pixels.
-        memory: Approximate limit of a batch in bytes; a batch has at least one view.
+        bin_size: Side of a bin in pixels; 0 compares each pixel with each face.
+        most: At least the largest number of faces in a bin: a bin that overflows loses faces without an error.
+        perspective: Whether the cameras divide by depth.
 
-    Yields:
-        For each batch, the meshes' indices and the views of each to render.
+    Returns:
+        Faces int64 [V, H, W, `CANDIDATES`], nearest first, numbered over all views, -1 if there is none; and their
+        depths float32.
     """
-    batch: list[BatchItem] = []
-    num_images = largest = 0
-    for m, count in enumerate(num_faces):
-        step = min(max(memory // _image_bytes(count, size), 1), num_views)
-        for start in range(0, num_views, step):
-            views = slice(start, min(start + step, num_views))
-            num_images, largest = num_images + views.stop - views.start, max(largest, count)
-            if batch and num_images * _image_bytes(largest, size) > memory:
-                yield batch
-                batch, num_images, largest = [], views.stop - views.start, count
-            batch.append((m, views))
-    if batch:
-        yield batch
-
-
-def _to_screen(pixels: Tensor, depth: Tensor, is_visible: Tensor, size: int) -> Tensor:
-    """Convert to PyTorch3D's screen space float32 [V, N, 3]: x left and y up from -1 to 1 over the image, z the depth.
-
-    Vertices that are not visible get a depth of 0; the rasteriser drops their faces.
-    """
-    screen = torch.cat([1 - 2 * pixels / size, depth[..., None]], dim=-1)
-    return torch.where(is_visible[..., None], screen, 0).float()
-
-
-def _rasterise(
-    surfaces: list[Surface], cameras: list[Cameras], screens: list[Tensor]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield for each surface the face, barycentric weights and depth at each pixel of its views (inputs of `shade`)."""
-    packed = Meshes(
-        verts=[view for views in screens for view in views],
-        faces=[surface.faces for surface, views in zip(surfaces, screens, strict=True) for _ in views],
-    )
-    size, most_faces = cameras[0].size, max(len(surface.faces) for surface in surfaces)
-    has_bins = packed.device.type == "cuda" and len(packed) * _num_bins(size) * most_faces <= MAX_BIN_TABLE
-    face, depth, weights, _ = rasterize_meshes(
+    # PyTorch3D drops faces with a vertex at a depth of 0, which `ndc` has for vertices that cannot be drawn.
+    face, depth, _, _ = rasterize_meshes(
         packed,
         image_size=size,
         blur_radius=EDGE_MARGIN,
         clip_barycentric_coords=True,
         faces_per_pixel=CANDIDATES,
-        bin_size=_bin_size(size) if has_bins else 0,
-        # A bin that overflows loses faces without an error; no bin has more faces than the largest mesh.
-        max_faces_per_bin=most_faces,
-        perspective_correct=cameras[0].is_perspective,
+        bin_size=bin_size,
+        max_faces_per_bin=most,
+        perspective_correct=perspective,
         cull_backfaces=False,
     )
-    image = first_face = 0
-    for surface, views in zip(surfaces, screens, strict=True):
-        image_range, count = slice(image, image + len(views)), len(surface.faces)
-        # Faces are numbered over the whole batch, in which each view has its own copy of the mesh.
-        local = torch.where(face[image_range, ..., 0] < 0, -1, (face[image_range, ..., 0] - first_face) % count)
-        yield local, weights[image_range, ..., 0, :], depth[image_range, ..., 0]
-        image, first_face = image_range.stop, first_face + len(views) * count
+    return face, depth
 
 
-def _bin_size(size: int) -> int:
-    """Return the side of a bin in pixels: at most 16 bins in a row (PyTorch3D's coarse pass can handle 21)."""
-    return max(8, 2 ** math.ceil(math.log2(size) - 4))
+def bin_size_of(size: int) -> int:
+    """Return the side of a bin in pixels: the smallest that the coarse pass can handle, and at least 8."""
+    return max(8, math.ceil(size / MAX_BINS_IN_ROW))
 
 
-def _num_bins(size: int) -> int:
-    return math.ceil(size / _bin_size(size)) ** 2
-
-
-def _image_bytes(num_faces: int, size: int) -> int:
-    """Estimate the device memory of one image: its row of the bin table, its copy of the mesh, and its pixels."""
-    table, mesh, pixel = 4 * _num_bins(size), 120, 28 * CANDIDATES + 120
-    return num_faces * (table + mesh) + size * size * pixel
+def num_bins(size: int) -> int:
+    """Return the number of bins of an image."""
+    return math.ceil(size / bin_size_of(size)) ** 2

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from smile_pipe.pipeline.rendering.kernels import faces, vertices
+from smile_pipe.pipeline.rendering.kernels.cuda_vertices import PLAIN
 
 OFFSCREEN = tl.constexpr(vertices.OFFSCREEN)
 SUBPIXEL = tl.constexpr(vertices.SUBPIXEL)
@@ -46,7 +47,7 @@ def rasterise(snapped: Tensor, faces_f3: Tensor, size: int, perspective: bool) -
     return zbuffer
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def _rasterise(
     snapped,
     faces,
@@ -134,7 +135,9 @@ def _update_pixels(zbuffer, size, box, corners, plane, n, is_active, face, flip:
     nearness = (plane[0] + plane[1] * e1.to(tl.float64) + plane[2] * e2.to(tl.float64)).to(tl.float32)
     bits = (nearness.to(tl.int32, bitcast=True) ^ flip).to(tl.int64)
     key = (bits << 32) | (-face + LAST_FACE).to(tl.int64)
-    tl.atomic_max(zbuffer + (top + row) * size + left + column, key, mask=is_active & ((e0 | e1 | e2) >= 0))
+    is_covered = is_active & ((e0 | e1 | e2) >= 0)
+    # No order with other memory accesses is needed, because nothing else is exchanged between programs.
+    tl.atomic_max(zbuffer + (top + row) * size + left + column, key, mask=is_covered, sem="relaxed")
 
 
 @triton.jit
