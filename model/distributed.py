@@ -1,19 +1,19 @@
 """Collectives with exact gradients, and the rows of a batch that is distributed over ranks.
 
-Losses compare samples, so they are losses L of the joined batch of all W ranks, and not means of the losses of single
-ranks. Each rank computes its own share: its rows, compared with the rows of all ranks. The sum of the shares is L, which
-every rank then holds and backpropagates. The gradients are exact for any parameter, for this reason:
+Losses compare samples, so a loss L belongs to the joined batch of all W ranks, and is not a mean of losses of single
+ranks. Each rank computes its own share: its rows, compared with the rows of all ranks. The sum of the shares is L.
+Every rank gets this sum and backpropagates it. The gradients are exact for any parameter:
 
-    1. The backward pass of each collective is its adjoint: the gradient of a sum over ranks, and that of a gathered row,
-       is the sum of the gradients of all ranks.
-    2. The backward passes of all ranks together are therefore one backward pass through the joint computation of all
-       ranks. Its output is the sum of the W equal losses, W L.
-    3. A parameter has a copy on each rank. The gradients of its copies add up to that of the parameter, d(W L).
-    4. Data-parallel training takes the mean over ranks, which divides this sum by W: dL.
+    1. The backward pass of each collective is its adjoint: the gradient of a sum over ranks, and that of a gathered
+       row, is the sum of the gradients of all ranks.
+    2. The backward passes of all ranks together are therefore one backward pass through the joint computation. Its
+       output is the sum of the W equal losses, W L.
+    3. Each rank has a copy of a parameter. The gradients of all copies add up to the gradient of W L.
+    4. Data-parallel training takes the mean over ranks. It divides this sum by W, so the result is the gradient of L.
 
-It makes no difference whether a parameter is reached through own rows, gathered rows, or directly, as a temperature is.
-What every rank computes equally from reduced values, such as a loss of a cross-correlation, counts W times in a sum over
-ranks, so its share is the W-th part of it. With one rank there are no collectives, and a share is the loss.
+It makes no difference whether a parameter is reached through own rows, through gathered rows, or directly, as a
+temperature is. A loss that every rank computes from reduced values, such as a cross-correlation, would count W times in
+the sum over ranks, so its share is one W-th of it. With one rank there are no collectives, and the share is the loss.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -73,7 +73,8 @@ def gather_rows(fields: Mapping[str, Tensor], gathered: Collection[str]) -> dict
     """Gather rows of all ranks; all ranks must call this together.
 
     Args:
-        fields: Rows of this rank by name, [n, ...] with the same n. Ranks have the same names, types and shapes of rows.
+        fields: Rows of this rank by name, [n, ...] with the same n. Names, types and shapes of rows are equal on all
+            ranks.
         gathered: Names of the fields that are gathered.
 
     Returns:

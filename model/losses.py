@@ -208,7 +208,11 @@ def class_cross_entropy(fused: Rows, anchors_kd: Tensor, classes: Rows, scale: T
 
 def each_view(views: Rows) -> list[Rows]:
     """Embeddings of single views, [N, D] each, of [N, V, D]."""
-    return [views.map(lambda x, v=v: x[:, v]) for v in range(views.own.shape[1])]
+
+    def select(v: int) -> Rows:
+        return views.map(lambda x: x[:, v])
+
+    return [select(v) for v in range(views.own.shape[1])]
 
 
 def _logits(a_nd: Tensor, b_md: Tensor, scale: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from smile_pipe.model import losses as L
 from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.distributed import Rows, gather_rows, sum_over_ranks, world_size
 from smile_pipe.model.encoder import Embeddings, FaceEncoder
+from smile_pipe.model.towers import full_matmul_precision
 
 AGGREGATION_HEADS = 4
 
@@ -97,7 +98,8 @@ class ContrastiveModel(FaceEncoder):
             self.log_scale.clamp_(max=self.max_log_scale)
         used = self.used_terms(with_text=concept_ids is not None)
         batch = _gather(embeddings, concept_ids, subject_ids, used)
-        values = {name: term.of(batch) for name, term in used.items()}
+        with full_matmul_precision():
+            values = {name: term.of(batch) for name, term in used.items()}
         if world_size() > 1:
             values = dict(zip(values, sum_over_ranks(torch.stack(list(values.values()))).unbind(), strict=True))
         weights = self.config.weights
@@ -276,8 +278,8 @@ def _stack_embeddings(batch: GatheredBatch) -> tuple[Rows, Rows, Rows]:
     """All embeddings of a batch [N (V + 2), D], of each view, fused, and of the text; their concepts and numbers."""
     parts = [*L.each_view(batch.views), batch.fused, batch.text]
     concepts = batch.concept_ids.map(lambda ids: ids.repeat(len(parts)))
-    numbers = Rows.cat([batch.numbers.map(lambda own, n=n: own + n * batch.numbers.num) for n in range(len(parts))])
-    return Rows.cat(parts), concepts, numbers
+    blocks = torch.arange(len(parts), device=batch.numbers.own.device)[:, None] * batch.numbers.num
+    return Rows.cat(parts), concepts, batch.numbers.map(lambda numbers: (blocks + numbers).flatten())
 
 
 def _gather(

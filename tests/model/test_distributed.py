@@ -1,7 +1,7 @@
 """Two ranks have the losses and gradients of one rank with the joined batch: real processes, collectives and models.
 
-Ranks may hold different numbers of samples. Everything that is computed over the joined batch is equal then as well: all
-losses and, for towers without BatchNorm, all gradients. Two things differ: a mean that each rank takes over its own
+Ranks may hold different numbers of samples. What is computed over the joined batch is equal then as well: all losses
+and, for towers without BatchNorm, all gradients. Two things differ: a mean that each rank takes over its own
 samples, because data-parallel averaging weights ranks and not samples; and the statistics of BatchNorm inside a tower,
 which each rank takes over its own samples.
 """
