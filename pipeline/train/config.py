@@ -95,7 +95,7 @@ class TrainOptions(Frozen):
     )
     compile: bool = Field(
         False,
-        description="Compile the image tower: a start of minutes, and on CPUs no gain was measured. Needs a C++ compiler.",
+        description="Compile the image tower: a start of minutes, for GPUs (model/README.md); needs a C++ compiler.",
     )
     val_fraction: float = Field(
         0.0,
