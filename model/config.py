@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 DYNAMIC_TIME = -1.0
 
 PoolingKind = Literal["attention", "mean"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 TextNeed = Literal["any", "label", "pseudo", "none"]
 RunTextSource = Literal["label", "geometry", "au", "pseudo", "none"]
 

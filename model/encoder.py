@@ -10,6 +10,7 @@ from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.fusion import TemporalPooling, ViewFusion
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.model.towers import Towers
+from smile_pipe.model.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class FaceEncoder(nn.Module):
         Args:
             views_nvchw: Views of all frames in [0, 1], [N, V, 3, H, W].
             directions_v3: Unit vectors from the face to each camera, [V, 3].
-            tokens_bt: Token ids of the prompts, [B, T], or None.
+            tokens_bt: Token ids of the prompts, [B, T], preferably on the CPU; or None.
             frames: Layout of the N frames; without it each of them is a scan.
         """
         views, fused, attention = self.embed_faces(views_nvchw, directions_v3, frames)
@@ -98,9 +99,13 @@ class FaceEncoder(nn.Module):
         return views_bvd
 
     def embed_text(self, tokens_nt: Tensor) -> Tensor:
-        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once."""
-        unique, inverse = torch.unique(tokens_nt, dim=0, return_inverse=True)
-        return self.project_text(self.towers.encode_text(unique))[inverse]
+        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once.
+
+        Tokens on the CPU are compared there, and only different ones are copied; the device is not waited for.
+        """
+        unique, inverse = torch.unique(tokens_nt.cpu(), dim=0, return_inverse=True)
+        device = self.log_scale.device
+        return self.project_text(self.towers.encode_text(to_device(unique, device)))[to_device(inverse, device)]
 
     @property
     def scale(self) -> Tensor:

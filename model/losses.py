@@ -1,20 +1,51 @@
-"""Loss functions of embeddings, one plain formula per term. `model/README.md` derives them."""
+"""Loss functions of embeddings, one plain formula per term. `model/README.md` derives them.
+
+A function of `Rows` returns this rank's share of the loss of the joined batch; the shares of all ranks sum to the loss.
+A mean over samples is a sum over own rows, divided by the number of rows of all ranks; pairs are own rows with rows of
+all ranks. With one rank, a share is the loss.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smile_pipe.model.distributed import Rows, sum_over_ranks, world_size
 
-def cross_correlation(a_nd: Tensor, b_nd: Tensor, eps: float = 1e-8) -> Tensor:
+EPS = 1e-8
+"""Added to variances in cross-correlations."""
+
+
+def cross_correlation(a_nd: Tensor, b_nd: Tensor) -> Tensor:
     """Compute C = BN(a)^T BN(b) / N, [D, D]: each feature is normalised over the batch, without affine parameters.
 
     Zbontar et al., "Barlow Twins", ICML 2021, equation 2 (its code divides by the batch's biased deviation, as here).
     """
 
     def normalise(x: Tensor) -> Tensor:
-        return (x - x.mean(dim=0)) * torch.rsqrt(x.var(dim=0, unbiased=False) + eps)
+        return (x - x.mean(dim=0)) * torch.rsqrt(x.var(dim=0, unbiased=False) + EPS)
 
     return normalise(a_nd).T @ normalise(b_nd) / len(a_nd)
+
+
+def cross_correlations(pairs: Sequence[tuple[Tensor, Tensor]], num: int) -> Sequence[Tensor]:
+    """Compute `cross_correlation` of each pair over the rows of all ranks, equally on all ranks.
+
+    Ranks exchange sums over rows and not rows: means, then variances around these means, then the products, [D, D].
+
+    Args:
+        pairs: Own rows of the features a and b, [n, D] each.
+        num: Number of rows of all ranks.
+    """
+    if world_size() == 1:
+        return [cross_correlation(*pair) for pair in pairs]
+    x_pne = torch.stack([torch.cat(pair, dim=1) for pair in pairs])
+    x_pne = x_pne - sum_over_ranks(x_pne.sum(dim=1, keepdim=True)) / num
+    variance = sum_over_ranks(x_pne.square().sum(dim=1, keepdim=True)) / num
+    a_pnd, b_pnd = (x_pne * torch.rsqrt(variance + EPS)).chunk(2, dim=2)
+    return (sum_over_ranks(a_pnd.mT @ b_pnd) / num).unbind()
 
 
 def off_diagonal_energy(matrix: Tensor) -> Tensor:
@@ -22,28 +53,26 @@ def off_diagonal_energy(matrix: Tensor) -> Tensor:
     return matrix.square().sum() - matrix.diagonal().square().sum()
 
 
-def multiview_decorrelation(views_nvd: Tensor, off_diagonal_weight: float) -> Tensor:
+def multiview_decorrelation(views: Rows, off_diagonal_weight: float) -> Tensor:
     """L_mv: mean over view pairs u < v of [sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2] / D, C of z_u and z_v.
 
     Barlow Twins, equation 1, between views in place of distortions. The division by D is ours: it keeps the weight of
     the term independent of the embedding's size.
 
     Args:
-        views_nvd: Embeddings of the views, [N, V, D]; with a single view the loss is 0.
+        views: Embeddings of the views, [N, V, D]; with a single view the loss is 0.
         off_diagonal_weight: Lambda.
     """
-    num_views, dim = views_nvd.shape[1:]
-    pairs = torch.combinations(torch.arange(num_views), 2).tolist()
+    pairs = [(views.own[:, u], views.own[:, v]) for u, v in combinations(range(views.own.shape[1]), 2)]
+    total = views.own.new_zeros(())
     if not pairs:
-        return views_nvd.new_zeros(())
-    total = views_nvd.new_zeros(())
-    for u, v in pairs:
-        C = cross_correlation(views_nvd[:, u], views_nvd[:, v])
+        return total
+    for C in cross_correlations(pairs, views.num):
         total = total + (C.diagonal() - 1).square().sum() + off_diagonal_weight * off_diagonal_energy(C)
-    return total / len(pairs) / dim
+    return total / len(pairs) / views.own.shape[-1] / world_size()
 
 
-def contrast(image_nd: Tensor, text_nd: Tensor, concepts_n: Tensor, scale: Tensor) -> Tensor:
+def contrast(image: Rows, text: Rows, concepts: Rows, scale: Tensor) -> Tensor:
     """InfoNCE both ways between images and texts, where samples of one concept are positives of each other.
 
     -1/2N sum_i [mean_{p: c_p = c_i} log softmax_j(s x_i . t_j)_p + the same with x and t exchanged], of unit vectors.
@@ -51,49 +80,55 @@ def contrast(image_nd: Tensor, text_nd: Tensor, concepts_n: Tensor, scale: Tenso
     follows Khosla et al., "Supervised contrastive learning", NeurIPS 2020, equation 2.
 
     Args:
-        image_nd: Image embeddings, [N, D].
-        text_nd: Text embeddings, [N, D].
-        concepts_n: Concept of each sample, [N].
+        image: Image embeddings, [N, D].
+        text: Text embeddings, [N, D].
+        concepts: Concept of each sample, [N].
         scale: Inverse temperature s.
     """
-    logits = scale * F.normalize(image_nd, dim=-1) @ F.normalize(text_nd, dim=-1).T
-    same = (concepts_n[:, None] == concepts_n[None, :]).to(logits.dtype)
+    logits = _logits(image.own, text.all, scale)
+    # With one rank the logits of the texts are the same numbers: one product is enough.
+    logits_of_text = logits.T if image.own is image.all else _logits(text.own, image.all, scale)
+    same = (concepts.own[:, None] == concepts.all[None, :]).to(logits.dtype)
     target = same / same.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return (_cross_entropy(logits, target, image.num) + _cross_entropy(logits_of_text, target, image.num)) / 2
 
 
-def vision_language_contrast(
-    fused_nd: Tensor, views_nvd: Tensor, text_nd: Tensor, concepts_n: Tensor, scale: Tensor
-) -> Tensor:
+def vision_language_contrast(fused: Rows, views: Rows, text: Rows, concepts: Rows, scale: Tensor) -> Tensor:
     """L_vl = contrast(z_f, t) + mean_v contrast(z_v, t): the text against the fused embedding and each single view."""
-    single = [contrast(views_nvd[:, v], text_nd, concepts_n, scale) for v in range(views_nvd.shape[1])]
-    return contrast(fused_nd, text_nd, concepts_n, scale) + torch.stack(single).mean()
+    single = [contrast(view, text, concepts, scale) for view in each_view(views)]
+    return contrast(fused, text, concepts, scale) + torch.stack(single).mean()
 
 
-def cross_modal_redundancy(fused_nd: Tensor, text_nd: Tensor) -> Tensor:
+def cross_modal_redundancy(fused: Rows, text: Rows) -> Tensor:
     """L_cm = sum_{i != j} C_ij^2 / D, C of z_f and t: penalise correlation of different features of the modalities.
 
     The diagonal has no penalty: pushing it to zero would work against L_vl, which aligns equal features.
     """
-    return off_diagonal_energy(cross_correlation(fused_nd, text_nd)) / fused_nd.shape[1]
+    (C,) = cross_correlations([(fused.own, text.own)], fused.num)
+    return off_diagonal_energy(C) / len(C) / world_size()
 
 
-def multiview_contrast(rows_md: Tensor, concepts_m: Tensor, margin: Tensor) -> Tensor:
+def multiview_contrast(rows: Rows, concepts: Rows, numbers: Rows, margin: Tensor) -> Tensor:
     """L_mc = mean over pairs of [1 - s] for equal concepts, and of max(0, s - margin) for different ones.
 
     s is the cosine. AffectVLM (arXiv 2504.19739) has sums. The mean over all pairs is ours: it keeps the term
     independent of the batch size. A pair consists of two different rows.
+
+    Args:
+        rows: Embeddings, [M, D].
+        concepts: Concept of each embedding, [M].
+        numbers: A different number for each embedding, [M].
+        margin: Margin, a scalar tensor that may be learned.
     """
-    unit = F.normalize(rows_md, dim=-1)
-    similarity = unit @ unit.T
-    same = concepts_m[:, None] == concepts_m[None, :]
-    others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return _mean_where(torch.where(same, 1 - similarity, F.relu(similarity - margin)), others)
+    unit = rows.map(lambda x: F.normalize(x, dim=-1))
+    similarity = unit.own @ unit.all.T
+    same = concepts.own[:, None] == concepts.all[None, :]
+    others = numbers.own[:, None] != numbers.all[None, :]
+    costs = torch.where(same, 1 - similarity, F.relu(similarity - margin)) * others
+    return costs.sum() / max(rows.num * (rows.num - 1), 1)
 
 
-def multiview_triplet(
-    anchors_nd: Tensor, anchor_concepts_n: Tensor, rows_md: Tensor, concepts_m: Tensor, margin: Tensor
-) -> Tensor:
+def multiview_triplet(anchors: Rows, anchor_concepts: Rows, rows: Rows, concepts: Rows, margin: Tensor) -> Tensor:
     """L_mt = mean of |a - p|^2 - |a - n|^2 + margin over the triplets for which it is positive, of unit vectors.
 
     AffectVLM (arXiv 2504.19739) does not publish which triplets it takes. Ours are all triplets of an anchor a, a row p
@@ -105,74 +140,84 @@ def multiview_triplet(
     closer than |a - p|^2 + margin, and from the sum of their distances: time N M log M, memory N M.
 
     Args:
-        anchors_nd: Anchors, [N, D].
-        anchor_concepts_n: Concept of each anchor, [N].
-        rows_md: Candidates for positives and negatives, [M, D].
-        concepts_m: Concept of each candidate, [M].
+        anchors: Anchors, [N, D].
+        anchor_concepts: Concept of each anchor, [N].
+        rows: Candidates for positives and negatives, [M, D].
+        concepts: Concept of each candidate, [M].
         margin: Margin, a scalar tensor that may be learned.
     """
-    distance = 2 - 2 * F.normalize(anchors_nd, dim=-1) @ F.normalize(rows_md, dim=-1).T
-    same = anchor_concepts_n[:, None] == concepts_m[None, :]
+    distance = 2 - 2 * F.normalize(anchors.own, dim=-1) @ F.normalize(rows.all, dim=-1).T
+    same = anchor_concepts.own[:, None] == concepts.all[None, :]
     limit = distance + margin
     negatives = distance.masked_fill(same, torch.inf).sort(dim=1).values
     count = torch.searchsorted(negatives.detach(), limit.detach()).masked_fill(~same, 0)
     # sums[:, k] is the sum over the k nearest negatives.
     sums = F.pad(negatives.masked_fill(negatives.isinf(), 0).cumsum(dim=1), (1, 0))
-    return (count * limit - sums.gather(1, count)).sum() / count.sum().clamp_min(1)
+    return (count * limit - sums.gather(1, count)).sum() / sum_over_ranks(count.sum()).clamp_min(1)
 
 
-def stable_contrast(
-    anchors_nd: Tensor, others_nd: Tensor, concepts_n: Tensor, subjects_n: Tensor, scale: Tensor
-) -> Tensor:
+def stable_contrast(anchors: Rows, others: Rows, concepts: Rows, subjects: Rows, scale: Tensor) -> Tensor:
     """InfoNCE of anchors against others, where positives share the concept and negatives neither concept nor subject.
 
     The stable sampling of MultiviewVLM (arXiv 2505.09336): a pair of the same subject with different pseudo-labels is
     most likely labelled wrongly, so it counts neither as positive nor as negative. The mean over positives is as in
     `contrast`.
     """
-    same = concepts_n[:, None] == concepts_n[None, :]
-    usable = same | (subjects_n[:, None] != subjects_n[None, :])
-    logits = scale * F.normalize(anchors_nd, dim=-1) @ F.normalize(others_nd, dim=-1).T
+    same = concepts.own[:, None] == concepts.all[None, :]
+    usable = same | (subjects.own[:, None] != subjects.all[None, :])
+    logits = _logits(anchors.own, others.all, scale)
     target = same.to(logits.dtype) / same.sum(dim=1, keepdim=True)
     # Not minus infinity: infinity times a target of 0 is NaN.
-    return F.cross_entropy(logits.masked_fill(~usable, -1e4), target)
+    return _cross_entropy(logits.masked_fill(~usable, -1e4), target, anchors.num)
 
 
-def text_guidance(attention_nv: Tensor, views_nvd: Tensor, text_nd: Tensor, scale: Tensor) -> Tensor:
+def text_guidance(attention: Rows, views: Rows, text: Rows, scale: Tensor) -> Tensor:
     """KL(g || a), mean over samples: g = softmax over views of scale cos(z_v, t), without gradient.
 
     FACET-VLM's multiview text-guided fusion (arXiv 2507.01673) names no formula. Ours trains the weights a of the
     fusion towards the weights that the text implies, so that fusion without text approximates fusion with it.
 
     Args:
-        attention_nv: Weights of the fusion, [N, V].
-        views_nvd: Embeddings of the views, [N, V, D].
-        text_nd: Embeddings of the text, [N, D].
+        attention: Weights of the fusion, [N, V].
+        views: Embeddings of the views, [N, V, D].
+        text: Embeddings of the text, [N, D].
         scale: Inverse temperature.
     """
     with torch.no_grad():
-        cosine = torch.einsum("nvd,nd->nv", F.normalize(views_nvd, dim=-1), F.normalize(text_nd, dim=-1))
+        cosine = torch.einsum("nvd,nd->nv", F.normalize(views.own, dim=-1), F.normalize(text.own, dim=-1))
         guide = (scale * cosine).softmax(dim=1)
-    return F.kl_div(attention_nv.clamp_min(1e-12).log(), guide, reduction="batchmean")
+    return F.kl_div(attention.own.clamp_min(1e-12).log(), guide, reduction="sum") / views.num
 
 
-def view_agreement(fused_nd: Tensor, views_nvd: Tensor, text_nd: Tensor, scale: Tensor) -> Tensor:
+def view_agreement(fused: Rows, views: Rows, text: Rows, scale: Tensor) -> Tensor:
     """Mean over views of KL(q_f || q_v): q = softmax over the batch's texts of scale cos(z, t), q_f without gradient.
 
     FACET-VLM's multiview consistency (arXiv 2507.01673); the formula is ours: the distribution over texts of each
     single view approaches that of the fused embedding.
     """
-    text = F.normalize(text_nd, dim=-1).T
-    fused = (scale.detach() * F.normalize(fused_nd, dim=-1).detach() @ text.detach()).softmax(dim=1)
-    single = (scale * F.normalize(views_nvd, dim=-1) @ text).log_softmax(dim=2)
-    return torch.stack([F.kl_div(single[:, v], fused, reduction="batchmean") for v in range(views_nvd.shape[1])]).mean()
+    texts = F.normalize(text.all, dim=-1).T
+    of_fused = (scale.detach() * F.normalize(fused.own, dim=-1).detach() @ texts.detach()).softmax(dim=1)
+    of_views = (scale * F.normalize(views.own, dim=-1) @ texts).log_softmax(dim=2)
+    return torch.stack([F.kl_div(q, of_fused, reduction="sum") / views.num for q in of_views.unbind(1)]).mean()
 
 
-def class_cross_entropy(fused_nd: Tensor, anchors_kd: Tensor, classes_n: Tensor, scale: Tensor) -> Tensor:
+def class_cross_entropy(fused: Rows, anchors_kd: Tensor, classes: Rows, scale: Tensor) -> Tensor:
     """Cross-entropy of softmax_k(scale cos(z_f, w_k)) against the class, with one learned anchor w_k per class."""
-    return F.cross_entropy(scale * F.normalize(fused_nd, dim=-1) @ F.normalize(anchors_kd, dim=-1).T, classes_n)
+    return _cross_entropy(_logits(fused.own, anchors_kd, scale), classes.own, fused.num)
 
 
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values where `mask` is set; 0, with a gradient of 0, where it is set nowhere."""
-    return (values * mask).sum() / mask.sum().clamp_min(1)
+def each_view(views: Rows) -> list[Rows]:
+    """Embeddings of single views, [N, D] each, of [N, V, D]."""
+
+    def select(v: int) -> Rows:
+        return views.map(lambda x: x[:, v])
+
+    return [select(v) for v in range(views.own.shape[1])]
+
+
+def _logits(a_nd: Tensor, b_md: Tensor, scale: Tensor) -> Tensor:
+    return scale * F.normalize(a_nd, dim=-1) @ F.normalize(b_md, dim=-1).T
+
+
+def _cross_entropy(logits_nk: Tensor, target: Tensor, num: int) -> Tensor:
+    return F.cross_entropy(logits_nk, target, reduction="sum") / num

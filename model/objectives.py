@@ -15,15 +15,16 @@ from typing_extensions import override
 
 from smile_pipe.model import losses as L
 from smile_pipe.model.config import RECIPES, RecipeConfig
-from smile_pipe.model.distributed import gather_rows
+from smile_pipe.model.distributed import Rows, gather_rows, sum_over_ranks, world_size
 from smile_pipe.model.encoder import Embeddings, FaceEncoder
+from smile_pipe.model.towers import full_matmul_precision
 
 AGGREGATION_HEADS = 4
 
 
 @dataclass(frozen=True)
 class GatheredBatch:
-    """Embeddings and targets of all ranks, in single precision: the input of the loss terms.
+    """Embeddings and targets of this rank and of all ranks, in single precision: the input of the loss terms.
 
     Fields that no term needs are empty; `text` and `concept_ids` are empty without text.
 
@@ -34,14 +35,16 @@ class GatheredBatch:
         text: [B, D].
         concept_ids: int64 [B]; equal numbers are positives of each other.
         subject_ids: int64 [B].
+        numbers: Number of each sample in the joined batch, int64 [B].
     """
 
-    views: Tensor
-    fused: Tensor
-    attention: Tensor
-    text: Tensor
-    concept_ids: Tensor
-    subject_ids: Tensor
+    views: Rows
+    fused: Rows
+    attention: Rows
+    text: Rows
+    concept_ids: Rows
+    subject_ids: Rows
+    numbers: Rows
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Term:
     """A loss term.
 
     Attributes:
-        of: Computes the term from a batch.
+        of: Computes this rank's share of the term from a batch.
         needs: Fields of the batch that it reads, and `scale` if it reads the temperature.
+        compares: Whether it compares rows of this rank with rows of all ranks, which are then gathered.
     """
 
     of: Callable[[GatheredBatch], Tensor]
     needs: frozenset[str]
+    compares: bool
 
 
 class ContrastiveModel(FaceEncoder):
@@ -92,8 +97,11 @@ class ContrastiveModel(FaceEncoder):
         with torch.no_grad():
             self.log_scale.clamp_(max=self.max_log_scale)
         used = self.used_terms(with_text=concept_ids is not None)
-        batch = _gather(embeddings, concept_ids, subject_ids, _needs(used))
-        values = {name: term.of(batch) for name, term in used.items()}
+        batch = _gather(embeddings, concept_ids, subject_ids, used)
+        with full_matmul_precision():
+            values = {name: term.of(batch) for name, term in used.items()}
+        if world_size() > 1:
+            values = dict(zip(values, sum_over_ranks(torch.stack(list(values.values()))).unbind(), strict=True))
         weights = self.config.weights
         return {**values, "total": torch.stack([weights[name] * loss for name, loss in values.items()]).sum()}
 
@@ -120,9 +128,9 @@ class SmileVLM(ContrastiveModel):
     def terms(self) -> Mapping[str, Term]:
         weight = self.config.off_diagonal_weight
         return {
-            "mv": _term("views", lambda b: L.multiview_decorrelation(b.views, weight)),
+            "mv": _term("views", lambda b: L.multiview_decorrelation(b.views, weight), compares=False),
             "vl": _vision_language(self),
-            "cm": _term("fused text", lambda b: L.cross_modal_redundancy(b.fused, b.text)),
+            "cm": _term("fused text", lambda b: L.cross_modal_redundancy(b.fused, b.text), compares=False),
         }
 
 
@@ -148,10 +156,12 @@ class AffectVLM(ContrastiveModel):
     @override
     def terms(self) -> Mapping[str, Term]:
         def contrast(batch: GatheredBatch) -> Tensor:
-            return L.multiview_contrast(*_stack_embeddings(batch), self.margin)
+            rows, concepts, numbers = _stack_embeddings(batch)
+            return L.multiview_contrast(rows, concepts, numbers, self.margin)
 
         def triplet(batch: GatheredBatch) -> Tensor:
-            return L.multiview_triplet(batch.fused, batch.concept_ids, *_stack_embeddings(batch), self.margin)
+            rows, concepts, _ = _stack_embeddings(batch)
+            return L.multiview_triplet(batch.fused, batch.concept_ids, rows, concepts, self.margin)
 
         needs = "views fused text concept_ids"
         return {"mc": _term(needs, contrast), "mt": _term(needs, triplet)}
@@ -167,14 +177,14 @@ class MultiviewVLM(ContrastiveModel):
     @override
     def terms(self) -> Mapping[str, Term]:
         def contrast(batch: GatheredBatch, from_text: bool) -> Tensor:
-            pairs = [(batch.fused, batch.text)] + [(view, batch.text) for view in batch.views.unbind(1)]
+            pairs = [(batch.fused, batch.text)] + [(view, batch.text) for view in L.each_view(batch.views)]
             pairs = [pair[::-1] if from_text else pair for pair in pairs]
             scale = self.log_scale.exp()
             return torch.stack(
                 [L.stable_contrast(*pair, batch.concept_ids, batch.subject_ids, scale) for pair in pairs]
             ).mean()
 
-        needs = "views fused text concept_ids scale"
+        needs = "views fused text concept_ids subject_ids scale"
         return {
             "i2t": _term(needs, lambda b: contrast(b, from_text=False)),
             "t2i": _term(needs, lambda b: contrast(b, from_text=True)),
@@ -202,7 +212,7 @@ class FacetVLM(ContrastiveModel):
 
         return {
             "vl": _vision_language(self),
-            "guide": _term("views fused text", guide),
+            "guide": _term("views fused attention text", guide, compares=False),
             "agree": _term("views fused text scale", agree),
         }
 
@@ -243,13 +253,13 @@ class Supervised(ContrastiveModel):
     @override
     def terms(self) -> Mapping[str, Term]:
         def cross_entropy(batch: GatheredBatch) -> Tensor:
-            return L.class_cross_entropy(batch.fused, self.anchors.float(), batch.concept_ids, self.log_scale.exp())
+            return L.class_cross_entropy(batch.fused, self.anchors, batch.concept_ids, self.log_scale.exp())
 
-        return {"ce": _term("fused concept_ids scale", cross_entropy)}
+        return {"ce": _term("fused concept_ids scale", cross_entropy, compares=False)}
 
 
-def _term(needs: str, of: Callable[[GatheredBatch], Tensor]) -> Term:
-    return Term(of, frozenset(needs.split()))
+def _term(needs: str, of: Callable[[GatheredBatch], Tensor], compares: bool = True) -> Term:
+    return Term(of, frozenset(needs.split()), compares)
 
 
 def _needs(terms: Mapping[str, Term]) -> frozenset[str]:
@@ -264,31 +274,35 @@ def _vision_language(model: ContrastiveModel) -> Term:
     return _term("views fused text concept_ids scale", contrast)
 
 
-def _stack_embeddings(batch: GatheredBatch) -> tuple[Tensor, Tensor]:
-    """All embeddings of a batch [N (V + 2), D], of each view, fused, and of the text; and their concepts."""
-    rows = torch.cat([*batch.views.unbind(1), batch.fused, batch.text])
-    return rows, batch.concept_ids.repeat(batch.views.shape[1] + 2)
+def _stack_embeddings(batch: GatheredBatch) -> tuple[Rows, Rows, Rows]:
+    """All embeddings of a batch [N (V + 2), D], of each view, fused, and of the text; their concepts and numbers."""
+    parts = [*L.each_view(batch.views), batch.fused, batch.text]
+    concepts = batch.concept_ids.map(lambda ids: ids.repeat(len(parts)))
+    blocks = torch.arange(len(parts), device=batch.numbers.own.device)[:, None] * batch.numbers.num
+    return Rows.cat(parts), concepts, batch.numbers.map(lambda numbers: (blocks + numbers).flatten())
 
 
 def _gather(
-    embeddings: Embeddings, concept_ids: Tensor | None, subject_ids: Tensor, needs: frozenset[str]
+    embeddings: Embeddings, concept_ids: Tensor | None, subject_ids: Tensor, terms: Mapping[str, Term]
 ) -> GatheredBatch:
-    """Gather the rows of all ranks; fields that no term needs stay empty."""
-    empty = embeddings.fused.new_zeros(0)
+    """Gather the rows of all ranks that the terms compare; fields that no term needs stay empty."""
+    given = {
+        "views": embeddings.views,
+        "fused": embeddings.fused,
+        "attention": embeddings.attention,
+        "text": embeddings.text,
+        "concept_ids": concept_ids,
+        "subject_ids": subject_ids,
+    }
+    needs = _needs(terms)
+    fields = {name: _at_least_single(rows) for name, rows in given.items() if rows is not None and name in needs}
+    found = gather_rows(fields, _needs({name: term for name, term in terms.items() if term.compares}))
+    empty = Rows.alone(embeddings.fused.new_zeros(0))
+    return GatheredBatch(**{name: found.get(name, empty) for name in (*given, "numbers")})
 
-    def gather(rows: Tensor | None, is_needed: bool) -> Tensor:
-        if rows is None or not is_needed:
-            return empty
-        return gather_rows(rows.float() if rows.is_floating_point() else rows)
 
-    return GatheredBatch(
-        views=gather(embeddings.views, "views" in needs),
-        fused=gather(embeddings.fused, "fused" in needs),
-        attention=gather(embeddings.attention, "fused" in needs),
-        text=gather(embeddings.text, "text" in needs),
-        concept_ids=gather(concept_ids, "concept_ids" in needs),
-        subject_ids=gather(subject_ids, "concept_ids" in needs),
-    )
+def _at_least_single(rows: Tensor) -> Tensor:
+    return rows.to(torch.promote_types(rows.dtype, torch.float32)) if rows.is_floating_point() else rows
 
 
 def check_recipe(name: str, drop_losses: Sequence[str] = ()) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smile_pipe.model.transfer import to_device
+
 
 @dataclass(frozen=True)
 class PackedFrames:
@@ -18,15 +20,21 @@ class PackedFrames:
         counts: Frames of each sample, int64 [B], at least 1.
         times: Time of each frame, float32 [N], from 0 at the onset of a sequence to 1 at its end; 0 for a scan;
             `DYNAMIC_TIME` for a dynamic image.
+        longest: Largest count; 0 to compute it, which waits for the device if `counts` is on one.
     """
 
     counts: Tensor
     times: Tensor
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.longest and len(self.counts):
+            object.__setattr__(self, "longest", int(self.counts.max()))
 
     @classmethod
     def of_scans(cls, num: int, device: torch.device | str = "cpu") -> "PackedFrames":
         """The layout of `num` scans: one frame each, at time 0."""
-        return cls(torch.ones(num, dtype=torch.int64, device=device), torch.zeros(num, device=device))
+        return cls(torch.ones(num, dtype=torch.int64, device=device), torch.zeros(num, device=device), longest=1)
 
     @property
     def is_dynamic(self) -> Tensor:
@@ -47,14 +55,15 @@ class PackedFrames:
         Returns:
             [B, T, ...], where T is the largest number of frames of a sample.
         """
-        longest = int(self.counts.max())
-        if longest == 1:
+        if self.longest == 1:
             return packed.unsqueeze(1)
-        is_filled = torch.arange(longest, device=packed.device) < self.counts[:, None]
-        padded = packed.new_full((len(self.counts), longest, *packed.shape[1:]), fill)
-        padded[is_filled] = packed
+        padded = packed.new_full((len(self.counts), self.longest, *packed.shape[1:]), fill)
+        # Not a mask: PyTorch would have to count its elements first, and wait for the device.
+        samples, starts = torch.arange(len(self.counts), device=packed.device), self.counts.cumsum(0) - self.counts
+        frames = torch.arange(len(packed), device=packed.device)
+        padded[self.repeat_per_sample(samples), frames - self.repeat_per_sample(starts)] = packed
         return padded
 
     def to(self, device: torch.device | str) -> "PackedFrames":
-        """Copy to another device."""
-        return PackedFrames(self.counts.to(device), self.times.to(device))
+        """Copy from the CPU to another device."""
+        return PackedFrames(to_device(self.counts, device), to_device(self.times, device), self.longest)

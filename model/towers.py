@@ -6,7 +6,8 @@ The module also chooses the precision that towers compute in, and refuses weight
 import difflib
 import logging
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,32 @@ def native_precision(device_type: str) -> Precision:
         return "bfloat16"
     capabilities = torch.cpu.get_capabilities()
     return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+
+
+def set_matmul_precision(precision: Precision, device: torch.device) -> None:
+    """Set how a GPU multiplies matrices of single precision; a setting of the process. CPUs are left alone.
+
+    `tf32` rounds inputs of products and convolutions to 10 bits. It is for towers in single precision only: with
+    bfloat16 the remaining products are those of the losses, where 10 bits are too few for a temperature of 0.01.
+    PyTorch's own default is TF32 for convolutions and not for products, which is neither of the two.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+@contextmanager
+def full_matmul_precision() -> Iterator[None]:
+    """Compute products of single precision without TF32 within the block; for the losses."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def check_arch(arch: str, pretrained: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.transfer import to_device
 
 # Limits of shift (fraction of half the image), zoom (distance of the factor from 1) and rotation (radians).
 SHIFT, ZOOM, TURN = 0.06, 0.09, 0.09
@@ -32,7 +33,7 @@ def augment(
     """Augment views; the result depends only on the arguments, so a resumed run sees the same images.
 
     All frames of a sample are mirrored, moved and recoloured alike, so that motion between them is motion of the face.
-    Each view gets its own transform.
+    Each view gets its own transform. Random numbers are drawn on the CPU, and images are changed on their own device.
 
     Args:
         views_nvchw: Views in [0, 1], [N, V, 3, H, W]; not modified.
@@ -51,10 +52,10 @@ def augment(
         is_mirrored = torch.rand(num_faces, generator=generator) < 0.5
         views_nvchw = _mirror_x(views_nvchw, channel, order, frames.repeat_per_sample(is_mirrored), frames)
     theta = frames.repeat_per_sample(_similarities(num_faces, num_views, is_mirrored, generator))
-    moved = _transform(views_nvchw, theta.to(views_nvchw.device))
+    moved = _transform(views_nvchw, to_device(theta, views_nvchw.device))
     if channel == "rgb":
         factors = _colour_factors(num_faces, num_views, frames, generator)
-        moved.mul_(factors.to(moved.device)).clamp_(0, 1)
+        moved.mul_(to_device(factors, moved.device)).clamp_(0, 1)
     return moved
 
 
@@ -64,10 +65,12 @@ def _mirror_x(views: Tensor, channel: str, order: list[int], is_mirrored: Tensor
     Pixels are not flipped here: the transforms of `_similarities` do it.
     """
     sources = torch.where(is_mirrored[:, None], torch.tensor(order), torch.arange(len(order)))
-    views = views[torch.arange(len(views))[:, None], sources]
+    device = views.device
+    views = views[torch.arange(len(views), device=device)[:, None], to_device(sources, device)]
     if channel in ("normal", "flow"):
         zero_is_128 = frames.is_dynamic[is_mirrored] | (channel == "flow")
-        views[is_mirrored, :, 0] = _negate(views[is_mirrored, :, 0], zero_is_128)
+        mirrored = to_device(is_mirrored.nonzero().squeeze(1), device)
+        views[mirrored, :, 0] = _negate(views[mirrored, :, 0], zero_is_128)
     return views
 
 
@@ -119,7 +122,7 @@ def _colour_factors(num_faces: int, num_views: int, frames: PackedFrames, genera
 
 def _expand_as(flags_n: Tensor, other: Tensor) -> Tensor:
     """Reshape flags [N] so that they broadcast with `other` [N, ...], on its device."""
-    return flags_n.to(other.device).view(-1, *[1] * (other.ndim - 1))
+    return to_device(flags_n, other.device).view(-1, *[1] * (other.ndim - 1))
 
 
 def generator_for(*numbers: int) -> torch.Generator:

@@ -109,13 +109,20 @@ class FaceDataset:
     Attributes:
         shards: The shard set.
         decode_spec: What is decoded.
+        pin_memory: Whether batches are collated in pinned memory, from which copies to a GPU need no waiting.
         skipped: Keys of the samples that were left out because they cannot be read (`on_bad_shard="skip"`).
     """
 
     def __init__(
-        self, shards: ShardSet, decode_spec: DecodeSpec, cache_bytes: int, on_bad_shard: OnBadShard = "fail"
+        self,
+        shards: ShardSet,
+        decode_spec: DecodeSpec,
+        cache_bytes: int,
+        on_bad_shard: OnBadShard = "fail",
+        pin_memory: bool = False,
     ) -> None:
         self.shards, self.decode_spec, self.on_bad_shard = shards, decode_spec, on_bad_shard
+        self.pin_memory = pin_memory
         self.skipped: set[str] = set()
         self._free_bytes = cache_bytes
         self._cache: dict[str, FaceSample] = {}
@@ -190,7 +197,7 @@ class FaceDataset:
         faces = [face for future in parts for face in future.result()]
         if not faces and spares:
             faces = [self._read_spare(group, spares)]
-        return collate(faces) if faces else None
+        return collate(faces, self.pin_memory) if faces else None
 
     def _read_spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> FaceSample:
         """Read the first good one of `spares`, starting at the group, so that different groups take different ones."""
@@ -251,11 +258,14 @@ def _convert_flow(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
     return flow_as_rgb(pixels.astype(np.uint16, copy=False), sample.record.flow.step)
 
 
-def collate(faces: Sequence[FaceSample]) -> Batch:
-    """Combine samples to a batch, in their order."""
+def collate(faces: Sequence[FaceSample], pin_memory: bool = False) -> Batch:
+    """Combine samples to a batch, in their order; the views may be written to pinned memory."""
+    shape = (sum(len(face.views) for face in faces), *faces[0].views.shape[1:])
+    views = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+    np.concatenate([face.views for face in faces], out=views.numpy())
     counts = torch.tensor([len(face.times) for face in faces])
     return Batch(
-        views=torch.from_numpy(np.concatenate([face.views for face in faces])),
+        views=views,
         frames=PackedFrames(counts, torch.from_numpy(np.concatenate([face.times for face in faces]))),
         texts=[face.text for face in faces],
         concepts=[face.concept for face in faces],

@@ -12,6 +12,7 @@ from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import ContrastiveModel, Supervised, build_model
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
+from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.runs.run_directory import Checkpoint
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import IndexRow
@@ -76,7 +77,7 @@ class TrainedModel:
         """Yield the embeddings of samples with those of their views, of which any subset can be fused."""
         directions = dataset.directions(rows)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        for batch in dataset.batches(groups):
+        for batch in prefetch(dataset.batches(groups), self.device):
             yield self.embed_batch(batch, directions)
 
     @torch.inference_mode()
@@ -97,7 +98,7 @@ class TrainedModel:
     @torch.inference_mode()
     def embed_prompts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Embed prompts: [N, D]."""
-        return self.model.embed_text(self.tokenizer(list(prompts)).to(self.device)).float().cpu().numpy()
+        return self.model.embed_text(self.tokenizer(list(prompts))).float().cpu().numpy()
 
     @torch.inference_mode()
     def classify(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

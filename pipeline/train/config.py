@@ -74,7 +74,9 @@ class TrainOptions(Frozen):
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW, applied to matrices only.")
     num_workers: int = Field(1, ge=1, description="Training processes; more than one train data-parallel.")
     precision: Literal["auto", Precision] = Field(
-        "auto", description="Precision of the towers; auto takes bfloat16 where the hardware has it."
+        "auto",
+        description="Precision of the towers; auto takes bfloat16 where the hardware has it. tf32 is single precision "
+        "with products of TF32, on GPUs only.",
     )
     ema: float = Field(
         0.0,
@@ -91,7 +93,10 @@ class TrainOptions(Frozen):
     checkpoint_activations: bool = Field(
         False, description="Recompute the activations of the towers in the backward pass: less memory, more slowly."
     )
-    compile: bool = Field(False, description="Compile the image tower: a slower start, then faster steps.")
+    compile: bool = Field(
+        False,
+        description="Compile the image tower: a start of minutes, for GPUs (model/README.md); needs a C++ compiler.",
+    )
     val_fraction: float = Field(
         0.0,
         ge=0,

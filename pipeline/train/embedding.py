@@ -7,7 +7,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.data.dataset import FaceDataset
+from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.shards.index import IndexRow
 
@@ -44,10 +46,11 @@ def embed_rows(
     # The last column is 1 for samples that were read, and 0 for skipped ones.
     embedded = torch.zeros(len(rows), model.config.joint_dim + 1, device=device)
     with torch.inference_mode():
-        for batch in dataset.batches([own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]):
-            views = batch.views.to(device).float() / 255
+        groups = [own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]
+        for batch in prefetch(dataset.batches(groups), device):
+            views = to_device(batch.views, device).float() / 255
             fused = model.embed_faces(views, directions_v3, batch.frames.to(device))[1].float()
-            at = [positions[key] for key in batch.keys]
+            at = to_device(torch.tensor([positions[key] for key in batch.keys]), device)
             embedded[at, :-1], embedded[at, -1] = fused, 1.0
     if dist.is_initialized():
         dist.all_reduce(embedded)

@@ -31,7 +31,7 @@ class ModelInputs:
         views: Augmented views in [0, 1], float32 [N, V, 3, H, W].
         directions: Unit vectors from the face to the cameras, [V, 3].
         frames: Which frames belong to which sample; may be on the CPU.
-        tokens: Token ids of the prompts [B, T]; None without text.
+        tokens: Token ids of the prompts [B, T], on the CPU; None without text.
         concept_ids: Which samples are positives of each other, int64 [B]; None without text.
         subject_ids: Who is shown, int64 [B].
     """
@@ -59,7 +59,7 @@ class ModelInputs:
 def embed(network: nn.Module, inputs: ModelInputs, precision: Precision) -> Embeddings:
     """Embed a batch by a model or its data-parallel wrapper."""
     device = inputs.views.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
         return network(inputs.views, inputs.directions, inputs.tokens, inputs.frames.to(device))
 
 

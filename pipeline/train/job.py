@@ -105,7 +105,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         TrainingError: The job failed for another reason.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
@@ -117,6 +117,8 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
     trainer = Trainer(
         train_worker,
         train_loop_config={"job": job},
+        # Ranks on GPUs exchange numbers of rows between their CPUs.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.towers import set_matmul_precision
 from smile_pipe.pipeline.common.optimization import cosine_schedule
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.data.selection import select_training_rows
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
@@ -33,7 +35,8 @@ def train(job: Job, worker: Worker) -> None:
     model = build_model(job.recipe)
     model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     model.to(worker.device)
-    dataset = _open_dataset(job, model)
+    set_matmul_precision(job.precision, worker.device)
+    dataset = _open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
     shard_names = [row.shard for row in rows]
     sampler = Sampler(shard_names, config.batch_size, config.seed, worker.world_size, worker.rank)
@@ -48,7 +51,8 @@ def train(job: Job, worker: Worker) -> None:
         for epoch in range(step // sampler.num_steps, config.epochs):
             train_step.start_epoch(is_resumed=step % sampler.num_steps > 0)
             groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
-            for batch in log.time_batches(dataset.batches(groups, spares=rows)):
+            batches = prefetch(dataset.batches(groups, spares=rows), worker.device)
+            for batch in log.time_batches(batches):
                 learning_rate = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
                 losses = train_step.step(batch, epoch, step, learning_rate)
                 step += 1
@@ -69,10 +73,10 @@ def _save(train_step: TrainStep, run: RunDirectory, log: RunLog, step: int) -> N
     train_step.save(run, step)
 
 
-def _open_dataset(job: Job, model: ContrastiveModel) -> FaceDataset:
-    config = job.config
+def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> FaceDataset:
+    config, is_gpu = job.config, device.type == "cuda"
     decode_spec = DecodeSpec(job.channel, model.towers.image_size, job.temporal, config.max_frames)
-    return FaceDataset(ShardSet.open(config.shards), decode_spec, config.cache_mb << 20, config.on_bad_shard)
+    return FaceDataset(ShardSet.open(config.shards), decode_spec, config.cache_mb << 20, config.on_bad_shard, is_gpu)
 
 
 def _validation(job: Job, dataset: FaceDataset, rows: Sequence[IndexRow]) -> Validation | None:

@@ -105,5 +105,11 @@ def resolve_temporal(config: TrainConfig, stored: TemporalRead) -> TemporalRead:
 
 
 def resolve_precision(config: TrainConfig) -> Precision:
-    """Choose the precision of a new run on this machine; a resumed run keeps its own."""
+    """Choose the precision of a new run on this machine; a resumed run keeps its own.
+
+    Raises:
+        UsageError: Only GPUs have the precision.
+    """
+    if config.precision == "tf32" and not config.use_gpu:
+        raise UsageError("only GPUs have it; leave it out, or set `use_gpu`", field="precision", value="tf32")
     return native_precision("cuda" if config.use_gpu else "cpu") if config.precision == "auto" else config.precision

@@ -16,6 +16,7 @@ from smile_pipe.model.config import RunTextSource
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.pseudo_labels import pseudo_labels
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
+from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
 from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
@@ -54,7 +55,7 @@ class PseudoPrompts:
         was_training = model.training
         model.eval()
         with torch.inference_mode():
-            tokens = (tokenizer(list(self.prompts[name])).to(directions_v3.device) for name in self.classes)
+            tokens = (tokenizer(list(self.prompts[name])) for name in self.classes)
             anchors = torch.stack([F.normalize(model.embed_text(each).float(), dim=-1).mean(dim=0) for each in tokens])
         model.train(was_training)
         self.labels = pseudo_labels(embedded, anchors).cpu()
@@ -106,10 +107,10 @@ class TextTargets:
         """Encode the text and the targets of a batch.
 
         Returns:
-            Token ids [B, T], None if the recipe reads no text; concept ids, int64 [B], None without text; subject ids,
-            int64 [B].
+            Token ids [B, T] on the CPU, None if the recipe reads no text; concept ids, int64 [B], None without text;
+            subject ids, int64 [B].
         """
-        subject_ids = torch.tensor([concept_id(subject) for subject in batch.subjects], device=device)
+        subject_ids = to_device(torch.tensor([concept_id(subject) for subject in batch.subjects]), device)
         if self.source == "none":
             return None, None, subject_ids
         if self.pseudo:
@@ -118,8 +119,8 @@ class TextTargets:
             texts, concepts = self._shard_prompts(batch, epoch), batch.concepts
         ids = [concept_id(concept) for concept in concepts]
         if not self.reads_text:
-            return None, torch.tensor([self.class_numbers[number] for number in ids], device=device), subject_ids
-        return self.tokenizer(texts).to(device), torch.tensor(ids, device=device), subject_ids
+            return None, to_device(torch.tensor([self.class_numbers[number] for number in ids]), device), subject_ids
+        return self.tokenizer(texts), to_device(torch.tensor(ids), device), subject_ids
 
     def state(self) -> dict[str, Any]:
         """State for a checkpoint."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.common.optimization import BETAS, MAX_GRADIENT_NORM
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order, seed_dropout
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
@@ -40,8 +41,8 @@ class TrainStep:
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS, fused=True
         )
-        self.directions = dataset.directions(rows).to(worker.device)
-        self.mirror_order = mirror_order(self.directions.cpu())
+        directions = dataset.directions(rows)
+        self.directions, self.mirror_order = directions.to(worker.device), mirror_order(directions)
         self.text_targets = TextTargets(job.text_source, model, dataset, rows, config.seed, job.metadata)
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         if config.checkpoint_activations:
@@ -71,7 +72,10 @@ class TrainStep:
             self.text_targets.load_state(state)
             step = int(state["step"])
         is_parallel = dist.is_initialized() and self.worker.world_size > 1
-        self.network: nn.Module = DistributedDataParallel(self.model) if is_parallel else self.model
+        # Without views of the buckets, gradients would be in memory twice.
+        self.network: nn.Module = (
+            DistributedDataParallel(self.model, gradient_as_bucket_view=True) if is_parallel else self.model
+        )
         return step
 
     def save(self, run: RunDirectory, step: int) -> None:
@@ -107,7 +111,7 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
-        views = batch.views.to(device, non_blocking=True).float() / 255
+        views = to_device(batch.views, device).float() / 255
         views = augment(views, self.job.channel, self.mirror_order, generator, batch.frames)
         text_and_targets = self.text_targets.encode(batch, epoch, device)
         seed_dropout(generator)

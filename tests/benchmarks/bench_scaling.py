@@ -11,7 +11,6 @@ reads (`--samples-per-core`) and the bandwidth of the disk for checkpoints (`--d
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,8 +20,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.distributed import Rows
+from smile_pipe.model.objectives import ContrastiveModel, GatheredBatch, build_model
 from smile_pipe.model.towers import build_tokenizer
 
 BYTES = 4
@@ -42,7 +41,8 @@ class Measured:
         saved_bytes: activations of a sample that are kept for the backward pass.
         saved_once: what is kept for it whatever the batch: weights in bfloat16.
         row_floats: numbers that the ranks exchange of a sample.
-        loss_flops_a_pair: operations of the losses, forward and backward, for each pair of samples in the joined batch.
+        loss_flops_a_pair: operations of the losses, forward and backward, for each pair of a sample of this rank and a
+            sample of the joined batch.
         loss_bytes_a_pair: what the losses keep for the backward pass of each such pair.
         checkpoint: bytes that are written after an epoch.
     """
@@ -109,9 +109,13 @@ def measure(model: ContrastiveModel, arch: str, num_views: int, num_samples: int
 
 
 def losses_a_pair(model: ContrastiveModel, num_views: int, num_samples: int = 256) -> tuple[float, float]:
-    """Operations and saved bytes of the losses for each pair of samples: of c + a n + b n^2, at three sizes n, b."""
-    pluralize = [_losses(model, num_views, times * num_samples) for times in (1, 2, 3)]
-    flops, saved = ((few - 2 * more + most) / (2 * num_samples**2) for few, more, most in zip(*pluralize, strict=True))
+    """Operations and saved bytes of the losses for each pair of an own and any sample: b of c + a n + d m + b n m."""
+    n, m = num_samples, 2 * num_samples
+    sizes = ((n, m), (2 * n, m), (n, 2 * m), (2 * n, 2 * m))
+    found = [_losses(model, num_views, num_own, num_all) for num_own, num_all in sizes]
+    flops, saved = (
+        (both - more_all - more_own + few) / (n * m) for few, more_own, more_all, both in zip(*found, strict=True)
+    )
     return flops, saved
 
 
@@ -128,14 +132,20 @@ def _towers(model: ContrastiveModel, arch: str, num_views: int, num_samples: int
     return counter.get_total_flops(), _without_own(saved, model)
 
 
-def _losses(model: ContrastiveModel, num_views: int, num_samples: int) -> tuple[int, int]:
-    """Operations, forward and backward, and saved bytes of the losses of a joined batch."""
+def _losses(model: ContrastiveModel, num_views: int, num_own: int, num_all: int) -> tuple[int, int]:
+    """Operations, forward and backward, and saved bytes of one rank's share of the losses."""
+
+    def rows(*shape: int) -> Rows:
+        own, joined = (torch.randn(num, *shape, requires_grad=True) for num in (num_own, num_all))
+        return Rows(own, joined, num_all)
+
     dim = model.config.joint_dim
-    shapes = ((num_samples, num_views, dim), (num_samples, dim), (num_samples, num_views), (num_samples, dim))
-    rows = [torch.randn(*shape, requires_grad=True) for shape in shapes]
-    numbers = torch.arange(num_samples) % 7
+    embeddings = (rows(num_views, dim), rows(dim), rows(num_views), rows(dim))
+    ids, numbers = torch.arange(num_all) % 7, torch.arange(num_all)
+    targets = (Rows(each[:num_own], each, num_all) for each in (ids, ids, numbers))
+    batch = GatheredBatch(*embeddings, *targets)
     with FlopCounterMode(display=False) as counter, _saving() as saved:
-        model.losses(Embeddings(*rows), numbers, numbers)["total"].backward()
+        torch.stack([term.of(batch) for term in model.used_terms(with_text=True).values()]).sum().backward()
     return counter.get_total_flops(), _without_own(saved, model)
 
 
@@ -166,20 +176,18 @@ def step_on(num_gpus: int, batch: int, found: Measured, assumed: Assumed) -> Ste
     return Step(
         num_gpus=num_gpus,
         joined_batch=joined,
-        memory=_memory_but_for_pairs(num_gpus, batch, found) + found.loss_bytes_a_pair * joined**2,
+        memory=_memory_but_for_pairs(batch, found) + found.loss_bytes_a_pair * batch * joined,
         compute=batch * found.flops / (assumed.tflops * 1e12),
         # In single precision, of which a GPU does about a tenth of what it does in bfloat16.
-        losses=found.loss_flops_a_pair * joined**2 / (assumed.tflops * 1e11),
+        losses=found.loss_flops_a_pair * batch * joined / (assumed.tflops * 1e11),
         # Gathered on the way forward, summed on the way back.
         gather=3 * others * rows / rate,
         gradients=2 * others * found.weights * BYTES / rate,
     )
 
 
-def _memory_but_for_pairs(num_gpus: int, batch: int, found: Measured) -> float:
-    # DDP exchanges gradients in buckets, which hold a second copy of them.
-    states = STATES + (num_gpus > 1)
-    return found.weights * BYTES * states + found.saved_once + batch * found.saved_bytes
+def _memory_but_for_pairs(batch: int, found: Measured) -> float:
+    return found.weights * BYTES * STATES + found.saved_once + batch * found.saved_bytes
 
 
 def epoch_seconds(step: Step, num_samples: int, found: Measured, assumed: Assumed) -> float:
@@ -190,13 +198,16 @@ def epoch_seconds(step: Step, num_samples: int, found: Measured, assumed: Assume
 def limits(batch: int, num_samples: int, found: Measured, assumed: Assumed) -> dict[str, float]:
     """GPUs from which on something else costs as much as the towers, or does not fit: the first to come first."""
     alone = step_on(1, batch, found, assumed)
-    free = max(0.0, assumed.memory * 2**30 - _memory_but_for_pairs(2, batch, found))
+    free = max(0.0, assumed.memory * 2**30 - _memory_but_for_pairs(batch, found))
     written = found.checkpoint / (assumed.disk * 1e9)
-    of_pairs = {
+    # Each of these grows with the number of GPUs; a rank exchanges almost all rows if there are many.
+    gathered = 3 * batch * found.row_floats * BYTES / (assumed.gigabytes * 1e9)
+    per_gpu = {
         "the losses take as long as the towers": (alone.compute, alone.losses),
+        "the exchange of rows takes as long as the towers": (alone.compute, gathered),
         f"memory of {assumed.memory:g} GiB is full": (free, found.loss_bytes_a_pair * batch**2),
     }
-    reached = {what: math.sqrt(bound / one) for what, (bound, one) in of_pairs.items() if one}
+    reached = {what: bound / one for what, (bound, one) in per_gpu.items() if one}
     reached["a checkpoint takes as long as its epoch's steps"] = num_samples / batch * alone.compute / written
     return dict(sorted(reached.items(), key=lambda item: item[1]))
 

@@ -1,7 +1,7 @@
 """Two ranks have the losses and gradients of one rank with the joined batch: real processes, collectives and models.
 
-Ranks may hold different numbers of samples. Everything that is computed on gathered rows is equal then as well: all
-losses and, for towers without BatchNorm, all gradients. Two things differ: a mean that each rank takes over its own
+Ranks may hold different numbers of samples. What is computed over the joined batch is equal then as well: all losses
+and, for towers without BatchNorm, all gradients. Two things differ: a mean that each rank takes over its own
 samples, because data-parallel averaging weights ranks and not samples; and the statistics of BatchNorm inside a tower,
 which each rank takes over its own samples.
 """
@@ -65,16 +65,19 @@ def gather_examples(rank: int) -> dict[str, Any]:
     """Results and gradients of `gather_rows`, with 3 rows on rank 0 and 2 on rank 1."""
     counts = RAGGED
     rows = (torch.arange(counts[rank] * 4.0).view(counts[rank], 2, 2) + 100 * rank).requires_grad_()
-    joined = gather_rows(rows)
+    fields = {"rows": rows, "ids": torch.arange(counts[rank]) + 10 * rank, "unused": torch.ones(counts[rank], 1)}
+    found = gather_rows(fields, ("rows", "ids"))
+    joined = found["rows"].all
     # Each rank weights the joined rows in its own way; a row's gradient is the sum over both.
     weights = torch.arange(5.0)[:, None, None] * (1 + 10 * rank)
     (joined * weights).sum().backward()
-    nothing = gather_rows(torch.ones(2 * rank, 3))
     return {
         "joined": joined.detach(),
         "grad": rows.grad,
-        "numbers": gather_rows(torch.arange(counts[rank]) + 10 * rank),
-        "empty": nothing,
+        "ids": found["ids"].all,
+        "numbers": (found["numbers"].own, found["numbers"].all),
+        "unused": (found["unused"].own, found["unused"].all, found["unused"].num),
+        "empty": gather_rows({"rows": torch.ones(2 * rank, 3)}, ("rows",))["rows"].all,
     }
 
 
@@ -192,7 +195,17 @@ class TestGatherRows:
 
     def test_integers_are_gathered(self, ranks):
         for rank in ranks:
-            assert rank["gathered"]["numbers"].tolist() == [0, 1, 2, 10, 11]
+            assert rank["gathered"]["ids"].tolist() == [0, 1, 2, 10, 11]
+
+    def test_rows_are_numbered_in_the_joined_batch(self, ranks):
+        for rank, own in zip(ranks, ([0, 1, 2], [3, 4]), strict=True):
+            found, joined = rank["gathered"]["numbers"]
+            assert (found.tolist(), joined.tolist()) == (own, [0, 1, 2, 3, 4])
+
+    def test_other_fields_are_not_gathered(self, ranks):
+        for rank, count in zip(ranks, RAGGED, strict=True):
+            own, joined, num = rank["gathered"]["unused"]
+            assert (len(own), len(joined), num) == (count, 0, 5)
 
     def test_a_rank_may_have_no_rows(self, ranks):
         for rank in ranks:
@@ -200,7 +213,9 @@ class TestGatherRows:
 
     def test_identity_without_process_group(self):
         rows = torch.ones(3, 2)
-        assert gather_rows(rows) is rows
+        found = gather_rows({"rows": rows}, ())
+        assert found["rows"].own is found["rows"].all is rows
+        assert found["numbers"].own is found["numbers"].all and found["numbers"].all.tolist() == [0, 1, 2]
 
 
 def test_pseudo_labels_on_two_ranks_equal_those_of_one(ranks, tmp_path):
@@ -211,7 +226,7 @@ def test_pseudo_labels_on_two_ranks_equal_those_of_one(ranks, tmp_path):
 
 
 def test_mean_over_own_samples_is_wrong_for_ragged_ranks(ranks):
-    """The reason why losses are computed on gathered rows."""
+    """The reason why the share of a rank is divided by the number of rows of all ranks."""
     for rank in ranks:
         assert float(rank["mean_even"]) == pytest.approx(sum(range(8)) / 8)
         assert float(rank["mean_ragged"]) != pytest.approx(sum(range(5)) / 5)

@@ -7,15 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smile_pipe.model.losses import (
-    class_cross_entropy,
-    contrast,
-    multiview_contrast,
-    multiview_triplet,
-    stable_contrast,
-    text_guidance,
-    view_agreement,
-)
+from helpers.one_rank import on_one_rank
+from smile_pipe.model import losses
+from smile_pipe.model.distributed import Rows
+
+contrast = on_one_rank(losses.contrast)
+multiview_triplet = on_one_rank(losses.multiview_triplet)
+stable_contrast = on_one_rank(losses.stable_contrast)
+text_guidance = on_one_rank(losses.text_guidance)
+view_agreement = on_one_rank(losses.view_agreement)
+
+
+def multiview_contrast(rows: Tensor, concepts: Tensor, margin: Tensor) -> Tensor:
+    return on_one_rank(losses.multiview_contrast)(rows, concepts, torch.arange(len(rows)), margin)
+
+
+def class_cross_entropy(fused: Tensor, anchors: Tensor, classes: Tensor, scale: Tensor) -> Tensor:
+    return losses.class_cross_entropy(Rows.alone(fused), anchors, Rows.alone(classes), scale)
+
 
 CONCEPTS = torch.tensor([0, 1, 0, 2, 1, 0])
 SUBJECTS = torch.tensor([0, 0, 1, 1, 2, 2])

@@ -8,14 +8,14 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import Tensor
 
-from smile_pipe.model.losses import (
-    contrast,
-    cross_correlation,
-    cross_modal_redundancy,
-    multiview_decorrelation,
-    off_diagonal_energy,
-    vision_language_contrast,
-)
+from helpers.one_rank import on_one_rank
+from smile_pipe.model import losses
+from smile_pipe.model.losses import cross_correlation, off_diagonal_energy
+
+contrast = on_one_rank(losses.contrast)
+cross_modal_redundancy = on_one_rank(losses.cross_modal_redundancy)
+multiview_decorrelation = on_one_rank(losses.multiview_decorrelation)
+vision_language_contrast = on_one_rank(losses.vision_language_contrast)
 
 LAMBDA = 0.0051
 CONCEPTS = torch.tensor([0, 1, 0, 2, 1, 0])

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from helpers import tiny_arch
+from helpers.one_rank import on_one_rank
+from smile_pipe.model import losses as L
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.losses import cross_modal_redundancy, multiview_decorrelation, vision_language_contrast
 from smile_pipe.model.objectives import RECIPES, ContrastiveModel, build_model, check_recipe
 from smile_pipe.model.packing import PackedFrames
 
@@ -108,8 +109,9 @@ class TestLosses:
         model = make_model(config, off_diagonal_weight=0.3)
         views, directions, tokens, concepts = tiny_arch.faces(6)
         e = model(views, directions, tokens)
-        mv, cm = multiview_decorrelation(e.views, 0.3), cross_modal_redundancy(e.fused, e.text)
-        vl = vision_language_contrast(e.fused, e.views, e.text, concepts, torch.tensor(1 / 0.07))
+        mv = on_one_rank(L.multiview_decorrelation)(e.views, 0.3)
+        cm = on_one_rank(L.cross_modal_redundancy)(e.fused, e.text)
+        vl = on_one_rank(L.vision_language_contrast)(e.fused, e.views, e.text, concepts, torch.tensor(1 / 0.07))
         found = model.losses(e, concepts, subjects(6))
         for name, expected in {"mv": mv, "vl": vl, "cm": cm, "total": 0.1 * mv + vl + 0.01 * cm}.items():
             torch.testing.assert_close(found[name], expected)

@@ -314,7 +314,7 @@ class TestDataset:
     def test_batches_are_read_ahead(self, mixed, monkeypatch):
         made: list[int] = []
         collate = dataset.collate
-        monkeypatch.setattr(dataset, "collate", lambda faces: made.append(len(faces)) or collate(faces))
+        monkeypatch.setattr(dataset, "collate", lambda faces, pin: made.append(len(faces)) or collate(faces, pin))
         batches = self.read(mixed).batches([mixed.rows[:n] for n in (1, 2, 3, 4, 5, 6)])
         next(batches)
         end = time.monotonic() + 20

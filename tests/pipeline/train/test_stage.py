@@ -58,6 +58,12 @@ def test_manifest_lists_the_subjects(run_dir, shards_dir):
     assert (manifest.channel, manifest.temporal, manifest.num_train_sequences) == ("normal", "none", 0)
 
 
+def test_tf32_needs_a_gpu(shards_dir, tmp_path):
+    with pytest.raises(UsageError, match="precision tf32: only GPUs have it"):
+        run(config(shards_dir, tmp_path / "run", precision="tf32"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_precision_is_recorded_and_kept_on_resume(run_dir, shards_dir, tmp_path):
     assert RunManifest.read(run_dir / "manifest.json").precision == native_precision("cpu")
     other = "float32" if native_precision("cpu") == "bfloat16" else "bfloat16"
