@@ -210,7 +210,7 @@ def _start_job(
     # Imported here because Ray takes a second to import, which a run with nothing to do does not need.
     from smile_pipe.pipeline.render.job import render_shards, workers_of
 
-    workers = workers_of(settings)
+    workers = workers_of(settings, config.workers_per_gpu)
     return workers, render_shards(work.tasks, root, work.layout, settings, output, config.limits, workers)
 
 
