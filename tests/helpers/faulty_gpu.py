@@ -100,7 +100,12 @@ class GpuJobs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.communicate()
+        try:
+            self._child.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            # Ray's reaper ends its processes.
+            self._child.kill()
+            self._child.communicate()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def run(self, folder: Path, fault: dict, **options) -> dict:
