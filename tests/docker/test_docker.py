@@ -1,5 +1,6 @@
 """Container files, checked as text: pinned versions, no privileges, and options and paths that exist."""
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -16,7 +17,9 @@ from helpers.paths import REPOSITORY
 from smile_pipe.cli.commands.render import RenderOptions
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
+from smile_pipe.pipeline.rendering.choose_backend import choose_renderer
 from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.shards.errors import UsageError
 
 DOCKERFILES = [REPOSITORY / "docker" / name for name in ("cpu.Dockerfile", "cuda.Dockerfile")]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -216,9 +219,12 @@ class TestEnvironment:
         for requirements in (PROJECT["project"]["dependencies"], *extras.values()):
             assert "pytorch3d" not in {Requirement(text).name for text in requirements}
 
-    def test_readme_and_image_name_this_file(self):
+    def test_readme_image_and_error_message_name_this_file(self, monkeypatch):
         assert "`conda env create -f docker/environment.yml`" in (REPOSITORY / "README.md").read_text()
         assert "--file docker/environment.yml" in self.CUDA
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UsageError, match=r"create the environment of `docker/environment\.yml`"):
+            choose_renderer("pytorch3d")
 
 
 class TestRayJob:
