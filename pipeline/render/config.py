@@ -15,12 +15,14 @@ from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side
 from smile_pipe.pipeline.rendering.choose_backend import (
+    GPU_RENDERERS,
     RendererName,
     choose_renderer,
     has_local_gpu,
     renderer_version,
 )
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal
 from smile_pipe.shards.storage import StoragePath
@@ -63,6 +65,11 @@ class RenderConfig(SampleFilter):
         le=16,
         description="Number of workers that share a GPU; more than one keep it busy with small meshes, but share its "
         "memory.",
+    )
+    jpeg: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="Where rgb is encoded as JPEG: cpu, or gpu (nvJPEG, on the GPU that renders; for large images; "
+        "other bytes than cpu).",
     )
     samples_per_shard: int = Field(256, ge=1, description="Number of samples in a full shard.")
     prompts: Path | None = Field(None, description="Prompt bank (YAML) instead of the built-in one.")
@@ -129,10 +136,14 @@ class RenderConfig(SampleFilter):
         """Return the settings that the bytes of the output depend on.
 
         Raises:
-            UsageError: the rig, the prompt bank or the renderer is not available, or there is no Ray cluster at
-                `address`.
+            UsageError: the rig, the prompt bank or the renderer is not available, the renderer does not use the GPU
+                that `jpeg` needs, or there is no Ray cluster at `address`.
         """
         renderer = choose_renderer(self.renderer, self._has_gpu)
+        if self.jpeg == "gpu" and renderer not in GPU_RENDERERS:
+            raise UsageError(
+                f"`renderer={renderer}` uses no GPU; use `jpeg=cpu`, or a renderer for GPUs", field="jpeg", value="gpu"
+            )
         return RenderSettings(
             renderer=renderer,
             renderer_version=renderer_version(renderer),
@@ -143,6 +154,7 @@ class RenderConfig(SampleFilter):
             jitter_deg=self.jitter_deg,
             jitter_seed=self.jitter_seed if self.jitter_deg else 0,
             channels=self.channels,
+            jpeg=self.jpeg if "rgb" in self.channels else "cpu",
             sequences=SequenceSettings(
                 frames=self.frames,
                 sampling=self.sampling,

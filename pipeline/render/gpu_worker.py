@@ -83,10 +83,10 @@ class RenderBatch:
 
 
 def check_device(settings: RenderSettings) -> None:
-    """Draw a triangle like a sample.
+    """Draw a triangle like a sample, and encode it if samples are encoded on the GPU.
 
     Raises:
-        DeviceError: it cannot be drawn.
+        DeviceError: it cannot be drawn or encoded.
     """
     corners = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0.5, 0]], np.float32)
     triangle = Mesh(corners, np.array([[0, 1, 2]], np.int32))
@@ -100,3 +100,11 @@ def check_device(settings: RenderSettings) -> None:
         raise DeviceError(f"node {host}: a worker cannot render a triangle: {images}") from images
     if not images.depth.any():
         raise DeviceError(f"node {host}: a triangle that {settings.renderer} renders is not in its images")
+    if settings.jpeg == "gpu":
+        # Here, because it imports torch.
+        from smile_pipe.pipeline.rendering.gpu_jpeg import encode_jpegs
+
+        try:
+            encode_jpegs(images.rgb)
+        except DeviceError as error:
+            raise DeviceError(f"node {host}: {error}") from None

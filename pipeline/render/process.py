@@ -43,7 +43,7 @@ from smile_pipe.pipeline.rendering.device_errors import as_device_error, free_de
 from smile_pipe.pipeline.rendering.downsample import downsample
 from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
-from smile_pipe.shards.sample import MeshStatistics
+from smile_pipe.shards.sample import MeshStatistics, Temporal
 from smile_pipe.shards.storage import StoragePath
 
 
@@ -205,6 +205,8 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
             result = replace(result, failure=Failure.of("render", MeshError(f"{path}: {error}")))
         except Exception as error:
             result = replace(result, failure=Failure.of("render", error))
+        if settings.jpeg == "gpu" and result.failure is None:
+            result = _encode_rgb_on_gpu(result, settings)
         seconds = StepSeconds(render=common_seconds + time.perf_counter() - began)
         yield replace(result, seconds=unit.seconds + seconds)
 
@@ -243,10 +245,10 @@ def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
         return unit
     began = time.perf_counter()
     work, result = unit.work, replace(unit, pixels=())
-    temporal = "frames" if work.sample.frame_rate is None else settings.sequences.temporal
+    temporal = _temporal(work, settings)
     try:
         if temporal != "dynamic":
-            images = [image for pixels in unit.pixels for image in encode_frame(pixels)]
+            images = [image for frame in range(len(unit.pixels)) for image in _encode_frame(unit, frame, settings)]
             result = replace(result, images=images)
         if temporal != "frames":
             weights = rank_pooling_weights(len(unit.info.numbers))[work.start : work.stop]
@@ -256,6 +258,34 @@ def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
     except Exception as error:
         result = replace(unit, pixels=(), failure=Failure.of("encode", error))
     return replace(result, seconds=unit.seconds + StepSeconds(encode=time.perf_counter() - began))
+
+
+def _encode_rgb_on_gpu(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
+    """Encode `rgb` of the frames that are stored, and remove its pixels if no dynamic image needs them."""
+    temporal = _temporal(unit.work, settings)
+    if temporal == "dynamic":
+        return unit
+    # Here, because it imports torch.
+    from smile_pipe.pipeline.rendering.gpu_jpeg import encode_jpegs
+
+    images = [jpeg for pixels in unit.pixels for jpeg in encode_jpegs(pixels["rgb"])]
+    if temporal == "frames":
+        others = [{name: array for name, array in pixels.items() if name != "rgb"} for pixels in unit.pixels]
+        unit = replace(unit, pixels=others)
+    return replace(unit, images=images)
+
+
+def _encode_frame(unit: ProcessedUnit, frame: int, settings: RenderSettings) -> list[bytes]:
+    if not unit.images:
+        return encode_frame(unit.pixels[frame])
+    from smile_pipe.pipeline.rendering.gpu_jpeg import encode_other_channels
+
+    num_views = len(settings.views)
+    return encode_other_channels(unit.pixels[frame], unit.images[frame * num_views : (frame + 1) * num_views])
+
+
+def _temporal(work: WorkUnit, settings: RenderSettings) -> Temporal:
+    return "frames" if work.sample.frame_rate is None else settings.sequences.temporal
 
 
 @functools.cache

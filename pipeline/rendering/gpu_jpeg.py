@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.io import encode_jpeg
 
+from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.shards.images import JPEG_QUALITY, encode_image
 
 
@@ -22,10 +23,14 @@ def encode_jpegs(rgb: NDArray[np.uint8], device: str = "cuda") -> list[bytes]:
         device: where to encode. "cpu" is for tests: there torchvision subsamples chroma.
 
     Raises:
-        RuntimeError: there is no GPU, or this torchvision was built without nvJPEG.
+        DeviceError: the GPU failed, or this torchvision was built without nvJPEG. No image is the cause, because all
+            can be encoded.
     """
-    images = torch.from_numpy(rgb).to(device).permute(0, 3, 1, 2).contiguous()
-    return [content.cpu().numpy().tobytes() for content in encode_jpeg(list(images), quality=JPEG_QUALITY)]
+    try:
+        images = torch.from_numpy(rgb).to(device).permute(0, 3, 1, 2).contiguous()
+        return [content.cpu().numpy().tobytes() for content in encode_jpeg(list(images), quality=JPEG_QUALITY)]
+    except RuntimeError as error:
+        raise DeviceError(f"nvJPEG failed: {error}") from error
 
 
 def encode_other_channels(pixels: Mapping[str, NDArray], jpegs: Sequence[bytes]) -> list[bytes]:
