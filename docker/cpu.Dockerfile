@@ -2,6 +2,11 @@
 #   docker build -f docker/cpu.Dockerfile -t smile-pipe:0.1.0-cpu .
 FROM python:3.11.12-slim-bookworm
 
+# torch.compile compiles C++ when it runs.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 \
+    && rm -rf /var/lib/apt/lists/*
+
 # These wheels contain several GB of CUDA libraries that are not used. For a smaller image, use PyTorch's CPU wheels.
 RUN pip install --no-cache-dir torch==2.15.0 torchvision==0.29.2
 

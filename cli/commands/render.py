@@ -115,7 +115,7 @@ def _cost(plan: RenderPlan, cost: "Estimate") -> str:
     each = cost.core_seconds / plan.num_to_render
     return (
         f"estimate: {duration} on {pluralize(cores, 'core')} like this machine's ({each:.3g} s a sample and core), "
-        f"{size}; from a trial of {pluralize(cost.num_tried, 'sample')}"
+        f"{size}; from a trial of {pluralize(cost.num_tried, 'sample')} with {cost.renderer}"
     )
 
 

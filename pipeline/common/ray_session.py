@@ -81,6 +81,18 @@ def ray_session(address: str) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def cluster_has_gpu(address: str) -> bool:
+    """Whether the Ray cluster at `address`, or the one that is connected, has a GPU.
+
+    Raises:
+        UsageError: There is no Ray cluster at `address`.
+    """
+    with ray_session(address):
+        import ray
+
+        return ray.cluster_resources().get("GPU", 0) > 0
+
+
 def _connect(address: str, working_dir: Path, options: dict[str, Any]) -> None:
     import ray
     from ray.exceptions import AuthenticationError

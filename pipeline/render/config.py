@@ -9,12 +9,20 @@ from pydantic import Field, field_validator, model_validator
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
+from smile_pipe.pipeline.common.ray_session import cluster_has_gpu
 from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side
-from smile_pipe.pipeline.rendering.choose_backend import RendererName, choose_renderer, renderer_version
+from smile_pipe.pipeline.rendering.choose_backend import (
+    GPU_RENDERERS,
+    RendererName,
+    choose_renderer,
+    has_local_gpu,
+    renderer_version,
+)
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal
 from smile_pipe.shards.storage import StoragePath
@@ -49,7 +57,19 @@ class RenderConfig(SampleFilter):
     renderer: RendererName = Field(
         "auto",
         description="Renderer: pytorch3d (GPUs), zbuffer-cuda (GPUs) or zbuffer (CPUs); auto takes pytorch3d if it is "
-        "installed and there is a GPU, else zbuffer.",
+        "installed and there is a GPU, here or in the cluster of `address`, else zbuffer.",
+    )
+    workers_per_gpu: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Number of workers that share a GPU; more than one keep it busy with small meshes, but share its "
+        "memory.",
+    )
+    jpeg: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="Where rgb is encoded as JPEG: cpu, or gpu (nvJPEG, on the GPU that renders; for large images; "
+        "other bytes than cpu).",
     )
     samples_per_shard: int = Field(256, ge=1, description="Number of samples in a full shard.")
     prompts: Path | None = Field(None, description="Prompt bank (YAML) instead of the built-in one.")
@@ -106,13 +126,24 @@ class RenderConfig(SampleFilter):
         """Limits on the reading of one unit."""
         return Limits(seconds=self.sample_timeout, megabytes=self.sample_memory)
 
+    def _has_gpu(self) -> bool:
+        if self.address == "local":
+            return has_local_gpu()
+        # The job checks a named renderer when it starts: a run with nothing to do needs no cluster.
+        return self.renderer != "auto" or cluster_has_gpu(self.address)
+
     def resolve(self) -> RenderSettings:
         """Return the settings that the bytes of the output depend on.
 
         Raises:
-            UsageError: the rig, the prompt bank or the renderer is not available.
+            UsageError: the rig, the prompt bank or the renderer is not available, the renderer does not use the GPU
+                that `jpeg` needs, or there is no Ray cluster at `address`.
         """
-        renderer = choose_renderer(self.renderer)
+        renderer = choose_renderer(self.renderer, self._has_gpu)
+        if self.jpeg == "gpu" and renderer not in GPU_RENDERERS:
+            raise UsageError(
+                f"`renderer={renderer}` uses no GPU; use `jpeg=cpu`, or a renderer for GPUs", field="jpeg", value="gpu"
+            )
         return RenderSettings(
             renderer=renderer,
             renderer_version=renderer_version(renderer),
@@ -123,6 +154,7 @@ class RenderConfig(SampleFilter):
             jitter_deg=self.jitter_deg,
             jitter_seed=self.jitter_seed if self.jitter_deg else 0,
             channels=self.channels,
+            jpeg=self.jpeg if "rgb" in self.channels else "cpu",
             sequences=SequenceSettings(
                 frames=self.frames,
                 sampling=self.sampling,

@@ -10,6 +10,7 @@ from smile_pipe.pipeline.render.plan import RenderPlan
 from smile_pipe.pipeline.render.process import process_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import num_stored_frames, split_into_units
+from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS, has_local_gpu
 from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import pack
 
@@ -26,11 +27,13 @@ class Estimate:
         core_seconds: time of one core of this machine for reading, rendering and encoding all samples to render.
         bytes: size of all shards to write: rendered, rewritten and copied samples.
         num_tried: number of samples that were rendered for the estimate.
+        renderer: the renderer that rendered them: `zbuffer` instead of one for GPUs if this machine has no GPU.
     """
 
     core_seconds: float
     bytes: int
     num_tried: int
+    renderer: str
 
 
 def estimate(plan: RenderPlan, root: StoragePath, settings: RenderSettings) -> Estimate:
@@ -40,8 +43,10 @@ def estimate(plan: RenderPlan, root: StoragePath, settings: RenderSettings) -> E
     """
     reused_bytes = sum(reused.row.bytes for task in plan.tasks for reused in task.reused)
     samples = [sample for task in plan.tasks for sample in task.samples]
+    if settings.renderer in GPU_RENDERERS and not has_local_gpu():
+        settings = settings.model_copy(update={"renderer": "zbuffer"})
     if not samples:
-        return Estimate(0.0, reused_bytes, 0)
+        return Estimate(0.0, reused_bytes, 0, settings.renderer)
     chosen = samples[:: -(-len(samples) // MAX_SAMPLES)]
     # Not timed: it compiles and loads what a worker compiles and loads with its first sample.
     _packed_size(chosen[0], root, settings, plan.layout)
@@ -54,7 +59,7 @@ def estimate(plan: RenderPlan, root: StoragePath, settings: RenderSettings) -> E
             break
     seconds = time.perf_counter() - began
     scale = sum(num_stored_frames(sample, settings) for sample in samples) / weight
-    return Estimate(seconds * scale, round(num_bytes * scale) + reused_bytes, num_tried)
+    return Estimate(seconds * scale, round(num_bytes * scale) + reused_bytes, num_tried, settings.renderer)
 
 
 def _packed_size(sample: SampleSource, root: StoragePath, settings: RenderSettings, layout: str) -> int:

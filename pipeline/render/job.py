@@ -3,12 +3,13 @@
 A few batches of units of one shard are one block, and no operator joins or splits blocks. So blocks arrive in the order
 of the samples, and the driver knows by counting rows when all blocks of a shard have arrived. It passes their
 references, not their bytes, to the task that writes the shard. On CPUs one operator does all three steps, unit by unit;
-with GPUs reading and encoding stay on CPUs and actors render.
+with GPUs reading and encoding stay on CPUs and actors render (`gpu_worker.py`).
 
 Ray recomputes what is lost when a worker or a node dies, except blocks of an actor that is gone. Then the shards that
 are not written yet are started again.
 """
 
+import gc
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -31,14 +32,17 @@ from ray.exceptions import (
 from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import WrittenShard, build_shard
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.gpu_worker import RenderBatch
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ShardTask
-from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units, render_units
+from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import Workers
 from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, split_into_units
+from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import fingerprint
 from smile_pipe.shards.storage import StoragePath
 
@@ -64,30 +68,30 @@ def read_batch(table: pa.Table, **arguments: Any) -> pa.Table:
     return to_table(read_units((row.work for row in from_table(table)), **arguments))
 
 
-class RenderBatch:
-    """Operator of GPUs: `smile_pipe.pipeline.render.process.render_units`, an actor so that a context is built once."""
-
-    def __init__(self, settings: RenderSettings) -> None:
-        self.settings = settings
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Render the units of a table."""
-        return to_table(render_units(list(from_table(table)), self.settings))
-
-
 def encode_batch(table: pa.Table, **arguments: Any) -> pa.Table:
     """Operator after GPUs; `arguments` are those of `smile_pipe.pipeline.render.process.encode_unit`."""
     return to_table(encode_unit(unit, **arguments) for unit in from_table(table))
 
 
-def workers_of(settings: RenderSettings) -> Workers:
+def workers_of(settings: RenderSettings, workers_per_gpu: int = 1) -> Workers:
     """Return the resources of the connected cluster for a render.
 
     They are counted once: if no GPU is left for the moment, a new attempt waits for one instead of using CPUs.
+
+    Raises:
+        UsageError: the renderer needs a GPU, and the cluster has none.
     """
     resources = ray.cluster_resources()
-    num_gpus = int(resources.get("GPU", 0)) if settings.renderer in GPU_RENDERERS else 0
-    return Workers(max(int(resources.get("CPU", 1)), 1), num_gpus)
+    cores = max(int(resources.get("CPU", 1)), 1)
+    if settings.renderer not in GPU_RENDERERS:
+        return Workers(cores)
+    if (gpus := int(resources.get("GPU", 0))) < 1:
+        raise UsageError(
+            "the Ray cluster has no GPU; use `renderer=zbuffer`, or add a node with a GPU",
+            field="renderer",
+            value=settings.renderer,
+        )
+    return Workers(cores, gpus, workers_per_gpu)
 
 
 def render_shards(
@@ -116,6 +120,7 @@ def render_shards(
 
     Raises:
         OSError, ShardError: a shard cannot be written.
+        DeviceError: a GPU cannot render anything.
         RayError: nodes die faster than shards are written.
     """
     pending, attempts = list(tasks), 0
@@ -131,8 +136,11 @@ def render_shards(
                 yield event
             return
         except RayError as error:
+            if isinstance(cause := _cause(error), DeviceError):
+                # The lines after the first are advice of Ray.
+                raise DeviceError(str(cause).partition("\n")[0]) from None
             attempts = 0 if written else attempts + 1
-            if attempts >= MAX_ATTEMPTS or not isinstance(_cause(error), LOST):
+            if attempts >= MAX_ATTEMPTS or not isinstance(cause, LOST):
                 raise
         num_rendered -= sum(len(task.samples) for task in pending if task.name in written)
         yield -num_rendered
@@ -225,17 +233,29 @@ def _encoded_blocks(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # So that a `DeviceError` can be recognised.
+    context.raise_original_map_exception = True
     tables = _input_tables(tasks, settings, workers)
     if not tables:
         return
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     dataset: ray.data.Dataset = ray.data.from_arrow(tables)
     if workers.gpus:
-        pool = ActorPoolStrategy(min_size=1, max_size=workers.gpus)
+        # The actors of a job that failed are in reference cycles, and have their GPUs until they are collected.
+        gc.collect()
+        # All start at once; those that have nothing to do end, so that a worker of a node that is lost finds a GPU.
+        num_workers = min(workers.gpu_workers, len(tables))
+        pool = ActorPoolStrategy(min_size=1, max_size=num_workers, initial_size=num_workers)
         dataset = dataset.map_batches(read_batch, fn_kwargs=reading, **arrow)
         # `map_batches` requires a batch size with GPUs, and would join blocks up to it.
+        # No core is reserved for them: on a node with few cores, none would be left to read.
         dataset = dataset.map_batches_internal(
-            RenderBatch, fn_constructor_args=(settings,), compute=pool, num_gpus=1, **arrow
+            RenderBatch,
+            fn_constructor_args=(settings, reading["deaths"]),
+            compute=pool,
+            num_cpus=0,
+            num_gpus=workers.gpus_per_worker,
+            **arrow,
         )
         dataset = dataset.map_batches(encode_batch, fn_kwargs={"settings": settings}, **arrow)
     else:

@@ -1,8 +1,9 @@
-"""Limits on time and memory of reading one unit, and on how many workers may die of it.
+"""Limits on time and memory of reading one unit, and on how many workers may die of reading or rendering it.
 
-A unit that exceeds its time ends its worker, as nothing else ends a loop in compiled code; a crash ends it too. Ray
-then starts another worker. A file a unit counts the workers that died while they read it: after two deaths the sample
-becomes a failure and the others go on. Waiting for the storage of the data directory does not count against the limits.
+A unit that exceeds its time ends its worker, as nothing else ends a loop in compiled code; a crash ends it too, and so
+does a GPU that fails (`gpu_worker.py`). Ray then starts another worker. A file a unit counts the workers that died of
+it: after two deaths the sample becomes a failure and the others go on. Waiting for the storage of the data directory
+does not count against the limits.
 """
 
 import faulthandler
@@ -58,6 +59,33 @@ class _Budget:
         self._bytes = max(self._max_bytes - _data_bytes(), 0)
 
 
+def count_deaths(deaths_folder: PathLike, name: str) -> int:
+    """Return how many processes died in a block of `record_death` with this name."""
+    counter = _counter(deaths_folder, name)
+    with suppress(FileNotFoundError), _as_storage_error(counter):
+        return len(counter.read_bytes())
+    return 0
+
+
+@contextmanager
+def record_death(deaths_folder: PathLike, name: str, num_deaths: int) -> Iterator[None]:
+    """Record one death more than `num_deaths` if the process dies in the block; afterwards the count is 0.
+
+    Raises:
+        StorageError: the count cannot be written under a URL.
+    """
+    counter = _counter(deaths_folder, name)
+    # The file has one byte a death. Append one before the block and remove the file after; a crash leaves it in place.
+    with _as_storage_error(counter):
+        counter.parent.ensure_folder()
+        counter.write_bytes(b"x" * (num_deaths + 1))
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError), _as_storage_error(counter):
+            counter.unlink()
+
+
 @contextmanager
 def enforce_limits(limits: Limits, deaths_folder: PathLike, name: str) -> Iterator[None]:
     """Enforce limits on the block.
@@ -72,25 +100,21 @@ def enforce_limits(limits: Limits, deaths_folder: PathLike, name: str) -> Iterat
         StorageError: the count cannot be written under a URL.
     """
     global _budget
-    counter = StoragePath(deaths_folder) / f"{name}.deaths"
-    num_deaths = _read_count(counter)
+    num_deaths = count_deaths(deaths_folder, name)
     if num_deaths >= MAX_DEATHS:
         raise MeshError(
             f"given up: {pluralize(num_deaths, 'worker')} died of it, or it took them more than {limits.seconds:g} s"
         )
-    # The file has one byte a death. Append one before the read and remove the file after; a crash leaves it in place.
-    _write(counter, b"x" * (num_deaths + 1))
-    _budget = _Budget(limits)
-    try:
-        _budget.start()
-        yield
-    except MemoryError:
-        raise MeshError(f"takes more than {limits.megabytes} MB of memory") from None
-    finally:
-        _budget.stop()
-        _budget = None
-        with suppress(FileNotFoundError), _as_storage_error(counter):
-            counter.unlink()
+    with record_death(deaths_folder, name, num_deaths):
+        _budget = _Budget(limits)
+        try:
+            _budget.start()
+            yield
+        except MemoryError:
+            raise MeshError(f"takes more than {limits.megabytes} MB of memory") from None
+        finally:
+            _budget.stop()
+            _budget = None
 
 
 @contextmanager
@@ -107,16 +131,8 @@ def pause_limits() -> Iterator[None]:
         budget.start()
 
 
-def _read_count(counter: StoragePath) -> int:
-    with suppress(FileNotFoundError), _as_storage_error(counter):
-        return len(counter.read_bytes())
-    return 0
-
-
-def _write(counter: StoragePath, content: bytes) -> None:
-    with _as_storage_error(counter):
-        counter.parent.ensure_folder()
-        counter.write_bytes(content)
+def _counter(deaths_folder: PathLike, name: str) -> StoragePath:
+    return StoragePath(deaths_folder) / f"{name}.deaths"
 
 
 def _as_storage_error(path: StoragePath) -> AbstractContextManager[None]:

@@ -36,12 +36,14 @@ from smile_pipe.pipeline.render.units import (
     select_inputs,
     split_into_units,
 )
-from smile_pipe.pipeline.rendering.backend import Renderer, ViewImages
+from smile_pipe.pipeline.rendering.backend import DeviceError, OutOfDeviceMemoryError, Renderer, ViewImages
+from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.pipeline.rendering.choose_backend import RendererName, build_renderer
+from smile_pipe.pipeline.rendering.device_errors import as_device_error, free_device_memory
 from smile_pipe.pipeline.rendering.downsample import downsample
 from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
-from smile_pipe.shards.sample import MeshStatistics
+from smile_pipe.shards.sample import MeshStatistics, Temporal
 from smile_pipe.shards.storage import StoragePath
 
 
@@ -173,42 +175,68 @@ def _record_all_sources(unit: WorkUnit, reader: SourceReader) -> Failure | None:
 
 
 def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> Iterator[ProcessedUnit]:
-    """Render all meshes in one call of the renderer; if it fails, one by one, to find those that cannot be rendered.
+    """Render all meshes in as few calls of the renderer as possible, see `draw`.
 
     Yields:
-        The units in order, with quantised images; each has an equal part of the time of the common call.
+        The units in order, with quantised images; each has an equal part of the time of the common calls.
+
+    Raises:
+        DeviceError: the GPU failed, which is no failure of any sample.
     """
     renderer = cached_renderer(settings.renderer)
     began = time.perf_counter()
     readable = [unit for unit in units if unit.failure is None]
-    rigs = {unit.work.name: settings.rig_of(unit.work.sample.key).supersampled(settings.samples) for unit in readable}
-    pairs = [(mesh, rigs[unit.work.name]) for unit in readable for mesh in unit.meshes]
-    try:
-        rendered: list[ViewImages | None] = [*renderer.render(*zip(*pairs, strict=True))] if pairs else []
-    except Exception:
-        rendered = [None] * len(pairs)
-    images = iter(rendered)
+    rigs = [settings.rig_of(unit.work.sample.key).supersampled(settings.samples) for unit in readable]
+    pairs = [(mesh, rig) for unit, rig in zip(readable, rigs, strict=True) for mesh in unit.meshes]
+    drawn = iter(draw(renderer, pairs))
     common_seconds = (time.perf_counter() - began) / max(len(readable), 1)
     for unit in units:
         if unit.failure is not None:
             yield unit
             continue
         began = time.perf_counter()
-        unit_images = [next(images) for _ in unit.meshes]
-        result = replace(unit, meshes=())
+        result, own = replace(unit, meshes=()), [next(drawn) for _ in unit.meshes]
         try:
-            pixels = []
-            for mesh, image in zip(unit.meshes, unit_images, strict=True):
-                visible = _check_visible(image or renderer.render([mesh], [rigs[unit.work.name]])[0])
-                pixels.append(quantise_views(downsample(visible, settings.samples), settings.channels))
+            visible = (downsample(_check_visible(images), settings.samples) for images in own)
+            pixels = [quantise_views(images, settings.channels) for images in visible]
             result = replace(result, pixels=pixels, statistics=_statistics(unit.meshes[0]))
         except MeshError as error:
             path = unit.work.sample.frames[0].mesh
             result = replace(result, failure=Failure.of("render", MeshError(f"{path}: {error}")))
         except Exception as error:
             result = replace(result, failure=Failure.of("render", error))
+        if settings.jpeg == "gpu" and result.failure is None:
+            result = _encode_rgb_on_gpu(result, settings)
         seconds = StepSeconds(render=common_seconds + time.perf_counter() - began)
         yield replace(result, seconds=unit.seconds + seconds)
+
+
+def draw(renderer: Renderer, pairs: Sequence[tuple[Mesh, Rig]]) -> list[ViewImages | Exception]:
+    """Draw meshes, each from all views of its rig, in one call; if it fails, each half in a call, and so on.
+
+    This finds the meshes that cannot be drawn, and calls that are small enough for the memory of the GPU.
+
+    Returns:
+        The images of each mesh, or why it cannot be drawn.
+
+    Raises:
+        DeviceError: the GPU failed.
+    """
+    if not pairs:
+        return []
+    try:
+        return [*renderer.render(*zip(*pairs, strict=True))]
+    except Exception as error:
+        reason = as_device_error(error)
+        if isinstance(reason, DeviceError):
+            raise reason from error
+        if len(pairs) == 1:
+            return [reason]
+    # Not in the block above: its exception refers to the tensors of the call.
+    if isinstance(reason, OutOfDeviceMemoryError):
+        free_device_memory()
+    half = len(pairs) // 2
+    return [*draw(renderer, pairs[:half]), *draw(renderer, pairs[half:])]
 
 
 def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
@@ -217,10 +245,10 @@ def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
         return unit
     began = time.perf_counter()
     work, result = unit.work, replace(unit, pixels=())
-    temporal = "frames" if work.sample.frame_rate is None else settings.sequences.temporal
+    temporal = _temporal(work, settings)
     try:
         if temporal != "dynamic":
-            images = [image for pixels in unit.pixels for image in encode_frame(pixels)]
+            images = [image for frame in range(len(unit.pixels)) for image in _encode_frame(unit, frame, settings)]
             result = replace(result, images=images)
         if temporal != "frames":
             weights = rank_pooling_weights(len(unit.info.numbers))[work.start : work.stop]
@@ -232,13 +260,45 @@ def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
     return replace(result, seconds=unit.seconds + StepSeconds(encode=time.perf_counter() - began))
 
 
+def _encode_rgb_on_gpu(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
+    """Encode `rgb` of the frames that are stored, and remove its pixels if no dynamic image needs them."""
+    temporal = _temporal(unit.work, settings)
+    if temporal == "dynamic":
+        return unit
+    # Here, because it imports torch.
+    from smile_pipe.pipeline.rendering.gpu_jpeg import encode_jpegs
+
+    images = [jpeg for pixels in unit.pixels for jpeg in encode_jpegs(pixels["rgb"])]
+    if temporal == "frames":
+        others = [{name: array for name, array in pixels.items() if name != "rgb"} for pixels in unit.pixels]
+        unit = replace(unit, pixels=others)
+    return replace(unit, images=images)
+
+
+def _encode_frame(unit: ProcessedUnit, frame: int, settings: RenderSettings) -> list[bytes]:
+    if not unit.images:
+        return encode_frame(unit.pixels[frame])
+    from smile_pipe.pipeline.rendering.gpu_jpeg import encode_other_channels
+
+    num_views = len(settings.views)
+    return encode_other_channels(unit.pixels[frame], unit.images[frame * num_views : (frame + 1) * num_views])
+
+
+def _temporal(work: WorkUnit, settings: RenderSettings) -> Temporal:
+    return "frames" if work.sample.frame_rate is None else settings.sequences.temporal
+
+
 @functools.cache
 def cached_renderer(name: RendererName) -> Renderer:
     """Return the renderer of this process, built on first use."""
     return build_renderer(name)
 
 
-def _check_visible(image: ViewImages) -> ViewImages:
+def _check_visible(image: ViewImages | Exception) -> ViewImages:
+    if isinstance(image, OutOfDeviceMemoryError):
+        raise MeshError(f"needs more memory than the GPU has left, even alone: {image}")
+    if isinstance(image, Exception):
+        raise image
     if not image.depth.any():
         raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
     return image

@@ -1,6 +1,7 @@
 """The settings that the bytes of a render depend on, which the manifest records and fingerprints cover."""
 
 from functools import cached_property
+from typing import Literal
 
 from blake3 import blake3
 
@@ -27,6 +28,7 @@ class RenderSettings(Frozen):
     jitter_deg: float = 0.0
     jitter_seed: int = 0
     channels: tuple[str, ...]
+    jpeg: Literal["cpu", "gpu"] = "cpu"
     sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
     prompts: PromptBank
@@ -34,7 +36,9 @@ class RenderSettings(Frozen):
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
+        # Without `jpeg` if it is the default: shards that are older than this setting have the same fingerprint.
+        excluded = {"text_source", "prompts"} | ({"jpeg"} if self.jpeg == "cpu" else set())
+        return fingerprint(self.model_dump(mode="json", exclude=excluded))
 
     @property
     def needs_neutral(self) -> bool:

@@ -135,7 +135,9 @@ def run(
         The manifest of the shards.
 
     Raises:
-        UsageError: see `plan`; or another process writes to the same directory.
+        UsageError: see `plan`; or another process writes to the same directory, or the renderer needs a GPU and the
+            cluster has none.
+        DeviceError: a GPU cannot render anything.
     """
     settings, output = config.resolve(), RenderOutput(config.out)
     output.check_writable()
@@ -157,8 +159,10 @@ def _execute(
             output.refresh(work.kept)
         return manifest
     with ray_session(config.address) if work.tasks and not _in_process(config) else nullcontext():
+        # Before anything is removed: the cluster may lack GPUs.
+        workers = _count_workers(config, settings) if work.tasks else Workers(cores=1)
         output.begin(work.removed)
-        records = [*work.kept, *_render(work, config, settings, on_progress)]
+        records = [*work.kept, *_render(work, config, settings, workers, on_progress)]
     records.sort(key=lambda record: record.name)
     manifest = _manifest(work, settings, records)
     output.finish(manifest, records)
@@ -169,13 +173,14 @@ def _render(
     work: RenderPlan,
     config: RenderConfig,
     settings: RenderSettings,
+    workers: Workers,
     on_progress: Callable[[RenderProgress], None],
 ) -> list[ShardRecord]:
     if not work.tasks:
         return []
     records: list[ShardRecord] = []
     num_done, busy, began = 0, StepSeconds(), time.monotonic()
-    workers, events = _start_job(work, config, settings)
+    events = _start_job(work, config, settings, workers)
 
     def report_progress() -> None:
         num_failed = sum(len(record.failures) for record in records)
@@ -198,20 +203,27 @@ def _in_process(config: RenderConfig) -> bool:
     return config.data_dir.is_in_memory or config.out.is_in_memory
 
 
+# Ray is imported within functions, because it takes a second, which a run with nothing to do does not need.
+def _count_workers(config: RenderConfig, settings: RenderSettings) -> Workers:
+    if _in_process(config):
+        return Workers(cores=1)
+    from smile_pipe.pipeline.render.job import workers_of
+
+    return workers_of(settings, config.workers_per_gpu)
+
+
 def _start_job(
-    work: RenderPlan, config: RenderConfig, settings: RenderSettings
-) -> tuple[Workers, Iterator["int | WrittenShard"]]:
-    """Return the resources and the events of the job; see `smile_pipe.pipeline.render.job.render_shards`."""
+    work: RenderPlan, config: RenderConfig, settings: RenderSettings, workers: Workers
+) -> Iterator["int | WrittenShard"]:
+    """Return the events of the job; see `smile_pipe.pipeline.render.job.render_shards`."""
     root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
     if _in_process(config):
         from smile_pipe.pipeline.render.process import render_shards_in_process
 
-        return Workers(cores=1), render_shards_in_process(work.tasks, root, work.layout, settings, output)
-    # Imported here because Ray takes a second to import, which a run with nothing to do does not need.
-    from smile_pipe.pipeline.render.job import render_shards, workers_of
+        return render_shards_in_process(work.tasks, root, work.layout, settings, output)
+    from smile_pipe.pipeline.render.job import render_shards
 
-    workers = workers_of(settings)
-    return workers, render_shards(work.tasks, root, work.layout, settings, output, config.limits, workers)
+    return render_shards(work.tasks, root, work.layout, settings, output, config.limits, workers)
 
 
 def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[ShardRecord]) -> ShardManifest:

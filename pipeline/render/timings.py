@@ -24,10 +24,27 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class Workers:
-    """The resources of a render. Where there are GPUs, they render and cores do the other steps."""
+    """The resources of a render. Where there are GPUs, they render and cores do the other steps.
+
+    Attributes:
+        cores: number of cores.
+        gpus: number of GPUs that render.
+        workers_per_gpu: number of workers that share each GPU.
+    """
 
     cores: int
     gpus: int = 0
+    workers_per_gpu: int = 1
+
+    @property
+    def gpu_workers(self) -> int:
+        """Number of workers that render on GPUs."""
+        return self.gpus * self.workers_per_gpu
+
+    @property
+    def gpus_per_worker(self) -> float:
+        """Part of a GPU that each worker reserves. Ray counts in steps of 0.0001, so this is rounded down."""
+        return (10_000 // self.workers_per_gpu) / 10_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Utilization:
     Attributes:
         cores: from 0 to 1.
         gpus: from 0 to 1; None if no GPU renders. A GPU counts as busy while its worker renders, which includes
-            copies and Python.
+            copies and Python; of several workers of a GPU, this is the mean.
         steps: fraction of the cores' time by step.
     """
 
@@ -50,7 +67,7 @@ class Utilization:
         """Compute it from the workers' seconds by step and the `seconds` that the job has taken."""
         seconds = max(seconds, 1e-9)
         steps = asdict(busy)
-        rendering = steps.pop("render") / (seconds * workers.gpus) if workers.gpus else None
+        rendering = steps.pop("render") / (seconds * workers.gpu_workers) if workers.gpus else None
         of_cores = {step: amount / (seconds * workers.cores) for step, amount in steps.items()}
         return cls(sum(of_cores.values()), rendering, of_cores)
 

@@ -119,7 +119,7 @@ class ProcessedUnit:
         meshes: one a frame, in the canonical frame (read; emptied by render).
         pixels: quantised images, one mapping a frame from channel to array [V, H, W] or [V, H, W, 3] (render; emptied
             by encode).
-        images: encoded images, ordered by frame, view and channel (encode).
+        images: encoded images, ordered by frame, view and channel (encode; before it `rgb` only, if a GPU encodes it).
         weighted_sums: int64 [V, H, W] or [V, H, W, 3] by channel, the unit's part of the dynamic images (encode).
     """
 

@@ -28,6 +28,14 @@ BACKGROUND = (240, 240, 240)
 MAX_FACE_AREA = 2.0**18
 
 
+class DeviceError(RuntimeError):
+    """A GPU failed. The process that used it can use it no more: every later call fails too."""
+
+
+class OutOfDeviceMemoryError(RuntimeError):
+    """A call needs more memory than the GPU has left. Smaller calls may succeed."""
+
+
 @dataclass(frozen=True, eq=False)
 class ViewImages:
     """Images of one mesh from all views of a rig.

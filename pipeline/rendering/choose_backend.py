@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,28 +14,37 @@ RendererName = Literal["auto", "pytorch3d", "zbuffer", "zbuffer-cuda"]
 GPU_RENDERERS = ("pytorch3d", "zbuffer-cuda")
 
 
-def choose_renderer(name: RendererName) -> RendererName:
+def choose_renderer(name: RendererName, has_gpu: Callable[[], bool] | None = None) -> RendererName:
     """Resolve `auto` to the renderer that fits the machine, and check that a named renderer is available.
 
     Args:
         name: Name of a renderer; `auto` means `pytorch3d` if it is installed and there is a GPU, else `zbuffer`.
+        has_gpu: Whether there is a GPU where the renderer will run; by default on this machine. It is called only if
+            the answer matters.
 
     Returns:
         The name of the renderer to use; never `auto`.
 
     Raises:
-        UsageError: `name` is `pytorch3d` and it is not installed, or `zbuffer-cuda` and there is no GPU.
+        UsageError: `name` is a renderer for GPUs and there is none, or `pytorch3d` and it is not installed.
     """
-    if name == "zbuffer-cuda" and not _has_gpu():
-        raise UsageError("PyTorch finds no GPU; use `renderer=zbuffer`", field="renderer", value="zbuffer-cuda")
+    has_gpu = has_gpu or has_local_gpu
     has_pytorch3d = importlib.util.find_spec("pytorch3d") is not None
+    if name == "auto":
+        return "pytorch3d" if has_pytorch3d and has_gpu() else "zbuffer"
     if name == "pytorch3d" and not has_pytorch3d:
         raise UsageError(
-            "PyTorch3D is not installed; see docker/ or use `renderer=zbuffer`", field="renderer", value="pytorch3d"
+            "PyTorch3D is not installed; create the environment of `docker/environment.yml` (conda-forge), or use "
+            "`renderer=zbuffer`",
+            field="renderer",
+            value=name,
         )
-    if name != "auto":
-        return name
-    return "pytorch3d" if has_pytorch3d and _has_gpu() else "zbuffer"
+    if name in GPU_RENDERERS and not has_gpu():
+        reason = " (PyTorch3D takes about 20 s a view on a CPU)" if name == "pytorch3d" else ""
+        raise UsageError(
+            f"PyTorch finds no GPU on this machine{reason}; use `renderer=zbuffer`", field="renderer", value=name
+        )
+    return name
 
 
 def renderer_version(name: RendererName) -> str:
@@ -67,7 +77,8 @@ def build_renderer(name: RendererName) -> Renderer:
     return ZBufferRenderer()
 
 
-def _has_gpu() -> bool:
+def has_local_gpu() -> bool:
+    """Whether PyTorch can use a GPU of this machine."""
     # Importing torch takes seconds; without the driver's devices the answer is known before that.
     if sys.platform == "linux" and not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return False

@@ -1,5 +1,6 @@
 """Container files, checked as text: pinned versions, no privileges, and options and paths that exist."""
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -15,11 +17,42 @@ from helpers.paths import REPOSITORY
 from smile_pipe.cli.commands.render import RenderOptions
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
+from smile_pipe.pipeline.rendering.choose_backend import choose_renderer
 from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.shards.errors import UsageError
 
 DOCKERFILES = [REPOSITORY / "docker" / name for name in ("cpu.Dockerfile", "cuda.Dockerfile")]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+ENVIRONMENT = yaml.safe_load((REPOSITORY / "docker" / "environment.yml").read_text())
 CONFIGS: dict[str, type[BaseModel]] = {"render": RenderOptions, "train": TrainConfig, "evaluate": EvaluateConfig}
+# Each was found, with its type, in the schemas of RayJob and RayCluster (ray.io/v1) of KubeRay 1.6.0, 1.6.2 and 1.7.0.
+# Look up a new field there (helm-chart/kuberay-operator/crds), because Kubernetes drops fields that it does not know.
+JOB_FIELDS = {"entrypoint": str, "shutdownAfterJobFinishes": bool, "ttlSecondsAfterFinished": int}
+CLUSTER_FIELDS = {"rayVersion": str, "authOptions.mode": str}
+GROUP_FIELDS = {
+    "groupName": str,
+    "replicas": int,
+    "minReplicas": int,
+    "maxReplicas": int,
+    "rayStartParams.num-cpus": str,
+}
+POD_FIELDS = {
+    "securityContext.runAsNonRoot": bool,
+    "securityContext.runAsUser": int,
+    "securityContext.fsGroup": int,
+    "securityContext.seccompProfile.type": str,
+    "containers.name": str,
+    "containers.image": str,
+    "containers.securityContext.allowPrivilegeEscalation": bool,
+    "containers.securityContext.capabilities.drop": str,
+    **{f"containers.resources.{kind}.memory": str for kind in ("requests", "limits")},
+    **{f"containers.resources.{kind}.nvidia.com/gpu": str for kind in ("requests", "limits")},
+    "containers.resources.requests.cpu": str,
+    "containers.volumeMounts.name": str,
+    "containers.volumeMounts.mountPath": str,
+    "volumes.name": str,
+    "volumes.persistentVolumeClaim.claimName": str,
+}
 each_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 
 
@@ -35,6 +68,16 @@ def constraints() -> dict[str, str]:
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
+def conda_packages() -> dict[str, tuple[str, ...]]:
+    """Packages of `environment.yml` from conda-forge, with version and build as far as they are given."""
+    return {name: tuple(rest) for name, *rest in (line.split("=") for line in ENVIRONMENT["dependencies"][:-1])}
+
+
+def needed(name: str) -> Requirement:
+    (requirement,) = (r for r in map(Requirement, PROJECT["project"]["dependencies"]) if r.name == name)
+    return requirement
+
+
 def spec(name: str) -> dict:
     return yaml.safe_load((REPOSITORY / "docker" / name).read_text())["spec"]
 
@@ -47,6 +90,14 @@ def pods() -> list[dict]:
     cluster = ray_job()["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     return [group["template"]["spec"] for group in groups]
+
+
+def fields(value: object, *path: str) -> dict[str, type]:
+    """Dotted paths of the values in a manifest, with their types; items of a list have the path of the list."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else [(None, item) for item in value]
+        return {k: v for key, item in items for k, v in fields(item, *path, *([key] if key else [])).items()}
+    return {".".join(path): type(value)}
 
 
 def commands() -> list[list[str]]:
@@ -72,9 +123,9 @@ class TestDockerfiles:
             for install in re.findall(r"pip install [^&]+", arguments):
                 named = [word for word in shlex.split(install)[2:] if re.match(r"[a-z]", word) and "://" not in word]
                 assert "--constraint constraints.txt" in install or all("==" in word for word in named), install
-            for create in re.findall(r"micromamba create [^&]+", arguments):
-                packages = create.split("strict-channel-priority")[1].split()
-                assert packages and all(re.search(r"=\d+\.\d+", package) for package in packages)
+            for install in re.findall(r"apt-get install [^&]+", arguments):
+                named = [word for word in install.split()[2:] if not word.startswith("-")]
+                assert named and all("=" in word for word in named), install
 
     @each_dockerfile
     def test_container_runs_as_an_unprivileged_user(self, path):
@@ -96,16 +147,84 @@ class TestDockerfiles:
     def test_constraints_cover_all_dependencies_with_accepted_versions(self):
         project = PROJECT["project"]
         dependencies = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
-        needed = {r.name.lower(): r for r in map(Requirement, dependencies)}
-        assert constraints().keys() == needed.keys() - {"torch", "torchvision"}
+        requirements = {r.name.lower(): r for r in map(Requirement, dependencies)}
+        assert constraints().keys() == requirements.keys() - {"torch", "torchvision"}
         for name, version in constraints().items():
-            assert needed[name].specifier.contains(version), name
+            assert requirements[name].specifier.contains(version), name
 
-    @each_dockerfile
-    def test_version_of_pytorch_is_accepted(self, path):
-        version = re.search(r"torch==?([\d.]+\d)", path.read_text()).group(1)
-        (needed,) = (r for r in map(Requirement, PROJECT["project"]["dependencies"]) if r.name == "torch")
-        assert needed.specifier.contains(version)
+    @pytest.mark.parametrize("name", ["torch", "torchvision"])
+    def test_version_of_pytorch_in_the_cpu_image_is_accepted(self, name):
+        version = re.search(rf" {name}==([\d.]+)", DOCKERFILES[0].read_text()).group(1)
+        assert needed(name).specifier.contains(version)
+
+    def test_context_of_the_build_is_what_the_images_copy(self):
+        copied = set()
+        for path in DOCKERFILES:
+            for keyword, arguments in instructions(path):
+                if keyword == "COPY" and "--from" not in arguments:
+                    copied |= {word for word in arguments.split()[:-1] if not word.startswith("--")}
+        ignored, *lines = [
+            line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+        ]
+        assert ignored == "*"
+        assert {line[1:] for line in lines if line.startswith("!")} == copied
+
+    def test_cpu_image_has_the_compiler_that_torch_compile_calls(self):
+        assert any(re.search(r"apt-get install .* g\+\+=", arguments) for _, arguments in instructions(DOCKERFILES[0]))
+
+
+class TestEnvironment:
+    """docker/environment.yml, from which conda installs smile-pipe on a machine with a GPU, and the CUDA image."""
+
+    CUDA = DOCKERFILES[1].read_text()
+
+    def test_versions_are_pinned(self):
+        # The versions of these follow from the others; they compile code and compute nothing.
+        pinned = {
+            name: rest for name, rest in conda_packages().items() if name not in {"cxx-compiler", "cuda-cudart-dev"}
+        }
+        assert pinned.keys() == {"python", "pip", "cuda-version", "pytorch", "pytorch3d"}
+        assert all(re.match(r"\d+\.\d+", version) for version, *_ in pinned.values())
+
+    def test_python_and_pytorch_are_accepted(self):
+        python, torch = conda_packages()["python"][0], conda_packages()["pytorch"][0].removesuffix(".*")
+        assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(python)
+        assert needed("torch").specifier.contains(torch)
+
+    def test_python_is_that_of_the_cpu_image(self):
+        assert f"FROM python:{conda_packages()['python'][0]}." in DOCKERFILES[0].read_text()
+
+    def test_cuda_is_the_same_everywhere(self):
+        (cuda,) = conda_packages()["cuda-version"]
+        builds = {conda_packages()[name][1] for name in ("pytorch", "pytorch3d")}
+        assert builds == {f"cuda{cuda.replace('.', '')}*"}
+        assert f"CONDA_OVERRIDE_CUDA={cuda}\n" in self.CUDA and f"FROM nvidia/cuda:{cuda}." in self.CUDA
+        assert f'torch.version.cuda == "{cuda}"' in self.CUDA
+
+    def test_it_contains_what_triton_and_torch_compile_need(self):
+        assert {"cxx-compiler", "cuda-cudart-dev"} <= conda_packages().keys()
+
+    def test_pip_installs_this_project_with_the_versions_of_the_images(self):
+        # conda and micromamba write these lines to a file in the folder of environment.yml, and run pip there.
+        options, project, *others = ENVIRONMENT["dependencies"][-1]["pip"]
+        folder = REPOSITORY / "docker"
+        assert (folder / options.removeprefix("-c ")).samefile(folder / "constraints.txt")
+        path, extra = re.fullmatch(r"-e (.+)\[(\w+)\]", project).groups()
+        assert (folder / path).samefile(REPOSITORY) and extra in PROJECT["project"]["optional-dependencies"]
+        assert others == ["ray[default]"]
+
+    def test_nothing_asks_pypi_for_pytorch3d(self):
+        extras = PROJECT["project"]["optional-dependencies"]
+        assert "pytorch3d" not in extras
+        for requirements in (PROJECT["project"]["dependencies"], *extras.values()):
+            assert "pytorch3d" not in {Requirement(text).name for text in requirements}
+
+    def test_readme_image_and_error_message_name_this_file(self, monkeypatch):
+        assert "`conda env create -f docker/environment.yml`" in (REPOSITORY / "README.md").read_text()
+        assert "--file docker/environment.yml" in self.CUDA
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UsageError, match=r"create the environment of `docker/environment\.yml`"):
+            choose_renderer("pytorch3d")
 
 
 class TestRayJob:
@@ -157,6 +276,16 @@ class TestRayJob:
         assert {pod["containers"][0]["image"] for pod in pods()} == {image}
         assert ray_job()["rayClusterSpec"]["rayVersion"] == constraints()["ray"]
 
+    def test_fields_exist_in_the_schema_of_kuberay(self):
+        job = ray_job()
+        cluster = job.pop("rayClusterSpec")
+        groups = [cluster.pop("headGroupSpec"), *cluster.pop("workerGroupSpecs")]
+        assert fields(job).items() <= JOB_FIELDS.items()
+        assert fields(cluster).items() <= CLUSTER_FIELDS.items()
+        for group in groups:
+            assert fields(group.pop("template")["spec"]).items() <= POD_FIELDS.items()
+            assert fields(group).items() <= GROUP_FIELDS.items()
+
     def test_containers_cannot_run_as_root(self):
         for pod in pods():
             assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
@@ -189,6 +318,11 @@ class TestReadme:
 
     def test_version_of_ray_matches_the_images(self):
         assert set(re.findall(r"ray(?:\[default\])?==([\d.]+)", self.PAGE)) == {constraints()["ray"]}
+
+    def test_versions_of_pytorch_are_those_of_the_images(self):
+        (cpu,) = re.findall(r" torch==(\d+\.\d+)", DOCKERFILES[0].read_text())
+        cuda = conda_packages()["pytorch"][0].removesuffix(".*")
+        assert f"the CPU image has {cpu}," in self.PAGE and f"the CUDA image has {cuda}," in self.PAGE
 
     def test_named_tests_exist(self):
         named = set(re.findall(r"`(?:tests/[\w/]*/)?(test_\w+\.py)`", self.PAGE))

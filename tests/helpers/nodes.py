@@ -61,7 +61,7 @@ def main(options: dict, gpus: int, frames_per_batch: int, deaths: list[tuple[str
     with (
         mock.patch("smile_pipe.pipeline.render.units.MAX_FRAMES_PER_BATCH", frames_per_batch),
         # With GPUs, which exist for Ray only, actors render on cores.
-        mock.patch("smile_pipe.pipeline.render.job.GPU_RENDERERS", ("zbuffer",)),
+        mock.patch("smile_pipe.pipeline.render.job.GPU_RENDERERS", ("zbuffer",) if gpus else ()),
     ):
         run(RenderConfig(**options, address=nodes.cluster.address), kill)
     print(json.dumps(done))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from smile_pipe.pipeline.evaluate import stage as evaluate
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.inputs import find_inputs
-from smile_pipe.pipeline.predict.predictor import Predictor
+from smile_pipe.pipeline.predict.predictor import Predictor, render_settings_of
+from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.storage import StoragePath
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +222,13 @@ def test_prompts_are_rejected_by_a_run_without_text(predictor):
     silent = replace(predictor, run=predictor.run.model_copy(update={"text_source": "none"}))
     with pytest.raises(UsageError, match="trained without text"):
         silent.prompt_classifier(["a smile"])
+
+
+def test_jpegs_are_encoded_without_a_gpu_also_if_those_of_the_shards_were_not():
+    rendered = RenderConfig(data_dir=StoragePath("a"), out=StoragePath("b"), renderer="zbuffer").resolve()
+    stored = {**rendered.model_dump(mode="json", exclude={"prompts"}), "jpeg": "gpu"}
+    run = SimpleNamespace(settings=stored, temporal="none", channel="rgb")
+    assert render_settings_of(StoragePath("run"), run, "zbuffer").jpeg == "cpu"
 
 
 def test_seven_classes_with_labels_fit_eighty_columns(evaluated, faces_dir):

@@ -42,9 +42,16 @@ def test_estimated_time_is_proportional_to_the_number_of_samples(config, monkeyp
     assert half.core_seconds / result.core_seconds == pytest.approx(1 / 3, abs=0.05)
 
 
+def test_a_machine_without_a_gpu_estimates_a_render_on_the_gpus_of_a_cluster(config, monkeypatch):
+    monkeypatch.setattr(module, "has_local_gpu", lambda: False)
+    result = estimate_of(config.model_copy(update={"renderer": "zbuffer-cuda", "address": "auto"}))
+    assert (result.renderer, result.num_tried) == ("zbuffer", 4)
+    assert result.bytes > 0 and result.core_seconds > 0
+
+
 def test_kept_and_copied_samples_need_no_rendering(config):
     render.run(config)
-    assert estimate_of(config) == module.Estimate(0.0, 0, 0)
+    assert estimate_of(config) == module.Estimate(0.0, 0, 0, "zbuffer")
     result = estimate_of(config.model_copy(update={"limit": 11}))
     assert (result.core_seconds, result.num_tried) == (0.0, 0)
     assert result.bytes > 0

@@ -1,11 +1,13 @@
 """Sequences through all steps of a render: frames, flow, dynamic images, failures and long sequences."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from helpers.shapes import sphere
 from smile_pipe.pipeline.captions.bank import load_bank
@@ -13,6 +15,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.gpu_worker import check_device
 from smile_pipe.pipeline.render.process import encode_unit, process_sample, read_units, render_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import (
@@ -23,6 +26,8 @@ from smile_pipe.pipeline.render.units import (
     select_inputs,
     split_into_units,
 )
+from smile_pipe.pipeline.rendering import gpu_jpeg
+from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.pipeline.rendering.cameras import build_views
 from smile_pipe.pipeline.sequences.dynamic_images import WEIGHT_UNIT, rank_pooling_weights
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
@@ -246,3 +251,44 @@ def test_size_of_blocks_does_not_depend_on_the_length_of_a_sequence(data):
     sizes = [to_table(read_units(batch, data, how)).nbytes for batch in batches[:3]]
     assert max(sizes) < 16 * BALL.nbytes * 1.5 + 200_000
     assert isinstance(to_table(map(ProcessedUnit, batches[0])), pa.Table)
+
+
+class TestJpegOnGpu:
+    @pytest.fixture(autouse=True)
+    def encoder_for_cpus(self, monkeypatch):
+        monkeypatch.setattr(gpu_jpeg, "encode_jpegs", partial(gpu_jpeg.encode_jpegs, device="cpu"))
+
+    @pytest.mark.parametrize("channels", [("rgb",), ("rgb", "depth", "normal")])
+    @pytest.mark.parametrize("temporal", ["frames", "both", "dynamic"])
+    def test_only_rgb_of_frames_has_other_bytes(self, data, temporal, channels):
+        how = settings(channels, frames=4, temporal=temporal)
+        images = sample(data, SEQUENCE, how).images
+        on_gpu = sample(data, SEQUENCE, how.model_copy(update={"jpeg": "gpu"})).images
+        assert list(on_gpu) == list(images)
+        for (view, name), content in on_gpu.items():
+            if name.startswith("rgb") and name != "rgb.dynamic":
+                assert content != images[view, name]
+                difference = decode_image(name, content).astype(int) - decode_image(name, images[view, name])
+                assert np.abs(difference).mean() < 2
+            else:
+                assert content == images[view, name]
+
+    def test_pixels_that_are_encoded_do_not_travel(self, data):
+        how = settings(frames=4).model_copy(update={"jpeg": "gpu"})
+        (unit,) = render_units(list(read_units([WorkUnit(select_inputs(SEQUENCE, how), 0, 4)], data, how)), how)
+        assert [list(pixels) for pixels in unit.pixels] == [["depth", "normal"]] * 4 and len(unit.images) == 12
+
+    def test_a_failing_encoder_is_a_failure_of_the_gpu_and_not_of_the_sample(self, data, monkeypatch):
+        def fail(images: list[torch.Tensor], quality: int) -> None:
+            raise RuntimeError("image encoding failed: 6")
+
+        monkeypatch.setattr(gpu_jpeg, "encode_jpeg", fail)
+        how = settings(frames=4).model_copy(update={"jpeg": "gpu"})
+        units = list(read_units([WorkUnit(select_inputs(SEQUENCE, how), 0, 4)], data, how))
+        with pytest.raises(DeviceError, match="nvJPEG failed: image encoding failed"):
+            list(render_units(units, how))
+        with pytest.raises(DeviceError, match=r"node .*: nvJPEG failed: image encoding failed"):
+            check_device(how)
+
+    def test_a_worker_that_can_draw_and_encode_starts(self):
+        check_device(settings().model_copy(update={"jpeg": "gpu"}))

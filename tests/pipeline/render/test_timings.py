@@ -37,6 +37,16 @@ def test_utilization_of_gpus_that_render_and_cores_that_do_the_other_steps(spent
     assert "render" not in utilization.steps and utilization.limit == limit
 
 
+def test_utilization_of_a_gpu_is_the_mean_over_the_workers_that_share_it():
+    utilization = Utilization.of(StepSeconds(render=30), Workers(cores=8, gpus=2, workers_per_gpu=3), seconds=10)
+    assert utilization.gpus == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("count", range(1, 17))
+def test_workers_that_share_a_gpu_reserve_no_more_than_it(count):
+    assert 0.99 < count * Workers(cores=1, gpus=1, workers_per_gpu=count).gpus_per_worker <= 1
+
+
 def test_units_that_are_rendered_in_one_call_share_its_time(faces_dir, tmp_path):
     config = RenderConfig(data_dir=faces_dir, out=tmp_path / "out", size=32, limit=6)
     (task,) = plan(config).tasks

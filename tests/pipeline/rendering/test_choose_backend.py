@@ -8,7 +8,7 @@ from smile_pipe.shards.errors import UsageError
 
 def mock_environment(monkeypatch, *, installed: bool, gpu: bool) -> None:
     monkeypatch.setattr(choose_backend.importlib.util, "find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr(choose_backend, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(choose_backend, "has_local_gpu", lambda: gpu)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,25 @@ def test_named_renderer_is_used_or_rejected(monkeypatch):
         choose_backend.choose_renderer("pytorch3d")
     assert choose_backend.choose_renderer("zbuffer-cuda") == "zbuffer-cuda"
     mock_environment(monkeypatch, installed=False, gpu=False)
-    with pytest.raises(UsageError, match="renderer zbuffer-cuda: PyTorch finds no GPU"):
+    with pytest.raises(UsageError, match="renderer zbuffer-cuda: PyTorch finds no GPU on this machine; use `renderer="):
         choose_backend.choose_renderer("zbuffer-cuda")
+    mock_environment(monkeypatch, installed=True, gpu=False)
+    with pytest.raises(UsageError, match=r"no GPU on this machine \(PyTorch3D takes about 20 s a view on a CPU\)"):
+        choose_backend.choose_renderer("pytorch3d")
+
+
+def test_gpus_of_a_cluster_count_instead_of_those_of_the_machine(monkeypatch):
+    mock_environment(monkeypatch, installed=True, gpu=False)
+    assert choose_backend.choose_renderer("auto", lambda: True) == "pytorch3d"
+    assert choose_backend.choose_renderer("zbuffer-cuda", lambda: True) == "zbuffer-cuda"
+    mock_environment(monkeypatch, installed=True, gpu=True)
+    assert choose_backend.choose_renderer("auto", lambda: False) == "zbuffer"
+
+
+def test_gpus_are_not_counted_where_the_answer_does_not_matter(monkeypatch):
+    mock_environment(monkeypatch, installed=False, gpu=True)
+    for name in ("zbuffer", "auto"):
+        assert choose_backend.choose_renderer(name, lambda: pytest.fail("counted")) == "zbuffer"
 
 
 def test_version_contains_renderer_and_shading_versions(monkeypatch):

@@ -1,0 +1,51 @@
+"""Fingerprints of settings: shards that exist are rendered again only if their images would change."""
+
+from pathlib import Path
+
+import pytest
+
+from smile_pipe.pipeline.captions.bank import load_bank
+from smile_pipe.pipeline.render import config as render_config
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.rendering.cameras import build_views
+from smile_pipe.shards.errors import UsageError
+
+
+def settings(**changes) -> RenderSettings:
+    values = {
+        "data_version": 4,
+        "renderer": "zbuffer",
+        "renderer_version": "1",
+        "views": build_views("3", 30.0),
+        "size": 224,
+        "projection": "perspective",
+        "channels": ("rgb", "depth", "normal"),
+        "prompts": load_bank(None),
+    }
+    return RenderSettings(**(values | changes))
+
+
+def test_fingerprint_is_that_of_shards_that_exist():
+    assert settings().images_fingerprint == "4eb0b6f42ebf241ca7944da380623ca6"
+
+
+def test_jpeg_on_a_gpu_has_another_fingerprint():
+    assert settings(jpeg="gpu").images_fingerprint != settings().images_fingerprint
+
+
+def resolve(**options) -> RenderSettings:
+    return RenderConfig(data_dir=Path("faces"), out=Path("out"), **options).resolve()
+
+
+def test_jpeg_on_a_gpu_needs_a_renderer_on_a_gpu():
+    with pytest.raises(UsageError, match="`renderer=zbuffer` uses no GPU") as error:
+        resolve(renderer="zbuffer", jpeg="gpu")
+    assert (error.value.field, error.value.value) == ("jpeg", "gpu")
+
+
+@pytest.mark.parametrize(("channels", "jpeg"), [(("rgb", "depth"), "gpu"), (("depth",), "cpu")])
+def test_where_jpegs_are_encoded_matters_only_if_there_are_jpegs(monkeypatch, channels, jpeg):
+    monkeypatch.setattr(render_config, "choose_renderer", lambda name, has_gpu: name)
+    monkeypatch.setattr(render_config, "renderer_version", lambda name: "1")
+    assert resolve(renderer="zbuffer-cuda", jpeg="gpu", channels=channels).jpeg == jpeg
