@@ -92,19 +92,19 @@ def check_device(settings: RenderSettings) -> None:
     triangle = Mesh(corners, np.array([[0, 1, 2]], np.int32))
     host = socket.gethostname()
     try:
-        rig = settings.rig_of("").supersampled(settings.samples)
-        (images,) = draw(cached_renderer(settings.renderer), [(triangle, rig)])
+        renderer = cached_renderer(settings.renderer)
+        (images,) = draw(renderer, [(triangle, settings.rig_of(""))], ("rgb", "depth", "normal"), settings.samples)
     except DeviceError as error:
         raise DeviceError(f"node {host}: {error}") from None
     if isinstance(images, Exception):
         raise DeviceError(f"node {host}: a worker cannot render a triangle: {images}") from images
-    if not images.depth.any():
+    if not images.is_visible:
         raise DeviceError(f"node {host}: a triangle that {settings.renderer} renders is not in its images")
     if settings.jpeg == "gpu":
         # Here, because it imports torch.
         from smile_pipe.pipeline.rendering.gpu_jpeg import encode_jpegs
 
         try:
-            encode_jpegs(images.rgb)
+            encode_jpegs(images.pixels["rgb"])
         except DeviceError as error:
             raise DeviceError(f"node {host}: {error}") from None

@@ -10,10 +10,12 @@ which becomes a row of `failures.parquet`; the other samples go on.
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
+
+from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
@@ -36,12 +38,11 @@ from smile_pipe.pipeline.render.units import (
     select_inputs,
     split_into_units,
 )
-from smile_pipe.pipeline.rendering.backend import DeviceError, OutOfDeviceMemoryError, Renderer, ViewImages
+from smile_pipe.pipeline.rendering.backend import DeviceError, OutOfDeviceMemoryError, QuantisedViews, Renderer
 from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.pipeline.rendering.choose_backend import RendererName, build_renderer
 from smile_pipe.pipeline.rendering.device_errors import as_device_error, free_device_memory
-from smile_pipe.pipeline.rendering.downsample import downsample
-from smile_pipe.pipeline.rendering.encoding import encode_frame, quantise_views
+from smile_pipe.pipeline.rendering.encoding import encode_frame
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
 from smile_pipe.shards.sample import MeshStatistics, Temporal
 from smile_pipe.shards.storage import StoragePath
@@ -186,9 +187,9 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
     renderer = cached_renderer(settings.renderer)
     began = time.perf_counter()
     readable = [unit for unit in units if unit.failure is None]
-    rigs = [settings.rig_of(unit.work.sample.key).supersampled(settings.samples) for unit in readable]
+    rigs = [settings.rig_of(unit.work.sample.key) for unit in readable]
     pairs = [(mesh, rig) for unit, rig in zip(readable, rigs, strict=True) for mesh in unit.meshes]
-    drawn = iter(draw(renderer, pairs))
+    drawn = iter(draw(renderer, pairs, settings.channels, settings.samples))
     common_seconds = (time.perf_counter() - began) / max(len(readable), 1)
     for unit in units:
         if unit.failure is not None:
@@ -197,8 +198,7 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
         began = time.perf_counter()
         result, own = replace(unit, meshes=()), [next(drawn) for _ in unit.meshes]
         try:
-            visible = (downsample(_check_visible(images), settings.samples) for images in own)
-            pixels = [quantise_views(images, settings.channels) for images in visible]
+            pixels = [_visible_pixels(images) for images in own]
             result = replace(result, pixels=pixels, statistics=_statistics(unit.meshes[0]))
         except MeshError as error:
             path = unit.work.sample.frames[0].mesh
@@ -211,10 +211,18 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
         yield replace(result, seconds=unit.seconds + seconds)
 
 
-def draw(renderer: Renderer, pairs: Sequence[tuple[Mesh, Rig]]) -> list[ViewImages | Exception]:
+def draw(
+    renderer: Renderer, pairs: Sequence[tuple[Mesh, Rig]], channels: Sequence[str], samples_per_pixel: int
+) -> list[QuantisedViews | Exception]:
     """Draw meshes, each from all views of its rig, in one call; if it fails, each half in a call, and so on.
 
     This finds the meshes that cannot be drawn, and calls that are small enough for the memory of the GPU.
+
+    Args:
+        renderer: What draws.
+        pairs: Meshes and their rigs.
+        channels: Channels to draw.
+        samples_per_pixel: See `smile_pipe.pipeline.rendering.downsample`.
 
     Returns:
         The images of each mesh, or why it cannot be drawn.
@@ -225,7 +233,8 @@ def draw(renderer: Renderer, pairs: Sequence[tuple[Mesh, Rig]]) -> list[ViewImag
     if not pairs:
         return []
     try:
-        return [*renderer.render(*zip(*pairs, strict=True))]
+        meshes, rigs = zip(*pairs, strict=True)
+        return [*renderer.render_quantised(meshes, rigs, channels, samples_per_pixel)]
     except Exception as error:
         reason = as_device_error(error)
         if isinstance(reason, DeviceError):
@@ -236,7 +245,8 @@ def draw(renderer: Renderer, pairs: Sequence[tuple[Mesh, Rig]]) -> list[ViewImag
     if isinstance(reason, OutOfDeviceMemoryError):
         free_device_memory()
     half = len(pairs) // 2
-    return [*draw(renderer, pairs[:half]), *draw(renderer, pairs[half:])]
+    halves = (pairs[:half], pairs[half:])
+    return [images for part in halves for images in draw(renderer, part, channels, samples_per_pixel)]
 
 
 def encode_unit(unit: ProcessedUnit, settings: RenderSettings) -> ProcessedUnit:
@@ -294,14 +304,14 @@ def cached_renderer(name: RendererName) -> Renderer:
     return build_renderer(name)
 
 
-def _check_visible(image: ViewImages | Exception) -> ViewImages:
-    if isinstance(image, OutOfDeviceMemoryError):
-        raise MeshError(f"needs more memory than the GPU has left, even alone: {image}")
-    if isinstance(image, Exception):
-        raise image
-    if not image.depth.any():
+def _visible_pixels(images: QuantisedViews | Exception) -> Mapping[str, NDArray]:
+    if isinstance(images, OutOfDeviceMemoryError):
+        raise MeshError(f"needs more memory than the GPU has left, even alone: {images}")
+    if isinstance(images, Exception):
+        raise images
+    if not images.is_visible:
         raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
-    return image
+    return images.pixels
 
 
 def _statistics(mesh: Mesh) -> MeshStatistics:

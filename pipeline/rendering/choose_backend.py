@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from smile_pipe.pipeline.rendering.backend import SHADING_VERSION, Renderer
+from smile_pipe.pipeline.rendering.backend import PYTORCH3D_REVISION, SHADING_VERSION, Renderer
 from smile_pipe.shards.errors import UsageError
 
 RendererName = Literal["auto", "pytorch3d", "zbuffer", "zbuffer-cuda"]
@@ -50,7 +50,7 @@ def choose_renderer(name: RendererName, has_gpu: Callable[[], bool] | None = Non
 def renderer_version(name: RendererName) -> str:
     """Return the version of a resolved renderer and of the shading; shards of another version are rendered again."""
     if name == "pytorch3d":
-        version = importlib.metadata.version("pytorch3d")
+        version = f"{importlib.metadata.version('pytorch3d')}.{PYTORCH3D_REVISION}"
     elif name == "zbuffer-cuda":
         from smile_pipe.pipeline.rendering.zbuffer_cuda import ZBufferCudaRenderer
 

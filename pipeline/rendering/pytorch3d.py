@@ -18,6 +18,7 @@ from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
 from torch import Tensor
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.rendering.backend import PYTORCH3D_REVISION
 from smile_pipe.pipeline.rendering.cameras import Rig, project
 from smile_pipe.pipeline.rendering.gpu import IMAGE_BYTES, Drawing, GpuRenderer, HostCopy
 from smile_pipe.pipeline.rendering.kernels.cuda_vertices import count_faces_in_bins
@@ -77,8 +78,7 @@ class PyTorch3DRenderer(GpuRenderer):
     """PyTorch3D's rasteriser on a GPU, all views of a mesh in a call; see `backend.Renderer`."""
 
     name = "pytorch3d"
-    # The second part is ours; increase it when the pixels change: finished shards are then rendered again.
-    version: str = f"{pytorch3d.__version__}.2"
+    version: str = f"{pytorch3d.__version__}.{PYTORCH3D_REVISION}"
     # For each candidate PyTorch3D returns a face, a depth, a distance and three weights.
     bytes_per_pixel = IMAGE_BYTES + 28 * CANDIDATES
 

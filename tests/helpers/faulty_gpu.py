@@ -18,7 +18,7 @@ from unittest import mock
 from helpers.paths import REPOSITORY
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.render import gpu_worker, process
-from smile_pipe.pipeline.rendering.backend import ViewImages
+from smile_pipe.pipeline.rendering.backend import QuantisedViews
 from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
 
@@ -53,7 +53,9 @@ class FaultyRenderer(ZBufferRenderer):
         self.log, self.poison_once, self.guilty, self.crash = Path(log), poison_once, guilty, crash
         self.max_vertices, self.is_poisoned, self.seconds = max_vertices, is_broken, seconds
 
-    def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
+    def render_quantised(
+        self, meshes: Sequence[Mesh], rigs: Sequence[Rig], channels: Sequence[str], samples_per_pixel: int = 1
+    ) -> list[QuantisedViews]:
         """Render, unless it fails."""
         began = time.time()
         if self.poison_once and len(meshes) > 1 and not (self.log / "poisoned").exists():
@@ -68,7 +70,7 @@ class FaultyRenderer(ZBufferRenderer):
             if sum(len(mesh.vertices) for mesh in meshes) > self.max_vertices:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             time.sleep(self.seconds)
-            return super().render(meshes, rigs)
+            return super().render_quantised(meshes, rigs, channels, samples_per_pixel)
         finally:
             (self.log / f"{len(meshes)}-{os.getpid()}-{began}-{time.time()}").touch()
 

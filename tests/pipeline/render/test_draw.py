@@ -11,16 +11,17 @@ from helpers.shapes import sphere
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render import process
 from smile_pipe.pipeline.render.process import draw
-from smile_pipe.pipeline.rendering.backend import DeviceError, OutOfDeviceMemoryError, ViewImages
+from smile_pipe.pipeline.rendering.backend import DeviceError, OutOfDeviceMemoryError, QuantisedViews
 from smile_pipe.pipeline.rendering.cameras import Rig, build_views
 
 RIG = Rig.build(build_views("3", 30.0), 16)
 MESHES = [sphere(1, 0.1 * (1 + number)) for number in range(8)]
+CHANNELS = ("depth",)
 PAIRS = [(mesh, RIG) for mesh in MESHES]
 
 
 class FakeRenderer:
-    """Returns the largest coordinate of each mesh as its depth, and calls `fail` with the indices before that."""
+    """Returns the number of each mesh as its depth, and calls `fail` with the numbers before that."""
 
     name = version = "fake"
 
@@ -28,23 +29,24 @@ class FakeRenderer:
         self.fail = fail
         self.calls: list[list[int]] = []
 
-    def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
-        assert len(meshes) == len(rigs)
+    def render_quantised(
+        self, meshes: Sequence[Mesh], rigs: Sequence[Rig], channels: Sequence[str], samples_per_pixel: int
+    ) -> list[QuantisedViews]:
+        assert len(meshes) == len(rigs) and (channels, samples_per_pixel) == (CHANNELS, 4)
         called = [next(n for n, known in enumerate(MESHES) if known is mesh) for mesh in meshes]
         self.calls.append(called)
         self.fail(called)
-        empty = np.empty(0, np.uint8)
-        return [ViewImages(empty, np.array(float(number), np.float32), empty) for number in called]
+        return [QuantisedViews({"depth": np.array(number)}, True) for number in called]
 
 
-def numbers(drawn: Sequence[ViewImages | Exception]) -> list[int | None]:
-    return [None if isinstance(images, Exception) else int(images.depth) for images in drawn]
+def numbers(drawn: Sequence[QuantisedViews | Exception]) -> list[int | None]:
+    return [None if isinstance(images, Exception) else int(images.pixels["depth"]) for images in drawn]
 
 
 def test_one_call_draws_all():
     renderer = FakeRenderer(lambda called: None)
-    assert numbers(draw(renderer, PAIRS)) == list(range(8)) and renderer.calls == [list(range(8))]
-    assert draw(renderer, []) == [] and len(renderer.calls) == 1
+    assert numbers(draw(renderer, PAIRS, CHANNELS, 4)) == list(range(8)) and renderer.calls == [list(range(8))]
+    assert draw(renderer, [], CHANNELS, 4) == [] and len(renderer.calls) == 1
 
 
 def test_a_mesh_that_cannot_be_drawn_is_found_and_the_others_are_drawn():
@@ -53,7 +55,7 @@ def test_a_mesh_that_cannot_be_drawn_is_found_and_the_others_are_drawn():
             raise MeshError("bad")
 
     renderer = FakeRenderer(fail)
-    drawn = draw(renderer, PAIRS)
+    drawn = draw(renderer, PAIRS, CHANNELS, 4)
     assert numbers(drawn) == [0, 1, 2, 3, 4, None, 6, 7] and isinstance(drawn[5], MeshError)
     assert renderer.calls == [list(range(8)), [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]]
 
@@ -71,7 +73,7 @@ def test_the_memory_of_a_failed_call_is_free_before_the_next(monkeypatch):
 
     gc.disable()
     try:
-        assert numbers(draw(FakeRenderer(fail), PAIRS)) == list(range(8))
+        assert numbers(draw(FakeRenderer(fail), PAIRS, CHANNELS, 4)) == list(range(8))
     finally:
         gc.enable()
     assert len(freed) == 3 and all(all(one) for one in freed)
@@ -82,7 +84,7 @@ def test_a_mesh_too_large_for_the_device_has_a_reason():
         if 0 in called:
             raise RuntimeError("CUDA error: out of memory")
 
-    drawn = draw(FakeRenderer(fail), PAIRS)
+    drawn = draw(FakeRenderer(fail), PAIRS, CHANNELS, 4)
     assert numbers(drawn) == [None, 1, 2, 3, 4, 5, 6, 7] and isinstance(drawn[0], OutOfDeviceMemoryError)
 
 
@@ -92,5 +94,5 @@ def test_a_failure_of_the_device_is_no_failure_of_a_mesh():
 
     renderer = FakeRenderer(fail)
     with pytest.raises(DeviceError, match=r"^the GPU failed: CUDA error: an illegal memory access was encountered$"):
-        draw(renderer, PAIRS)
+        draw(renderer, PAIRS, CHANNELS, 4)
     assert len(renderer.calls) == 1
