@@ -113,7 +113,7 @@ class GpuRenderer(ABC):
             self._streams = [torch.cuda.Stream(self.device) for _ in range(NUM_IN_WORK)]
 
     def prepare_faces(self, drawing: Drawing) -> Any:
-        """Queue what `find_faces` needs; it is called after the next mesh has been queued."""
+        """Queue what `find_faces` needs of the device; `find_faces` runs after the next mesh has been queued."""
         return None
 
     @abstractmethod
