@@ -7,8 +7,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++=4:12.2.0-3 \
     && rm -rf /var/lib/apt/lists/*
 
-# These wheels contain several GB of CUDA libraries that are not used. For a smaller image, use PyTorch's CPU wheels.
-RUN pip install --no-cache-dir torch==2.15.0 torchvision==0.29.2
+# The wheels of PyPI bring 4 GB of CUDA libraries; those of this index bring none.
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.15.0 torchvision==0.29.2
 
 # ray[default] contains the job server for `ray job submit` and KubeRay.
 WORKDIR /src

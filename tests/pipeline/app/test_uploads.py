@@ -128,6 +128,8 @@ class TestRejected:
             ("face.zip", zipped(notes_txt=b"words"), "holds no mesh"),
             ("face.zip", zipped(a__x_obj=OBJ, b__y_obj=OBJ), "2 folders"),
         ],
+        # A zip contains the time: as a name it would differ between the processes of pytest-xdist.
+        ids=["exe", "no-ending", "no-zip", "damaged-name", "no-mesh", "two-folders"],
     )
     def test_other_content_is_rejected(self, tmp_path, name, content, reason):
         with pytest.raises(UploadError, match=reason):
