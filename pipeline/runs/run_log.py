@@ -30,7 +30,11 @@ _UPLOAD_SHARE = 0.05
 
 
 class RunLog:
-    """Context manager that writes the log of a training; only rank 0 writes."""
+    """Context manager that writes the log of a training; only rank 0 writes.
+
+    Attributes:
+        newest: The newest value of each field of the rows; empty on other ranks.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class RunLog:
         self.wandb, self.options = wandb, options
         self.start_time, self.first_step, self.wait_seconds = time.monotonic(), -1, 0.0
         self.next_upload = self.start_time + UPLOAD_SECONDS
+        self.newest: dict[str, Any] = {}
 
     def __enter__(self) -> "RunLog":
         if self.is_active:
@@ -146,6 +151,7 @@ class RunLog:
         return {"step": step, "epoch": epoch, "num_steps": self.num_steps}
 
     def _write(self, row: Mapping[str, Any]) -> None:
+        self.newest |= row
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         for logger in self.loggers:

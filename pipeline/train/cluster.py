@@ -23,19 +23,25 @@ _log = logging.getLogger(__name__)
 
 
 def resources_per_worker(config: TrainConfig) -> dict[str, int]:
-    """Resources of each worker: one GPU and one core, or as many cores as the nodes allow.
+    """Resources of each worker: `cpus_per_worker` cores, by default as many as the nodes allow, or one and a GPU.
 
     Raises:
         UsageError: The cluster has too few; Ray would wait for more without limit.
     """
-    if config.use_gpu:
-        if ray.cluster_resources().get("GPU", 0) < config.num_workers:
-            raise UsageError(
-                f"Ray has fewer GPUs than one for each of {config.num_workers} `num_workers`", field="use_gpu"
-            )
-        return {"CPU": 1, "GPU": 1}
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return {"CPU": cores_per_worker(nodes, config.num_workers)}
+    nodes, cores = ray.nodes(), config.cpus_per_worker
+    if config.use_gpu and ray.cluster_resources().get("GPU", 0) < config.num_workers:
+        raise UsageError(f"Ray has fewer GPUs than one for each of {config.num_workers} `num_workers`", field="use_gpu")
+    if cores is None and not config.use_gpu:
+        alive = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+        return {"CPU": cores_per_worker(alive, config.num_workers)}
+    resources = {"CPU": cores or 1} | ({"GPU": 1} if config.use_gpu else {})
+    if cores and not has_room(nodes, resources, config.num_workers):
+        raise UsageError(
+            f"the nodes of Ray have no room for {pluralize(config.num_workers, 'worker')} of this size; choose fewer",
+            field="cpus_per_worker",
+            value=cores,
+        )
+    return resources
 
 
 def cores_per_worker(nodes: Sequence[int], num_workers: int) -> int:

@@ -138,8 +138,8 @@ class TrainOptions(Frozen):
 
 # Options that do not appear in the record of a run: paths, and what the process needs. A damaged run is resumed with
 # another `on_bad_shard`; the manifest says what it skipped.
-_NOT_RECORDED = frozenset(
-    ("out", "shards", "address", "resume", "keep_checkpoints", "save_every", "cache_mb", "on_bad_shard")
+_NOT_RECORDED = frozenset(("out", "shards", "address", "resume", "keep_checkpoints", "save_every")) | frozenset(
+    ("cache_mb", "cpus_per_worker", "on_bad_shard")
 )
 
 # Options that decide how a result is computed and not what it is: how the samples of a step are distributed over
@@ -156,6 +156,9 @@ class TrainConfig(TrainOptions):
     out: StoragePath = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
     resume: bool = Field(False, description="Continue from the last checkpoint in `out`.")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPU cores per worker; by default one with a GPU, else as many as the nodes have."
+    )
 
     @property
     def joined_batch_size(self) -> int:

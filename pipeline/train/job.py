@@ -4,13 +4,20 @@ This is the only module in which the training loop meets Ray Train. A worker tha
 would fail again after a restart, so the worker writes a note to the scratch folder of the job, and the job ends.
 """
 
+import json
 import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+import torch.distributed as dist
 
 from smile_pipe.pipeline.data.integrity import BadSampleError
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.cluster import warn_on_lost_nodes
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
@@ -19,6 +26,8 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
 MAX_RESTARTS = 3
+# Ray fetches one report every two seconds, and the next report waits until then.
+REPORT_SECONDS = 10.0
 
 
 class TrainingError(RuntimeError):
@@ -68,6 +77,33 @@ def train_in_process(job: Job) -> None:
     train(job, Worker(0, 1, torch.device("cuda" if job.config.use_gpu else "cpu")))
 
 
+class RayReporter:
+    """Reports metrics and the newest checkpoint to Ray Train, for its dashboard and its `Result`.
+
+    Checkpoints stay in the directory of the run: instead of a copy, Ray receives a file with the path.
+    """
+
+    def __init__(self, run: RunDirectory, worker: Worker) -> None:
+        self.run, self.worker, self.next_report = run, worker, time.monotonic() + REPORT_SECONDS
+
+    def __call__(self, metrics: Mapping[str, Any], is_last: bool) -> None:
+        """Report the last checkpoint, and of the others at most one every `REPORT_SECONDS`."""
+        is_due = torch.tensor(is_last or time.monotonic() > self.next_report, dtype=torch.uint8)
+        if self.worker.world_size > 1:
+            # A report waits for all ranks, so that rank 0 decides for all.
+            dist.broadcast(is_due, 0)
+        if not is_due:
+            return
+        self.next_report = time.monotonic() + REPORT_SECONDS
+        if self.worker.rank > 0:
+            ray.train.report({})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.run.checkpoints()[-1].path
+            Path(folder, "checkpoint.json").write_text(json.dumps({"path": str(path)}))
+            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """Run the training loop in a worker process of Ray; after a failure Ray calls this again.
 
@@ -84,7 +120,8 @@ def train_worker(config: dict[str, Any]) -> None:
     # Ray sets this variable to the number of granted cores; torch may have read it before.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
-        train(job, Worker(rank, world_size, ray.train.torch.get_device()))
+        worker = Worker(rank, world_size, ray.train.torch.get_device())
+        train(job, worker, RayReporter(RunDirectory(job.config.out), worker))
     except BadSampleError as error:
         scratch.note_path(rank).write_atomically(str(error).encode())
         if world_size > 1:
@@ -104,7 +141,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         BadSampleError: A sample is damaged.
         TrainingError: The job failed for another reason.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -125,7 +162,10 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name="train", failure_config=FailureConfig(max_failures=MAX_RESTARTS), **scratch.storage()
+            name="train",
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            **scratch.storage(),
         ),
     )
     try:

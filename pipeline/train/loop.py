@@ -7,7 +7,8 @@ uninterrupted one. If damaged samples are skipped, batches are smaller, losses a
 ranks, and all ranks take the same number of steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,8 +29,17 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 
 
-def train(job: Job, worker: Worker) -> None:
-    """Train to the last step; checkpoints and metrics are written to the directory of the run."""
+def train(
+    job: Job, worker: Worker, on_checkpoint: Callable[[Mapping[str, Any], bool], None] = lambda metrics, is_last: None
+) -> None:
+    """Train to the last step; checkpoints and metrics are written to the directory of the run.
+
+    Args:
+        job: The job.
+        worker: This process.
+        on_checkpoint: Called on all ranks after each checkpoint, with the newest metrics (empty on other ranks than 0)
+            and whether it is the last one.
+    """
     config, run = job.config, RunDirectory(job.config.out)
     torch.manual_seed(config.seed)
     model = build_model(job.recipe)
@@ -48,6 +58,13 @@ def train(job: Job, worker: Worker) -> None:
     num_steps = config.epochs * sampler.num_steps
     joined_batch_size = config.batch_size * worker.world_size
     with RunLog(run, worker.rank, num_steps, joined_batch_size, config.wandb, config.recorded()) as log:
+
+        def save(step: int) -> None:
+            # Metrics first: a run that resumes from this checkpoint needs the rows of all steps before it.
+            log.publish()
+            train_step.save(run, step)
+            on_checkpoint(log.newest, step == num_steps)
+
         for epoch in range(step // sampler.num_steps, config.epochs):
             train_step.start_epoch(is_resumed=step % sampler.num_steps > 0)
             groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
@@ -58,19 +75,13 @@ def train(job: Job, worker: Worker) -> None:
                 step += 1
                 log.step(step, epoch, losses, learning_rate, model.learned_scalars)
                 if config.save_every and step % config.save_every == 0 and step % sampler.num_steps:
-                    _save(train_step, run, log, step)
+                    save(step)
             if config.on_bad_shard == "skip":
                 _share_skipped(dataset, rows, worker, run)
             if validation:
                 accuracy = validation.accuracy(train_step.result, dataset, train_step.directions, worker)
                 log.validation(step, epoch, accuracy)
-            _save(train_step, run, log, step)
-
-
-def _save(train_step: TrainStep, run: RunDirectory, log: RunLog, step: int) -> None:
-    # Metrics first: a run that resumes from this checkpoint needs the rows of all steps before it.
-    log.publish()
-    train_step.save(run, step)
+            save(step)
 
 
 def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> FaceDataset:

@@ -46,6 +46,22 @@ def test_ranks_exchange_between_gpus_and_between_their_cpus(job, monkeypatch, us
     assert requested[0]["torch_config"].backend == backend
 
 
+def test_checkpoints_in_short_succession_are_reported_to_ray_once(monkeypatch, tmp_path):
+    reports: list[tuple] = []
+    monkeypatch.setattr(ray.train, "report", lambda metrics, **options: reports.append((metrics, *options)))
+    run = RunDirectory(tmp_path)
+    run.save(4, {"weight": torch.zeros(2)}, {"step": 4}, keep=1)
+    report = training_job.RayReporter(run, Worker(0, 1, torch.device("cpu")))
+    for step in range(3):
+        report({"step": step}, is_last=False)
+    assert not reports
+    report.next_report = 0.0
+    for step in range(3, 6):
+        report({"step": step}, is_last=False)
+    report({"step": 6}, is_last=True)
+    assert reports == [({"step": 3}, "checkpoint"), ({"step": 6}, "checkpoint")]
+
+
 @pytest.fixture
 def process_group(tmp_path) -> Iterator[None]:
     """A group of this process alone."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from helpers import tiny_arch
 from helpers.processes import wait_until
 from helpers.samples import write_shard_set
+from helpers.small_runs import timeless
 from smile_pipe.cli.main import app
 from smile_pipe.cli.next_command import next_command
 from smile_pipe.pipeline.common.directory_lock import directory_lock
@@ -101,14 +103,6 @@ def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
     for name in ("manifest.json", "config.json", f"{LAST}model.safetensors", f"{BEFORE}model.safetensors"):
         assert files[name] == same[name], name
     assert timeless(found) == timeless(expected)
-
-
-def timeless(root: StoragePath) -> list[dict[str, object]]:
-    """Rows of metrics without speed and waiting time."""
-    rows = RunDirectory(root).metrics()
-    return [
-        {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait")} for row in rows
-    ]
 
 
 def test_run_under_url_equals_run_on_disk_and_reports_each_row_once(disk, remote, arch, in_process):
@@ -391,17 +385,27 @@ class TestCredentials:
 class TestWorker:
     """Behaviour of a worker that Ray restarts."""
 
+    @pytest.fixture
+    def ray_train(self, monkeypatch) -> Callable[[int], None]:
+        """Returns a function that makes this process the last of several workers."""
+
+        def patch(world_size: int) -> None:
+            context = SimpleNamespace(get_world_rank=lambda: world_size - 1, get_world_size=lambda: world_size)
+            monkeypatch.setattr(ray.train, "get_context", lambda: context)
+            monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+            monkeypatch.setattr(ray.train, "report", lambda metrics, checkpoint: None)
+
+        return patch
+
     @pytest.mark.parametrize("world_size", [1, 2])
-    def test_no_worker_restarts_after_a_damaged_sample(self, remote, arch, monkeypatch, world_size):
+    def test_no_worker_restarts_after_a_damaged_sample(self, remote, arch, monkeypatch, ray_train, world_size):
         entered = []
 
-        def fail(job: object, worker: object) -> None:
+        def fail(job: object, worker: object, report: object) -> None:
             entered.append(worker)
             raise BadSampleError("000001.tar: the sample F0001 cannot be read")
 
-        context = SimpleNamespace(get_world_rank=lambda: world_size - 1, get_world_size=lambda: world_size)
-        monkeypatch.setattr(ray.train, "get_context", lambda: context)
-        monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+        ray_train(world_size)
         monkeypatch.setattr(worker, "train", fail)
         given = {"job": SimpleNamespace(config=config(remote, arch))}
         if world_size > 1:
@@ -414,12 +418,10 @@ class TestWorker:
         assert len(entered) == 1
         assert worker.TrainScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
 
-    def test_worker_resumes_after_storage_failure_without_skipping(self, disk, remote, arch, monkeypatch):
+    def test_worker_resumes_after_storage_failure_without_skipping(self, disk, remote, arch, monkeypatch, ray_train):
         given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
         shards, _, job = train.prepare(given, in_process=True)
-        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-        monkeypatch.setattr(ray.train, "get_context", lambda: context)
-        monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+        ray_train(1)
         read = shards.filesystem.cat_file
 
         def fail_after_a_checkpoint(path: str, **given: object) -> bytes:

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import ray
 import torch
+from ray.train.torch import TorchTrainer
 
-from helpers.samples import write_shard_set
+from helpers.samples import spoil, write_shard_set
 from smile_pipe.model.towers import native_precision
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.pipeline.train.cluster import cores_per_worker
+from smile_pipe.pipeline.train.cluster import cores_per_worker, resources_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.resolve_options import resolve_channel, resolve_temporal, resolve_text_source
 from smile_pipe.pipeline.train.stage import _weights_digest, _weights_path, run
@@ -113,13 +116,28 @@ def test_two_workers_train_and_no_test_subject_is_read(shards_dir, ray_cluster, 
     shards = tmp_path / "shards"
     shutil.copytree(shards_dir, shards)
     shard_set = ShardSet.open(str(shards))
-    # Blank out the bytes of every test sample: whoever reads one now fails.
-    for row in shard_set.of_subjects(split_subjects("kfold:5:0", shard_set.subjects).test):
-        with open(shards / "shards" / row.shard, "r+b") as file:
-            file.seek(row.offset)
-            file.write(bytes(row.bytes))
+    # Reading a test sample now fails.
+    spoil(shards, shard_set.of_subjects(split_subjects("kfold:5:0", shard_set.subjects).test))
     trained = run(config(shards, tmp_path / "run", epochs=1, num_workers=2, batch_size=4))
     assert trained.world_size == 2 and trained.num_steps == 4
+
+
+def test_result_of_ray_has_the_last_metrics_and_the_path_of_the_checkpoint(
+    shards_dir, ray_cluster, tmp_path, monkeypatch
+):
+    results, fit = [], TorchTrainer.fit
+
+    def recording_fit(trainer):
+        result = fit(trainer)
+        reported = json.loads(Path(result.checkpoint.path, "checkpoint.json").read_text())
+        results.append((trainer.scaling_config.resources_per_worker, result.metrics, reported))
+        return result
+
+    monkeypatch.setattr(TorchTrainer, "fit", recording_fit)
+    run(config(shards_dir, tmp_path / "run", epochs=1, num_workers=2, batch_size=4, cpus_per_worker=1))
+    run_directory = RunDirectory(tmp_path / "run")
+    (last,), (checkpoint,) = run_directory.metrics(), run_directory.checkpoints()
+    assert results == [({"CPU": 1}, last, {"path": str(checkpoint.path)})]
 
 
 def test_training_without_text_uses_the_view_loss_only(shards_dir, ray_cluster, tmp_path):
@@ -248,9 +266,30 @@ def test_too_few_cores_are_reported(nodes, there_is):
         cores_per_worker(nodes, 3)
 
 
-def test_more_workers_than_cores_are_refused_before_writing(shards_dir, ray_cluster, tmp_path):
-    import ray
+@pytest.mark.parametrize(
+    ("options", "resources"),
+    [
+        ({}, {"CPU": 4}),
+        ({"cpus_per_worker": 3}, {"CPU": 3}),
+        ({"use_gpu": True}, {"CPU": 1, "GPU": 1}),
+        ({"use_gpu": True, "cpus_per_worker": 4}, {"CPU": 4, "GPU": 1}),
+        ({"cpus_per_worker": 5}, None),
+        ({"use_gpu": True, "cpus_per_worker": 5}, None),
+    ],
+)
+def test_resources_of_workers_follow_the_options(monkeypatch, options, resources):
+    node = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, node])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    wanted = config("shards", "run", num_workers=2, **options)
+    if resources:
+        assert resources_per_worker(wanted) == resources
+    else:
+        with pytest.raises(UsageError, match=r"cpus_per_worker 5: .* no room for 2 workers"):
+            resources_per_worker(wanted)
 
+
+def test_more_workers_than_cores_are_refused_before_writing(shards_dir, ray_cluster, tmp_path):
     # As many workers as the samples allow: more than the cores of a small machine.
     if ray.cluster_resources()["CPU"] >= 14:
         pytest.skip("there are cores for as many workers as there are samples for")
@@ -260,8 +299,6 @@ def test_more_workers_than_cores_are_refused_before_writing(shards_dir, ray_clus
 
 
 def test_missing_gpus_are_refused_before_writing(shards_dir, ray_cluster, tmp_path):
-    import ray
-
     if ray.cluster_resources().get("GPU"):
         pytest.skip("there is a GPU")
     with pytest.raises(UsageError, match="use_gpu"):
