@@ -1,5 +1,8 @@
 """The choice of a renderer."""
 
+import subprocess
+import sys
+
 import pytest
 
 from smile_pipe.pipeline.rendering import choose_backend
@@ -53,3 +56,10 @@ def test_version_contains_renderer_and_shading_versions(monkeypatch):
     monkeypatch.setattr(choose_backend, "SHADING_VERSION", choose_backend.SHADING_VERSION + 1)
     assert choose_backend.renderer_version("zbuffer") != before
     assert choose_backend.renderer_version("zbuffer-cuda") != choose_backend.renderer_version("zbuffer")
+
+
+def test_rendering_and_evaluation_on_a_cpu_need_no_triton():
+    stages = "import smile_pipe.pipeline.render.stage, smile_pipe.pipeline.evaluate.stage"
+    choose = "from smile_pipe.pipeline.rendering.choose_backend import build_renderer, choose_renderer"
+    code = f"import sys; sys.modules['triton'] = None; {stages}; {choose}; build_renderer(choose_renderer('zbuffer'))"
+    subprocess.run([sys.executable, "-c", code], check=True)
