@@ -1,5 +1,7 @@
 """Two ranks have the losses and gradients of one rank with the joined batch: real processes, collectives and models.
 
+`test_shares.py` compares each loss by itself.
+
 Ranks may hold different numbers of samples. What is computed over the joined batch is equal then as well: all losses
 and, for towers without BatchNorm, all gradients. Two things differ: a mean that each rank takes over its own
 samples, because data-parallel averaging weights ranks and not samples; and the statistics of BatchNorm inside a tower,
@@ -34,20 +36,12 @@ NUM_PSEUDO = 13
 def learn(
     model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int
 ) -> dict[str, dict[str, Tensor]]:
-    """Losses, and the gradients of all parameters for each of them, of one batch out of `total` samples."""
+    """Losses, and the gradients of all parameters for their total, of one batch out of `total` samples."""
     views, directions, tokens, concepts, frames = faces(total, samples)
-    found: dict[str, dict[str, Tensor]] = {"losses": {}}
-    # One pass per loss: DDP refuses a second pass if the first left a parameter without a gradient.
-    for name in ("total", *model.config.weights):
-        network.zero_grad()
-        embeddings = network(views, directions, tokens, frames)
-        losses = model.losses(embeddings, concepts, torch.arange(total)[samples] // 2)
-        # A single term does not reach all parameters, and data-parallel training needs a gradient for each.
-        reach_all = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0
-        (losses[name] if name == "total" else losses[name] + reach_all).backward()
-        found["losses"][name] = losses[name].detach()
-        found[name] = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
-    return found
+    losses = model.losses(network(views, directions, tokens, frames), concepts, torch.arange(total)[samples] // 2)
+    losses["total"].backward()
+    grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    return {"losses": {name: loss.detach() for name, loss in losses.items()}, "total": grads}
 
 
 def learn_in_chunks(model: ContrastiveModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, Tensor]:
@@ -105,15 +99,6 @@ def pseudo_labels_of(folder: Path, rank: int, world_size: int) -> Tensor:
     return pseudo.labels
 
 
-def mean_of_own(rank: int, counts: tuple[int, int]) -> Tensor:
-    """The gradient, averaged as DDP does, of a mean over each rank's own samples."""
-    start = sum(counts[:rank])
-    values = torch.arange(float(sum(counts)))[start : start + counts[rank]]
-    network = DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
-    network(values[:, None]).mean().backward()
-    return network.module.weight.grad.squeeze()
-
-
 def work(rank: int, folder: Path) -> None:
     """Entry point of each of the two processes."""
     torch.set_num_threads(1)
@@ -128,7 +113,6 @@ def work(rank: int, folder: Path) -> None:
             network = DistributedDataParallel(model)
             found[name, recipe] = learn(model, network, own, sum(counts))
             found[name, recipe]["chunks"] = learn_in_chunks(model, network, own, sum(counts))
-        found[f"mean_{name}"] = mean_of_own(rank, counts)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -161,8 +145,8 @@ def test_losses_equal_those_of_one_rank_with_the_joined_batch(case):
 
 def test_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
     alone, both = case
-    for found, name in ((found, name) for found in both for name in alone["losses"]):
-        assert_same_gradients(found[name], alone[name])
+    for found in both:
+        assert_same_gradients(found["total"], alone["total"])
 
 
 def test_chunked_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
@@ -223,10 +207,3 @@ def test_pseudo_labels_on_two_ranks_equal_those_of_one(ranks, tmp_path):
     assert len(alone.unique()) > 1
     for rank in ranks:
         assert torch.equal(rank["pseudo"], alone)
-
-
-def test_mean_over_own_samples_is_wrong_for_ragged_ranks(ranks):
-    """The reason why the share of a rank is divided by the number of rows of all ranks."""
-    for rank in ranks:
-        assert float(rank["mean_even"]) == pytest.approx(sum(range(8)) / 8)
-        assert float(rank["mean_ragged"]) != pytest.approx(sum(range(5)) / 5)

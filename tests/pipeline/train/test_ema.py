@@ -93,7 +93,9 @@ def test_validation_uses_the_average(shards, tmp_path, monkeypatch):
     assert same(found, weights(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("options", [{}, {"grad_cache_chunks": 2, "val_fraction": 0.2}, {"recipe": "multiview-vlm"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"grad_cache_chunks": 2, "val_fraction": 0.2}, {"recipe": "multiview-vlm"}, {"recipe": "facet-vlm"}]
+)
 def test_resumed_run_is_bit_identical(shards, tmp_path, monkeypatch, options):
     given = {"ema": 0.9, "save_every": 1} | options
     learn(shards, tmp_path / "whole", **given)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers.processes import workers
 from helpers.samples import write_shard_set
+from helpers.small_runs import same, timeless, weights
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train.config import TrainConfig
@@ -56,17 +56,8 @@ def config(shards: Path, out: Path, num_workers: int = 1) -> TrainConfig:
 
 def assert_same_result(found: Path, expected: Path) -> None:
     """Equal weights and losses, to the bit, and a row of metrics for each step that has one, once."""
-    weights, same = (RunDirectory(path).checkpoints()[-1].load_model() for path in (found, expected))
-    assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in same)
+    assert same(weights(found), weights(expected)) and timeless(found) == timeless(expected)
     assert RunManifest.read(found / "manifest.json") == RunManifest.read(expected / "manifest.json")
-    timeless = [
-        [
-            {name: value for name, value in row.items() if name not in ("samples_per_second", "data_wait")}
-            for row in rows
-        ]
-        for rows in (RunDirectory(path).metrics() for path in (found, expected))
-    ]
-    assert timeless[0] == timeless[1]
 
 
 class Killer(threading.Thread):

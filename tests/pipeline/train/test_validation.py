@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import small_runs
-from helpers.samples import make_timeline, write_shard_set
+from helpers.samples import make_timeline, spoil, write_shard_set
 from helpers.small_runs import learn, same, timeless, weights
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.selection import split_validation
@@ -143,9 +143,7 @@ class TestDamage:
     def test_damaged_held_out_sample_is_not_counted_as_skipped(self, shards, validated, tmp_path):
         copied = shutil.copytree(shards, tmp_path / "shards")
         bad = ShardSet.open(str(copied)).of_subjects(validated[1].validation_subjects)[0]
-        with open(copied / "shards" / bad.shard, "r+b") as file:
-            file.seek(bad.offset)
-            file.write(bytes(bad.bytes))
+        spoil(copied, [bad])
         manifest = learn(copied, tmp_path / "run", val_fraction=0.4, on_bad_shard="skip")
         assert manifest == validated[1] and not (tmp_path / "run" / "skipped.json").exists()
         assert same(weights(tmp_path / "run"), weights(validated[0]))
