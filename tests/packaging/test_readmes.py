@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def test_links_lead_to_existing_files_and_headings(page):
             file = file / "README.md" if file.is_dir() else file
             titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
             assert heading in {_anchor(title) for title in titles}, target
+
+
+def test_pytorch_without_cuda_comes_from_one_index():
+    index = "https://download.pytorch.org/whl/cpu"
+    make = ["make", "--dry-run", "--always-make", "demo"]
+    default, cpu = (
+        subprocess.run([*make, *extra], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        for extra in ([], ["TORCH=cpu"])
+    )
+    assert f"--extra-index-url {index} " in cpu and "index-url" not in default
+    for name in ("README.md", "docker/cpu.Dockerfile"):
+        assert f"index-url {index}" in (REPOSITORY / name).read_text()
 
 
 def _anchor(title: str) -> str:
