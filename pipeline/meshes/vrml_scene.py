@@ -75,29 +75,19 @@ def _terminated(corners: NDArray[np.int32]) -> NDArray[np.int32]:
     return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
 
 
-TRANSFORM_NODES = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
-"""Kinds of nodes that transform shapes."""
-
 _DEFAULTS = {
     "translation": (0.0, 0.0, 0.0),
     "rotation": (0.0, 0.0, 1.0, 0.0),
     "scale": (1.0, 1.0, 1.0),
-    "scaleFactor": (1.0, 1.0, 1.0),  # the scale of VRML 1.0
     "scaleOrientation": (0.0, 0.0, 1.0, 0.0),
     "center": (0.0, 0.0, 0.0),
-    "matrix": tuple(np.eye(4).ravel().tolist()),
 }
 
 
-def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]:
-    """Return the matrix [4, 4] by which a node multiplies points (as columns).
+def matrix_of(numbers: dict[str, list[float]]) -> NDArray[np.float64]:
+    """Return the matrix [4, 4] by which a Transform with the fields `numbers` multiplies points (as columns).
 
-    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52). A MatrixTransform gives its matrix directly, for points
-    as rows.
-
-    Args:
-        kind: one of `TRANSFORM_NODES`.
-        numbers: fields of the node.
+    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52).
 
     Raises:
         MeshError: a field has the wrong number of values, or one that is not finite.
@@ -105,12 +95,9 @@ def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]
     values = {name: np.array(numbers.get(name, default)) for name, default in _DEFAULTS.items()}
     for name, default in _DEFAULTS.items():
         if values[name].shape != (len(default),) or not np.isfinite(values[name]).all():
-            raise MeshError(f"invalid {name} of {kind}: it must be {len(default)} finite numbers")
-    if kind == "MatrixTransform":
-        return values["matrix"].reshape(4, 4).T
+            raise MeshError(f"invalid {name} of Transform: it must be {len(default)} finite numbers")
     oriented = _rotation(values["scaleOrientation"])
-    scale = np.diag(values["scale"] * values["scaleFactor"])
-    linear = _rotation(values["rotation"]) @ oriented @ scale @ oriented.T
+    linear = _rotation(values["rotation"]) @ oriented @ np.diag(values["scale"]) @ oriented.T
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = values["translation"] + values["center"] - linear @ values["center"]
@@ -180,12 +167,12 @@ class Scene:
         self.shapes.append(transform_shape(shape, matrix))
 
     def matrix_of(self, node: Node) -> NDArray[np.float64]:
-        """The matrix [4, 4] of a node that transforms its content or the nodes after it.
+        """The matrix [4, 4] of a Transform.
 
         Raises:
             MeshError: a field is invalid (with its line).
         """
         try:
-            return matrix_of(node.kind, node.numbers)
+            return matrix_of(node.numbers)
         except MeshError as error:
             raise self.source.error_at(node.pos, str(error)) from error
