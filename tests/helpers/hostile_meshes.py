@@ -260,9 +260,14 @@ def _zip(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def _meshopt(packed: dict[str, object]) -> dict[str, object]:
+    return {"extensions": {"EXT_meshopt_compression": packed}}
+
+
 def _bad_scenes() -> Iterator[tuple[str, str, bytes]]:
     """GLB and glTF files with inconsistent parts."""
     accessors, views = document()["accessors"], document()["bufferViews"]
+    packed = {"buffer": 0, "byteLength": 99, "byteStride": 12, "count": len(V), "mode": "ATTRIBUTES"}
     changes: dict[str, dict[str, object]] = {
         "no meshes": {"meshes": []},
         "no accessors": {"accessors": []},
@@ -275,6 +280,10 @@ def _bad_scenes() -> Iterator[tuple[str, str, bytes]]:
         "positions in two columns": {"accessors": [accessors[0], accessors[1] | {"type": "VEC2"}]},
         "a view beyond the end": {"bufferViews": [views[0], views[1] | {"byteOffset": 10**6}]},
         "an accessor beyond its view": {"accessors": [accessors[0], accessors[1] | {"byteOffset": 10**6}]},
+        "a view of a billion compressed numbers": {
+            "bufferViews": [views[0], {"buffer": 0, "byteLength": 12 * 10**9, **_meshopt(packed | {"count": 10**9})}]
+        },
+        "a view of damaged compressed numbers": {"bufferViews": [views[0], views[1] | _meshopt(packed)]},
         "a view of no buffer": {"bufferViews": [views[0], views[1] | {"buffer": 7}]},
         "a mesh that is not there": {"nodes": [{"mesh": 5}]},
         "meshes that are no list": {"meshes": {"a": 1}},
