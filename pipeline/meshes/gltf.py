@@ -13,18 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.gltf_json import (
-    MESHOPT,
-    Json,
-    get_count,
-    get_index,
-    get_item,
-    get_items,
-    get_numbers,
-    get_object,
-    get_uri,
-    parse_document,
-)
+from smile_pipe.pipeline.meshes.gltf_json import MESHOPT, JsonObject, parse_document
 from smile_pipe.pipeline.meshes.gltf_textures import stack_textures
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.meshopt import decode_meshopt
@@ -54,7 +43,7 @@ class _Reader:
     """
 
     source: Source
-    document: Json
+    document: JsonObject
     binary: NDArray[np.uint8] | None
     nbytes: int
     _buffers: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
@@ -63,23 +52,20 @@ class _Reader:
 
     def array(self, index: int, *types: str) -> NDArray:
         """Return the numbers of accessor `index` [count, columns] as a view. Its type must be one of `types`."""
-        accessor = get_item(self.document, "accessors", index)
-        component, kind = _COMPONENTS.get(get_count(accessor, "componentType")), accessor.get("type")
-        if component is None or kind not in types:
-            raise MeshError(
-                f"invalid accessor {index}: its type must be {' or '.join(types)} of a known component type"
-            )
-        view_index = get_index(accessor, "bufferView")
-        if "sparse" in accessor or view_index is None:
-            raise MeshError(f"unsupported accessor {index}: it is sparse or has no bytes")
-        view = get_item(self.document, "bufferViews", view_index)
-        dtype, columns, count = np.dtype(component), _COLUMNS[kind], get_count(accessor, "count")
-        size, start, length = (
-            columns * dtype.itemsize,
-            get_count(accessor, "byteOffset", 0),
-            get_count(view, "byteLength"),
+        accessor = self.document.item("accessors", index)
+        component, kind, view_index = (
+            accessor.count("componentType"),
+            accessor.text("type"),
+            accessor.index("bufferView"),
         )
-        stride = get_count(_meshopt(view) or view, "byteStride", size)
+        if component not in _COMPONENTS or kind not in types:
+            raise MeshError(f"invalid accessor {index}: its type must be {' or '.join(types)} of known numbers")
+        if "sparse" in accessor.values or view_index is None:
+            raise MeshError(f"unsupported accessor {index}: it is sparse or has no bytes")
+        dtype, columns, count = np.dtype(_COMPONENTS[component]), _COLUMNS[kind], accessor.count("count")
+        size, start = columns * dtype.itemsize, accessor.count("byteOffset", 0)
+        view = self.document.item("bufferViews", view_index)
+        length, stride = view.count("byteLength"), (_meshopt(view) or view).count("byteStride", size)
         if not size <= stride <= _MAX_STRIDE:
             raise MeshError(f"overlapping elements in accessor {index}: {size} bytes every {stride} bytes")
         if count == 0:
@@ -91,32 +77,30 @@ class _Reader:
     def floats(self, index: int, *types: str, is_color: bool = False) -> NDArray[np.float32]:
         """Return accessor `index` as float32; normalised integers and those of a colour as fractions of the maximum."""
         values = self.array(index, *types)
-        if values.dtype.kind == "f" or not (is_color or self.document["accessors"][index].get("normalized")):
+        if values.dtype.kind == "f" or not (
+            is_color or self.document.item("accessors", index).values.get("normalized")
+        ):
             return values.astype(np.float32)
         return np.maximum(values / np.iinfo(values.dtype).max, -1.0).astype(np.float32)
 
     def view(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of bufferView `index`, not copied unless they are compressed."""
-        view = get_item(self.document, "bufferViews", index)
+        view = self.document.item("bufferViews", index)
         if not (packed := _meshopt(view)):
             return self._range(view)
         if index not in self._views:
-            count, stride = get_count(packed, "count"), get_count(packed, "byteStride")
+            count, stride = packed.count("count"), packed.count("byteStride")
             self._num_decoded += count * stride
-            if self._num_decoded > _MAX_DECODED or count * stride != get_count(view, "byteLength"):
+            if self._num_decoded > _MAX_DECODED or count * stride != view.count("byteLength"):
                 raise MeshError(f"invalid size of compressed bufferView {index}; the limit is {_MAX_DECODED} bytes")
-            mode, filter_name = str(packed.get("mode")), str(packed.get("filter", "NONE"))
+            mode, filter_name = packed.text("mode"), packed.text("filter", "NONE")
             self._views[index] = decode_meshopt(self._range(packed), mode, filter_name, count, stride)
             self.nbytes += count * stride
         return self._views[index]
 
-    def _range(self, values: Json) -> NDArray[np.uint8]:
+    def _range(self, values: JsonObject) -> NDArray[np.uint8]:
         """Return the range of a buffer that `buffer`, `byteOffset` and `byteLength` give."""
-        buffer, start, length = (
-            get_count(values, "buffer"),
-            get_count(values, "byteOffset", 0),
-            get_count(values, "byteLength"),
-        )
+        buffer, start, length = values.count("buffer"), values.count("byteOffset", 0), values.count("byteLength")
         if buffer not in self._buffers:
             self._buffers[buffer] = self._load(buffer)
         content = self._buffers[buffer]
@@ -125,8 +109,8 @@ class _Reader:
         return content[start : start + length]
 
     def _load(self, index: int) -> NDArray[np.uint8]:
-        uri = get_uri(get_item(self.document, "buffers", index))
-        if uri is None:
+        uri = self.document.item("buffers", index).text("uri")
+        if not uri:
             if index or self.binary is None:
                 raise MeshError(f"no bytes for buffer {index}")
             return self.binary
@@ -148,9 +132,10 @@ class _Reader:
         return source.text[: source.size]
 
 
-def _meshopt(view: Json) -> Json:
+def _meshopt(view: JsonObject) -> JsonObject:
     """Return the description of a compressed bufferView; empty if it is not compressed."""
-    return next((found for name in MESHOPT if (found := get_object(view, "extensions", name))), {})
+    extensions = view.inside("extensions")
+    return next((extensions.inside(name) for name in MESHOPT if name in extensions.values), JsonObject({}))
 
 
 def parse_gltf(source: Source) -> Mesh:
@@ -205,16 +190,16 @@ def _decode_data_uri(uri: str) -> NDArray[np.uint8]:
         raise MeshError("invalid data URI: not base64") from None
 
 
-def _walk_scene(document: Json) -> Iterator[tuple[int, NDArray[np.float64]]]:
+def _walk_scene(document: JsonObject) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield the index of each mesh in the scene with its matrix [4, 4], in the order of the nodes.
 
     All nodes of a file without scenes are used.
     """
-    if get_items(document, "scenes"):
-        roots = _indices(get_item(document, "scenes", get_count(document, "scene", 0)), "nodes")
+    if document.items("scenes"):
+        roots = document.item("scenes", document.count("scene", 0)).indices("nodes")
     else:
-        nodes = range(len(get_items(document, "nodes")))
-        children = {child for index in nodes for child in _indices(get_item(document, "nodes", index), "children")}
+        nodes = range(len(document.items("nodes")))
+        children = {child for index in nodes for child in document.item("nodes", index).indices("children")}
         roots = [index for index in nodes if index not in children]
     stack, seen = [(root, np.eye(4)) for root in reversed(roots)], set[int]()
     while stack:
@@ -222,27 +207,25 @@ def _walk_scene(document: Json) -> Iterator[tuple[int, NDArray[np.float64]]]:
         if index in seen:
             raise MeshError(f"invalid scene: node {index} is reached twice")  # the nodes must form a tree
         seen.add(index)
-        node = get_item(document, "nodes", index)
+        node = document.item("nodes", index)
         matrix = matrix @ _matrix_of(node)
-        if (mesh := get_index(node, "mesh")) is not None:
+        if (mesh := node.index("mesh")) is not None:
             yield mesh, matrix
-        stack += [(child, matrix) for child in reversed(_indices(node, "children"))]
+        stack += [(child, matrix) for child in reversed(node.indices("children"))]
 
 
-def _indices(values: Json, name: str) -> list[int]:
-    return [get_count({name: index}, name) for index in get_items(values, name)]
-
-
-def _matrix_of(node: Json) -> NDArray[np.float64]:
+def _matrix_of(node: JsonObject) -> NDArray[np.float64]:
     """The matrix [4, 4] of a node: `matrix`, or T R S with a quaternion x, y, z, w of any length (glTF 2.0, 3.5.3)."""
-    if node.get("matrix") is not None:
-        return get_numbers(node, "matrix", (0.0,) * 16).reshape(4, 4).T  # column-major in the file
-    rotation = get_numbers(node, "rotation", (0.0, 0.0, 0.0, 1.0))
+    if "matrix" in node.values:
+        return node.numbers("matrix", (0.0,) * 16).reshape(4, 4).T  # column-major in the file
+    if not node.values.keys() & {"translation", "rotation", "scale"}:
+        return np.eye(4)
+    rotation = node.numbers("rotation", (0.0, 0.0, 0.0, 1.0))
     x, y, z, w = rotation / (np.linalg.norm(rotation) or 1.0)
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     matrix = np.eye(4)
-    matrix[:3, :3] = (np.eye(3) + 2.0 * (w * cross + cross @ cross)) * get_numbers(node, "scale", (1.0, 1.0, 1.0))
-    matrix[:3, 3] = get_numbers(node, "translation", (0.0, 0.0, 0.0))
+    matrix[:3, :3] = (np.eye(3) + 2.0 * (w * cross + cross @ cross)) * node.numbers("scale", (1.0, 1.0, 1.0))
+    matrix[:3, 3] = node.numbers("translation", (0.0, 0.0, 0.0))
     return matrix
 
 
@@ -250,10 +233,10 @@ def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
     """Read the shapes of the scene in their places, and the index of the image of each, or None."""
     shapes, images, num_drawn, document = list[Shape](), list[int | None](), 0, reader.document
     for mesh, matrix in _walk_scene(document):
-        for i in range(len(get_items(get_item(document, "meshes", mesh), "primitives"))):
-            primitive = get_item(document["meshes"][mesh], "primitives", i)
-            attributes, mode = get_object(primitive, "attributes"), get_count(primitive, "mode", _TRIANGLES)
-            position = get_index(attributes, "POSITION")
+        parts = document.item("meshes", mesh)
+        for primitive in [parts.item("primitives", i) for i in range(len(parts.items("primitives")))]:
+            attributes, mode = primitive.inside("attributes"), primitive.count("mode", _TRIANGLES)
+            position = attributes.index("POSITION")
             if mode not in (_TRIANGLES, _STRIP, _FAN) or position is None:  # lines, points
                 continue
             num_points = len(reader.array(position, "VEC3"))
@@ -266,24 +249,24 @@ def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
             faces = _triangles(corners.astype(np.int32), mode)
             if len(faces):
                 shapes.append(_in_place(arrays, faces, matrix))
-                image = (
-                    get_item(document, "textures", get_count(texture, "index")) if texture and len(arrays[1]) else {}
+                is_textured = texture and len(arrays[1])
+                images.append(
+                    document.item("textures", texture.count("index")).index("source") if is_textured else None
                 )
-                images.append(get_index(image, "source"))
     return shapes, images
 
 
-def _texture_of(document: Json, primitive: Json) -> Json:
+def _texture_of(document: JsonObject, primitive: JsonObject) -> JsonObject:
     """Return the base colour texture of a primitive; empty if it has none."""
-    material = get_index(primitive, "material")
+    material = primitive.index("material")
     if material is None:
-        return {}
-    return get_object(get_item(document, "materials", material), "pbrMetallicRoughness", "baseColorTexture")
+        return JsonObject({})
+    return document.item("materials", material).inside("pbrMetallicRoughness", "baseColorTexture")
 
 
-def _read_corners(reader: _Reader, primitive: Json, num_points: int) -> NDArray[np.unsignedinteger]:
+def _read_corners(reader: _Reader, primitive: JsonObject, num_points: int) -> NDArray[np.unsignedinteger]:
     """Vertex index of every corner [N]."""
-    indices = get_index(primitive, "indices")
+    indices = primitive.index("indices")
     if indices is None:
         return np.arange(num_points, dtype=np.uint32)
     corners = reader.array(indices, "SCALAR")[:, 0]
@@ -295,21 +278,21 @@ def _read_corners(reader: _Reader, primitive: Json, num_points: int) -> NDArray[
 
 
 def _read_attributes(
-    reader: _Reader, attributes: Json, texture: Json, num_points: int
+    reader: _Reader, attributes: JsonObject, texture: JsonObject, num_points: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Read texture coordinates from the upper left [V, 2], or [0, 2], and colours [V, 3], or [0, 3]."""
     uvs, colors = np.empty((0, 2), np.float32), np.empty((0, 3), np.float32)
-    transform = get_object(texture, "extensions", "KHR_texture_transform")
-    accessor = get_index(attributes, f"TEXCOORD_{get_count(transform, 'texCoord', get_count(texture, 'texCoord', 0))}")
+    transform = texture.inside("extensions", "KHR_texture_transform")
+    accessor = attributes.index(f"TEXCOORD_{transform.count('texCoord', texture.count('texCoord', 0))}")
     if accessor is not None:
         uvs = reader.floats(accessor, "VEC2")
     if transform:
-        if transform.get("rotation"):
+        if transform.values.get("rotation"):
             raise MeshError("unsupported texture rotation by KHR_texture_transform; export the file without it")
-        scale, offset = get_numbers(transform, "scale", (1.0, 1.0)), get_numbers(transform, "offset", (0.0, 0.0))
+        scale, offset = transform.numbers("scale", (1.0, 1.0)), transform.numbers("offset", (0.0, 0.0))
         with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow
             uvs = (uvs * scale + offset).astype(np.float32)
-    if (accessor := get_index(attributes, "COLOR_0")) is not None:
+    if (accessor := attributes.index("COLOR_0")) is not None:
         colors = np.clip(reader.floats(accessor, "VEC3", "VEC4", is_color=True)[:, :3], 0, 1)
     for name, values in (("texture coordinates", uvs), ("colours", colors)):
         if len(values) not in (0, num_points):
@@ -362,13 +345,13 @@ def _read_images(reader: _Reader, indices: list[int | None]) -> tuple[list[NDArr
     for index in dict.fromkeys(indices):
         if index is None:
             continue
-        image = get_item(reader.document, "images", index)
-        uri = get_uri(image)
-        if uri is not None and not uri.startswith("data:"):
+        image = reader.document.item("images", index)
+        uri = image.text("uri")
+        if uri and not uri.startswith("data:"):
             name = name or unquote(uri)
             continue
         try:
-            content = _decode_data_uri(uri) if uri else reader.view(get_count(image, "bufferView"))
+            content = _decode_data_uri(uri) if uri else reader.view(image.count("bufferView"))
             decoded[index] = decode_texture(content.tobytes(), left)
         except MeshError as error:
             raise MeshError(f"image {index}: {error}") from error

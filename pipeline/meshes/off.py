@@ -3,15 +3,15 @@
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.numbers import read_numbers
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 _HEADER = re.compile(rb"(C|N|ST|STN|STC|CN|STCN)?OFF\s+(\d{1,15})\s+(\d{1,15})(\s+\d+)?\s*")
-
-_SEPARATORS = bytes.maketrans(b",_", b" ?")  # Python's `float` would accept 1_0
 
 # A line takes fifty bytes as a Python object; a file of many empty lines would need far more memory than its size.
 _MIN_LINE_BYTES, _MAX_SHORT_LINES = 4, 1 << 20
@@ -26,8 +26,9 @@ def parse_off(source: Source) -> Mesh:
     num_lines = int(np.count_nonzero(source.text[: source.size] == 10))
     if num_lines * _MIN_LINE_BYTES > source.size + _MAX_SHORT_LINES:
         raise MeshError(f"too many short lines: {num_lines} lines in {source.size} bytes")
-    data = source.slice(0, source.size).translate(_SEPARATORS)
-    lines = [line.partition(b"#")[0] for line in data.split(b"\n")]
+    lines = source.slice(0, source.size).split(b"\n")
+    if b"#" in source.slice(0, source.size):
+        lines = [line.partition(b"#")[0] for line in lines]
     filled = [i for i, line in enumerate(lines) if line.strip()]
     start = 1 if filled and len(lines[filled[0]].split()) > 1 else 2  # the counts may be in the first line or after it
     header = _HEADER.fullmatch(b" ".join(lines[i].strip() for i in filled[:start]))
@@ -38,28 +39,46 @@ def parse_off(source: Source) -> Mesh:
         raise MeshError(f"truncated data: {num_vertices} vertices and {num_faces} faces in {len(filled) - start} lines")
     if not num_vertices or not num_faces:
         raise MeshError(f"empty mesh: {num_vertices} vertices, {num_faces} faces; a face scan needs both")
-    rows, corners = list[list[float]](), list[int]()
-    for i in filled[start : start + num_vertices + num_faces]:
+    vertices = _numbers(source, lines, filled[start : start + num_vertices])
+    if len(vertices) % num_vertices or len(vertices) < 3 * num_vertices:
+        raise MeshError(f"unequal lines: {len(vertices)} numbers for {num_vertices} vertices")
+    vertices = vertices.reshape(num_vertices, -1)
+    colored = header[1] == b"C" and vertices.shape[1] >= 6
+    rows = filled[start + num_vertices : start + num_vertices + num_faces]
+    corners = _corners(_numbers(source, lines, rows), [lines[i] for i in rows])
+    return Mesh.build(
+        vertices[:, :3], triangulate(corners)[0], colors=colors_to_uint8(vertices[:, 3:6]) if colored else None
+    )
+
+
+def _numbers(source: Source, lines: list[bytes], rows: list[int]) -> NDArray[np.floating]:
+    """Read all numbers of consecutive lines; there may be blank lines between them."""
+    before = b"\n" * rows[0]  # keeps line numbers of errors correct
+    part = Source.from_bytes(before + b"\n".join(lines[rows[0] : rows[-1] + 1]), source.path)
+    numbers, end = read_numbers(part, 0, np.float64)
+    if end < part.size:
+        raise part.error_at(end, "expected a number")
+    return numbers
+
+
+def _corners(numbers: NDArray[np.floating], rows: list[bytes]) -> NDArray[np.int32]:
+    """Build polygons as input of `triangulate`. A row is a count, as many indices, and optionally a colour."""
+    width = len(numbers) // len(rows)
+    table = numbers[: width * len(rows)].reshape(len(rows), width)
+    sides = table[0, 0] if width else 0.0
+    if table.size == len(numbers) and (table[:, 0] == sides).all() and 3 <= sides < width:
+        polygons = table[:, 1 : int(sides) + 1]
+        flat = np.append(polygons, np.full((len(rows), 1), -1.0), axis=1).ravel()
+    else:
         try:
-            if len(rows) < num_vertices:
-                rows.append([float(word) for word in lines[i].split()])
-            else:
-                corners += _read_polygon(lines[i].split(), num_vertices)
-        except ValueError as error:
-            problem = error if isinstance(error, MeshError) else "expected a number"
-            raise MeshError(f"line {i + 1}: {problem}") from error
-    if len({len(row) for row in rows}) != 1 or len(rows[0]) < 3:
-        raise MeshError("unequal lines: every vertex must have the same count of numbers, at least three")
-    vertices = np.array(rows)
-    colors = colors_to_uint8(vertices[:, 3:6]) if header[1] == b"C" and vertices.shape[1] >= 6 else None
-    return Mesh.build(vertices[:, :3], triangulate(np.array(corners, np.int32))[0], colors=colors)
-
-
-def _read_polygon(words: list[bytes], num_vertices: int) -> list[int]:
-    """Read a count, as many vertex indices, and optionally a colour; return the indices and -1 as the end."""
-    corners = [int(word) for word in words[1 : int(words[0]) + 1]]
-    if len(corners) != int(words[0]):
-        raise MeshError("malformed face: fewer corners than declared")
-    if not 0 <= min(corners, default=0) <= max(corners, default=0) < num_vertices:
-        raise MeshError(f"index out of range: a face uses a vertex that is not one of the {num_vertices}")
-    return [*corners, -1]
+            words = [[float(word) for word in row.replace(b",", b" ").split()] for row in rows]
+        except ValueError as error:  # words separated by control characters
+            raise MeshError("malformed face: corners must be separated by blanks") from error
+        if any(not row or not 0 <= row[0] < len(row) for row in words):
+            raise MeshError("malformed face: fewer corners than declared")
+        flat = np.array([corner for row in words for corner in (*row[1 : int(row[0]) + 1], -1.0)])
+    # A -1 within a row would end its polygon too early.
+    ends = np.count_nonzero(flat == -1.0)
+    if not (flat % 1 == 0).all() or flat.min() < -1 or flat.max() >= 2**31 or ends != len(rows):
+        raise MeshError("invalid vertex index: not an integer of at least 0")
+    return flat.astype(np.int32)
