@@ -1,6 +1,6 @@
 """Unchecked loads and bit counts for the compiled text parser.
 
-Two are LLVM instructions that Numba does not expose; in plain Numba, reading takes up to 1.5 times as long.
+Two are LLVM instructions that Numba does not expose; the README gives the times in plain Numba.
 
 None of these functions checks bounds. Use them on `Source.text` only: its padding makes every load of the parser safe.
 
