@@ -21,6 +21,7 @@ import argparse
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -39,6 +40,8 @@ from gpu_rows import Rows, update_figures
 # For `helpers`, which the parts use; the parts themselves are next to this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 SECONDS = 235.0
+# Where files are in memory, and the room that the whole path needs there.
+SHARED_MEMORY, NEEDED_BYTES = Path("/dev/shm"), 8 << 30
 
 
 @dataclass(frozen=True)
@@ -72,28 +75,40 @@ def run_parts(parts: Mapping[str, Part], file: Path, seconds: float) -> None:
         seconds: time of all parts together; it is divided in proportion to the parts' own times.
     """
     scale = seconds / sum(part.seconds for part in parts.values())
+    is_roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= NEEDED_BYTES
     deadline = time.time()
     for name, part in parts.items():
         deadline += scale * part.seconds
         began = time.time()
-        process = multiprocessing.get_context("spawn").Process(
-            target=run_part, args=(part.function, file, name, deadline)
-        )
-        process.start()
-        try:
-            process.join(max(deadline - time.time(), 0))
-            if process.exitcode is None:
-                update_figures(file, name, {"error": f"stopped after {time.time() - began:.0f} s"})
-            elif process.exitcode:
-                update_figures(file, name, {"error": f"ended with exit code {process.exitcode}"})
-        finally:
-            _stop(process)
+        # Removed here, because a part may be stopped.
+        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if is_roomy else None) as folder:
+            process = multiprocessing.get_context("spawn").Process(
+                target=run_part, args=(part.function, file, name, deadline, folder)
+            )
+            process.start()
+            try:
+                process.join(max(deadline - time.time(), 0))
+                if process.exitcode is None:
+                    update_figures(file, name, {"error": f"stopped after {time.time() - began:.0f} s"})
+                elif process.exitcode:
+                    update_figures(file, name, {"error": f"ended with exit code {process.exitcode}"})
+            finally:
+                _stop(process)
         update_figures(file, name, {"seconds": time.time() - began})
 
 
-def run_part(function: str, file: Path, name: str, deadline: float) -> None:
-    """Run a part in this process, which becomes the leader of the group of all processes that the part starts."""
+def run_part(function: str, file: Path, name: str, deadline: float, folder: str) -> None:
+    """Run a part in this process, which becomes the leader of the group of all processes that the part starts.
+
+    Args:
+        function: see `Part`.
+        file: where the figures are written.
+        name: name of the part.
+        deadline: when its time is over, as by `time.time`.
+        folder: for its temporary files.
+    """
     os.setpgrp()
+    tempfile.tempdir = folder
     rows = Rows(file, name, deadline)
     module, _, attribute = function.partition(":")
     try:
