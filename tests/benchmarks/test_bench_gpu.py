@@ -13,6 +13,9 @@ from gpu_rows import Rows
 
 from helpers.shared_faces import ICT_FILE
 
+# The whole benchmark runs in a fixture, which other work on the cores may delay.
+pytestmark = pytest.mark.timeout(1200)
+
 FAILING_PARTS = """
 import os
 import time
