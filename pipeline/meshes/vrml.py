@@ -4,41 +4,68 @@ All shapes of a file become one mesh, transformed by the nodes around them. Prot
 occur in scans and are ignored.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.shapes import join_shapes
+from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.vrml_scene import NO_COLORS, NO_POINTS, NO_UVS, Scene
+from smile_pipe.pipeline.meshes.vrml_shapes import build_shape, matrix_of
 from smile_pipe.pipeline.meshes.vrml_syntax import Node, read_nodes
 
-
-def _visit(scene: Scene, node: Node, matrix: NDArray[np.float64]) -> None:
-    """Add the shapes of a node that is transformed by `matrix` [4, 4]."""
-    if node.kind == "IndexedFaceSet":
-        _add_shape(scene, node, matrix)
-    elif node.kind == "ImageTexture":
-        scene.texture_name = scene.texture_name or node.words.get("url", "")
-    elif node.kind == "Transform":
-        matrix = matrix @ scene.matrix_of(node)
-    for child in node.children:
-        _visit(scene, child, matrix)
+_NO_UVS, _NO_POINTS = np.empty((0, 2), np.float32), np.empty((0, 3), np.float32)
+_MIN_SCENE_BYTES = 64 << 20  # memory that the shapes of a file of any size may take
 
 
-def _add_shape(scene: Scene, node: Node, matrix: NDArray[np.float64]) -> None:
-    """Add an IndexedFaceSet. Colours of faces are dropped, since `Mesh` has none."""
-    fields = {child.kind: child for child in node.children}
-    empty = Node("", 0)
-    points = fields.get("Coordinate", empty).values.get("point", NO_POINTS)
-    uvs = fields.get("TextureCoordinate", empty).values.get("point", NO_UVS)
-    colors = fields.get("Color", empty).values.get("color", NO_COLORS)
-    if node.words.get("colorPerVertex") == "FALSE":
-        colors = NO_COLORS
-    indices = node.indices.get("texCoordIndex"), node.indices.get("colorIndex")
-    scene.add(node, (points, uvs, colors), indices, matrix)
+@dataclass(eq=False)
+class _Scene:
+    """The shapes of a file, transformed by the nodes around them.
+
+    Attributes:
+        source: the file.
+        shapes: in the order of the file.
+        texture_name: first texture in the file, or "".
+        nbytes: memory of the shapes. Small files that reuse large arrays many times are rejected.
+    """
+
+    source: Source
+    shapes: list[Shape] = field(default_factory=list)
+    texture_name: str = ""
+    nbytes: int = 0
+
+    def visit(self, node: Node, matrix: NDArray[np.float64]) -> None:
+        """Add the shapes of a node that is transformed by `matrix` [4, 4]."""
+        try:
+            if node.kind == "IndexedFaceSet":
+                self._add(node, matrix)
+            elif node.kind == "ImageTexture":
+                self.texture_name = self.texture_name or node.words.get("url", "")
+            elif node.kind == "Transform":
+                matrix = matrix @ matrix_of(node.numbers)
+        except MeshError as error:
+            raise self.source.error_at(node.pos, str(error)) from error
+        for child in node.children:
+            self.visit(child, matrix)
+
+    def _add(self, node: Node, matrix: NDArray[np.float64]) -> None:
+        """Add an IndexedFaceSet. Colours of faces are dropped, since `Mesh` has none."""
+        fields, empty = {child.kind: child for child in node.children}, Node("", 0)
+        points = fields.get("Coordinate", empty).values.get("point", _NO_POINTS)
+        uvs = fields.get("TextureCoordinate", empty).values.get("point", _NO_UVS)
+        colors = fields.get("Color", empty).values.get("color", _NO_POINTS)
+        if node.words.get("colorPerVertex") == "FALSE":
+            colors = _NO_POINTS
+        if "coordIndex" not in node.indices or not len(points):
+            return
+        corners = [node.indices.get(name) for name in ("texCoordIndex", "colorIndex")]
+        shape = build_shape(points, uvs, colors, node.indices["coordIndex"], *corners)
+        self.nbytes += shape.nbytes
+        if self.nbytes > _MIN_SCENE_BYTES + 16 * self.source.size:
+            raise MeshError(f"arrays reused too often: the shapes take {self.nbytes} bytes")
+        self.shapes.append(transform_shape(shape, matrix))
 
 
 def parse_wrl(source: Source) -> Mesh:
@@ -53,8 +80,8 @@ def parse_wrl(source: Source) -> Mesh:
         raise MeshError("unsupported format: VRML 1.0 or Inventor; convert it to VRML 2.0, PLY or OBJ")
     if not magic.startswith(b"#VRML V2.0"):
         raise MeshError("not a VRML text file: its first line must start with #VRML V2.0")
-    scene = Scene(source)
-    _visit(scene, read_nodes(source), np.eye(4))
+    scene = _Scene(source)
+    scene.visit(read_nodes(source), np.eye(4))
     if not scene.shapes:
         raise MeshError("no IndexedFaceSet with points and coordIndex")
     return join_shapes(scene.shapes, scene.texture_name)
