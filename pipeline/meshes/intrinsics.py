@@ -1,6 +1,4 @@
-"""Unchecked loads and bit counts for the compiled text parser.
-
-Two are LLVM instructions that Numba does not expose; the README gives the times in plain Numba.
+"""Unchecked loads and bit counts for the compiled text parser, as LLVM instructions that Numba does not expose.
 
 None of these functions checks bounds. Use them on `Source.text` only: its padding makes every load of the parser safe.
 
@@ -13,15 +11,17 @@ from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 
-@njit(cache=True, nogil=True, inline="always")
-def load_byte(text: NDArray[np.uint8], pos: int) -> int:
-    """Byte `pos` of a uint8 array as int64. A signed index would take twice the time, because it may be negative."""
-    return np.int64(text[np.uint64(pos)])  # type: ignore[return-value]
+def _load_byte(_context: Any, text: Any, _pos: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.zext(builder.load(builder.gep(data, [arguments[1]])), ir.IntType(64))
+
+    return types.int64(text, types.int64), generate
 
 
 def _load_word(_context: Any, text: Any, _pos: Any) -> Any:
@@ -39,6 +39,9 @@ def _count_trailing_zeros(_context: Any, _value: Any) -> Any:
 
     return types.uint64(types.uint64), generate
 
+
+load_byte = cast("Callable[[NDArray[np.uint8], int], int]", intrinsic(_load_byte))
+"""Byte `pos` of a uint8 array as int64. Numba's handling of negative indices would double the time."""
 
 load_word = cast("Callable[[NDArray[np.uint8], int], np.uint64]", intrinsic(_load_word))
 """The eight bytes of a uint8 array from byte `pos` on as uint64, lowest byte first (on a little-endian machine)."""
