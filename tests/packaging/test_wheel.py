@@ -111,7 +111,7 @@ def test_wheel_contains_one_top_level_package(wheel):
 
 def test_wheel_contains_every_module_and_data_file(wheel):
     tracked = run("git", "ls-files", "-z", *FOLDERS, cwd=REPOSITORY).split("\0")
-    suffixes = (".py", ".json", ".yaml", ".html", ".css")
+    suffixes = (".py", ".json", ".yaml", ".html", ".css", ".jinja")
     needed = {name for name in tracked if name.endswith(suffixes) and (REPOSITORY / name).is_file()}
     assert {"model/configs/smile-tiny.json", "pipeline/reports/templates/page.html"} <= needed
     needed = {f"smile_pipe/{name}" for name in needed} - {"smile_pipe/pipeline/api/__init__.py"}

@@ -196,6 +196,7 @@ def test_files_name_the_run_without_paths(folder, run):
     manifest = RunDirectory(run).manifest()
     assert {path.name for path in folder.iterdir()} - {"sample.json"} == FILES
     readme = (folder / "README.md").read_text()
+    assert readme.startswith("---\nlibrary_name: open_clip\n")
     for expected_text in (
         manifest.fingerprint,
         "smile-vlm",
