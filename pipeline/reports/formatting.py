@@ -9,12 +9,6 @@ def protocol_title(protocol: str) -> str:
     return PROTOCOL_TITLES.get(protocol, protocol)
 
 
-def protocol_heading(protocol: str) -> str:
-    """Return the name of a protocol as a heading, with a capital letter."""
-    title = protocol_title(protocol)
-    return title[:1].upper() + title[1:]
-
-
 def format_percent(share: float) -> str:
     """0.904 -> "90.4 %", with a non-breaking space."""
     return f"{100 * share:.1f}\u00a0%"

@@ -14,13 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from smile_pipe.model.config import RECIPES
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.data.temporal import describe_temporal
-from smile_pipe.pipeline.reports.formatting import (
-    format_deviation,
-    format_interval,
-    format_percent,
-    protocol_heading,
-    protocol_title,
-)
+from smile_pipe.pipeline.reports.formatting import format_deviation, format_interval, format_percent, protocol_title
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.shards.formatting import describe_samples, pluralize
@@ -72,7 +66,6 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters |= {
     "data_url": _data_url,
     "deviation": format_deviation,
-    "heading": protocol_heading,
     "interval": format_interval,
     "percent": format_percent,
     "pluralize": pluralize,

@@ -6,7 +6,7 @@ equal bytes. The global state of matplotlib is not changed.
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.reports.formatting import protocol_title
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalScore
 from smile_pipe.pipeline.runs.curves import Curve, curve_title
 from smile_pipe.pipeline.runs.evaluation_manifest import ProtocolScore
 
@@ -45,15 +46,7 @@ _MAX_TSNE = 3000
 _MIN_TSNE = 10
 
 
-class HasConfusion(Protocol):
-    """A score with a confusion matrix."""
-
-    @property
-    def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """Counts; rows are the true classes, columns the predicted ones."""
-
-
-def confusion_matrix(score: HasConfusion, classes: Sequence[str]) -> bytes:
+def confusion_matrix(score: ProtocolScore | CrossvalScore, classes: Sequence[str]) -> bytes:
     """Plot a confusion matrix: shares of each true class (row), with the counts below.
 
     Args:
@@ -87,14 +80,8 @@ def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
     figure, axes = _canvas(5.4, 3.4)
     for color, (name, score) in zip(_PROTOCOL_COLORS, protocols.items(), strict=False):
         known = [level for level in levels if level in score.per_level]
-        axes.plot(
-            known,
-            [score.per_level[level] for level in known],
-            color=color,
-            marker="o",
-            markersize=5,
-            label=protocol_title(name),
-        )
+        heights = [score.per_level[level] for level in known]
+        axes.plot(known, heights, color=color, marker="o", markersize=5, label=protocol_title(name))
     axes.set_xlabel("intensity level")
     _share_axis(axes, "accuracy")
     axes.margins(x=0.08)
@@ -273,16 +260,8 @@ def _share_axis(axes: Axes, label: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=4,
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=_INK,
-        handlelength=1.2,
-    )
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": _INK, "handlelength": 1.2}
+    figure.legend(handles, labels, loc="outside upper left", ncols=4, **style)
 
 
 def _render(figure: Figure, image_format: str = "svg") -> bytes:

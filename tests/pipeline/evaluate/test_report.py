@@ -196,9 +196,3 @@ def test_facts_and_fingerprints_are_listed():
     text = page_of().text
     for fact in ("image tower smile-tiny on rgb images", "a" * 32, "5" * 32, "e" * 32, "anger, happiness, smirk"):
         assert fact in text
-
-
-def test_manifest_round_trips(tmp_path):
-    manifest = evaluation_manifest()
-    manifest.write(tmp_path / "manifest.json")
-    assert EvaluationManifest.read(tmp_path / "manifest.json") == manifest
