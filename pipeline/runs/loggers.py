@@ -39,6 +39,7 @@ class TensorBoardLogger:
     def __init__(self, folder: Path) -> None:
         # The default name has the time in seconds only: a resumed run could overwrite the file of the run before.
         self.writer = SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}")
+        # A thread writes the values: `flush` may leave the newest ones to the next call, `close` writes all.
         self.flush, self.close = self.writer.flush, self.writer.close
 
     def log(self, row: Mapping[str, Any]) -> None:
