@@ -81,8 +81,8 @@ class Drawing:
     size: int
     is_perspective: bool
     screen: Tensor
-    snapped: Tensor
-    ndc: Tensor
+    snapped: Tensor | None
+    ndc: Tensor | None
     status: Tensor
     stream: "torch.cuda.Stream | None"
     prepared: Any = None
@@ -99,6 +99,8 @@ class GpuRenderer(ABC):
 
     name: str
     version: str
+    # Whether `find_faces` reads `Drawing.ndc`, otherwise `Drawing.snapped`.
+    uses_ndc: ClassVar[bool] = False
     # Device memory of a pixel.
     bytes_per_pixel: ClassVar[int] = IMAGE_BYTES
 
@@ -226,9 +228,9 @@ class GpuRenderer(ABC):
             normals = vertex_normals(on_device["vertices"], on_device["faces"])
             on_device["colors"] = on_device["colors"].float()
             surface = Surface(normals=normals, **on_device)
-            screen, snapped, ndc = project(surface.vertices, cameras, rig.size, rig.is_perspective)
+            projected = project(surface.vertices, cameras, rig.size, rig.is_perspective, self.uses_ndc)
             status = torch.zeros(2, dtype=torch.int32, device=self.device)
-            drawing = Drawing(surface, cameras, rig.size, rig.is_perspective, screen, snapped, ndc, status, stream)
+            drawing = Drawing(surface, cameras, rig.size, rig.is_perspective, *projected, status, stream)
             drawing.prepared = self.prepare_faces(drawing)
         return drawing
 
