@@ -162,6 +162,18 @@ def test_no_bin_has_more_faces_than_are_counted(mesh, size):
         assert int(drawing.prepared.wait()["most"]) == counts.max()
 
 
+def test_bins_have_room_for_the_most_faces_and_too_large_a_table_is_not_used(monkeypatch):
+    def bins_of(size: int, most: int) -> tuple[int, int]:
+        copied = SimpleNamespace(wait=lambda: {"most": np.array(most)})
+        drawing = SimpleNamespace(prepared=copied, size=size, cameras=range(3))
+        return pytorch3d.PyTorch3DRenderer._bins(SimpleNamespace(device=torch.device("cuda")), drawing)
+
+    assert (bins_of(224, 500), bins_of(224, 0)) == ((11, 500), (11, 1))
+    # 3 views of 21 x 21 bins.
+    monkeypatch.setattr(pytorch3d, "MAX_BIN_TABLE", 3 * 21 * 21 * 500)
+    assert (bins_of(224, 500), bins_of(224, 501)) == ((11, 500), (0, 0))
+
+
 @pytest.mark.skipif(not HAS_GPU, reason="bins are used on a GPU")
 @pytest.mark.parametrize("mesh", [far_and_dense(), sphere(7, 0.8)])
 def test_no_face_is_dropped_on_a_gpu_and_runs_are_equal(mesh):

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.shapes import card, cube, join, painted, sphere, with_flow
 from helpers.triton_kernels import DEVICE, HAS_GPU, INTERPRETED, needs_triton
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.cameras import Rig, build_views, jitter_views
+from smile_pipe.pipeline.rendering.cameras import Projection, Rig, build_views, jitter_views
 from smile_pipe.pipeline.rendering.kernels import faces, vertices
 from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
 
@@ -29,7 +29,20 @@ SIZE = 40 if HAS_GPU else 24
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-RIGS = {kind: Rig.build(build_views("3", 30.0), SIZE, kind) for kind in ("perspective", "orthographic")}
+def build_rig(projection: Projection) -> Rig:
+    """Three views; pixels are not square, and the centre is not that of the image."""
+    rig = Rig.build(build_views("3", 30.0), SIZE, projection)
+    K = np.diag([1.125, 0.875, 1.0]) @ rig.intrinsics[0] + [[0, 0, -1.5], [0, 0, 1.25], [0, 0, 0]]
+    return Rig(tuple(camera.model_copy(update={"K": K.tolist()}) for camera in rig.cameras), SIZE)
+
+
+def exact_rig(projection: Projection) -> Rig:
+    """The view from the front with numbers without rounding errors; at a depth of 1, a unit is 16 pixels wide."""
+    camera = Rig.build(build_views("3", 30.0)[:1], 16, projection).cameras[0]
+    return Rig((camera.model_copy(update={"K": [[16, 0, 8], [0, 8, 8], [0, 0, 1]]}),), 16)
+
+
+RIGS = {projection: build_rig(projection) for projection in ("perspective", "orthographic")}
 
 
 @pytest.fixture(params=RIGS)
@@ -47,6 +60,7 @@ MESHES = {
     "large faces": join(painted(sphere(0, 0.9), (90, 200, 60)), painted(cube(0.6), (20, 60, 220))),
     "a texture": textured_card(),
     "two faces over all": card((-3, -3, 0), (6, 0, 0), (0, 6, -2)),
+    "depth beyond what is stored": card((-1, -1, 3), (2, 0, 0), (0, 2, -6)),
 }
 
 
@@ -57,6 +71,29 @@ def project_all(mesh: Mesh, rig: Rig) -> tuple[np.ndarray, np.ndarray]:
         R, T, K = rig.rotations[v], rig.translations[v], rig.intrinsics[v]
         vertices.project(mesh.vertices, R, T, K, rig.is_perspective, screen[v], snapped[v])
     return screen, snapped
+
+
+def check_zbuffer(mesh: Mesh, rig: Rig) -> None:
+    _, snapped = project_all(mesh, rig)
+    expected = np.empty((len(snapped), rig.size, rig.size), np.int64)
+    for v, view in enumerate(snapped):
+        faces.rasterise(view, mesh.faces, rig.is_perspective, expected[v])
+    tensors = (torch.from_numpy(array).to(DEVICE) for array in (snapped, mesh.faces))
+    zbuffer = cuda_faces.rasterise(*tensors, rig.size, rig.is_perspective).cpu().numpy()
+    assert (expected != faces.NO_FACE).any() and np.array_equal(zbuffer, expected)
+
+
+def check_projection(mesh: Mesh, rig: Rig) -> np.ndarray:
+    """Compare with the CPU, and return which vertices can be drawn, [V, N]."""
+    expected_screen, expected = project_all(mesh, rig)
+    renderer = ZBufferCudaRenderer(DEVICE)
+    drawing = renderer._begin(renderer._stage(mesh), rig, slice(0, len(rig.cameras)), 0)
+    if HAS_GPU:
+        torch.cuda.synchronize()
+    snapped, is_drawn = drawing.snapped.cpu().numpy(), expected[..., 0] != vertices.OFFSCREEN
+    assert np.array_equal(snapped[..., 0], expected[..., 0]) and np.array_equal(snapped[is_drawn], expected[is_drawn])
+    assert is_drawn.any() and np.array_equal(drawing.screen.cpu().numpy()[is_drawn], expected_screen[is_drawn])
+    return is_drawn
 
 
 class CountBytes(TorchDispatchMode):
@@ -77,14 +114,14 @@ class CountBytes(TorchDispatchMode):
 @needs_triton
 @pytest.mark.parametrize("name", MESHES)
 def test_zbuffer_matches_the_cpu(name, rig):
-    mesh = MESHES[name]
-    _, snapped = project_all(mesh, rig)
-    expected = np.empty((len(snapped), SIZE, SIZE), np.int64)
-    for v, view in enumerate(snapped):
-        faces.rasterise(view, mesh.faces, rig.is_perspective, expected[v])
-    tensors = (torch.from_numpy(array).to(DEVICE) for array in (snapped, mesh.faces))
-    zbuffer = cuda_faces.rasterise(*tensors, SIZE, rig.is_perspective).cpu().numpy()
-    assert (expected != faces.NO_FACE).any() and np.array_equal(zbuffer, expected)
+    check_zbuffer(MESHES[name], rig)
+
+
+@needs_triton
+@pytest.mark.parametrize("num_rows", [6, 8, 10])
+def test_faces_with_as_many_pixels_as_a_lane_draws_match_the_cpu(num_rows):
+    # A face has 8 columns and `num_rows` rows; a lane draws up to `MAX_SMALL_FACE` = 64 pixels.
+    check_zbuffer(card((-0.5, -1, 0), (1, 0, 0), (0, num_rows / 4, 0), 2), exact_rig("orthographic"))
 
 
 @needs_triton
@@ -107,19 +144,18 @@ def test_offscreen_and_zero_area_faces_are_not_drawn(rig):
 @needs_triton
 @pytest.mark.parametrize("name", MESHES)
 def test_projection_matches_the_cpu(name, rig):
-    mesh = MESHES[name]
-    if name == "two faces over all":
-        # One vertex is behind the camera, and one outside the guard band.
-        moved = np.array([[0, 0, 9], [1e7, 0, 0], *mesh.vertices[2:]], np.float32)
-        mesh = replace(mesh, vertices=moved)
-    expected_screen, expected = project_all(mesh, rig)
-    renderer = ZBufferCudaRenderer(DEVICE)
-    drawing = renderer._begin(renderer._stage(mesh), rig, slice(0, len(rig.cameras)), 0)
-    if HAS_GPU:
-        torch.cuda.synchronize()
-    snapped, is_drawn = drawing.snapped.cpu().numpy(), expected[..., 0] != vertices.OFFSCREEN
-    assert np.array_equal(snapped[..., 0], expected[..., 0]) and np.array_equal(snapped[is_drawn], expected[is_drawn])
-    assert is_drawn.any() and np.array_equal(drawing.screen.cpu().numpy()[is_drawn], expected_screen[is_drawn])
+    check_projection(MESHES[name], rig)
+
+
+@needs_triton
+@pytest.mark.parametrize("projection", ["perspective", "orthographic"])
+def test_halves_of_subpixels_and_vertices_that_cannot_be_drawn_match_the_cpu(projection):
+    halves = np.arange(-5, 6)[:, None] / [8192, 4096, np.inf] + [0, 0, 4]
+    # At and behind the camera, nearer than `NEAR`, and outside the guard band in one coordinate.
+    others = [[0, 0, 5], [0, 0, 9], [0, 0, 4.9995], [1e7, 0, 0], [-1e7, 0, 0], [0, 1e7, 0], [0, -1e7, 0]]
+    mesh = replace(sphere(0, 1.0), vertices=np.concatenate([halves, others]).astype(np.float32))
+    is_drawn = check_projection(mesh, exact_rig(projection))
+    assert is_drawn[0, : len(halves)].all() and not is_drawn[0, len(halves) :].any()
 
 
 @needs_triton
@@ -149,10 +185,13 @@ def test_images_match_the_cpu_renderer(name, rig):
 
 @needs_triton
 @pytest.mark.parametrize(
-    ("name", "memory", "samples_per_pixel"), [("small faces", 1, 1), ("small faces", 1 << 30, 4), ("a texture", 1, 4)]
+    ("name", "memory", "samples_per_pixel"),
+    [("small faces", 1, 1), ("a texture", 1, 4), ("depth beyond what is stored", 1 << 30, 4)],
 )
 def test_quantised_images_match_the_cpu_renderer(name, memory, samples_per_pixel, rig):
     mesh = with_flow(MESHES[name])
+    # Some of it is beyond what is stored.
+    mesh = replace(mesh, flow=3 * mesh.flow)
     channels = ("rgb", "depth", "normal", "flow")
     given = ([mesh], [rig], channels, samples_per_pixel)
     (rendered,) = ZBufferCudaRenderer(DEVICE, memory).render_quantised(*given)
@@ -187,6 +226,22 @@ def test_many_meshes_keep_their_order_and_use_their_own_rigs():
         for channel in ("rgb", "depth"):
             off = np.abs(ours.pixels[channel].astype(int) - theirs.pixels[channel])
             assert off.max() <= 1, channel
+
+
+@needs_triton
+def test_only_the_views_that_fit_in_memory_are_drawn_together(monkeypatch):
+    num_views, find_faces = [], ZBufferCudaRenderer.find_faces
+
+    def count(renderer, drawing, exactly):
+        num_views.append(len(drawing.cameras))
+        return find_faces(renderer, drawing, exactly)
+
+    monkeypatch.setattr(ZBufferCudaRenderer, "find_faces", count)
+    memory = NUM_IN_WORK * 2 * SIZE**2 * ZBufferCudaRenderer.bytes_per_pixel
+    for given, expected in ((memory - 1, [1, 1, 1]), (memory, [2, 1])):
+        num_views.clear()
+        ZBufferCudaRenderer(DEVICE, given).render([sphere(0, 0.5)], [RIGS["perspective"]])
+        assert num_views == expected
 
 
 @needs_triton
