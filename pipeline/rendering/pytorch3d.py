@@ -34,8 +34,8 @@ EDGE_MARGIN = 1e-12
 CANDIDATES = 3
 # PyTorch3D's coarse pass can handle 21 bins in a row.
 MAX_BINS_IN_ROW = 21
-# It computes offsets into its table of faces by bin with 32-bit integers.
-MAX_BIN_TABLE = 2**31 - 1
+# Limit on its table of faces by bin, in entries of 4 bytes: 1 GiB. It computes offsets with 32-bit integers.
+MAX_BIN_TABLE = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from smile_pipe.pipeline.rendering.kernels.cuda_vertices import PLAIN, load_corn
 
 OFFSCREEN = tl.constexpr(vertices.OFFSCREEN)
 SUBPIXEL = tl.constexpr(vertices.SUBPIXEL)
+SUBPIXEL_BITS = tl.constexpr(vertices.SUBPIXEL.bit_length() - 1)
 HALF = tl.constexpr(vertices.SUBPIXEL // 2)
 LAST_FACE = tl.constexpr(faces.LAST_FACE)
 # Number of faces of one program. Each lane draws the pixels of its own face if its bounding box has at most
@@ -94,10 +95,10 @@ def _set_up_faces(snapped, faces, face, is_face, size):
     x1, y1, q1 = _vertex(snapped, j)
     x2, y2, q2 = _vertex(snapped, k)
     lowest = tl.minimum(tl.minimum(x0, x1), x2)
-    left = tl.maximum((lowest + HALF - 1) >> 8, 0)
-    right = tl.minimum((tl.maximum(tl.maximum(x0, x1), x2) - HALF) >> 8, size - 1)
-    top = tl.maximum((tl.minimum(tl.minimum(y0, y1), y2) + HALF - 1) >> 8, 0)
-    bottom = tl.minimum((tl.maximum(tl.maximum(y0, y1), y2) - HALF) >> 8, size - 1)
+    left = tl.maximum((lowest + HALF - 1) >> SUBPIXEL_BITS, 0)
+    right = tl.minimum((tl.maximum(tl.maximum(x0, x1), x2) - HALF) >> SUBPIXEL_BITS, size - 1)
+    top = tl.maximum((tl.minimum(tl.minimum(y0, y1), y2) + HALF - 1) >> SUBPIXEL_BITS, 0)
+    bottom = tl.minimum((tl.maximum(tl.maximum(y0, y1), y2) - HALF) >> SUBPIXEL_BITS, size - 1)
     area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
     is_drawn = is_face & (left <= right) & (top <= bottom) & (area != 0) & (lowest != OFFSCREEN)
     columns = tl.maximum(right - left + 1, 1)
