@@ -4,16 +4,13 @@ The figures in `pipeline/rendering/README.md` come from `PYTHONPATH=tests python
 """
 
 import importlib.util
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from helpers.paths import REPOSITORY
 from helpers.shapes import sphere, with_flow
-from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from helpers.shared_faces import ICT_FILE, MISSING, load_smiling_face
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.rendering.backend import ViewImages
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, build_views
@@ -24,7 +21,6 @@ if importlib.util.find_spec("pytorch3d") is None:
 
 from smile_pipe.pipeline.rendering import pytorch3d
 
-FACES = Path(os.environ.get("SMILE_PIPE_FACES", REPOSITORY.parent / "shared" / "faces"))
 VIEWS = (*build_views("3", 35.0), View(name="above", yaw=-15.0, pitch=20.0))
 
 
@@ -66,23 +62,10 @@ def compare(mesh: Mesh, size: int, projection: Projection) -> Parity:
     return Parity.of(a, b)
 
 
-def load_smiling_face() -> Mesh:
-    """A smiling face with open mouth, a texture and 68 landmarks, in the canonical frame."""
-    data = np.load(FACES / "ict_facekit.npz", allow_pickle=False)
-    names = data["expression_names"].tolist()
-    shapes = [names.index(name) for name in ("jawOpen", "mouthSmile_L", "mouthSmile_R")]
-    vertices = data["neutral"] + np.tensordot([0.5, 0.6, 0.6], data["expression"][shapes].astype(np.float32), axes=1)
-    front = data["face_part"] != data["part_names"].tolist().index("head_neck")
-    coarse = np.random.default_rng(3).integers(60, 230, (16, 16, 3)).astype(np.uint8)
-    mesh = Mesh.build(vertices, data["faces"][front], data["uv"], data["faces_uv"][front])
-    mesh = replace(mesh, texture=coarse.repeat(8, axis=0).repeat(8, axis=1), landmarks=vertices[data["landmarks68"]])
-    return apply_frame(mesh, canonical_frame(mesh))
-
-
 @pytest.fixture(scope="module")
 def face() -> Mesh:
-    if not (FACES / "ict_facekit.npz").is_file():
-        pytest.skip(f"no face scans in {FACES}; set SMILE_PIPE_FACES")
+    if not ICT_FILE.is_file():
+        pytest.skip(MISSING)
     return load_smiling_face()
 
 
