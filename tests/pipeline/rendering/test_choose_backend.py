@@ -63,3 +63,12 @@ def test_rendering_and_evaluation_on_a_cpu_need_no_triton():
     choose = "from smile_pipe.pipeline.rendering.choose_backend import build_renderer, choose_renderer"
     code = f"import sys; sys.modules['triton'] = None; {stages}; {choose}; build_renderer(choose_renderer('zbuffer'))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pytorch3d_in_a_folder_on_the_path_has_a_version(monkeypatch, tmp_path):
+    (tmp_path / "pytorch3d").mkdir()
+    (tmp_path / "pytorch3d" / "__init__.py").write_text('__version__ = "0.7.8"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pytorch3d", raising=False)
+    assert choose_backend.renderer_version("pytorch3d").startswith("0.7.8.")
+    del sys.modules["pytorch3d"]
