@@ -108,6 +108,14 @@ def test_bytes_do_not_depend_on_parallelism(faces_dir, ray_cluster, tmp_path, mo
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+def test_settings_of_the_job_do_not_reach_other_datasets_and_tasks(shards_dir):
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    assert (context.execution_options.preserve_order, context.raise_original_map_exception) == (False, False)
+    assert "RAY_TASK_MAX_RETRIES" not in os.environ
+
+
 def test_a_second_run_does_nothing_and_does_not_start_ray(shards_dir, faces_dir, monkeypatch):
     before = files(shards_dir)
     monkeypatch.setattr("smile_pipe.pipeline.render.stage.ray_session", lambda address: pytest.fail("started Ray"))
