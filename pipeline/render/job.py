@@ -29,7 +29,6 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import WrittenShard, build_shard
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.gpu_worker import RenderBatch
@@ -39,7 +38,7 @@ from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import Workers
-from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, split_into_units
+from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, from_table, split_into_units, to_table
 from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS
 from smile_pipe.shards.errors import UsageError

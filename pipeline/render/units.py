@@ -1,12 +1,14 @@
 """The data that flows through a render: units of work, what each step adds to them, and how units form batches."""
 
+import pickle
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
@@ -133,6 +135,22 @@ class ProcessedUnit:
     pixels: Sequence[Mapping[str, NDArray]] = ()
     images: Sequence[bytes] = ()
     weighted_sums: Mapping[str, NDArray[np.integer]] = field(default_factory=dict)
+
+
+# Ray pickles what its processes send to each other. A table of Arrow types would take four times the code, and save
+# 0.3 ms of the 15 ms that a unit takes.
+_SCHEMA = pa.schema([("unit", pa.large_binary())])
+
+
+def to_table(units: Iterable[ProcessedUnit]) -> pa.Table:
+    """Convert units to a table for an operator of Ray Data, one after the other: only one is in memory twice."""
+    tables = [pa.Table.from_pydict({"unit": [pickle.dumps(unit)]}, _SCHEMA) for unit in units]
+    return pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
+
+
+def from_table(table: pa.Table) -> Iterator[ProcessedUnit]:
+    """Convert the rows of a table back."""
+    return (pickle.loads(cell.as_buffer()) for cell in table["unit"])
 
 
 def select_inputs(sample: SampleSource, settings: RenderSettings) -> SampleSource:
