@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
+from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import PathLike, StoragePath
 
@@ -102,14 +104,10 @@ def _object_lock(root: StoragePath) -> Iterator[None]:
             f"{root}: cannot be written: {error}; check that it exists and that you have permission to write"
         ) from None
     _tokens.add(owner["token"])
-    done = threading.Event()
-    thread = threading.Thread(target=_renew, args=(path, owner, done), daemon=True)
-    thread.start()
     try:
-        yield
+        with run_in_background(partial(_renew, path, owner)):
+            yield
     finally:
-        done.set()
-        thread.join()
         _tokens.discard(owner["token"])
         # If the storage fails now, the finished work is not lost, and the lock counts as released.
         with suppress(Exception):

@@ -2,10 +2,10 @@
 
 import pickle
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ MAX_FRAMES_PER_BATCH = 16
 # Limit on the renderer's images of a batch before they are encoded: large images and many views make batches smaller.
 MAX_BATCH_BYTES = 256 << 20
 BYTES_PER_PIXEL = 31
+
+Item = TypeVar("Item")
 
 STORAGE = "storage"
 """The stage of a failure that the storage caused, and not the sample."""
@@ -178,16 +180,22 @@ def split_into_units(sample: SampleSource, settings: RenderSettings) -> list[Wor
 
 def batch_units(samples: Sequence[SampleSource], settings: RenderSettings) -> Iterator[list[WorkUnit]]:
     """Yield the units of samples in order, in batches of at most `max_frames_per_batch` frames."""
-    batch: list[WorkUnit] = []
-    num_frames, max_frames = 0, max_frames_per_batch(settings)
-    for unit in (unit for sample in samples for unit in split_into_units(sample, settings)):
-        if batch and num_frames + unit.stop - unit.start > max_frames:
-            yield batch
-            batch, num_frames = [], 0
-        batch.append(unit)
-        num_frames += unit.stop - unit.start
-    if batch:
-        yield batch
+    units = (unit for sample in samples for unit in split_into_units(sample, settings))
+    return group_by_weight(units, max_frames_per_batch(settings), lambda unit: unit.stop - unit.start)
+
+
+def group_by_weight(items: Iterable[Item], capacity: int, weight: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Group items in order so that the weights of a group add up to at most `capacity`, or it has one member."""
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        if group and total + weight(item) > capacity:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += weight(item)
+    if group:
+        yield group
 
 
 def max_frames_per_batch(settings: RenderSettings) -> int:
