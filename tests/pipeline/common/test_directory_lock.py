@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from helpers.faulty_server import failing
 from helpers.processes import wait_until
 from smile_pipe.pipeline.common.directory_lock import NAME, STALE_AFTER, directory_lock, wait_while_held
 from smile_pipe.shards.errors import UsageError
@@ -278,12 +279,3 @@ class TestObjectStore:
 def elsewhere(renewed: float) -> dict[str, object]:
     """A holder on another machine that renewed its lock at `renewed`."""
     return {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": renewed}
-
-
-def failing(error: Exception):
-    """A storage call that raises `error`."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
