@@ -113,7 +113,7 @@ def _build_layout(config: SynthConfig) -> Layout:
 def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
     """Create the folder; raise UsageError if it contains files that this run does not write."""
     try:
-        unexpected = _list_files(out) - {path.relative_to(out) for path in expected} - {"synth.json"}
+        unexpected = _list_files(out) - {str(path.relative_to(out)) for path in expected} - {"synth.json"}
     except OSError as error:
         raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
     if not out.is_writable():
