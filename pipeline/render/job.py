@@ -230,13 +230,11 @@ def _encoded_blocks(
     """
     if not (tables := _input_tables(tasks, settings, workers)):
         return
-    # The dataset keeps a copy of the context in which it is created. Other datasets of this process have their own.
     with DataContext.current(_data_context()):
-        dataset = _dataset(tables, settings, reading, workers)
-    # Not public in Ray 2.60, but all else would copy the blocks to the driver, or wait for all of them.
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in bundle.blocks:
-            yield block.ref, block.metadata.num_rows
+        # Not public in Ray 2.60, but all else would copy the blocks to the driver, or wait for all of them.
+        for bundle in _dataset(tables, settings, reading, workers).iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                yield block.ref, block.metadata.num_rows
 
 
 def _data_context() -> DataContext:
