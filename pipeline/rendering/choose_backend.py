@@ -1,6 +1,6 @@
 """Choose a renderer by name or by the machine. Its library is imported only when the renderer is built."""
 
-import importlib.metadata
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -50,7 +50,8 @@ def choose_renderer(name: RendererName, has_gpu: Callable[[], bool] | None = Non
 def renderer_version(name: RendererName) -> str:
     """Return the version of a resolved renderer and of the shading; shards of another version are rendered again."""
     if name == "pytorch3d":
-        version = f"{importlib.metadata.version('pytorch3d')}.{PYTORCH3D_REVISION}"
+        # Not from the metadata of an installation, which a folder on `sys.path` has not.
+        version = f"{importlib.import_module('pytorch3d').__version__}.{PYTORCH3D_REVISION}"
     elif name == "zbuffer-cuda":
         from smile_pipe.pipeline.rendering.zbuffer_cuda import ZBufferCudaRenderer
 

@@ -1,5 +1,7 @@
 """The choice of a renderer."""
 
+import sys
+
 import pytest
 
 from smile_pipe.pipeline.rendering import choose_backend
@@ -53,3 +55,12 @@ def test_version_contains_renderer_and_shading_versions(monkeypatch):
     monkeypatch.setattr(choose_backend, "SHADING_VERSION", choose_backend.SHADING_VERSION + 1)
     assert choose_backend.renderer_version("zbuffer") != before
     assert choose_backend.renderer_version("zbuffer-cuda") != choose_backend.renderer_version("zbuffer")
+
+
+def test_pytorch3d_in_a_folder_on_the_path_has_a_version(monkeypatch, tmp_path):
+    (tmp_path / "pytorch3d").mkdir()
+    (tmp_path / "pytorch3d" / "__init__.py").write_text('__version__ = "0.7.8"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pytorch3d", raising=False)
+    assert choose_backend.renderer_version("pytorch3d").startswith("0.7.8.")
+    del sys.modules["pytorch3d"]

@@ -6,7 +6,6 @@ The figures in `pipeline/rendering/README.md` come from `PYTHONPATH=tests python
 import importlib.util
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -15,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.paths import REPOSITORY
 from helpers.shapes import card, cube, join, painted, sphere
-from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from helpers.shared_faces import ICT_FILE, MISSING, load_smiling_face
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.rendering.backend import ViewImages
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, build_views
@@ -41,7 +39,6 @@ needs_triton = pytest.mark.skipif(
 if HAS_GPU or os.environ.get("TRITON_INTERPRET") == "1":
     from smile_pipe.pipeline.rendering.kernels import cuda_vertices
 
-FACES = Path(os.environ.get("SMILE_PIPE_FACES", REPOSITORY.parent / "shared" / "faces"))
 VIEWS = (*build_views("3", 35.0), View(name="above", yaw=-15.0, pitch=20.0))
 
 
@@ -97,23 +94,10 @@ def wavy_flow(mesh: Mesh) -> np.ndarray:
     return (0.5 * np.sin(5 * mesh.vertices[:, [1, 2, 0]] + [0, 1, 2])).astype(np.float32)
 
 
-def load_smiling_face() -> Mesh:
-    """A smiling face with open mouth, a texture and 68 landmarks, in the canonical frame."""
-    data = np.load(FACES / "ict_facekit.npz", allow_pickle=False)
-    names = data["expression_names"].tolist()
-    shapes = [names.index(name) for name in ("jawOpen", "mouthSmile_L", "mouthSmile_R")]
-    vertices = data["neutral"] + np.tensordot([0.5, 0.6, 0.6], data["expression"][shapes].astype(np.float32), axes=1)
-    front = data["face_part"] != data["part_names"].tolist().index("head_neck")
-    coarse = np.random.default_rng(3).integers(60, 230, (16, 16, 3)).astype(np.uint8)
-    mesh = Mesh.build(vertices, data["faces"][front], data["uv"], data["faces_uv"][front])
-    mesh = replace(mesh, texture=coarse.repeat(8, axis=0).repeat(8, axis=1), landmarks=vertices[data["landmarks68"]])
-    return apply_frame(mesh, canonical_frame(mesh))
-
-
 @pytest.fixture(scope="module")
 def face() -> Mesh:
-    if not (FACES / "ict_facekit.npz").is_file():
-        pytest.skip(f"no face scans in {FACES}; set SMILE_PIPE_FACES")
+    if not ICT_FILE.is_file():
+        pytest.skip(MISSING)
     return load_smiling_face()
 
 
