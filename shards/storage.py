@@ -92,7 +92,8 @@ class StoragePath(ProxyUPath):
         """
         if not isinstance(self.__wrapped__, Path):
             raise TypeError(f"{self}: a URL is not a path on this machine")
-        return self.__wrapped__
+        # A plain path: joining those of upath takes four times as long.
+        return Path(self.__wrapped__)
 
     @property
     def is_in_memory(self) -> bool:
