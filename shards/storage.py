@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +158,6 @@ class StoragePath(ProxyUPath):
         """
         return self.stat().st_mtime or 0.0
 
-    def files(self, pattern: str) -> list["StoragePath"]:
-        """The entries of the folder whose names match a wildcard pattern, sorted; none where there is no folder."""
-        # `glob` would take wildcard characters in the name of the folder for a pattern.
-        with suppress(FileNotFoundError, NotADirectoryError):
-            matching = (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
-            return sorted(matching, key=lambda path: path.name)
-        return []
-
     def file_sizes(self) -> dict[str, int]:
         """Sizes in bytes of the files directly in the folder, by name, from one listing; {} without a folder."""
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -268,8 +259,9 @@ class StoragePath(ProxyUPath):
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files that killed writers have left in the folder."""
-        for path in self.files(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for name in self.file_sizes():
+            if name.startswith(".") and name.endswith(".tmp"):
+                (self / name).unlink(missing_ok=True)
 
     def check_output_folder(self) -> None:
         """Check that files can be written to this folder, before any work is done.

@@ -13,7 +13,7 @@ from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.tables import curves_table, expression_table, find_row, print_sample
 from smile_pipe.pipeline.data.temporal import is_sequence
-from smile_pipe.pipeline.runs.curves import curves_png, extract_curves
+from smile_pipe.pipeline.runs.curves import extract_curves
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import describe_samples, pluralize
@@ -103,7 +103,7 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
 
 
 def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: StoragePath, console: Console) -> None:
-    from smile_pipe.pipeline.reports.preview import preview_png
+    from smile_pipe.pipeline.reports.contact_sheet import preview_png
 
     _write_picture("--preview", path, preview_png(shards, rows))
     print_line(console, f"contact sheet: {path}")
@@ -133,9 +133,12 @@ def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Consol
         console.print()
         console.print(curves_table(curves))
     if picture:
-        if not curves:
+        from smile_pipe.pipeline.reports.plots import training_curves
+
+        image = training_curves(curves, num_columns=2, image_format="png")
+        if image is None:
             raise UsageError(f"--curves {picture}: {root} has no metrics yet")
-        _write_picture("--curves", picture, curves_png(curves))
+        _write_picture("--curves", picture, image)
         print_line(console, f"curves: {picture}")
     return result
 

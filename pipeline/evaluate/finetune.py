@@ -21,6 +21,7 @@ from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
 from smile_pipe.pipeline.common.optimization import BETAS, MAX_GRADIENT_NORM, cosine_schedule
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order
 from smile_pipe.pipeline.data.dataset import FaceDataset
+from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import IndexRow
@@ -186,7 +187,7 @@ def _train(
     order, directions = mirror_order(directions), directions.to(device)
     for epoch in range(epochs):
         groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch))
-        for batch in dataset.batches(groups):
+        for batch in prefetch(dataset.batches(groups), device):
             optimizer.param_groups[0]["lr"] = peak * cosine_schedule(step, num_steps, WARMUP)
             views = batch.views.to(device).float() / 255
             views = augment(views, dataset.decode_spec.channel, order, generator_for(seed, epoch, step), batch.frames)

@@ -19,11 +19,11 @@ from smile_pipe.pipeline.data.temporal import frames_read, is_sequence
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
-from smile_pipe.pipeline.evaluate.report import evaluation_page
+from smile_pipe.pipeline.evaluate.report import evaluation_figures, evaluation_page
 from smile_pipe.pipeline.evaluate.retrieval import retrieval_score
 from smile_pipe.pipeline.evaluate.tables import predictions_csv, scores_csv
 from smile_pipe.pipeline.evaluate.view_ablation import view_protocol, view_scores
-from smile_pipe.pipeline.reports.preview import preview_png
+from smile_pipe.pipeline.reports.contact_sheet import preview_png
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Protocol
 from smile_pipe.pipeline.runs.load_model import TrainedModel
@@ -94,9 +94,10 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
     manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
     x, y = data.x[data.num_train :], data.test_labels.y
-    metrics, contact_sheet = RunDirectory(config.run).metrics(), preview_png(shards, data.test_rows)
+    figures = evaluation_figures(manifest, RunDirectory(config.run).metrics(), x, y)
+    page = evaluation_page(manifest, run_manifest, figures, preview_png(shards, data.test_rows))
     files = {
-        "report.html": evaluation_page(manifest, run_manifest, metrics, x, y, contact_sheet).encode(),
+        "report.html": page.encode(),
         "scores.csv": scores_csv(manifest),
         "predictions.csv": predictions_csv(data.test_rows, data.classes, predicted),
     }

@@ -6,8 +6,7 @@
 Numbers are those of the manifest, to the last digit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from smile_pipe.pipeline.classifiers.knn import Probabilities
 from smile_pipe.pipeline.reports.csv_table import csv_table
@@ -20,43 +19,19 @@ from smile_pipe.pipeline.runs.evaluation_manifest import (
 )
 from smile_pipe.shards.index import IndexRow
 
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One score, of all samples, of a class or of a level, from all views or some.
-
-    Attributes:
-        protocol: name of the protocol, or the direction of retrieval.
-        metric: name of the metric.
-        value: its value.
-        of_class, level, views: what the score is restricted to, "" without a restriction.
-        interval: its 95 % interval, if it has one.
-    """
-
-    protocol: str
-    metric: str
-    value: float
-    of_class: str = ""
-    level: str = ""
-    views: str = ""
-    interval: Interval | None = None
+Row = tuple[object, ...]
 
 
 def scores_csv(manifest: EvaluationManifest) -> bytes:
     """The table `scores.csv`, one score per row."""
     rows = [row for name, score in manifest.protocols.items() for row in _protocol_rows(name, score)]
     for part in manifest.view_scores:
-        common = {"protocol": str(manifest.view_protocol), "views": "+".join(part.views)}
-        rows.append(ScoreRow(metric="accuracy", value=part.accuracy, interval=part.accuracy_interval, **common))
-        rows.append(ScoreRow(metric="macro_f1", value=part.macro_f1, interval=part.macro_f1_interval, **common))
+        name, views = str(manifest.view_protocol), "+".join(part.views)
+        rows.append(_row(name, "accuracy", part.accuracy, part.accuracy_interval, views=views))
+        rows.append(_row(name, "macro_f1", part.macro_f1, part.macro_f1_interval, views=views))
     if manifest.retrieval is not None:
         rows += _retrieval_rows(manifest.retrieval)
-    head = ("protocol", "measure", "class", "level", "views", "value", "low", "high")
-    cells = (
-        (row.protocol, row.metric, row.of_class, row.level, row.views, row.value, *(row.interval or ("", "")))
-        for row in rows
-    )
-    return csv_table([head, *cells])
+    return csv_table([("protocol", "measure", "class", "level", "views", "value", "low", "high"), *rows])
 
 
 def predictions_csv(
@@ -84,25 +59,37 @@ def predictions_csv(
     return csv_table([head, *body])
 
 
-def _protocol_rows(name: str, score: ProtocolScore) -> Iterable[ScoreRow]:
-    yield ScoreRow(name, "accuracy", score.accuracy, interval=score.accuracy_interval)
-    yield ScoreRow(name, "macro_f1", score.macro_f1, interval=score.macro_f1_interval)
-    yield ScoreRow(name, "calibration_error", score.calibration_error)
-    yield from (ScoreRow(name, "recall", value, of_class=c) for c, value in score.per_class.items())
-    yield from (ScoreRow(name, "accuracy", value, level=level) for level, value in score.per_level.items())
+def _row(
+    protocol: str,
+    measure: str,
+    value: float,
+    interval: Interval | None = None,
+    *,
+    of_class: str = "",
+    level: str = "",
+    views: str = "",
+) -> Row:
+    """One score, of all samples, of a class or of a level, from all views or some."""
+    return (protocol, measure, of_class, level, views, value, *(interval or ("", "")))
+
+
+def _protocol_rows(name: str, score: ProtocolScore) -> Iterator[Row]:
+    yield _row(name, "accuracy", score.accuracy, score.accuracy_interval)
+    yield _row(name, "macro_f1", score.macro_f1, score.macro_f1_interval)
+    yield _row(name, "calibration_error", score.calibration_error)
+    yield from (_row(name, "recall", value, of_class=c) for c, value in score.per_class.items())
+    yield from (_row(name, "accuracy", value, level=level) for level, value in score.per_level.items())
     if score.labels is not None:
-        yield ScoreRow(name, "macro_uf1", score.labels.macro_uf1)
-        yield ScoreRow(name, "uar", score.labels.uar)
-        yield from (ScoreRow(name, "label_f1", value, of_class=c) for c, value in score.labels.f1.items())
-        yield from (ScoreRow(name, "label_recall", value, of_class=c) for c, value in score.labels.recall.items())
+        yield _row(name, "macro_uf1", score.labels.macro_uf1)
+        yield _row(name, "uar", score.labels.uar)
+        yield from (_row(name, "label_f1", value, of_class=c) for c, value in score.labels.f1.items())
+        yield from (_row(name, "label_recall", value, of_class=c) for c, value in score.labels.recall.items())
 
 
-def _retrieval_rows(score: RetrievalScore) -> Iterable[ScoreRow]:
+def _retrieval_rows(score: RetrievalScore) -> Iterator[Row]:
     faces, text = score.faces_of_text, score.text_of_faces
-    yield ScoreRow("faces of text", "mean_average_precision", faces.mean_average_precision)
-    yield from (
-        ScoreRow("faces of text", "average_precision", v, of_class=c) for c, v in faces.average_precision.items()
-    )
-    yield from (ScoreRow("faces of text", f"precision_at_{k}", value) for k, value in faces.precision_at.items())
-    yield from (ScoreRow("faces of text", f"recall_at_{k}", value) for k, value in faces.recall_at.items())
-    yield from (ScoreRow("text of faces", f"recall_at_{k}", value) for k, value in text.recall_at.items())
+    yield _row("faces of text", "mean_average_precision", faces.mean_average_precision)
+    yield from (_row("faces of text", "average_precision", v, of_class=c) for c, v in faces.average_precision.items())
+    yield from (_row("faces of text", f"precision_at_{k}", value) for k, value in faces.precision_at.items())
+    yield from (_row("faces of text", f"recall_at_{k}", value) for k, value in faces.recall_at.items())
+    yield from (_row("text of faces", f"recall_at_{k}", value) for k, value in text.recall_at.items())

@@ -97,7 +97,7 @@ def _scan(files: ScanFiles) -> SampleSource:
 
 def _folder_files(folder: StoragePath) -> FileIndex:
     """The files directly in a folder; there may be many in its subfolders, which are not needed."""
-    return FileIndex(folder, frozenset(path.name for path in folder.iterdir() if path.is_file()))
+    return FileIndex(folder, frozenset(folder.file_sizes()))
 
 
 def _suffixes() -> str:

@@ -88,7 +88,7 @@ class RenderOutput(ShardSetPaths):
     def read_records(self) -> list[ShardRecord]:
         """Return the finished shards by name; records of an unfinished run take precedence over the manifest."""
         found = {record.name: record for record in self._finished()}
-        for path in self.progress.files("*.json"):
+        for path in (self.progress / name for name in self.progress.file_sizes() if name.endswith(".json")):
             # A record that this release cannot read is ignored, and its shard is built again. So is one in the file of
             # another shard, as it would not be removed with its own.
             with suppress(ValidationError):

@@ -12,6 +12,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import Stat
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints, SourceFiles
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
+from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import group_by_weight
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
 from smile_pipe.shards.storage import StoragePath
@@ -69,6 +70,7 @@ class RenderPlan:
         touched: whether files of kept shards have new times and the same content, so that the index is rewritten.
         evidence: why this layout was chosen.
         ignored: which files of the data directory are left out, in a few lines.
+        settings: the settings of the output.
     """
 
     layout: str
@@ -80,6 +82,7 @@ class RenderPlan:
     touched: bool = False
     evidence: str = ""
     ignored: tuple[str, ...] = ()
+    settings: RenderSettings | None = None
 
     @property
     def num_to_render(self) -> int:

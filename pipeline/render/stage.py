@@ -103,7 +103,7 @@ def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) 
         known,
         found.stats,
     )
-    return replace(work, evidence=found.match_reason, ignored=found.skipped)
+    return replace(work, evidence=found.match_reason, ignored=found.skipped, settings=settings)
 
 
 def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layout: str) -> None:
@@ -120,7 +120,9 @@ def estimate(config: RenderConfig, work: RenderPlan) -> "Estimate":
     """Estimate the cost of `work` from a few samples; see `smile_pipe.pipeline.render.estimate`."""
     from smile_pipe.pipeline.render.estimate import estimate
 
-    return estimate(work, config.data_dir.absolute(), config.resolve())
+    # Not resolved again, because that may connect to a cluster.
+    assert work.settings is not None
+    return estimate(work, config.data_dir.absolute(), work.settings)
 
 
 def run(

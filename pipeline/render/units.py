@@ -16,15 +16,15 @@ from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds
+from smile_pipe.pipeline.rendering.backend import QUANTISED_BYTES
 from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.index import SourceFile
 from smile_pipe.shards.sample import Frame, MeshStatistics
 
 # Enough frames that the work of a batch outweighs its overhead, few enough that its meshes fit in memory.
 MAX_FRAMES_PER_BATCH = 16
-# Limit on the renderer's images of a batch before they are encoded: large images and many views make batches smaller.
-MAX_BATCH_BYTES = 256 << 20
-BYTES_PER_PIXEL = 31
+# Limit on the quantised images of a batch, which wait to be encoded: large images and many views make batches smaller.
+MAX_BATCH_BYTES = 128 << 20
 
 Item = TypeVar("Item")
 
@@ -199,9 +199,9 @@ def group_by_weight(items: Iterable[Item], capacity: int, weight: Callable[[Item
 
 
 def max_frames_per_batch(settings: RenderSettings) -> int:
-    """Return how many frames a batch may hold so that the renderer's images of it fit in memory."""
-    image_bytes = len(settings.views) * settings.size**2 * settings.samples * BYTES_PER_PIXEL
-    return max(1, min(MAX_FRAMES_PER_BATCH, MAX_BATCH_BYTES // image_bytes))
+    """Return how many frames a batch may hold so that its quantised images fit in memory."""
+    frame_bytes = len(settings.views) * settings.size**2 * sum(QUANTISED_BYTES[name] for name in settings.channels)
+    return max(1, min(MAX_FRAMES_PER_BATCH, MAX_BATCH_BYTES // frame_bytes))
 
 
 def _position(error: Exception) -> str:

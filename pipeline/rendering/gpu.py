@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
-from smile_pipe.pipeline.rendering.backend import SKIN_TONE, QuantisedViews, ViewImages, check_flow, divide_views
+from smile_pipe.pipeline.rendering.backend import (
+    QUANTISED_BYTES,
+    SKIN_TONE,
+    QuantisedViews,
+    ViewImages,
+    check_flow,
+    divide_views,
+)
 from smile_pipe.pipeline.rendering.cameras import Rig, samples_per_side
 from smile_pipe.pipeline.rendering.kernels.cuda_pixels import DeviceImages, Surface, encoding_scales, reduce, shade
 from smile_pipe.pipeline.rendering.kernels.cuda_vertices import project, vertex_normals
@@ -32,7 +39,7 @@ NUM_IN_WORK = 3
 # Limit on the device memory of the images of one call, in bytes. Larger images are drawn a few views at a time.
 DEFAULT_MEMORY = 4 << 30
 # Device memory of a pixel: its key, rgb, depth, normal and flow, and all of them quantised.
-IMAGE_BYTES = 8 + 31 + 14
+IMAGE_BYTES = 8 + 31 + sum(QUANTISED_BYTES.values())
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -81,8 +88,8 @@ class Drawing:
     size: int
     is_perspective: bool
     screen: Tensor
-    snapped: Tensor
-    ndc: Tensor
+    snapped: Tensor | None
+    ndc: Tensor | None
     status: Tensor
     stream: "torch.cuda.Stream | None"
     prepared: Any = None
@@ -99,6 +106,8 @@ class GpuRenderer(ABC):
 
     name: str
     version: str
+    # Whether `find_faces` reads `Drawing.ndc`, otherwise `Drawing.snapped`.
+    uses_ndc: ClassVar[bool] = False
     # Device memory of a pixel.
     bytes_per_pixel: ClassVar[int] = IMAGE_BYTES
 
@@ -158,21 +167,14 @@ class GpuRenderer(ABC):
         self, meshes: Sequence[Mesh], rigs: Sequence[Rig], outputs: Outputs
     ) -> Iterator[tuple[dict[str, NDArray], bool]]:
         """Yield the outputs of all views of each mesh, and whether any pixel is covered."""
-        parts = [
-            (mesh, rig, views)
-            for mesh, rig in zip(meshes, rigs, strict=True)
-            for views in divide_views(len(rig.cameras), rig.size**2 * self.bytes_per_pixel, self.memory // NUM_IN_WORK)
-        ]
+        memory = self.memory // NUM_IN_WORK
+        ranges = [[*divide_views(len(rig.cameras), rig.size**2 * self.bytes_per_pixel, memory)] for rig in rigs]
+        parts = [(m, rig, views) for m, rig, slices in zip(meshes, rigs, ranges, strict=True) for views in slices]
         drawn = self._draw_parts(parts, outputs)
-        for rig in rigs:
-            arrays, is_visible = next(drawn)
-            found, num_views = [arrays], len(next(iter(arrays.values())))
-            while num_views < len(rig.cameras):
-                arrays, is_part_visible = next(drawn)
-                found, is_visible = [*found, arrays], is_visible or is_part_visible
-                num_views += len(next(iter(arrays.values())))
-            joined = arrays if len(found) == 1 else {n: np.concatenate([part[n] for part in found]) for n in arrays}
-            yield joined, is_visible
+        for slices in ranges:
+            found, is_visible = zip(*(next(drawn) for _ in slices), strict=True)
+            joined = {n: np.concatenate([part[n] for part in found]) for n in found[0]} if found[1:] else found[0]
+            yield joined, any(is_visible)
 
     def _draw_parts(
         self, parts: Sequence[tuple[Mesh, Rig, slice]], outputs: Outputs
@@ -226,9 +228,9 @@ class GpuRenderer(ABC):
             normals = vertex_normals(on_device["vertices"], on_device["faces"])
             on_device["colors"] = on_device["colors"].float()
             surface = Surface(normals=normals, **on_device)
-            screen, snapped, ndc = project(surface.vertices, cameras, rig.size, rig.is_perspective)
+            projected = project(surface.vertices, cameras, rig.size, rig.is_perspective, self.uses_ndc)
             status = torch.zeros(2, dtype=torch.int32, device=self.device)
-            drawing = Drawing(surface, cameras, rig.size, rig.is_perspective, screen, snapped, ndc, status, stream)
+            drawing = Drawing(surface, cameras, rig.size, rig.is_perspective, *projected, status, stream)
             drawing.prepared = self.prepare_faces(drawing)
         return drawing
 

@@ -34,8 +34,8 @@ EDGE_MARGIN = 1e-12
 CANDIDATES = 3
 # PyTorch3D's coarse pass can handle 21 bins in a row.
 MAX_BINS_IN_ROW = 21
-# It computes offsets into its table of faces by bin with 32-bit integers.
-MAX_BIN_TABLE = 2**31 - 1
+# Limit on its table of faces by bin, in entries of 4 bytes: 1 GiB. It computes offsets with 32-bit integers.
+MAX_BIN_TABLE = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +79,19 @@ class PyTorch3DRenderer(GpuRenderer):
 
     name = "pytorch3d"
     version: str = f"{pytorch3d.__version__}.{PYTORCH3D_REVISION}"
+    uses_ndc = True
     # For each candidate PyTorch3D returns a face, a depth, a distance and three weights.
     bytes_per_pixel = IMAGE_BYTES + 28 * CANDIDATES
 
     def prepare_faces(self, drawing: Drawing) -> HostCopy:
         """Queue the largest number of faces in a bin, and its copy to the host."""
+        assert drawing.ndc is not None
         counts = count_faces_in_bins(drawing.ndc, drawing.surface.faces, drawing.size, bin_size_of(drawing.size))
         return self.to_host(drawing, {"most": counts.max()})
 
     def find_faces(self, drawing: Drawing, exactly: bool) -> Tensor:
         """Find the nearest face of each pixel; see `GpuRenderer.find_faces`."""
+        assert drawing.ndc is not None
         size, faces = drawing.size, drawing.surface.faces
         # Without bins, faces are processed in order.
         bin_size, most = (0, 0) if exactly else self._bins(drawing)
@@ -106,7 +109,7 @@ class PyTorch3DRenderer(GpuRenderer):
             return 0, 0
         # The one number that the host needs from the device; it was queued before the mesh that follows this one.
         most = max(int(drawing.prepared.wait()["most"]), 1)
-        has_bins = len(drawing.ndc) * num_bins(drawing.size) * most <= MAX_BIN_TABLE
+        has_bins = len(drawing.cameras) * num_bins(drawing.size) * most <= MAX_BIN_TABLE
         return (bin_size_of(drawing.size), most) if has_bins else (0, 0)
 
 

@@ -19,4 +19,5 @@ class ZBufferCudaRenderer(GpuRenderer):
 
     def find_faces(self, drawing: Drawing, exactly: bool) -> Tensor:
         """Find the nearest face of each pixel; see `GpuRenderer.find_faces`."""
+        assert drawing.snapped is not None
         return rasterise(drawing.snapped, drawing.surface.faces, drawing.size, drawing.is_perspective)

@@ -1,124 +1,114 @@
-"""Draw a contact sheet: many small images in a labelled grid on white, at most 4,000 pixels a side."""
+"""Contact sheets of shards: one sample per row, so that people can look at what was rendered."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-MAX_SIDE = 4000
-GUTTER = 4
-_MIN_CELL = 16
+from smile_pipe.pipeline.common.expressions import order_expressions, word_for
+from smile_pipe.pipeline.data.temporal import is_sequence
+from smile_pipe.pipeline.sequences.sampling import evenly_spaced
+from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.images import DYNAMIC, as_rgb, decode_image
+from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.manifest import ShardManifest
+from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample import Sample
+
+MAX_ROWS = 14
+MAX_FRAMES = 8
+CELL, GUTTER = 160, 4
+MAX_WIDTH = 4000
+"""Maximum width of the cells of a row together, in pixels: many views and channels are drawn smaller."""
+
+_MIN_CELL, _MAX_LABEL = 16, 800
+_LINE, _TEXT_SIZE, _TITLE_SIZE = 26, 16, 22
 _WHITE, _INK, _FAINT, _EMPTY = (255, 255, 255), (32, 34, 38), (110, 114, 122), (240, 241, 243)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Cells = Mapping[str, NDArray[np.uint8]]
+"""Images of a row by column label."""
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The layout of the sheet, in pixels; `line` is the height of a line of labels, and the outer margin."""
+def preview_png(shards: ShardSet, rows: Sequence[IndexRow] = ()) -> bytes:
+    """Draw a contact sheet with one sample per row, at most `MAX_ROWS`.
 
-    num_rows: int
-    num_columns: int
-    cell: int
-    line: int
-    left: int
-    top: int
-
-    def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Return the upper left corner (x, y) of a cell."""
-        step = self.cell + GUTTER
-        return self.left + column * step, self.top + row * step
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the sheet."""
-        x, y = self.corner(self.num_rows, self.num_columns)
-        return x - GUTTER + self.line, y - GUTTER + self.line
-
-
-def contact_sheet(
-    cells: Sequence[Sequence[NDArray[np.uint8] | None]],
-    row_labels: Sequence[str] = (),
-    column_labels: Sequence[str] = (),
-    title: str = "",
-    cell_size: int = 160,
-) -> Image.Image:
-    """Draw images in a grid.
+    A row shows all views and channels of a scan, or one view of a sequence over time. The samples show the range: each
+    expression of a subject at its highest level, subject after subject.
 
     Args:
-        cells: rows of images, uint8 [H, W, 3], of any aspect ratio; each is fitted into a square. None and missing
-            cells at the end of a row leave a grey square.
-        row_labels, column_labels: one for each row and column, or none at all; long ones are truncated.
-        title: a line above the grid.
-        cell_size: side of a square in pixels; smaller where the sheet would exceed `MAX_SIDE`.
+        shards: the shard set.
+        rows: samples to select from; empty for all.
 
-    Raises:
-        ValueError: there are no cells, or the number of labels is wrong.
+    Returns:
+        The image as PNG.
     """
-    num_rows, num_columns = len(cells), max((len(row) for row in cells), default=0)
-    if num_columns == 0:
-        raise ValueError("a contact sheet needs at least one cell")
-    if len(row_labels) not in (0, num_rows) or len(column_labels) not in (0, num_columns):
-        raise ValueError(
-            f"{num_rows} rows and {num_columns} columns, but {len(row_labels)} and {len(column_labels)} labels for them"
-        )
-    cell_size = max(_MIN_CELL, min(cell_size, MAX_SIDE // max(num_rows, num_columns) - GUTTER))
-    text_size = min(max(cell_size // 10, 12), 28)
-    font: Font = ImageFont.load_default(text_size)
-    line = round(1.6 * text_size)
-    label_width = max((font.getlength(label) for label in row_labels), default=0)
-    left = line + (min(round(label_width), MAX_SIDE // 5) + line // 2 if row_labels else 0)
-    top = line + (2 * line if title else 0) + (line if column_labels else 0)
-    # A side consists of labels, cells, gutters and the margin at the end.
-    max_cell = min((MAX_SIDE - left - line) // num_columns, (MAX_SIDE - top - line) // num_rows) - GUTTER
-    grid = _Grid(num_rows, num_columns, max(_MIN_CELL, min(cell_size, max_cell)), line, left, top)
+    selected, manifest = select_rows(rows or shards.rows), shards.manifest
+    samples = [shards.read(row) for row in selected]
+    title = f"{pluralize(manifest.num_samples, 'sample')}, {manifest.renderer}, {manifest.image_size} px"
+    if sequence := next((sample.record for sample in samples if sample.record.timeline), None):
+        title += f"; sequences: {sequence.cameras[0].name} {sequence.channels[0]} in time"
+    labels = [f"{row.subject} {word_for(row.expression)}" + (f" {row.level}" if row.level else "") for row in selected]
+    buffer = io.BytesIO()
+    draw_sheet(title, labels, [sample_cells(sample, manifest) for sample in samples]).save(buffer, "png")
+    return buffer.getvalue()
 
-    sheet = Image.new("RGB", grid.size, _WHITE)
-    _write_labels(ImageDraw.Draw(sheet), grid, font, row_labels, column_labels)
-    _write_title(ImageDraw.Draw(sheet), grid, title, text_size)
-    for row, images in enumerate(cells):
-        for column in range(num_columns):
-            _paste(sheet, images[column] if column < len(images) else None, grid.corner(row, column), grid.cell)
-    # The sheet is still too large only if the cells have the minimum size.
-    sheet.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+
+def select_rows(rows: Sequence[IndexRow]) -> list[IndexRow]:
+    """Select the rows to draw: the strongest scan and sequence of each expression of each subject."""
+    strongest: dict[tuple[str, int, bool], IndexRow] = {}
+    order = order_expressions(row.expression for row in rows)
+    for row in sorted(rows, key=lambda row: -(row.level or 0)):
+        strongest.setdefault((row.subject, order.index(row.expression), is_sequence(row)), row)
+    return [strongest[key] for key in sorted(strongest)][:MAX_ROWS]
+
+
+def sample_cells(sample: Sample, manifest: ShardManifest) -> Cells:
+    """Decode the images of a row: all of a scan; of a sequence, the first view of the first channel over time."""
+    timeline = sample.record.timeline
+    if timeline is None:
+        names = {f"{view} {channel}": (view, channel) for channel in manifest.channels for view in manifest.views}
+    else:
+        view, channel = sample.record.cameras[0].name, sample.record.channels[0]
+        frames = [moment for moment in timeline.moments if moment != DYNAMIC]
+        shown = evenly_spaced(range(len(frames)), min(len(frames), MAX_FRAMES)) if frames else ()
+        names = {f"moment {n}": (view, f"{channel}.{frames[frame]}") for n, frame in enumerate(shown, 1)}
+        if DYNAMIC in timeline.moments:
+            names[DYNAMIC] = view, f"{channel}.{DYNAMIC}"
+    return {label: as_rgb(decode_image(name, sample.images[view, name])) for label, (view, name) in names.items()}
+
+
+def draw_sheet(title: str, row_labels: Sequence[str], rows: Sequence[Cells]) -> Image.Image:
+    """Draw square images in a grid on white, with a label for each row and column; a missing cell is grey."""
+    columns = sorted({label: None for cells in rows for label in cells}, key=lambda label: label == DYNAMIC)
+    cell = max(_MIN_CELL, min(CELL, MAX_WIDTH // len(columns) - GUTTER))
+    font, step = ImageFont.load_default(_TEXT_SIZE), cell + GUTTER
+    label_width = min(round(max(font.getlength(label) for label in row_labels)), _MAX_LABEL)
+    left, top = 3 * _LINE // 2 + label_width, 4 * _LINE
+    right, bottom = left + len(columns) * step - GUTTER, top + len(rows) * step - GUTTER
+    sheet = Image.new("RGB", (right + _LINE, bottom + _LINE), _WHITE)
+    draw, title_font = ImageDraw.Draw(sheet), ImageFont.load_default(_TITLE_SIZE)
+    draw.text((_LINE, _LINE), _truncate(title, title_font, right - _LINE), fill=_INK, font=title_font, anchor="la")
+    for column, label in enumerate(columns):
+        center = left + column * step + cell // 2, top - _LINE // 2
+        draw.text(center, _truncate(label, font, cell), fill=_FAINT, font=font, anchor="mm")
+    for row, (label, cells) in enumerate(zip(row_labels, rows, strict=True)):
+        y = top + row * step
+        right_end = left - _LINE // 2, y + cell // 2
+        draw.text(right_end, _truncate(label, font, label_width), fill=_FAINT, font=font, anchor="rm")
+        for x, name in zip(range(left, right, step), columns, strict=True):
+            sheet.paste(_EMPTY, (x, y, x + cell, y + cell))
+            if name in cells:
+                sheet.paste(Image.fromarray(cells[name]).resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
     return sheet
-
-
-def _write_labels(
-    draw: ImageDraw.ImageDraw, grid: _Grid, font: Font, row_labels: Sequence[str], column_labels: Sequence[str]
-) -> None:
-    half, gap = grid.cell // 2, grid.line // 2
-    for row, label in enumerate(row_labels):
-        x, y = grid.corner(row, 0)
-        text = _truncate(label, font, x - gap - grid.line)
-        draw.text((x - gap, y + half), text, fill=_FAINT, font=font, anchor="rm")
-    for column, label in enumerate(column_labels):
-        x, y = grid.corner(0, column)
-        draw.text((x + half, y - gap), _truncate(label, font, grid.cell), fill=_FAINT, font=font, anchor="mm")
-
-
-def _write_title(draw: ImageDraw.ImageDraw, grid: _Grid, title: str, text_size: int) -> None:
-    font: Font = ImageFont.load_default(1.4 * text_size)
-    text = _truncate(title, font, grid.size[0] - 2 * grid.line)
-    draw.text((grid.line, grid.line), text, fill=_INK, font=font, anchor="la")
 
 
 def _truncate(label: str, font: Font, width: float) -> str:
     """Return the label in one line, truncated with dots to `width` pixels."""
-    text = " ".join(label.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..." if text else ""
-
-
-def _paste(sheet: Image.Image, pixels: NDArray[np.uint8] | None, corner: tuple[int, int], cell: int) -> None:
-    x, y = corner
-    if pixels is None:
-        sheet.paste(_EMPTY, (x, y, x + cell, y + cell))
-        return
-    image = ImageOps.contain(Image.fromarray(pixels), (cell, cell), Image.Resampling.LANCZOS)
-    sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
+    text = whole = " ".join(label.split())
+    while text and font.getlength(text) > width:
+        whole = whole[:-1]
+        text = f"{whole.rstrip()}..." if whole else ""
+    return text

@@ -5,10 +5,8 @@ equal bytes. The global state of matplotlib is not changed.
 """
 
 import io
-import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -24,6 +22,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.reports.formatting import protocol_title
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalScore
+from smile_pipe.pipeline.runs.curves import Curve, curve_title
 from smile_pipe.pipeline.runs.evaluation_manifest import ProtocolScore
 
 _INK, _FAINT, _GRID, _CELL = "#24272d", "#6b7078", "#d9dce1", "#1f5f9f"
@@ -44,24 +44,9 @@ _PALETTE = (
 _PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86", "#8a4f9e")
 _MAX_TSNE = 3000
 _MIN_TSNE = 10
-_LOSS_PREFIX = "loss_"
-_LOSS_TITLES = {
-    "total": "total loss",
-    "mv": "multiview decorrelation",
-    "vl": "vision-language contrast",
-    "cm": "cross-modal redundancy",
-}
 
 
-class HasConfusion(Protocol):
-    """A score with a confusion matrix."""
-
-    @property
-    def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """Counts; rows are the true classes, columns the predicted ones."""
-
-
-def confusion_matrix(score: HasConfusion, classes: Sequence[str]) -> bytes:
+def confusion_matrix(score: ProtocolScore | CrossvalScore, classes: Sequence[str]) -> bytes:
     """Plot a confusion matrix: shares of each true class (row), with the counts below.
 
     Args:
@@ -84,7 +69,7 @@ def confusion_matrix(score: HasConfusion, classes: Sequence[str]) -> bytes:
     axes.set_yticks(range(len(classes)), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return _svg(figure)
+    return _render(figure)
 
 
 def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
@@ -95,19 +80,13 @@ def level_accuracy(protocols: Mapping[str, ProtocolScore]) -> bytes | None:
     figure, axes = _canvas(5.4, 3.4)
     for color, (name, score) in zip(_PROTOCOL_COLORS, protocols.items(), strict=False):
         known = [level for level in levels if level in score.per_level]
-        axes.plot(
-            known,
-            [score.per_level[level] for level in known],
-            color=color,
-            marker="o",
-            markersize=5,
-            label=protocol_title(name),
-        )
+        heights = [score.per_level[level] for level in known]
+        axes.plot(known, heights, color=color, marker="o", markersize=5, label=protocol_title(name))
     axes.set_xlabel("intensity level")
     _share_axis(axes, "accuracy")
     axes.margins(x=0.08)
     _legend(figure, axes)
-    return _svg(figure)
+    return _render(figure)
 
 
 def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str]) -> bytes:
@@ -123,7 +102,7 @@ def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str])
     axes.tick_params(axis="x", length=0)
     _share_axis(axes, "recall")
     _legend(figure, axes)
-    return _svg(figure)
+    return _render(figure)
 
 
 def fold_accuracy(accuracies: Mapping[str, Sequence[float]]) -> bytes:
@@ -148,7 +127,7 @@ def fold_accuracy(accuracies: Mapping[str, Sequence[float]]) -> bytes:
     _share_axis(axes, "accuracy")
     lowest = min(min(values) for values in accuracies.values())
     axes.set_ylim(max(0.0, np.floor(10 * lowest - 0.5) / 10), 1.005)
-    return _svg(figure)
+    return _render(figure)
 
 
 def reliability(protocols: Mapping[str, ProtocolScore]) -> bytes:
@@ -166,7 +145,7 @@ def reliability(protocols: Mapping[str, ProtocolScore]) -> bytes:
     axes.set_xlabel("confidence (probability of the predicted class);\ndashed line: perfect calibration")
     _share_axis(axes, "accuracy")
     _legend(figure, axes)
-    return _svg(figure)
+    return _render(figure)
 
 
 def project_2d(embeddings: NDArray[np.floating], seed: int) -> tuple[NDArray[np.floating], str]:
@@ -221,33 +200,32 @@ def embedding_map(
     axes.set_xlabel(f"{method} of the fused embeddings; only neighbourhoods are meaningful, not the axes")
     axes.spines[:].set_visible(False)
     _legend(figure, axes)
-    return _svg(figure)
+    return _render(figure)
 
 
-def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """Plot the loss terms by step, one panel per term since their scales differ; None where there are none.
+def training_curves(curves: Mapping[str, Curve], num_columns: int = 1, image_format: str = "svg") -> bytes | None:
+    """Plot curves by step, one panel per curve since their scales differ; None where there are none.
 
     Args:
-        rows: rows of the training metrics: "step", "loss_total" and "loss_..." for each term. Other keys and values
-            that are not finite are ignored.
+        curves: curves by name, see `extract_curves`.
+        num_columns: number of panels side by side.
+        image_format: "svg" or "png".
     """
-    names = sorted({name for row in rows for name in row if name.startswith(_LOSS_PREFIX)}, key=_loss_order)
-    if not names:
+    if not curves:
         return None
-    figure = _figure(5.4, 1.1 * len(names) + 0.5)
-    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    for panel, name, color in zip(panels, names, cycle((_INK, *_PROTOCOL_COLORS)), strict=False):
+    num_rows = -(-len(curves) // num_columns)
+    figure = _figure(max(5.4, 4.2 * num_columns), 1.3 * num_rows + 0.4)
+    panels = figure.subplots(num_rows, num_columns, sharex=True, squeeze=False).ravel()
+    for panel, (name, curve) in zip(panels, curves.items(), strict=False):
         _style_axes(panel)
-        known = [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
-        panel.plot(*zip(*known, strict=True), color=color, linewidth=1.4, marker="o" if len(known) == 1 else "")
-        term = name.removeprefix(_LOSS_PREFIX)
-        panel.set_title(_LOSS_TITLES.get(term, term), loc="left", fontsize=9, color=_INK)
-    panels[-1].set_xlabel("step")
-    return _svg(figure)
-
-
-def _loss_order(name: str) -> tuple[bool, str]:
-    return name != f"{_LOSS_PREFIX}total", name
+        color = _PROTOCOL_COLORS[0 if name.startswith("loss_") else 2]
+        panel.plot(*zip(*curve, strict=True), color=color, linewidth=1.4, marker="o" if len(curve) == 1 else "")
+        panel.set_title(curve_title(name), loc="left", fontsize=9, color=_INK)
+        panel.tick_params(labelbottom=True)
+    for panel in panels[len(curves) :]:
+        panel.set_visible(False)
+    figure.supxlabel("step", fontsize=8.5, color=_FAINT)
+    return _render(figure, image_format)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -282,21 +260,15 @@ def _share_axis(axes: Axes, label: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=4,
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=_INK,
-        handlelength=1.2,
-    )
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": _INK, "handlelength": 1.2}
+    figure.legend(handles, labels, loc="outside upper left", ncols=4, **style)
 
 
-def _svg(figure: Figure) -> bytes:
+def _render(figure: Figure, image_format: str = "svg") -> bytes:
     buffer = io.BytesIO()
-    # A fixed salt instead of random ids, and no date: the same figure gives the same bytes.
+    is_svg = image_format == "svg"
+    # A fixed salt instead of random ids, no date and no version: the same figure gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "smile-pipe"}):
-        figure.savefig(buffer, format="svg", transparent=True, dpi=200, metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None} if is_svg else {"Software": None}
+        figure.savefig(buffer, format=image_format, transparent=is_svg, dpi=200, metadata=metadata)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
+from huggingface_hub import CardData, DatasetCardData, ModelCardData
 
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, EvaluationManifest
@@ -42,6 +42,7 @@ safely, and publish no image of a person without permission. An expression is wh
 feels, means or is; labels of posed expressions are even less valid for faces in daily life. This is for research on
 methods, not for judging, monitoring or sorting people. Accuracy may be lower for groups (age, sex, ancestry, health)
 that are not among the subjects."""
+MODEL_TAGS = ("3d", "faces", "facial-expression-recognition", "vision-language")
 MAX_CLASSES = 60
 
 
@@ -52,8 +53,8 @@ def run_card(run: RunManifest, evaluation: EvaluationManifest | None = None) -> 
     # The name of the file only: its directory may be private.
     file_name = Path(str(recipe.get("pretrained") or "")).name
     weights = f"the weights {escape_markdown(file_name)}" if file_name else "random weights"
-    tags = ["3d", "faces", "facial-expression-recognition", "vision-language"]
-    return f"""{_front_matter(library_name="smile-pipe", pipeline_tag="zero-shot-image-classification", tags=tags)}
+    data = ModelCardData(library_name="smile-pipe", pipeline_tag="zero-shot-image-classification", tags=[*MODEL_TAGS])
+    return f"""{front_matter(data)}
 # {recipe["name"]} for 3D facial expressions
 
 The recipe `{recipe["name"]}`{without} with the architecture `{recipe["arch"]}`, initialised with {weights}: a shared
@@ -98,7 +99,13 @@ def shards_card(manifest: ShardManifest, rows: Sequence[IndexRow]) -> str:
     settings, sequences = manifest.settings, manifest.num_sequences
     kinds = describe_samples(manifest.num_samples - sequences, sequences)
     channels = ", ".join(manifest.channels)
-    return f"""{_front_matter(pretty_name="Multiview renderings of 3D faces", tags=["webdataset", "3d", "faces"])}
+    # Without `configs`, `datasets` could take failures.parquet for the data.
+    data = DatasetCardData(
+        pretty_name="Multiview renderings of 3D faces",
+        tags=["webdataset", "3d", "faces"],
+        configs=[{"config_name": "default", "data_files": "shards/*.tar"}],
+    )
+    return f"""{front_matter(data)}
 # Multiview renderings of 3D faces
 
 {kinds} of {pluralize(manifest.num_subjects, "subject")}, each seen from {pluralize(len(manifest.views), "view")}
@@ -119,7 +126,8 @@ Labels are those of the source. Prompts: {describe_text_source(manifest.text_sou
 
 Shards are tar files in WebDataset format: `KEY.json` (labels, provenance, cameras), `KEY.txt` (the prompt), and
 `KEY.VIEW.CHANNEL.jpg` or `.png` for each view and channel. `index.parquet` has one row per sample. Any WebDataset
-reader can read them; they contain no code.
+reader can read them; they contain no code. `datasets.load_dataset("DIRECTORY")` reads this
+directory if all samples have the same number of images.
 
     smile-pipe inspect . --preview views.png
     smile-pipe train --shards . --out run/
@@ -169,9 +177,9 @@ def escape_markdown(text: str) -> str:
     return "".join(f"&#{ord(letter)};" if letter in "|<>`*_[]&\n\r" else letter for letter in text)
 
 
-def _front_matter(**fields: object) -> str:
+def front_matter(data: CardData) -> str:
     """Return metadata as YAML between two lines of dashes, as hubs read it."""
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _scores(evaluation: EvaluationManifest | None) -> str:

@@ -7,11 +7,12 @@ No key or password is written here: Weights & Biases reads its own environment v
 import importlib
 import importlib.util
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboardX import SummaryWriter
 
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
@@ -36,7 +37,9 @@ class TensorBoardLogger:
     """Writes event files of TensorBoard to a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = SummaryWriter(str(folder))
+        # The default name has the time in seconds only: a resumed run could overwrite the file of the run before.
+        self.writer = SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}")
+        # A thread writes the values: `flush` may leave the newest ones to the next call, `close` writes all.
         self.flush, self.close = self.writer.flush, self.writer.close
 
     def log(self, row: Mapping[str, Any]) -> None:

@@ -113,7 +113,8 @@ def _build_layout(config: SynthConfig) -> Layout:
 def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
     """Create the folder; raise UsageError if it contains files that this run does not write."""
     try:
-        unexpected = _list_files(out) - {str(path.relative_to(out)) for path in expected} - {"synth.json"}
+        out.ensure_folder()
+        unexpected = out.names_below() - {str(path.relative_to(out)) for path in expected} - {"synth.json"}
     except OSError as error:
         raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
     if not out.is_writable():
@@ -122,12 +123,6 @@ def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
         raise UsageError(
             f"contains {min(unexpected)}, which is not of this run; use a new folder", field="out", value=out
         )
-
-
-def _list_files(out: StoragePath) -> set[str]:
-    """Return the relative paths of all files below a folder, which is created if necessary."""
-    out.ensure_folder()
-    return out.names_below()
 
 
 def _build_manifest(

@@ -6,7 +6,8 @@ from smile_pipe.pipeline.runs.evaluation_manifest import LabelScore
 ACCURACIES = {"zero-shot": [0.911, 0.873], "probe": [0.512, 0.555]}
 
 
-def crossval_manifest(**changes) -> CrossvalManifest:
+def crossval_manifest(accuracies=ACCURACIES, num_samples=8, protocol="kfold:2", **changes) -> CrossvalManifest:
+    """The manifest of two folds with these accuracies by evaluation protocol."""
     scores = {
         name: CrossvalScore(
             accuracy=MeanStd.of(values),
@@ -16,17 +17,17 @@ def crossval_manifest(**changes) -> CrossvalManifest:
             confusion=((7, 2), (1, 6)),
             labels=LabelScore(macro_uf1=0.234, uar=0.345, f1={"HA": 0.3, "SA": 0.2}, recall={"HA": 0.4, "SA": 0.3}),
         )
-        for name, values in ACCURACIES.items()
+        for name, values in accuracies.items()
     }
     folds = tuple(
         FoldScore(
             folder=f"folds/0{n}",
-            split=f"kfold:2:{n}",
+            split=f"{protocol}:{n}",
             subjects=(f"F{n}", f"M{n}"),
-            num_samples=8,
+            num_samples=num_samples,
             run_fingerprint="a" * 32,
-            accuracy={name: values[n] for name, values in ACCURACIES.items()},
-            macro_f1=dict.fromkeys(ACCURACIES, 0.5),
+            accuracy={name: values[n] for name, values in accuracies.items()},
+            macro_f1=dict.fromkeys(accuracies, 0.5),
         )
         for n in range(2)
     )
@@ -34,7 +35,7 @@ def crossval_manifest(**changes) -> CrossvalManifest:
         "fingerprint": "f" * 32,
         "shards_fingerprint": "b" * 32,
         "scored_on": "b" * 32,
-        "protocol": "kfold:2",
+        "protocol": protocol,
         "subset": None,
         "where": None,
         "config": {"arch": "smile-tiny", "epochs": 3, "seed": 0},

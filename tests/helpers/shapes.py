@@ -1,5 +1,7 @@
 """Small meshes whose images have a closed form."""
 
+from dataclasses import replace
+
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
@@ -62,6 +64,11 @@ def painted(mesh: Mesh, color: tuple[int, int, int]) -> Mesh:
 def with_texture(mesh: Mesh, texture: NDArray[np.uint8] | None) -> Mesh:
     """`mesh` with another texture."""
     return Mesh(mesh.vertices, mesh.faces, mesh.uvs, mesh.face_uvs, mesh.colors, texture)
+
+
+def with_flow(mesh: Mesh) -> Mesh:
+    """`mesh` with a sinusoidal flow of up to half a frame unit along each axis."""
+    return replace(mesh, flow=(0.5 * np.sin(5 * mesh.vertices[:, [1, 2, 0]] + [0, 1, 2])).astype(np.float32))
 
 
 def inside_out(mesh: Mesh) -> Mesh:

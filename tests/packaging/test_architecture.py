@@ -49,7 +49,6 @@ PUBLIC_MODULES = {
 # Modules below `cli` whose strings hold `--word` for another reason than naming an option in a message.
 MODULES_WITH_FLAGS = {
     "pipeline.common.ray_session": "`ray start --head`, a command of Ray",
-    "pipeline.reports.html": "custom properties of CSS",
     "pipeline.runs.cards": "shell lines in the README.md of shards and runs",
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80

@@ -111,8 +111,9 @@ def test_wheel_contains_one_top_level_package(wheel):
 
 def test_wheel_contains_every_module_and_data_file(wheel):
     tracked = run("git", "ls-files", "-z", *FOLDERS, cwd=REPOSITORY).split("\0")
-    needed = {name for name in tracked if name.endswith((".py", ".json", ".yaml")) and (REPOSITORY / name).is_file()}
-    assert {"model/configs/smile-tiny.json", "pipeline/captions/bank.yaml"} <= needed
+    suffixes = (".py", ".json", ".yaml", ".html", ".css", ".jinja")
+    needed = {name for name in tracked if name.endswith(suffixes) and (REPOSITORY / name).is_file()}
+    assert {"model/configs/smile-tiny.json", "pipeline/reports/templates/page.html"} <= needed
     needed = {f"smile_pipe/{name}" for name in needed} - {"smile_pipe/pipeline/api/__init__.py"}
     assert needed | {"smile_pipe/__init__.py", "smile_pipe/py.typed"} <= contents(wheel)
 
@@ -148,6 +149,8 @@ def test_installed_package_finds_its_data_files(environment):
     assert environment.run(bank) == "7"
     arch = "from smile_pipe.model.towers import check_arch; print(check_arch('smile-tiny')['embed_dim'])"
     assert environment.run(arch) == "128"
+    templates = "from smile_pipe.pipeline.reports.html import _ENVIRONMENT as e; print(*e.list_templates())"
+    assert {"page.html", "style.css"} <= set(environment.run(templates).split())
 
 
 def test_uninstall_leaves_other_distributions_in_place(environment, wheel):

@@ -11,10 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from smile_pipe.pipeline.rendering.kernels import faces, vertices
-from smile_pipe.pipeline.rendering.kernels.cuda_vertices import PLAIN
+from smile_pipe.pipeline.rendering.kernels.cuda_vertices import PLAIN, load_corners
 
 OFFSCREEN = tl.constexpr(vertices.OFFSCREEN)
 SUBPIXEL = tl.constexpr(vertices.SUBPIXEL)
+SUBPIXEL_BITS = tl.constexpr(vertices.SUBPIXEL.bit_length() - 1)
 HALF = tl.constexpr(vertices.SUBPIXEL // 2)
 LAST_FACE = tl.constexpr(faces.LAST_FACE)
 # Number of faces of one program. Each lane draws the pixels of its own face if its bounding box has at most
@@ -70,18 +71,16 @@ def _rasterise(
     for n in range(most):
         _update_pixels(zbuffer, size, box, corners, plane, n, (n < num) & (num <= max_small), face, flip)
     if tl.max(num) > max_small:
-        for lane in range(block):
-            _rasterise_if_large(
-                zbuffer, size, snapped, faces, first + lane, first + lane < num_faces, flip, block, max_small
-            )
+        for lane in range(tl.minimum(block, num_faces - first)):
+            _rasterise_if_large(zbuffer, size, snapped, faces, first + lane, num_faces, flip, block, max_small)
 
 
 @triton.jit
 def _rasterise_if_large(
-    zbuffer, size, snapped, faces, face, is_face, flip: tl.constexpr, block: tl.constexpr, max_small: tl.constexpr
+    zbuffer, size, snapped, faces, face, num_faces, flip: tl.constexpr, block: tl.constexpr, max_small: tl.constexpr
 ):
     """Draw one face with all lanes of a program, if it is large."""
-    box, corners, plane = _set_up_faces(snapped, faces, face, is_face, size)
+    box, corners, plane = _set_up_faces(snapped, faces, face, face < num_faces, size)
     if box[3] > max_small:
         for start in range(0, box[3], block):
             n = start + tl.arange(0, block)
@@ -91,17 +90,15 @@ def _rasterise_if_large(
 @triton.jit
 def _set_up_faces(snapped, faces, face, is_face, size):
     """Compute the bounding boxes of faces (left, top, columns, number of pixels), corners and planes of nearness."""
-    i = tl.load(faces + 3 * face, mask=is_face, other=0)
-    j = tl.load(faces + 3 * face + 1, mask=is_face, other=0)
-    k = tl.load(faces + 3 * face + 2, mask=is_face, other=0)
+    i, j, k = load_corners(faces, face, is_face)
     x0, y0, q0 = _vertex(snapped, i)
     x1, y1, q1 = _vertex(snapped, j)
     x2, y2, q2 = _vertex(snapped, k)
     lowest = tl.minimum(tl.minimum(x0, x1), x2)
-    left = tl.maximum((lowest + HALF - 1) >> 8, 0)
-    right = tl.minimum((tl.maximum(tl.maximum(x0, x1), x2) - HALF) >> 8, size - 1)
-    top = tl.maximum((tl.minimum(tl.minimum(y0, y1), y2) + HALF - 1) >> 8, 0)
-    bottom = tl.minimum((tl.maximum(tl.maximum(y0, y1), y2) - HALF) >> 8, size - 1)
+    left = tl.maximum((lowest + HALF - 1) >> SUBPIXEL_BITS, 0)
+    right = tl.minimum((tl.maximum(tl.maximum(x0, x1), x2) - HALF) >> SUBPIXEL_BITS, size - 1)
+    top = tl.maximum((tl.minimum(tl.minimum(y0, y1), y2) + HALF - 1) >> SUBPIXEL_BITS, 0)
+    bottom = tl.minimum((tl.maximum(tl.maximum(y0, y1), y2) - HALF) >> SUBPIXEL_BITS, size - 1)
     area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
     is_drawn = is_face & (left <= right) & (top <= bottom) & (area != 0) & (lowest != OFFSCREEN)
     columns = tl.maximum(right - left + 1, 1)
@@ -116,7 +113,7 @@ def _set_up_faces(snapped, faces, face, is_face, size):
 
 @triton.jit
 def _vertex(snapped, number):
-    address = snapped + number.to(tl.int64) * 3
+    address = snapped + number * 3
     nearness = tl.load(address + 2).to(tl.float32, bitcast=True).to(tl.float64)
     return tl.load(address).to(tl.int64), tl.load(address + 1).to(tl.int64), nearness
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smile_pipe.pipeline.rendering import backend, encoding
 from smile_pipe.pipeline.rendering.kernels import faces
-from smile_pipe.pipeline.rendering.kernels.cuda_vertices import CAMERA_VALUES, PLAIN, ROUNDER
+from smile_pipe.pipeline.rendering.kernels.cuda_vertices import CAMERA_VALUES, PLAIN, load_corners, round_to_even
 
 LAST_FACE = tl.constexpr(faces.LAST_FACE)
 NO_FACE = tl.constexpr(faces.NO_FACE)
@@ -143,10 +143,10 @@ def _shade(
     key = tl.load(zbuffer + at, mask=is_pixel, other=NO_FACE)
     is_covered = key != NO_FACE
     tl.atomic_max(status, tl.max(is_covered.to(tl.int32)), sem="relaxed")
-    face = tl.where(is_covered, LAST_FACE - (key & LAST_FACE), 0)
+    face = LAST_FACE - (key & LAST_FACE)
     row = pixel // width
     column = pixel - row * width
-    i, j, k = _corners(faces, face)
+    i, j, k = load_corners(faces, face, is_covered)
     a, b, c, z, size = _weights(screen + view * num_vertices * 3, i, j, k, row, column, is_covered, perspective)
     tl.store(depth + at, tl.where(is_covered, z, 0), mask=is_pixel)
 
@@ -159,10 +159,11 @@ def _shade(
         _store(flow, at, x, y, z, is_covered, is_pixel)
 
     if has_texture:
-        ui, uj, uk = _corners(face_uvs, face)
+        ui, uj, uk = load_corners(face_uvs, face, is_covered)
         u = a * tl.load(uvs + 2 * ui) + b * tl.load(uvs + 2 * uj) + c * tl.load(uvs + 2 * uk)
         v = a * tl.load(uvs + 2 * ui + 1) + b * tl.load(uvs + 2 * uj + 1) + c * tl.load(uvs + 2 * uk + 1)
-        red, green, blue = _sample_texture(texels, levels, num_levels, tl.load(face_texels + face), size, u, v)
+        texels_of_face = tl.load(face_texels + face, mask=is_covered, other=0)
+        red, green, blue = _sample_texture(texels, levels, num_levels, texels_of_face, size, u, v)
     else:
         i, j, k = tl.minimum(i, num_colors - 1), tl.minimum(j, num_colors - 1), tl.minimum(k, num_colors - 1)
         red, green, blue = _interpolate(colors, i, j, k, a, b, c)
@@ -172,14 +173,6 @@ def _shade(
     tl.store(rgb + 3 * at, tl.where(is_covered, red, RED).to(tl.uint8), mask=is_pixel)
     tl.store(rgb + 3 * at + 1, tl.where(is_covered, green, GREEN).to(tl.uint8), mask=is_pixel)
     tl.store(rgb + 3 * at + 2, tl.where(is_covered, blue, BLUE).to(tl.uint8), mask=is_pixel)
-
-
-@triton.jit
-def _corners(faces, face):
-    i = tl.load(faces + 3 * face).to(tl.int64)
-    j = tl.load(faces + 3 * face + 1).to(tl.int64)
-    k = tl.load(faces + 3 * face + 2).to(tl.int64)
-    return i, j, k
 
 
 @triton.jit
@@ -337,16 +330,11 @@ def _reduce(
             is_nearer = (other > 0) & ((z <= 0) | (other < z))
             nearest, z = tl.where(is_nearer, at, nearest), tl.where(is_nearer, other, z)
         if has_depth:
-            steps = _round((z.to(tl.float64) - tl.load(scales)) / tl.load(scales + 1)) + 1
+            steps = round_to_even((z.to(tl.float64) - tl.load(scales)) / tl.load(scales + 1)) + 1
             steps = tl.where(z > 0, tl.minimum(tl.maximum(steps, 1), 65535), 0)
             tl.store(out_depth + out, steps.to(tl.int32).to(tl.int16), mask=is_pixel)
         if has_flow:
             for m in tl.static_range(3):
                 value = tl.load(flow + 3 * nearest + m, mask=is_pixel, other=0).to(tl.float64)
-                steps = _round(tl.minimum(tl.maximum(value / tl.load(scales + 2), -32767), 32767)) + 32768
+                steps = round_to_even(tl.minimum(tl.maximum(value / tl.load(scales + 2), -32767), 32767)) + 32768
                 tl.store(out_flow + 3 * out + m, steps.to(tl.int32).to(tl.int16), mask=is_pixel)
-
-
-@triton.jit
-def _round(value):
-    return (value + ROUNDER) - ROUNDER

@@ -18,7 +18,7 @@ NEAR = tl.constexpr(vertices.NEAR)
 MAX_FACE_AREA = tl.constexpr(backend.MAX_FACE_AREA)
 # Normals are summed as integers with this scale: only sums of integers do not depend on the order of a GPU.
 NORMAL_SCALE = tl.constexpr(2.0**40)
-# x + ROUNDER - ROUNDER rounds a float64 to the nearest integer, halves to even.
+# At this size float64 has no fraction: x + ROUNDER - ROUNDER is rounded.
 ROUNDER = tl.constexpr(1.5 * 2.0**52)
 # Number of float64 values of a camera: R by rows, T, focal lengths and centre in pixels.
 CAMERA_VALUES = tl.constexpr(16)
@@ -29,7 +29,9 @@ PLAIN = ["num_vertices", "num_faces", "num_colors", "num_levels", "size", "heigh
 BIN_MARGIN = tl.constexpr(0.01)
 
 
-def project(vertices_n3: Tensor, cameras: Tensor, size: int, perspective: bool) -> tuple[Tensor, Tensor, Tensor]:
+def project(
+    vertices_n3: Tensor, cameras: Tensor, size: int, perspective: bool, as_ndc: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Project vertices to the images of all views.
 
     Args:
@@ -37,6 +39,7 @@ def project(vertices_n3: Tensor, cameras: Tensor, size: int, perspective: bool) 
         cameras: float64 [V, 16], see `CAMERA_VALUES`.
         size: Height and width of the images in pixels.
         perspective: Whether the cameras divide by depth.
+        as_ndc: Whether to compute `ndc`, otherwise `snapped`; the other one is None.
 
     Returns:
         `screen` float32 [V, N, 3] and `snapped` int32 [V, N, 3] like those of
@@ -44,13 +47,14 @@ def project(vertices_n3: Tensor, cameras: Tensor, size: int, perspective: bool) 
         to 1 over the image, z the depth. A vertex that cannot be drawn has a `ndc` of 0.
     """
     shape = (len(cameras), len(vertices_n3), 3)
-    screen, ndc = (torch.empty(shape, dtype=torch.float32, device=cameras.device) for _ in range(2))
-    snapped = torch.empty(shape, dtype=torch.int32, device=cameras.device)
+    screen = torch.empty(shape, dtype=torch.float32, device=cameras.device)
+    snapped = None if as_ndc else torch.empty(shape, dtype=torch.int32, device=cameras.device)
+    ndc = torch.empty_like(screen) if as_ndc else None
     grid = (triton.cdiv(len(vertices_n3), BLOCK), len(cameras))
     # In all kernels: no fused multiply-add, because it rounds differently from the CPU version.
     _project[grid](
         *(vertices_n3, cameras, screen, snapped, ndc, len(vertices_n3), size),
-        **{"perspective": perspective, "block": BLOCK, "enable_fp_fusion": False},
+        **{"perspective": perspective, "as_ndc": as_ndc, "block": BLOCK, "enable_fp_fusion": False},
     )
     return screen, snapped, ndc
 
@@ -95,8 +99,9 @@ def count_faces_in_bins(ndc: Tensor, faces_f3: Tensor, size: int, bin_size: int)
 
 @triton.jit(do_not_specialize=PLAIN)
 def _project(
-    vertices, cameras, screen, snapped, ndc, num_vertices, size, perspective: tl.constexpr, block: tl.constexpr
-):
+    vertices, cameras, screen, snapped, ndc, num_vertices, size,
+    perspective: tl.constexpr, as_ndc: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     vertex = tl.program_id(0) * block + tl.arange(0, block)
     view = tl.program_id(1).to(tl.int64)
     is_vertex = vertex < num_vertices
@@ -117,22 +122,22 @@ def _project(
     tl.store(screen + at, u.to(tl.float32), mask=is_vertex)
     tl.store(screen + at + 1, v.to(tl.float32), mask=is_vertex)
     tl.store(screen + at + 2, nearness, mask=is_vertex)
-    snapped_u = ((u * SUBPIXEL + ROUNDER) - ROUNDER).to(tl.int32)
-    tl.store(snapped + at, tl.where(is_visible, snapped_u, OFFSCREEN), mask=is_vertex)
-    tl.store(snapped + at + 1, ((v * SUBPIXEL + ROUNDER) - ROUNDER).to(tl.int32), mask=is_vertex)
-    tl.store(snapped + at + 2, nearness.to(tl.int32, bitcast=True), mask=is_vertex)
-    tl.store(ndc + at, tl.where(is_visible, 1 - 2 * u / size, 0).to(tl.float32), mask=is_vertex)
-    tl.store(ndc + at + 1, tl.where(is_visible, 1 - 2 * v / size, 0).to(tl.float32), mask=is_vertex)
-    tl.store(ndc + at + 2, cz.to(tl.float32), mask=is_vertex)
+    if as_ndc:
+        tl.store(ndc + at, tl.where(is_visible, 1 - 2 * u / size, 0).to(tl.float32), mask=is_vertex)
+        tl.store(ndc + at + 1, tl.where(is_visible, 1 - 2 * v / size, 0).to(tl.float32), mask=is_vertex)
+        tl.store(ndc + at + 2, cz.to(tl.float32), mask=is_vertex)
+    else:
+        snapped_u = round_to_even(u * SUBPIXEL).to(tl.int32)
+        tl.store(snapped + at, tl.where(is_visible, snapped_u, OFFSCREEN), mask=is_vertex)
+        tl.store(snapped + at + 1, round_to_even(v * SUBPIXEL).to(tl.int32), mask=is_vertex)
+        tl.store(snapped + at + 2, nearness.to(tl.int32, bitcast=True), mask=is_vertex)
 
 
 @triton.jit(do_not_specialize=PLAIN)
 def _sum_normals(vertices, faces, sums, num_faces, block: tl.constexpr):
     face = tl.program_id(0) * block + tl.arange(0, block)
     is_face = face < num_faces
-    i = tl.load(faces + 3 * face, mask=is_face, other=0).to(tl.int64)
-    j = tl.load(faces + 3 * face + 1, mask=is_face, other=0).to(tl.int64)
-    k = tl.load(faces + 3 * face + 2, mask=is_face, other=0).to(tl.int64)
+    i, j, k = load_corners(faces, face, is_face)
     x, y, z = _position(vertices, i)
     xj, yj, zj = _position(vertices, j)
     xk, yk, zk = _position(vertices, k)
@@ -140,6 +145,21 @@ def _sum_normals(vertices, faces, sums, num_faces, block: tl.constexpr):
     nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
     is_small = (tl.abs(nx) < MAX_FACE_AREA) & (tl.abs(ny) < MAX_FACE_AREA) & (tl.abs(nz) < MAX_FACE_AREA)
     _add_normal(sums, i, j, k, nx, ny, nz, is_face & is_small)
+
+
+@triton.jit
+def load_corners(faces, face, mask):
+    """Return the vertices of faces, 0 where `mask` is not set."""
+    i = tl.load(faces + 3 * face, mask=mask, other=0).to(tl.int64)
+    j = tl.load(faces + 3 * face + 1, mask=mask, other=0).to(tl.int64)
+    k = tl.load(faces + 3 * face + 2, mask=mask, other=0).to(tl.int64)
+    return i, j, k
+
+
+@triton.jit
+def round_to_even(value):
+    """Round float64 to the nearest integer, halves to even."""
+    return (value + ROUNDER) - ROUNDER
 
 
 @triton.jit
@@ -189,9 +209,7 @@ def _count_faces_in_bins(
     is_face = face < num_faces
     ndc += view * num_vertices * 3
     corners += view * (num_bins + 1) * (num_bins + 1)
-    i = tl.load(faces + 3 * face, mask=is_face, other=0).to(tl.int64)
-    j = tl.load(faces + 3 * face + 1, mask=is_face, other=0).to(tl.int64)
-    k = tl.load(faces + 3 * face + 2, mask=is_face, other=0).to(tl.int64)
+    i, j, k = load_corners(faces, face, is_face)
     left, right = _bins_along(ndc, i, j, k, half_size, bin_size)
     low, high = _bins_along(ndc + 1, i, j, k, half_size, bin_size)
     nearest = tl.minimum(tl.minimum(tl.load(ndc + 3 * i + 2), tl.load(ndc + 3 * j + 2)), tl.load(ndc + 3 * k + 2))

@@ -262,31 +262,31 @@ def test_fold_resumes_after_the_death_of_its_worker(shards_dir, ray_cluster, who
         assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
-def test_in_memory_storage_runs_in_this_process(tmp_path):
-    write_shard_set(tmp_path / "shards", num_subjects=4)
-    target = StoragePath("memory://crossval-of-a-test/cv")
-    manifest = run(config(tmp_path / "shards", target, protocol=("knn",), batch_size=2))
-    assert [fold.num_samples for fold in manifest.folds] == [6, 6]
-    assert json.loads((target / "manifest.json").read_text())["stage"] == "crossval"
+@pytest.fixture
+def in_memory(tmp_path) -> CrossvalConfig:
+    """Two folds of two subjects each, which are run in this process."""
+    write_shard_set(tmp_path / "shards", num_subjects=4, size=8)
+    return config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
+
+
+def test_in_memory_storage_runs_in_this_process(in_memory):
+    assert [fold.num_samples for fold in run(in_memory).folds] == [6, 6]
+    assert json.loads((in_memory.out / "manifest.json").read_text())["stage"] == "crossval"
 
 
 @pytest.mark.slow
-def test_fold_resumes_after_a_dead_machine_left_its_lock(tmp_path):
-    write_shard_set(tmp_path / "shards", num_subjects=4)
-    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
-    whole, fold = run(given), given.out / "folds" / "01"
-    (given.out / "manifest.json").unlink()
+def test_fold_resumes_after_a_dead_machine_left_its_lock(in_memory):
+    whole, fold = run(in_memory), in_memory.out / "folds" / "01"
+    (in_memory.out / "manifest.json").unlink()
     (fold / "manifest.json").unlink()
     # The lock expires in three seconds.
     holder = {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": time.time() - STALE_AFTER + 3}
     (fold / LOCK_NAME).write_bytes(json.dumps(holder).encode())
-    assert run(given) == whole
+    assert run(in_memory) == whole
     assert not (fold / LOCK_NAME).exists()
 
 
-def test_scores_of_another_version_raise_fold_error(tmp_path, monkeypatch):
-    write_shard_set(tmp_path / "shards", num_subjects=2, size=8)
-    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
+def test_scores_of_another_version_raise_fold_error(in_memory, monkeypatch):
     run_fold = crossval.run_fold
 
     def run_with_another_version(fold: Fold, **options) -> None:
@@ -296,13 +296,11 @@ def test_scores_of_another_version_raise_fold_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(crossval, "run_fold", run_with_another_version)
     with pytest.raises(FoldError, match=r"00: the fold has run, .* install the same version of smile-pipe"):
-        run(given)
+        run(in_memory)
 
 
 @pytest.mark.parametrize("error", [PermissionError("not now"), EndpointConnectionError(endpoint_url="-")])
-def test_failing_storage_does_not_stop_progress_reports(tmp_path, monkeypatch, error):
-    write_shard_set(tmp_path / "shards", num_subjects=4, size=8)
-    given = config(tmp_path / "shards", StoragePath(f"memory://{tmp_path.name}/cv"), protocol=("knn",), batch_size=2)
+def test_failing_storage_does_not_stop_progress_reports(in_memory, monkeypatch, error):
     progress, failures, reports = RunDirectory.progress, [error], []
 
     def fail_at_first(self) -> tuple[int, int]:
@@ -311,7 +309,7 @@ def test_failing_storage_does_not_stop_progress_reports(tmp_path, monkeypatch, e
         return progress(self)
 
     monkeypatch.setattr(RunDirectory, "progress", fail_at_first)
-    run(given, lambda *row: reports.append(row))
+    run(in_memory, lambda *row: reports.append(row))
     # One report per fold: the state of the first one could not be read.
     assert [done for done, _, _ in reports] == [0, 6]
 

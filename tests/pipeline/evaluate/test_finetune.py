@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from helpers import tiny_arch
-from helpers.samples import make_timeline, write_shard_set
+from helpers.samples import make_timeline, spoil, write_shard_set
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import build_model
 from smile_pipe.model.towers import build_tokenizer
@@ -92,6 +93,19 @@ def tiny(tmp_path: Path) -> TrainedModel:
     return random_model(tiny_arch.register(tmp_path))
 
 
+@pytest.fixture
+def tune(dataset, tiny):
+    """Fine-tune the tiny model on twelve samples, and predict six others."""
+    return partial(run_finetune, tiny, dataset, dataset.shards.rows[:12], dataset.shards.rows[12:])
+
+
+@pytest.fixture
+def tune_faces(face_dataset, split_rows):
+    """Fine-tune a model on four subjects, and predict the fifth."""
+    train, test = split_rows
+    return lambda model, reader=face_dataset, **given: run_finetune(model, reader, train, test, **given)
+
+
 class TestLearning:
     def test_a_random_model_learns_expressions(self, face_dataset, split_rows):
         train, _ = split_rows
@@ -107,27 +121,25 @@ class TestLearning:
         probed, tuned = (run_finetune(model, face_dataset, train, train, epochs=epochs) for epochs in (0, 1))
         assert cross_entropy(tuned, y) < 1.2 * cross_entropy(probed, y)
 
-    def test_statistics_do_not_depend_on_those_of_the_model(self, face_dataset, split_rows):
-        train, test = split_rows
+    def test_statistics_do_not_depend_on_those_of_the_model(self, tune_faces):
         model, other = random_model(), random_model()
         for norm in other.model.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):
                 norm.running_mean += 3
                 norm.running_var *= 5
                 norm.num_batches_tracked += 1000
-        found, again = (run_finetune(own, face_dataset, train, test, epochs=1) for own in (model, other))
+        found, again = (tune_faces(own, epochs=1) for own in (model, other))
         assert np.array_equal(found, again)
 
-    def test_final_statistics_are_those_of_the_last_weights(self, face_dataset, split_rows, copies):
-        train, test = split_rows
+    def test_final_statistics_are_those_of_the_last_weights(self, tune_faces, copies):
         model = random_model()
-        run_finetune(model, face_dataset, train, test, epochs=1)
-        run_finetune(replace(model, model=copies[0]), face_dataset, train, test, epochs=0)
+        tune_faces(model, epochs=1)
+        tune_faces(replace(model, model=copies[0]), epochs=0)
         tuned, recomputed = (dict(copied.named_buffers()) for copied in copies)
         assert all(torch.equal(tuned[name], recomputed[name]) for name in tuned)
 
-    def test_statistics_use_batches_of_one_size_and_mixed_subjects(self, face_dataset, split_rows, monkeypatch):
-        train, test = split_rows
+    def test_statistics_use_batches_of_one_size_and_mixed_subjects(self, tune_faces, split_rows, monkeypatch):
+        train, _ = split_rows
         taken: list[tuple[list[str], int]] = []
         real = TrainedModel.embed_faces
 
@@ -137,14 +149,13 @@ class TestLearning:
 
         monkeypatch.setattr(module, "BATCH_SIZE", 13)
         monkeypatch.setattr(TrainedModel, "embed_faces", recording)
-        run_finetune(random_model(), face_dataset, train, test, epochs=0)
+        tune_faces(random_model(), epochs=0)
         subjects, batch_size = taken[0]
         # 28 samples as 10, 10 and 8 instead of 13, 13 and 2.
         assert batch_size == 10 and sorted(subjects) == [row.subject for row in train]
         assert all(len(set(subjects[start : start + 10])) > 2 for start in (0, 10, 20))
 
-    def test_only_normalisation_is_in_training_mode(self, face_dataset, split_rows, copies, monkeypatch):
-        train, test = split_rows
+    def test_only_normalisation_is_in_training_mode(self, tune_faces, copies, monkeypatch):
         real, kinds = module.augment, []
 
         def recording(*given: Any) -> Tensor:
@@ -152,30 +163,29 @@ class TestLearning:
             return real(*given)
 
         monkeypatch.setattr(module, "augment", recording)
-        run_finetune(random_model(), face_dataset, train, test, epochs=1)
+        tune_faces(random_model(), epochs=1)
         assert kinds == [{torch.nn.BatchNorm2d}]
 
-    def test_gradients_are_reset_before_each_step(self, dataset, tiny, monkeypatch, copies):
+    def test_gradients_are_reset_before_each_step(self, tune, monkeypatch, copies):
         monkeypatch.setattr(module, "learning_rate", lambda arch: 0.0)
         monkeypatch.setattr(module, "augment", lambda views, *given: views)
         for epochs in (1, 3):
-            run_finetune(tiny, dataset, dataset.shards.rows[:12], dataset.shards.rows[12:], epochs=epochs)
+            tune(epochs=epochs)
         first, third = (copied.project_image[0].weight.grad for copied in copies)
         assert first.abs().max() > 0
         torch.testing.assert_close(third, first, rtol=0, atol=0.1 * first.abs().max().item())
 
-    def test_head_is_trained(self, dataset, tiny, monkeypatch):
+    def test_head_is_trained(self, tune, monkeypatch):
         heads: list[LinearHead] = []
         monkeypatch.setattr(module, "LinearHead", lambda *given: heads.append(LinearHead(*given)) or heads[-1])
         for epochs in (0, 1):
-            run_finetune(tiny, dataset, dataset.shards.rows[:12], dataset.shards.rows[12:], epochs=epochs)
+            tune(epochs=epochs)
         probe, tuned = heads
         assert not torch.equal(probe.weight, tuned.weight) and not torch.equal(probe.bias, tuned.bias)
 
-    def test_only_the_face_encoder_is_trained(self, face_dataset, split_rows, copies):
-        train, test = split_rows
+    def test_only_the_face_encoder_is_trained(self, tune_faces, copies):
         model = random_model(recipe="facet-vlm")
-        run_finetune(model, face_dataset, train, test, epochs=1)
+        tune_faces(model, epochs=1)
         assert changed_parts(model, copies[0]) == {"towers.clip.visual", "project_image", "fusion", "aggregation"}
 
     def test_temporal_pooling_is_trained_with_sequences(self, tmp_path, tiny, copies):
@@ -199,22 +209,22 @@ class TestLearning:
         assert learning_rate("ViT-B-32") == pytest.approx(learning_rate("smile-tiny") / 10)
 
     @pytest.mark.parametrize(("name", "value"), [("MAX_GRADIENT_NORM", 0.0), ("cosine_schedule", lambda *given: 0.0)])
-    def test_gradient_clipping_and_schedule_are_applied(self, dataset, tiny, monkeypatch, copies, name, value):
+    def test_gradient_clipping_and_schedule_are_applied(self, tune, tiny, monkeypatch, copies, name, value):
         monkeypatch.setattr(module, name, value)
-        run_finetune(tiny, dataset, dataset.shards.rows[:12], dataset.shards.rows[12:])
+        tune()
         assert changed_parts(tiny, copies[0]) == set()
 
-    def test_each_step_is_augmented_as_in_training(self, dataset, tiny, monkeypatch):
+    def test_each_step_is_augmented_as_in_training(self, tune, monkeypatch):
         real, seen = module.augment, []
         monkeypatch.setattr(module, "augment", lambda *given: seen.append(given) or real(*given))
-        run_finetune(tiny, dataset, dataset.shards.rows[:12], dataset.shards.rows[12:], epochs=3)
+        tune(epochs=3)
         assert len(seen) == 3
         for views, channel, order, _, moments in seen:
             # Mirroring a face swaps the left and the right view.
             assert (channel, order) == ("rgb", [0, 2, 1]) and moments.counts.tolist() == [1] * 12
             assert len(views) == 12 and 0 <= views.min() < views.max() <= 1
 
-    def test_order_and_augmentation_differ_by_epoch_and_seed(self, dataset, tiny, monkeypatch):
+    def test_order_and_augmentation_differ_by_epoch_and_seed(self, tune, monkeypatch):
         orders: list[tuple[int, int]] = []
         states: list[bytes] = []
 
@@ -231,17 +241,16 @@ class TestLearning:
         monkeypatch.setattr(module, "Sampler", RecordingSampler)
         monkeypatch.setattr(module, "augment", augment)
         for seed in (0, 4):
-            run_finetune(tiny, dataset, dataset.shards.rows[:12], dataset.shards.rows[12:], seed=seed)
+            tune(seed=seed)
         assert orders == [(0, 0), (0, 1), (4, 0), (4, 1)]
         assert len(states) == len(set(states)) == 2 * 2 * 3
 
 
 class TestIsolation:
-    def test_model_of_the_run_is_not_changed(self, run_dir, face_dataset, split_rows):
-        train, test = split_rows
+    def test_model_of_the_run_is_not_changed(self, tune_faces, run_dir):
         model = TrainedModel.load(*open_run(run_dir))
         before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-        run_finetune(model, face_dataset, train, test, epochs=1)
+        tune_faces(model, epochs=1)
         after = model.model.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
         assert not any(part.training for part in model.model.modules())
@@ -256,8 +265,8 @@ class TestIsolation:
         assert not {row.key for row in rows[12:]} & set(events[: events.index(2)])
         assert tested == [row.key for row in rows[12:]]
 
-    def test_prediction_depends_on_its_own_images_only(self, face_dataset, split_rows):
-        train, test = split_rows
+    def test_prediction_depends_on_its_own_images_only(self, tune_faces, face_dataset, split_rows):
+        _, test = split_rows
 
         class Negative(FaceDataset):
             def read(self, row: IndexRow) -> FaceSample:
@@ -265,16 +274,15 @@ class TestIsolation:
                 return replace(face, views=255 - face.views) if row.key == test[2].key else face
 
         model, other = random_model(), Negative(face_dataset.shards, face_dataset.decode_spec, 1 << 30)
-        found, again = (run_finetune(model, reader, train, test, epochs=1) for reader in (face_dataset, other))
+        found, again = (tune_faces(model, reader, epochs=1) for reader in (face_dataset, other))
         assert (found != again).any(axis=1).tolist() == [number == 2 for number in range(7)]
 
-    def test_results_are_deterministic_by_seed(self, face_dataset, split_rows):
-        train, test = split_rows
+    def test_results_are_deterministic_by_seed(self, tune_faces):
         model = random_model()
-        first = run_finetune(model, face_dataset, train, test, epochs=2, seed=3)
+        first = tune_faces(model, epochs=2, seed=3)
         torch.manual_seed(99)
-        assert np.array_equal(first, run_finetune(model, face_dataset, train, test, epochs=2, seed=3))
-        assert not np.array_equal(first, run_finetune(model, face_dataset, train, test, epochs=2, seed=4))
+        assert np.array_equal(first, tune_faces(model, epochs=2, seed=3))
+        assert not np.array_equal(first, tune_faces(model, epochs=2, seed=4))
 
 
 class TestRowsAndClasses:
@@ -300,14 +308,14 @@ class TestRowsAndClasses:
         train, test, bad = rows[:12], rows[12:], (rows[1], rows[7], rows[14])
         good = [[row for row in side if row not in bad] for side in (train, test)]
         expected = run_finetune(tiny, dataset, *good)
-        spoil(dataset.shards, bad)
+        spoil(Path(dataset.shards.root), bad)
         found = run_finetune(tiny, dataset, train, test)
         assert dataset.skipped == {row.key for row in bad}
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def test_damaged_sample_raises_without_skip(self, dataset, tiny):
         rows = dataset.shards.rows
-        spoil(dataset.shards, rows[13:14])
+        spoil(Path(dataset.shards.root), rows[13:14])
         reader = FaceDataset(dataset.shards, dataset.decode_spec, 0, "fail")
         with pytest.raises(BadSampleError, match=rows[13].key):
             run_finetune(tiny, reader, rows[:12], rows[12:])
@@ -315,7 +323,7 @@ class TestRowsAndClasses:
     @pytest.mark.parametrize("side", [slice(12), slice(12, None)])
     def test_no_readable_sample_raises(self, dataset, tiny, side):
         rows = dataset.shards.rows
-        spoil(dataset.shards, rows[side])
+        spoil(Path(dataset.shards.root), rows[side])
         with pytest.raises(BadSampleError, match="none can be read"):
             run_finetune(tiny, dataset, rows[:12], rows[12:])
 
@@ -325,24 +333,12 @@ class TestRowsAndClasses:
 
     def test_missing_labels_raise(self, dataset, tiny):
         with pytest.raises(ValueError, match="shorter"):
-            run_finetune(
-                tiny,
-                dataset,
-                dataset.shards.rows[:4],
-                dataset.shards.rows[4:],
-                y=np.zeros(3, np.int64),
-            )
+            run_finetune(tiny, dataset, dataset.shards.rows[:4], dataset.shards.rows[4:], y=np.zeros(3, np.int64))
 
-    def test_progress_reports_each_step_and_their_total(self, dataset, tiny, monkeypatch):
+    def test_progress_reports_each_step_and_their_total(self, tune, monkeypatch):
         monkeypatch.setattr(module, "BATCH_SIZE", 5)
         reports: list[tuple[int, int]] = []
-        run_finetune(
-            tiny,
-            dataset,
-            dataset.shards.rows[:12],
-            dataset.shards.rows[12:],
-            on_progress=lambda *given: reports.append(given),
-        )
+        tune(on_progress=lambda *given: reports.append(given))
         assert reports == [(step, 6) for step in range(1, 7)]
 
 
@@ -379,12 +375,3 @@ def changed_parts(model: TrainedModel, copy: torch.nn.Module) -> set[str]:
     before = dict(model.model.named_parameters())
     names = [name for name, now in copy.named_parameters() if not torch.equal(before[name], now)]
     return {next((part for part in parts if name.startswith(f"{part}.")), name) for name in names}
-
-
-def spoil(shards: ShardSet, rows: Sequence[IndexRow]) -> None:
-    """Change a byte in the middle of each sample."""
-    for row in rows:
-        path = Path(shards.root) / "shards" / row.shard
-        content = bytearray(path.read_bytes())
-        content[row.offset + row.bytes // 2] ^= 1
-        path.write_bytes(content)

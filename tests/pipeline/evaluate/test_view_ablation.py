@@ -76,6 +76,16 @@ def predictor_of(model: TrainedModel, data: EmbeddingSet, **changes) -> Protocol
     )
 
 
+@pytest.fixture
+def model(arch) -> TrainedModel:
+    return trained(arch, "smile-vlm")
+
+
+@pytest.fixture
+def data(model, shards) -> EmbeddingSet:
+    return make_embeddings(model, shards)
+
+
 class TestSubsets:
     def test_up_to_three_views_have_all_subsets(self):
         assert view_subsets(1) == [(0,)]
@@ -109,8 +119,7 @@ class TestFusion:
 
 
 class TestEmbeddingSet:
-    def test_train_rows_come_first_and_test_rows_keep_their_labels(self, arch, shards):
-        data = make_embeddings(trained(arch, "smile-vlm"), shards)
+    def test_train_rows_come_first_and_test_rows_keep_their_labels(self, data, shards):
         rows = list(shards.rows)
         assert (data.train_rows, data.test_rows, data.num_train, data.num_skipped) == (rows[:9], rows[9:], 9, 0)
         assert data.views.shape == (12, 3, 8) and data.directions.shape == (3, 3)
@@ -122,28 +131,25 @@ class TestEmbeddingSet:
         assert not test_labels.is_multilabel
 
     @pytest.mark.parametrize("side", ["train_rows", "test_rows"])
-    def test_one_multilabel_sample_makes_the_labels_multilabel(self, arch, shards, side):
-        data = make_embeddings(trained(arch, "smile-vlm"), shards)
+    def test_one_multilabel_sample_makes_the_labels_multilabel(self, data, side):
         rows = getattr(data, side)
         several = replace(data, **{side: [replace(rows[0], expression="HA;SU"), *rows[1:]]})
         assert several.test_labels.is_multilabel
 
 
 class TestPredictor:
-    def test_zero_shot_uses_test_samples_and_temperature_of_the_run(self, arch, shards):
-        model = trained(arch, "smile-vlm")
+    def test_zero_shot_uses_test_samples_and_temperature_of_the_run(self, model, data):
         with torch.no_grad():
             model.model.log_scale.fill_(2.0)
-        predictor = predictor_of(model, make_embeddings(model, shards))
+        predictor = predictor_of(model, data)
         found = predictor.probabilities("zero-shot", predictor.data.x)
         assert found.shape == (3, 3)
         assert found == pytest.approx(zero_shot(predictor.data.x[9:], predictor.prompts, np.exp(2.0)))
 
-    def test_probe_of_all_views_is_fitted_once(self, arch, shards, monkeypatch):
-        data, fits = make_embeddings(trained(arch, "smile-vlm"), shards), []
-        real = protocols.fit_probe
+    def test_probe_of_all_views_is_fitted_once(self, model, data, monkeypatch):
+        fits, real = [], protocols.fit_probe
         monkeypatch.setattr(protocols, "fit_probe", lambda *given: fits.append(1) or real(*given))
-        predictor = predictor_of(trained(arch, "smile-vlm"), data)
+        predictor = predictor_of(model, data)
         found = predictor.probabilities("probe", data.x)
         assert predictor.probe is not None and len(fits) == 1
         assert (found == predictor.probe.probabilities(data.x[9:], 3)).all()
@@ -162,8 +168,8 @@ class TestPredictor:
         assert data.classes == ("HA", "SA", "NE")
         assert found[:, [0, 2]] == pytest.approx(shares) and (found[:, 1] == 0).all()
 
-    def test_finetune_raises_for_embeddings(self, arch, shards):
-        predictor = predictor_of(trained(arch, "smile-vlm"), make_embeddings(trained(arch, "smile-vlm"), shards))
+    def test_finetune_raises_for_embeddings(self, model, data):
+        predictor = predictor_of(model, data)
         with pytest.raises(ValueError, match="from images"):
             predictor.probabilities("finetune", predictor.data.x)
 
@@ -176,8 +182,7 @@ class TestScores:
         assert view_protocol(["finetune", "probe"]) == "probe"
         assert view_protocol(["finetune"]) is None
 
-    def test_zero_shot_is_scored_from_each_subset(self, arch, shards, monkeypatch):
-        model = trained(arch, "smile-vlm")
+    def test_zero_shot_is_scored_from_each_subset(self, model, shards, monkeypatch):
         predictor = predictor_of(model, make_embeddings(model, shards, num_train=0))
         seen, real = [], ProtocolPredictor.probabilities
         monkeypatch.setattr(
@@ -192,17 +197,14 @@ class TestScores:
             assert (part.accuracy, part.macro_f1) == (expected.accuracy, expected.macro_f1)
         assert len({part.accuracy for part in found}) > 1
 
-    def test_neighbours_use_the_same_subset_of_views(self, arch, shards):
-        model = trained(arch, "smile-vlm")
-        data = make_embeddings(model, shards)
+    def test_neighbours_use_the_same_subset_of_views(self, model, data, shards):
         found = view_scores(predictor_of(model, data), "knn", VIEWS, 0)
         for part in found:
             x = embed_only(model.model, shards, [VIEWS.index(view) for view in part.views])
             expected = score(data.test_labels, knn(x[:9], data.y[:9], x[9:], 3))
             assert (part.accuracy, part.macro_f1) == (expected.accuracy, expected.macro_f1)
 
-    def test_intervals_use_the_seed(self, arch, shards):
-        model = trained(arch, "smile-vlm")
+    def test_intervals_use_the_seed(self, model, shards):
         data = make_embeddings(model, shards, num_train=0)
         # These images are alike for all subjects, and would be read alike; with labels that are drawn they are not.
         data = replace(data, y=np.random.default_rng(0).integers(0, 3, len(data.y)))

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers.samples import spoil, write_shard_set
-from helpers.small_runs import learn, reader_of, result, write_shards
+from helpers.small_runs import learn, reader_of, result
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.export import embeddings_table
@@ -24,11 +24,6 @@ from smile_pipe.shards.reader import ShardSet
 
 NUM = 18
 DIM = 128
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="module")

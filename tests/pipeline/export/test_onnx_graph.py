@@ -10,18 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from helpers.samples import make_timeline, write_shard_set
-from helpers.small_runs import learn, reader_of, register, result, shake, write_shards
+from helpers.small_runs import learn, reader_of, register, result, shake
 from smile_pipe.pipeline.export import onnx_graph
 from smile_pipe.pipeline.export.config import ExportConfig
 from smile_pipe.pipeline.export.onnx_graph import TOLERANCE, DisagreementError, write_onnx
 from smile_pipe.pipeline.export.stage import run as export
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="module")

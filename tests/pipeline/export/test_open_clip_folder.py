@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from helpers.samples import make_timeline, write_shard_set
-from helpers.small_runs import learn, reader_of, register, result, shake, weights, write_shards
+from helpers.small_runs import learn, reader_of, register, result, shake, weights
 from smile_pipe.pipeline.data.dataset import FaceSample
 from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.export import open_clip_folder
@@ -33,11 +33,6 @@ from smile_pipe.shards.storage import StoragePath
 FILES = {"README.md", "fusion.safetensors", "open_clip_config.json", "open_clip_model.safetensors"}
 # Batches have another size, so results may differ by rounding.
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("scans"))
 
 
 def trained(shards: Path, out: Path, **options: Any) -> Path:
@@ -196,6 +191,7 @@ def test_files_name_the_run_without_paths(folder, run):
     manifest = RunDirectory(run).manifest()
     assert {path.name for path in folder.iterdir()} - {"sample.json"} == FILES
     readme = (folder / "README.md").read_text()
+    assert readme.startswith("---\nlibrary_name: open_clip\n")
     for expected_text in (
         manifest.fingerprint,
         "smile-vlm",

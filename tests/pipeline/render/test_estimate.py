@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from smile_pipe.pipeline.render import config as render_config
 from smile_pipe.pipeline.render import estimate as module
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.estimate import estimate
+from smile_pipe.pipeline.rendering import choose_backend
 
 
 @pytest.fixture
@@ -47,6 +49,14 @@ def test_a_machine_without_a_gpu_estimates_a_render_on_the_gpus_of_a_cluster(con
     result = estimate_of(config.model_copy(update={"renderer": "zbuffer-cuda", "address": "auto"}))
     assert (result.renderer, result.num_tried) == ("zbuffer", 4)
     assert result.bytes > 0 and result.core_seconds > 0
+
+
+def test_a_dry_run_connects_to_a_cluster_once(config, monkeypatch):
+    addresses = []
+    monkeypatch.setattr(choose_backend.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(render_config, "cluster_has_gpu", addresses.append)
+    assert estimate_of(config.model_copy(update={"address": "ray://head:10001"})).renderer == "zbuffer"
+    assert addresses == ["ray://head:10001"]
 
 
 def test_kept_and_copied_samples_need_no_rendering(config):

@@ -93,7 +93,7 @@ class TestShardNamesOutsideTheDirectory:
     def read_records(self, rendered: World) -> dict[str, dict]:
         """The records after the start of a second run, by file name."""
         rendered.output.begin(())
-        return {path.name: json.loads(path.read_bytes()) for path in rendered.output.progress.files("*.json")}
+        return {path.name: json.loads(path.read_bytes()) for path in rendered.output.progress.local.glob("*.json")}
 
     @pytest.mark.parametrize("file", ["manifest.json", "index.parquet", "failures.parquet"])
     def test_bad_names_are_rejected_before_anything_is_removed_or_written(self, rendered, victim, file):

@@ -34,6 +34,14 @@ def test_jpeg_on_a_gpu_has_another_fingerprint():
     assert settings(jpeg="gpu").images_fingerprint != settings().images_fingerprint
 
 
+def test_a_copy_does_not_keep_the_fingerprint_and_the_rig_of_the_original():
+    original = settings()
+    before = (original.images_fingerprint, original.rig_of("").size)
+    copied = original.model_copy(update={"size": 48})
+    assert (copied.images_fingerprint, copied.rig_of("").size) == (settings(size=48).images_fingerprint, 48)
+    assert copied == settings(size=48) and (original.images_fingerprint, original.rig_of("").size) == before
+
+
 def resolve(**options) -> RenderSettings:
     return RenderConfig(data_dir=Path("faces"), out=Path("out"), **options).resolve()
 

@@ -291,7 +291,9 @@ def test_shards_of_another_dataset_are_not_replaced(some_faces, shards_dir, tmp_
 
 
 def test_a_batch_holds_fewer_frames_of_larger_images(faces_dir, tmp_path):
-    def size_of(size: int) -> int:
-        return max_frames_per_batch(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size).resolve())
+    def size_of(size: int, **options) -> int:
+        return max_frames_per_batch(RenderConfig(data_dir=faces_dir, out=tmp_path, size=size, **options).resolve())
 
-    assert (size_of(224), size_of(2048)) == (16, 1) and 1 < size_of(1024) < 16
+    # Three views of 1024 px are 24 MiB, or 9 MiB with `rgb` alone; the limit is 128 MiB.
+    assert (size_of(224), size_of(1024), size_of(2048)) == (16, 5, 1)
+    assert size_of(1024, supersample=4) == 5 and size_of(1024, channels=("rgb",)) == 14

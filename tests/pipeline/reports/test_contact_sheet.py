@@ -1,103 +1,136 @@
-"""The contact sheet: positions of cells, labels, and its size."""
+"""The contact sheet of shards: scans by view and channel, sequences over time, and the counts of `inspect`."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from smile_pipe.pipeline.reports.contact_sheet import GUTTER, MAX_SIDE, contact_sheet
+from helpers.samples import make_timeline, write_shard_set
+from smile_pipe.cli.main import app
+from smile_pipe.pipeline.reports import contact_sheet
+from smile_pipe.pipeline.reports.contact_sheet import CELL, MAX_WIDTH, draw_sheet, preview_png, select_rows
+from smile_pipe.shards.images import as_rgb, decode_image
+from smile_pipe.shards.reader import ShardSet
 
-RED, GREEN, BLUE, GOLD = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 160, 0)
-
-
-def solid(color, height=32, width=32):
-    return np.full((height, width, 3), color, np.uint8)
-
-
-def bounding_box(sheet, color):
-    """Bounding box of a colour: left, top, right, bottom, with exclusive ends."""
-    rows, columns = np.nonzero((np.asarray(sheet) == color).all(axis=2))
-    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
-def has_dark_pixels(region):
-    return (np.asarray(region).min(axis=2) < 200).any()
+def make_shards(root: Path, *timelines, channels=("rgb", "depth"), expressions=("HA", "SA")) -> ShardSet:
+    root.parent.mkdir(exist_ok=True)
+    write_shard_set(root, 1, expressions, channels=channels, timelines=timelines or (None,))
+    return ShardSet.open(str(root))
 
 
-def test_cells_are_in_rows_and_columns_with_a_gutter():
-    sheet = contact_sheet([[solid(RED), solid(GREEN)], [solid(BLUE), solid(GOLD)]], cell_size=32)
-    left, top, right, bottom = bounding_box(sheet, RED)
-    assert (right - left, bottom - top) == (32, 32)
-    step = 32 + GUTTER
-    assert bounding_box(sheet, GREEN) == (left + step, top, right + step, bottom)
-    assert bounding_box(sheet, BLUE) == (left, top + step, right, bottom + step)
-    assert bounding_box(sheet, GOLD) == (left + step, top + step, right + step, bottom + step)
-    assert sheet.getpixel((0, 0)) == sheet.getpixel((right + 1, top + 1)) == (255, 255, 255)
+def decode(shards: ShardSet, number: int, view: str, name: str) -> np.ndarray:
+    return as_rgb(decode_image(name, shards.read(shards.rows[number]).images[view, name]))
 
 
-def test_image_of_cell_size_is_not_resampled():
-    image = np.random.default_rng(0).integers(1, 200, (40, 40, 3), np.uint8)
-    sheet = contact_sheet([[image]], cell_size=40)
-    side = (sheet.width - 40) // 2
-    assert (np.asarray(sheet)[side : side + 40, side : side + 40] == image).all()
+class TestRows:
+    """What is drawn of each sample."""
+
+    @pytest.fixture
+    def drawn(self, monkeypatch) -> list:
+        """The arguments of the last sheet: title, labels of rows, and images of rows by column."""
+        calls: list = []
+        draw = contact_sheet.draw_sheet
+        monkeypatch.setattr(contact_sheet, "draw_sheet", lambda *given: calls.extend(given) or draw(*given))
+        return calls
+
+    def check(self, drawn, shards, *rows: dict[str, str]) -> None:
+        """Check the columns of each row, given as view and image name by label."""
+        for number, (cells, expected) in enumerate(zip(drawn[2], rows, strict=True)):
+            assert list(cells) == list(expected)
+            for label, name in expected.items():
+                assert np.array_equal(cells[label], decode(shards, number, *name.split()))
+
+    def test_scan_shows_all_views_and_channels(self, drawn, tmp_path):
+        shards = make_shards(tmp_path / "shards")
+        assert preview_png(shards).startswith(b"\x89PNG")
+        names = [f"{view} {channel}" for channel in ("rgb", "depth") for view in ("front", "left", "right")]
+        assert drawn[:2] == ["2 samples, zbuffer, 16 px", ["F0001 happiness 4", "F0001 sadness 4"]]
+        self.check(drawn, shards, *[{name: name for name in names}] * 2)
+
+    def test_sequence_shows_its_first_view_over_time_and_dynamic_image(self, drawn, tmp_path):
+        shards = make_shards(tmp_path / "shards", make_timeline(3, "both"), None)
+        preview_png(shards)
+        moments = {f"moment {n + 1}": f"front rgb.0{n}" for n in range(3)}
+        scan = [f"{view} {channel}" for channel in ("rgb", "depth") for view in ("front", "left", "right")]
+        self.check(drawn, shards, moments | {"dynamic": "front rgb.dynamic"}, {name: name for name in scan})
+        assert drawn[0].endswith("; sequences: front rgb in time")
+
+    def test_long_sequence_shows_eight_evenly_spaced_frames(self, drawn, tmp_path):
+        shards = make_shards(tmp_path / "shards", make_timeline(30, "frames"), expressions=("HA",))
+        preview_png(shards)
+        shown = (0, 4, 8, 12, 17, 21, 25, 29)
+        self.check(drawn, shards, {f"moment {n}": f"front rgb.{frame:02d}" for n, frame in enumerate(shown, 1)})
+
+    def test_sequence_with_only_a_dynamic_image_shows_it(self, drawn, tmp_path):
+        shards = make_shards(tmp_path / "shards", make_timeline(4, "dynamic"), expressions=("HA",))
+        preview_png(shards)
+        self.check(drawn, shards, {"dynamic": "front rgb.dynamic"})
+
+    def test_strongest_scan_and_sequence_of_each_face_are_drawn(self, tmp_path):
+        scans = make_shards(tmp_path / "scans", expressions=("SA", "HA")).rows
+        (sequence,) = make_shards(tmp_path / "both" / "shards", make_timeline(2), expressions=("HA",)).rows
+        weaker = replace(sequence, key="weaker", level=1)
+        by_expression = {row.expression: row for row in scans}
+        assert select_rows([weaker, sequence, *scans]) == [by_expression["HA"], sequence, by_expression["SA"]]
 
 
-def test_image_keeps_its_aspect_ratio_and_is_centred():
-    sheet = contact_sheet([[solid(RED)], [solid(GREEN, 16, 32)]], cell_size=64)
-    left, top, right, bottom = bounding_box(sheet, GREEN)
-    assert (right - left, bottom - top) == (64, 32)
-    assert top == bounding_box(sheet, RED)[3] + GUTTER + 16
+class TestDrawing:
+    """The layout of a sheet."""
+
+    def solid(self, color, size=8):
+        return np.full((size, size, 3), color, np.uint8)
+
+    def box(self, sheet, color) -> tuple[int, int, int, int]:
+        """The bounding box of a colour: left, top, right, bottom."""
+        ys, xs = np.nonzero((np.asarray(sheet) == color).all(axis=2))
+        return xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+
+    def has_text(self, sheet, *box: int) -> bool:
+        return bool((np.asarray(sheet.crop(box)) < 150).any())
+
+    def test_cells_are_aligned_and_missing_ones_are_grey(self):
+        rows = [{"a": self.solid(RED), "dynamic": self.solid(GREEN)}, {"a": self.solid(BLUE), "b": self.solid(BLUE)}]
+        sheet = draw_sheet("", ["", ""], rows)
+        red, green, blue = (self.box(sheet, color) for color in (RED, GREEN, BLUE))
+        assert red[2] - red[0] == red[3] - red[1] == CELL
+        assert red[1] == green[1] and blue[0] == red[0] and blue[1] > red[3]
+        # The dynamic image is in the last column.
+        assert green[0] > blue[2]
+        assert sheet.getpixel((blue[2] - 1, red[1])) == sheet.getpixel((green[0], blue[1])) == (240, 241, 243)
+
+    def test_labels_and_title_are_outside_of_the_cells(self):
+        sheet = draw_sheet("A title", ["", "row"], [{"": self.solid(RED), "w" * 200: self.solid(GREEN)}, {}])
+        red, green = self.box(sheet, RED), self.box(sheet, GREEN)
+        width, height = sheet.size
+        assert self.has_text(sheet, 0, 0, width, 60)
+        # The long label is truncated to its column.
+        assert self.has_text(sheet, green[0], 60, green[2], green[1])
+        assert not self.has_text(sheet, 0, 60, red[2], red[1]) and not self.has_text(sheet, green[2], 60, width, red[1])
+        assert self.has_text(sheet, 0, red[3], red[0], height) and not self.has_text(sheet, 0, red[1], red[0], red[3])
+
+    @pytest.mark.parametrize("columns", [1, 60, 150])
+    def test_many_columns_are_drawn_smaller(self, columns):
+        sheet = draw_sheet("t", ["row " * 9], [{f"c{n}": self.solid(RED) for n in range(columns)}])
+        left, top, right, bottom = self.box(sheet, RED)
+        assert right - left <= MAX_WIDTH and bottom - top >= 16 and sheet.width < MAX_WIDTH + 1000
 
 
-def test_missing_images_are_grey_squares():
-    sheet = contact_sheet([[solid(RED), solid(GREEN)], [None]], cell_size=32)
-    left, top, _, bottom = bounding_box(sheet, RED)
-    empty_cells = bounding_box(sheet, (240, 241, 243))
-    assert empty_cells == (left, bottom + GUTTER, left + 2 * 32 + GUTTER, bottom + GUTTER + 32)
-    assert top < empty_cells[1]
-
-
-def test_labels_are_left_of_rows_and_above_columns():
-    cells = [[solid(RED), solid(GREEN)], [solid(BLUE), solid(GOLD)]]
-    sheet = contact_sheet(cells, ["", "sad"], ["", "left"], cell_size=64)
-    red, gold = bounding_box(sheet, RED), bounding_box(sheet, GOLD)
-    assert has_dark_pixels(sheet.crop((0, gold[1], red[0], gold[3])))
-    assert not has_dark_pixels(sheet.crop((0, red[1], red[0], red[3])))
-    assert has_dark_pixels(sheet.crop((gold[0], 0, gold[2], red[1])))
-    assert not has_dark_pixels(sheet.crop((0, 0, red[2], red[1])))
-
-
-def test_title_is_above_column_labels():
-    bare = contact_sheet([[solid(RED)]], (), ["x"], cell_size=200)
-    titled = contact_sheet([[solid(RED)]], (), ["x"], "A title", cell_size=200)
-    added = titled.height - bare.height
-    assert added > 0
-    assert has_dark_pixels(titled.crop((0, 0, titled.width, added)))
-
-
-def test_long_label_is_truncated_to_its_column():
-    sheet = contact_sheet([[solid(RED), solid(GREEN)]], (), ["", "w" * 200], cell_size=64)
-    red, green = bounding_box(sheet, RED), bounding_box(sheet, GREEN)
-    assert has_dark_pixels(sheet.crop((green[0], 0, green[2], green[1])))
-    assert not has_dark_pixels(sheet.crop((0, 0, red[2], red[1])))
-    assert not has_dark_pixels(sheet.crop((green[2], 0, sheet.width, green[1])))
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(3, 60), (60, 3), (300, 2), (1, 1)])
-def test_sheet_has_a_maximum_size(rows, columns):
-    sheet = contact_sheet([[solid(RED, 8, 8)] * columns] * rows, ["a row"] * rows, ["c"] * columns, "t", cell_size=300)
-    assert max(sheet.size) <= MAX_SIDE
-    assert min(sheet.size) > 20
-
-
-def test_cells_are_reduced_before_drawing():
-    sheet = contact_sheet([[solid(RED, 8, 8)] * 20], ["a row with a long name"], cell_size=300)
-    left, top, right, bottom = bounding_box(sheet, RED)
-    # Shrinking the finished sheet would blur the edges of the cells.
-    colours = np.unique(np.asarray(sheet.crop((left, top, right, bottom))).reshape(-1, 3), axis=0)
-    assert colours.tolist() == [[*RED], [255, 255, 255]]
-
-
-def test_invalid_input_raises():
-    with pytest.raises(ValueError, match="at least one cell"):
-        contact_sheet([])
-    with pytest.raises(ValueError, match="but 2 and 0 labels"):
-        contact_sheet([[solid(RED)]], ["a", "b"])
+@pytest.mark.parametrize(
+    ("timelines", "summary"),
+    [
+        ((None,), "2 scans"),
+        ((make_timeline(3),), "2 sequences of 3 frames (6 in all), recorded at 25 fps"),
+        ((make_timeline(3), make_timeline(5)), "2 sequences of 3 to 5 frames (8 in all), recorded at 25 fps"),
+        ((None, make_timeline(5)), "1 scan and 1 sequence of 5 frames (5 in all), recorded at 25 fps"),
+    ],
+)
+def test_inspect_prints_scans_sequences_frames_and_rates(tmp_path, timelines, summary):
+    make_shards(tmp_path / "shards", *timelines)
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "shards"), "--preview", str(tmp_path / "sheet.png")])
+    assert result.exit_code == 0 and (tmp_path / "sheet.png").exists()
+    assert " ".join(result.stdout.split()).count(summary) == 1

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helpers.run_manifests import run_manifest
-from helpers.samples import make_row, make_sample
+from helpers.samples import make_row, make_sample, write_shard_set
 from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.evaluate import stage as evaluate
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
@@ -37,6 +37,19 @@ class TestShardsCard:
         rows = read_index(shards_dir / "index.parquet")
         assert shards_card(manifest, rows) == (shards_dir / "README.md").read_text()
         assert str(shards_dir) not in shards_card(manifest, rows)
+
+    @pytest.mark.parametrize("num_shards", [1, 2, 9])
+    def test_hugging_face_datasets_loads_the_directory(self, num_shards, tmp_path, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        root = tmp_path / "shards"
+        samples = write_shard_set(root, num_subjects=3, samples_per_shard=9 // num_shards + 9 % num_shards)
+        assert len(list((root / "shards").iterdir())) == num_shards and (root / "failures.parquet").exists()
+        card = shards_card(ShardManifest.read(root / "manifest.json"), read_index(root / "index.parquet"))
+        (root / "README.md").write_text(card)
+        loaded = datasets.load_dataset(str(root), cache_dir=str(tmp_path / "cache"))
+        assert loaded.keys() == {"train"} and loaded["train"]["txt"][:] == [sample.text for sample in samples]
 
     def test_text_of_the_data_is_escaped(self, shards_dir):
         manifest = ShardManifest.read(shards_dir / "manifest.json")

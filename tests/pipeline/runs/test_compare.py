@@ -3,55 +3,19 @@
 import pytest
 from typer.testing import CliRunner
 
+from helpers.crossval_manifests import crossval_manifest
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.runs.compare import compare
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.shards.errors import UsageError
 
 
-def write(folder, recipe, probe, zero_shot=None, *, without=(), num_samples=20, protocol="kfold:2", where=None):
+def write(folder, recipe, probe, zero_shot=None, **changes):
     """A finished cross-validation with these accuracies of its two folds."""
     accuracies = {"probe": probe} | ({"zero-shot": zero_shot} if zero_shot else {})
-    scores = {
-        name: CrossvalScore(
-            accuracy=MeanStd.of(values),
-            macro_f1=MeanStd.of(values),
-            per_class={},
-            per_level={},
-            confusion=((1, 0), (0, 1)),
-        )
-        for name, values in accuracies.items()
-    }
-    folds = tuple(
-        FoldScore(
-            folder=f"folds/0{n}",
-            split=f"{protocol}:{n}",
-            subjects=(f"F000{n}", f"M000{n}"),
-            num_samples=num_samples,
-            run_fingerprint="0" * 32,
-            accuracy={name: values[n] for name, values in accuracies.items()},
-            macro_f1={name: values[n] for name, values in accuracies.items()},
-        )
-        for n in range(2)
-    )
     folder.mkdir(parents=True)
-    CrossvalManifest(
-        fingerprint="1" * 32,
-        shards_fingerprint="2" * 32,
-        scored_on="2" * 32,
-        protocol=protocol,
-        subset=None,
-        where=where,
-        config={},
-        recipe=recipe,
-        without=without,
-        channel="normal",
-        text_source="label",
-        precision="float32",
-        classes=("HA", "SA"),
-        folds=folds,
-        scores=scores,
-    ).write(folder / "manifest.json")
+    manifest = crossval_manifest(accuracies, recipe=recipe, **{"num_samples": 20} | changes)
+    manifest.write(folder / "manifest.json")
 
 
 def test_rows_are_ordered_by_probe_with_gaps_fold_by_fold(tmp_path):

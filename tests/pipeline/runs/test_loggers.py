@@ -1,4 +1,4 @@
-"""Logs of a training: Weights & Biases, waiting time for data, and the progress line."""
+"""Logs of a training: TensorBoard, Weights & Biases, waiting time for data, and the progress line."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from smile_pipe.cli.commands.train import _note
 from smile_pipe.cli.main import app
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.runs import run_log
-from smile_pipe.pipeline.runs.loggers import check_wandb
+from smile_pipe.pipeline.runs.loggers import TensorBoardLogger, check_wandb
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.train.train_step import TrainStep
@@ -49,6 +49,27 @@ class Run:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return small_runs.write_shards(tmp_path_factory.mktemp("shards"))
+
+
+class TestTensorBoard:
+    def test_tensorboard_reads_the_rows_of_the_file(self, shards, tmp_path):
+        reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        learn(shards, tmp_path / "run", val_fraction=0.2)
+        events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+        events.Reload()
+        rows = RunDirectory(tmp_path / "run").metrics()
+        names = {name for row in rows for name in row} - {"step", "num_steps"}
+        assert set(events.Tags()["scalars"]) == names and {"loss_total", "validation_knn"} <= names
+        for name in names:
+            logged = [value for event in events.Scalars(name) for value in (event.step, event.value)]
+            assert logged == pytest.approx([value for row in rows if name in row for value in (row["step"], row[name])])
+
+    def test_resumed_run_keeps_the_files_of_the_run_before(self, tmp_path):
+        for step in (1, 2):
+            logger = TensorBoardLogger(tmp_path)
+            logger.log({"step": step, "loss_total": 0.5})
+            logger.close()
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 class TestWandb:
