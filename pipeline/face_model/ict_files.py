@@ -8,15 +8,14 @@ checkout is the repository's folder, with `FaceXModel/generic_neutral_mesh.obj`,
 
 import json
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.shards.errors import UsageError
 
 # Vertex ranges from the README of ICT-FaceKit: the narrow face area (no ears, like a BU-3DFE scan), and everything
@@ -88,63 +87,40 @@ def _from_npz(path: Path) -> IctModel:
         )
 
 
-@dataclass(eq=False)
-class _Obj:
-    """The parts of an OBJ file that are needed; corners are (vertex, texture) indices from 0 of triangles."""
-
-    vertices: list[list[float]] = field(default_factory=list)
-    uvs: list[list[float]] = field(default_factory=list)
-    corners: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
-    materials: list[str] = field(default_factory=list)
-
-    def read(self, lines: Iterable[str]) -> "_Obj":
-        material = ""
-        for line in lines:
-            match line.split():
-                case ["v", *xyz]:
-                    self.vertices.append([float(value) for value in xyz[:3]])
-                case ["vt", *uv]:
-                    self.uvs.append([float(value) for value in uv[:2]])
-                case ["usemtl", name]:
-                    material = name
-                case ["f", *polygon]:
-                    first, *others = (self._corner(text) for text in polygon)
-                    for pair in pairwise(others):
-                        self.corners.append((first, *pair))
-                        self.materials.append(material)
-        return self
-
-    @staticmethod
-    def _corner(text: str) -> tuple[int, int]:
-        vertex, uv = text.split("/")[:2]
-        return int(vertex) - 1, int(uv) - 1
-
-
 def _from_checkout(path: Path) -> IctModel:
     folder = path / "FaceXModel" if (path / "FaceXModel").is_dir() else path
     indices = json.loads((folder / "vertex_indices.json").read_text(encoding="utf-8"))
-    with open(folder / "generic_neutral_mesh.obj", encoding="utf-8") as file:
-        obj = _Obj().read(file)
-    neutral = np.array(obj.vertices, np.float32)
-    corners = np.array(obj.corners, np.int32)
+    generic = folder / "generic_neutral_mesh.obj"
+    mesh = read_mesh(generic)
+    if mesh.uvs is None or mesh.face_uvs is None:
+        raise ValueError(f"{generic.name} has no texture coordinates")
     identities = sorted(folder.glob("identity[0-9]*.obj"))
     if not identities:
         raise FileNotFoundError(None, None, str(folder / "identity000.obj"))
     return IctModel(
-        neutral=neutral,
-        identity=np.stack([_vertices(file) - neutral for file in identities]),
-        expression={name: _vertices(folder / f"{name}.obj") - neutral for name in indices["expressions"]},
-        faces=corners[:, :, 0],
-        uvs=np.array(obj.uvs, np.float32),
-        face_uvs=corners[:, :, 1],
-        materials=np.array(obj.materials),
+        neutral=mesh.vertices,
+        identity=np.stack([read_mesh(file).vertices - mesh.vertices for file in identities]),
+        expression={
+            name: read_mesh(folder / f"{name}.obj").vertices - mesh.vertices for name in indices["expressions"]
+        },
+        faces=mesh.faces,
+        uvs=mesh.uvs,
+        face_uvs=mesh.face_uvs,
+        materials=_face_materials(generic),
         landmarks=np.array(indices["idx_to_landmark_verts"], np.intp),
     )
 
 
-def _vertices(path: Path) -> NDArray[np.float32]:
-    with open(path, encoding="utf-8") as file:
-        return np.array([line.split()[1:4] for line in file if line.startswith("v ")], np.float32)
+def _face_materials(path: Path) -> NDArray[np.str_]:
+    """Return the material of each triangle of an OBJ file."""
+    names, material = [], ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match line.split():
+            case ["usemtl", name]:
+                material = name
+            case ["f", *corners]:
+                names += [material] * (len(corners) - 2)
+    return np.array(names)
 
 
 def _cropped(model: IctModel) -> IctModel:

@@ -1,181 +1,141 @@
 """glTF 2.0 face scans, as JSON (`.gltf`) or binary (`.glb`): all triangles of the scene as one mesh.
 
-Compressed and sparse arrays are rejected by name. Morph targets, skins and animations are skipped.
+Declared sizes are untrusted: byte ranges are checked before an array is made. Sparse arrays are rejected by name. Morph
+targets, skins and animations are skipped.
 """
 
+import base64
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.gltf_buffers import Buffers
-from smile_pipe.pipeline.meshes.gltf_document import Document, Node, Primitive, TextureInfo, get_item, parse_document
-from smile_pipe.pipeline.meshes.gltf_textures import Part, build_texture, find_image, texture_info
+from smile_pipe.pipeline.meshes.gltf_json import MESHOPT, JsonObject, parse_document
+from smile_pipe.pipeline.meshes.gltf_textures import stack_textures
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.meshopt import decode_meshopt
 from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
-from smile_pipe.pipeline.meshes.source import Source
-
-_TRANSFORM_FIELDS = {"matrix", "translation", "rotation", "scale"}
-
-
-def walk_scene(document: Document) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield the index of each mesh in the scene with its matrix [4, 4], in the order of the nodes.
-
-    All nodes of a file without scenes are used.
-
-    Raises:
-        MeshError: a node is reached twice (the nodes must form a tree), or an index is out of range.
-    """
-    stack = [(root, np.eye(4)) for root in reversed(_roots(document))]
-    seen: set[int] = set()
-    while stack:
-        index, parent_matrix = stack.pop()
-        if index in seen:
-            raise MeshError(f"invalid scene: node {index} is reached twice")
-        seen.add(index)
-        node = get_item(document.nodes, index, "node")
-        matrix = parent_matrix @ _matrix_of(node) if node.model_fields_set & _TRANSFORM_FIELDS else parent_matrix
-        if node.mesh is not None:
-            yield node.mesh, matrix
-        stack += [(child, matrix) for child in reversed(node.children)]
-
-
-def _roots(document: Document) -> tuple[int, ...]:
-    if document.scenes:
-        return get_item(document.scenes, document.scene, "scene").nodes
-    children = {child for node in document.nodes for child in node.children}
-    return tuple(index for index in range(len(document.nodes)) if index not in children)
-
-
-def _matrix_of(node: Node) -> NDArray[np.float64]:
-    """The matrix [4, 4] of one node: `matrix`, or T R S (glTF 2.0, 3.5.3)."""
-    if node.matrix is not None:
-        return np.array(node.matrix).reshape(4, 4).T  # column-major in the file
-    matrix = np.eye(4)
-    matrix[:3, :3] = _rotation(np.array(node.rotation)) * node.scale
-    matrix[:3, 3] = node.translation
-    return matrix
-
-
-def _rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrix [3, 3] of a quaternion x, y, z, w of any length."""
-    length = np.linalg.norm(quaternion)
-    if length == 0.0:
-        return np.eye(3)
-    x, y, z, w = quaternion / length
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + 2.0 * (w * cross + cross @ cross)
-
-
-_TRIANGLES, _STRIP, _FAN = 4, 5, 6
-_MAX_DRAWN = 1 << 20  # corners or vertices, allowed in a file of any size
-
-
-def collect_parts(buffers: Buffers) -> list[Part]:
-    """Build the parts of the scene in their places. Primitives without triangles are skipped.
-
-    Raises:
-        MeshError: an array is invalid, or the parts have far more vertices in total than the file has bytes.
-    """
-    parts: list[Part] = []
-    num_drawn = 0
-    for mesh, matrix in walk_scene(buffers.document):
-        for primitive in get_item(buffers.document.meshes, mesh, "mesh").primitives:
-            if primitive.mode not in (_TRIANGLES, _STRIP, _FAN) or primitive.attributes.POSITION is None:
-                continue
-            info = texture_info(buffers.document, primitive.material)
-            points = buffers.array(primitive.attributes.POSITION, ("VEC3",))
-            corners = _corners(buffers, primitive, len(points))
-            num_drawn += max(len(points), len(corners))
-            if num_drawn > max(buffers.nbytes, _MAX_DRAWN):
-                raise MeshError(f"meshes reused too often: {num_drawn} vertices from {buffers.nbytes} bytes")
-            shape = _shape(buffers, primitive, corners, info)
-            if len(shape.faces):
-                parts.append(Part(_in_place(shape, matrix), find_image(buffers.document, info)))
-    return parts
-
-
-def _corners(buffers: Buffers, primitive: Primitive, num_points: int) -> NDArray[np.unsignedinteger]:
-    """Vertex index of every corner [N]."""
-    if primitive.indices is None:
-        return np.arange(num_points, dtype=np.uint32)
-    corners = buffers.array(primitive.indices, ("SCALAR",))[:, 0]
-    if corners.dtype.kind != "u":
-        raise MeshError(f"invalid vertex indices: they have the type {corners.dtype}")
-    if len(corners) and (last := int(corners.max())) >= num_points:
-        raise MeshError(f"index out of range: a face uses vertex {last}, but the part has {num_points}")
-    return corners
-
-
-def _shape(
-    buffers: Buffers, primitive: Primitive, corners: NDArray[np.unsignedinteger], info: TextureInfo | None
-) -> Shape:
-    attributes = primitive.attributes
-    assert attributes.POSITION is not None  # checked by `collect_parts`
-    points = buffers.normalized_array(attributes.POSITION, ("VEC3",), force_normalized=False)
-    faces = _triangles(corners.astype(np.int32), primitive.mode)
-    uvs, colors = _uvs(buffers, primitive, info), np.empty((0, 3), np.float32)
-    if attributes.COLOR_0 is not None:
-        colors = np.clip(
-            buffers.normalized_array(attributes.COLOR_0, ("VEC3", "VEC4"), force_normalized=True)[:, :3], 0, 1
-        )
-    for name, values in (("texture coordinates", uvs), ("colours", colors)):
-        if len(values) not in (0, len(points)):
-            raise MeshError(f"inconsistent part: {len(points)} vertices, {len(values)} {name}")
-    return Shape(points, faces, uvs, faces if len(uvs) else np.zeros_like(faces), colors)
-
-
-def _uvs(buffers: Buffers, primitive: Primitive, info: TextureInfo | None) -> NDArray[np.float32]:
-    """Texture coordinates for the texture of the part [V, 2], from the upper left; [0, 2] if it has none."""
-    transform = info.extensions.KHR_texture_transform if info else None
-    chosen = info.tex_coord if info else 0
-    if transform and transform.tex_coord is not None:
-        chosen = transform.tex_coord
-    if chosen > 1:
-        raise MeshError(
-            f"unsupported texture coordinates: TEXCOORD_{chosen}; only TEXCOORD_0 and TEXCOORD_1 are supported"
-        )
-    accessor = primitive.attributes.TEXCOORD_1 if chosen else primitive.attributes.TEXCOORD_0
-    if accessor is None:
-        return np.empty((0, 2), np.float32)
-    uvs = buffers.normalized_array(accessor, ("VEC2",), force_normalized=False)
-    if transform is None:
-        return uvs
-    if transform.rotation:
-        raise MeshError("unsupported texture rotation by KHR_texture_transform; export the file without it")
-    with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow
-        return (uvs * np.array(transform.scale) + transform.offset).astype(np.float32)
-
-
-def _triangles(corners: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
-    """Split corners [N] into triangles [F, 3] (glTF 2.0, 3.7.2.1).
-
-    Degenerate triangles, which connect separate parts of a strip, are dropped.
-    """
-    if mode == _TRIANGLES:
-        if len(corners) % 3:
-            raise MeshError(f"incomplete triangle: {len(corners)} corners are not a multiple of three")
-        return corners.reshape(-1, 3)
-    first = np.arange(max(len(corners) - 2, 0))
-    if mode == _FAN:
-        return corners[np.stack([first + 1, first + 2, np.zeros_like(first)], axis=1)]
-    a, b, c = faces = corners[np.stack([first, first + 1 + first % 2, first + 2 - first % 2])]
-    return faces[:, (a != b) & (b != c) & (c != a)].T.copy()
-
-
-def _in_place(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
-    """Transform a shape. A mirroring matrix turns a shape inside out, so its faces are flipped back."""
-    shape = transform_shape(shape, matrix)
-    if np.linalg.det(matrix[:3, :3]) >= 0:
-        return shape
-    faces = shape.faces[:, ::-1].copy()
-    return replace(shape, faces=faces, face_uvs=faces if len(shape.uvs) else shape.face_uvs)
-
+from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
+from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, decode_texture
 
 _MAGIC, _BOM = b"glTF", b"\xef\xbb\xbf"
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
+_COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+_TRIANGLES, _STRIP, _FAN = 4, 5, 6
+_MAX_DRAWN = 1 << 20  # corners or vertices, allowed in a file of any size
+_MAX_STRIDE = 256
+_MAX_DECODED = 256 << 20  # bytes of all compressed buffers together
+
+
+@dataclass(eq=False)
+class _Reader:
+    """The arrays of a document.
+
+    Attributes:
+        source: the file.
+        document: its JSON.
+        binary: uint8 [N], the binary chunk of a GLB, or None.
+        nbytes: size of the file and of everything loaded and decoded so far.
+    """
+
+    source: Source
+    document: JsonObject
+    binary: NDArray[np.uint8] | None
+    nbytes: int
+    _buffers: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    _views: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    _num_decoded: int = 0
+
+    def array(self, index: int, *types: str) -> NDArray:
+        """Return the numbers of accessor `index` [count, columns] as a view. Its type must be one of `types`."""
+        accessor = self.document.item("accessors", index)
+        component, kind, view_index = (
+            accessor.count("componentType"),
+            accessor.text("type"),
+            accessor.index("bufferView"),
+        )
+        if component not in _COMPONENTS or kind not in types:
+            raise MeshError(f"invalid accessor {index}: its type must be {' or '.join(types)} of known numbers")
+        if "sparse" in accessor.values or view_index is None:
+            raise MeshError(f"unsupported accessor {index}: it is sparse or has no bytes")
+        dtype, columns, count = np.dtype(_COMPONENTS[component]), _COLUMNS[kind], accessor.count("count")
+        size, start = columns * dtype.itemsize, accessor.count("byteOffset", 0)
+        view = self.document.item("bufferViews", view_index)
+        length, stride = view.count("byteLength"), (_meshopt(view) or view).count("byteStride", size)
+        if not size <= stride <= _MAX_STRIDE:
+            raise MeshError(f"overlapping elements in accessor {index}: {size} bytes every {stride} bytes")
+        if count == 0:
+            return np.empty((0, columns), dtype)
+        if start + stride * (count - 1) + size > length:
+            raise MeshError(f"truncated accessor {index}: {count} elements in {length} bytes")
+        return np.ndarray((count, columns), dtype, self.view(view_index).data, start, (stride, dtype.itemsize))
+
+    def floats(self, index: int, *types: str, is_color: bool = False) -> NDArray[np.float32]:
+        """Return accessor `index` as float32; normalised integers and those of a colour as fractions of the maximum."""
+        values = self.array(index, *types)
+        if values.dtype.kind == "f" or not (
+            is_color or self.document.item("accessors", index).values.get("normalized")
+        ):
+            return values.astype(np.float32)
+        return np.maximum(values / np.iinfo(values.dtype).max, -1.0).astype(np.float32)
+
+    def view(self, index: int) -> NDArray[np.uint8]:
+        """Return the bytes of bufferView `index`, not copied unless they are compressed."""
+        view = self.document.item("bufferViews", index)
+        if not (packed := _meshopt(view)):
+            return self._range(view)
+        if index not in self._views:
+            count, stride = packed.count("count"), packed.count("byteStride")
+            self._num_decoded += count * stride
+            if self._num_decoded > _MAX_DECODED or count * stride != view.count("byteLength"):
+                raise MeshError(f"invalid size of compressed bufferView {index}; the limit is {_MAX_DECODED} bytes")
+            mode, filter_name = packed.text("mode"), packed.text("filter", "NONE")
+            self._views[index] = decode_meshopt(self._range(packed), mode, filter_name, count, stride)
+            self.nbytes += count * stride
+        return self._views[index]
+
+    def _range(self, values: JsonObject) -> NDArray[np.uint8]:
+        """Return the range of a buffer that `buffer`, `byteOffset` and `byteLength` give."""
+        buffer, start, length = values.count("buffer"), values.count("byteOffset", 0), values.count("byteLength")
+        if buffer not in self._buffers:
+            self._buffers[buffer] = self._load(buffer)
+        content = self._buffers[buffer]
+        if start + length > len(content):
+            raise MeshError(f"truncated buffer {buffer}: bytes {start} to {start + length} of {len(content)} are used")
+        return content[start : start + length]
+
+    def _load(self, index: int) -> NDArray[np.uint8]:
+        uri = self.document.item("buffers", index).text("uri")
+        if not uri:
+            if index or self.binary is None:
+                raise MeshError(f"no bytes for buffer {index}")
+            return self.binary
+        content = _decode_data_uri(uri) if uri.startswith("data:") else self._read_file(uri)
+        self.nbytes += len(content)
+        if self.nbytes - self.source.size > MAX_BYTES:
+            raise MeshError(f"buffers too large: more than {MAX_BYTES} bytes together")
+        return content
+
+    def _read_file(self, uri: str) -> NDArray[np.uint8]:
+        """Read a buffer from a file in the folder of the glTF or below."""
+        path = self.source.sidecars.find(unquote(uri))
+        if path is None:
+            raise MeshError(f"buffer {uri[:80]!a} is outside the folder of the file; move it there")
+        try:
+            source = Source.read(path)
+        except MeshError as error:
+            raise MeshError(f"buffer {uri[:80]!a}: {error}") from error
+        return source.text[: source.size]
+
+
+def _meshopt(view: JsonObject) -> JsonObject:
+    """Return the description of a compressed bufferView; empty if it is not compressed."""
+    extensions = view.inside("extensions")
+    return next((extensions.inside(name) for name in MESHOPT if name in extensions.values), JsonObject({}))
 
 
 def parse_gltf(source: Source) -> Mesh:
@@ -186,12 +146,13 @@ def parse_gltf(source: Source) -> Mesh:
             reuses meshes so often that they need far more memory than the file, or the mesh is empty or inconsistent.
     """
     text, binary = _split(source)
-    buffers = Buffers(source, parse_document(text), binary)
-    parts = collect_parts(buffers)
-    if not parts:
+    reader = _Reader(source, parse_document(text), binary, source.size)
+    shapes, images = _read_shapes(reader)
+    if not shapes:
         raise MeshError("no triangles in the scene")
-    shapes, texture, name = build_texture(buffers, parts)
-    return replace(join_shapes(shapes, name), texture=texture)
+    textures, name = _read_images(reader, images)
+    shapes, texture = stack_textures(shapes, textures)
+    return replace(join_shapes([_flip_v(shape) for shape in shapes], name), texture=texture)
 
 
 def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
@@ -217,3 +178,182 @@ def _chunk(source: Source, pos: int, length: int, kind: bytes) -> tuple[int, int
     if start + size > length:
         raise MeshError(f"truncated chunk: {size} bytes declared after byte {start} of {length}")
     return (start, start + size) if chunk_kind == kind else (start, start)
+
+
+def _decode_data_uri(uri: str) -> NDArray[np.uint8]:
+    head, comma, body = uri.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError
+        return np.frombuffer(base64.b64decode(body, validate=True), np.uint8)
+    except ValueError:
+        raise MeshError("invalid data URI: not base64") from None
+
+
+def _walk_scene(document: JsonObject) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield the index of each mesh in the scene with its matrix [4, 4], in the order of the nodes.
+
+    All nodes of a file without scenes are used.
+    """
+    if document.items("scenes"):
+        roots = document.item("scenes", document.count("scene", 0)).indices("nodes")
+    else:
+        nodes = range(len(document.items("nodes")))
+        children = {child for index in nodes for child in document.item("nodes", index).indices("children")}
+        roots = [index for index in nodes if index not in children]
+    stack, seen = [(root, np.eye(4)) for root in reversed(roots)], set[int]()
+    while stack:
+        index, matrix = stack.pop()
+        if index in seen:
+            raise MeshError(f"invalid scene: node {index} is reached twice")  # the nodes must form a tree
+        seen.add(index)
+        node = document.item("nodes", index)
+        matrix = matrix @ _matrix_of(node)
+        if (mesh := node.index("mesh")) is not None:
+            yield mesh, matrix
+        stack += [(child, matrix) for child in reversed(node.indices("children"))]
+
+
+def _matrix_of(node: JsonObject) -> NDArray[np.float64]:
+    """The matrix [4, 4] of a node: `matrix`, or T R S with a quaternion x, y, z, w of any length (glTF 2.0, 3.5.3)."""
+    if "matrix" in node.values:
+        return node.numbers("matrix", (0.0,) * 16).reshape(4, 4).T  # column-major in the file
+    if not node.values.keys() & {"translation", "rotation", "scale"}:
+        return np.eye(4)
+    rotation = node.numbers("rotation", (0.0, 0.0, 0.0, 1.0))
+    x, y, z, w = rotation / (np.linalg.norm(rotation) or 1.0)
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (np.eye(3) + 2.0 * (w * cross + cross @ cross)) * node.numbers("scale", (1.0, 1.0, 1.0))
+    matrix[:3, 3] = node.numbers("translation", (0.0, 0.0, 0.0))
+    return matrix
+
+
+def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
+    """Read the shapes of the scene in their places, and the index of the image of each, or None."""
+    shapes, images, num_drawn, document = list[Shape](), list[int | None](), 0, reader.document
+    for mesh, matrix in _walk_scene(document):
+        parts = document.item("meshes", mesh)
+        for primitive in [parts.item("primitives", i) for i in range(len(parts.items("primitives")))]:
+            attributes, mode = primitive.inside("attributes"), primitive.count("mode", _TRIANGLES)
+            position = attributes.index("POSITION")
+            if mode not in (_TRIANGLES, _STRIP, _FAN) or position is None:  # lines, points
+                continue
+            num_points = len(reader.array(position, "VEC3"))
+            corners = _read_corners(reader, primitive, num_points)
+            num_drawn += max(num_points, len(corners))
+            if num_drawn > max(reader.nbytes, _MAX_DRAWN):
+                raise MeshError(f"meshes reused too often: {num_drawn} vertices from {reader.nbytes} bytes")
+            texture = _texture_of(document, primitive)
+            arrays = reader.floats(position, "VEC3"), *_read_attributes(reader, attributes, texture, num_points)
+            faces = _triangles(corners.astype(np.int32), mode)
+            if len(faces):
+                shapes.append(_in_place(arrays, faces, matrix))
+                is_textured = texture and len(arrays[1])
+                images.append(
+                    document.item("textures", texture.count("index")).index("source") if is_textured else None
+                )
+    return shapes, images
+
+
+def _texture_of(document: JsonObject, primitive: JsonObject) -> JsonObject:
+    """Return the base colour texture of a primitive; empty if it has none."""
+    material = primitive.index("material")
+    if material is None:
+        return JsonObject({})
+    return document.item("materials", material).inside("pbrMetallicRoughness", "baseColorTexture")
+
+
+def _read_corners(reader: _Reader, primitive: JsonObject, num_points: int) -> NDArray[np.unsignedinteger]:
+    """Vertex index of every corner [N]."""
+    indices = primitive.index("indices")
+    if indices is None:
+        return np.arange(num_points, dtype=np.uint32)
+    corners = reader.array(indices, "SCALAR")[:, 0]
+    if corners.dtype.kind != "u":
+        raise MeshError(f"invalid vertex indices: they have the type {corners.dtype}")
+    if len(corners) and (last := int(corners.max())) >= num_points:
+        raise MeshError(f"index out of range: a face uses vertex {last}, but the part has {num_points}")
+    return corners
+
+
+def _read_attributes(
+    reader: _Reader, attributes: JsonObject, texture: JsonObject, num_points: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read texture coordinates from the upper left [V, 2], or [0, 2], and colours [V, 3], or [0, 3]."""
+    uvs, colors = np.empty((0, 2), np.float32), np.empty((0, 3), np.float32)
+    transform = texture.inside("extensions", "KHR_texture_transform")
+    accessor = attributes.index(f"TEXCOORD_{transform.count('texCoord', texture.count('texCoord', 0))}")
+    if accessor is not None:
+        uvs = reader.floats(accessor, "VEC2")
+    if transform:
+        if transform.values.get("rotation"):
+            raise MeshError("unsupported texture rotation by KHR_texture_transform; export the file without it")
+        scale, offset = transform.numbers("scale", (1.0, 1.0)), transform.numbers("offset", (0.0, 0.0))
+        with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow
+            uvs = (uvs * scale + offset).astype(np.float32)
+    if (accessor := attributes.index("COLOR_0")) is not None:
+        colors = np.clip(reader.floats(accessor, "VEC3", "VEC4", is_color=True)[:, :3], 0, 1)
+    for name, values in (("texture coordinates", uvs), ("colours", colors)):
+        if len(values) not in (0, num_points):
+            raise MeshError(f"inconsistent part: {num_points} vertices, {len(values)} {name}")
+    return uvs, colors
+
+
+def _triangles(corners: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
+    """Split corners [N] into triangles [F, 3] (glTF 2.0, 3.7.2.1).
+
+    Degenerate triangles, which connect separate parts of a strip, are dropped.
+    """
+    if mode == _TRIANGLES:
+        if len(corners) % 3:
+            raise MeshError(f"incomplete triangle: {len(corners)} corners are not a multiple of three")
+        return corners.reshape(-1, 3)
+    first = np.arange(max(len(corners) - 2, 0))
+    if mode == _FAN:
+        return corners[np.stack([first + 1, first + 2, np.zeros_like(first)], axis=1)]
+    a, b, c = faces = corners[np.stack([first, first + 1 + first % 2, first + 2 - first % 2])]
+    return faces[:, (a != b) & (b != c) & (c != a)].T.copy()
+
+
+def _in_place(
+    arrays: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    faces: NDArray[np.int32],
+    matrix: NDArray[np.float64],
+) -> Shape:
+    """Build a shape of points, uvs and colours, transformed by `matrix`. A mirroring matrix turns its faces over."""
+    points, uvs, colors = arrays
+    if np.linalg.det(matrix[:3, :3]) < 0:
+        faces = faces[:, ::-1].copy()
+    return transform_shape(Shape(points, faces, uvs, faces if len(uvs) else np.zeros_like(faces), colors), matrix)
+
+
+def _flip_v(shape: Shape) -> Shape:
+    uvs = shape.uvs.copy()
+    uvs[:, 1] = 1 - uvs[:, 1]
+    return replace(shape, uvs=uvs)
+
+
+def _read_images(reader: _Reader, indices: list[int | None]) -> tuple[list[NDArray[np.uint8] | None], str]:
+    """Decode embedded images.
+
+    Returns:
+        uint8 [H, W, 3] for each index, or None if it is None or the image is in another file; the name of the first
+        image, unresolved and untrusted, if none is embedded, else "".
+    """
+    name, decoded, left = "", dict[int | None, NDArray[np.uint8]](), MAX_PIXELS
+    for index in dict.fromkeys(indices):
+        if index is None:
+            continue
+        image = reader.document.item("images", index)
+        uri = image.text("uri")
+        if uri and not uri.startswith("data:"):
+            name = name or unquote(uri)
+            continue
+        try:
+            content = _decode_data_uri(uri) if uri else reader.view(image.count("bufferView"))
+            decoded[index] = decode_texture(content.tobytes(), left)
+        except MeshError as error:
+            raise MeshError(f"image {index}: {error}") from error
+        left -= decoded[index].size // 3
+    return [decoded.get(index) for index in indices], "" if decoded else name

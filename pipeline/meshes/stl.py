@@ -2,21 +2,18 @@
 
 import re
 import struct
-from collections.abc import Iterator
+from array import array
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.numbers import read_numbers
 from smile_pipe.pipeline.meshes.source import Source
 
 _COUNT = struct.Struct("<I")
 _HEADER = 80
-_CHUNK_BYTES = 1 << 16
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-# Everything in a text file except the numbers after `vertex`. Possessive: no input causes backtracking.
-_NON_NUMBERS = re.compile(rb"^[^\S\n]*+(?:vertex\b|(?!vertex\b)[^\n]*+)", re.MULTILINE | re.IGNORECASE)
+_VERTEX = re.compile(rb"^[^\S\n]*+vertex\b([^\n]*+)", re.MULTILINE | re.IGNORECASE)  # possessive: no backtracking
 
 
 def parse_stl(source: Source) -> Mesh:
@@ -48,28 +45,14 @@ def _binary_points(source: Source) -> NDArray[np.float32]:
     return np.frombuffer(source.data, _TRIANGLE, count, start)["corners"].reshape(-1, 3)
 
 
-def _vertex_number_chunks(source: Source) -> Iterator[bytes]:
-    """Yield the text in chunks of whole lines, with everything removed except the numbers of vertices.
-
-    A substitution takes up to fifty times the memory of its text; chunks bound it.
-    """
-    pos, length = 0, _CHUNK_BYTES
-    while pos < source.size:
-        chunk = source.slice(pos, pos + length)
-        end = len(chunk) if pos + length >= source.size else chunk.rfind(b"\n") + 1
-        if end == 0:
-            length *= 2
-            continue
-        yield _NON_NUMBERS.sub(b"", chunk[:end])
-        pos += end
-
-
-def _text_points(source: Source) -> NDArray[np.float32]:
+def _text_points(source: Source) -> NDArray[np.float64]:
     """Corners, [3 F, 3]."""
-    numbers = Source.from_bytes(b"".join(_vertex_number_chunks(source)), source.path)
-    values, end = read_numbers(numbers, 0, np.float32)
-    if end < numbers.size:
-        raise numbers.error_at(end, "expected a number in a vertex")
-    if len(values) % 9:
-        raise MeshError(f"incomplete triangle: {len(values)} coordinates are not a multiple of nine")
-    return values.reshape(-1, 3).astype(np.float32)
+    numbers = array("d")
+    for match in _VERTEX.finditer(source.data):
+        try:
+            numbers.extend(map(float, match[1].replace(b"_", b"?").split(maxsplit=3)))  # `float` would accept 1_0
+        except ValueError as error:
+            raise source.error_at(match.start(), "expected three numbers in a vertex") from error
+    if len(numbers) % 9:
+        raise MeshError(f"incomplete triangle: {len(numbers)} coordinates are not a multiple of nine")
+    return np.array(numbers).reshape(-1, 3)

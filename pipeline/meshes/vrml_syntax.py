@@ -1,4 +1,4 @@
-"""The nodes of a VRML file, 1.0 or 2.0, as a tree that holds only geometry.
+"""The nodes of a VRML 2.0 file as a tree that holds only geometry.
 
 One pass over the tokens keeps a stack of open nodes. Long arrays of numbers do not become tokens. `USE` adds a node to
 the tree again, so the result is a graph; it has no cycles, because a node gets its name only when it is closed.
@@ -16,7 +16,7 @@ from smile_pipe.pipeline.meshes.source import Source
 
 _MAX_DEPTH = 256
 _MAX_NODES = 65536  # with repetitions
-_MAX_NUMBERS = 16  # of a field that is not an array; the longest one is a matrix
+_MAX_NUMBERS = 4  # of a field that is not an array; the longest one is a rotation
 
 # Possessive: no input causes backtracking.
 _TOKEN = re.compile(rb'(?:[\s,]++|#[^\n]*+)*+("(?:[^"\\]|\\.)*+"|[{}\[\]]|[^\s,{}\[\]"#\x00]++)', re.DOTALL)
@@ -25,18 +25,12 @@ _NUMBERS = re.compile(rb"[-+0-9.eE,\s]*+\]")
 
 _WIDTHS = {
     ("Coordinate", "point"): 3,
-    ("Coordinate3", "point"): 3,
     ("TextureCoordinate", "point"): 2,
-    ("TextureCoordinate2", "point"): 2,
     ("Color", "color"): 3,
-    ("Material", "diffuseColor"): 3,
 }
-_INDICES = ("coordIndex", "texCoordIndex", "textureCoordIndex", "colorIndex", "materialIndex")
-_SWITCHES = ("whichChoice", "whichChild")
-_SCALARS = ("translation", "rotation", "scale", "scaleFactor", "scaleOrientation", "center", "matrix", *_SWITCHES)
-_WORDS = ("value", "colorPerVertex")
-_STRINGS = ("url", "filename")
-_ALL = -3  # the choice of a VRML 1.0 Switch that shows all children
+_INDICES = ("coordIndex", "texCoordIndex", "colorIndex")
+_SCALARS = ("translation", "rotation", "scale", "scaleOrientation", "center")
+_UNSUPPORTED = ("LOD", "Switch")  # show only some of their children, and do not occur in scans
 
 
 @dataclass(eq=False)
@@ -80,15 +74,6 @@ class Node:
             raise MeshError(f"too many nodes: the limit is {_MAX_NODES}")
         self.children.append(child)
 
-    def visible_children(self) -> list["Node"]:
-        """The children that are shown: the first of an LOD, the chosen one of a Switch, else all."""
-        if self.kind == "LOD":
-            return self.children[:1]
-        if self.kind == "Switch":
-            which = next((self.numbers[name][0] for name in _SWITCHES if name in self.numbers), -1.0)
-            return [child for i, child in enumerate(self.children) if which in (i, _ALL)]
-        return self.children
-
 
 def read_nodes(source: Source) -> Node:
     """Read a whole file.
@@ -97,7 +82,7 @@ def read_nodes(source: Source) -> Node:
         A root node whose children are the top nodes of the file.
 
     Raises:
-        MeshError: the text is malformed (with its line), nested too deeply, or has too many nodes.
+        MeshError: the text is malformed (with its line), nested too deeply, has too many nodes, or an LOD or a Switch.
     """
     stack, named = [Node("the scene", 0)], dict[str, Node]()
     pos, words = 0, ["", "", ""]  # the last three words: `DEF name Type {`
@@ -127,6 +112,8 @@ def _open_node(stack: list[Node], words: list[str], start: int) -> None:
     """Open a node at byte `start`; the last word is its type."""
     if len(stack) > _MAX_DEPTH:
         raise MeshError(f"nodes nested too deeply: the limit is {_MAX_DEPTH} levels")
+    if words[2] in _UNSUPPORTED:
+        raise MeshError(f"unsupported node {words[2]}; export the file without it")
     stack.append(Node(words[2], start, words[1] if words[0] == "DEF" else ""))
 
 
@@ -166,10 +153,10 @@ def _read_token(node: Node, named: dict[str, Node], words: list[str], raw: bytes
         _number(node, words[-1], token)
         return words
     if token[0] == '"':
-        if words[-1] in _STRINGS:
+        if words[-1] == "url":
             node.words.setdefault(words[-1], _unquoted(raw))
         return words
-    if words[-1] in _WORDS:
+    if words[-1] == "colorPerVertex":
         node.words.setdefault(words[-1], token)
     if words[-1] == "USE" and token in named:
         node.add_child(named[token])

@@ -4,10 +4,10 @@ Create scans as OBJ, VRML or PLY, then:
 
     python tests/benchmarks/bench_readers.py FOLDER
 
-Each VRML scan is also measured as VRML 1.0. Range images and small meshes are created in a temporary folder. Prints a
-Markdown table; one process, one thread. Each file is read many times by our reader and trimesh in turn, so that other
-load affects both; the figure of a file is its fastest read, and of a kind the median of its files. Files are in the
-page cache, compiled code is in Numba's cache, and textures are not decoded.
+Range images and small meshes are created in a temporary folder. Prints a Markdown table; one process, one thread.
+Each file is read many times by our reader and trimesh in turn, so that other load affects both; the figure of a file is
+its fastest read, and of a kind the median of its files. Files are in the page cache, compiled code is in Numba's cache,
+and textures are not decoded.
 """
 
 import argparse
@@ -22,24 +22,9 @@ import numpy as np
 import trimesh
 
 from smile_pipe.pipeline.meshes.bnt import write_bnt
-from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.reader import SUFFIXES, read_mesh
 
 _SIDES = (200, 230)  # of a range image that is about as large as those of Bosphorus
-
-
-def _write_vrml1(path: Path, mesh: Mesh) -> None:
-    """The mesh as one shape in VRML 1.0, with its texture coordinates if it has any."""
-
-    def field(name: str, row: str, values: np.ndarray) -> str:
-        return f"{name} [\n" + (f"{row},\n" * len(values)) % tuple(values.ravel().tolist()) + "]\n"
-
-    points = f"Coordinate3 {{ {field('point', '%.4f %.4f %.4f', mesh.vertices)} }}\n"
-    faces = field("coordIndex", "%d, %d, %d, -1", mesh.faces)
-    if mesh.uvs is not None and mesh.face_uvs is not None:
-        points += f"TextureCoordinate2 {{ {field('point', '%.6f %.6f', mesh.uvs)} }}\n"
-        faces += field("textureCoordIndex", "%d, %d, %d, -1", mesh.face_uvs)
-    path.write_text(f"#VRML V1.0 ascii\nSeparator {{\n{points}IndexedFaceSet {{ {faces} }}\n}}\n")
 
 
 def _write_range_image(path: Path) -> None:
@@ -49,7 +34,7 @@ def _write_range_image(path: Path) -> None:
     write_bnt(path, np.stack([80 * x, 100 * y, z], axis=2), np.stack([x + 1, 1 - y], axis=2) / 2, "face.png")
 
 
-def _write_made(folder: Path, found: dict[str, list[Path]]) -> dict[str, list[Path]]:
+def _write_made(folder: Path) -> dict[str, list[Path]]:
     """Write files of the kinds that are not among the scans; returns files by kind."""
     for name, made in (("cube", trimesh.creation.box()), ("sphere", trimesh.creation.icosphere(subdivisions=3))):
         for suffix in ("obj", "ply", "stl", "off", "glb"):
@@ -57,11 +42,8 @@ def _write_made(folder: Path, found: dict[str, list[Path]]) -> dict[str, list[Pa
         made.export(folder / f"{name}_text.ply", encoding="ascii")
         made.export(folder / f"{name}_text.stl", file_type="stl_ascii")
     _write_range_image(folder / "range.bnt")
-    for path in found.get(".wrl", []):
-        _write_vrml1(folder / f"{path.stem}_1.wrl", read_mesh(path))
-    kinds = {"range image .bnt": [folder / "range.bnt"], ".wrl, VRML 1.0": sorted(folder.glob("*_1.wrl"))}
     small = [path for path in sorted(folder.iterdir()) if path.stem.startswith(("cube", "sphere"))]
-    return {kind: paths for kind, paths in kinds.items() if paths} | {path.name: [path] for path in small}
+    return {"range image .bnt": [folder / "range.bnt"]} | {path.name: [path] for path in small}
 
 
 def _in_turn(readers: list[Callable[[Path], object]], path: Path, repeats: int) -> list[float]:
@@ -112,7 +94,7 @@ def main() -> None:
     print("| file | files | MB | vertices | triangles | ours, ms | MB/s | trimesh, ms | times as fast |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for kind, paths in (found | _write_made(Path(folder), found)).items():
+        for kind, paths in (found | _write_made(Path(folder))).items():
             print(_row(kind, paths, arguments.repeats), flush=True)
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from helpers.samples import make_row, make_sample
 from smile_pipe.cli.console import plain_console
-from smile_pipe.cli.main import app
+from smile_pipe.cli.main import COMMANDS, app, load_command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.cli.tables import print_sample
 
@@ -59,6 +59,11 @@ def test_old_flag_of_train_works_warns_and_is_hidden(tmp_path, old, value, new, 
     assert f"{old} is now called {new}" in from_file and reason in " ".join(from_file.split())
     _, help_text, _ = invoke("train", "--help")
     assert old not in re.findall(r"--[a-z-]+", help_text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_summary_of_a_command_is_the_start_of_its_help(name):
+    assert COMMANDS[name] == load_command(name).help.partition("\n\n")[0]
 
 
 def test_version_is_printed():
@@ -285,7 +290,7 @@ def run_command(*arguments: object, **environment: str) -> subprocess.CompletedP
 
 class TestProcess:
     def test_start_imports_no_heavy_library(self):
-        heavy = {"torch", "ray", "open_clip", "sklearn", "pandas"}
+        heavy = {"torch", "ray", "open_clip", "sklearn", "pandas", "numpy", "numba", "pyarrow", "pydantic"}
         code = f"import sys, smile_pipe.cli.main; print({heavy} & sys.modules.keys())"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "set()\n"

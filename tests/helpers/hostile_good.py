@@ -14,7 +14,7 @@ V, F = _BALL.vertices, _BALL.faces
 UVS = ((V[:, :2] + 90) / 180).astype(np.float32)
 
 SUFFIX = {form: form for form in ("obj", "ply", "wrl", "bnt", "npz", "stl", "off", "glb", "gltf")}
-SUFFIX |= {"little": "ply", "big": "ply", "vrml1": "wrl", "text-stl": "stl"}
+SUFFIX |= {"little": "ply", "big": "ply", "text-stl": "stl"}
 BND = b"".join(b"%d %.4f %.4f %.4f\n" % (i, *row) for i, row in enumerate(V.tolist()))
 LM3 = b"2 landmarks:\n\nNose tip\n0.0 0.0 90.0\nChin middle\n0.0 -80.0 10.0\n"
 
@@ -51,14 +51,6 @@ def _wrl(texture: str = "skin.png") -> bytes:
         + f" }} }}\n geometry IndexedFaceSet {{\n  coord Coordinate {{ point [ {_listed(V)} ] }}\n"
         + f"  coordIndex [ {_listed(F, ' -1')} ]\n  texCoord TextureCoordinate {{ point [ {_listed(UVS)} ] }}\n"
         + f"  texCoordIndex [ {_listed(F, ' -1')} ]\n }}\n}}\n"
-    ).encode()
-
-
-def _vrml1(texture: str = "skin.png") -> bytes:
-    return (
-        f"#VRML V1.0 ascii\nSeparator {{\n Texture2 {{ filename {json.dumps(texture)} }}\n"
-        f" Coordinate3 {{ point [ {_listed(V)} ] }}\n TextureCoordinate2 {{ point [ {_listed(UVS)} ] }}\n"
-        f" IndexedFaceSet {{ coordIndex [ {_listed(F, ' -1')} ] textureCoordIndex [ {_listed(F, ' -1')} ] }}\n}}\n"
     ).encode()
 
 
@@ -132,11 +124,11 @@ def gltf(uri: str | None = None, **changes: object) -> bytes:
 
 
 GOOD = {"obj": obj(), "ply": _ply("ascii"), "little": _ply("binary_little_endian"), "big": _ply("binary_big_endian")}
-GOOD |= {"wrl": _wrl(), "vrml1": _vrml1(), "bnt": bnt(), "npz": npz(), "stl": _stl(), "text-stl": _text_stl()}
+GOOD |= {"wrl": _wrl(), "bnt": bnt(), "npz": npz(), "stl": _stl(), "text-stl": _text_stl()}
 GOOD |= {"off": _off(), "glb": glb(), "gltf": gltf()}
 
 
 def naming(texture: str, library: str) -> dict[str, bytes]:
     """A mesh of each form that can name a texture, naming that one; an OBJ by way of a material file."""
-    names = {"obj": obj(library), "ply": _ply("ascii", texture), "wrl": _wrl(texture), "vrml1": _vrml1(texture)}
+    names = {"obj": obj(library), "ply": _ply("ascii", texture), "wrl": _wrl(texture)}
     return names | {"bnt": bnt(texture)}

@@ -315,9 +315,9 @@ def _write_checkout(folder, neutral, identity, shapes, uv, quads):
     texture = "".join(f"vt {u:.6f} {v:.6f}\n" for u, v in uv)
     (folder / "generic_neutral_mesh.obj").write_text("mtllib x.mtl\n" + points(neutral) + texture + faces)
     for i, mode in enumerate(identity):
-        (folder / f"identity{i:03d}.obj").write_text(points(neutral + mode))
+        (folder / f"identity{i:03d}.obj").write_text(points(neutral + mode) + texture + faces)
     for name, shape in shapes.items():
-        (folder / f"{name}.obj").write_text(points(neutral + shape))
+        (folder / f"{name}.obj").write_text(points(neutral + shape) + texture + faces)
     indices = {"expressions": list(shapes), "idx_to_landmark_verts": list(range(68))}
     (folder / "vertex_indices.json").write_text(json.dumps(indices))
 

@@ -61,17 +61,6 @@ def _obj() -> bytes:
     return "\n".join(lines + [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in _MESH.faces + 1]).encode()
 
 
-def _vrml1() -> bytes:
-    points = ", ".join(" ".join(map(str, row)) for row in _MESH.vertices.tolist())
-    corners = ", ".join(f"{a}, {b}, {c}, -1" for a, b, c in _MESH.faces.tolist())
-    uvs = ", ".join(f"{u} {v}" for u, v in _MESH.uvs.tolist())
-    return (
-        f'#VRML V1.0 ascii\nSeparator {{ Texture2 {{ filename "a.png" }} DEF P Coordinate3 {{ point [{points}] }}\n'
-        f"TextureCoordinate2 {{ point [{uvs}] }} Transform {{ translation 1 2 3 rotation 0 0 1 2 }}\n"
-        f"DEF F IndexedFaceSet {{ coordIndex [{corners}] }} Separator {{ USE P USE F }} }}\n"
-    ).encode()
-
-
 def _saved_bytes(save: Callable[[Path], None], folder: Path) -> bytes:
     save(folder / "f")
     return (folder / "f").read_bytes()
@@ -111,7 +100,6 @@ _FORMS = [
     "ply little",
     "ply big",
     "wrl",
-    "wrl 1.0",
     "bnt",
     "npz",
     "stl",
@@ -130,7 +118,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """One file of each format. Reading each once compiles and imports everything that is needed."""
     folder = tmp_path_factory.mktemp("good")
     points = np.random.default_rng(0).normal(0, 90, (22, 3))
-    good = {"obj": _obj(), "ply": _ply(""), "ply little": _ply("<"), "ply big": _ply(">"), "wrl 1.0": _vrml1()}
+    good = {"obj": _obj(), "ply": _ply(""), "ply little": _ply("<"), "ply big": _ply(">")}
     good |= {"stl": _exported("stl"), "stl text": _exported("stl_ascii"), "off": _exported("off")}
     good |= {"glb": _exported("glb"), "gltf": _gltf()}
     good["wrl"] = _saved_bytes(lambda path: write_wrl(path, _MESH, "t.png"), folder)

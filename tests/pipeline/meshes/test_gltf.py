@@ -237,7 +237,7 @@ class TestTexture:
         uvs = gltf.array(UVS)
         for _ in range(2):
             gltf.show({"material": gltf.image(_PIXELS)}, POSITION=gltf.array(TRIANGLE), TEXCOORD_0=uvs)
-        monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_textures.MAX_PIXELS", 47)
+        monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf.MAX_PIXELS", 47)
         with pytest.raises(MeshError, match="image 1: image too large: 6 x 4 pixels; the limit is 23"):
             _read(gltf, tmp_path)
         gltf.binary = gltf.binary.replace(b"IDAT", b"XXXX", 1)

@@ -37,40 +37,34 @@ def _refused(path: Path, problem: str, peak: int = 2 * _MIB) -> None:
     ("place", "value", "problem"),
     [
         (("accessors", 0, "count"), 10**9, "truncated accessor 0: 1000000000 elements in 3 bytes"),
-        (("accessors", 0, "count"), -1, r"accessors\.0\.count: Input should be greater than or equal to 0"),
+        (("accessors", 0, "count"), -1, "count must be an integer from 0 to 1099511627776"),
         (("accessors", 0, "count"), 4, "truncated accessor 0: 4 elements in 3 bytes"),
         (("accessors", 0, "count"), 2, "incomplete triangle: 2 corners are not a multiple of three"),
         (("accessors", 1, "byteOffset"), 1, "truncated accessor 1: 3 elements in 36 bytes"),
         (("accessors", 0, "componentType"), 5120, "invalid vertex indices: they have the type int8"),
-        (
-            ("accessors", 0, "componentType"),
-            5130,
-            "invalid accessor 0: 'SCALAR' of component type 5130; expected SCALAR",
-        ),
-        (("accessors", 1, "type"), "VEC2", "invalid accessor 1: 'VEC2' of component type 5126; expected VEC3"),
+        (("accessors", 0, "componentType"), 5130, "invalid accessor 0: its type must be SCALAR of known numbers"),
+        (("accessors", 1, "type"), "VEC2", "invalid accessor 1: its type must be VEC3 of known numbers"),
         (("accessors", 2, "count"), 2, "inconsistent part: 3 vertices, 2 colours"),
         (("accessors", 1, "count"), 2, "index out of range: a face uses vertex 2, but the part has 2"),
         (("accessors", 1, "sparse"), {"count": 1}, "unsupported accessor 1: it is sparse or has no bytes"),
         (("accessors", 1, "bufferView"), None, "unsupported accessor 1: it is sparse or has no bytes"),
-        (("accessors", 1, "bufferView"), 9, "index out of range: bufferView 9 of 3"),
+        (("accessors", 1, "bufferView"), 9, "index out of range: 9 of 3 bufferViews"),
         (("bufferViews", 1, "byteStride"), 4, "overlapping elements in accessor 1: 12 bytes every 4 bytes"),
         (("bufferViews", 1, "byteOffset"), 99, "truncated buffer 0: bytes 99 to 135 of 75 are used"),
-        (("bufferViews", 1, "buffer"), 1, "index out of range: buffer 1 of 1"),
-        (("meshes", 0, "primitives", 0, "indices"), 7, "index out of range: accessor 7 of 3"),
-        (("meshes", 0, "primitives", 0, "material"), 7, "index out of range: material 7 of 0"),
-        (("nodes", 0, "mesh"), 7, "index out of range: mesh 7 of 1"),
-        (("nodes", 0, "matrix"), [1] * 15, r"nodes\.0\.matrix: Tuple should have at least 16 items"),
-        (
-            ("nodes", 0, "translation"),
-            [float("nan"), 0, 0],
-            r"nodes\.0\.translation\.0: Input should be a finite number",
-        ),
+        (("bufferViews", 1, "buffer"), 1, "index out of range: 1 of 1 buffers"),
+        (("meshes", 0, "primitives", 0, "indices"), 7, "index out of range: 7 of 3 accessors"),
+        (("meshes", 0, "primitives", 0, "material"), 7, "index out of range: 7 of 0 materials"),
+        (("nodes", 0, "mesh"), 7, "index out of range: 7 of 1 meshes"),
+        (("nodes", 0, "matrix"), [1] * 15, "matrix must be 16 finite numbers"),
+        (("nodes", 0, "translation"), [float("nan"), 0, 0], "translation must be 3 finite numbers"),
+        (("nodes", 0, "scale"), [1e999, 0, 0], "scale must be 3 finite numbers"),
+        (("nodes", 0, "rotation"), ["x", 0, 0, 1], "rotation must be 4 finite numbers"),
         (("nodes", 0, "children"), [0], "invalid scene: node 0 is reached twice"),
         (("scenes", 0, "nodes"), [0, 0], "invalid scene: node 0 is reached twice"),
-        (("scene",), 1, "index out of range: scene 1 of 1"),
+        (("scene",), 1, "index out of range: 1 of 1 scenes"),
         (("asset", "version"), "1.0", "unsupported glTF version: '1.0'; only version 2 is supported"),
-        (("meshes",), [{"primitives": []}] * 257, r"meshes: Tuple should have at most 256 items"),
-        (("nodes",), [{}] * 16385, r"nodes: Tuple should have at most 16384 items"),
+        (("meshes",), [{"primitives": []}] * 257, "meshes must be a list of at most 256 items"),
+        (("nodes",), [{}] * 16385, "nodes must be a list of at most 16384 items"),
     ],
 )
 def test_invalid_json_values_are_described(tmp_path: Path, place: tuple, value: Any, problem: str) -> None:
@@ -84,9 +78,7 @@ def test_invalid_json_values_are_described(tmp_path: Path, place: tuple, value: 
     _refused(gltf.write(tmp_path / "f.glb"), problem, peak=_MIB if len(gltf.doc["nodes"]) == 1 else 16 * _MIB)
 
 
-@pytest.mark.parametrize(
-    "name", ["KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_texture_basisu", "EXT_\x1b[2J"]
-)
+@pytest.mark.parametrize("name", ["KHR_draco_mesh_compression", "KHR_texture_basisu", "EXT_\x1b[2J"])
 def test_required_unsupported_extension_is_named(tmp_path: Path, name: str) -> None:
     gltf = _triangle()
     gltf.doc["extensionsRequired"] = [name]
@@ -115,10 +107,10 @@ def test_shading_extensions_are_accepted(tmp_path: Path) -> None:
             "truncated file: the header declares 21 bytes, the file has 20",
         ),
         (struct.pack("<4sIII4s", b"glTF", 2, 20, 1, b"JSON"), "truncated chunk: 1 bytes declared after byte 20 of 20"),
-        (struct.pack("<4sIII4s", b"glTF", 2, 20, 0, b"JSON"), "JSON: Invalid JSON"),
-        (b"[" * 100_000, "JSON: Invalid JSON: recursion limit exceeded"),
+        (struct.pack("<4sIII4s", b"glTF", 2, 20, 0, b"JSON"), "invalid glTF file: not JSON"),
+        (b"[" * 100_000, "invalid glTF file: not JSON"),
         (b'{"asset": {"version": "2.0"}}', "no triangles in the scene"),
-        (b"{}", "asset: Field required"),
+        (b"{}", "invalid glTF file: no version"),
     ],
 )
 def test_invalid_container_is_described(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -173,7 +165,7 @@ def test_too_large_buffers_are_rejected(tmp_path: Path, monkeypatch: pytest.Monk
     gltf.doc["buffers"] *= 2
     gltf.doc["bufferViews"][2]["buffer"] = 1
     path.write_text(json.dumps(gltf.doc))
-    monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_buffers.MAX_BYTES", 150)
+    monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf.MAX_BYTES", 150)
     assert len(read_mesh(path).faces) == 1
-    monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf_buffers.MAX_BYTES", 149)
+    monkeypatch.setattr("smile_pipe.pipeline.meshes.gltf.MAX_BYTES", 149)
     _refused(path, "buffers too large: more than 149 bytes together")

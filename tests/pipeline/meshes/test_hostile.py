@@ -185,14 +185,6 @@ def test_many_small_parts_take_bounded_memory(tmp_path, name, content, most, rea
     assert peak < most
 
 
-def test_text_stl_does_not_depend_on_chunk_size(tmp_path, monkeypatch):
-    (tmp_path / "ball.stl").write_bytes(GOOD["text-stl"])
-    whole = read_mesh(tmp_path / "ball.stl")
-    for length in (1, 7, 64, 1000):
-        monkeypatch.setattr("smile_pipe.pipeline.meshes.stl._CHUNK_BYTES", length)
-        assert (read_mesh(tmp_path / "ball.stl").vertices == whole.vertices).all()
-
-
 def test_pipe_is_rejected_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.obj")
     with pytest.raises(MeshError, match="not a regular file"):

@@ -67,8 +67,9 @@ def test_binary_stl_may_start_with_solid() -> None:
         (_binary([]), "0 vertices, 0 faces"),
         (_binary([[[np.nan] * 3] * 3]), "vertex 0 is not finite"),
         ("solid\nendsolid", "0 vertices, 0 faces"),
-        (_text(_TRIANGLES).replace("1.25", "x"), "line 12: 'x' is not a number"),
-        (_text(_TRIANGLES).replace("1.25", "]"), "line 12: expected a number in a vertex"),
+        (_text(_TRIANGLES).replace("1.25", "x"), "line 12: expected three numbers in a vertex"),
+        (_text(_TRIANGLES).replace("1.25", "1_2"), "line 12: expected three numbers in a vertex"),
+        (_text(_TRIANGLES).replace("1.25", "1.25 1 1"), "line 12: expected three numbers in a vertex"),
         (_text(_TRIANGLES).replace("1.25", ""), "incomplete triangle: 17 coordinates are not a multiple of nine"),
     ],
 )

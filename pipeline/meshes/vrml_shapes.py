@@ -1,15 +1,11 @@
-"""The shapes of a VRML scene: built from the fields of IndexedFaceSet nodes, transformed by the nodes around them."""
-
-from dataclasses import dataclass, field
+"""The shapes and the matrices of a VRML scene, from the fields of its nodes."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
-from smile_pipe.pipeline.meshes.shapes import Shape, transform_shape
-from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.shapes import Shape
 from smile_pipe.pipeline.meshes.triangulation import triangulate
-from smile_pipe.pipeline.meshes.vrml_syntax import Node
 
 
 def build_shape(
@@ -75,29 +71,19 @@ def _terminated(corners: NDArray[np.int32]) -> NDArray[np.int32]:
     return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
 
 
-TRANSFORM_NODES = ("Transform", "Translation", "Rotation", "Scale", "MatrixTransform")
-"""Kinds of nodes that transform shapes."""
-
 _DEFAULTS = {
     "translation": (0.0, 0.0, 0.0),
     "rotation": (0.0, 0.0, 1.0, 0.0),
     "scale": (1.0, 1.0, 1.0),
-    "scaleFactor": (1.0, 1.0, 1.0),  # the scale of VRML 1.0
     "scaleOrientation": (0.0, 0.0, 1.0, 0.0),
     "center": (0.0, 0.0, 0.0),
-    "matrix": tuple(np.eye(4).ravel().tolist()),
 }
 
 
-def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]:
-    """Return the matrix [4, 4] by which a node multiplies points (as columns).
+def matrix_of(numbers: dict[str, list[float]]) -> NDArray[np.float64]:
+    """Return the matrix [4, 4] by which a Transform with the fields `numbers` multiplies points (as columns).
 
-    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52). A MatrixTransform gives its matrix directly, for points
-    as rows.
-
-    Args:
-        kind: one of `TRANSFORM_NODES`.
-        numbers: fields of the node.
+    It is T C R R_s S R_s^-1 C^-1 (ISO/IEC 14772-1:1997, 6.52).
 
     Raises:
         MeshError: a field has the wrong number of values, or one that is not finite.
@@ -105,12 +91,9 @@ def matrix_of(kind: str, numbers: dict[str, list[float]]) -> NDArray[np.float64]
     values = {name: np.array(numbers.get(name, default)) for name, default in _DEFAULTS.items()}
     for name, default in _DEFAULTS.items():
         if values[name].shape != (len(default),) or not np.isfinite(values[name]).all():
-            raise MeshError(f"invalid {name} of {kind}: it must be {len(default)} finite numbers")
-    if kind == "MatrixTransform":
-        return values["matrix"].reshape(4, 4).T
+            raise MeshError(f"invalid {name} of Transform: it must be {len(default)} finite numbers")
     oriented = _rotation(values["scaleOrientation"])
-    scale = np.diag(values["scale"] * values["scaleFactor"])
-    linear = _rotation(values["rotation"]) @ oriented @ scale @ oriented.T
+    linear = _rotation(values["rotation"]) @ oriented @ np.diag(values["scale"]) @ oriented.T
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = values["translation"] + values["center"] - linear @ values["center"]
@@ -126,66 +109,3 @@ def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:
     x, y, z = axis / length
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
-
-
-NO_UVS = np.empty((0, 2), np.float32)
-NO_POINTS = NO_COLORS = np.empty((0, 3), np.float32)
-_MIN_SCENE_BYTES = 64 << 20  # memory that the shapes of a file of any size may take
-
-
-@dataclass(eq=False)
-class Scene:
-    """The shapes of a file, transformed by the nodes around them.
-
-    Attributes:
-        source: the file.
-        shapes: in the order of the file.
-        texture_name: first texture in the file, or "".
-        nbytes: memory of the shapes. Small files that reuse large arrays many times are rejected.
-    """
-
-    source: Source
-    shapes: list[Shape] = field(default_factory=list)
-    texture_name: str = ""
-    nbytes: int = 0
-
-    def add(
-        self,
-        node: Node,
-        arrays: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
-        indices: tuple[NDArray[np.int32] | None, NDArray[np.int32] | None],
-        matrix: NDArray[np.float64],
-    ) -> None:
-        """Add the shape of an IndexedFaceSet. A node without points or polygons is skipped.
-
-        Args:
-            node: the IndexedFaceSet.
-            arrays: points [V, 3], uvs [U, 2] and colours [C, 3].
-            indices: for each corner [N] the index of its uv and of its colour; None if equal to `coordIndex`.
-            matrix: [4, 4], transform of the shape.
-
-        Raises:
-            MeshError: the arrays do not match (with the line), or the shapes take too much memory.
-        """
-        points, uvs, colors = arrays
-        if "coordIndex" not in node.indices or not len(points):
-            return
-        try:
-            shape = build_shape(points, uvs, colors, node.indices["coordIndex"], *indices)
-        except MeshError as error:
-            raise self.source.error_at(node.pos, str(error)) from error
-        self.nbytes += shape.nbytes
-        if self.nbytes > _MIN_SCENE_BYTES + 16 * self.source.size:
-            raise self.source.error_at(node.pos, f"arrays reused too often: the shapes take {self.nbytes} bytes")
-        self.shapes.append(transform_shape(shape, matrix))
-
-    def matrix_of(self, node: Node) -> NDArray[np.float64]:
-        """The matrix [4, 4] of a node that transforms its content or the nodes after it.
-
-        Raises:
-            MeshError: a field is invalid (with its line).
-        """
-        try:
-            return matrix_of(node.kind, node.numbers)
-        except MeshError as error:
-            raise self.source.error_at(node.pos, str(error)) from error
