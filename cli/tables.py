@@ -8,8 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from smile_pipe.pipeline.common.conditions import Labelled
 from smile_pipe.pipeline.common.expressions import order_expressions, word_for
+from smile_pipe.pipeline.common.filters import Labelled
 from smile_pipe.pipeline.runs.curves import Curve, curve_title
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize, truncate_list

@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic_core import core_schema
 from upath import UPath
+from upath.extensions import ProxyUPath
 
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.urls import parse_path, scheme_of
@@ -28,12 +29,12 @@ from smile_pipe.shards.urls import parse_path, scheme_of
 ATOMIC_PUT_SCHEMES = frozenset(("memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
 
 
-class StoragePath:
+class StoragePath(ProxyUPath):
     """An immutable path on a local disk or under a URL.
 
-    It supports the common part of `pathlib.Path` (`/`, `name`, `exists`, `read_bytes`, ...) and the operations of this
-    project that differ between a disk and an object store. It can be hashed, compared and pickled, and is a field type
-    for pydantic. `str()` gives the path or the URL; a local path is also accepted by `open` and `os`.
+    It has the methods of `pathlib.Path`, and the operations of this project that differ between a disk and an object
+    store. It can be hashed, compared and pickled, and is a field type for pydantic. `str()` gives the path or the URL.
+    A local path is also accepted by `open` and `os`.
 
     Args:
         path: A path or URL as text, a `pathlib.Path`, or another `StoragePath`. In text, `~` at the start of a path is
@@ -44,18 +45,14 @@ class StoragePath:
         TypeError: `path` is something else.
     """
 
-    __slots__ = ("_path",)
-    _path: Path | UPath
+    __slots__ = ()
+    __wrapped__: UPath
 
     def __init__(self, path: "PathLike | UPath") -> None:
         if isinstance(path, StoragePath):
-            self._path = path._path
-        elif isinstance(path, str):
-            self._path = parse_path(path)
-        elif isinstance(path, UPath | Path):
-            self._path = path
+            self.__wrapped__ = path.__wrapped__
         else:
-            self._path = Path(path)
+            self.__wrapped__ = parse_path(path) if isinstance(path, str) else UPath(path)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
@@ -68,12 +65,6 @@ class StoragePath:
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         return {"type": "string"}
 
-    def __truediv__(self, name: str) -> "StoragePath":
-        return StoragePath(self._path / name)
-
-    def __str__(self) -> str:
-        return str(self._path)
-
     def __repr__(self) -> str:
         return f"StoragePath({str(self)!r})"
 
@@ -81,15 +72,15 @@ class StoragePath:
         return str(self.local)
 
     def __eq__(self, other: object) -> bool:
-        return self._path == (other._path if isinstance(other, StoragePath) else other)
+        return self.__wrapped__ == (other.__wrapped__ if isinstance(other, StoragePath) else other)
 
-    def __hash__(self) -> int:
-        return hash(self._path)
+    __ne__ = object.__ne__
+    __hash__ = ProxyUPath.__hash__
 
     @property
     def is_local(self) -> bool:
         """True for a path on a disk of this machine."""
-        return isinstance(self._path, Path)
+        return isinstance(self.__wrapped__, Path)
 
     @property
     def local(self) -> Path:
@@ -98,9 +89,10 @@ class StoragePath:
         Raises:
             TypeError: It is a URL.
         """
-        if not isinstance(self._path, Path):
+        if not isinstance(self.__wrapped__, Path):
             raise TypeError(f"{self}: a URL is not a path on this machine")
-        return self._path
+        # A plain path: joining those of upath takes four times as long.
+        return Path(self.__wrapped__)
 
     @property
     def is_in_memory(self) -> bool:
@@ -110,52 +102,17 @@ class StoragePath:
     @property
     def scheme(self) -> str:
         """The scheme of the URL; "" for a local path."""
-        return "" if isinstance(self._path, Path) else self._path.protocol
+        return "" if self.is_local else self.protocol
 
     @property
     def fs(self) -> AbstractFileSystem:
         """The fsspec file system that holds the path."""
-        return LocalFileSystem() if isinstance(self._path, Path) else self._path.fs
+        return LocalFileSystem() if self.is_local else self.__wrapped__.fs
 
     @property
     def path(self) -> str:
         """The path within `fs`."""
-        return str(self._path) if isinstance(self._path, Path) else self._path.path
-
-    @property
-    def name(self) -> str:
-        """The last component."""
-        return self._path.name
-
-    @property
-    def suffix(self) -> str:
-        """The last suffix of the name, with its dot, or ""."""
-        return self._path.suffix
-
-    @property
-    def parent(self) -> "StoragePath":
-        """The folder that contains it."""
-        return StoragePath(self._path.parent)
-
-    def with_name(self, name: str) -> "StoragePath":
-        """A sibling of this path."""
-        return StoragePath(self._path.with_name(name))
-
-    def absolute(self) -> "StoragePath":
-        """The same path, independent of the working directory; workers have another one than the user."""
-        return StoragePath(self._path.absolute())
-
-    def resolve(self) -> "StoragePath":
-        """The same path, absolute, without symbolic links and `..`."""
-        return StoragePath(self._path.resolve())
-
-    def relative_to(self, folder: "StoragePath | os.PathLike[str]") -> str:
-        """The path relative to a folder that contains it.
-
-        Raises:
-            ValueError: It is not below `folder`.
-        """
-        return str(self._path.relative_to(str(folder)))
+        return str(self) if self.is_local else self.__wrapped__.path
 
     def seen_from(self, folder: "StoragePath") -> str:
         """A reference to this path for a file in `folder`; `resolve_reference` is the inverse.
@@ -164,10 +121,10 @@ class StoragePath:
             A relative path if both are on this machine or both in one bucket, so that they can be moved together; else
             the URL.
         """
-        if isinstance(folder._path, Path):
-            return os.path.relpath(self.local.resolve(), folder._path.resolve()) if self.is_local else str(self)
+        if folder.is_local:
+            return os.path.relpath(self.resolve(), folder.resolve()) if self.is_local else str(self)
         # A relative path must not cross the border of a bucket.
-        if isinstance(self._path, Path) or (self.scheme, self._path.drive) != (folder.scheme, folder._path.drive):
+        if (self.scheme, self.drive) != (folder.scheme, folder.drive):
             return str(self)
         return posixpath.relpath(self.path, folder.path)
 
@@ -179,25 +136,11 @@ class StoragePath:
         """
         if scheme_of(reference):
             return str(StoragePath(reference))
-        if isinstance(self._path, Path):
-            return os.path.normpath(self._path.resolve() / reference)
-        return str((self._path / reference).resolve())
-
-    def exists(self) -> bool:
-        """True if there is a file or a folder."""
-        return self._path.exists()
-
-    def is_dir(self) -> bool:
-        """True if there is a folder."""
-        return self._path.is_dir()
-
-    def is_file(self) -> bool:
-        """True if there is a file."""
-        return self._path.is_file()
+        return os.path.normpath(self.resolve() / reference) if self.is_local else str((self / reference).resolve())
 
     def is_writable(self) -> bool:
         """False for a local folder whose permissions forbid writing. The storage of a URL reports this on writing."""
-        return not isinstance(self._path, Path) or os.access(self._path, os.W_OK | os.X_OK)
+        return not self.is_local or os.access(self, os.W_OK | os.X_OK)
 
     def size(self) -> int:
         """Size in bytes.
@@ -205,7 +148,7 @@ class StoragePath:
         Raises:
             FileNotFoundError: There is no file.
         """
-        return self._path.stat().st_size
+        return self.stat().st_size
 
     def modified_time(self) -> float:
         """Time of the last modification, in seconds since 1970; 0 where the storage does not know it.
@@ -213,17 +156,13 @@ class StoragePath:
         Raises:
             FileNotFoundError: There is no file.
         """
-        return self._path.stat().st_mtime or 0.0
-
-    def iterdir(self) -> Iterator["StoragePath"]:
-        """The entries of the folder, in any order."""
-        return (StoragePath(path) for path in self._path.iterdir())
+        return self.stat().st_mtime or 0.0
 
     def file_sizes(self) -> dict[str, int]:
         """Sizes in bytes of the files directly in the folder, by name, from one listing; {} without a folder."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            if isinstance(self._path, Path):
-                with os.scandir(self._path) as entries:
+            if self.is_local:
+                with os.scandir(self) as entries:
                     return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
             entries = self.fs.ls(self.path, detail=True)
             return {info["name"].rpartition("/")[2]: info["size"] or 0 for info in entries if info["type"] == "file"}
@@ -231,43 +170,19 @@ class StoragePath:
 
     def names_below(self) -> set[str]:
         """Relative paths of all files in the folder and in the folders below it."""
-        if isinstance(self._path, Path):
-            return {str(path.relative_to(self._path)) for path in self._path.rglob("*") if not path.is_dir()}
+        if self.is_local:
+            return {str(path.relative_to(self.local)) for path in self.local.rglob("*") if not path.is_dir()}
         return {name.removeprefix(self.path).strip("/") for name in self.fs.find(self.path)}
-
-    def open(self, mode: str = "r", **options: Any) -> IO[Any]:
-        """Open the file; `options` as of the built-in `open`."""
-        return self._path.open(mode, **options)
-
-    def read_bytes(self) -> bytes:
-        """The content of the file."""
-        return self._path.read_bytes()
-
-    def read_text(self) -> str:
-        """The content of the file as text."""
-        return self._path.read_text()
 
     def read_range(self, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start`; fewer where the file ends earlier."""
-        if not isinstance(self._path, Path):
-            try:
-                return self.fs.cat_file(self.path, start=start, end=start + size)
-            except OSError as error:
-                # Some storages raise an error for a range that starts at the end of an object.
-                if error.errno == errno.EINVAL:
-                    return b""
-                raise
-        with open(self._path, "rb") as file:
-            file.seek(start)
-            return file.read(size)
-
-    def write_bytes(self, content: bytes) -> None:
-        """Write the file in place, which is not atomic on a disk."""
-        self._path.write_bytes(content)
-
-    def write_text(self, content: str) -> None:
-        """Write the file in place, which is not atomic on a disk."""
-        self._path.write_text(content)
+        try:
+            return self.fs.cat_file(self.path, start=start, end=start + size)
+        except OSError as error:
+            # Some storages raise an error for a range that starts at the end of an object.
+            if error.errno == errno.EINVAL:
+                return b""
+            raise
 
     def write_atomically(self, content: bytes) -> None:
         """Write the file so that it holds either its old content or all of the new content."""
@@ -285,7 +200,7 @@ class StoragePath:
     @contextmanager
     def replacing(self) -> Iterator[Path]:
         """A local file to write to. It replaces this path at the end of the block, and is removed after an error."""
-        if not isinstance(self._path, Path):
+        if not self.is_local:
             with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
                 temporary = Path(folder) / self.name
                 yield temporary
@@ -297,7 +212,7 @@ class StoragePath:
             # Without this a power cut could leave the new name on a file whose content never reached the disk.
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            temporary.replace(self._path)
+            temporary.replace(self.local)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -320,27 +235,15 @@ class StoragePath:
         """A random name: a writer that was taken for dead, but is alive, must not write into the file of another."""
         return self.with_name(f".{self.name}.{secrets.token_hex(4)}.tmp")
 
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make the folder; see `pathlib.Path.mkdir`."""
-        self._path.mkdir(parents=parents, exist_ok=exist_ok)
-
     def ensure_folder(self) -> None:
         """Make the folder and its parents on a disk. `write_atomically` needs no folder under a URL."""
-        if isinstance(self._path, Path):
-            self._path.mkdir(parents=True, exist_ok=True)
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the file.
-
-        Raises:
-            FileNotFoundError: There is none, without `missing_ok`.
-        """
-        self._path.unlink(missing_ok=missing_ok)
+        if self.is_local:
+            self.mkdir(parents=True, exist_ok=True)
 
     def remove_tree(self) -> None:
         """Remove the folder with all its content, if it exists."""
-        if isinstance(self._path, Path):
-            shutil.rmtree(self._path, ignore_errors=True)
+        if self.is_local:
+            shutil.rmtree(self, ignore_errors=True)
             return
         # `rm` with `recursive` would take wildcard characters in the name for a pattern.
         entries = self.fs.find(self.path, withdirs=True, detail=True)
@@ -368,12 +271,12 @@ class StoragePath:
         Raises:
             UsageError: It is a file, is inside a file, or must not be written.
         """
-        if not isinstance(self._path, Path):
+        if not self.is_local:
             return
-        existing = next(path for path in (self._path, *self._path.absolute().parents) if path.exists())
+        existing = next(path for path in (self, *self.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise UsageError(f"{existing} is a file; name a directory", field="out", value=self)
-        if not os.access(existing, os.W_OK | os.X_OK):
+        if not existing.is_writable():
             raise UsageError(f"{existing} cannot be written; check its permissions", field="out", value=self)
 
 

@@ -38,7 +38,7 @@ def absolute(text: str) -> str:
     return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
 
 
-def parse_path(text: str) -> Path | UPath:
+def parse_path(text: str) -> UPath:
     """Convert text to a local path or a URL of fsspec; `~` is the home folder.
 
     Raises:
@@ -48,9 +48,9 @@ def parse_path(text: str) -> Path | UPath:
     scheme = scheme_of(text)
     if scheme == "":
         # `Path.expanduser` raises where there is no user of that name.
-        return Path(os.path.expanduser(text))
+        return UPath(Path(os.path.expanduser(text)))
     if scheme == "file":
-        return Path(text.removeprefix("file://"))
+        return UPath(Path(text.removeprefix("file://")))
     try:
         get_filesystem_class(scheme)
         # Listings are not cached: other processes write to the same folder.

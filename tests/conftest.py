@@ -21,6 +21,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from helpers.faulty_server import FaultyServer
     from smile_pipe.pipeline.rendering.backend import Renderer
 
 
@@ -73,6 +74,20 @@ def s3_url(s3_server: str) -> str:
     bucket = StoragePath(url)
     bucket.fs.mkdir(bucket.path)
     return url
+
+
+@pytest.fixture
+def faulty(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[FaultyServer]":
+    """A proxy of the S3 server that all S3 clients of the test use, whose faults the test sets."""
+    from s3fs import S3FileSystem
+
+    from helpers.faulty_server import FaultyServer
+
+    with FaultyServer(s3_server) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+        S3FileSystem.clear_instance_cache()
+        yield server
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

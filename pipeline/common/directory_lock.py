@@ -1,11 +1,10 @@
 """A lock on a directory, so that one process at a time writes there.
 
-On a disk it is a lock of the operating system (flock), which is released when the process dies. Under a URL it is an
-object that is created only if it does not exist. Its holder renews the time stored in it, and a holder that stops
-renewing counts as dead.
+On a disk it is a lock of the operating system, which is released when the process dies. Under a URL it is an object
+that is created only if it does not exist. Its holder renews the time stored in it, and a holder that stops renewing
+counts as dead.
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -15,9 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+from filelock import FileLock, Timeout
+
+from smile_pipe.pipeline.common.background import run_in_background
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import PathLike, StoragePath
 
@@ -63,40 +67,29 @@ def wait_while_held(root: PathLike) -> None:
 
 @contextmanager
 def _file_lock(root: Path) -> Iterator[None]:
-    is_new = not root.exists()
-    path = root / NAME
+    is_new, path = not root.exists(), root / NAME
+    lock = FileLock(path, timeout=0, on_acquired=_write_owner)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path)
+        lock.acquire()
+    except Timeout:
+        raise _held_error(root, _read(StoragePath(path))) from None
     except OSError as error:
         raise UsageError(f"{root}: cannot be written: {error.strerror}; name another directory") from None
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_owner()).encode())
         yield
     finally:
-        # Removed before the release: a process that has opened it sees later that the name has another file, or none.
+        # Removed before the release: a process that has opened the file sees that it is gone, and opens a new one.
         path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
         if is_new:
             with suppress(OSError):
                 root.rmdir()
 
 
-def _acquire(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _parse_holder(os.pread(descriptor, 4096, 0))
-            os.close(descriptor)
-            raise _held_error(path.parent, holder) from None
-        with suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        # The previous holder removed the file between `open` and `flock`.
-        os.close(descriptor)
+def _write_owner(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(_owner()).encode())
 
 
 @contextmanager
@@ -111,14 +104,10 @@ def _object_lock(root: StoragePath) -> Iterator[None]:
             f"{root}: cannot be written: {error}; check that it exists and that you have permission to write"
         ) from None
     _tokens.add(owner["token"])
-    done = threading.Event()
-    thread = threading.Thread(target=_renew, args=(path, owner, done), daemon=True)
-    thread.start()
     try:
-        yield
+        with run_in_background(partial(_renew, path, owner)):
+            yield
     finally:
-        done.set()
-        thread.join()
         _tokens.discard(owner["token"])
         # If the storage fails now, the finished work is not lost, and the lock counts as released.
         with suppress(Exception):
@@ -172,13 +161,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return False
     if holder.get("pid") == os.getpid():
         return holder.get("token") not in _tokens
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except (KeyError, ValueError, TypeError, ProcessLookupError):
-        return True
-    except PermissionError:
-        pass
-    return False
+    return not (isinstance(pid := holder.get("pid"), int) and psutil.pid_exists(pid))
 
 
 def _owner() -> dict[str, Any]:
@@ -186,16 +169,10 @@ def _owner() -> dict[str, Any]:
 
 
 def _read(path: StoragePath) -> dict[str, Any]:
-    try:
+    """The content of a lock; {} if there is none, or it is no record of ours."""
+    with suppress(FileNotFoundError, ValueError):
         # One request: between two requests the holder may renew the lock.
-        return _parse_holder(path.fs.cat_file(path.path))
-    except FileNotFoundError:
-        return {}
-
-
-def _parse_holder(content: bytes) -> dict[str, Any]:
-    with suppress(ValueError):
-        if isinstance(holder := json.loads(content), dict):
+        if isinstance(holder := json.loads(path.fs.cat_file(path.path)), dict):
             return holder
     return {}
 

@@ -50,8 +50,6 @@ def ray_session(address: str) -> Iterator[None]:
     # Ray reads all of these on import. No telemetry, and no patch of `print`.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Dead workers are always replaced; a sample of which two workers died is given up (pipeline/render/limits.py).
-    os.environ.setdefault("RAY_TASK_MAX_RETRIES", "-1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # `ray job submit --working-dir` gives the driver a directory; Ray refuses a second one unless it may replace it.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")

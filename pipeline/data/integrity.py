@@ -43,16 +43,11 @@ def open_shards(spec: str, on_bad_shard: OnBadShard = "fail") -> ShardSet:
     problems = [problem for _, found in verify_shards(shards, quick=True) for problem in found]
     damaged = _find_resized(shards, problems)
     for problem in problems:
-        if problem.shard not in damaged:
+        if problem.shard not in damaged or on_bad_shard == "fail":
+            others = "copy the shards again, use the intact samples with `on_bad_shard=skip`, or "
             raise UsageError(
-                f"{_describe(problem)}; `smile-pipe verify {spec}` lists all problems; render again",
-                field="shards",
-                value=spec,
-            )
-        if on_bad_shard == "fail":
-            raise UsageError(
-                f"{_describe(problem)}; `smile-pipe verify {spec}` lists all problems; copy the shards again, render "
-                "again, or use the intact samples with `on_bad_shard=skip`",
+                f"{_describe(problem)}; `smile-pipe verify {spec}` lists all problems; "
+                f"{others if problem.shard in damaged else ''}render again",
                 field="shards",
                 value=spec,
             )

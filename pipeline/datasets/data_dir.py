@@ -28,6 +28,7 @@ MISSING: Stat = (-1, -1)
 # Names of the modification time in the metadata of various storages; memory:// has only the creation time.
 _TIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "created")
 _NANOSECONDS = 10**9
+_MAX_NAME_BYTES = 255
 
 
 class DataDir:
@@ -163,7 +164,7 @@ def _make_folder_for(target: Path) -> bool:
     """Make the folder of a file; False if the name is too long, or one of the folders is a file."""
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        return len(os.fsencode(target.name)) <= os.pathconf(target.parent, "PC_NAME_MAX") and not target.is_dir()
+        return len(os.fsencode(target.name)) <= _MAX_NAME_BYTES and not target.is_dir()
     return False
 
 

@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.limits import MAX_DEATHS, count_deaths, record_death
 from smile_pipe.pipeline.render.process import cached_renderer, draw, render_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import Failure, ProcessedUnit
+from smile_pipe.pipeline.render.units import Failure, ProcessedUnit, from_table, to_table
 from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.storage import StoragePath

@@ -29,7 +29,6 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import WrittenShard, build_shard
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.gpu_worker import RenderBatch
@@ -39,7 +38,7 @@ from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import Workers
-from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, split_into_units
+from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, from_table, split_into_units, to_table
 from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS
 from smile_pipe.shards.errors import UsageError
@@ -229,17 +228,30 @@ def _encoded_blocks(
         reading: keyword arguments of the operator that reads.
         workers: CPUs and GPUs of the cluster.
     """
-    context = DataContext.get_current()
+    if not (tables := _input_tables(tasks, settings, workers)):
+        return
+    with DataContext.current(_data_context()):
+        # Not public in Ray 2.60, but all else would copy the blocks to the driver, or wait for all of them.
+        for bundle in _dataset(tables, settings, reading, workers).iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                yield block.ref, block.metadata.num_rows
+
+
+def _data_context() -> DataContext:
+    context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # So that a `DeviceError` can be recognised.
     context.raise_original_map_exception = True
-    tables = _input_tables(tasks, settings, workers)
-    if not tables:
-        return
+    return context
+
+
+def _dataset(
+    tables: Sequence[pa.Table], settings: RenderSettings, reading: dict[str, Any], workers: Workers
+) -> ray.data.Dataset:
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-    dataset: ray.data.Dataset = ray.data.from_arrow(tables)
+    dataset: ray.data.Dataset = ray.data.from_arrow(list(tables))
     if workers.gpus:
         # The actors of a job that failed are in reference cycles, and have their GPUs until they are collected.
         gc.collect()
@@ -247,7 +259,7 @@ def _encoded_blocks(
         num_workers = min(workers.gpu_workers, len(tables))
         pool = ActorPoolStrategy(min_size=1, max_size=num_workers, initial_size=num_workers)
         dataset = dataset.map_batches(read_batch, fn_kwargs=reading, **arrow)
-        # `map_batches` requires a batch size with GPUs, and would join blocks up to it.
+        # Not public in Ray 2.60, but `map_batches` requires a batch size with GPUs, and would join blocks up to it.
         # No core is reserved for them: on a node with few cores, none would be left to read.
         dataset = dataset.map_batches_internal(
             RenderBatch,
@@ -257,12 +269,8 @@ def _encoded_blocks(
             num_gpus=workers.gpus_per_worker,
             **arrow,
         )
-        dataset = dataset.map_batches(encode_batch, fn_kwargs={"settings": settings}, **arrow)
-    else:
-        dataset = dataset.map_batches(process_batch, fn_kwargs=reading, **arrow)
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in bundle.blocks:
-            yield block.ref, block.metadata.num_rows
+        return dataset.map_batches(encode_batch, fn_kwargs={"settings": settings}, **arrow)
+    return dataset.map_batches(process_batch, fn_kwargs=reading, **arrow)
 
 
 def _input_tables(tasks: Sequence[ShardTask], settings: RenderSettings, workers: Workers) -> list[pa.Table]:

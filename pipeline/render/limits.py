@@ -8,11 +8,17 @@ does not count against the limits.
 
 import faulthandler
 import os
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from functools import cache
+
+import psutil
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.shards.errors import storage_errors
@@ -36,27 +42,40 @@ class Limits(Frozen):
     megabytes: int
 
 
+@cache
+def can_limit_memory() -> bool:
+    """Whether this machine can limit the memory of a process: Linux with /proc can, macOS and Windows cannot."""
+    with suppress(psutil.Error):
+        return resource is not None and hasattr(psutil.Process().memory_info(), "data")
+    return False
+
+
 class _Budget:
     """The part of a unit's limits that is not used up; it is enforced between `start` and `stop`."""
 
     def __init__(self, limits: Limits) -> None:
         self._seconds, self._bytes = limits.seconds, limits.megabytes << 20
+        self._process = psutil.Process() if can_limit_memory() else None
 
     def start(self) -> None:
         """Enforce the limits: beyond the time the process ends, beyond the memory allocations fail."""
-        self._since, self._before = time.monotonic(), resource.getrlimit(resource.RLIMIT_DATA)
-        hard = self._before[1]
-        self._max_bytes = _data_bytes() + self._bytes
-        soft = self._max_bytes if hard == resource.RLIM_INFINITY else min(self._max_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        self._since = time.monotonic()
+        if self._process is not None:
+            self._rlimit = _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            # What RLIMIT_DATA limits: the private memory of the process.
+            self._data = self._process.memory_info().data
+            allowed = self._data + self._bytes
+            soft = allowed if hard == resource.RLIM_INFINITY else min(allowed, hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         faulthandler.dump_traceback_later(self._seconds, exit=True, file=_DEVNULL)
 
     def stop(self) -> None:
         """Stop enforcing them, and subtract what was used."""
         faulthandler.cancel_dump_traceback_later()
-        resource.setrlimit(resource.RLIMIT_DATA, self._before)
         self._seconds = max(self._seconds - (time.monotonic() - self._since), 0.001)
-        self._bytes = max(self._max_bytes - _data_bytes(), 0)
+        if self._process is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, self._rlimit)
+            self._bytes = max(self._bytes + self._data - self._process.memory_info().data, 0)
 
 
 def count_deaths(deaths_folder: PathLike, name: str) -> int:
@@ -107,8 +126,8 @@ def enforce_limits(limits: Limits, deaths_folder: PathLike, name: str) -> Iterat
         )
     with record_death(deaths_folder, name, num_deaths):
         _budget = _Budget(limits)
+        _budget.start()
         try:
-            _budget.start()
             yield
         except MemoryError:
             raise MeshError(f"takes more than {limits.megabytes} MB of memory") from None
@@ -137,12 +156,6 @@ def _counter(deaths_folder: PathLike, name: str) -> StoragePath:
 
 def _as_storage_error(path: StoragePath) -> AbstractContextManager[None]:
     return nullcontext() if path.is_local else storage_errors(path)
-
-
-def _data_bytes() -> int:
-    """The private memory of this process in bytes, which RLIMIT_DATA limits."""
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    return pages * resource.getpagesize()
 
 
 _DEVNULL = open(os.devnull, "w")  # noqa: SIM115 - faulthandler needs the file until the process ends

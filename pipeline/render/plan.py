@@ -4,7 +4,7 @@ The plan compares the samples and settings with what an earlier run left. Files 
 changed. Ray is not needed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -13,6 +13,7 @@ from smile_pipe.pipeline.datasets.data_dir import Stat
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints, SourceFiles
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.render.units import group_by_weight
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
 from smile_pipe.shards.storage import StoragePath
 
@@ -147,7 +148,7 @@ def plan_shards(
     # others, and a resumed run has to end with the same files as one that was never interrupted.
     free = (name for number in count() if (name := f"{number:06d}.tar") not in records)
     tasks = shards.tasks + [
-        ShardTask(next(free), members) for members in _group_by_weight(new, samples_per_shard, weight)
+        ShardTask(next(free), tuple(members)) for members in group_by_weight(new, samples_per_shard, weight)
     ]
     taken = {task.name for task in tasks}
     return RenderPlan(
@@ -286,19 +287,3 @@ def _rows_of(record: ShardRecord) -> list[IndexRow | FailureRow]:
 def _named_paths(before: IndexRow | FailureRow) -> list[str]:
     """Paths of the files that only another file of the sample names."""
     return [file.path for file in before.sources if file.named]
-
-
-def _group_by_weight(
-    samples: Sequence[SampleSource], capacity: int, weight: Callable[[SampleSource], int]
-) -> Iterator[tuple[SampleSource, ...]]:
-    """Group samples so that the weights of a group add up to at most `capacity`, or it has one member."""
-    group: list[SampleSource] = []
-    total = 0
-    for sample in samples:
-        if group and total + weight(sample) > capacity:
-            yield tuple(group)
-            group, total = [], 0
-        group.append(sample)
-        total += weight(sample)
-    if group:
-        yield tuple(group)

@@ -6,6 +6,7 @@ Runs are incremental and resumable: finished shards are kept, and Ray is not sta
 """
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
+from smile_pipe.pipeline.render.limits import can_limit_memory
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.plan import RenderPlan, plan_shards
 from smile_pipe.pipeline.render.settings import RenderSettings
@@ -30,6 +32,8 @@ from smile_pipe.shards.manifest import ShardManifest, fingerprint
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.build import WrittenShard
     from smile_pipe.pipeline.render.estimate import Estimate
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,10 @@ def _execute(
         if work.touched:
             output.refresh(work.kept)
         return manifest
-    with ray_session(config.address) if work.tasks and not _in_process(config) else nullcontext():
+    uses_ray = bool(work.tasks) and not _in_process(config)
+    if uses_ray and not can_limit_memory():
+        _log.warning("`sample_memory` has no effect: this system cannot limit the memory of a process")
+    with ray_session(config.address) if uses_ray else nullcontext():
         # Before anything is removed: the cluster may lack GPUs.
         workers = _count_workers(config, settings) if work.tasks else Workers(cores=1)
         output.begin(work.removed)

@@ -1,12 +1,14 @@
 """The data that flows through a render: units of work, what each step adds to them, and how units form batches."""
 
+import pickle
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
@@ -23,6 +25,8 @@ from smile_pipe.shards.sample import Frame, MeshStatistics
 MAX_FRAMES_PER_BATCH = 16
 # Limit on the quantised images of a batch, which wait to be encoded: large images and many views make batches smaller.
 MAX_BATCH_BYTES = 128 << 20
+
+Item = TypeVar("Item")
 
 STORAGE = "storage"
 """The stage of a failure that the storage caused, and not the sample."""
@@ -135,6 +139,22 @@ class ProcessedUnit:
     weighted_sums: Mapping[str, NDArray[np.integer]] = field(default_factory=dict)
 
 
+# Ray pickles what its processes send to each other. A table of Arrow types would take four times the code, and save
+# 0.3 ms of the 15 ms that a unit takes.
+_SCHEMA = pa.schema([("unit", pa.large_binary())])
+
+
+def to_table(units: Iterable[ProcessedUnit]) -> pa.Table:
+    """Convert units to a table for an operator of Ray Data, one after the other: only one is in memory twice."""
+    tables = [pa.Table.from_pydict({"unit": [pickle.dumps(unit)]}, _SCHEMA) for unit in units]
+    return pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
+
+
+def from_table(table: pa.Table) -> Iterator[ProcessedUnit]:
+    """Convert the rows of a table back."""
+    return (pickle.loads(cell.as_buffer()) for cell in table["unit"])
+
+
 def select_inputs(sample: SampleSource, settings: RenderSettings) -> SampleSource:
     """Return the sample with only those files that its images and text depend on."""
     if sample.frame_rate is None:
@@ -160,16 +180,22 @@ def split_into_units(sample: SampleSource, settings: RenderSettings) -> list[Wor
 
 def batch_units(samples: Sequence[SampleSource], settings: RenderSettings) -> Iterator[list[WorkUnit]]:
     """Yield the units of samples in order, in batches of at most `max_frames_per_batch` frames."""
-    batch: list[WorkUnit] = []
-    num_frames, max_frames = 0, max_frames_per_batch(settings)
-    for unit in (unit for sample in samples for unit in split_into_units(sample, settings)):
-        if batch and num_frames + unit.stop - unit.start > max_frames:
-            yield batch
-            batch, num_frames = [], 0
-        batch.append(unit)
-        num_frames += unit.stop - unit.start
-    if batch:
-        yield batch
+    units = (unit for sample in samples for unit in split_into_units(sample, settings))
+    return group_by_weight(units, max_frames_per_batch(settings), lambda unit: unit.stop - unit.start)
+
+
+def group_by_weight(items: Iterable[Item], capacity: int, weight: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Group items in order so that the weights of a group add up to at most `capacity`, or it has one member."""
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        if group and total + weight(item) > capacity:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += weight(item)
+    if group:
+        yield group
 
 
 def max_frames_per_batch(settings: RenderSettings) -> int:

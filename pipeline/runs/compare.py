@@ -57,7 +57,7 @@ def compare(root: StoragePath) -> tuple[Comparison, ...]:
     if not root.is_dir():
         raise UsageError(f"{root}: no such directory; name one that holds cross-validations")
     entries = [(output.path, output.manifest) for output in find_stage_outputs(root) if output.kind == "crossval"]
-    finished = [(path.relative_to(root), manifest) for path, manifest in entries if manifest]
+    finished = [(str(path.relative_to(root)), manifest) for path, manifest in entries if manifest]
     if not finished:
         raise UsageError(f"{root}: no finished cross-validation; run `smile-pipe crossval` first")
     tables: dict[tuple, list[tuple[str, CrossvalManifest]]] = {}

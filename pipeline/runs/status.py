@@ -167,7 +167,7 @@ def _run_rows(
 
 def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) -> StatusRow:
     shards = str(source.path) if source else "SHARDS"
-    common: dict[str, Any] = {"made_from": source.path.relative_to(root) if source else ""}
+    common: dict[str, Any] = {"made_from": str(source.path.relative_to(root)) if source else ""}
     resume = NextStep(
         stage="train",
         options={"out": str(run.path), "shards": shards},
@@ -212,7 +212,7 @@ def _crossval_row(root: StoragePath, output: StageOutput, source: StageOutput | 
     resume = NextStep(stage="crossval", options={"out": str(output.path), **inputs}, recorded=recorded)
     folds = [RunDirectory(path).evaluation_manifest_path for path in folders_in(output.path / "folds")]
     common: dict[str, Any] = {
-        "made_from": source.path.relative_to(root) if source else "",
+        "made_from": str(source.path.relative_to(root)) if source else "",
         "counts": {"folds": sum(path.exists() for path in folds)},
     }
     if output.problem:
@@ -242,7 +242,7 @@ def _row(root: StoragePath, output: StageOutput, state: str, **fields: Any) -> S
         written = (output.path / MANIFEST_NAME).modified_time()
         # Some storages have no modification time.
         finished = datetime.fromtimestamp(written, UTC).replace(microsecond=0) if written else None
-    known = {"kind": output.kind, "path": output.path.relative_to(root), "fingerprint": output.fingerprint}
+    known = {"kind": output.kind, "path": str(output.path.relative_to(root)), "fingerprint": output.fingerprint}
     return StatusRow.model_validate(known | {"state": state, "finished": finished} | fields)
 
 

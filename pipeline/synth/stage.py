@@ -114,7 +114,7 @@ def _prepare_output(out: StoragePath, expected: Iterable[StoragePath]) -> None:
     """Create the folder; raise UsageError if it contains files that this run does not write."""
     try:
         out.ensure_folder()
-        unexpected = out.names_below() - {path.relative_to(out) for path in expected} - {"synth.json"}
+        unexpected = out.names_below() - {str(path.relative_to(out)) for path in expected} - {"synth.json"}
     except OSError as error:
         raise UsageError(f"cannot be a folder ({error.strerror or error})", field="out", value=out) from None
     if not out.is_writable():

@@ -145,6 +145,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
+        # Not public in Ray 2.60, which has no option for it.
         def _register_sigint_handler(self, controller: Any) -> None:
             """Leave SIGINT alone: Ray's handler would end the process with 0, like a finished run."""
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from helpers.samples import make_row, make_sample
 from smile_pipe.cli.console import plain_console
-from smile_pipe.cli.main import app
+from smile_pipe.cli.main import COMMANDS, app, load_command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.cli.tables import print_sample
 
@@ -46,6 +46,11 @@ def test_old_flag_of_train_warns_and_is_hidden(tmp_path):
     assert "--without is now called --drop-loss" in stderr and "no loss 'xx'" in " ".join(stderr.split())
     _, help_text, _ = invoke("train", "--help")
     assert not re.findall(r"--(?:without|accumulate|keep|validation)\b(?!-)", help_text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_summary_of_a_command_is_the_start_of_its_help(name):
+    assert COMMANDS[name] == load_command(name).help.partition("\n\n")[0]
 
 
 def test_version_is_printed():
@@ -244,7 +249,7 @@ def run_command(*arguments: object, **environment: str) -> subprocess.CompletedP
 
 class TestProcess:
     def test_start_imports_no_heavy_library(self):
-        heavy = {"torch", "ray", "open_clip", "sklearn", "pandas"}
+        heavy = {"torch", "ray", "open_clip", "sklearn", "pandas", "numpy", "numba", "pyarrow", "pydantic"}
         code = f"import sys, smile_pipe.cli.main; print({heavy} & sys.modules.keys())"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "set()\n"

@@ -1,8 +1,9 @@
-"""An HTTP proxy that forwards requests and injects faults at a fixed rate."""
+"""Storage faults: an HTTP proxy that forwards requests and injects faults at a fixed rate, and calls that fail."""
 
 import http.client
 import socket
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -108,3 +109,12 @@ class FaultyServer:
         request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         request.close_connection = True
         request.connection.close()
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    """A storage call that raises `error`."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

@@ -1,30 +1,20 @@
 """Find the Ray workers of this process for tests that kill them; processes of others are not touched."""
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
+
+import psutil
 
 
 def workers(name: str = "ray::MapBatches") -> list[int]:
     """Ids of descendants of this process with `name` in their command line; by default those that render."""
-    processes = dict(filter(None, map(_parent_and_command, filter(str.isdigit, os.listdir("/proc")))))
-
-    def is_ours(pid: int) -> bool:
-        while pid in processes and pid != os.getpid():
-            pid = processes[pid][0]
-        return pid == os.getpid()
-
-    return [pid for pid, (_, command) in sorted(processes.items()) if name in command and is_ours(pid)]
-
-
-def _parent_and_command(pid: str) -> tuple[int, tuple[int, str]] | None:
-    """The id of a process, the id of its parent, and its command line; None if it has ended."""
-    try:
-        fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
-        return int(pid), (int(fields[1]), Path("/proc", pid, "cmdline").read_text(errors="replace"))
-    except OSError:
-        return None
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if name in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return sorted(found)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:

@@ -1,9 +1,10 @@
-"""Data directories of empty files, for tests of layouts."""
+"""Trees of files: data directories of empty files for tests of layouts, and the content of any folder or URL."""
 
 from pathlib import Path
 
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.adapter import SampleSource
+from smile_pipe.shards.storage import PathLike, StoragePath
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -24,3 +25,16 @@ def only(root: Path, layout: str = "auto") -> SampleSource:
     """Find the samples of `root`, of which there must be one, and return it."""
     (sample,) = find_samples(root, layout).samples
     return sample
+
+
+def contents(root: PathLike) -> dict[str, bytes]:
+    """All files below a folder, by name."""
+    root = StoragePath(root)
+    return {name: (root / name).read_bytes() for name in root.names_below()}
+
+
+def upload(source: PathLike, url: PathLike) -> StoragePath:
+    """Copy a folder to a URL, which is returned."""
+    for name, content in contents(source).items():
+        (StoragePath(url) / name).write_atomically(content)
+    return StoragePath(url)

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from helpers.paths import REPOSITORY
-from smile_pipe.cli.main import app
+from smile_pipe.cli.main import COMMANDS, app, load_command
 
 PAGES = sorted(
     path
@@ -18,7 +18,6 @@ PAGES = sorted(
     if not {".venv", "demo", "out"} & set(path.relative_to(REPOSITORY).parts)
 )
 ROOT_COMMAND = typer.main.get_command(app)
-COMMANDS = ROOT_COMMAND.commands  # type: ignore[attr-defined]
 
 
 def commands_of(page: Path) -> list[str]:
@@ -42,7 +41,7 @@ ALL = [(page, command) for page in PAGES for command in commands_of(page)]
 @pytest.mark.parametrize(("page", "command"), ALL, ids=lambda value: str(value)[-60:])
 def test_command_exists_with_its_options(page, command):
     words = shlex.split(command)[1:]
-    invoked = ROOT_COMMAND if words[0].startswith("--") else COMMANDS[words[0]]
+    invoked = ROOT_COMMAND if words[0].startswith("--") else load_command(words[0])
     known = {option for parameter in invoked.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
 

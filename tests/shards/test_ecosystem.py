@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +29,6 @@ def written(tmp_path_factory) -> tuple[list[str], dict[str, Sample]]:
 
 def suffix(view: str, channel: str) -> str:
     return f"{view}.{channel}.{'jpg' if channel == 'rgb' else 'png'}"
-
-
-def test_tar_lists_exactly_the_members(written):
-    paths, samples = written
-    names = []
-    for path in paths:
-        with tarfile.open(path) as tar:
-            names += tar.getnames()
-    assert names == [name for sample in samples.values() for name, _ in to_members(sample)]
 
 
 def test_webdataset_returns_all_members_unchanged(written):

@@ -29,10 +29,6 @@ def backwards(value):
     return [backwards(item) for item in value] if isinstance(value, list) else value
 
 
-class Crash(BaseException):
-    """An exception that no `except Exception` catches, like a kill."""
-
-
 @pytest.fixture
 def manifest_path(tmp_path: Path) -> Path:
     write_shard_set(tmp_path, num_subjects=1)
@@ -77,21 +73,6 @@ class TestFingerprint:
 
 
 class TestWritingAtomically:
-    def test_replaces_the_old_content_and_leaves_nothing_else(self, tmp_path):
-        path = tmp_path / "file"
-        StoragePath(path).write_atomically(b"old")
-        StoragePath(path).write_atomically(b"new")
-        assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
-
-    def test_crash_during_writing_keeps_the_old_content_and_leaves_no_temporary_file(self, tmp_path):
-        path = tmp_path / "file"
-        path.write_bytes(b"old")
-        with pytest.raises(Crash), StoragePath(path).replacing() as temporary:
-            temporary.write_bytes(b"half of the n")
-            assert path.read_bytes() == b"old"
-            raise Crash
-        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
     def test_the_content_is_on_the_disk_before_it_has_the_name(self, tmp_path, monkeypatch):
         path, synced = tmp_path / "file", []
         path.write_bytes(b"old")

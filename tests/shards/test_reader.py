@@ -2,7 +2,6 @@
 
 import errno
 import io
-import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -15,15 +14,16 @@ from botocore.exceptions import EndpointConnectionError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helpers.samples import make_sample, write_shard_set
+from helpers.faulty_server import failing
+from helpers.samples import write_shard_set
 from smile_pipe.shards import reader
 from smile_pipe.shards.errors import StorageError, UsageError
 from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import MAX_SAMPLE_BYTES, ShardError, ShardSet, read_members
-from smile_pipe.shards.sample import Sample, SampleError, from_members
+from smile_pipe.shards.sample import Sample, SampleError
 from smile_pipe.shards.storage import StoragePath
-from smile_pipe.shards.writer import digest_of, write_shard
+from smile_pipe.shards.writer import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -410,15 +410,6 @@ class TestReadingUrl:
             shards.read(row)
 
 
-def failing(error: Exception) -> Callable[..., None]:
-    """A storage call that raises `error`."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
-
-
 class TestHeaders:
     def test_headers_of_our_writer_are_read_without_tarfile(self, written, monkeypatch):
         monkeypatch.setattr(tarfile, "open", lambda *given, **options: pytest.fail("asked tarfile"))
@@ -436,35 +427,3 @@ class TestHeaders:
     def test_last_of_two_members_with_the_same_name_wins(self):
         piece = b"".join(TestDamage.header_and_content("a.txt", content) for content in (b"one", b"two"))
         assert read_members(piece, "here") == TestDamage.with_tarfile(piece) == {"a.txt": b"two"}
-
-
-class TestNothingIsUnpickled:
-    @pytest.fixture
-    def pickles(self, monkeypatch) -> list:
-        """The unpickling calls."""
-        calls = []
-        for name in ("load", "loads", "Unpickler"):
-            monkeypatch.setattr(pickle, name, lambda *args, name=name, **options: calls.append(name))
-        return calls
-
-    def test_when_a_whole_set_is_read(self, written, pickles):
-        assert read_all(str(written[0])) == written[1]
-        assert pickles == []
-
-    @pytest.mark.parametrize("suffix", ["pkl", "pickle", "pyd", "pth", "front.rgb.pkl"])
-    def test_when_a_member_is_a_pickle(self, tmp_path, suffix, pickles):
-        class Bomb:
-            def __reduce__(self):
-                return (Path.touch, (tmp_path / "exploded",))
-
-        path = tmp_path / "000000.tar"
-        write_shard(path, [make_sample("a")])
-        content = pickle.dumps(Bomb())
-        with tarfile.open(path, "a") as tar:
-            info = tarfile.TarInfo(f"a.{suffix}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        members = read_members(path.read_bytes(), path.name)
-        with pytest.raises(SampleError, match=suffix):
-            from_members(members)
-        assert pickles == [] and not (tmp_path / "exploded").exists()

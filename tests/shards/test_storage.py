@@ -33,11 +33,13 @@ def test_written_file_is_complete_and_replaced_atomically(folder):
     assert names(folder) == ["a.bin"]
 
 
-def test_failed_write_keeps_the_old_content(folder):
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_failed_write_keeps_the_old_content(folder, error):
     (folder / "a.bin").write_atomically(b"old")
-    with pytest.raises(KeyError), (folder / "a.bin").replacing() as temporary:
+    with pytest.raises(error), (folder / "a.bin").replacing() as temporary:
         temporary.write_bytes(b"half of the n")
-        raise KeyError
+        assert (folder / "a.bin").read_bytes() == b"old"
+        raise error
     assert (folder / "a.bin").read_bytes() == b"old"
     assert names(folder) == ["a.bin"]
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from helpers.faulty_server import failing
 from helpers.processes import wait_until
 from smile_pipe.pipeline.common.directory_lock import NAME, STALE_AFTER, directory_lock, wait_while_held
 from smile_pipe.shards.errors import UsageError
@@ -94,12 +96,19 @@ def test_two_threads_never_hold_the_lock_together(tmp_path):
             except UsageError:
                 continue
 
-    threads = [threading.Thread(target=enter) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(enter) for _ in range(4)]:
+            future.result()
     assert most == 1 and entered > 10
+
+
+def test_second_lock_of_the_same_process_is_refused(tmp_path):
+    with (
+        directory_lock(tmp_path),
+        pytest.raises(UsageError, match=rf"process {os.getpid()} on .* is writing there"),
+        directory_lock(tmp_path),
+    ):
+        pass
 
 
 def test_local_lock_is_not_waited_for(holder, tmp_path, monkeypatch):
@@ -147,11 +156,9 @@ class TestObjectStore:
             except UsageError:
                 refused.append(1)
 
-        threads = [threading.Thread(target=acquire) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(acquire) for _ in range(8)]:
+                future.result()
         assert (len(held), len(refused)) == (1, 7)
 
     @pytest.mark.parametrize(
@@ -272,12 +279,3 @@ class TestObjectStore:
 def elsewhere(renewed: float) -> dict[str, object]:
     """A holder on another machine that renewed its lock at `renewed`."""
     return {"pid": 1, "host": "elsewhere", "since": "noon", "renewed": renewed}
-
-
-def failing(error: Exception):
-    """A storage call that raises `error`."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.faulty_server import failing
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.data_dir import MISSING, DataDir, RemoteDir, open_data_dir
 from smile_pipe.pipeline.datasets.file_index import FileIndex
@@ -193,13 +194,6 @@ class TestPlanning:
         assert files["deep/er/b.png"] == known[1]
         assert (files["a.obj"].size, files["labels.csv"].size) == (13, -1)
         assert files["a.obj"].blake3 not in ("", known[0].blake3)
-
-
-def failing(error: BaseException):
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
 
 
 def test_no_temporary_files_remain(url, tmp_path, monkeypatch):

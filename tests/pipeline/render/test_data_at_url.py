@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.faulty_server import FaultyServer
 from helpers.small_datasets import write_bp4d, write_folder
+from helpers.trees import upload
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.data_dir import open_data_dir
 from smile_pipe.pipeline.render import stage as render
@@ -49,14 +49,6 @@ def on_disk(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Render in this process, which is faster, and in which tests can make the storage fail."""
     monkeypatch.setattr(render, "_in_process", lambda config: True)
-
-
-def upload(root: Path, url: str) -> StoragePath:
-    where = StoragePath(url)
-    for path in root.rglob("*"):
-        if path.is_file():
-            where.fs.pipe_file(f"{where.path.rstrip('/')}/{path.relative_to(root).as_posix()}", path.read_bytes())
-    return where
 
 
 def shards_of(out: Path) -> dict[str, bytes]:
@@ -160,16 +152,6 @@ def test_a_file_deleted_between_listing_and_reading_is_a_failure(scans, s3_url, 
 @pytest.mark.slow
 class TestFailingStorage:
     """A storage failure ends the job, keeps finished shards, and makes no scan a failure."""
-
-    @pytest.fixture
-    def faulty(self, s3_server: str, monkeypatch: pytest.MonkeyPatch):
-        from s3fs import S3FileSystem
-
-        with FaultyServer(s3_server) as server:
-            monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
-            S3FileSystem.clear_instance_cache()
-            yield server
-        S3FileSystem.clear_instance_cache()
 
     @pytest.mark.usefixtures("in_process")
     def test_temporary_faults_are_retried(self, scans, on_disk, s3_url, faulty, tmp_path):

@@ -104,9 +104,9 @@ def test_a_gpu_without_memory_for_a_worker_is_one_error_of_the_job(jobs, tmp_pat
 
 @pytest.mark.parametrize("workers_per_gpu", [1, 2])
 def test_workers_share_a_gpu(jobs, tmp_path, workers_per_gpu):
-    write_scans(tmp_path / "faces", 64)
+    write_scans(tmp_path / "faces", 160)
     done = jobs.run(tmp_path, {"seconds": 0.5}, **OPTIONS, workers_per_gpu=workers_per_gpu)
-    assert (done["samples"], done["failures"]) == (64, 0)
+    assert (done["samples"], done["failures"]) == (160, 0)
     drawn = [call for call in calls(tmp_path) if call[0] > 1]
     are_parallel = any(a[1] != b[1] and a[2] < b[3] and b[2] < a[3] for a in drawn for b in drawn)
     assert are_parallel == (workers_per_gpu > 1)

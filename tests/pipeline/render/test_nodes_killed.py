@@ -59,7 +59,7 @@ class TestNodes:
         # For the files of Ray. The name is short, since there are sockets among them.
         scratch = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")
         root = REPOSITORY / "tests"
-        paths = str(root)
+        paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
 
         def start(
             deaths: list[tuple[str, int]], gpus: int = 0, frames_per_batch: int = 4, **options

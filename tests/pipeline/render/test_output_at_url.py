@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.faulty_server import FaultyServer
+from helpers.trees import contents
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
@@ -22,14 +22,6 @@ OPTIONS = {"size": 32, "channels": ("rgb",), "rig": "3", "samples_per_shard": 4,
 
 def config(data_dir: Path, out: StoragePath | str, **options) -> RenderConfig:
     return RenderConfig(data_dir=data_dir, out=out, **(OPTIONS | options))
-
-
-def content(root: StoragePath) -> dict[str, bytes]:
-    """The content of all files below a folder, by name."""
-    if isinstance(root, Path):
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    files = root.fs.find(root.path)
-    return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +41,7 @@ def in_process(monkeypatch) -> None:
 def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster, on_disk, s3_url):
     manifest = render.run(config(faces_dir, f"{s3_url}/a/shards"))
     assert manifest.num_samples == 11
-    assert content(StoragePath(f"{s3_url}/a/shards")) == content(on_disk)
+    assert contents(StoragePath(f"{s3_url}/a/shards")) == contents(on_disk)
     assert [found for _, found in verify_shards(ShardSet.open(f"{s3_url}/a/shards")) if found] == []
 
 
@@ -69,7 +61,7 @@ def test_memory_storage_is_written_in_this_process(faces_dir, on_disk, tmp_path,
     url = f"memory://{tmp_path.name}/shards"
     seen = []
     render.run(config(faces_dir, url), lambda progress: seen.append(progress.num_done))
-    assert content(StoragePath(url)) == content(on_disk)
+    assert contents(StoragePath(url)) == contents(on_disk)
     assert seen[-1] == 11
 
 
@@ -93,7 +85,7 @@ class TestSecondRun:
         assert list(before) == ["shards/000000.tar"]
         assert not (out / "manifest.json").exists()
         render.run(config(faces_dir, out))
-        assert content(out) == content(on_disk)
+        assert contents(out) == contents(on_disk)
         assert times(out).items() >= before.items()
 
     def test_a_run_stopped_before_its_first_shard_can_be_resumed(self, faces_dir, s3_url):
@@ -111,16 +103,16 @@ class TestSecondRun:
         out = StoragePath(s3_url) / "shards"
         render.run(config(faces_dir, out))
         render.run(config(faces_dir, out, limit=4))
-        assert {name for name in content(out) if name.startswith("shards/")} == {"shards/000000.tar"}
+        assert {name for name in contents(out) if name.startswith("shards/")} == {"shards/000000.tar"}
 
     def test_a_deleted_shard_is_rendered_again(self, faces_dir, s3_url):
         out = StoragePath(s3_url) / "shards"
         render.run(config(faces_dir, out))
-        before = content(out)
+        before = contents(out)
         (out / "shards" / "000001.tar").unlink()
         assert render.plan(config(faces_dir, out)).num_to_render == 4
         render.run(config(faces_dir, out))
-        assert content(out) == before
+        assert contents(out) == before
 
     def test_changed_prompts_are_rewritten_around_the_same_images(self, faces_dir, s3_url, tmp_path):
         out, bank = StoragePath(s3_url) / "shards", tmp_path / "bank.yaml"
@@ -138,16 +130,6 @@ class TestSecondRun:
 class TestFaults:
     """A storage that fails from time to time."""
 
-    @pytest.fixture
-    def faulty(self, s3_server, monkeypatch) -> FaultyServer:
-        from s3fs import S3FileSystem
-
-        with FaultyServer(s3_server) as server:
-            monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
-            S3FileSystem.clear_instance_cache()
-            yield server
-        S3FileSystem.clear_instance_cache()
-
     @pytest.mark.parametrize("fault", ["500", "503", "reset", "reset after it was done"])
     def test_temporary_faults_are_retried(self, faces_dir, on_disk, s3_url, faulty, fault):
         faulty.fault, faulty.every = fault, 4
@@ -155,7 +137,7 @@ class TestFaults:
         num_faults = faulty.num_faults
         faulty.every = 0
         assert num_faults > 5
-        assert content(StoragePath(f"{s3_url}/shards")) == content(on_disk)
+        assert contents(StoragePath(f"{s3_url}/shards")) == contents(on_disk)
 
     def test_a_permanent_storage_failure_is_an_error_and_leaves_no_partial_shard(
         self, faces_dir, on_disk, s3_url, faulty, monkeypatch
@@ -171,15 +153,15 @@ class TestFaults:
         with pytest.raises(OSError, match=r"503|reduce your request rate|Service Unavailable|Slow"):
             render.run(config(faces_dir, out), fail_later)
         faulty.every = 0
-        there = content(out)
+        there = contents(out)
         assert "manifest.json" not in there
-        done = content(on_disk)
+        done = contents(on_disk)
         assert {name: done[name] for name in there if name.startswith("shards/")} == {
             name: there[name] for name in there if name.startswith("shards/")
         }
         # The lock could not be removed, but it belongs to this process and does not block it.
         render.run(config(faces_dir, out))
-        assert content(out) == done
+        assert contents(out) == done
 
 
 @pytest.mark.slow
@@ -188,7 +170,7 @@ def test_output_and_messages_contain_no_credentials(faces_dir, s3_url, monkeypat
     options = ["--size", "32", "--channels", "rgb", "--limit", "3", "--debug", "--json"]
     done = subprocess.run([*command, *options], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    written = content(StoragePath(s3_url))
+    written = contents(StoragePath(s3_url))
     assert "shards/manifest.json" in written
     said = b"".join([done.stdout, done.stderr, *written.values()])
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -5,14 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from helpers.shapes import sphere
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
-from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.gpu_worker import check_device
@@ -22,9 +20,11 @@ from smile_pipe.pipeline.render.units import (
     ProcessedUnit,
     WorkUnit,
     batch_units,
+    from_table,
     num_stored_frames,
     select_inputs,
     split_into_units,
+    to_table,
 )
 from smile_pipe.pipeline.rendering import gpu_jpeg
 from smile_pipe.pipeline.rendering.backend import DeviceError
@@ -250,7 +250,6 @@ def test_size_of_blocks_does_not_depend_on_the_length_of_a_sequence(data):
     assert len(batches) == 32 and max(unit.stop - unit.start for batch in batches for unit in batch) == 16
     sizes = [to_table(read_units(batch, data, how)).nbytes for batch in batches[:3]]
     assert max(sizes) < 16 * BALL.nbytes * 1.5 + 200_000
-    assert isinstance(to_table(map(ProcessedUnit, batches[0])), pa.Table)
 
 
 class TestJpegOnGpu:

@@ -1,6 +1,5 @@
 """The synth stage with scans: written files, their consistency, and seeds."""
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.trees import contents
 from smile_pipe.pipeline.face_model.actor import MIN_FRAMES
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import SynthManifest, run
@@ -19,11 +19,6 @@ SCANS = ["NE00", *(f"{code}{level:02d}" for code in ("AN", "DI", "FE", "HA", "SA
 
 def _config(out: Path | str, **changes) -> SynthConfig:
     return SynthConfig(**{"out": out, "subjects": 2, "levels": (2, 4), "texture_size": 64} | changes)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _points(wrl: Path) -> np.ndarray:
@@ -46,7 +41,7 @@ def test_files_are_exactly_the_bu3dfe_layout_and_a_manifest(dataset):
     assert sorted(name[1:] for name in subjects) == ["0001", "0002"]
     stems = [f"{name}/{name}_{scan}WH" for name in subjects for scan in SCANS]
     expected = {stem + end for stem in stems for end in ("_F3D.wrl", "_F3D.bnd", "_F2D.png")} | {"synth.json"}
-    assert set(_digests(out)) == expected
+    assert set(contents(out)) == expected
     assert manifest.num_subjects == 2 and manifest.num_scans == len(stems) == 26
     assert SynthManifest.read(out / "synth.json") == manifest
     assert manifest.face_model == "parametric" and manifest.levels == (2, 4)
@@ -75,16 +70,16 @@ def test_scan_references_its_texture_and_landmarks_are_vertices(dataset):
 def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(dataset, tmp_path):
     out, _, _ = dataset
     run(_config(tmp_path / "again"))
-    assert _digests(tmp_path / "again") == _digests(out)
+    assert contents(tmp_path / "again") == contents(out)
     run(_config(tmp_path / "other", seed=1, subjects=1))
-    meshes = {digest for name, digest in _digests(out).items() if name.endswith("wrl")}
-    assert not meshes & set(_digests(tmp_path / "other").values())
+    meshes = {digest for name, digest in contents(out).items() if name.endswith("wrl")}
+    assert not meshes & set(contents(tmp_path / "other").values())
 
 
 def test_subject_does_not_depend_on_number_of_subjects_or_other_levels(dataset, tmp_path):
     out, _, _ = dataset
     run(_config(tmp_path, subjects=1, levels=(4,)))
-    few, many = _digests(tmp_path), _digests(out)
+    few, many = contents(tmp_path), contents(out)
     assert all(many[name] == digest for name, digest in few.items() if name != "synth.json")
 
 
@@ -94,7 +89,7 @@ def test_interrupted_run_is_completed(dataset, tmp_path):
     (tmp_path / "synth.json").unlink()
     next(tmp_path.glob("*/*HA04*.wrl")).write_text("half a fi")
     assert run(_config(tmp_path)) == manifest
-    assert _digests(tmp_path) == _digests(out)
+    assert contents(tmp_path) == contents(out)
 
 
 def test_manifest_is_absent_during_a_run(tmp_path):
@@ -106,10 +101,10 @@ def test_manifest_is_absent_during_a_run(tmp_path):
 
 def test_folder_of_another_run_is_rejected_unchanged(dataset, tmp_path):
     run(_config(tmp_path))
-    before = _digests(tmp_path)
+    before = contents(tmp_path)
     with pytest.raises(UsageError, match="not of this run"):
         run(_config(tmp_path, subjects=1))
-    assert _digests(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("changes", [{"subjects": 0}, {"subjects": -1}, {"levels": ()}])
@@ -144,22 +139,17 @@ class TestUrlOutput:
     def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"{request.getfixturevalue('s3_url') if request.param == 's3' else f'memory://{tmp_path.name}'}/faces"
 
-    def remote_digests(self, url: str) -> dict[str, str]:
-        root = StoragePath(url)
-        files = {path.removeprefix(root.path).strip("/"): path for path in root.fs.find(root.path)}
-        return {name: hashlib.sha256(root.fs.cat_file(path)).hexdigest() for name, path in files.items()}
-
     def test_bytes_equal_local_files_also_when_repeated(self, url, tmp_path):
         run(_config(tmp_path / "faces", subjects=1, levels=(4,)))
         for _ in range(2):
             run(_config(url, subjects=1, levels=(4,)))
-            assert self.remote_digests(url) == _digests(tmp_path / "faces")
+            assert contents(url) == contents(tmp_path / "faces")
 
     def test_sequence_bytes_equal_local_files(self, tmp_path):
         options = {"kind": "sequences", "subjects": 1, "frames": MIN_FRAMES, "texture_size": 64}
         run(SynthConfig(out=tmp_path / "faces", **options))
         run(SynthConfig(out=f"memory://{tmp_path.name}/faces", **options))
-        assert self.remote_digests(f"memory://{tmp_path.name}/faces") == _digests(tmp_path / "faces")
+        assert contents(f"memory://{tmp_path.name}/faces") == contents(tmp_path / "faces")
 
     def test_folder_with_other_files_is_rejected(self, url):
         (StoragePath(url) / "notes.txt").write_text("mine")

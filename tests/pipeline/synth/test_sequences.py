@@ -1,6 +1,5 @@
 """The synth stage with sequences: written files, and their agreement with `synth.json`."""
 
-import hashlib
 import os
 import re
 from dataclasses import replace
@@ -13,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from helpers.paths import REPOSITORY
+from helpers.trees import contents
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.face_model.actor import Subject
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
@@ -29,11 +29,6 @@ FRAMES = 9
 def _config(out: Path, **changes) -> SynthConfig:
     settings = {"out": out, "kind": "sequences", "subjects": 2, "frames": FRAMES, "texture_size": 64}
     return SynthConfig(**settings | changes)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _fields(wrl: Path) -> dict[str, np.ndarray]:
@@ -73,7 +68,7 @@ def test_files_are_exactly_the_bu4dfe_layout_and_a_manifest(dataset):
     assert sorted(name[1:] for name in subjects) == ["001", "002"]
     stems = [f"{name}/{folder}/{frame:03d}" for name in subjects for folder in FOLDERS for frame in range(FRAMES)]
     scans = {f"{stem}{end}" for stem in stems for end in (".wrl", ".jpg")}
-    assert set(_digests(out)) == scans | {f"BU4DFE_BND_V1.1/{stem}.bnd" for stem in stems} | {"synth.json"}
+    assert set(contents(out)) == scans | {f"BU4DFE_BND_V1.1/{stem}.bnd" for stem in stems} | {"synth.json"}
     assert SynthManifest.read(out / "synth.json") == manifest
     assert (manifest.layout, manifest.kind, manifest.frames, manifest.levels) == ("bu4dfe", "sequences", FRAMES, ())
     assert manifest.num_scans == len(stems) == 108 and manifest.expressions == tuple(FOLDERS.values())
@@ -125,7 +120,7 @@ def test_frame_references_its_texture_and_landmarks_are_vertices(dataset):
 
 
 def test_all_frames_of_a_subject_share_one_texture(dataset):
-    digests = {name: digest for name, digest in _digests(dataset[0]).items() if name.endswith(".jpg")}
+    digests = {name: digest for name, digest in contents(dataset[0]).items() if name.endswith(".jpg")}
     by_subject = [{digest for name, digest in digests.items() if name[1:4] == number} for number in ("001", "002")]
     assert [len(found) for found in by_subject] == [1, 1] and by_subject[0] != by_subject[1]
 
@@ -133,7 +128,7 @@ def test_all_frames_of_a_subject_share_one_texture(dataset):
 def test_equal_seeds_give_equal_bytes_and_other_seeds_or_lengths_do_not(tmp_path):
     changes = {"once": {}, "again": {}, "other": {"seed": 1}, "longer": {"frames": 6}}
     runs = {name: run(_config(tmp_path / name, **{"subjects": 1, "frames": 5} | c)) for name, c in changes.items()}
-    once, again, other, _ = (_digests(tmp_path / name) for name in changes)
+    once, again, other, _ = (contents(tmp_path / name) for name in changes)
     assert once == again and len(set(once.values())) > 30
     meshes = {digest for name, digest in once.items() if name.endswith("wrl")}
     assert not meshes & set(other.values())
@@ -142,7 +137,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_or_lengths_do_not(tmp_path
 
 def test_subject_does_not_depend_on_number_of_subjects(dataset, tmp_path):
     run(_config(tmp_path, subjects=1))
-    few, many = _digests(tmp_path), _digests(dataset[0])
+    few, many = contents(tmp_path), contents(dataset[0])
     assert all(many[name] == digest for name, digest in few.items() if name != "synth.json")
 
 
@@ -202,10 +197,10 @@ def test_invalid_options_are_usage_errors_and_write_nothing(tmp_path, no_writing
 
 
 def test_scans_are_rejected_in_a_folder_of_sequences(dataset):
-    before = _digests(dataset[0])
+    before = contents(dataset[0])
     with pytest.raises(UsageError, match="not of this run"):
         run(SynthConfig(out=dataset[0], subjects=2, texture_size=64))
-    assert _digests(dataset[0]) == before
+    assert contents(dataset[0]) == before
 
 
 @pytest.mark.parametrize("frames", ["4", "1001"])

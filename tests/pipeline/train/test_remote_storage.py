@@ -17,6 +17,7 @@ from helpers import tiny_arch
 from helpers.processes import wait_until
 from helpers.samples import write_shard_set
 from helpers.small_runs import timeless
+from helpers.trees import contents, upload
 from smile_pipe.cli.main import app
 from smile_pipe.cli.next_command import next_command
 from smile_pipe.pipeline.common.directory_lock import directory_lock
@@ -78,21 +79,6 @@ def bucket(disk: Path, s3_url: str) -> StoragePath:
 def config(root: StoragePath, arch: str, **options: object) -> TrainConfig:
     given = {"shards": f"{root}/shards", "out": root / "run", "epochs": 2, "batch_size": 4, "split": "kfold:6:0"}
     return TrainConfig.model_validate(given | {"arch": arch} | options)
-
-
-def upload(source: Path, target: StoragePath) -> StoragePath:
-    for name, content in contents(source).items():
-        target.fs.pipe_file(f"{target.path}/{name}", content)
-    return target
-
-
-def contents(root: StoragePath) -> dict[str, bytes]:
-    """All files below a folder, by name."""
-    root = StoragePath(root)
-    if root.is_local:
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.local.rglob("*") if path.is_file()}
-    files = root.fs.find(root.path)
-    return {file.removeprefix(root.path).strip("/"): root.fs.cat_file(file) for file in files}
 
 
 def assert_same_run(found: StoragePath, expected: StoragePath) -> None:
