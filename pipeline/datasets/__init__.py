@@ -7,7 +7,7 @@ from smile_pipe.pipeline.datasets.bu3dfe import Bu3dfe
 from smile_pipe.pipeline.datasets.bu4dfe import Bu4dfe
 from smile_pipe.pipeline.datasets.coma import Coma
 from smile_pipe.pipeline.datasets.facescape import Facescape
-from smile_pipe.pipeline.datasets.file_index import FileIndex
+from smile_pipe.pipeline.datasets.file_index import FileIndex, printable
 from smile_pipe.pipeline.datasets.folder import Folder
 from smile_pipe.pipeline.datasets.ict import Ict
 from smile_pipe.pipeline.datasets.skipped import summarize_skipped
@@ -55,7 +55,7 @@ def _match_adapter(index: FileIndex, adapter: DatasetAdapter) -> tuple[DatasetAd
     reason = adapter.match_reason(index)
     if not reason:
         raise UsageError(
-            f"{index.root}: no samples in the layout {adapter.name}{_describe_non_utf8(index)}; choose another `layout`"
+            f"{index.root}: no samples in the layout {adapter.name}{_describe_skipped(index)}; choose another `layout`"
         )
     return adapter, reason
 
@@ -83,11 +83,13 @@ def _require_adapter(index: FileIndex) -> tuple[DatasetAdapter, str]:
     if match := detect_adapter(index):
         return match
     raise UsageError(
-        f"{index.root}: no known layout ({', '.join(LAYOUTS)}){_describe_non_utf8(index)}; "
+        f"{index.root}: no known layout ({', '.join(LAYOUTS)}){_describe_skipped(index)}; "
         "add a labels.csv to use any tree of meshes"
     )
 
 
-def _describe_non_utf8(index: FileIndex) -> str:
-    names = index.non_utf8_names
-    return f"; skipped names that are not UTF-8: {len(names)}, e.g. {names[0]}" if names else ""
+def _describe_skipped(index: FileIndex) -> str:
+    skipped = {"names that are not UTF-8": index.non_utf8_names, "links to folders": index.linked_folders}
+    return "".join(
+        f"; skipped {kind}: {len(paths)}, e.g. {printable(paths[0])}" for kind, paths in skipped.items() if paths
+    )

@@ -36,12 +36,14 @@ class FileIndex:
         files: paths relative to `root`, with '/' as separator.
         non_utf8_names: escaped paths that are not UTF-8. They are skipped, since the tables of a render cannot hold
             them.
+        linked_folders: links to folders, which are not followed.
         stats: size and time of each file, if the listing included them; None for a local directory.
     """
 
     root: StoragePath
     files: frozenset[str]
     non_utf8_names: tuple[str, ...] = ()
+    linked_folders: tuple[str, ...] = ()
     stats: Mapping[str, Stat] | None = None
 
     @classmethod
@@ -61,7 +63,8 @@ class FileIndex:
             raise UsageError(f"{root}: cannot be read; check its permissions")
         files: set[str] = set()
         non_utf8_names: list[str] = []
-        for path in _walk(root.local):
+        linked_folders: list[str] = []
+        for path in _walk(root.local, linked_folders):
             if path.isascii() or _is_utf8(path):
                 files.add(path)
             else:
@@ -70,9 +73,14 @@ class FileIndex:
                 raise _too_many(root)
         if not files and non_utf8_names:
             raise UsageError(f"{root}: no file name is UTF-8, e.g. {min(non_utf8_names)}; rename the files")
+        if not files and linked_folders:
+            raise UsageError(
+                f"{root}: no files but links to folders, e.g. {printable(min(linked_folders))}; they are not followed: "
+                "use the folder that they are in, or a copy"
+            )
         if not files:
             raise UsageError(f"{root}: the directory is empty; use the folder of the dataset")
-        return cls(root, frozenset(files), tuple(sorted(non_utf8_names)))
+        return cls(root, frozenset(files), tuple(sorted(non_utf8_names)), tuple(sorted(linked_folders)))
 
     @classmethod
     def _under_url(cls, root: StoragePath) -> "FileIndex":
@@ -152,7 +160,8 @@ def printable(path: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, linked_folders: list[str]) -> Iterator[str]:
+    """Yield all files under `root`, and append links to folders to `linked_folders`."""
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -163,7 +172,9 @@ def _walk(root: Path) -> Iterator[str]:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(path)
                     # `entry.is_dir()` would raise for a link to itself.
-                    elif not (entry.is_symlink() and os.path.isdir(entry.path)):
+                    elif entry.is_symlink() and os.path.isdir(entry.path):
+                        linked_folders.append(path)
+                    else:
                         yield path
         except OSError as error:
             # If the folder were skipped, its samples would seem deleted, and a render would delete them too.

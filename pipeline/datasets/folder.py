@@ -4,7 +4,7 @@ The README lists the columns. Unknown columns become labels.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key
@@ -33,11 +33,17 @@ class Folder:
             raise UsageError(f"{index.root}: several labels tables: {' and '.join(names)}; remove one")
         path = index.root / names[0]
         table = read_table(path)
-        columns = table[0].cells.keys() if table else set()
+        if not table:
+            raise UsageError(f"{path}: no rows; use one for each scan, below the names of the columns")
+        columns = table[0].cells.keys()
         if not {"subject", "expression"} <= columns or not columns & {"path", "glob"}:
-            raise UsageError(f"{path}: missing columns; the required ones are path (or glob), subject, expression")
+            raise UsageError(
+                f"{path}: missing columns; path (or glob), subject and expression are required, separated by commas; "
+                f"found: {', '.join(columns)}"
+            )
         units = unit_columns(columns, str(path))
         rows = [row for table_row in table for row in read_label_row(table_row, index, units)]
+        _check_scans_differ(row for row in rows if row.sequence is None)
         sequences: dict[str, list[LabelRow]] = defaultdict(list)
         for row in rows:
             if row.sequence is not None:
@@ -46,6 +52,14 @@ class Folder:
             *(_scan(row, names[0]) for row in rows if row.sequence is None),
             *(_sequence(name, parts, names[0]) for name, parts in sequences.items()),
         ]
+
+
+def _check_scans_differ(rows: Iterable[LabelRow]) -> None:
+    first: dict[str, LabelRow] = {}
+    for row in rows:
+        mesh = row.scans[0].mesh
+        if (other := first.setdefault(mesh, row)) is not row:
+            raise UsageError(f"{row.location}: {mesh!r} is also in {other.location.rpartition(', ')[2]}; remove one")
 
 
 def _scan(row: LabelRow, table: str) -> SampleSource:

@@ -9,14 +9,11 @@ from pathlib import PurePosixPath
 from smile_pipe.pipeline.common.expressions import expression_code
 from smile_pipe.pipeline.datasets.adapter import ScanFiles
 from smile_pipe.pipeline.datasets.file_index import LANDMARKS, TEXTURES, FileIndex, stem_of
-from smile_pipe.pipeline.datasets.labels_table import TableRow
+from smile_pipe.pipeline.datasets.labels_table import KNOWN_COLUMNS, TableRow
 from smile_pipe.shards.errors import UsageError
 
 DEFAULT_FRAME_RATE = 25.0
 _MAX_FRAME_RATE = 100_000.0
-_RESERVED_COLUMNS = frozenset(
-    ("path", "glob", "subject", "expression", "level", "sequence", "frame", "frame_rate", "texture", "landmarks")
-)
 _UNIT = re.compile(r"AU[ _]?0*(\d{1,3})", re.IGNORECASE)
 
 
@@ -90,7 +87,7 @@ def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) ->
             level=_level(row),
             action_units=_action_units(row, units),
             labels={
-                name: value for name, value in row.cells.items() if name not in _RESERVED_COLUMNS and name not in units
+                name: value for name, value in row.cells.items() if name not in KNOWN_COLUMNS and name not in units
             },
         )
         for scans_of_row in ([scans] if sequence is not None else [(scan,) for scan in scans])

@@ -1,12 +1,17 @@
 """The labels table of the `folder` layout, `labels.csv` or `labels.parquet`, as rows of text.
 
+Both forms of a table give the same text. Names of columns that have a meaning are recognised in any case.
+
 Memory is bounded by `MAX_BYTES` and `MAX_CELLS`. No code from the data is executed.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,11 +22,14 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
 NAMES = ("labels.csv", "labels.parquet")
+FILE_COLUMNS = frozenset(("path", "glob", "texture", "landmarks"))
+KNOWN_COLUMNS = FILE_COLUMNS | {"subject", "expression", "level", "sequence", "frame", "frame_rate"}
 MAX_BYTES = 256 << 20
 MAX_CELLS = 1 << 24
 """Limit of rows times columns. An empty cell takes no space in a file, and some tens of bytes in memory."""
 
 _BATCH_ROWS = 1024
+_FLOAT_OF_INTEGER = re.compile(r"(-?[0-9]+)\.0+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class TableRow:
     location: str
     cells: Mapping[str, str]
 
+    @classmethod
+    def of(cls, location: str, names: Sequence[str], cells: Iterable[str]) -> Self:
+        """Name the cells. Columns without a name, such as the row numbers of pandas, are left out."""
+        return cls(location, {name: cell for name, cell in zip_longest(names, cells, fillvalue="") if name})
+
     def __getitem__(self, column: str) -> str:
         return self.cells.get(column, "")
 
@@ -48,10 +61,9 @@ def find_tables(index: FileIndex) -> list[str]:
 def read_table(path: StoragePath) -> list[TableRow]:
     """Read all rows of a table, each with all columns.
 
-    Cells beyond the last column of a CSV have no name and are ignored.
-
     Raises:
-        UsageError: the table cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS` cells.
+        UsageError: the table cannot be read, takes more than `MAX_BYTES`, or has more than `MAX_CELLS` cells; a row has
+            more cells than there are columns, or two columns have the same name.
     """
     path = StoragePath(path)
     try:
@@ -65,18 +77,29 @@ def read_table(path: StoragePath) -> list[TableRow]:
         raise UsageError(f"{path}: cannot be read as a {path.suffix[1:].upper()} table ({reason})") from None
 
 
-def _csv_rows(path: StoragePath) -> Iterator[TableRow]:
+def _csv_rows(path: StoragePath) -> list[TableRow]:
+    rows: list[TableRow] = []
     with path.open("r", newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for number, row in enumerate(reader, 1):
-            _check_cells(path, number * len(reader.fieldnames or ()))
-            cells = {name.strip(): (value or "").strip() for name, value in row.items() if name}
-            yield TableRow(f"{path}, line {reader.line_num}", cells)
+        reader = csv.reader(file)
+        names = _column_names(path, next(reader, []))
+        for number, row in enumerate(filter(None, reader), 1):
+            _check_cells(path, number * len(names))
+            location = f"{path}, line {reader.line_num}"
+            cells = [cell.strip() for cell in row]
+            if any(cells[len(names) :]):
+                raise UsageError(
+                    f"{location}: {len(cells)} cells for {len(names)} columns ({', '.join(names)}); quote a cell that "
+                    "holds a comma"
+                )
+            # Spreadsheets write rows that are shorter or, with empty cells, longer than the first.
+            rows.append(TableRow.of(location, names, cells))
+    return _without_float_integers(rows, names)
 
 
 def _parquet_rows(path: StoragePath) -> Iterator[TableRow]:
     num_bytes = number = 0
     with path.open("rb") as content, pq.ParquetFile(content) as file:
+        names = _column_names(path, file.schema_arrow.names)
         for column in file.schema_arrow:
             # A list of missing values takes no space, so a size check would not limit it.
             if pa.types.is_nested(column.type):
@@ -91,7 +114,31 @@ def _parquet_rows(path: StoragePath) -> Iterator[TableRow]:
             _check_cells(path, (number + batch.num_rows) * batch.num_columns)
             for row in batch.to_pylist():
                 number += 1
-                yield TableRow(f"{path}, row {number}", {name.strip(): _text(row[name]) for name in row})
+                yield TableRow.of(f"{path}, row {number}", names, map(_text, row.values()))
+
+
+def _column_names(path: StoragePath, header: Sequence[str]) -> list[str]:
+    """Return the names of columns without blanks around them, and those that have a meaning in lower case."""
+    names = [name if (name := given.strip()).lower() not in KNOWN_COLUMNS else name.lower() for given in header]
+    (name, count), *_ = Counter(filter(None, names)).most_common(1) or [("", 1)]
+    if count > 1:
+        raise UsageError(f"{path}: {count} columns are called {name}; rename or remove all but one")
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def _without_float_integers(rows: Sequence[TableRow], names: Sequence[str]) -> list[TableRow]:
+    """Write 3.0 as 3 in columns that hold nothing else: pandas writes integers with gaps in that way."""
+    columns = [
+        name
+        for name in names
+        if name not in FILE_COLUMNS and all(not row[name] or _FLOAT_OF_INTEGER.fullmatch(row[name]) for row in rows)
+    ]
+    if not columns:
+        return list(rows)
+    integers = ({name: row[name].partition(".")[0] for name in columns} for row in rows)
+    return [TableRow(row.location, {**row.cells, **cells}) for row, cells in zip(rows, integers, strict=True)]
 
 
 def _size(column: pa.Array) -> int:

@@ -14,11 +14,12 @@ _ENDING = re.compile(r".*[^/](_[A-Za-z][A-Za-z0-9]*\.\w+)", re.DOTALL)
 
 
 def summarize_skipped(index: FileIndex, samples: Iterable[SampleSource]) -> tuple[str, ...]:
-    """Summarise the files that no sample uses, in at most `MAX_LINES` lines for each of three groups.
+    """Summarise the files that no sample uses, in at most `MAX_LINES` lines for each of four groups.
 
     1. Folders with meshes of which none is used, with their content: their names may be wrong for the layout.
     2. Other files, counted by the end of their names.
     3. Names that are not UTF-8, escaped.
+    4. Links to folders.
 
     Materials and buffers in the folder of a used mesh that may refer to them count as used.
     """
@@ -40,10 +41,12 @@ def summarize_skipped(index: FileIndex, samples: Iterable[SampleSource]) -> tupl
         for ending, count in sorted(endings.items(), key=lambda item: (-item[1], item))
     ]
     non_utf8_names = [f"{printable(path)}: name is not UTF-8; rename the file" for path in index.non_utf8_names]
+    links = [f"{printable(path)}: a link to a folder, which is not followed; copy it" for path in index.linked_folders]
     return (
         *_truncate(folders, "folders with meshes"),
         *_truncate(kinds, "kinds of files"),
         *_truncate(non_utf8_names, "files whose names are not UTF-8"),
+        *_truncate(links, "links to folders"),
     )
 
 

@@ -26,9 +26,14 @@ def parse_off(source: Source) -> Mesh:
     num_lines = int(np.count_nonzero(source.text[: source.size] == 10))
     if num_lines * _MIN_LINE_BYTES > source.size + _MAX_SHORT_LINES:
         raise MeshError(f"too many short lines: {num_lines} lines in {source.size} bytes")
-    lines = source.slice(0, source.size).split(b"\n")
-    if b"#" in source.slice(0, source.size):
+    content = source.slice(0, source.size)
+    lines = content.split(b"\n")
+    if b"#" in content:
         lines = [line.partition(b"#")[0] for line in lines]
+    for number, line in enumerate(lines if b"," in content else (), 1):
+        if b"," in line:
+            # A decimal comma; as a separator it would give another geometry.
+            raise MeshError(f"comma in line {number}: numbers need decimal points, and blanks between them")
     filled = [i for i, line in enumerate(lines) if line.strip()]
     start = 1 if filled and len(lines[filled[0]].split()) > 1 else 2  # the counts may be in the first line or after it
     header = _HEADER.fullmatch(b" ".join(lines[i].strip() for i in filled[:start]))
@@ -71,7 +76,7 @@ def _corners(numbers: NDArray[np.floating], rows: list[bytes]) -> NDArray[np.int
         flat = np.append(polygons, np.full((len(rows), 1), -1.0), axis=1).ravel()
     else:
         try:
-            words = [[float(word) for word in row.replace(b",", b" ").split()] for row in rows]
+            words = [[float(word) for word in row.split()] for row in rows]
         except ValueError as error:  # words separated by control characters
             raise MeshError("malformed face: corners must be separated by blanks") from error
         if any(not row or not 0 <= row[0] < len(row) for row in words):

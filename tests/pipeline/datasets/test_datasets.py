@@ -192,6 +192,15 @@ class TestErrors:
             find_samples(tmp_path / "nowhere", "auto")
         with pytest.raises(UsageError, match=r"a\.obj: no such directory"):
             find_samples(touch(tmp_path, "a.obj") / "a.obj", "auto")
+        (tmp_path / "links").mkdir()
+        (tmp_path / "links/F001").symlink_to(tmp_path)
+        with pytest.raises(
+            UsageError, match=r"links: no files but links to folders, e\.g\. F001; they are not followed"
+        ):
+            find_samples(tmp_path / "links", "auto")
+        touch(tmp_path, "links/notes.txt")
+        with pytest.raises(UsageError, match=r"no known layout .*skipped links to folders: 1, e\.g\. F001"):
+            find_samples(tmp_path / "links", "auto")
         (tmp_path / "empty/folder/in/folder").mkdir(parents=True)
         with pytest.raises(UsageError, match="is empty"):
             find_samples(tmp_path / "empty", "auto")
@@ -246,4 +255,6 @@ class TestErrors:
         (tmp_path / "data/F002").symlink_to(tmp_path / "elsewhere/F001")
         (tmp_path / "data/F001/Happy/001.wrl").symlink_to(tmp_path / "elsewhere/F001/Happy/001.wrl")
         assert [scan.mesh for scan in only(tmp_path / "data").frames] == ["F001/Happy/000.wrl", "F001/Happy/001.wrl"]
-        assert find_samples(tmp_path / "data", "auto").skipped == ()
+        assert find_samples(tmp_path / "data", "auto").skipped == (
+            "F002: a link to a folder, which is not followed; copy it",
+        )

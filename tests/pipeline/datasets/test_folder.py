@@ -67,7 +67,7 @@ class TestScans:
         table(tmp_path, f"path,subject,expression\na.obj,s,{word}\n")
         assert only(tmp_path).expression == code
 
-    @pytest.mark.parametrize(("written", "level"), [("3", 3), (" 2 ", 2), ("", None), ("0", None)])
+    @pytest.mark.parametrize(("written", "level"), [("3", 3), ("3.0", 3), (" 2 ", 2), ("", None), ("0", None)])
     def test_level_is_an_integer_or_empty(self, tmp_path, written, level):
         table(tmp_path, f"path,subject,expression,level\na.obj,s,HA,{written}\n")
         assert only(tmp_path).level == level
@@ -91,11 +91,31 @@ class TestScans:
             ("x/b.obj",),
         ]
 
-    def test_short_row_is_padded_and_long_row_is_cut(self, tmp_path):
-        table(tmp_path, "path,subject,expression,texture,age\na.obj,s,HA\nb.obj,s,HA,b.png,31,more,still more\n")
+    def test_short_row_is_padded_and_empty_cells_at_its_end_are_ignored(self, tmp_path):
+        table(tmp_path, "path,subject,expression,texture,age,\na.obj,s,HA\nb.obj,s,HA,b.png,31,, ,\n")
         a, b = find_samples(tmp_path, "auto").samples
         assert (a.paths, a.labels) == (("a.obj",), {"age": ""})
         assert (b.paths, b.labels) == (("b.obj", "b.png"), {"age": "31"})
+
+    def test_cell_with_an_unquoted_comma_is_rejected(self, tmp_path):
+        problem = refused(tmp_path, 'path,subject,expression,age\n"a.obj",s,HA,31\nb.obj,s,HA,31,5\n')
+        assert "line 3: 5 cells for 4 columns (path, subject, expression, age); quote a cell" in problem
+
+    def test_known_columns_are_recognised_in_any_case(self, tmp_path):
+        columns = "Path,SUBJECT, Expression ,Level,Texture,Sequence,Frame,Age"
+        table(tmp_path, f"{columns}\nb.obj,s,HA,3,b.png,q,2,31\na.obj,s,HA,3,,q,1,31\n")
+        sample = only(tmp_path)
+        assert (sample.level, sample.labels) == (3, {"Age": "31"})
+        assert sample.frames == (ScanFiles("a.obj"), ScanFiles("b.obj", "b.png"))
+
+    @pytest.mark.parametrize(("columns", "name"), [("age,age", "age"), ("level,Level", "level"), ("age, age", "age")])
+    def test_column_that_occurs_twice_is_rejected(self, tmp_path, columns, name):
+        problem = refused(tmp_path, f"path,subject,expression,{columns}\na.obj,s,HA,1,2\n")
+        assert f"2 columns are called {name}; rename or remove" in problem
+
+    def test_scan_in_two_rows_is_rejected_with_both_lines(self, tmp_path):
+        problem = refused(tmp_path, "path,subject,expression\na.obj,s,HA\nb.obj,s,HA\na.obj,s,SA\n")
+        assert problem.endswith("line 4: 'a.obj' is also in line 2; remove one")
 
     @pytest.mark.parametrize(
         ("written", "path"), [("./a//b.obj", "a/b.obj"), (r"a\b.obj", "a/b.obj"), (" a/b.obj ", "a/b.obj")]
@@ -260,7 +280,13 @@ class TestTables:
         ],
     )
     def test_table_without_columns_or_rows_is_rejected(self, tmp_path, text):
-        assert "missing columns; the required ones are path (or glob), subject, expression" in refused(tmp_path, text)
+        problem = refused(tmp_path, text)
+        header, _, rows = text.partition("\n")
+        if rows:
+            assert "missing columns; path (or glob), subject and expression are required" in problem
+            assert problem.endswith(f"found: {', '.join(header.split(','))}")
+        else:
+            assert "no rows" in problem
 
     @pytest.mark.parametrize("row", [",s,HA", "a.obj,,HA", "a.obj,s,", "a.obj,s", "a.obj, ,HA", "a.obj,s,;"])
     def test_row_without_required_values_is_rejected(self, tmp_path, row):
@@ -288,6 +314,25 @@ class TestTables:
         assert (a.subject, a.level, a.action_units, a.labels) == ("7", 2, {"AU12": 0.5}, {"day": "2020-01-02"})
         assert (b.subject, b.level, b.action_units, b.labels) == ("8", None, None, {"day": ""})
         assert a.label_files == ("labels.parquet",)
+
+    def test_integers_with_gaps_are_the_same_in_both_tables(self, tmp_path):
+        columns = {"level": [3.0, None], "subject": [1.0, 2.0], "age": [31.0, None], "weight": [70.0, 70.5]}
+        columns |= {"path": ["1.0.obj", "2.0.obj"], "expression": ["HA", "SA"]}
+        pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+        from_parquet = find_samples(tmp_path, "auto").samples
+        (tmp_path / "labels.parquet").unlink()
+        rows = zip(*columns.values(), strict=True)
+        # The first column has the row numbers of pandas.
+        lines = [
+            ",".join(["", *columns]),
+            *(",".join(["0", *("" if c is None else str(c) for c in row)]) for row in rows),
+        ]
+        table(tmp_path, "\n".join(lines))
+        from_csv = find_samples(tmp_path, "auto").samples
+        assert [sample.labels["age"] for sample in from_csv] == ["31", ""]
+        assert [(s.subject, s.level, s.labels["age"], s.frames) for s in from_csv] == [
+            (s.subject, s.level, s.labels["age"], s.frames) for s in from_parquet
+        ]
 
     def test_error_in_parquet_has_the_row_number(self, tmp_path):
         columns = {"path": ["a.obj", "../b.obj"], "subject": ["s", "s"], "expression": ["HA", "HA"]}
