@@ -150,7 +150,7 @@ def parse_gltf(source: Source) -> Mesh:
     shapes, images = _read_shapes(reader)
     if not shapes:
         raise MeshError("no triangles in the scene")
-    textures, name = _read_images(reader, images)
+    textures, name = _read_images(reader, images if source.sidecars.with_materials else [None] * len(images))
     shapes, texture = stack_textures(shapes, textures)
     return replace(join_shapes([_flip_v(shape) for shape in shapes], name), texture=texture)
 

@@ -60,6 +60,10 @@ class SourceReader:
         finally:
             self.files.clear()
 
+    def read_for(self, scan: ScanFiles, settings: RenderSettings) -> Mesh:
+        """Read a scan as its images need it: a texture that cannot be read is no problem where no colours are drawn."""
+        return self.read(scan) if "rgb" in settings.channels else self.read_shape(scan)
+
     def read_shape(self, scan: ScanFiles) -> Mesh:
         """Read a scan's mesh and landmarks without a texture; see `read`."""
         try:
@@ -139,7 +143,7 @@ def read_frames(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) 
 
 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
-    mesh = reader.read(sample.frames[0])
+    mesh = reader.read_for(sample.frames[0], settings)
     frame = _frame(mesh, sample.frames[0])
     mesh = apply_frame(mesh, frame)
     neutral = None
@@ -168,7 +172,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
     sample, sequences = unit.sample, settings.sequences
     files = dict(zip(sample.numbers, sample.frames, strict=True))
     start = sample.numbers[0]
-    onset = reader.read(files[start])
+    onset = reader.read_for(files[start], settings)
     frame = _frame(onset, files[start])
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
@@ -178,7 +182,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []
     for number in numbers[unit.start : unit.stop]:
-        mesh = onset if number == start else apply_frame(reader.read(files[number]), frame)
+        mesh = onset if number == start else apply_frame(reader.read_for(files[number], settings), frame)
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
         return ReadInfo(frame, numbers, apex), meshes
