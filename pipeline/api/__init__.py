@@ -17,6 +17,8 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from smile_pipe.pipeline.common.writable_cache import use_writable_cache
+
 if TYPE_CHECKING:
     from smile_pipe.pipeline.evaluate.config import EvaluateConfig as EvaluateConfig
     from smile_pipe.pipeline.predict.predictor import Predictor as Predictor
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from smile_pipe.pipeline.train.config import TrainConfig as TrainConfig
     from smile_pipe.shards.manifest import ShardManifest
     from smile_pipe.shards.reader import ShardSet
+
+use_writable_cache()
 
 __all__ = [
     "EvaluateConfig",

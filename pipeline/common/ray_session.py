@@ -6,6 +6,7 @@ is imported by accident, and has one copy per node, in which the render stage ke
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,10 +14,11 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from smile_pipe.pipeline.common.writable_cache import can_write
 from smile_pipe.shards.errors import UsageError
 
 # Small enough for a laptop: the stages hold only a few batches of work and shards at a time.
@@ -66,7 +68,7 @@ def ray_session(address: str) -> Iterator[None]:
     working_dir.mkdir()
     local = {"include_dashboard": False, "_temp_dir": str(folder / "ray"), "object_store_memory": _OBJECT_STORE_BYTES}
     # Until the end: threads of a stopped job log errors when Ray is shut down.
-    with _quiet():
+    with _quiet(), _token(folder) if address == "local" else nullcontext():
         try:
             # Ray's own SIGTERM handler prints a trace and aborts.
             handler = signal.getsignal(signal.SIGTERM)
@@ -77,6 +79,23 @@ def ray_session(address: str) -> Iterator[None]:
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _token(folder: Path) -> Iterator[None]:
+    """Give a cluster of this session a token, if Ray cannot keep one in HOME as it does by default."""
+    names = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if names & os.environ.keys() or can_write(Path(os.path.expanduser("~/.ray"))):
+        yield
+        return
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
 
 
 def cluster_has_gpu(address: str) -> bool:
