@@ -4,7 +4,7 @@ The unit is 90 mm; +x is the subject's left, +y up, +z out of the face. The orig
 midpoint between the eyes. This centres a face in its views and lets it turn about its own centre.
 
 The similarity is fitted to landmarks if the mesh has a known landmark set and the fit looks like a face. Otherwise it
-comes from robust bounds of the vertices, assuming an upright scan that faces +z.
+comes from robust bounds of the surface, assuming an upright scan that faces +z.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ NOSE_TIP, NOSE_WINGS = (0.0, -29.0, 39.0), ((-17.0, -40.0, 15.0), (17.0, -40.0, 
 # Anchors closer to one line than this (second extent over first) leave the rotation about it undefined. Anchors of the
 # nose alone, less than this far apart (mm), determine neither scale nor rotation well.
 MIN_SPREAD, MIN_REACH = 0.25, 40.0
-# Without landmarks: height of the middle 96 % of the vertices, in frame units.
+# Without landmarks: height of the middle 96 % of the vertices of faces, in frame units.
 BOUNDS_HEIGHT = 2.0
 
 
@@ -101,7 +101,7 @@ def canonical_frame(mesh: Mesh) -> Frame:
     Raises:
         MeshError: the mesh has no extent, so the scale is undefined.
     """
-    return _frame_by_landmarks(mesh.landmarks) or _frame_by_bounds(mesh.vertices)
+    return _frame_by_landmarks(mesh.landmarks) or _frame_by_bounds(mesh.vertices[mesh.is_used])
 
 
 def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:

@@ -54,6 +54,8 @@ class Mesh:
     ) -> Self:
         """Validate parsed arrays and convert them to their final types.
 
+        Vertices that are not finite and that no face uses, as some tools leave them, become 0.
+
         Args:
             vertices: [V, 3].
             faces: [F, 3].
@@ -74,8 +76,11 @@ class Mesh:
             uvs = None if uvs is None else np.ascontiguousarray(uvs, np.float32)
         if len(vertices) == 0 or len(faces) == 0:
             raise MeshError(f"empty mesh: {len(vertices)} vertices, {len(faces)} faces; a face scan needs both")
-        _check_finite("vertex", vertices)
         _check_range("faces", faces, len(vertices), "vertices")
+        if not np.isfinite(vertices).all():
+            unused = ~_used(faces, len(vertices))
+            vertices = np.where(unused[:, None] & ~np.isfinite(vertices), np.float32(0), vertices)
+            _check_finite("vertex", vertices)
         if uvs is not None and face_uvs is not None:
             _check_finite("texture coordinate", uvs)
             _check_range("texture indices", face_uvs, len(uvs), "texture coordinates")
@@ -95,9 +100,20 @@ class Mesh:
         )
 
     @property
+    def is_used(self) -> NDArray[np.bool_]:
+        """For each vertex, whether a face uses it, [V]."""
+        return _used(self.faces, len(self.vertices))
+
+    @property
     def nbytes(self) -> int:
         """Total size of all arrays in bytes."""
         return sum(a.nbytes for f in fields(self) if isinstance(a := getattr(self, f.name), np.ndarray))
+
+
+def _used(faces: NDArray[np.integer], num_vertices: int) -> NDArray[np.bool_]:
+    used = np.zeros(num_vertices, bool)
+    used[faces.ravel()] = True
+    return used
 
 
 def _check_finite(name: str, values: NDArray[np.floating]) -> None:

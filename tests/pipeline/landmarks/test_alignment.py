@@ -293,7 +293,8 @@ class TestWithoutUsableLandmarks:
         assert apply_frame(other, frame).vertices == pytest.approx(expected, abs=1e-3)
 
     def test_centre_and_height_match_the_frame(self):
-        face = Mesh.build(RNG.uniform((-60, -100, -50), (60, 100, 50), (20_000, 3)), np.array([[0, 1, 2]]))
+        points = RNG.uniform((-60, -100, -50), (60, 100, 50), (21_000, 3))
+        face = Mesh.build(points, np.arange(21_000).reshape(-1, 3))
         vertices = apply_frame(face, canonical_frame(face)).vertices
         assert np.median(vertices, axis=0) == pytest.approx(np.zeros(3), abs=0.05)
         assert np.ptp(vertices[:, 1]) == pytest.approx(2 / 0.96, rel=0.01)
@@ -301,9 +302,14 @@ class TestWithoutUsableLandmarks:
     def test_stray_vertices_do_not_shrink_the_face(self):
         face = replace(FACES[68], landmarks=None)
         stray = np.concatenate([face.vertices, [[1e5, 0, 0], [0, -1e5, 0]]]).astype(np.float32)
-        assert canonical_frame(replace(face, vertices=stray)).scale == pytest.approx(
-            canonical_frame(face).scale, rel=0.15
-        )
+        faces = np.concatenate([face.faces, [[0, len(stray) - 2, len(stray) - 1]]]).astype(np.int32)
+        frame = canonical_frame(replace(face, vertices=stray, faces=faces))
+        assert frame.scale == pytest.approx(canonical_frame(face).scale, rel=0.15)
+
+    def test_vertices_without_a_face_change_nothing(self):
+        face = replace(FACES[68], landmarks=None)
+        more = np.concatenate([face.vertices, RNG.uniform(-500, 100, (900, 3))]).astype(np.float32)
+        assert canonical_frame(replace(face, vertices=more)) == canonical_frame(face)
 
     def test_mesh_without_extent_is_rejected(self):
         point = Mesh.build(np.ones((3, 3)), np.array([[0, 1, 2]]))

@@ -136,6 +136,12 @@ def test_more_fallbacks_than_one_obj_pass_holds() -> None:
     assert mesh.colors is not None and mesh.colors.tolist() == [[255, 0, 0]] * count
 
 
+def test_vertex_that_is_not_finite_and_that_no_face_uses_becomes_0() -> None:
+    mesh = _parse("v nan 7 inf\n" + _POINTS + "f 2 3 4")
+    assert mesh.vertices[0].tolist() == [0, 7, 0] and mesh.faces.tolist() == [[1, 2, 3]]
+    assert mesh.is_used.tolist() == [False, True, True, True, False]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -156,8 +162,8 @@ def test_more_fallbacks_than_one_obj_pass_holds() -> None:
         (_POINTS + "vt 0 0\nf 1/-3 2/1 3/1", "line 6: invalid face index: it is 0"),
         (_POINTS + "f 1 2 5", "faces use index 4, but there are 4 vertices"),
         (_POINTS + "f 1/1 2/1 3/1", "texture indices use index 0, but there are 0 texture"),
-        (_POINTS + "v nan 0 0\nf 1 2 3", "vertex 4 is not finite"),
-        (_POINTS + "v 1e39 0 0\nf 1 2 3", "vertex 4 is not finite"),
+        (_POINTS + "v nan 0 0\nf 1 2 5", "vertex 4 is not finite"),
+        (_POINTS + "v 1e39 0 0\nf 1 2 5", "vertex 4 is not finite"),
         (_POINTS + "v 1 \0 3\nf 1 2 3", "line 5: '' is not a number"),
     ],
 )
