@@ -13,7 +13,6 @@ from multiprocessing.synchronize import Barrier
 import pyarrow as pa
 
 from smile_pipe.pipeline.render import process, reading
-from smile_pipe.pipeline.render.arrow import from_table, to_table
 from smile_pipe.pipeline.render.build import build_samples
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.gpu_worker import RenderBatch
@@ -21,7 +20,7 @@ from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds
-from smile_pipe.pipeline.render.units import ProcessedUnit, WorkUnit
+from smile_pipe.pipeline.render.units import ProcessedUnit, WorkUnit, from_table, to_table
 from smile_pipe.pipeline.rendering.backend import Renderer
 from smile_pipe.shards.writer import pack
 

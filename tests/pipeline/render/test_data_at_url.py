@@ -184,7 +184,8 @@ class TestFailingStorage:
         # A storage that cannot be reached; the workers are the first to access it.
         away = StoragePath("ftp://127.0.0.1:9/data")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(data), "absolute", lambda self: away)
+            absolute = StoragePath.absolute
+            patch.setattr(StoragePath, "absolute", lambda self: away if self == data else absolute(self))
             with pytest.raises(StorageError, match=r"ftp://\S+\.\w+: the storage failed .* to go on"):
                 render.run(RenderConfig(data_dir=data, out=tmp_path / "out", **OPTIONS))
         assert not (tmp_path / "out/manifest.json").exists()
