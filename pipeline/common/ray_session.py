@@ -84,7 +84,7 @@ def ray_session(address: str) -> Iterator[None]:
 @contextmanager
 def _token(folder: Path) -> Iterator[None]:
     """Give a cluster of this session a token, if Ray cannot keep one in HOME as it does by default."""
-    names = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    names = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     if names & os.environ.keys() or can_write(Path(os.path.expanduser("~/.ray"))):
         yield
         return

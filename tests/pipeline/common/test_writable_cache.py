@@ -79,7 +79,11 @@ def test_import_sets_the_folder_before_numba_is_imported():
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_starts_without_a_home():
+def test_ray_starts_without_a_home(monkeypatch):
+    # Ray sets it in a process in which it was started.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
     code = (
         "import os, ray\n"
         "from smile_pipe.pipeline.common.ray_session import ray_session\n"
