@@ -15,7 +15,7 @@ from smile_pipe.cli.main import COMMANDS, app, load_command
 PAGES = sorted(
     path
     for path in REPOSITORY.glob("**/README.md")
-    if not {".venv", "demo", "out"} & set(path.relative_to(REPOSITORY).parts)
+    if not {".venv", ".venv-lowest", "demo", "out"} & set(path.relative_to(REPOSITORY).parts)
 )
 ROOT_COMMAND = typer.main.get_command(app)
 

@@ -241,13 +241,13 @@ class TestDamage:
     def test_only_the_bytes_of_the_sample_are_read(self, written, monkeypatch):
         shards = ShardSet.open(str(written[0]))
         asked = []
-        cat_file = type(shards.filesystem).cat_file
+        cat_file = shards.filesystem.cat_file
 
-        def spy(self, path, start=None, end=None, **options):
+        def spy(path, start=None, end=None, **options):
             asked.append((path.rpartition("/")[2], start, end))
-            return cat_file(self, path, start=start, end=end, **options)
+            return cat_file(path, start=start, end=end, **options)
 
-        monkeypatch.setattr(type(shards.filesystem), "cat_file", spy)
+        monkeypatch.setattr(shards.filesystem, "cat_file", spy)
         row = shards.rows[5]
         shards.read(row)
         assert asked == [(row.shard, row.offset, row.offset + row.bytes)]
