@@ -1,6 +1,6 @@
 """A folder for compiled kernels where neither the installation nor HOME can be written, as in many containers.
 
-Numba stores compiled functions beside their source or in the user's cache folder, and cannot load a module that has
+Numba stores compiled functions next to their source or in the user's cache folder, and cannot load a module that has
 such functions if it can write to neither. Imported before any of these modules.
 """
 
