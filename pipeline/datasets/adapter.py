@@ -20,11 +20,19 @@ _DIGEST_LETTERS = 8
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """The files of one scan, as paths relative to the data directory, with '/' as separator."""
+    """The files of one scan, as paths relative to the data directory, with '/' as separator.
+
+    Attributes:
+        mesh: the mesh.
+        texture: an image for a mesh that names none, or none that exists.
+        landmarks: the landmarks.
+        is_texture_chosen: `texture` replaces the images that the mesh names, since a labels table names it.
+    """
 
     mesh: str
     texture: str | None = None
     landmarks: str | None = None
+    is_texture_chosen: bool = False
 
     @classmethod
     def with_sidecars(cls, mesh: str, index: FileIndex) -> "ScanFiles":

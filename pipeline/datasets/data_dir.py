@@ -9,13 +9,14 @@ emptied after each scan. Paths from data cannot leave the directory or the scrat
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from smile_pipe.pipeline.meshes.paths import MAX_BYTES
+from smile_pipe.pipeline.meshes.sidecar_files import list_names
 from smile_pipe.shards.errors import UsageError, describe_error, storage_errors
 from smile_pipe.shards.storage import PathLike, StoragePath
 
@@ -29,6 +30,7 @@ MISSING: Stat = (-1, -1)
 _TIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "created")
 _NANOSECONDS = 10**9
 _MAX_NAME_BYTES = 255
+_MAX_LISTED_FOLDERS = 4
 
 
 class DataDir:
@@ -39,7 +41,7 @@ class DataDir:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self._listed = root, dict[str, Sequence[str]]()
 
     def fetch(self, path: str) -> Stat:
         """Make a file available at `root / path`.
@@ -55,6 +57,23 @@ class DataDir:
     def has(self, path: str) -> bool:
         """True if `path` can be read without `fetch`."""
         return True
+
+    def list_folder(self, path: str) -> Sequence[str]:
+        """Return the names of the files directly in a folder; none if there is no such folder.
+
+        The folders that were listed last are kept in memory, since scans that miss a file share their folder.
+
+        Raises:
+            StorageError: The storage failed.
+        """
+        if path not in self._listed:
+            while len(self._listed) >= _MAX_LISTED_FOLDERS:
+                del self._listed[next(iter(self._listed))]
+            self._listed[path] = self._list(path)
+        return self._listed[path]
+
+    def _list(self, path: str) -> Sequence[str]:
+        return list_names(self.root, path)
 
     def clear(self) -> None:
         """Remove the local copies of fetched files."""
@@ -94,6 +113,16 @@ class RemoteDir(DataDir):
             os.truncate(target, size)
             return
         self._url.fs.get_file(source, str(target))
+
+    def _list(self, path: str) -> Sequence[str]:
+        folder = f"{self._url.path.rstrip('/')}/{path}".rstrip("/")
+        try:
+            with storage_errors(self._url / path):
+                entries = self._url.fs.ls(folder, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [str(entry).removeprefix(f"{folder}/") for entry in entries]
+        return [name for name in names if _is_file_path(name) and "/" not in name]
 
     def has(self, path: str) -> bool:
         """See `DataDir.has`."""

@@ -20,7 +20,7 @@ from smile_pipe.shards.storage import PathLike, StoragePath
 
 MESH_SUFFIXES = frozenset((*SUFFIXES, ".bnt"))
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-TEXTURES = (*_IMAGES, *(suffix.upper() for suffix in _IMAGES))
+TEXTURES = (*_IMAGES, *(suffix.upper() for suffix in _IMAGES), *(f".{suffix[1:].capitalize()}" for suffix in _IMAGES))
 LANDMARKS = (".bnd", ".lm3", "_lmk68.txt")
 MAX_FILES = 5_000_000
 _WILDCARDS = "*?["

@@ -122,7 +122,8 @@ def _scan_files(mesh: str, row: TableRow, index: FileIndex) -> ScanFiles:
             return index.first_existing(stem_of(mesh), suffixes)
         return _relative_path(row[column], row.location) if row[column] else None
 
-    return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS))
+    texture = file_of("texture", TEXTURES)
+    return ScanFiles(mesh, texture, file_of("landmarks", LANDMARKS), bool(texture) and "texture" in row.cells)
 
 
 def _level(row: TableRow) -> int | None:

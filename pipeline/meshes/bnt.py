@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import find_line_length, mesh_grid
 
@@ -43,7 +43,8 @@ def parse_bnt(source: Source) -> Mesh:
         used[faces] = True
         faces = (np.cumsum(used, dtype=np.int32) - np.int32(1))[faces]
         uvs = _orient_v(table[3:].T[used], points[used])
-        return Mesh.build(points[used], faces, uvs, faces, texture_name=texture_name)
+        material = Material((texture_name,) if texture_name else (), wrap=("clamp", "clamp"))
+        return Mesh.build(points[used], faces, uvs, faces, materials=(material,))
 
 
 def _read_parts(source: Source) -> tuple[int, int, float, str, NDArray[np.float64]]:

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.gltf_json import MESHOPT, JsonObject, parse_document
-from smile_pipe.pipeline.meshes.gltf_textures import stack_textures
+from smile_pipe.pipeline.meshes.gltf_materials import read_materials, srgb_of
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.meshopt import decode_meshopt
 from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
 from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
-from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, decode_texture
 
 _MAGIC, _BOM = b"glTF", b"\xef\xbb\xbf"
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
@@ -147,12 +146,17 @@ def parse_gltf(source: Source) -> Mesh:
     """
     text, binary = _split(source)
     reader = _Reader(source, parse_document(text), binary, source.size)
-    shapes, images = _read_shapes(reader)
+    shapes, numbers = _read_shapes(reader)
     if not shapes:
         raise MeshError("no triangles in the scene")
-    textures, name = _read_images(reader, images if source.sidecars.with_materials else [None] * len(images))
-    shapes, texture = stack_textures(shapes, textures)
-    return replace(join_shapes([_flip_v(shape) for shape in shapes], name), texture=texture)
+
+    def read_image(image: JsonObject) -> NDArray[np.uint8]:
+        uri = image.text("uri")
+        return _decode_data_uri(uri) if uri else reader.view(image.count("bufferView"))
+
+    with_images = [source.sidecars.with_materials and len(shape.uvs) > 0 for shape in shapes]
+    materials = read_materials(reader.document, numbers, with_images, read_image)
+    return join_shapes([_flip_v(shape) for shape in shapes], materials)
 
 
 def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
@@ -230,8 +234,8 @@ def _matrix_of(node: JsonObject) -> NDArray[np.float64]:
 
 
 def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
-    """Read the shapes of the scene in their places, and the index of the image of each, or None."""
-    shapes, images, num_drawn, document = list[Shape](), list[int | None](), 0, reader.document
+    """Read the shapes of the scene in their places, and the index of the material of each, or None."""
+    shapes, materials, num_drawn, document = list[Shape](), list[int | None](), 0, reader.document
     for mesh, matrix in _walk_scene(document):
         parts = document.item("meshes", mesh)
         for primitive in [parts.item("primitives", i) for i in range(len(parts.items("primitives")))]:
@@ -249,11 +253,8 @@ def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
             faces = _triangles(corners.astype(np.int32), mode)
             if len(faces):
                 shapes.append(_in_place(arrays, faces, matrix))
-                is_textured = texture and len(arrays[1])
-                images.append(
-                    document.item("textures", texture.count("index")).index("source") if is_textured else None
-                )
-    return shapes, images
+                materials.append(primitive.index("material"))
+    return shapes, materials
 
 
 def _texture_of(document: JsonObject, primitive: JsonObject) -> JsonObject:
@@ -293,7 +294,7 @@ def _read_attributes(
         with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow
             uvs = (uvs * scale + offset).astype(np.float32)
     if (accessor := attributes.index("COLOR_0")) is not None:
-        colors = np.clip(reader.floats(accessor, "VEC3", "VEC4", is_color=True)[:, :3], 0, 1)
+        colors = srgb_of(reader.floats(accessor, "VEC3", "VEC4", is_color=True)[:, :3])
     for name, values in (("texture coordinates", uvs), ("colours", colors)):
         if len(values) not in (0, num_points):
             raise MeshError(f"inconsistent part: {num_points} vertices, {len(values)} {name}")
@@ -332,28 +333,3 @@ def _flip_v(shape: Shape) -> Shape:
     uvs = shape.uvs.copy()
     uvs[:, 1] = 1 - uvs[:, 1]
     return replace(shape, uvs=uvs)
-
-
-def _read_images(reader: _Reader, indices: list[int | None]) -> tuple[list[NDArray[np.uint8] | None], str]:
-    """Decode embedded images.
-
-    Returns:
-        uint8 [H, W, 3] for each index, or None if it is None or the image is in another file; the name of the first
-        image, unresolved and untrusted, if none is embedded, else "".
-    """
-    name, decoded, left = "", dict[int | None, NDArray[np.uint8]](), MAX_PIXELS
-    for index in dict.fromkeys(indices):
-        if index is None:
-            continue
-        image = reader.document.item("images", index)
-        uri = image.text("uri")
-        if uri and not uri.startswith("data:"):
-            name = name or unquote(uri)
-            continue
-        try:
-            content = _decode_data_uri(uri) if uri else reader.view(image.count("bufferView"))
-            decoded[index] = decode_texture(content.tobytes(), left)
-        except MeshError as error:
-            raise MeshError(f"image {index}: {error}") from error
-        left -= decoded[index].size // 3
-    return [decoded.get(index) for index in indices], "" if decoded else name

@@ -5,7 +5,7 @@ below.
 """
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,33 @@ from numpy.typing import NDArray
 
 class MeshError(ValueError):
     """A file that cannot be read as a face scan. The message says what is wrong and where (line or byte)."""
+
+
+Wrap = Literal["repeat", "mirror", "clamp"]
+"""What a texture shows beyond its edges."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What colours the faces that use it: an image, or without one a colour.
+
+    Attributes:
+        names: names of the image as the file gives them, unresolved and untrusted; the first that exists is used.
+        image: uint8 [H, W, 3], row 0 at the top, or None if it is not read yet or there is none.
+        color: red, green and blue for faces without an image, 0-255 (sRGB), or None.
+        wrap: modes along u and v.
+        uv_scale: factors of u and v, applied before `uv_offset`.
+        uv_offset: added to u and v.
+        has_uvs: False if its faces have no texture coordinates. They never show an image.
+    """
+
+    names: tuple[str, ...] = ()
+    image: NDArray[np.uint8] | None = None
+    color: tuple[int, int, int] | None = None
+    wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
+    uv_scale: tuple[float, float] = (1.0, 1.0)
+    uv_offset: tuple[float, float] = (0.0, 0.0)
+    has_uvs: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +56,8 @@ class Mesh:
         landmarks: float32 [L, 3] in the units of `vertices`, or None. A missing point is a row of NaN.
         flow: float32 [V, 3], displacement of each vertex from the reference frame of its sequence, in the units and
             axes of `vertices`. None if it was not computed.
-        texture_name: name of the texture as the file gives it, unresolved and untrusted, or "".
+        materials: materials whose images are not read yet; `apply_materials` converts them to `texture` and `uvs`.
+        face_materials: int32 [F], indices into `materials`, or None if all faces use the first.
     """
 
     vertices: NDArray[np.float32]
@@ -40,7 +68,8 @@ class Mesh:
     texture: NDArray[np.uint8] | None = None
     landmarks: NDArray[np.float32] | None = None
     flow: NDArray[np.float32] | None = None
-    texture_name: str = ""
+    materials: tuple[Material, ...] = ()
+    face_materials: NDArray[np.int32] | None = None
 
     @classmethod
     def build(
@@ -50,7 +79,8 @@ class Mesh:
         uvs: NDArray[np.floating] | None = None,
         face_uvs: NDArray[np.integer] | None = None,
         colors: NDArray[np.uint8] | None = None,
-        texture_name: str = "",
+        materials: tuple[Material, ...] = (),
+        face_materials: NDArray[np.int32] | None = None,
     ) -> Self:
         """Validate parsed arrays and convert them to their final types.
 
@@ -62,7 +92,8 @@ class Mesh:
             uvs: [U, 2], or None.
             face_uvs: [F, 3], or None.
             colors: [V, 3], or None.
-            texture_name: see the class.
+            materials: see the class.
+            face_materials: [F], in range, or None.
 
         Returns:
             The mesh. It has no texture coordinates unless both `uvs` and `face_uvs` are given.
@@ -96,8 +127,19 @@ class Mesh:
             uvs,
             None if face_uvs is None else np.ascontiguousarray(face_uvs, np.int32),
             None if colors is None else np.ascontiguousarray(colors, np.uint8),
-            texture_name=texture_name,
+            materials=materials,
+            face_materials=face_materials,
         )
+
+    @property
+    def texture_name(self) -> str:
+        """The first name of an image that the file gives, unresolved and untrusted, or ""."""
+        return next((name for material in self.materials for name in material.names), "")
+
+    @property
+    def is_textured(self) -> bool:
+        """Whether renderers show the texture: the mesh has one, and texture coordinates."""
+        return self.texture is not None and self.uvs is not None and self.face_uvs is not None
 
     @property
     def is_used(self) -> NDArray[np.bool_]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.texture import MAX_PIXELS
+from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, downscale_texture
 
 # name -> NumPy kinds, number of columns; a texture is [H, W, 3]
 _ARRAYS = {"vertices": ("f", 3), "faces": ("iu", 3), "uvs": ("f", 2), "face_uvs": ("iu", 3), "landmarks": ("f", 3)}
@@ -49,8 +49,12 @@ def parse_npz(source: Source) -> Mesh:
     return replace(
         mesh,
         landmarks=None if landmarks is None else np.ascontiguousarray(landmarks, np.float32),
-        texture=None if texture is None else np.ascontiguousarray(texture, np.uint8),
+        materials=() if texture is None or not source.sidecars.with_materials else (Material(image=_as_image(texture)),),
     )
+
+
+def _as_image(texture: NDArray) -> NDArray[np.uint8]:
+    return downscale_texture(np.ascontiguousarray(texture, np.uint8))
 
 
 def _arrays(source: Source) -> dict[str, NDArray]:

@@ -1,21 +1,20 @@
-"""Wavefront OBJ: vertices with or without colours, texture coordinates, polygons, and the texture of the material.
+"""Wavefront OBJ: vertices with or without colours, texture coordinates, polygons, and the material of each face.
 
 A vertex with several texture coordinates stays one vertex; `face_uvs` gives the coordinate of each corner. Normals,
-groups, lines and points are skipped. Material files are opened only in the OBJ's own folder or below.
+groups, lines and points are skipped.
 """
 
-import re
-from pathlib import PurePosixPath
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.buffers import reusable_array
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
+from smile_pipe.pipeline.meshes.obj_materials import read_libraries, statement
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
-from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.text_parser import (
     BAD_CORNER,
@@ -29,76 +28,9 @@ from smile_pipe.pipeline.meshes.text_parser import (
 )
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 
-_MAX_BYTES = 1 << 20  # of a material file, which normally has a few lines
-_MAX_LINE = 4096
-_MAX_FILES = 8
-# `map_Kd -s 1 1 1 -clamp on face.png`: values of options are numbers or on/off; the rest is the name.
-_OPTION = re.compile(r"-[a-zA-Z]+(?:\s+(?:on|off|[-+]?\.?\d[\d.eE+-]*)(?=\s))*\s+")
-
-
-def find_texture_name(sidecars: SidecarFiles, lines: list[bytes]) -> str:
-    """Find the texture of an OBJ file.
-
-    Args:
-        sidecars: files that the OBJ may refer to.
-        lines: its `mtllib` and `usemtl` lines, in order. Other lines are ignored.
-
-    Returns:
-        The `map_Kd` of the first used material that has one (of any material if the OBJ uses none), relative to the
-        OBJ, or "". A material file that is missing, too large or outside the folder counts as empty.
-    """
-    if not sidecars.with_materials:
-        return ""
-    statements = [_statement(line) for line in lines]
-    libraries = list(dict.fromkeys(name for word, name in statements if word == "mtllib" and name))
-    textures: dict[str, str] = {}
-    for library in libraries[:_MAX_FILES]:
-        textures = _read_materials(sidecars, library) | textures
-    used = [name for word, name in statements if word == "usemtl"]
-    return next((textures[name] for name in used or textures if name in textures), "")
-
-
-def _read_materials(sidecars: SidecarFiles, library: str) -> dict[str, str]:
-    """Read one material file: material name -> texture name."""
-    path = sidecars.find(library)
-    try:
-        if path is None or path.stat().st_size > _MAX_BYTES:
-            return {}
-        source = Source.read(path)
-    except (MeshError, OSError):
-        return {}
-    folder = PurePosixPath(library.replace("\\", "/")).parent
-    textures: dict[str, str] = {}
-    material = ""
-    for line in source.slice(0, _MAX_BYTES).splitlines():
-        word, value = _statement(line)
-        if word == "newmtl":
-            material = value
-        elif word == "map_kd" and (texture := _strip_options(value)):
-            textures.setdefault(material, str(folder / texture.replace("\\", "/")))
-    return textures
-
-
-def _statement(line: bytes) -> tuple[str, str]:
-    """Split a line into its keyword in lower case and the rest, both stripped."""
-    line = line[:_MAX_LINE].strip()
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        text = line.decode("latin-1")
-    word, _, rest = text.replace("\t", " ").partition(" ")
-    return word.lower(), rest.strip()
-
-
-def _strip_options(value: str) -> str:
-    while match := _OPTION.match(value):
-        value = value[match.end() :]
-    return value
-
-
 _Floats: TypeAlias = NDArray[np.float32]
 _BYTES_PER_ELEMENT = 12  # an estimate; the minimum is 2
-_NUM_MATERIALS = 256  # limit of `mtllib` and `usemtl` lines
+_MAX_MATERIALS = 1 << 20  # limit of `mtllib` and `usemtl` lines
 _PROBLEMS = {
     TOO_FEW_NUMBERS: "too few numbers: a vertex needs three, a texture coordinate one",
     BAD_CORNER: "malformed face corner: it must be `v`, `v/vt`, `v//vn` or `v/vt/vn`",
@@ -116,28 +48,72 @@ def parse_obj(source: Source) -> Mesh:
     Raises:
         MeshError: the text is malformed (with its line), or the mesh is empty or inconsistent.
     """
-    points, uvs, colors, corners, materials = _scan(source)
-    faces, face_uvs = triangulate(corners[0], corners[1])
+    points, uvs, colors, corners, lines = _scan(source)
+    materials, material_of_corner = _read_materials(source, lines, corners.shape[1])
+    others = () if material_of_corner is None else (material_of_corner,)
+    faces, face_uvs, *by_corner = triangulate(points, corners[0], corners[1], *others)
+    face_materials = np.ascontiguousarray(by_corner[0][:, 0]) if by_corner else None
     colored = 0 < len(colors) == len(points) and not np.isnan(colors[:, 2]).any()
     textured = len(uvs) > 0 or bool((face_uvs >= 0).any())
     if textured and (bare := face_uvs == NO_UV).any():
         face_uvs[bare] = len(uvs)
         uvs = np.append(uvs, np.zeros((1, 2), np.float32), axis=0)
+        face_materials = np.int32(0 if face_materials is None else face_materials) + bare.any(axis=1) * np.int32(
+            len(materials)
+        )
+        materials += tuple(replace(material, has_uvs=False) for material in materials)
     return Mesh.build(
         points,
         faces,
         uvs if textured else None,
         face_uvs if textured else None,
         colors_to_uint8(colors) if colored else None,
-        find_texture_name(source.sidecars, [source.line(pos) for pos in materials.tolist()]),
+        materials,
+        face_materials,
     )
+
+
+def _read_materials(
+    source: Source, lines: NDArray[np.int64], num_corners: int
+) -> tuple[tuple[Material, ...], NDArray[np.int32] | None]:
+    """Read the materials in use.
+
+    Args:
+        source: the OBJ.
+        lines: [2, M], first bytes of the lines that may be `mtllib` or `usemtl`, and the number of corners before them.
+        num_corners: number of corners, with the ends of polygons.
+
+    Returns:
+        The materials, at least one, and the index of the material of each corner, or None if it is 0 for all.
+    """
+    if not source.sidecars.with_materials:
+        return (Material(),), None
+    statements = [statement(source.line(pos)) for pos in lines[0].tolist()]
+    library = read_libraries(source.sidecars, (value for word, value in statements if word == "mtllib"))
+    names: list[str | None] = [None]
+    starts = [0]
+    for (word, value), start in zip(statements, lines[1].tolist(), strict=True):
+        if word == "usemtl":
+            if start == starts[-1]:  # no face uses the one before
+                names[-1] = value
+            else:
+                names.append(value)
+                starts.append(start)
+    if starts[-1] == num_corners and len(starts) > 1:
+        del starts[-1], names[-1]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    materials = tuple(map(library.find, numbers))
+    if len(materials) == 1:
+        return materials, None
+    counts = np.diff([*starts, num_corners])
+    return materials, np.repeat(np.array([numbers[name] for name in names], np.int32), counts)
 
 
 def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
     """Run the compiled parser.
 
     Returns:
-        points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], first bytes of material lines [M].
+        points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], material lines [2, M] (see `_read_materials`).
     """
     room = source.size // _BYTES_PER_ELEMENT + 64
     points, uvs, colors = (
@@ -145,7 +121,7 @@ def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32],
         reusable_array(room, np.float32),
         reusable_array(room, np.float32),
     )
-    corners, materials = reusable_array(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
+    corners, materials = reusable_array(2 * room, np.int32).reshape(2, room), np.empty((2, _MAX_MATERIALS), np.int64)
     state, fallbacks = np.zeros(6, np.int64), np.empty((MAX_FALLBACKS, 3), np.int64)
     if source.slice(0, 3) == b"\xef\xbb\xbf":
         state[0] = 3
@@ -159,10 +135,12 @@ def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32],
     if status != DONE:
         raise source.error_at(int(state[0]), _PROBLEMS[status])
     _, num_points, num_uvs, num_colors, num_corners, num_materials = state.tolist()
+    if num_materials == _MAX_MATERIALS:
+        raise MeshError(f"too many lines with materials: the limit is {_MAX_MATERIALS}")
     return (
         points[:num_points].reshape(-1, 3).copy(),
         uvs[:num_uvs].reshape(-1, 2).copy(),
         colors[:num_colors].reshape(-1, 3),
         corners[:, :num_corners],
-        materials[:num_materials],
+        materials[:, :num_materials],
     )

@@ -52,7 +52,7 @@ def parse_off(source: Source) -> Mesh:
     rows = filled[start + num_vertices : start + num_vertices + num_faces]
     corners = _corners(_numbers(source, lines, rows), [lines[i] for i in rows])
     return Mesh.build(
-        vertices[:, :3], triangulate(corners)[0], colors=colors_to_uint8(vertices[:, 3:6]) if colored else None
+        vertices[:, :3], triangulate(vertices[:, :3], corners)[0], colors=colors_to_uint8(vertices[:, 3:6]) if colored else None
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import read_numbers
 from smile_pipe.pipeline.meshes.ply_header import Element, Header, Property, read_header
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
@@ -19,6 +19,7 @@ from smile_pipe.pipeline.meshes.triangulation import triangulate
 _POLYGONS = ("vertex_indices", "vertex_index")
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _UVS = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"))
+_IMAGE_OF_FACE = "texnumber"
 _FLOAT = np.dtype("<f8")
 # The types of nearly all files. Every other type would need another compilation.
 _COMPILED_DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
@@ -45,8 +46,8 @@ def parse_ply(source: Source) -> Mesh:
     """Read a PLY file.
 
     These properties are read: x y z, red green blue, s t (or u v, or texture_u texture_v), vertex_indices (or
-    vertex_index), and the list texcoord of a face with two numbers per corner. All others are skipped, whatever their
-    type.
+    vertex_index), and of a face the list texcoord with two numbers per corner and texnumber, which counts the comments
+    `TextureFile`. All others are skipped, whatever their type.
 
     Raises:
         MeshError: the header or the data are malformed, or the mesh is empty or inconsistent.
@@ -63,12 +64,36 @@ def parse_ply(source: Source) -> Mesh:
     indices = _check_indices(polygons.values, len(points))
     corner_uvs = face.get("texcoord")
     vertex_uvs = next((uvs for names in _UVS if (uvs := _combine_columns(vertex, names)) is not None), None)
-    if corner_uvs is not None and np.array_equal(corner_uvs.counts, 2 * polygons.counts):
-        faces, face_uvs = _triangles(polygons.counts, indices, np.arange(len(indices), dtype=np.int32))
-        flat: NDArray = corner_uvs.values.reshape(-1, 2)
-        return Mesh.build(points, faces, flat, face_uvs, _colors(vertex), header.texture_name)
-    faces = _triangles(polygons.counts, indices)[0]
-    return Mesh.build(points, faces, vertex_uvs, faces, _colors(vertex), header.texture_name)
+    has_corner_uvs = corner_uvs is not None and np.array_equal(corner_uvs.counts, 2 * polygons.counts)
+    materials, numbers = _read_materials(header, face)
+    others = [np.arange(len(indices), dtype=np.int32)] if has_corner_uvs else []
+    others += [] if numbers is None else [np.repeat(numbers, polygons.counts)]
+    faces, *rest = _triangles(points, polygons.counts, indices, *others)
+    flat: NDArray | None = corner_uvs.values.reshape(-1, 2) if corner_uvs is not None and has_corner_uvs else vertex_uvs
+    face_uvs = rest[0] if has_corner_uvs else faces
+    return Mesh.build(
+        points,
+        faces,
+        flat,
+        face_uvs,
+        _colors(vertex),
+        materials,
+        None if numbers is None else np.ascontiguousarray(rest[-1][:, 0]),
+    )
+
+
+def _read_materials(
+    header: Header, face: dict[str, Column]
+) -> tuple[tuple[Material, ...], NDArray[np.int32] | None]:
+    """Return a material for each `TextureFile`, and the index of that of each polygon, or None if there is one."""
+    materials = tuple(Material((name,) if name else ()) for name in header.texture_names)
+    column = face.get(_IMAGE_OF_FACE)
+    if column is None or not materials or len(column.values) != len(column.counts) or not column.values.any():
+        return materials[:1], None
+    numbers = column.values.astype(np.float64)
+    # A face with another number shows no image.
+    numbers[~((numbers >= 0) & (numbers < len(materials)))] = len(materials)
+    return (*materials, Material(has_uvs=False)), numbers.astype(np.int32)
 
 
 def _combine_columns(columns: dict[str, Column], names: tuple[str, ...]) -> NDArray | None:
@@ -97,16 +122,18 @@ def _check_indices(indices: NDArray, num_vertices: int) -> NDArray[np.int32]:
     return indices.astype(np.int32, copy=False)
 
 
-def _triangles(counts: NDArray[np.int64], *values: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+def _triangles(
+    points: NDArray[np.floating], counts: NDArray[np.int64], *values: NDArray[np.int32]
+) -> list[NDArray[np.int32]]:
     """Split polygons of `counts` corners into triangles.
 
     Returns:
-        [F, 3] for each array of `values`, which has one value per corner.
+        [F, 3] for each array of `values`, which has one value per corner; the first are indices into `points`.
     """
     if (counts == 3).all():
         return [v.reshape(-1, 3) for v in values]
     ends = np.cumsum(counts)
-    return triangulate(*(np.insert(v, ends, -1) for v in values))
+    return triangulate(points, *(np.insert(v, ends, -1) for v in values))
 
 
 def _read_body(source: Source, header: Header) -> dict[str, dict[str, Column]]:

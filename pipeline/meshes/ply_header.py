@@ -41,13 +41,13 @@ class Header:
     Attributes:
         order: "<" or ">" for binary data, "" for text.
         elements: in the order of the file.
-        texture_name: from the comment `TextureFile`, or "".
+        texture_names: from the comments `TextureFile`, in order.
         size: bytes of the header; the data follow.
     """
 
     order: str
     elements: list[Element] = field(default_factory=list)
-    texture_name: str = ""
+    texture_names: tuple[str, ...] = ()
     size: int = 0
 
 
@@ -60,7 +60,7 @@ def read_header(source: Source) -> Header:
     text = source.slice(0, _MAX_BYTES)
     if not text.startswith((b"ply\n", b"ply\r\n")):
         raise MeshError("not a PLY file: the first line must be `ply`")
-    order, texture_name = None, ""
+    order, texture_names = None, list[str]()
     elements: list[Element] = []
     pos = 0
     end = text.find(b"\nend_header")  # the data may follow as megabytes without a line end
@@ -70,15 +70,15 @@ def read_header(source: Source) -> Header:
             if words[:1] == ["end_header"]:
                 if order is None:
                     raise MeshError("missing format line in the header")
-                return Header(order, elements, texture_name, pos + len(raw))
+                return Header(order, elements, tuple(texture_names), pos + len(raw))
             if words[:1] == ["format"]:
                 order = _ORDERS[words[1]]
             elif words[:1] == ["element"]:
                 elements.append(Element(words[1], _count(words[2]), []))
             elif words[:1] == ["property"]:
                 elements[-1].properties.append(_property(words, order or "<"))
-            elif words[:2] == ["comment", "TextureFile"] and not texture_name:
-                texture_name = raw.decode("utf-8", "replace").split("TextureFile", 1)[1].strip()
+            elif words[:1] == ["comment"] and words[1:2] and words[1].lower() == "texturefile":
+                texture_names.append(raw.decode("utf-8", "replace").split(words[1], 1)[1].strip().strip("\"'"))
         except (IndexError, KeyError, ValueError) as error:
             problem = (
                 str(error) if isinstance(error, MeshError) else f"{' '.join(words)[:80]!r} is not a valid header line"

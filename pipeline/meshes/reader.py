@@ -1,11 +1,11 @@
 """`read_mesh`: select the parser by the suffix of the file."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from smile_pipe.pipeline.meshes.bnt import parse_bnt
 from smile_pipe.pipeline.meshes.gltf import parse_gltf
+from smile_pipe.pipeline.meshes.materials import apply_materials
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.npz import parse_npz
 from smile_pipe.pipeline.meshes.obj import parse_obj
@@ -14,7 +14,6 @@ from smile_pipe.pipeline.meshes.ply import parse_ply
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.stl import parse_stl
-from smile_pipe.pipeline.meshes.texture import downscale_texture
 from smile_pipe.pipeline.meshes.vrml import parse_wrl
 
 _PARSERS: dict[str, Callable[[Source], Mesh]] = {
@@ -36,6 +35,8 @@ SUFFIXES = tuple(_PARSERS)
 def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
     """Read a mesh file. The suffix, in any case, selects the format.
 
+    Images in other files are not read: the mesh has `materials`. If all are in the mesh file, it has a texture.
+
     Args:
         path: the mesh file.
         sidecars: files that it may refer to; by default those in its own folder.
@@ -49,7 +50,8 @@ def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
         if parse is None:
             raise MeshError(f"unknown mesh format; supported suffixes are {', '.join(SUFFIXES)}")
         mesh = parse(Source.read(path, sidecars))
-        return mesh if mesh.texture is None else replace(mesh, texture=downscale_texture(mesh.texture))
+        is_complete = any(material.image is not None for material in mesh.materials) and not mesh.texture_name
+        return apply_materials(mesh) if is_complete else mesh
     except MemoryError as error:
         raise MeshError(f"{path}: not enough memory") from error
     except MeshError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 
 
 def colors_to_uint8(colors: NDArray, dtype: np.dtype | None = None) -> NDArray[np.uint8]:
@@ -66,7 +66,7 @@ def transform_shape(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
         return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
-def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
+def join_shapes(shapes: list[Shape], materials: list[Material]) -> Mesh:
     """Join shapes into one mesh.
 
     Texture coordinates are kept if any shape has them; corners of other shapes get a coordinate at (0, 0). Colours are
@@ -74,7 +74,7 @@ def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
 
     Args:
         shapes: at least one.
-        texture_name: texture name of the mesh.
+        materials: material of each shape.
 
     Raises:
         MeshError: the mesh is empty or inconsistent (see `Mesh.build`).
@@ -89,8 +89,20 @@ def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
         _concatenated(uv_lists) if textured else None,
         _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
         colors_to_uint8(colors) if 0 < len(colors) == len(points) else None,
-        texture_name,
+        *_distinct(shapes, materials),
     )
+
+
+def _distinct(shapes: list[Shape], materials: list[Material]) -> tuple[tuple[Material, ...], NDArray[np.int32] | None]:
+    """Return the materials, of equal objects one, and the material of each face, or None if there is one."""
+    pairs = zip(shapes, materials, strict=True)
+    used = [material if len(shape.uvs) else replace(material, has_uvs=False) for shape, material in pairs]
+    distinct = {id(material): material for material in used}
+    if len(distinct) == 1:
+        return tuple(distinct.values()), None
+    numbers = {key: number for number, key in enumerate(distinct)}
+    each = np.array([numbers[id(material)] for material in used], np.int32)
+    return tuple(distinct.values()), np.repeat(each, [len(shape.faces) for shape in shapes])
 
 
 def _concatenated(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ NO_UV = -2
 
 _TAB, _LINE_FEED, _RETURN, _SPACE, _HASH, _PLUS, _COMMA, _MINUS, _DOT, _SLASH, _ONE = b"\t\n\r #+,-./1"
 _BACKSLASH, _CLOSE, _CLOSE_BRACE, _UPPER_E, _LOWER_E = b"\\]}Ee"
-_F, _M, _T, _U, _V = b"fmtuv"
+_F, _M, _S, _T, _U, _V = b"fmstuv"
 
 _POWERS = np.array([float(f"1e{k}") for k in range(61)])  # correctly rounded; exact up to 1e22
 _INTEGER_POWERS = 10 ** np.arange(9)
@@ -358,7 +358,7 @@ def scan_obj(
         colors: array 2, flat r g b, as long as `points`; b is NaN if a line has only one or two of them.
         corners: [2, N], see `_scan_polygon`.
         fallbacks: int64 [N, 3], tokens for `resolve_fallbacks`.
-        materials: int64 [M], bytes where a `mtllib` or `usemtl` line may start; further lines are ignored.
+        materials: int64 [2, M], where a `mtllib` or `usemtl` line may start and the corners before; others are ignored.
 
     Returns:
         `DONE`, `FULL`, or the problem at byte `state[0]`; the number of rows set in `fallbacks`.
@@ -386,8 +386,8 @@ def scan_obj(
         elif c == _F and blank:
             pos, num_corners, status = _scan_polygon(text, pos + 2, num_points // 3, num_uvs // 2, corners, num_corners)
             start = pos if status in (BAD_CORNER, BAD_INDEX) else start
-        elif c in (_M, _U) and num_materials < len(materials):
-            materials[num_materials] = pos
+        elif c in (_M, _U) and load_byte(text, pos + 1) in (_S, _T) and num_materials < materials.shape[1]:
+            materials[0, num_materials], materials[1, num_materials] = pos, num_corners
             num_materials += 1
         if status != DONE:
             pos = start

@@ -69,7 +69,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise MeshError(f"image too large: {image.width} x {image.height} pixels; the limit is {max_pixels}")
-        width, divisor = image.width, _divisor(image.width, image.height)
+        width, divisor = image.width, _divisor(image.width, image.height, MAX_KEPT_PIXELS)
         if divisor == 1 and image.format == "PNG" and image.mode == "RGB":
             # Takes half the time of Pillow, which is a large part of the time per scan.
             file.seek(0)
@@ -85,18 +85,18 @@ def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
         return np.array(pixels.reduce(remaining) if remaining > 1 else pixels)
 
 
-def downscale_texture(texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Downscale a texture [H, W, 3] to at most about `MAX_KEPT_PIXELS`; smaller ones are returned unchanged.
+def downscale_texture(texture: NDArray[np.uint8], max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Downscale a texture [H, W, 3] to at most about `max_pixels` (`MAX_KEPT_PIXELS`); smaller ones are unchanged.
 
     Both sides are divided by the smallest sufficient integer, and each pixel is the mean of the pixels that it
     replaces. Texture coordinates stay valid, since they are fractions of the sides.
     """
-    divisor = _divisor(texture.shape[1], texture.shape[0])
+    divisor = _divisor(texture.shape[1], texture.shape[0], max_pixels or MAX_KEPT_PIXELS)
     return texture if divisor == 1 else np.array(Image.fromarray(texture).reduce(divisor))
 
 
-def _divisor(width: int, height: int) -> int:
-    return max(1, math.ceil(math.sqrt(width * height / MAX_KEPT_PIXELS)))
+def _divisor(width: int, height: int, max_pixels: int) -> int:
+    return max(1, math.ceil(math.sqrt(width * height / max_pixels)))
 
 
 def resolve_texture_name(root: Path, mesh: str, name: str) -> str | None:

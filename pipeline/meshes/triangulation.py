@@ -1,4 +1,4 @@
-"""Triangles from polygons (fans around the first corner, correct for convex polygons) and from range images."""
+"""Triangles from polygons and from range images."""
 
 import numpy as np
 from numba import njit
@@ -85,10 +85,19 @@ def _projected_area(points: NDArray[np.float64], p: int, q: int, r: int) -> tupl
     return ux * vy - uy * vx, np.hypot(uy * vz - uz * vy, uz * vx - ux * vz)
 
 
-def triangulate(corners: NDArray[np.int32], *others: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+_MAX_EAR_TESTS = 1 << 28  # comparisons of a point with a triangle in all polygons of a mesh; then fans are used
+
+
+def triangulate(
+    points: NDArray[np.floating], corners: NDArray[np.int32], *others: NDArray[np.int32]
+) -> list[NDArray[np.int32]]:
     """Split polygons into triangles.
 
+    Convex polygons become fans around their first corner; triangles are cut off the others one by one, so that none
+    is outside the polygon (ear clipping).
+
     Args:
+        points: [V, 3], the vertices.
         corners: [N], vertex indices of the corners of all polygons, each polygon followed by -1 (optional for the
             last). Polygons of fewer than three corners are dropped.
         others: [N] each, further values of the corners, such as texture coordinate indices.
@@ -99,6 +108,9 @@ def triangulate(corners: NDArray[np.int32], *others: NDArray[np.int32]) -> list[
     if _are_triangles(corners):
         return [_drop_terminators(values) for values in (corners, *others)]
     triangles = fan_triangles(corners)
+    # Wrong indices are the caller's to report.
+    if corners.max(initial=-1) < len(points) and corners.min(initial=0) >= -1:
+        _clip_concave(np.ascontiguousarray(points, np.float64), corners, triangles, _MAX_EAR_TESTS)
     return [np.take(values, triangles) for values in (corners, *others)]
 
 
@@ -137,3 +149,119 @@ def fan_triangles(corners: NDArray[np.int32]) -> NDArray[np.int32]:
             triangles[row, 0], triangles[row, 1], triangles[row, 2] = first, i - 1, i
             row += 1
     return triangles
+
+
+@njit(cache=True, nogil=True)
+def _clip_concave(
+    points: NDArray[np.float64], corners: NDArray[np.int32], triangles: NDArray[np.int32], num_tests: int
+) -> None:
+    """Replace the fans of polygons that are not convex by triangles inside them.
+
+    Args:
+        points: [V, 3].
+        corners: see `triangulate`; all indices are valid.
+        triangles: [F, 3], from `fan_triangles`; changed.
+        num_tests: limit of the work.
+    """
+    row = first = 0
+    while first < len(corners):
+        last = first
+        while last < len(corners) and corners[last] != -1:
+            last += 1
+        if last - first > 3:
+            flat = _flatten(points, corners[first:last])
+            if not _is_convex(flat):
+                num_tests = _clip_ears(flat, first, triangles[row : row + len(flat) - 2], num_tests)
+        row += max(last - first - 2, 0)
+        first = last + 1
+
+
+@njit(cache=True, nogil=True)
+def _flatten(points: NDArray[np.float64], corners: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Project a polygon along the largest axis of its normal (Newell's method), counterclockwise [N, 2]."""
+    count, origin = len(corners), points[corners[0]]
+    normal = np.zeros(3)
+    for i in range(count):
+        p, q = points[corners[i]] - origin, points[corners[(i + 1) % count]] - origin
+        for axis in range(3):
+            b, c = (axis + 1) % 3, (axis + 2) % 3
+            normal[axis] += (p[b] - q[b]) * (p[c] + q[c])
+    axis = np.argmax(np.abs(normal))
+    x, y = (axis + 1) % 3, (axis + 2) % 3
+    if normal[axis] < 0:
+        x, y = y, x
+    flat = np.empty((count, 2))
+    for i in range(count):
+        flat[i, 0], flat[i, 1] = points[corners[i], x] - origin[x], points[corners[i], y] - origin[y]
+    return flat
+
+
+@njit(cache=True, nogil=True)
+def _turn(flat: NDArray[np.float64], a: int, b: int, c: int) -> float:
+    """Twice the area of a triangle, positive if it is counterclockwise."""
+    ux, uy = flat[b, 0] - flat[a, 0], flat[b, 1] - flat[a, 1]
+    vx, vy = flat[c, 0] - flat[a, 0], flat[c, 1] - flat[a, 1]
+    return ux * vy - uy * vx
+
+
+@njit(cache=True, nogil=True)
+def _is_convex(flat: NDArray[np.float64]) -> bool:
+    """Whether no corner turns clockwise by more than rounding."""
+    size = 0.0
+    for i in range(len(flat)):
+        size = max(size, abs(flat[i, 0]), abs(flat[i, 1]))
+    for i in range(len(flat)):
+        if _turn(flat, i - 1, i, (i + 1) % len(flat)) < -1e-6 * size * size:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _clip_ears(flat: NDArray[np.float64], first: int, triangles: NDArray[np.int32], num_tests: int) -> int:
+    """Cut triangles off a polygon [N, 2] until none is left; return the number of tests that are left.
+
+    An ear is a triangle of adjacent corners that is inside the polygon and contains no other corner. If there is none,
+    as in polygons that cross themselves, or no test is left, any triangle is cut off.
+
+    Args:
+        flat: see `_flatten`.
+        first: number of the first corner.
+        triangles: [N - 2, 3], numbers of the corners; set.
+        num_tests: limit of the work.
+    """
+    count = len(flat)
+    after = (np.arange(count) + 1) % count
+    before = (np.arange(count) - 1) % count
+    corner, num_failed = 1, 0
+    for row in range(count - 2):
+        num_left = count - row
+        while num_failed < num_left and num_tests > 0 and not _is_ear(flat, before[corner], corner, after[corner], after):
+            num_tests -= num_left
+            num_failed += 1
+            corner = after[corner]
+        num_tests -= num_left
+        a, c = before[corner], after[corner]
+        triangles[row, 0], triangles[row, 1], triangles[row, 2] = first + a, first + corner, first + c
+        after[a], before[c] = c, a
+        corner, num_failed = c, 0
+    return num_tests
+
+
+@njit(cache=True, nogil=True)
+def _is_ear(flat: NDArray[np.float64], a: int, b: int, c: int, after: NDArray[np.int64]) -> bool:
+    """Whether no other corner of the polygon that is left (`after`) is in the triangle, which is counterclockwise."""
+    if _turn(flat, a, b, c) <= 0.0:
+        return False
+    p = after[c]
+    while p != a:
+        is_inside = _turn(flat, a, b, p) >= 0.0 and _turn(flat, b, c, p) >= 0.0 and _turn(flat, c, a, p) >= 0.0
+        # A polygon may visit a point twice, as those with holes do.
+        if is_inside and not (_is_same(flat, p, a) or _is_same(flat, p, b) or _is_same(flat, p, c)):
+            return False
+        p = after[p]
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _is_same(flat: NDArray[np.float64], p: int, q: int) -> bool:
+    return flat[p, 0] == flat[q, 0] and flat[p, 1] == flat[q, 1]

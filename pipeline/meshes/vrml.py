@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.vrml_shapes import build_shape, matrix_of
+from smile_pipe.pipeline.meshes.vrml_shapes import build_shape, material_of, matrix_of, transform_uvs
 from smile_pipe.pipeline.meshes.vrml_syntax import Node, read_nodes
 
 _NO_UVS, _NO_POINTS = np.empty((0, 2), np.float32), np.empty((0, 3), np.float32)
@@ -27,35 +27,34 @@ class _Scene:
     Attributes:
         source: the file.
         shapes: in the order of the file.
-        texture_name: first texture in the file, or "".
+        materials: of the shapes.
         nbytes: memory of the shapes. Small files that reuse large arrays many times are rejected.
     """
 
     source: Source
     shapes: list[Shape] = field(default_factory=list)
-    texture_name: str = ""
+    materials: list[Material] = field(default_factory=list)
     nbytes: int = 0
 
-    def visit(self, node: Node, matrix: NDArray[np.float64]) -> None:
-        """Add the shapes of a node that is transformed by `matrix` [4, 4]."""
+    def visit(self, node: Node, matrix: NDArray[np.float64], appearance: Node) -> None:
+        """Add the shapes of a node that is transformed by `matrix` [4, 4] and in a Shape with an Appearance."""
         try:
             if node.kind == "IndexedFaceSet":
-                self._add(node, matrix)
-            elif node.kind == "ImageTexture":
-                self.texture_name = self.texture_name or node.words.get("url", "")
+                self._add(node, matrix, appearance)
             elif node.kind == "Transform":
                 matrix = matrix @ matrix_of(node.numbers)
+            elif node.kind == "Shape":
+                appearance = node.child("Appearance")
         except MeshError as error:
             raise self.source.error_at(node.pos, str(error)) from error
         for child in node.children:
-            self.visit(child, matrix)
+            self.visit(child, matrix, appearance)
 
-    def _add(self, node: Node, matrix: NDArray[np.float64]) -> None:
+    def _add(self, node: Node, matrix: NDArray[np.float64], appearance: Node) -> None:
         """Add an IndexedFaceSet. Colours of faces are dropped, since `Mesh` has none."""
-        fields, empty = {child.kind: child for child in node.children}, Node("", 0)
-        points = fields.get("Coordinate", empty).values.get("point", _NO_POINTS)
-        uvs = fields.get("TextureCoordinate", empty).values.get("point", _NO_UVS)
-        colors = fields.get("Color", empty).values.get("color", _NO_POINTS)
+        points = node.child("Coordinate").values.get("point", _NO_POINTS)
+        uvs = node.child("TextureCoordinate").values.get("point", _NO_UVS)
+        colors = node.child("Color").values.get("color", _NO_POINTS)
         if node.words.get("colorPerVertex") == "FALSE":
             colors = _NO_POINTS
         if "coordIndex" not in node.indices or not len(points):
@@ -65,7 +64,8 @@ class _Scene:
         self.nbytes += shape.nbytes
         if self.nbytes > _MIN_SCENE_BYTES + 16 * self.source.size:
             raise MeshError(f"arrays reused too often: the shapes take {self.nbytes} bytes")
-        self.shapes.append(transform_shape(shape, matrix))
+        self.shapes.append(transform_uvs(transform_shape(shape, matrix), appearance.child("TextureTransform")))
+        self.materials.append(material_of(appearance))
 
 
 def parse_wrl(source: Source) -> Mesh:
@@ -81,10 +81,10 @@ def parse_wrl(source: Source) -> Mesh:
     if not magic.startswith(b"#VRML V2.0"):
         raise MeshError("not a VRML text file: its first line must start with #VRML V2.0")
     scene = _Scene(source)
-    scene.visit(read_nodes(source), np.eye(4))
+    scene.visit(read_nodes(source), np.eye(4), Node("", 0))
     if not scene.shapes:
         raise MeshError("no IndexedFaceSet with points and coordIndex")
-    return join_shapes(scene.shapes, scene.texture_name)
+    return join_shapes(scene.shapes, scene.materials)
 
 
 def write_wrl(path: Path, mesh: Mesh, texture_name: str) -> None:

@@ -1,11 +1,15 @@
-"""The shapes and the matrices of a VRML scene, from the fields of its nodes."""
+"""The shapes, materials and matrices of a VRML scene, from the fields of its nodes."""
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.meshes.mesh import Material, MeshError
 from smile_pipe.pipeline.meshes.shapes import Shape
 from smile_pipe.pipeline.meshes.triangulation import triangulate
+from smile_pipe.pipeline.meshes.vrml_syntax import Node
+from smile_pipe.shards.formatting import pluralize
 
 
 def build_shape(
@@ -16,7 +20,7 @@ def build_shape(
     uv_corners: NDArray[np.int32] | None,
     color_corners: NDArray[np.int32] | None,
 ) -> Shape:
-    """Build a shape from its arrays, splitting polygons into fans.
+    """Build a shape from its arrays, splitting polygons into triangles.
 
     Args:
         points: [V, 3].
@@ -30,15 +34,15 @@ def build_shape(
         MeshError: the two index lists do not describe the same polygons, or an index is out of range.
     """
     if not len(uvs):
-        faces = triangulate(corners)[0]
+        faces = triangulate(points, corners)[0]
         face_uvs = np.zeros_like(faces)
     elif uv_corners is None:
-        faces = face_uvs = triangulate(corners)[0]
+        faces = face_uvs = triangulate(points, corners)[0]
     else:
         corners, uv_corners = _terminated(corners), _terminated(uv_corners)
         if not np.array_equal(corners == -1, uv_corners == -1):
             raise MeshError("inconsistent polygons: texCoordIndex does not match coordIndex")
-        faces, face_uvs = triangulate(corners, uv_corners)
+        faces, face_uvs = triangulate(points, corners, uv_corners)
     for name, indices, count in (("coordIndex", faces, len(points)), ("texCoordIndex", face_uvs, len(uvs) or 1)):
         if indices.size and not 0 <= indices.min() <= indices.max() < count:
             raise MeshError(f"index out of range: {name} from {indices.min()} to {indices.max()} for {count} elements")
@@ -71,6 +75,45 @@ def _terminated(corners: NDArray[np.int32]) -> NDArray[np.int32]:
     return corners if corners[-1:].tolist() == [-1] else np.append(corners, np.int32(-1))
 
 
+def material_of(appearance: Node) -> Material:
+    """Read the image and the diffuse colour of an Appearance.
+
+    Raises:
+        MeshError: the colour is not three finite numbers.
+    """
+    image, colors = appearance.child("ImageTexture"), appearance.child("Material").numbers
+    wrap_s, wrap_t = (image.words.get(name) != "FALSE" for name in ("repeatS", "repeatT"))
+    color = None
+    if "diffuseColor" in colors:
+        values = _numbers(colors, "diffuseColor", (0.8, 0.8, 0.8), "Material")
+        red, green, blue = (round(255 * min(max(float(value), 0.0), 1.0)) for value in values)
+        color = (red, green, blue)
+    return Material(
+        tuple(filter(None, image.urls)),
+        color=color,
+        wrap=("repeat" if wrap_s else "clamp", "repeat" if wrap_t else "clamp"),
+    )
+
+
+def transform_uvs(shape: Shape, node: Node) -> Shape:
+    """Transform the texture coordinates of a shape by the fields of a TextureTransform.
+
+    The coordinates are multiplied by -C S R C T (ISO/IEC 14772-1:1997, 6.49).
+
+    Raises:
+        MeshError: a field has the wrong number of values, or one that is not finite.
+    """
+    if not node.numbers or not len(shape.uvs):
+        return shape
+    center, translation = (_numbers(node.numbers, name, (0.0, 0.0), node.kind) for name in ("center", "translation"))
+    scale = _numbers(node.numbers, "scale", (1.0, 1.0), node.kind)
+    (angle,) = _numbers(node.numbers, "rotation", (0.0,), node.kind)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    with np.errstate(over="ignore", invalid="ignore"):  # `Mesh.build` rejects values that overflow
+        uvs = (shape.uvs + translation + center) @ rotation.T * scale - center
+        return replace(shape, uvs=uvs.astype(np.float32))
+
+
 _DEFAULTS = {
     "translation": (0.0, 0.0, 0.0),
     "rotation": (0.0, 0.0, 1.0, 0.0),
@@ -88,16 +131,22 @@ def matrix_of(numbers: dict[str, list[float]]) -> NDArray[np.float64]:
     Raises:
         MeshError: a field has the wrong number of values, or one that is not finite.
     """
-    values = {name: np.array(numbers.get(name, default)) for name, default in _DEFAULTS.items()}
-    for name, default in _DEFAULTS.items():
-        if values[name].shape != (len(default),) or not np.isfinite(values[name]).all():
-            raise MeshError(f"invalid {name} of Transform: it must be {len(default)} finite numbers")
+    values = {name: _numbers(numbers, name, default, "Transform") for name, default in _DEFAULTS.items()}
     oriented = _rotation(values["scaleOrientation"])
     linear = _rotation(values["rotation"]) @ oriented @ np.diag(values["scale"]) @ oriented.T
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = values["translation"] + values["center"] - linear @ values["center"]
     return matrix
+
+
+def _numbers(
+    numbers: dict[str, list[float]], name: str, default: tuple[float, ...], kind: str
+) -> NDArray[np.float64]:
+    values = np.array(numbers.get(name, default))
+    if values.shape != (len(default),) or not np.isfinite(values).all():
+        raise MeshError(f"invalid {name} of {kind}: it must be {pluralize(len(default), 'finite number')}")
+    return values
 
 
 def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:

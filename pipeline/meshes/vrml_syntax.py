@@ -29,7 +29,9 @@ _WIDTHS = {
     ("Color", "color"): 3,
 }
 _INDICES = ("coordIndex", "texCoordIndex", "colorIndex")
-_SCALARS = ("translation", "rotation", "scale", "scaleOrientation", "center")
+_SCALARS = ("translation", "rotation", "scale", "scaleOrientation", "center", "diffuseColor")
+_WORDS = ("colorPerVertex", "repeatS", "repeatT")
+_MAX_URLS = 16  # of one image
 _UNSUPPORTED = ("LOD", "Switch")  # show only some of their children, and do not occur in scans
 
 
@@ -45,7 +47,8 @@ class Node:
         values: float32 [N, 2 or 3], by field.
         indices: int32 [N], by field.
         numbers: fields that are not arrays.
-        words: first word or string of a field, such as TRUE or a file name.
+        words: first word of a field, such as TRUE.
+        urls: strings of the field `url`.
         depth: depth of the subtree, at least 1.
         size: number of nodes in the subtree, with repetitions.
     """
@@ -58,8 +61,13 @@ class Node:
     indices: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     numbers: dict[str, list[float]] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
+    urls: list[str] = field(default_factory=list)
     depth: int = 1
     size: int = 1
+
+    def child(self, kind: str) -> "Node":
+        """Return the last child of a type; an empty node if there is none."""
+        return next((child for child in reversed(self.children) if child.kind == kind), Node("", self.pos))
 
     def add_child(self, child: "Node") -> None:
         """Add a child.
@@ -153,10 +161,10 @@ def _read_token(node: Node, named: dict[str, Node], words: list[str], raw: bytes
         _number(node, words[-1], token)
         return words
     if token[0] == '"':
-        if words[-1] == "url":
-            node.words.setdefault(words[-1], _unquoted(raw))
+        if words[-1] == "url" and len(node.urls) < _MAX_URLS:
+            node.urls.append(_unquoted(raw))
         return words
-    if words[-1] == "colorPerVertex":
+    if words[-1] in _WORDS:
         node.words.setdefault(words[-1], token)
     if words[-1] == "USE" and token in named:
         node.add_child(named[token])

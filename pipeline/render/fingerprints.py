@@ -74,7 +74,7 @@ class SampleFingerprints:
 
     def _roles(self, sample: SampleSource) -> list[Any]:
         """Which file has which role in the sample."""
-        frames = [[scan.mesh, scan.texture, scan.landmarks] for scan in sample.frames]
+        frames = [[scan.mesh, scan.texture, scan.landmarks, scan.is_texture_chosen] for scan in sample.frames]
         is_neutral = sample.expression == "NE" if self.shows_neutral else None
         return [frames, sample.frame_rate, sample.numbers, sample.num_recorded, is_neutral]
 

@@ -4,7 +4,7 @@ A scan is aligned to its own canonical frame. The frames of a sequence are align
 so that motion is motion of the face and not of the camera.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,10 +15,11 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.files import read_scan
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.materials import MAX_STACK_PIXELS, apply_materials, load_images
+from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.texture import read_texture, resolve_texture_name
+from smile_pipe.pipeline.meshes.texture import downscale_texture, read_texture
 from smile_pipe.pipeline.render.fingerprints import hash_source
 from smile_pipe.pipeline.render.limits import pause_limits
 from smile_pipe.pipeline.render.settings import RenderSettings
@@ -47,16 +48,19 @@ class SourceReader:
     sources: dict[str, SourceFile] = field(default_factory=dict)
 
     def read(self, scan: ScanFiles) -> Mesh:
-        """Read a scan, with the texture that its mesh names if the layout knows of none.
+        """Read a scan with its images: those that its mesh names, or if none of them exists that of the scan.
 
-        If a named texture is missing, the mesh has no texture; the file is recorded, so that its arrival is noticed.
+        An image that a labels table names replaces those of the mesh. A named image that is missing leaves its faces
+        without one; its file is recorded, so that its arrival is noticed.
 
         Raises:
             MeshError: a file cannot be read.
             StorageError: the storage of the data directory failed.
         """
         try:
-            return self._add_texture(self._read_shape(scan, find_texture=scan.texture is None), scan)
+            sidecars = self._sidecars(scan, with_materials=not scan.is_texture_chosen)
+            mesh = self._read_shape(scan, sidecars)
+            return apply_materials(self._load_images(mesh, scan, sidecars)) if mesh.texture is None else mesh
         finally:
             self.files.clear()
 
@@ -67,7 +71,8 @@ class SourceReader:
     def read_shape(self, scan: ScanFiles) -> Mesh:
         """Read a scan's mesh and landmarks without a texture; see `read`."""
         try:
-            return self._read_shape(scan, find_texture=False)
+            mesh = self._read_shape(scan, self._sidecars(scan, with_materials=False))
+            return replace(mesh, materials=(), face_materials=None)
         finally:
             self.files.clear()
 
@@ -82,24 +87,34 @@ class SourceReader:
                 self._record(path)
                 self.files.clear()
 
-    def _read_shape(self, scan: ScanFiles, find_texture: bool) -> Mesh:
+    def _sidecars(self, scan: ScanFiles, with_materials: bool) -> SidecarFiles:
+        return SidecarFiles(self.files.root, scan.mesh, self._record, with_materials, self._list_folder)
+
+    def _read_shape(self, scan: ScanFiles, sidecars: SidecarFiles) -> Mesh:
         root = self.files.root
         self._record(*scan.paths)
         self._check_inside(scan.mesh, scan.landmarks)
-        sidecar_files = SidecarFiles(root, scan.mesh, self._record, find_texture)
-        return read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecar_files)
+        return read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecars)
 
-    def _add_texture(self, mesh: Mesh, scan: ScanFiles) -> Mesh:
-        root = self.files.root
-        if scan.texture is not None:
-            self._check_inside(scan.texture)
-            return replace(mesh, texture=self._texture(scan.texture))
-        named = resolve_texture_name(root, scan.mesh, mesh.texture_name) if mesh.texture is None else None
-        if named is None:
+    def _load_images(self, mesh: Mesh, scan: ScanFiles, sidecars: SidecarFiles) -> Mesh:
+        if not scan.is_texture_chosen:
+            names = dict.fromkeys(material.names for material in mesh.materials)
+            # The images of one scan are in memory together.
+            limit = MAX_STACK_PIXELS // max(len(names), 1)
+            images: dict[str, NDArray[np.uint8]] = {}
+
+            def load(material: Material) -> NDArray[np.uint8] | None:
+                path = next(filter(None, map(sidecars.search, material.names)), None)
+                if path is not None and path not in images:
+                    images[path] = downscale_texture(self._texture(path), limit)
+                return None if path is None else images[path]
+
+            mesh = load_images(mesh, load)
+        if scan.texture is None or any(material.image is not None for material in mesh.materials):
             return mesh
-        self._record(named)
-        is_present = self.sources[named].size >= 0
-        return replace(mesh, texture=self._texture(named)) if is_present else mesh
+        self._check_inside(scan.texture)
+        texture = self._texture(scan.texture)
+        return load_images(mesh, lambda material: texture)
 
     def _texture(self, path: str) -> NDArray[np.uint8]:
         """Decode a recorded texture, or take it from the cache: many scans may share one."""
@@ -118,6 +133,10 @@ class SourceReader:
         for path in paths:
             if path is not None and escapes_root(self.files.root, path):
                 raise MeshError(f"{path}: is a link to a file outside the data directory; copy the file into it")
+
+    def _list_folder(self, path: str) -> Sequence[str]:
+        with pause_limits():
+            return self.files.list_folder(path)
 
     def _record(self, *paths: str) -> None:
         for path in paths:
