@@ -106,6 +106,12 @@ def find_row(shards: ShardSet, key: str) -> IndexRow:
     return rows[key]
 
 
+def missing_files(rows: Sequence[IndexRow]) -> str:
+    """The files that samples name and that were not found, by sample; "" if there is none."""
+    names = [f"{row.key}: {', '.join(row.missing_files)}" for row in rows if row.missing_files]
+    return f"{truncate_list(names)}  ({pluralize(len(names), 'sample')})" if names else ""
+
+
 def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     """Print labels, text, source, mesh, frames, position in the shard, and cameras of a sample."""
     record = sample.record
@@ -122,6 +128,8 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
         "mesh",
         f"{pluralize(mesh.num_vertices, 'vertex', 'vertices')}, {pluralize(mesh.num_faces, 'face')}, {mesh.surface}",
     )
+    if row.missing_files:
+        facts.add_row("named, but missing", ", ".join(row.missing_files))
     facts.add_row("aligned by", f"{record.frame.method}, {pluralize(mesh.num_landmarks, 'landmark')}")
     if record.timeline is not None:
         time = record.timeline

@@ -4,11 +4,11 @@ Examples are synthetic, so they need no download and show no real person.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smile_pipe.pipeline.app.uploads import unpack
-from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.app.uploads import notes_on_upload, unpack
+from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.predict.inputs import ScanInput, find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor
 from smile_pipe.pipeline.render.process import read_meshes
@@ -30,6 +30,7 @@ class FaceAnalysis:
         embeddings: of the scan or the whole sequence, [1, V, D] and fused [1, D].
         frame_embeddings: of each frame as if it were a scan, [T, V, D] and fused [T, D]; None for a scan, and if the
             run uses dynamic images only.
+        notes: what of the upload is not shown, as sentences for the visitor.
     """
 
     name: str
@@ -38,6 +39,7 @@ class FaceAnalysis:
     times: list[float]
     embeddings: FaceEmbeddings
     frame_embeddings: FaceEmbeddings | None
+    notes: tuple[str, ...] = ()
 
 
 def analyze_upload(predictor: Predictor, name: str, content: bytes) -> FaceAnalysis:
@@ -52,7 +54,8 @@ def analyze_upload(predictor: Predictor, name: str, content: bytes) -> FaceAnaly
         UploadError, MeshError: the upload cannot be read; the message is a sentence for the visitor.
     """
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
-        return analyze(predictor, unpack(name, content, Path(folder)), name)
+        face = analyze(predictor, unpack(name, content, Path(folder)), name)
+        return replace(face, notes=(*face.notes, *notes_on_upload(name, content)))
 
 
 def analyze(predictor: Predictor, scan: ScanInput, name: str) -> FaceAnalysis:
@@ -62,12 +65,26 @@ def analyze(predictor: Predictor, scan: ScanInput, name: str) -> FaceAnalysis:
         MeshError: it cannot be read.
     """
     sample = predictor.render(scan)
-    meshes = read_meshes(scan.source, scan.root, predictor.settings)
+    meshes, notes = _read_meshes(predictor, scan)
     timeline = sample.record.timeline
     times = [] if timeline is None else [frame / timeline.frame_rate for frame in timeline.frames]
     has_frames = times and predictor.settings.sequences.temporal != "dynamic"
     frame_embeddings = predictor.embed_frames(sample) if has_frames else None
-    return FaceAnalysis(name, sample, meshes, times, predictor.embed(sample), frame_embeddings)
+    return FaceAnalysis(name, sample, meshes, times, predictor.embed(sample), frame_embeddings, notes)
+
+
+def _read_meshes(predictor: Predictor, scan: ScanInput) -> tuple[list[Mesh], tuple[str, ...]]:
+    """Read the meshes, and note what of their colours is missing or cannot be read."""
+    notes: list[str] = []
+    try:
+        strict = predictor.settings.model_copy(update={"needs_colors": True})
+        meshes, missing = read_meshes(scan.source, scan.root, strict)
+    except MeshError as error:
+        reason = str(error).replace(f"{scan.root}/", "")
+        notes.append(f"Shown without its texture, which the predictions do not use: {reason}")
+        meshes, missing = read_meshes(scan.source, scan.root, predictor.settings)
+    notes += [f"The scan names {path}, which is missing." for path in missing]
+    return meshes, tuple(notes)
 
 
 # Gives a subject that no demo dataset has: those use seeds from 0.

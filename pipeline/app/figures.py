@@ -45,16 +45,14 @@ def face_figure(mesh: Mesh) -> go.Figure:
 
 
 def vertex_colors(mesh: Mesh) -> NDArray[np.uint8]:
-    """Return the colour of each vertex, uint8 [V, 3]: its own, that of the texture, or a plain skin tone."""
-    if mesh.colors is not None:
-        return mesh.colors
+    """Return the colour of each vertex, uint8 [V, 3]: that of the texture, its own, or a plain skin tone."""
     colors = np.empty((len(mesh.vertices), 3), np.uint8)
-    colors[:] = _SKIN
+    colors[:] = _SKIN if mesh.colors is None else mesh.colors
     if mesh.texture is None or mesh.uvs is None or mesh.face_uvs is None:
         return colors
     height, width = mesh.texture.shape[:2]
-    # A texture repeats beyond its edges, as in the renderer.
-    u, v = (mesh.uvs - np.floor(mesh.uvs)).T
+    # As in the renderer.
+    u, v = np.clip(mesh.uvs, 0, 1).T
     texels = mesh.texture[((1 - v) * (height - 1)).astype(np.int64), (u * (width - 1)).astype(np.int64)]
     colors[mesh.faces.ravel()] = texels[mesh.face_uvs.ravel()]
     return colors

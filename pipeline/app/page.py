@@ -101,6 +101,8 @@ def show_face(predictor: Predictor, face: FaceAnalysis) -> None:
     with first_row[0]:
         frame = select_frame(face)
         st.plotly_chart(face_figure(face.meshes[frame]), config=_CHART_CONFIG, key="face")
+        for note in face.notes:
+            st.warning(note)
     # Before the predictions above them, which depend on the selected views.
     with second_row[0]:
         views = select_views(predictor, face, frame)

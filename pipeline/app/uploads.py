@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from smile_pipe.pipeline.datasets.file_index import LANDMARKS, MESH_SUFFIXES, TEXTURES, suffix_of
+from smile_pipe.pipeline.datasets.file_index import LANDMARKS, MESH_SUFFIXES, TEXTURES, printable, suffix_of
 from smile_pipe.pipeline.predict.inputs import ScanInput, find_inputs
 from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.formatting import truncate_list
 
 MAX_BYTES = 512 << 20
 MAX_FILES = 2000
@@ -68,6 +69,18 @@ def unpack(name: str, content: bytes, folder: Path) -> ScanInput:
     return _find_single_input(folder)
 
 
+def notes_on_upload(name: str, content: bytes) -> tuple[str, ...]:
+    """Return a sentence about the files of an upload that `unpack` left out; () if there are none."""
+    if suffix_of(name) != ".zip":
+        return ()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [entry.filename for entry in archive.infolist() if _is_visible(entry) and not _is_wanted(entry)]
+    if not names:
+        return ()
+    images = ", ".join(sorted({suffix_of(f"x{ending}") for ending in TEXTURES}))
+    return (f"Not used: {truncate_list([printable(name[:80]) for name in names])}. Images are read from {images}.",)
+
+
 def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
     entries = [entry for entry in archive.infolist() if _is_wanted(entry)]
     if len(entries) > MAX_FILES:
@@ -86,8 +99,12 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
 
 def _is_wanted(entry: zipfile.ZipInfo) -> bool:
     """Whether an entry is a mesh or belongs to one, and was not added by the archiver."""
+    return _is_visible(entry) and suffix_of(entry.filename) in _SUFFIXES
+
+
+def _is_visible(entry: zipfile.ZipInfo) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in entry.filename.split("/"))
-    return not entry.is_dir() and not hidden and suffix_of(entry.filename) in _SUFFIXES
+    return not entry.is_dir() and not hidden
 
 
 def _parts(name: str) -> list[str]:

@@ -133,7 +133,7 @@ def _tiles(mesh: Mesh, materials: Sequence[Material]) -> Iterator[_Tile]:
             continue
         material = materials[keys.index(key)]
         assert mesh.uvs is not None and mesh.face_uvs is not None and material.image is not None
-        corners = mesh.uvs[mesh.face_uvs[faces]] * np.float64(material.uv_scale) + np.float64(material.uv_offset)
+        corners = mesh.uvs[mesh.face_uvs[faces]] * np.array(material.uv_scale) + np.array(material.uv_offset)
         corners[..., 1] = 1.0 - corners[..., 1]
         for axis, mode in enumerate(material.wrap):
             corners[..., axis] = _move_onto_image(corners[..., axis], mode)

@@ -49,7 +49,7 @@ def parse_npz(source: Source) -> Mesh:
     return replace(
         mesh,
         landmarks=None if landmarks is None else np.ascontiguousarray(landmarks, np.float32),
-        materials=() if texture is None or not source.sidecars.with_materials else (Material(image=_as_image(texture)),),
+        materials=() if texture is None else (Material(image=_as_image(texture)),),
     )
 
 
@@ -64,7 +64,7 @@ def _arrays(source: Source) -> dict[str, NDArray]:
     try:
         with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
-            for name in _ARRAYS:
+            for name in _ARRAYS if source.sidecars.with_materials else _ARRAYS.keys() - {"texture"}:
                 size = sizes.get(f"{name}.npy", 0)
                 if size > left:
                     raise MeshError(f"array {name} too large: {size} bytes; the limit is {left}")

@@ -31,6 +31,7 @@ from smile_pipe.pipeline.meshes.triangulation import triangulate
 _Floats: TypeAlias = NDArray[np.float32]
 _BYTES_PER_ELEMENT = 12  # an estimate; the minimum is 2
 _MAX_MATERIALS = 1 << 20  # limit of `mtllib` and `usemtl` lines
+_MIN_MATERIAL_BYTES = 3  # of a line that the compiled parser may take for one of them
 _PROBLEMS = {
     TOO_FEW_NUMBERS: "too few numbers: a vertex needs three, a texture coordinate one",
     BAD_CORNER: "malformed face corner: it must be `v`, `v/vt`, `v//vn` or `v/vt/vn`",
@@ -121,7 +122,8 @@ def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32],
         reusable_array(room, np.float32),
         reusable_array(room, np.float32),
     )
-    corners, materials = reusable_array(2 * room, np.int32).reshape(2, room), np.empty((2, _MAX_MATERIALS), np.int64)
+    corners = reusable_array(2 * room, np.int32).reshape(2, room)
+    materials = np.empty((2, min(source.size // _MIN_MATERIAL_BYTES + 1, _MAX_MATERIALS)), np.int64)
     state, fallbacks = np.zeros(6, np.int64), np.empty((MAX_FALLBACKS, 3), np.int64)
     if source.slice(0, 3) == b"\xef\xbb\xbf":
         state[0] = 3

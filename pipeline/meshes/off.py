@@ -51,9 +51,8 @@ def parse_off(source: Source) -> Mesh:
     colored = header[1] == b"C" and vertices.shape[1] >= 6
     rows = filled[start + num_vertices : start + num_vertices + num_faces]
     corners = _corners(_numbers(source, lines, rows), [lines[i] for i in rows])
-    return Mesh.build(
-        vertices[:, :3], triangulate(vertices[:, :3], corners)[0], colors=colors_to_uint8(vertices[:, 3:6]) if colored else None
-    )
+    points, colors = vertices[:, :3], colors_to_uint8(vertices[:, 3:6]) if colored else None
+    return Mesh.build(points, triangulate(points, corners)[0], colors=colors)
 
 
 def _numbers(source: Source, lines: list[bytes], rows: list[int]) -> NDArray[np.floating]:

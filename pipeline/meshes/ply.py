@@ -82,9 +82,7 @@ def parse_ply(source: Source) -> Mesh:
     )
 
 
-def _read_materials(
-    header: Header, face: dict[str, Column]
-) -> tuple[tuple[Material, ...], NDArray[np.int32] | None]:
+def _read_materials(header: Header, face: dict[str, Column]) -> tuple[tuple[Material, ...], NDArray[np.int32] | None]:
     """Return a material for each `TextureFile`, and the index of that of each polygon, or None if there is one."""
     materials = tuple(Material((name,) if name else ()) for name in header.texture_names)
     column = face.get(_IMAGE_OF_FACE)

@@ -186,9 +186,9 @@ def _flatten(points: NDArray[np.float64], corners: NDArray[np.int32]) -> NDArray
         for axis in range(3):
             b, c = (axis + 1) % 3, (axis + 2) % 3
             normal[axis] += (p[b] - q[b]) * (p[c] + q[c])
-    axis = np.argmax(np.abs(normal))
-    x, y = (axis + 1) % 3, (axis + 2) % 3
-    if normal[axis] < 0:
+    largest = int(np.argmax(np.abs(normal)))
+    x, y = (largest + 1) % 3, (largest + 2) % 3
+    if normal[largest] < 0:
         x, y = y, x
     flat = np.empty((count, 2))
     for i in range(count):
@@ -210,10 +210,10 @@ def _is_convex(flat: NDArray[np.float64]) -> bool:
     size = 0.0
     for i in range(len(flat)):
         size = max(size, abs(flat[i, 0]), abs(flat[i, 1]))
+    lowest = 0.0
     for i in range(len(flat)):
-        if _turn(flat, i - 1, i, (i + 1) % len(flat)) < -1e-6 * size * size:
-            return False
-    return True
+        lowest = min(lowest, _turn(flat, i - 1, i, (i + 1) % len(flat)))
+    return lowest >= -1e-6 * size * size
 
 
 @njit(cache=True, nogil=True)
@@ -235,7 +235,7 @@ def _clip_ears(flat: NDArray[np.float64], first: int, triangles: NDArray[np.int3
     corner, num_failed = 1, 0
     for row in range(count - 2):
         num_left = count - row
-        while num_failed < num_left and num_tests > 0 and not _is_ear(flat, before[corner], corner, after[corner], after):
+        while num_failed < num_left and num_tests > 0 and not _is_ear(flat, before[corner], corner, after):
             num_tests -= num_left
             num_failed += 1
             corner = after[corner]
@@ -248,8 +248,9 @@ def _clip_ears(flat: NDArray[np.float64], first: int, triangles: NDArray[np.int3
 
 
 @njit(cache=True, nogil=True)
-def _is_ear(flat: NDArray[np.float64], a: int, b: int, c: int, after: NDArray[np.int64]) -> bool:
-    """Whether no other corner of the polygon that is left (`after`) is in the triangle, which is counterclockwise."""
+def _is_ear(flat: NDArray[np.float64], a: int, b: int, after: NDArray[np.int64]) -> bool:
+    """Whether the corners a, b and the next are counterclockwise, and no other of the polygon (`after`) is inside."""
+    c = after[b]
     if _turn(flat, a, b, c) <= 0.0:
         return False
     p = after[c]

@@ -140,9 +140,7 @@ def matrix_of(numbers: dict[str, list[float]]) -> NDArray[np.float64]:
     return matrix
 
 
-def _numbers(
-    numbers: dict[str, list[float]], name: str, default: tuple[float, ...], kind: str
-) -> NDArray[np.float64]:
+def _numbers(numbers: dict[str, list[float]], name: str, default: tuple[float, ...], kind: str) -> NDArray[np.float64]:
     values = np.array(numbers.get(name, default))
     if values.shape != (len(default),) or not np.isfinite(values).all():
         raise MeshError(f"invalid {name} of {kind}: it must be {pluralize(len(default), 'finite number')}")

@@ -206,6 +206,7 @@ def render_settings_of(root: StoragePath, run: RunManifest, renderer: RendererNa
         "renderer_version": renderer_version(renderer),
         "jitter_deg": 0.0,
         "channels": [channel for channel in CHANNELS if channel in (run.channel, "rgb")],
+        "needs_colors": run.channel == "rgb",
         "jpeg": "cpu",
         "sequences": sequences,
         "text_source": "label",

@@ -44,6 +44,7 @@ from smile_pipe.pipeline.rendering.choose_backend import RendererName, build_ren
 from smile_pipe.pipeline.rendering.device_errors import as_device_error, free_device_memory
 from smile_pipe.pipeline.rendering.encoding import encode_frame
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
+from smile_pipe.shards.index import missing_files
 from smile_pipe.shards.sample import MeshStatistics, Temporal
 from smile_pipe.shards.storage import StoragePath
 
@@ -68,8 +69,13 @@ def process_sample(sample: SampleSource, root: StoragePath, settings: RenderSett
     return built
 
 
-def read_meshes(sample: SampleSource, root: StoragePath, settings: RenderSettings) -> list[Mesh]:
-    """Read the meshes that `process_sample` renders, in the canonical frame, one a rendered frame.
+def read_meshes(
+    sample: SampleSource, root: StoragePath, settings: RenderSettings
+) -> tuple[list[Mesh], tuple[str, ...]]:
+    """Read the meshes that `process_sample` renders.
+
+    Returns:
+        One mesh a rendered frame, in the canonical frame; the files that the sample names and that are missing.
 
     Raises:
         MeshError: a file cannot be read.
@@ -78,7 +84,8 @@ def read_meshes(sample: SampleSource, root: StoragePath, settings: RenderSetting
     units = split_into_units(select_inputs(sample, settings), settings)
     with open_data_dir(root) as data_dir:
         reader = SourceReader(data_dir)
-        return [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
+        meshes = [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
+        return meshes, missing_files(tuple(reader.sources.values()))
 
 
 def render_shards_in_process(

@@ -65,8 +65,15 @@ class SourceReader:
             self.files.clear()
 
     def read_for(self, scan: ScanFiles, settings: RenderSettings) -> Mesh:
-        """Read a scan as its images need it: a texture that cannot be read is no problem where no colours are drawn."""
-        return self.read(scan) if "rgb" in settings.channels else self.read_shape(scan)
+        """Read a scan as its images need it: without its texture where that cannot be read and is not needed."""
+        if "rgb" not in settings.channels:
+            return self.read_shape(scan)
+        try:
+            return self.read(scan)
+        except MeshError:
+            if settings.needs_colors:
+                raise
+            return self.read_shape(scan)
 
     def read_shape(self, scan: ScanFiles) -> Mesh:
         """Read a scan's mesh and landmarks without a texture; see `read`."""

@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Literal
 
 from blake3 import blake3
+from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
@@ -16,7 +17,12 @@ DATA_VERSION = 6
 
 
 class RenderSettings(Frozen):
-    """Everything that decides the bytes of a shard, except the scans."""
+    """Everything that decides the bytes of a shard, except the scans.
+
+    Attributes:
+        needs_colors: whether a scan fails if its images cannot be read and `rgb` is drawn. It is True for shards, and
+            not recorded.
+    """
 
     data_version: int = DATA_VERSION
     renderer: RendererName
@@ -32,6 +38,7 @@ class RenderSettings(Frozen):
     sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
     prompts: PromptBank
+    needs_colors: bool = Field(default=True, exclude=True)
 
     @cached_property
     def images_fingerprint(self) -> str:

@@ -43,12 +43,14 @@ class RenderProgress:
     Attributes:
         num_done: number of samples that are rendered.
         num_total: number of samples to render.
-        num_failed: number of failures in the shards that are written.
+        num_written: number of shards that are written.
+        num_failed: number of failures in them; those of other shards are not known yet.
         utilization: how busy the workers were, counted from the shards that are written.
     """
 
     num_done: int
     num_total: int
+    num_written: int
     num_failed: int
     utilization: Utilization
 
@@ -194,7 +196,7 @@ def _render(
     def report_progress() -> None:
         num_failed = sum(len(record.failures) for record in records)
         utilization = Utilization.of(busy, workers, time.monotonic() - began)
-        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, utilization))
+        on_progress(RenderProgress(num_done, work.num_to_render, len(records), num_failed, utilization))
 
     report_progress()
     for event in events:

@@ -56,6 +56,12 @@ def join(*meshes: Mesh) -> Mesh:
     )
 
 
+def area(mesh: Mesh) -> float:
+    """The sum of the areas of the faces."""
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]].astype(np.float64) for corner in range(3))
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
 def painted(mesh: Mesh, color: tuple[int, int, int]) -> Mesh:
     """`mesh` with one colour and no texture."""
     return Mesh.build(mesh.vertices, mesh.faces, colors=np.full((len(mesh.vertices), 3), color, np.uint8))

@@ -39,7 +39,7 @@ class TestScans:
             subject="anna",
             expression="HA",
             level=2,
-            frames=(ScanFiles("anna/smile.one.ply", "anna/smile.png", "anna/smile.lm3"),),
+            frames=(ScanFiles("anna/smile.one.ply", "anna/smile.png", "anna/smile.lm3", True),),
             action_units={"AU12": 0.8},
             labels={"age": "31", "site": "Köln"},
             label_files=("labels.csv",),
@@ -106,7 +106,7 @@ class TestScans:
         table(tmp_path, f"{columns}\nb.obj,s,HA,3,b.png,q,2,31\na.obj,s,HA,3,,q,1,31\n")
         sample = only(tmp_path)
         assert (sample.level, sample.labels) == (3, {"Age": "31"})
-        assert sample.frames == (ScanFiles("a.obj"), ScanFiles("b.obj", "b.png"))
+        assert sample.frames == (ScanFiles("a.obj"), ScanFiles("b.obj", "b.png", is_texture_chosen=True))
 
     @pytest.mark.parametrize(("columns", "name"), [("age,age", "age"), ("level,Level", "level"), ("age, age", "age")])
     def test_column_that_occurs_twice_is_rejected(self, tmp_path, columns, name):

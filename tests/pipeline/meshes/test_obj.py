@@ -188,7 +188,13 @@ def _texture(folder: Path, obj: str, **files: str) -> str:
         ("map_Kd -s 1 1 1 -clamp on skin.png", "skin.png"),
         ("map_Kd -o 0.5 2.png", "2.png"),
         ("map_Kd tex\\skin.png", "tex/skin.png"),
-        ("map_Ka other.png", ""),
+        ("map_Kd -imfchan r -bm 0.5 skin.png", "skin.png"),
+        ('map_Kd "my skin.png"', "my skin.png"),
+        ("map_Kd skin.png # of the face", "skin.png"),
+        ("map_Kd my #1.png", "my #1.png"),
+        ("map_Kd C:\\scans\\skin.png", "C:/scans/skin.png"),
+        ("map_Ka other.png", "other.png"),
+        ("map_Ka other.png\nmap_Kd skin.png", "skin.png"),
         ("map_Kd", ""),
     ],
 )
@@ -196,11 +202,32 @@ def test_texture_is_the_map_kd_of_the_material(tmp_path: Path, line: str, name: 
     assert _texture(tmp_path, "mtllib a.mtl\nusemtl skin", a=f"newmtl skin\n{line}\n") == name
 
 
-def test_first_used_material_with_a_map_is_selected(tmp_path: Path) -> None:
+def test_faces_without_usemtl_have_the_first_image_and_unknown_names_the_only_one(tmp_path: Path) -> None:
     materials = "newmtl eyes\nmap_Kd eyes.png\nnewmtl plain\nKd 1 1 1\nnewmtl skin\nmap_Kd skin.png\n"
-    assert _texture(tmp_path, "mtllib a.mtl\nusemtl plain\nusemtl skin\nusemtl eyes", a=materials) == "skin.png"
     assert _texture(tmp_path, "mtllib a.mtl", a=materials) == "eyes.png"
-    assert _texture(tmp_path, "mtllib a.mtl\nusemtl other", a=materials) == ""
+    for unknown in ("usemtl other", "usemtl"):
+        assert _texture(tmp_path, f"mtllib a.mtl\n{unknown}", a=materials) == ""
+        assert _texture(tmp_path, f"mtllib a.mtl\n{unknown}", a=materials.replace("map_Kd eyes", "# ")) == "skin.png"
+
+
+@pytest.mark.parametrize("line", ["mtllib a.mtl b.mtl", "mtllib a.mtl\nmtllib b.mtl", 'mtllib a.mtl\nmtllib "b.mtl"'])
+def test_several_material_files(tmp_path: Path, line: str) -> None:
+    files = {"a": "newmtl skin\nKd 1 0 0\n", "b": "newmtl skin\nmap_Kd b.png\nnewmtl eyes\nmap_Kd eyes.png\n"}
+    assert _texture(tmp_path, f"{line}\nusemtl eyes", **files) == "eyes.png"
+    assert _texture(tmp_path, f"{line}\nusemtl skin", **files) == ""
+
+
+def test_each_face_has_the_material_before_it(tmp_path: Path) -> None:
+    (tmp_path / "a.mtl").write_text("newmtl a\nmap_Kd a.png\nnewmtl b\nmap_Kd -clamp on -s 2 3 -o .5 b.png\nKd 0 1 0\n")
+    faces = "f 1 2 3\nusemtl b\nf 1 2 3 4\nusemtl a\nusemtl b\nf 1 2 3\nusemtl a\nf 2 3 4\nusemtl b\n"
+    points = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+    (tmp_path / "face.obj").write_text(f"mtllib a.mtl\n{points}usemtl a\n{faces}")
+    mesh = read_mesh(tmp_path / "face.obj")
+    names = [mesh.materials[number].names for number in mesh.face_materials]
+    assert names == [("a.png",), ("b.png",), ("b.png",), ("b.png",), ("a.png",)]
+    second = next(material for material in mesh.materials if material.names == ("b.png",))
+    assert (second.color, second.wrap) == ((0, 255, 0), ("clamp", "clamp"))
+    assert (second.uv_scale, second.uv_offset) == ((2, 3), (0.5, 0))
 
 
 def test_textures_are_relative_to_the_material_file(tmp_path: Path) -> None:

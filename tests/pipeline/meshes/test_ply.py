@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.shapes import area
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.ply import parse_ply
 from smile_pipe.pipeline.meshes.source import Source
@@ -83,7 +84,13 @@ def test_round_trip_is_exact(seed: int, order: str, kind: str, polygons: bool) -
     mesh = _parse(ply.element("face", {"flags": "u2", "vertex_index": "u1 i4", "w": "i2 f4"}, face_rows).data())
     assert np.array_equal(mesh.vertices, points.astype(np.float32))
     assert np.array_equal(mesh.colors, colors)
-    assert mesh.faces.tolist() == [[f[0], f[i], f[i + 1]] for f in faces for i in range(1, len(f) - 1)]
+    if not polygons:
+        assert mesh.faces.tolist() == faces
+        return
+    ends = np.cumsum([len(face) - 2 for face in faces])
+    triangles = np.split(mesh.faces, ends)
+    assert [len(part) for part in triangles] == [len(face) - 2 for face in faces] + [0]
+    assert all(set(part.ravel()) <= set(face) for part, face in zip(triangles, faces, strict=False))
 
 
 @pytest.mark.parametrize("order", _ORDERS)
@@ -120,6 +127,27 @@ def test_texture_coordinates_of_corners_and_texture_name(order: str) -> None:
         [[0, 0], [1, 1], [0, 1]],
         [[0.5, 0.5], [0.25, 0.5], [0.5, 0.25]],
     ]
+
+
+@pytest.mark.parametrize("order", _ORDERS)
+def test_texnumber_gives_the_image_of_each_polygon(order: str) -> None:
+    ply = _square(order, [])
+    ply.header = [line for line in ply.header if "face" not in line and "list" not in line]
+    ply.header[2:2] = ["comment TextureFile a.png", 'comment texturefile "b.png"']
+    uvs = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    rows = [[[0, 1, 2, 3], uvs, 1], [[2, 1, 0], uvs[:6], 0], [[2, 1, 0], uvs[:6], -1], [[2, 1, 0], uvs[:6], 2]]
+    properties = {"vertex_indices": "u1 i4", "texcoord": "u1 f4", "texnumber": "i4"}
+    mesh = _parse(ply.element("face", properties, rows).data())
+    materials = [mesh.materials[number] for number in mesh.face_materials]
+    assert [material.names for material in materials] == [("b.png",), ("b.png",), ("a.png",), (), ()]
+    assert [material.has_uvs for material in materials[3:]] == [False, False]
+
+
+def test_notch_of_a_concave_polygon_stays_open() -> None:
+    points = [[0.0, 0.0, 0.0], [4.0, 0.0, 0.0], [4.0, 4.0, 0.0], [2.0, 1.0, 0.0], [0.0, 4.0, 0.0]]
+    ply = _Ply("ascii").element("vertex", dict.fromkeys("xyz", "f4"), points)
+    mesh = _parse(ply.element("face", {"vertex_indices": "u1 i4"}, [[[4, 0, 1, 2, 3]]]).data())
+    assert area(mesh) == pytest.approx(10)
 
 
 @pytest.mark.parametrize("order", _ORDERS)

@@ -89,11 +89,13 @@ def test_npz_holds_every_field_of_a_mesh(tmp_path: Path) -> None:
     mesh = _mesh()
     colors = np.arange(3 * len(mesh.vertices), dtype=np.uint8).reshape(-1, 3)
     arrays = {"vertices": mesh.vertices.astype("f8"), "faces": mesh.faces.astype("u2"), "colors": colors}
+    arrays |= {"uvs": np.eye(3)[:, :2], "face_uvs": mesh.faces % 3}
     np.savez_compressed(tmp_path / "f.npz", landmarks=np.eye(3), texture=_PIXELS, other=np.zeros(3), **arrays)
     again = read_mesh(tmp_path / "f.npz")
     assert np.array_equal(again.vertices, mesh.vertices) and np.array_equal(again.faces, mesh.faces)
     assert np.array_equal(again.colors, colors) and np.array_equal(again.texture, _PIXELS)
-    assert again.landmarks is not None and again.landmarks.dtype == np.float32 and again.uvs is None
+    assert again.landmarks is not None and again.landmarks.dtype == np.float32
+    assert np.array_equal(again.uvs, arrays["uvs"]) and np.array_equal(again.face_uvs, arrays["face_uvs"])
 
 
 @pytest.mark.parametrize(

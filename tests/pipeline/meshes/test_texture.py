@@ -96,7 +96,8 @@ class TestLarge:
         pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
         path = tmp_path / f"t.{suffix}"
         if suffix == "npz":
-            np.savez(path, vertices=np.eye(3), faces=np.array([[0, 1, 2]]), texture=pixels)
+            faces = np.array([[0, 1, 2]])
+            np.savez(path, vertices=np.eye(3), faces=faces, texture=pixels, uvs=np.eye(3)[:, :2], face_uvs=faces)
             texture = read_mesh(path).texture
         else:
             Image.fromarray(pixels).save(path)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.shapes import area
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.source import Source
@@ -63,7 +64,7 @@ def test_a_mesh_without_uvs_is_written_without_texture(tmp_path: Path) -> None:
     assert again.uvs is None and again.face_uvs is None and again.texture_name == ""
 
 
-def test_polygons_become_fans_together_with_their_texture_coordinates() -> None:
+def test_convex_polygons_become_fans_together_with_their_texture_coordinates() -> None:
     mesh = _parse(
         _shape(
             _SQUARE
@@ -227,10 +228,48 @@ def test_shapes_geometry_and_textures_can_be_reused() -> None:
     assert mesh.texture_name == "skin.png"
 
 
-def test_first_of_several_textures_is_named() -> None:
-    image = 'Shape {{ appearance Appearance {{ texture ImageTexture {{ url "{}.png" }} }} }}'
-    text = image.format("one") + image.format("two") + _shape(_SQUARE + "coordIndex [0 1 2 -1]")
-    assert _parse(text).texture_name == "one.png"
+_TEXTURED = _SQUARE + "coordIndex [0 1 2 -1] texCoord TextureCoordinate { point [0 0 1 0 1 1 0 1] }"
+
+
+def _with_appearance(fields: str) -> str:
+    return f"Shape {{ appearance Appearance {{ {fields} }} geometry IndexedFaceSet {{ {_TEXTURED} }} }}"
+
+
+def test_each_shape_has_its_own_image_and_colour() -> None:
+    mesh = _parse(
+        _with_appearance('texture ImageTexture { url "one.png" }')
+        + _with_appearance('texture ImageTexture { url ["gone.png", "two.png"] repeatT FALSE }')
+        + _with_appearance("material Material { diffuseColor .2 0 1 }")
+        + _shape(_SQUARE + "coordIndex [0 1 2 -1]")
+    )
+    materials = [mesh.materials[number] for number in mesh.face_materials]
+    assert [material.names for material in materials] == [("one.png",), ("gone.png", "two.png"), (), ()]
+    assert [material.wrap for material in materials[:2]] == [("repeat", "repeat"), ("repeat", "clamp")]
+    assert [material.color for material in materials] == [None, None, (51, 0, 255), None]
+    assert [material.has_uvs for material in materials] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("translation .5 0", [[0.5, 0], [1.5, 0], [1.5, 1], [0.5, 1]]),
+        ("scale 2 3", [[0, 0], [2, 0], [2, 3], [0, 3]]),
+        ("scale 2 2 center .5 .5", [[0.5, 0.5], [2.5, 0.5], [2.5, 2.5], [0.5, 2.5]]),
+        (f"rotation {math.pi / 2} translation 0 1", [[-1, 0], [-1, 1], [-2, 1], [-2, 0]]),
+    ],
+)
+def test_texture_transform_moves_coordinates(fields: str, expected: list[list[float]]) -> None:
+    texture = 'texture ImageTexture { url "a.png" } textureTransform TextureTransform'
+    mesh = _parse(_with_appearance(f"{texture} {{ {fields} }}"))
+    np.testing.assert_allclose(mesh.uvs, expected, atol=1e-6)
+    with pytest.raises(MeshError, match="invalid scale of TextureTransform: it must be 2 finite numbers"):
+        _parse(_with_appearance(f"{texture} {{ scale 1 2 3 }}"))
+
+
+def test_notch_of_a_concave_polygon_stays_open() -> None:
+    points = "coord Coordinate { point [0 0 0, 4 0 0, 4 4 0, 2 1 0, 0 4 0] }"
+    mesh = _parse(_shape(f"{points} coordIndex [4 0 1 2 3 -1]"))
+    assert area(mesh) == pytest.approx(10) and len(mesh.faces) == 3
 
 
 def test_name_refers_to_its_last_closed_definition() -> None:
