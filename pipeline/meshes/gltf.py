@@ -288,7 +288,7 @@ def _read_attributes(
     if accessor is not None:
         uvs = reader.floats(accessor, "VEC2")
     if transform:
-        if transform.values.get("rotation"):
+        if transform.values.get("rotation") and reader.source.sidecars.with_materials:
             raise MeshError("unsupported texture rotation by KHR_texture_transform; export the file without it")
         scale, offset = transform.numbers("scale", (1.0, 1.0)), transform.numbers("offset", (0.0, 0.0))
         with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow

@@ -137,11 +137,6 @@ class Mesh:
         return next((name for material in self.materials for name in material.names), "")
 
     @property
-    def is_textured(self) -> bool:
-        """Whether renderers show the texture: the mesh has one, and texture coordinates."""
-        return self.texture is not None and self.uvs is not None and self.face_uvs is not None
-
-    @property
     def is_used(self) -> NDArray[np.bool_]:
         """For each vertex, whether a face uses it, [V]."""
         return _used(self.faces, len(self.vertices))

@@ -323,7 +323,7 @@ def _visible_pixels(images: QuantisedViews | Exception) -> Mapping[str, NDArray]
 
 def _statistics(mesh: Mesh) -> MeshStatistics:
     surface: Literal["texture", "vertex-colors", "plain"] = (
-        "texture" if mesh.is_textured else "plain" if mesh.colors is None else "vertex-colors"
+        "texture" if mesh.texture is not None else "plain" if mesh.colors is None else "vertex-colors"
     )
     num_landmarks = 0 if mesh.landmarks is None else len(mesh.landmarks)
     return MeshStatistics(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smile_pipe.pipeline.app import uploads
-from smile_pipe.pipeline.app.uploads import UploadError, unpack
+from smile_pipe.pipeline.app.uploads import UploadError, notes_on_upload, unpack
 
 OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 
@@ -44,6 +44,12 @@ class TestAccepted:
         given = unpack("face.zip", zipped(a__face_obj=OBJ, a__face_png=b"png", a__notes_md=b"no"), tmp_path)
         assert files_in(tmp_path) == {"a/face.obj", "a/face.png"}
         assert given.source.frames[0].texture == "face.png" and given.source.frame_rate is None
+
+    def test_files_that_are_not_used_are_named(self):
+        content = zipped(a__face_obj=OBJ, a__face_png=b"png", a__face_tga=b"no", a__notes_md=b"no")
+        (note,) = notes_on_upload("face.zip", content)
+        assert note.startswith("Not used: a/face.tga, a/notes.md. Images are read from .bmp,")
+        assert notes_on_upload("face.zip", THREE) == notes_on_upload("face.obj", OBJ) == ()
 
     def test_a_zip_of_frames_is_a_sequence_in_natural_order(self, tmp_path):
         given = unpack("x.zip", zipped(s__f10_obj=OBJ, s__f9_obj=OBJ, s__f1_obj=OBJ), tmp_path)

@@ -12,6 +12,7 @@ from PIL import Image
 from helpers.small_gltf import TRIANGLE, UVS, SmallGltf, data_uri, png
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
+from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 
@@ -245,6 +246,8 @@ class TestTexture:
         transform["rotation"] = 1
         with pytest.raises(MeshError, match="unsupported texture rotation by KHR_texture_transform"):
             _read(gltf, tmp_path)
+        shape = SidecarFiles(tmp_path, "f.glb", with_materials=False)
+        assert len(read_mesh(tmp_path / "f.glb", shape).faces) == 1
 
     def test_damaged_or_too_large_image_is_rejected(self, tmp_path, monkeypatch):
         gltf = SmallGltf()
