@@ -17,6 +17,9 @@ from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Camera, Sample
 
+MAX_LINES = 20
+"""Limit of the lines of a list of samples."""
+
 MAX_GROUPS = 12
 
 
@@ -107,9 +110,10 @@ def find_row(shards: ShardSet, key: str) -> IndexRow:
 
 
 def missing_files(rows: Sequence[IndexRow]) -> str:
-    """The files that samples name and that were not found, by sample; "" if there is none."""
-    names = [f"{row.key}: {', '.join(row.missing_files)}" for row in rows if row.missing_files]
-    return f"{truncate_list(names)}  ({pluralize(len(names), 'sample')})" if names else ""
+    """The files that samples name and that were not found, a line for each sample; "" if there is none."""
+    lines = [f"{row.key}: {', '.join(row.missing_files)}" for row in rows if row.missing_files]
+    more = [f"and {pluralize(len(lines) - MAX_LINES, 'more sample')}"] if len(lines) > MAX_LINES else []
+    return "\n".join([*lines[:MAX_LINES], *more])
 
 
 def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:

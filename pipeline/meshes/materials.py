@@ -68,7 +68,7 @@ def apply_materials(mesh: Mesh) -> Mesh:
     """Convert the materials of a mesh to a texture or to vertex colours.
 
     - Without any image, vertex colours of the mesh are kept; else the colours of the materials are shown.
-    - With an image, faces without one show the colour of their material, or white.
+    - With an image, faces without one show the colour of their material, or white if that names an image.
 
     A mesh with one image and coordinates inside it stays as it is.
 
@@ -81,7 +81,7 @@ def apply_materials(mesh: Mesh) -> Mesh:
     if mesh.uvs is None:
         used = [replace(material, has_uvs=False) for material in used]
     images = [material for material in used if _image_of(material) is not None]
-    colors = {material.color for material in used}
+    colors = {_color_of(material) for material in used}
     if not images and (mesh.colors is not None or colors == {None}):
         return plain
     if not images and len(colors) == 1:
@@ -99,6 +99,11 @@ def _used_materials(mesh: Mesh) -> NDArray[np.intp]:
 
 def _image_of(material: Material) -> NDArray[np.uint8] | None:
     return material.image if material.has_uvs else None
+
+
+def _color_of(material: Material) -> tuple[int, int, int] | None:
+    """The colour of faces without an image. Next to an image tools write any colour; it does not replace the image."""
+    return None if material.names and material.has_uvs else material.color
 
 
 def _key(material: Material) -> tuple[object, ...]:
@@ -143,7 +148,7 @@ def _tiles(mesh: Mesh, materials: Sequence[Material]) -> Iterator[_Tile]:
                 yield _Tile(material.image, material.wrap, faces[part], corners[part])
     faces = np.flatnonzero(tile_of_face == -1)
     if len(faces):
-        yield _palette(faces, [materials[number].color or _WHITE for number in numbers[faces].tolist()])
+        yield _palette(faces, [_color_of(materials[number]) or _WHITE for number in numbers[faces].tolist()])
 
 
 def _move_onto_image(values: NDArray[np.float64], mode: Wrap) -> NDArray[np.float64]:

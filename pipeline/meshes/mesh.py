@@ -26,7 +26,7 @@ class Material:
     Attributes:
         names: names of the image as the file gives them, unresolved and untrusted; the first that exists is used.
         image: uint8 [H, W, 3], row 0 at the top, or None if it is not read yet or there is none.
-        color: red, green and blue for faces without an image, 0-255 (sRGB), or None.
+        color: red, green and blue, 0-255 (sRGB), of faces whose material names no image, or None.
         wrap: modes along u and v.
         uv_scale: factors of u and v, applied before `uv_offset`.
         uv_offset: added to u and v.
