@@ -16,7 +16,7 @@ ARCH = "smile-nano"
 # each shift and factor of its input.
 PREPROCESSING = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 # Width, size of the patches of the stage before that become one position, and number of residual blocks.
-STAGES = ((16, 4, 0), (32, 2, 2), (64, 2, 2))
+STAGES = ((16, 4, 0), (32, 2, 1), (64, 2, 2))
 HEAD_WIDTH = 32
 
 
