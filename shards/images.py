@@ -12,11 +12,11 @@ for the image that represents all frames.
 PNG is lossless. With the same codec versions, the same pixels give the same bytes. Images of another kind, or larger
 than `MAX_SIDE`, are refused before decoding.
 
-PNG is encoded here and not by a general encoder, which spends most of its time searching for repetitions. Filtered views
-of a face have none but runs of one value, so deflate searches for runs only (`Z_RLE`). It then needs no hash table, and
-its output depends on nothing but its input. (ISA-L, which takes half the time of this step, once gave other bytes for
-the same pixels.) Source: W3C, *Portable Network Graphics (PNG) Specification (Third Edition)*, chunks in section 5,
-filters in section 9.
+PNG is encoded here and not by a general encoder, which spends most of its time searching for repetitions. In filtered
+views of a face there are few but runs of one value, so deflate searches for runs only (`Z_RLE`). It then needs no hash
+table, and its output depends on nothing but its input. (ISA-L, which takes half the time of this step, once gave other
+bytes for the same pixels.) Source: W3C, *Portable Network Graphics (PNG) Specification (Third Edition)*, chunks in
+section 5, filters in section 9.
 """
 
 import struct

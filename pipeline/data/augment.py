@@ -85,10 +85,10 @@ def _warp_on_device(
     negated = to_device(x_sums_n.nonzero().squeeze(1), device)
     sums = to_device(x_sums_n[x_sums_n > 0], device).view(-1, 1, 1, 1)
     views[negated, :, 0] = (sums - views[negated, :, 0]).clamp(max=255)
-    moved = _transform(views / 255, to_device(theta_nv23, device))
+    views /= 255
     if factors_nvc is not None:
-        moved.mul_(to_device(factors_nvc, device)[..., None, None]).clamp_(0, 1)
-    return moved
+        views.mul_(to_device(factors_nvc, device)[..., None, None]).clamp_(max=1)
+    return _transform(views, to_device(theta_nv23, device))
 
 
 def _similarities(num_faces: int, num_views: int, is_mirrored: Tensor, generator: torch.Generator) -> Tensor:

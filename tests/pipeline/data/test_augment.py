@@ -123,7 +123,7 @@ class TestMirroring:
 def step_by_step(
     views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, frames: PackedFrames
 ) -> Tensor:
-    """Reference of `augment`: mirror, then move, then recolour all images with operators of PyTorch."""
+    """Reference of `augment`: mirror, then recolour, then move all images with operators of PyTorch."""
     num, num_views = len(frames.counts), views.shape[1]
     if order is not None:
         chosen = frames.repeat_per_sample(torch.rand(num, generator=generator) < 0.5)
@@ -144,15 +144,14 @@ def step_by_step(
     theta = torch.cat([turned, shift[:, :, None]], dim=2)
     images = views.flatten(0, 1)
     theta = frames.repeat_per_sample(theta.unflatten(0, (num, num_views))).flatten(0, 1)
+    if channel == "rgb":
+        factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
+        factors = frames.repeat_per_sample(factors.unflatten(0, (num, num_views)))
+        factors = torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
+        images = (images * factors.flatten(0, 1)[..., None, None]).clamp(max=1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    moved = moved.unflatten(0, (-1, num_views))
-    if channel != "rgb":
-        return moved
-    factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
-    factors = frames.repeat_per_sample(factors.unflatten(0, (num, num_views)))
-    factors = torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
-    return (moved * factors[..., None, None]).clamp(0, 1)
+    return moved.unflatten(0, (-1, num_views))
 
 
 class TestStepByStep:
