@@ -245,7 +245,7 @@ class TestFinding:
             ("link.png", None),
             ("LINK.png", None),
             ("maps", None),
-            ("data:image/png;base64,skin.png", None),
+            ("data:image/png;base64,AA/skin.png", None),
             ("a\0b", None),
             ("", None),
             ("..", None),
