@@ -98,6 +98,7 @@ def _source(root: StoragePath, sequence: FrameSequence, tables: dict[str, str]) 
         expression=TASKS[task],
         level=None,
         frames=sequence.frames,
+        numbers=sequence.numbers,
         frame_rate=FRAME_RATE,
         action_units=(read_occurrence(root / table) or None) if table else None,
         labels={"sex": subject[0], "task": task},

@@ -37,7 +37,7 @@ class LabelRow:
     location: str
     scans: tuple[ScanFiles, ...]
     sequence: str | None
-    frame: float | None
+    frame: int | None
     frame_rate: float
     subject: str
     expression: str
@@ -73,6 +73,8 @@ def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) ->
         raise UsageError(f"{row.location}: missing value; path (or glob), subject and expression are required")
     scans, sequence = _scans(row, index)
     frame = _number(row, "frame", 0, 1e15)
+    if frame is not None and not frame.is_integer():
+        raise UsageError(f"{row.location}: invalid frame {row['frame'][:40]!r}; use a whole number")
     if frame is not None and len(scans) > 1:
         raise UsageError(f"{row.location}: one frame number for {len(scans)} meshes; leave it empty or use one mesh")
     return [
@@ -80,7 +82,7 @@ def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) ->
             location=row.location,
             scans=scans_of_row,
             sequence=sequence,
-            frame=frame,
+            frame=None if frame is None else int(frame),
             frame_rate=_number(row, "frame_rate", 0.001, _MAX_FRAME_RATE) or DEFAULT_FRAME_RATE,
             subject=row["subject"],
             expression=expression,

@@ -177,7 +177,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:
-        numbers, apex = sequences.select_frames(sample.num_recorded, displacements)
+        numbers, apex = sequences.select_frames(sample.numbers, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []

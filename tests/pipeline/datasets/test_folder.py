@@ -140,7 +140,7 @@ class TestSequences:
         assert meshes(table(tmp_path, "path,subject,expression\n.,s,HA\n")) == {"-": ["1.obj", "2.obj"]}
 
     def test_rows_are_sorted_by_frame(self, tmp_path):
-        rows = "a.obj,s,HA,laugh,10\nb.obj,s,HA,laugh,2.5\nc.obj,s,HA,laugh,9\nd.obj,s,SA,weep,1\ne.obj,s,SA,,\n"
+        rows = "a.obj,s,HA,laugh,10\nb.obj,s,HA,laugh,2\nc.obj,s,HA,laugh,9\nd.obj,s,SA,weep,1\ne.obj,s,SA,,\n"
         assert meshes(table(tmp_path, self.HEADER + rows)) == {
             "laugh": ["b.obj", "c.obj", "a.obj"],
             "weep": ["d.obj"],
@@ -154,6 +154,28 @@ class TestSequences:
         assert meshes(tmp_path) == {
             "laugh": ["x.obj", "x0.obj", "x1.obj", "x9.obj", "x09b.obj", "x10.obj", late],
         }
+
+    @pytest.mark.parametrize(
+        ("names", "numbers"),
+        [
+            (("f_1.obj", "f_2.obj", "f_3.obj"), ()),
+            (("take2_0100.obj", "take2_0110.obj", "take2_0105.obj"), (0, 5, 10)),
+            (("1a1.obj", "2a2.obj", "3a5.obj"), ()),
+            (("a1.obj", "b5.obj", "c.obj"), ()),
+            (("1.obj", "5.obj", "01.ply"), ()),
+            (("1.obj", f"{10**20}.obj"), ()),
+        ],
+    )
+    def test_numbers_are_those_of_the_names_if_one_number_differs(self, tmp_path, names, numbers):
+        touch(tmp_path, *(f"m/{name}" for name in names))
+        for rows in ("path,subject,expression\nm,s,HA\n", "glob,sequence,subject,expression\nm/*,q,s,HA\n"):
+            table(tmp_path, rows)
+            assert only(tmp_path).numbers == numbers
+
+    def test_missing_frames_leave_gaps(self, tmp_path):
+        table(tmp_path, self.HEADER + "a.obj,s,HA,q,5\nb.obj,s,HA,q,3\nc.obj,s,HA,q,60\n")
+        sample = only(tmp_path)
+        assert ([scan.mesh for scan in sample.frames], sample.numbers) == (["b.obj", "a.obj", "c.obj"], (0, 2, 57))
 
     def test_sequences_have_a_frame_rate_and_scans_have_none(self, tmp_path):
         table(
@@ -180,6 +202,7 @@ class TestSequences:
             ("a.obj,s,HA,q,1\nb.obj,s,SA,q,2\n", "line 3: expression differs from the first row"),
             ("a.obj,s,HA,q,first\n", "line 2: invalid frame 'first'; use a number"),
             ("a.obj,s,HA,q,nan\n", "line 2: invalid frame 'nan'; use a number"),
+            ("a.obj,s,HA,q,2.5\n", "line 2: invalid frame '2.5'; use a whole number"),
             ("m,s,HA,q,1\n", "line 2: one frame number for 2 meshes"),
             ("deep,s,HA,,\n", "line 2: the folder 'deep' holds no mesh itself"),
         ],

@@ -63,6 +63,10 @@ class TestBp4d:
             labels={"sex": "F", "task": "T1"},
         )
 
+    def test_missing_frames_leave_gaps(self, tmp_path):
+        touch(tmp_path, *(f"F001/T1/{n:04d}.obj" for n in (7, 3, 40)))
+        assert only(tmp_path).numbers == (0, 4, 37)
+
     def test_the_eight_tasks_and_numbers_of_three_digits(self, tmp_path):
         touch(tmp_path, *(f"3D/M018/T{task}/{'000' if task % 2 else '0000'}.obj" for task in range(1, 10)))
         expressions = [sample.expression for sample in find_samples(tmp_path, "auto").samples]
@@ -119,6 +123,7 @@ class TestComa:
             level=None,
             frames=tuple(ScanFiles(f"{folder}/bareteeth.{n:06d}.ply") for n in (2, 12, 101)),
             frame_rate=60.0,
+            numbers=(0, 10, 99),
         )
 
     def test_vocaset_sentences_are_not_expressions(self, tmp_path):
