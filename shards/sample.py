@@ -128,7 +128,7 @@ class MeshStatistics(Frozen):
 
 
 class SampleRecord(Frozen):
-    """`KEY.json`: labels, provenance, cameras, and the scales of the images."""
+    """`KEY.json`: labels, provenance, cameras, the scales of the images, and what is odd about the scan."""
 
     schema_version: Literal[2] = 2
     key: str
@@ -151,6 +151,7 @@ class SampleRecord(Frozen):
     timeline: Timeline | None = None
     action_units: Mapping[str, float] = {}
     caption: Caption | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.source import Source, explaining
 
 LM3_NAMES = (
     "Outer left eye brow",
@@ -163,10 +163,11 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
             raise MeshError("not landmarks of a scan: .lm2 has points in an image; use read_landmarks_2d")
         if suffix not in _COLUMNS and suffix != ".lm3":
             raise MeshError(f"unknown landmark format; supported suffixes are {', '.join(_COLUMNS)}, .lm3")
-        rows = _rows(path)
-        if suffix == ".lm3":
-            return _by_name(rows, 3)
-        return _array([_numbers(number, row, _COLUMNS[suffix])[-3:] for number, row in rows])
+        source = _read(path)
+        with explaining(source, suffix):
+            if suffix == ".lm3":
+                return _by_name(_rows(source), 3)
+            return _array([_numbers(number, row, _COLUMNS[suffix])[-3:] for number, row in _rows(source)])
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
@@ -183,17 +184,24 @@ def read_landmarks_2d(path: Path) -> NDArray[np.float32]:
     try:
         if path.suffix.lower() != ".lm2":
             raise MeshError("unknown format of landmarks in an image; the supported suffix is .lm2")
-        return _by_name(_rows(path), 2)
+        source = _read(path)
+        with explaining(source, ".lm2"):
+            return _by_name(_rows(source), 2)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and words of each line that is not blank."""
+def _read(path: Path) -> Source:
     source = Source.read(path)
     if source.size > _MAX_BYTES:
         raise MeshError(f"file too large: {source.size} bytes; the limit for landmarks is {_MAX_BYTES}")
-    lines = source.slice(0, source.size).decode("utf-8-sig", "replace").splitlines()
+    return source
+
+
+def _rows(source: Source) -> list[tuple[int, list[str]]]:
+    """Line number and words of each line that is not blank."""
+    text = source.as_text()
+    lines = text.slice(0, text.size).decode("utf-8", "replace").splitlines()
     return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -21,7 +21,7 @@ from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shap
 from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
 from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, decode_texture
 
-_MAGIC, _BOM = b"glTF", b"\xef\xbb\xbf"
+_MAGIC = b"glTF"
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
@@ -159,7 +159,8 @@ def parse_gltf(source: Source) -> Mesh:
 def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
     """Return the JSON and the binary chunk, or None if there is no binary chunk."""
     if source.slice(0, len(_MAGIC)) != _MAGIC:
-        return source.slice(0, source.size).removeprefix(_BOM), None
+        text = source.as_text()
+        return text.slice(0, text.size), None
     if source.size < _HEADER.size + _CHUNK.size:
         raise MeshError("truncated header")
     _, version, length = _HEADER.unpack_from(source.data)

@@ -15,6 +15,13 @@ class MeshError(ValueError):
     """A file that cannot be read as a face scan. The message says what is wrong and where (line or byte)."""
 
 
+# Notes that several readers write.
+EXTRA_VALUES = "rows have more values than they declare; these are left out"
+FEW_CORNERS = "faces of fewer than three corners are left out"
+BAD_UVS = "texture coordinates of some corners do not exist or are not finite; these corners show one pixel"
+NO_UVS = "faces refer to texture coordinates, and there are none"
+
+
 @dataclass(frozen=True, eq=False)
 class Mesh:
     """A triangle mesh in the units and axes of its file.
@@ -30,6 +37,7 @@ class Mesh:
         flow: float32 [V, 3], displacement of each vertex from the reference frame of its sequence, in the units and
             axes of `vertices`. None if it was not computed.
         texture_name: name of the texture as the file gives it, unresolved and untrusted, or "".
+        notes: what was left out or read in another way than the file says, in a few words each.
     """
 
     vertices: NDArray[np.float32]
@@ -41,6 +49,7 @@ class Mesh:
     landmarks: NDArray[np.float32] | None = None
     flow: NDArray[np.float32] | None = None
     texture_name: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def build(
@@ -51,10 +60,12 @@ class Mesh:
         face_uvs: NDArray[np.integer] | None = None,
         colors: NDArray[np.uint8] | None = None,
         texture_name: str = "",
+        notes: tuple[str, ...] = (),
     ) -> Self:
         """Validate parsed arrays and convert them to their final types.
 
-        Vertices that are not finite and that no face uses, as some tools leave them, become 0.
+        Vertices that are not finite and that no face uses, as some tools leave them, become 0. So do texture
+        coordinates that are not finite or do not exist, with a note.
 
         Args:
             vertices: [V, 3].
@@ -63,6 +74,7 @@ class Mesh:
             face_uvs: [F, 3], or None.
             colors: [V, 3], or None.
             texture_name: see the class.
+            notes: see the class.
 
         Returns:
             The mesh. It has no texture coordinates unless both `uvs` and `face_uvs` are given.
@@ -82,10 +94,14 @@ class Mesh:
             vertices = np.where(unused[:, None] & ~np.isfinite(vertices), np.float32(0), vertices)
             _check_finite("vertex", vertices)
         if uvs is not None and face_uvs is not None:
-            _check_finite("texture coordinate", uvs)
-            _check_range("texture indices", face_uvs, len(uvs), "texture coordinates")
             if len(face_uvs) != len(faces):
                 raise MeshError(f"texture indices do not match the faces: {len(face_uvs)} for {len(faces)} faces")
+            if len(uvs) == 0:
+                uvs, face_uvs, notes = None, None, (*notes, NO_UVS)
+            elif not np.isfinite(uvs).all() or not 0 <= int(face_uvs.min()) <= int(face_uvs.max()) < len(uvs):
+                valid = (face_uvs >= 0) & (face_uvs < len(uvs))
+                face_uvs, notes = np.where(valid, face_uvs, len(uvs)), (*notes, BAD_UVS)
+                uvs = np.append(np.where(np.isfinite(uvs).all(axis=1, keepdims=True), uvs, 0), [[0, 0]], axis=0)
         else:
             uvs = face_uvs = None
         if colors is not None and len(colors) != len(vertices):
@@ -97,6 +113,7 @@ class Mesh:
             None if face_uvs is None else np.ascontiguousarray(face_uvs, np.int32),
             None if colors is None else np.ascontiguousarray(colors, np.uint8),
             texture_name=texture_name,
+            notes=notes,
         )
 
     @property

@@ -66,7 +66,7 @@ def transform_shape(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
         return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
-def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
+def join_shapes(shapes: list[Shape], texture_name: str = "", notes: tuple[str, ...] = ()) -> Mesh:
     """Join shapes into one mesh.
 
     Texture coordinates are kept if any shape has them; corners of other shapes get a coordinate at (0, 0). Colours are
@@ -75,6 +75,7 @@ def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
     Args:
         shapes: at least one.
         texture_name: texture name of the mesh.
+        notes: notes of the mesh.
 
     Raises:
         MeshError: the mesh is empty or inconsistent (see `Mesh.build`).
@@ -90,6 +91,7 @@ def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
         _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
         colors_to_uint8(colors) if 0 < len(colors) == len(points) else None,
         texture_name,
+        notes,
     )
 
 

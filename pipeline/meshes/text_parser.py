@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.intrinsics import count_trailing_zeros, load_byte, load_word
 from smile_pipe.pipeline.meshes.source import PADDING
 
-DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, TOO_FEW_CORNERS, BAD_INDEX = range(6)
+DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, BAD_INDEX = range(5)
 """Status of a scan: finished, an array is full, or what is wrong with the line."""
 
-NO_UV = -2
-"""Texture coordinate index of an OBJ corner without one."""
+NO_UV, BAD_UV = -2, -3
+"""Texture coordinate index of an OBJ corner without one, and with one that does not exist."""
 
 _TAB, _LINE_FEED, _RETURN, _SPACE, _HASH, _PLUS, _COMMA, _MINUS, _DOT, _SLASH, _ONE = b"\t\n\r #+,-./1"
 _BACKSLASH, _CLOSE, _CLOSE_BRACE, _UPPER_E, _LOWER_E = b"\\]}Ee"
@@ -65,7 +65,7 @@ def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[floa
     if not dropped and mantissa <= 1 << 53 and -22 <= exponent <= 22:
         return value, True
     low, high = np.float32(value * (1.0 - _MARGIN)), np.float32(value * (1.0 + _MARGIN))
-    return float(low), low == high
+    return value, low == high
 
 
 @_inlined
@@ -327,13 +327,13 @@ def _scan_polygon(
         if after == pos or not (_ends_token(load_byte(text, after)) or load_byte(text, after) == _BACKSLASH):
             return pos, count, BAD_CORNER
         point = _resolve_index(point, num_points)
-        if point < 0 or uv == -1:
+        if point < 0:
             return pos, count, BAD_INDEX
-        corners[0, count], corners[1, count] = point, uv
+        corners[0, count], corners[1, count] = point, BAD_UV if uv == -1 else uv
         count += 1
         pos = after
     corners[0, count] = corners[1, count] = -1
-    return pos, count + 1, DONE if count - first >= 3 else TOO_FEW_CORNERS
+    return pos, count + 1, DONE
 
 
 @_compiled

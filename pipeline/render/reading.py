@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.captions.geometry import measure
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
+from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
@@ -41,10 +42,12 @@ class SourceReader:
     Attributes:
         files: the data directory.
         sources: the recorded files by path.
+        notes: what is odd about the scans that were read, each with the path of its file.
     """
 
     files: DataDir
     sources: dict[str, SourceFile] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def read(self, scan: ScanFiles) -> Mesh:
         """Read a scan, with the texture that its mesh names if the layout knows of none.
@@ -87,7 +90,9 @@ class SourceReader:
         self._record(*scan.paths)
         self._check_inside(scan.mesh, scan.landmarks)
         sidecar_files = SidecarFiles(root, scan.mesh, self._record, find_texture)
-        return read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecar_files)
+        mesh = read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecar_files)
+        self.notes += [f"{printable(scan.mesh)}: {note}" for note in mesh.notes]
+        return mesh
 
     def _add_texture(self, mesh: Mesh, scan: ScanFiles) -> Mesh:
         root = self.files.root
@@ -137,9 +142,9 @@ def read_frames(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) 
         MeshError: a file cannot be read, or flow or magnification needs meshes that are not in correspondence.
         StorageError: the storage of the data directory failed.
     """
-    if unit.sample.frame_rate is None:
-        return _read_scan(unit.sample, reader, settings)
-    return _read_sequence(unit, reader, settings)
+    is_scan = unit.sample.frame_rate is None
+    info, meshes = _read_scan(unit.sample, reader, settings) if is_scan else _read_sequence(unit, reader, settings)
+    return replace(info, notes=tuple(dict.fromkeys(reader.notes))), meshes
 
 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:

@@ -12,7 +12,7 @@ from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
 # Increment when the bytes of a sample change for another reason than its renderer: alignment, codecs, the record.
-DATA_VERSION = 5
+DATA_VERSION = 6
 
 
 class RenderSettings(Frozen):

@@ -68,6 +68,7 @@ class ReadInfo:
         measures: measures of each mesh of the unit, for captions.
         reference: measures that they are compared with: of the subject's neutral scan or of the onset; None compares
             with the population.
+        notes: what is odd about the scans that were read, each with the path of its file.
     """
 
     frame: Frame
@@ -75,6 +76,7 @@ class ReadInfo:
     apex: int | None = None
     measures: tuple[Measures, ...] = ()
     reference: Measures = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
