@@ -22,7 +22,8 @@ def parse_stl(source: Source) -> Mesh:
     Raises:
         MeshError: the file is not STL, is truncated, or has a coordinate that is not a number (text: with its line).
     """
-    text, notes = source.as_text(), ()
+    text = source.as_text()
+    notes: tuple[str, ...] = ()
     if not _is_text(text):
         points: NDArray[np.floating] = _binary_points(source)
     else:
@@ -51,7 +52,8 @@ def _binary_points(source: Source) -> NDArray[np.float32]:
 
 def _text_points(source: Source) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the corners, [3 F, 3], and notes."""
-    numbers, notes = array("d"), ()
+    numbers = array("d")
+    notes: tuple[str, ...] = ()
     for match in _VERTEX.finditer(source.data):
         words = match[1].replace(b"_", b"?").split(maxsplit=3)  # `float` would accept 1_0
         if len(words) > _DIMENSIONS:

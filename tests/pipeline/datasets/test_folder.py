@@ -316,12 +316,27 @@ class TestTables:
         problem = refused(tmp_path, f"path,subject,expression\n{row}\n")
         assert "line 2: missing value; path (or glob), subject and expression are required" in problem
 
-    def test_encoding_must_be_utf8_with_optional_byte_order_mark(self, tmp_path):
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+    def test_encodings_and_line_ends_of_spreadsheets(self, tmp_path, encoding, line_end):
+        text = "path,subject,expression\na.obj,Zoë,HA\n".replace("\n", line_end)
+        (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+        assert only(tmp_path).subject == "Zoë"
+
+    @pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+    def test_what_is_not_a_table_is_named(self, tmp_path, name):
+        for text, what in (
+            ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+            ("<html>", "an HTML page"),
+        ):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(UsageError, match=f"{name}: is {what}"):
+                find_samples(tmp_path, "auto")
+
+    def test_other_encodings_are_rejected(self, tmp_path):
         (tmp_path / "labels.csv").write_bytes("path,subject,expression\na.obj,Zoë,HA\n".encode("latin-1"))
         with pytest.raises(UsageError, match="cannot be read as a CSV table"):
             find_samples(tmp_path, "auto")
-        (tmp_path / "labels.csv").write_bytes("path,subject,expression\r\na.obj,Zoë,HA\r\n".encode("utf-8-sig"))
-        assert only(tmp_path).subject == "Zoë"
 
     def test_parquet_gives_the_same_rows(self, tmp_path):
         columns = {

@@ -85,6 +85,15 @@ class TestBp4d:
         assert sample.paths == ("F001/T1/0000.obj",) and sample.label_files == ("AUCoding/AU_OCC/F001_T1.csv",)
         assert find_samples(tmp_path, "auto").skipped == ()
 
+    def test_table_of_another_encoding_or_of_another_kind(self, tmp_path):
+        self.coded(tmp_path, "")
+        (table,) = tmp_path.rglob("F001_T1.csv")
+        table.write_bytes("frame,1,2\r7,0,1\r8,1,1\r".encode("utf-16"))
+        assert only(tmp_path).action_units == {"AU1": 0.5, "AU2": 1.0}
+        table.write_bytes(b"<!doctype html>")
+        with pytest.raises(UsageError, match=r"F001_T1\.csv: is an HTML page"):
+            find_samples(tmp_path, "auto")
+
     def test_table_without_codes_gives_no_action_units(self, tmp_path):
         assert only(self.coded(tmp_path, "0,1\n2400,9\n")).action_units is None
 

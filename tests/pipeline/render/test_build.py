@@ -13,7 +13,8 @@ from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ReusedSample, ShardTask, plan_shards
 from smile_pipe.pipeline.render.process import process_sample, process_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import WorkUnit
+from smile_pipe.pipeline.render.units import WorkUnit, select_inputs, split_into_units
+from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.reader import read_members
 from smile_pipe.shards.sample import from_members
 
@@ -54,3 +55,28 @@ def test_a_rewritten_record_has_the_new_layout_and_labels_and_the_same_images(se
     assert after.images == before.images and again.images == row.images
     # The next plan finds nothing to do.
     assert plan_shards(tmp_path, [source], new, output, 8).is_done
+
+
+def test_notes_name_the_file_are_limited_and_reach_the_driver(settings, tmp_path):
+    text = (tmp_path / "a.obj").read_text() + "\nf 1 2\n"
+    frames = tuple(ScanFiles(f"{number}.obj") for number in range(12))
+    for scan in frames:
+        (tmp_path / scan.mesh).write_text(text)
+    sources = [replace(SOURCE, frames=frames[:1]), replace(SOURCE, key="b", frames=frames, frame_rate=25.0)]
+    settings = settings.model_copy(update={"sequences": SequenceSettings(sampling="all")})
+    units = [
+        unit
+        for source in sources
+        for unit in process_units(split_into_units(select_inputs(source, settings), settings), tmp_path, settings)
+    ]
+    output = RenderOutput(tmp_path / "out")
+    output.begin(())
+    written = build_shard(
+        ShardTask("000000.tar", ()), units, tmp_path, settings, SampleFingerprints.of(settings, "folder"), output
+    )
+    of_scan, *of_sequence = written.notes
+    assert of_scan == "0.obj: faces of fewer than three corners are left out"
+    assert len(of_sequence) == 8 and of_sequence[6:] == [of_scan.replace("0", "6"), "and 5 more notes"]
+    (row, _) = written.record.rows
+    stored = from_members(read_members((output.shards / "000000.tar").read_range(row.offset, row.bytes), "000000.tar"))
+    assert stored.record.notes == (of_scan,)
