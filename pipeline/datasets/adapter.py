@@ -21,11 +21,16 @@ _MAX_DIGITS = 15
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """The files of one scan, as paths relative to the data directory, with '/' as separator."""
+    """The files of one scan, as paths relative to the data directory, with '/' as separator.
+
+    Attributes:
+        axes: see `smile_pipe.pipeline.landmarks.axes.parse_axes`; "" if they are those of the dataset.
+    """
 
     mesh: str
     texture: str | None = None
     landmarks: str | None = None
+    axes: str = ""
 
     @classmethod
     def with_sidecars(cls, mesh: str, index: FileIndex) -> "ScanFiles":

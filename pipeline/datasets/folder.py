@@ -13,7 +13,7 @@ from smile_pipe.pipeline.datasets.label_rows import LabelRow, read_label_row, un
 from smile_pipe.pipeline.datasets.labels_table import find_tables, read_table
 from smile_pipe.shards.errors import UsageError
 
-_SEQUENCE_COLUMNS = ("subject", "expression", "level", "frame_rate")
+_SEQUENCE_COLUMNS = ("subject", "expression", "level", "frame_rate", "axes")
 
 
 class Folder:

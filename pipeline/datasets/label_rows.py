@@ -10,6 +10,7 @@ from smile_pipe.pipeline.common.expressions import expression_code
 from smile_pipe.pipeline.datasets.adapter import ScanFiles
 from smile_pipe.pipeline.datasets.file_index import LANDMARKS, TEXTURES, FileIndex, stem_of
 from smile_pipe.pipeline.datasets.labels_table import KNOWN_COLUMNS, TableRow
+from smile_pipe.pipeline.landmarks.axes import parse_axes
 from smile_pipe.shards.errors import UsageError
 
 DEFAULT_FRAME_RATE = 25.0
@@ -44,6 +45,11 @@ class LabelRow:
     level: int | None
     action_units: Mapping[str, float] | None
     labels: Mapping[str, str]
+
+    @property
+    def axes(self) -> str:
+        """Axes of the files of the scans; see `ScanFiles`."""
+        return self.scans[0].axes
 
 
 def unit_columns(columns: Iterable[str], location: str) -> dict[str, str]:
@@ -124,7 +130,18 @@ def _scan_files(mesh: str, row: TableRow, index: FileIndex) -> ScanFiles:
             return index.first_existing(stem_of(mesh), suffixes)
         return _relative_path(row[column], row.location) if row[column] else None
 
-    return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS))
+    return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS), _axes(row))
+
+
+def _axes(row: TableRow) -> str:
+    if row["up"] and row["axes"]:
+        raise UsageError(f"{row.location}: both up and axes are set; use one of them")
+    if not (cell := row["up"] or row["axes"]):
+        return ""
+    try:
+        return parse_axes(cell)
+    except ValueError as error:
+        raise UsageError(f"{row.location}: {cell[:40]!r} is {error}") from None
 
 
 def _level(row: TableRow) -> int | None:

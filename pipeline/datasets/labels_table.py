@@ -24,7 +24,7 @@ from smile_pipe.shards.storage import StoragePath
 
 NAMES = ("labels.csv", "labels.parquet")
 FILE_COLUMNS = frozenset(("path", "glob", "texture", "landmarks"))
-KNOWN_COLUMNS = FILE_COLUMNS | {"subject", "expression", "level", "sequence", "frame", "frame_rate"}
+KNOWN_COLUMNS = FILE_COLUMNS | {"subject", "expression", "level", "sequence", "frame", "frame_rate", "up", "axes"}
 MAX_BYTES = 256 << 20
 MAX_CELLS = 1 << 24
 """Limit of rows times columns. An empty cell takes no space in a file, and some tens of bytes in memory."""
