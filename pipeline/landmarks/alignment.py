@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes
 from smile_pipe.pipeline.landmarks.surface import main_piece
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh, MeshError
 from smile_pipe.shards.sample import Frame
 
 UNIT_MM = 90.0
@@ -112,7 +112,7 @@ def canonical_frame(mesh: Mesh, axes: str = UPRIGHT) -> Frame:
     found = None if mesh.landmarks is None else _fit_landmarks(mesh.landmarks.astype(np.float64) @ matrix)
     method, fit = ("landmarks", found) if found else ("bounds", _fit_bounds(mesh.vertices[main_piece(mesh)] @ matrix))
     scale, R, T = fit
-    return _make_frame(method, scale, matrix @ R, T)
+    return _make_frame(method, scale, matrix @ R, T, mesh.origin)
 
 
 def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
@@ -120,7 +120,8 @@ def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
 
     If the frame mirrors, faces are turned over.
     """
-    rotation, shift = frame.scale * np.array(frame.R), np.array(frame.T)
+    rotation = frame.scale * np.array(frame.R)
+    shift = np.array(frame.T) + mesh.origin @ rotation
     if np.linalg.det(rotation) < 0:
         face_uvs = None if mesh.face_uvs is None else mesh.face_uvs[:, ::-1].copy()
         mesh = replace(mesh, faces=mesh.faces[:, ::-1].copy(), face_uvs=face_uvs)
@@ -130,7 +131,7 @@ def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
 
     landmarks = None if mesh.landmarks is None else transform(mesh.landmarks)
     flow = None if mesh.flow is None else (mesh.flow @ rotation).astype(np.float32)
-    return replace(mesh, vertices=transform(mesh.vertices), landmarks=landmarks, flow=flow)
+    return replace(mesh, vertices=transform(mesh.vertices), landmarks=landmarks, flow=flow, origin=NO_ORIGIN)
 
 
 Similarity: TypeAlias = tuple[float, NDArray[np.float64], NDArray[np.float64]]
@@ -216,8 +217,11 @@ def _fit_bounds(vertices: NDArray[np.float64]) -> Similarity:
     return scale, np.eye(3), -scale * (low + high) / 2
 
 
-def _make_frame(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
+def _make_frame(
+    method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64], origin: tuple[float, float, float]
+) -> Frame:
+    """Build the frame for coordinates of the file from the similarity for coordinates relative to `origin`."""
     # Rounded to keep differences in the last bits between linear algebra libraries out of the shards.
-    return Frame.model_validate(
-        {"method": method, "scale": float(f"{scale:.10g}"), "R": np.round(R, 9).tolist(), "T": np.round(T, 9).tolist()}
-    )
+    scale, R = float(f"{scale:.10g}"), np.round(R, 9)
+    T = np.round(T - origin @ (scale * R), 9)
+    return Frame.model_validate({"method": method, "scale": scale, "R": R.tolist(), "T": T.tolist()})

@@ -74,7 +74,7 @@ def pair_names_with_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[
         raise MeshError(f"truncated file: no point for the name {names[0][:40]!r}")
 
 
-def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
+def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bring points into the order of `LM3_NAMES` if all names are known. Ear lobes are dropped.
 
     Args:
@@ -82,7 +82,7 @@ def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> 
         points: [L, K].
 
     Returns:
-        float32 [22, K], NaN for missing points; or `points` unchanged if there is another name.
+        [22, K], NaN for missing points; or `points` unchanged if there is another name.
 
     Raises:
         MeshError: a name occurs twice (with its line).
@@ -91,7 +91,7 @@ def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> 
     known = [(number, name, row) for row, (number, name) in enumerate(names) if "ear lobe" not in name.lower()]
     if not known or any(_normalize_name(name) not in order for _, name, _ in known):
         return points
-    ordered = np.full((len(LM3_NAMES), points.shape[1]), np.nan, np.float32)
+    ordered = np.full((len(LM3_NAMES), points.shape[1]), np.nan)
     seen: set[str] = set()
     for number, name, row in known:
         if _normalize_name(name) in seen:
@@ -157,6 +157,11 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
     Raises:
         MeshError: the suffix is unknown, or the file cannot be read, is malformed (with its line) or has no points.
     """
+    return _read_points(path).astype(np.float32)
+
+
+def _read_points(path: Path) -> NDArray[np.float64]:
+    """Read landmarks as float64; see `read_landmarks`."""
     try:
         suffix = path.suffix.lower()
         if suffix == ".lm2":
@@ -186,7 +191,7 @@ def read_landmarks_2d(path: Path) -> NDArray[np.float32]:
             raise MeshError("unknown format of landmarks in an image; the supported suffix is .lm2")
         source = _read(path)
         with explaining(source, ".lm2"):
-            return _by_name(_rows(source), 2)
+            return _by_name(_rows(source), 2).astype(np.float32)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
@@ -205,7 +210,7 @@ def _rows(source: Source) -> list[tuple[int, list[str]]]:
     return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float32]:
+def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float64]:
     names, points = [], []
     for number, name, row in pair_names_with_points(rows):
         names.append((number, name))
@@ -213,10 +218,10 @@ def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.floa
     return order_by_name(names, _array(points))
 
 
-def _array(points: list[list[float]]) -> NDArray[np.float32]:
+def _array(points: list[list[float]]) -> NDArray[np.float64]:
     if not points:
         raise MeshError("no landmarks")
-    return np.array(points, np.float32)
+    return np.array(points)
 
 
 def _numbers(number: int, row: list[str], count: int) -> list[float]:
@@ -244,5 +249,5 @@ def read_scan(mesh_path: Path, landmarks_path: Path | None, sidecars: SidecarFil
     """
     mesh = read_mesh(mesh_path, sidecars)
     if landmarks_path is not None:
-        mesh = replace(mesh, landmarks=read_landmarks(landmarks_path))
+        mesh = replace(mesh, landmarks=(_read_points(landmarks_path) - mesh.origin).astype(np.float32))
     return mesh

@@ -11,7 +11,7 @@ from smile_pipe.pipeline.meshes.mesh import Mesh
 GRID, MIN_SHARE = 32, 0.25
 # Largest median distance of landmarks from the surface, relative to the spread of the landmarks (root mean square
 # distance from their mean, about 55 mm on a face). Half of the length of an edge is added, at most as much again.
-MAX_DISTANCE = 0.1
+MAX_DISTANCE = 0.08
 MAX_LANDMARKS = 16  # that are compared with the surface
 # Largest extent of a mesh, relative to the same spread: a person of 2.5 m.
 MAX_EXTENT = 50.0

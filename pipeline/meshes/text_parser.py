@@ -51,8 +51,8 @@ def _ends_token(c: int) -> bool:
 
 
 @_compiled
-def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
-    """Round mantissa * 10**exponent to float32; return the value and whether it is certain.
+def _scale(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
+    """Return mantissa * 10**exponent, and whether it is certain after rounding to float32.
 
     With a mantissa below 2**53 and an exact power of ten, one multiplication or division is correctly rounded (Clinger,
     "How to read floating point numbers accurately", 1990). Otherwise the result is off by less than four roundings of
@@ -143,7 +143,7 @@ def _parse_long_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, b
         while not _ends_token(load_byte(text, pos)):
             pos += 1
         return 0.0, pos, False
-    value, is_exact = _round_to_float32(mantissa, exponent, dropped)
+    value, is_exact = _scale(mantissa, exponent, dropped)
     return (-value if negative else value), pos, is_exact
 
 
@@ -264,7 +264,7 @@ def _scan_row(
     pos: int,
     limit: int,
     array: int,
-    out: NDArray[np.float32],
+    out: NDArray[np.floating],
     count: int,
     fallbacks: NDArray[np.int64],
     row: int,
@@ -340,7 +340,7 @@ def _scan_polygon(
 def scan_obj(
     text: NDArray[np.uint8],
     state: NDArray[np.int64],
-    points: NDArray[np.float32],
+    points: NDArray[np.floating],
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
     corners: NDArray[np.int32],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from smile_pipe.pipeline.meshes.mesh import FEW_CORNERS, Mesh, MeshError
 from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
@@ -80,13 +80,19 @@ def parse_wrl(source: Source) -> Mesh:
             inconsistent.
     """
     source = source.as_text()
+    mesh = _parse(source, np.float32)
+    return _parse(source, np.float64) if mesh.is_coarse else mesh
+
+
+def _parse(source: Source, dtype: DTypeLike) -> Mesh:
+    """Read the text, with points of type `dtype`: float32 takes less memory."""
     magic = source.line(0, 16)
     if magic.startswith((b"#VRML V1.0", b"#Inventor")):
         raise MeshError("unsupported format: VRML 1.0 or Inventor; convert it to VRML 2.0, PLY or OBJ")
     if not magic.startswith(b"#VRML V2.0"):
         raise MeshError("not a VRML text file: its first line must start with #VRML V2.0")
     scene = _Scene(source)
-    scene.visit(read_nodes(source), np.eye(4))
+    scene.visit(read_nodes(source, dtype), np.eye(4))
     if not scene.shapes:
         raise MeshError("no IndexedFaceSet with points and coordIndex")
     return join_shapes(scene.shapes, scene.texture_name, (FEW_CORNERS,) if scene.has_short_polygons else ())

@@ -9,9 +9,9 @@ from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 
 def build_shape(
-    points: NDArray[np.float32],
-    uvs: NDArray[np.float32],
-    colors: NDArray[np.float32],
+    points: NDArray[np.floating],
+    uvs: NDArray[np.floating],
+    colors: NDArray[np.floating],
     corners: NDArray[np.int32],
     uv_corners: NDArray[np.int32] | None,
     color_corners: NDArray[np.int32] | None,
@@ -49,8 +49,8 @@ def build_shape(
 
 
 def _vertex_colors(
-    num_points: int, colors: NDArray[np.float32], corners: NDArray[np.int32], color_corners: NDArray[np.int32] | None
-) -> NDArray[np.float32]:
+    num_points: int, colors: NDArray[np.floating], corners: NDArray[np.int32], color_corners: NDArray[np.int32] | None
+) -> NDArray[np.floating]:
     """Colours by vertex [V, 3]; [0, 3] if corners of one vertex differ or the lists do not match."""
     if color_corners is None or not len(colors):
         return colors if len(colors) == num_points else colors[:0]

@@ -38,8 +38,9 @@ class RenderSettings(Frozen):
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        # Without `jpeg` if it is the default: shards that are older than this setting have the same fingerprint.
-        excluded = {"text_source", "prompts"} | ({"jpeg"} if self.jpeg == "cpu" else set())
+        # Without newer settings that have their defaults: older shards have the same fingerprint.
+        defaults = {"jpeg": "cpu", "axes": UPRIGHT}
+        excluded = {"text_source", "prompts", *(name for name in defaults if getattr(self, name) == defaults[name])}
         return fingerprint(self.model_dump(mode="json", exclude=excluded))
 
     @property
