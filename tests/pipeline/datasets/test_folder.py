@@ -72,6 +72,31 @@ class TestScans:
         table(tmp_path, f"path,subject,expression,level\na.obj,s,HA,{written}\n")
         assert only(tmp_path).level == level
 
+    @pytest.mark.parametrize(
+        ("up", "axes", "found"),
+        [
+            ("z", "", "x,z,-y"),
+            ("", "x -y z", "x,-y,z"),
+            ("", "", ""),
+            ("-y", "", "x,-y,-z"),
+            ("", '"x,-y,z"', "x,-y,z"),
+        ],
+    )
+    def test_a_scan_may_have_axes_of_its_own(self, tmp_path, up, axes, found):
+        table(tmp_path, f"path,subject,expression,Up,axes\na.obj,s,HA,{up},{axes}\n")
+        assert (only(tmp_path).frames[0].axes, only(tmp_path).labels) == (found, {})
+
+    @pytest.mark.parametrize(
+        ("row", "problem"),
+        [
+            ("a.obj,s,HA,z,x z -y,", "line 2: both up and axes are set; use one of them"),
+            ("a.obj,s,HA,top,,", "line 2: 'top' is not axes; write those that point to the subject's left"),
+            ("a.obj,s,HA,z,,q\nb.obj,s,HA,y,,q", "line 3: axes differs from the first row of the sequence 'q'"),
+        ],
+    )
+    def test_invalid_axes_are_rejected(self, tmp_path, row, problem):
+        assert problem in refused(tmp_path, f"path,subject,expression,up,axes,sequence\n{row}\n")
+
     @pytest.mark.parametrize("level", ["high", "1.5", "-1", "²", "9" * 5000])
     def test_invalid_level_is_rejected_with_its_line(self, tmp_path, level):
         problem = refused(tmp_path, f"path,subject,expression,level\na.obj,s,HA,1\n\nb.obj,s,HA,{level}\n")

@@ -80,3 +80,51 @@ def test_notes_name_the_file_are_limited_and_reach_the_driver(settings, tmp_path
     (row, _) = written.record.rows
     stored = from_members(read_members((output.shards / "000000.tar").read_range(row.offset, row.bytes), "000000.tar"))
     assert stored.record.notes == (of_scan,)
+
+
+def test_axes_of_a_scan_and_of_its_neutral_scan_change_its_fingerprint(settings):
+    neutral = ScanFiles("n.obj")
+    flow = settings.model_copy(update={"channels": ("rgb", "flow")})
+    geometry = settings.model_copy(update={"text_source": "geometry"})
+    turned, turned_neutral = (replace(scan, axes="x,z,-y") for scan in (SOURCE.frames[0], neutral))
+    before = replace(SOURCE, neutral=neutral)
+    for how, changes, image_changes in (
+        (settings, {"frames": (turned,)}, True),
+        (flow, {"neutral": turned_neutral}, True),
+        (geometry, {"neutral": turned_neutral}, False),
+    ):
+        of = SampleFingerprints.of(how, "folder")
+        after = replace(before, **changes)
+        assert (of.images(after, ()) != of.images(before, ())) == image_changes
+        assert of.whole(after, of.images(after, ()), ()) != of.whole(before, of.images(before, ()), ())
+
+
+def test_landmarks_of_something_else_are_not_used_with_a_note(settings, tmp_path):
+    points = sphere(2, 100.0).vertices[:68]
+    text = {}
+    for name, landmarks in {"own": points, "metres": points / 1000}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join("{} {} {}".format(*point) for point in landmarks.tolist()))
+        source = replace(SOURCE, frames=(ScanFiles("a.obj", landmarks=f"{name}.txt"),))
+        record = process_sample(source, tmp_path, settings, "folder").sample.record
+        text[name] = (record.mesh.num_landmarks, record.notes)
+    assert text["own"] == (68, ())
+    count, (note,) = text["metres"]
+    assert count == 0 and note.startswith("metres.txt: landmarks are not used: ")
+
+
+def test_a_scan_that_looks_turned_has_a_note_until_its_axes_are_given(settings, tmp_path):
+    lines = (tmp_path / "a.obj").read_text().splitlines()
+    half = [line for line in lines if line[0] == "v"]
+    front = {number for number, line in enumerate(half, 1) if float(line.split()[3]) > -20}
+    half += [line for line in lines if line[0] == "f" and {int(word) for word in line.split()[1:]} <= front]
+    (tmp_path / "a.obj").write_text("\n".join(half))
+
+    def notes(of_dataset: str, of_scan: str) -> tuple[str, ...]:
+        source = replace(SOURCE, frames=(ScanFiles("a.obj", axes=of_scan),))
+        how = settings.model_copy(update={"axes": of_dataset})
+        return process_sample(source, tmp_path, how, "folder").sample.record.notes
+
+    assert notes("x,y,z", "") == notes("x,-y,-z", "x,y,z") == ()
+    assert notes("x,-y,-z", "") == notes("x,y,z", "x,-y,-z")
+    (note,) = notes("x,-y,-z", "")
+    assert note == "a.obj: looks turned: its surface faces z in the axes of the file; give its `up` or `axes`"
