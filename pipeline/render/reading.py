@@ -101,7 +101,7 @@ class SourceReader:
         return mesh
 
     def frame_of(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> Frame:
-        """Return the canonical frame of a scan; note if the scan looks turned.
+        """Return the canonical frame of a scan; note if landmarks give none, or if the scan looks turned.
 
         Raises:
             MeshError: the mesh has no extent.
@@ -111,6 +111,8 @@ class SourceReader:
             frame = canonical_frame(mesh, axes)
         except MeshError as error:
             raise MeshError(f"{scan.mesh}: {error}") from None
+        if frame.method == "bounds" and mesh.landmarks is not None:
+            self.note(scan.landmarks or scan.mesh, "landmarks give no alignment: too few of a known set, or not a face")
         if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
             self.note(scan.mesh, problem)
         return frame
