@@ -1,9 +1,11 @@
 """The settings that the bytes of a render depend on, which the manifest records and fingerprints cover."""
 
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from typing import Literal
 
 from blake3 import blake3
+from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
@@ -14,6 +16,14 @@ from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
 # Increment when the bytes of a sample change for another reason than its renderer: alignment, codecs, the record.
 DATA_VERSION = 6
+# Codecs, and the compiler of the kernels: another version may give other bytes.
+LIBRARIES = ("imagecodecs", "numba", "pillow", "simplejpeg", "zlib-ng")
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that the bytes of a render depend on."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 class RenderSettings(Frozen):
@@ -22,6 +32,7 @@ class RenderSettings(Frozen):
     data_version: int = DATA_VERSION
     renderer: RendererName
     renderer_version: str
+    libraries: dict[str, str] = Field(default_factory=library_versions)
     views: tuple[View, ...]
     size: int
     projection: Projection
@@ -38,10 +49,7 @@ class RenderSettings(Frozen):
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        # Without newer settings that have their defaults: older shards have the same fingerprint.
-        defaults = {"jpeg": "cpu", "axes": UPRIGHT}
-        excluded = {"text_source", "prompts", *(name for name in defaults if getattr(self, name) == defaults[name])}
-        return fingerprint(self.model_dump(mode="json", exclude=excluded))
+        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
 
     @property
     def needs_neutral(self) -> bool:
