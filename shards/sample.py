@@ -151,7 +151,8 @@ class SampleRecord(Frozen):
     timeline: Timeline | None = None
     action_units: Mapping[str, float] = {}
     caption: Caption | None = None
-    notes: tuple[str, ...] = ()
+    # Lines of one text, not a list: see `Level`. An empty list has no type either.
+    notes: str = ""
 
     @property
     def images(self) -> list[tuple[str, str]]:

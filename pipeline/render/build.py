@@ -130,7 +130,7 @@ def build_shard(
     )
     output.write_record(record)
     seconds = sum((unit.seconds for unit in units), StepSeconds(write=time.perf_counter() - began))
-    notes = tuple(note for one in built if one.sample is not None for note in one.sample.record.notes)
+    notes = tuple(note for one in built if one.sample is not None for note in one.sample.record.notes.splitlines())
     return WrittenShard(record, seconds, notes)
 
 
@@ -221,17 +221,17 @@ def _sample(built: BuiltSample, units: Sequence[ProcessedUnit], layout: str, set
         flow=FLOW_SCALE if "flow" in settings.channels else None,
         mesh=statistics,
         timeline=None if source.frame_rate is None else _timeline(source, infos[0], settings, scales),
-        notes=_limit_notes(list(dict.fromkeys(note for info in infos for note in info.notes))),
+        notes=_join_notes(list(dict.fromkeys(note for info in infos for note in info.notes))),
     )
     encoded = iter([image for unit in units for image in unit.images])
     return Sample(record, prompt.text, dynamic | {name: next(encoded) for name in _frame_image_names(record)})
 
 
-def _limit_notes(notes: Sequence[str]) -> tuple[str, ...]:
-    """Shorten a long list: each frame of a sequence may have a note."""
-    if len(notes) <= MAX_NOTES:
-        return tuple(notes)
-    return (*notes[: MAX_NOTES - 1], f"and {len(notes) - MAX_NOTES + 1} more notes")
+def _join_notes(notes: Sequence[str]) -> str:
+    """Join notes to lines, and shorten a long list: each frame of a sequence may have a note."""
+    if len(notes) > MAX_NOTES:
+        notes = [*notes[: MAX_NOTES - 1], f"and {len(notes) - MAX_NOTES + 1} more notes"]
+    return "\n".join(notes)
 
 
 def _labels_and_text(built: BuiltSample, layout: str, prompt: Prompt, settings: RenderSettings) -> dict[str, Any]:

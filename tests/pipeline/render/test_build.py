@@ -79,7 +79,7 @@ def test_notes_name_the_file_are_limited_and_reach_the_driver(settings, tmp_path
     assert len(of_sequence) == 8 and of_sequence[6:] == [of_scan.replace("0", "6"), "and 5 more notes"]
     (row, _) = written.record.rows
     stored = from_members(read_members((output.shards / "000000.tar").read_range(row.offset, row.bytes), "000000.tar"))
-    assert stored.record.notes == (of_scan,)
+    assert stored.record.notes == of_scan
 
 
 def test_axes_of_a_scan_and_of_its_neutral_scan_change_its_fingerprint(settings):
@@ -108,8 +108,8 @@ def test_landmarks_of_something_else_are_not_used_with_a_note(settings, tmp_path
         record = process_sample(source, tmp_path, settings, "folder").sample.record
         text[name] = (record.mesh.num_landmarks, record.notes)
     # They are on the surface, but not those of a face.
-    assert text["own"] == (68, ("own.txt: landmarks give no alignment: too few of a known set, or not a face",))
-    count, (note,) = text["metres"]
+    assert text["own"] == (68, "own.txt: landmarks give no alignment: too few of a known set, or not a face")
+    count, note = text["metres"]
     assert count == 0 and note.startswith("metres.txt: landmarks are not used: ")
 
 
@@ -120,12 +120,12 @@ def test_a_scan_that_looks_turned_has_a_note_until_its_axes_are_given(settings, 
     half += [line for line in lines if line[0] == "f" and {int(word) for word in line.split()[1:]} <= front]
     (tmp_path / "a.obj").write_text("\n".join(half))
 
-    def notes(of_dataset: str, of_scan: str) -> tuple[str, ...]:
+    def notes(of_dataset: str, of_scan: str) -> str:
         source = replace(SOURCE, frames=(ScanFiles("a.obj", axes=of_scan),))
         how = settings.model_copy(update={"axes": of_dataset})
         return process_sample(source, tmp_path, how, "folder").sample.record.notes
 
-    assert notes("x,y,z", "") == notes("x,-y,-z", "x,y,z") == ()
+    assert notes("x,y,z", "") == notes("x,-y,-z", "x,y,z") == ""
     assert notes("x,-y,-z", "") == notes("x,y,z", "x,-y,-z")
-    (note,) = notes("x,-y,-z", "")
+    note = notes("x,-y,-z", "")
     assert note == "a.obj: looks turned: its surface faces z in the axes of the file; give its `up` or `axes`"
