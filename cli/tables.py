@@ -17,9 +17,6 @@ from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Camera, Sample
 
-MAX_LINES = 20
-"""Limit of the lines of a list of samples."""
-
 MAX_GROUPS = 12
 
 
@@ -109,13 +106,6 @@ def find_row(shards: ShardSet, key: str) -> IndexRow:
     return rows[key]
 
 
-def missing_files(rows: Sequence[IndexRow]) -> str:
-    """The files that samples name and that were not found, a line for each sample; "" if there is none."""
-    lines = [f"{row.key}: {', '.join(row.missing_files)}" for row in rows if row.missing_files]
-    more = [f"and {pluralize(len(lines) - MAX_LINES, 'more sample')}"] if len(lines) > MAX_LINES else []
-    return "\n".join([*lines[:MAX_LINES], *more])
-
-
 def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
     """Print labels, text, source, mesh, frames, position in the shard, and cameras of a sample."""
     record = sample.record
@@ -132,13 +122,13 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
         "mesh",
         f"{pluralize(mesh.num_vertices, 'vertex', 'vertices')}, {pluralize(mesh.num_faces, 'face')}, {mesh.surface}",
     )
-    if row.missing_files:
-        facts.add_row("named, but missing", ", ".join(row.missing_files))
     facts.add_row("aligned by", f"{record.frame.method}, {pluralize(mesh.num_landmarks, 'landmark')}")
     if record.timeline is not None:
         time = record.timeline
         frames = ", ".join(map(str, time.frames))
         facts.add_row("frames", f"{frames} of {time.num_source_frames}, {time.frame_rate:g} a second")
+    for note in record.notes.splitlines():
+        facts.add_row("note", note)
     facts.add_row("stored in", f"{row.shard}, {row.bytes / 1e3:.1f} kB from byte {row.offset}")
     console.print(facts)
     console.print(_cameras(sample))

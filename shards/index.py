@@ -105,25 +105,6 @@ class IndexRow:
     surface: str
     sources: tuple[SourceFile, ...]
 
-    @property
-    def missing_files(self) -> tuple[str, ...]:
-        """The files that meshes of the sample name and that were not found; see `missing_files`."""
-        return missing_files(self.sources)
-
-
-def missing_files(sources: Sequence[SourceFile]) -> tuple[str, ...]:
-    """Return the images and materials that a sample names and that were not found.
-
-    Each is looked for in several places, and in upper and lower case; one of the places is returned.
-    """
-    found = {_base_name(file.path) for file in sources if file.size >= 0}
-    missing = {_base_name(file.path): file.path for file in reversed(sources) if file.size < 0}
-    return tuple(sorted(path for name, path in missing.items() if name not in found))
-
-
-def _base_name(path: str) -> str:
-    return path.rpartition("/")[2].casefold()
-
 
 def write_index(path: PathLike, rows: Iterable[IndexRow]) -> None:
     """Write the index atomically; equal rows give equal bytes."""

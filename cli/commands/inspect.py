@@ -11,7 +11,7 @@ from rich.table import Table
 
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
-from smile_pipe.cli.tables import curves_table, expression_table, find_row, missing_files, print_sample
+from smile_pipe.cli.tables import curves_table, expression_table, find_row, print_sample
 from smile_pipe.pipeline.data.temporal import is_sequence
 from smile_pipe.pipeline.runs.curves import extract_curves
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
@@ -86,8 +86,6 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
         ("aligned by", [r.framed_by for r in shards.rows]),
     ):
         facts.add_row(name, ", ".join(f"{value}: {count}" for value, count in sorted(Counter(values).items())))
-    if missing := missing_files(shards.rows):
-        facts.add_row("named, but missing", missing)
     console.print(facts)
     console.print(expression_table(shards.rows))
 

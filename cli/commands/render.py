@@ -15,7 +15,7 @@ from rich.table import Table
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
-from smile_pipe.cli.tables import counts, expression_table, missing_files, subject_lines
+from smile_pipe.cli.tables import counts, expression_table, subject_lines
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.plan import RenderPlan
@@ -27,6 +27,8 @@ from smile_pipe.shards.reader import ShardSet
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.estimate import Estimate
     from smile_pipe.pipeline.render.stage import RenderProgress
+
+MAX_NOTES = 20
 
 
 class RenderOptions(RenderConfig):
@@ -61,15 +63,18 @@ def register(app: typer.Typer) -> None:
             plans.append(plan)
 
         busy: list[Utilization] = []
+        notes: list[str] = []
 
         with StageProgress("render") as progress:
 
             def on_progress(state: stage.RenderProgress) -> None:
                 progress.update(state.num_done, state.num_total, _failures(state))
                 busy[:] = [state.utilization]
+                notes[:] = state.notes
 
             manifest = stage.run(config, on_progress, on_plan)
         (plan,) = plans
+        _print_notes(notes, console)
         _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)
         if not manifest.num_samples:
             raise RuntimeError(
@@ -139,8 +144,8 @@ def _print_summary(
     table = Table(show_header=False, box=None)
     table.add_row("samples", f"{manifest.num_samples} ({plan.num_to_render} rendered, {plan.num_to_rewrite} rewritten)")
     table.add_row("failures", f"{manifest.num_failures}" + (" (see failures.parquet)" if manifest.num_failures else ""))
-    for what, value in _notes(config) if manifest.num_samples else ():
-        table.add_row(what, value)
+    for what, count in _fallbacks(config) if manifest.num_samples else ():
+        table.add_row(what, str(count))
     table.add_row("views x channels", f"{len(manifest.views)} x {len(manifest.channels)}, {manifest.image_size} px")
     table.add_row("shards", f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB")
     is_default = config.renderer == "auto" and manifest.renderer == "pytorch3d"
@@ -161,21 +166,29 @@ def _failures(state: "RenderProgress") -> str:
     return f"{state.num_failed} failed in {pluralize(state.num_written, 'finished shard')}"
 
 
+def _print_notes(notes: Sequence[str], console: Console) -> None:
+    for note in notes[:MAX_NOTES]:
+        print_line(console, f"note: {note}")
+    if len(notes) > MAX_NOTES:
+        print_line(
+            console, f"and {len(notes) - MAX_NOTES:,} more notes; `notes` in the KEY.json of a sample has its own"
+        )
+
+
 def _busy(shares: Utilization) -> str:
     steps = ", ".join(f"{step} {share:.0%}" for step, share in shares.steps.items())
     cores = f"cores busy {shares.cores:.0%} ({steps})"
     return cores if shares.gpus is None else f"GPUs busy {shares.gpus:.0%}; {cores}"
 
 
-def _notes(config: RenderOptions) -> list[tuple[str, str]]:
-    """Samples that were rendered without colours, without landmarks, or without a file that they name."""
+def _fallbacks(config: RenderOptions) -> list[tuple[str, int]]:
+    """Numbers of samples that were rendered without colours or without landmarks."""
     rows = ShardSet.open(str(config.out)).rows
     fallbacks = (
         ("without colours (plain tone)", sum(row.surface == "plain" for row in rows)),
         ("aligned by bounding box (no landmarks)", sum(row.framed_by == "bounds" for row in rows)),
     )
-    notes = [(what, str(count)) for what, count in fallbacks if count]
-    return [*notes, ("named, but missing", missing)] if (missing := missing_files(rows)) else notes
+    return [(what, count) for what, count in fallbacks if count]
 
 
 def _as_dict(plan: RenderPlan, cost: "Estimate") -> dict:

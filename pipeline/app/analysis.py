@@ -78,13 +78,12 @@ def _read_meshes(predictor: Predictor, scan: ScanInput) -> tuple[list[Mesh], tup
     notes: list[str] = []
     try:
         strict = predictor.settings.model_copy(update={"needs_colors": True})
-        meshes, missing = read_meshes(scan.source, scan.root, strict)
+        meshes, found = read_meshes(scan.source, scan.root, strict)
     except MeshError as error:
         reason = str(error).replace(f"{scan.root}/", "")
         notes.append(f"Shown without its texture, which the predictions do not use: {reason}")
-        meshes, missing = read_meshes(scan.source, scan.root, predictor.settings)
-    notes += [f"The scan names {path}, which is missing." for path in missing]
-    return meshes, tuple(notes)
+        meshes, found = read_meshes(scan.source, scan.root, predictor.settings)
+    return meshes, (*notes, *found)
 
 
 # Gives a subject that no demo dataset has: those use seeds from 0.

@@ -48,7 +48,7 @@ def parse_npz(source: Source) -> Mesh:
         )
     return replace(
         mesh,
-        landmarks=None if landmarks is None else np.ascontiguousarray(landmarks, np.float32),
+        landmarks=None if landmarks is None else np.ascontiguousarray(landmarks - mesh.origin, np.float32),
         materials=() if texture is None else (Material(image=_as_image(texture)),),
     )
 

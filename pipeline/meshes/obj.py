@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from smile_pipe.pipeline.meshes.buffers import reusable_array
-from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import FEW_CORNERS, Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
 from smile_pipe.pipeline.meshes.obj_materials import read_libraries, statement
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
@@ -22,11 +22,10 @@ from smile_pipe.pipeline.meshes.text_parser import (
     DONE,
     FULL,
     NO_UV,
-    TOO_FEW_CORNERS,
     TOO_FEW_NUMBERS,
     scan_obj,
 )
-from smile_pipe.pipeline.meshes.triangulation import triangulate
+from smile_pipe.pipeline.meshes.triangulation import has_short_polygons, triangulate
 
 _Floats: TypeAlias = NDArray[np.float32]
 _BYTES_PER_ELEMENT = 12  # an estimate; the minimum is 2
@@ -35,7 +34,6 @@ _MIN_MATERIAL_BYTES = 3  # of a line that the compiled parser may take for one o
 _PROBLEMS = {
     TOO_FEW_NUMBERS: "too few numbers: a vertex needs three, a texture coordinate one",
     BAD_CORNER: "malformed face corner: it must be `v`, `v/vt`, `v//vn` or `v/vt/vn`",
-    TOO_FEW_CORNERS: "too few corners: a face needs three",
     BAD_INDEX: "invalid face index: it is 0 or points before the first element",
 }
 
@@ -49,14 +47,21 @@ def parse_obj(source: Source) -> Mesh:
     Raises:
         MeshError: the text is malformed (with its line), or the mesh is empty or inconsistent.
     """
-    points, uvs, colors, corners, lines = _scan(source)
-    materials, material_of_corner = _read_materials(source, lines, corners.shape[1])
+    source = source.as_text()
+    mesh = _parse(source, np.float32)
+    return _parse(source, np.float64) if mesh.is_coarse else mesh
+
+
+def _parse(source: Source, dtype: DTypeLike) -> Mesh:
+    """Read the text, with points of type `dtype`: float32 is faster."""
+    points, uvs, colors, corners, lines = _scan(source, dtype)
+    materials, material_of_corner, notes = _read_materials(source, lines, corners.shape[1])
     others = () if material_of_corner is None else (material_of_corner,)
     faces, face_uvs, *by_corner = triangulate(points, corners[0], corners[1], *others)
     face_materials = np.ascontiguousarray(by_corner[0][:, 0]) if by_corner else None
     colored = 0 < len(colors) == len(points) and not np.isnan(colors[:, 2]).any()
     textured = len(uvs) > 0 or bool((face_uvs >= 0).any())
-    if textured and (bare := face_uvs == NO_UV).any():
+    if len(uvs) > 0 and (bare := face_uvs == NO_UV).any():
         face_uvs[bare] = len(uvs)
         uvs = np.append(uvs, np.zeros((1, 2), np.float32), axis=0)
         face_materials = np.int32(0 if face_materials is None else face_materials) + bare.any(axis=1) * np.int32(
@@ -71,12 +76,13 @@ def parse_obj(source: Source) -> Mesh:
         colors_to_uint8(colors) if colored else None,
         materials,
         face_materials,
+        (*notes, FEW_CORNERS) if has_short_polygons(corners[0]) else notes,
     )
 
 
 def _read_materials(
     source: Source, lines: NDArray[np.int64], num_corners: int
-) -> tuple[tuple[Material, ...], NDArray[np.int32] | None]:
+) -> tuple[tuple[Material, ...], NDArray[np.int32] | None, tuple[str, ...]]:
     """Read the materials in use.
 
     Args:
@@ -85,10 +91,10 @@ def _read_materials(
         num_corners: number of corners, with the ends of polygons.
 
     Returns:
-        The materials, at least one, and the index of the material of each corner, or None if it is 0 for all.
+        The materials, at least one; the index of the material of each corner, or None if it is 0 for all; and notes.
     """
     if not source.sidecars.with_materials:
-        return (Material(),), None
+        return (Material(),), None, ()
     statements = [statement(source.line(pos)) for pos in lines[0].tolist()]
     library = read_libraries(source.sidecars, (value for word, value in statements if word == "mtllib"))
     names: list[str | None] = [None]
@@ -105,28 +111,28 @@ def _read_materials(
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     materials = tuple(map(library.find, numbers))
     if len(materials) == 1:
-        return materials, None
+        return materials, None, library.notes
     counts = np.diff([*starts, num_corners])
-    return materials, np.repeat(np.array([numbers[name] for name in names], np.int32), counts)
+    return materials, np.repeat(np.array([numbers[name] for name in names], np.int32), counts), library.notes
 
 
-def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
+def _scan(
+    source: Source, dtype: DTypeLike
+) -> tuple[NDArray[np.floating], _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
     """Run the compiled parser.
 
     Returns:
         points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], material lines [2, M] (see `_read_materials`).
     """
     room = source.size // _BYTES_PER_ELEMENT + 64
-    points, uvs, colors = (
-        reusable_array(room, np.float32),
+    points: NDArray[np.floating] = reusable_array(room, dtype)
+    uvs, colors = (
         reusable_array(room, np.float32),
         reusable_array(room, np.float32),
     )
     corners = reusable_array(2 * room, np.int32).reshape(2, room)
     materials = np.empty((2, min(source.size // _MIN_MATERIAL_BYTES + 1, _MAX_MATERIALS)), np.int64)
     state, fallbacks = np.zeros(6, np.int64), np.empty((MAX_FALLBACKS, 3), np.int64)
-    if source.slice(0, 3) == b"\xef\xbb\xbf":
-        state[0] = 3
     while True:
         status, num_fallbacks = scan_obj(source.text, state, points, uvs, colors, corners, fallbacks, materials)
         resolve_fallbacks(source, fallbacks[:num_fallbacks], (points, uvs, colors))

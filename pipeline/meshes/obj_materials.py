@@ -17,6 +17,7 @@ from smile_pipe.pipeline.meshes.source import Source
 _MAX_BYTES = 1 << 20  # of a material file, which normally has a few lines
 _MAX_LINE = 4096
 _MAX_FILES = 8
+_MAX_NAME = 200  # letters of a name in a note
 _MAX_NUMBER = 1e4
 # `-s 1 1 1 -clamp on -imfchan r face.png`: values of most options are numbers or on/off; the rest is the name.
 _OPTION = re.compile(
@@ -31,9 +32,15 @@ _LIBRARIES = re.compile(r"(?<=\.mtl)\s+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class MaterialLibrary:
-    """The materials of all material files of an OBJ by name."""
+    """The material files of an OBJ.
+
+    Attributes:
+        materials: the materials of all files by name.
+        notes: which files are missing or cannot be read.
+    """
 
     materials: dict[str, Material]
+    notes: tuple[str, ...] = ()
 
     def find(self, name: str | None) -> Material:
         """Return the material of the faces after `usemtl name`, or before any `usemtl` (None).
@@ -73,21 +80,25 @@ def read_libraries(sidecars: SidecarFiles, values: Iterable[str]) -> MaterialLib
     """
     names = [clean_name(name) for value in values for name in _LIBRARIES.split(value)]
     materials: dict[str, Material] = {}
+    notes: list[str] = []
     for name in list(dict.fromkeys(filter(None, names)))[:_MAX_FILES]:
-        materials = _read_library(sidecars, name) | materials
-    return MaterialLibrary(materials)
+        found = _read_library(sidecars, name)
+        if found is None:
+            notes.append(f"the material file {name[:_MAX_NAME]} is missing or cannot be read")
+        materials = (found or {}) | materials
+    return MaterialLibrary(materials, tuple(notes))
 
 
-def _read_library(sidecars: SidecarFiles, name: str) -> dict[str, Material]:
+def _read_library(sidecars: SidecarFiles, name: str) -> dict[str, Material] | None:
     found = sidecars.search(name)
     try:
         if found is None or (sidecars.root / found).stat().st_size > _MAX_BYTES:
-            return {}
-        source = Source.read(sidecars.root / found)
+            return None
+        source = Source.read(sidecars.root / found).as_text()
     except (MeshError, OSError):
-        return {}
+        return None
     folder = posixpath.relpath(posixpath.dirname(found) or ".", posixpath.dirname(sidecars.mesh) or ".")
-    lines = source.slice(0, _MAX_BYTES).removeprefix(b"\xef\xbb\xbf").splitlines()
+    lines = source.slice(0, _MAX_BYTES).splitlines()
     materials: dict[str, Material] = {}
     ambient: dict[str, Material] = {}
     material = ""

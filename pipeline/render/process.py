@@ -44,7 +44,6 @@ from smile_pipe.pipeline.rendering.choose_backend import RendererName, build_ren
 from smile_pipe.pipeline.rendering.device_errors import as_device_error, free_device_memory
 from smile_pipe.pipeline.rendering.encoding import encode_frame
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
-from smile_pipe.shards.index import missing_files
 from smile_pipe.shards.sample import MeshStatistics, Temporal
 from smile_pipe.shards.storage import StoragePath
 
@@ -75,7 +74,7 @@ def read_meshes(
     """Read the meshes that `process_sample` renders.
 
     Returns:
-        One mesh a rendered frame, in the canonical frame; the files that the sample names and that are missing.
+        One mesh a rendered frame, in the canonical frame; and notes, see `SampleRecord.notes`.
 
     Raises:
         MeshError: a file cannot be read.
@@ -85,7 +84,7 @@ def read_meshes(
     with open_data_dir(root) as data_dir:
         reader = SourceReader(data_dir)
         meshes = [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
-        return meshes, missing_files(tuple(reader.sources.values()))
+        return meshes, tuple(dict.fromkeys(reader.notes))
 
 
 def render_shards_in_process(

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.captions.geometry import measure
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
+from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
 from smile_pipe.pipeline.landmarks.files import read_scan
+from smile_pipe.pipeline.landmarks.surface import landmarks_problem, orientation_problem
 from smile_pipe.pipeline.meshes.materials import MAX_STACK_PIXELS, apply_materials, load_images
 from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root
@@ -31,6 +34,7 @@ from smile_pipe.shards.sample import Frame
 # Size of the cache of decoded textures, which maps the digest of a file to its pixels; the oldest entry goes first.
 MAX_TEXTURES_BYTES = 64 << 20
 _TEXTURES: dict[str, NDArray[np.uint8]] = {}
+_MAX_NAMES = 200  # letters of a note
 
 
 @dataclass
@@ -42,10 +46,12 @@ class SourceReader:
     Attributes:
         files: the data directory.
         sources: the recorded files by path.
+        notes: what is odd about the scans that were read, each with the path of its file.
     """
 
     files: DataDir
     sources: dict[str, SourceFile] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def read(self, scan: ScanFiles) -> Mesh:
         """Read a scan with its images: those that its mesh names, or if none of them exists that of the scan.
@@ -101,7 +107,34 @@ class SourceReader:
         root = self.files.root
         self._record(*scan.paths)
         self._check_inside(scan.mesh, scan.landmarks)
-        return read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecars)
+        mesh = read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecars)
+        for note in mesh.notes:
+            self.note(scan.mesh, note)
+        if mesh.landmarks is not None and (problem := landmarks_problem(mesh)):
+            self.note(scan.landmarks or scan.mesh, problem)
+            return replace(mesh, landmarks=None)
+        return mesh
+
+    def frame_of(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> Frame:
+        """Return the canonical frame of a scan; note if landmarks give none, or if the scan looks turned.
+
+        Raises:
+            MeshError: the mesh has no extent.
+        """
+        axes = scan.axes or settings.axes
+        try:
+            frame = canonical_frame(mesh, axes)
+        except MeshError as error:
+            raise MeshError(f"{scan.mesh}: {error}") from None
+        if frame.method == "bounds" and mesh.landmarks is not None:
+            self.note(scan.landmarks or scan.mesh, "landmarks give no alignment: too few of a known set, or not a face")
+        if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
+            self.note(scan.mesh, problem)
+        return frame
+
+    def note(self, path: str, text: str) -> None:
+        """Add a note about a file."""
+        self.notes.append(printable(f"{path}: {text}"))
 
     def _load_images(self, mesh: Mesh, scan: ScanFiles, sidecars: SidecarFiles) -> Mesh:
         if not scan.is_texture_chosen:
@@ -112,6 +145,8 @@ class SourceReader:
 
             def load(material: Material) -> NDArray[np.uint8] | None:
                 path = next(filter(None, map(sidecars.search, material.names)), None)
+                if path is None and material.names:
+                    self.note(scan.mesh, f"the image {' or '.join(material.names)[:_MAX_NAMES]} is missing")
                 if path is not None and path not in images:
                     images[path] = downscale_texture(self._texture(path), limit)
                 return None if path is None else images[path]
@@ -163,19 +198,19 @@ def read_frames(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) 
         MeshError: a file cannot be read, or flow or magnification needs meshes that are not in correspondence.
         StorageError: the storage of the data directory failed.
     """
-    if unit.sample.frame_rate is None:
-        return _read_scan(unit.sample, reader, settings)
-    return _read_sequence(unit, reader, settings)
+    is_scan = unit.sample.frame_rate is None
+    info, meshes = _read_scan(unit.sample, reader, settings) if is_scan else _read_sequence(unit, reader, settings)
+    return replace(info, notes=tuple(dict.fromkeys(reader.notes))), meshes
 
 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
     mesh = reader.read_for(sample.frames[0], settings)
-    frame = _frame(mesh, sample.frames[0])
+    frame = reader.frame_of(mesh, sample.frames[0], settings)
     mesh = apply_frame(mesh, frame)
     neutral = None
     if sample.neutral is not None:
         neutral = reader.read_shape(sample.neutral)
-        neutral = apply_frame(neutral, _frame(neutral, sample.neutral))
+        neutral = apply_frame(neutral, reader.frame_of(neutral, sample.neutral, settings))
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
             raise MeshError(
@@ -187,23 +222,16 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
     return ReadInfo(frame, measures=(_measure(mesh),), reference=_measure(neutral) if neutral else None), [mesh]
 
 
-def _frame(mesh: Mesh, scan: ScanFiles) -> Frame:
-    try:
-        return canonical_frame(mesh)
-    except MeshError as error:
-        raise MeshError(f"{scan.mesh}: {error}") from None
-
-
 def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
     sample, sequences = unit.sample, settings.sequences
     files = dict(zip(sample.numbers, sample.frames, strict=True))
     start = sample.numbers[0]
     onset = reader.read_for(files[start], settings)
-    frame = _frame(onset, files[start])
+    frame = reader.frame_of(onset, files[start], settings)
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:
-        numbers, apex = sequences.select_frames(sample.num_recorded, displacements)
+        numbers, apex = sequences.select_frames(sample.numbers, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []

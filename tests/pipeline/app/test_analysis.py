@@ -25,12 +25,12 @@ def notes(folder, needs_colors: bool = False) -> tuple[tuple[str, ...], bool]:
 
 
 def test_a_missing_texture_is_named(tmp_path):
-    assert notes(tmp_path) == (("The scan names skin.tga, which is missing.",), False)
+    assert notes(tmp_path) == (("face.obj: the image skin.tga is missing",), False)
 
 
 def test_a_texture_that_cannot_be_read_is_named_where_predictions_do_not_need_it(tmp_path):
     (tmp_path / "skin.tga").write_bytes(b"no image")
-    (note,), has_texture = notes(tmp_path)
+    (note, *_), has_texture = notes(tmp_path)
     assert note.startswith("Shown without its texture, which the predictions do not use: skin.tga: not a readable")
     assert not has_texture
     with pytest.raises(MeshError, match="not a readable"):
