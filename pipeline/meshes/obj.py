@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
-from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
-from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.text_parser import (
+from smile_pipe.pipeline.meshes.obj_parser import (
     BAD_CORNER,
     BAD_INDEX,
     DONE,
@@ -27,6 +24,9 @@ from smile_pipe.pipeline.meshes.text_parser import (
     TOO_FEW_NUMBERS,
     scan_obj,
 )
+from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
+from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
+from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 _MAX_BYTES = 1 << 20  # of a material file, which normally has a few lines

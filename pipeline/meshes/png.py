@@ -119,8 +119,8 @@ def _unfilter_paeth(line: NDArray[np.uint8], above: NDArray[np.uint8], row: NDAr
 def _paeth(left: int, above: int, corner: int) -> int:
     """Return the one of the three that is nearest to left + above - corner, in the order of the arguments.
 
-    That value is outside the range from `left` to `above` exactly if `corner` is; then the nearest is the far end of the
-    range from `corner`. Inside, distances are compared by a threshold, which takes half the operations of three.
+    That value is outside the range from `left` to `above` exactly if `corner` is; then the nearest is the end of the
+    range that is far from `corner`. Inside, one threshold replaces three distances, in half the operations.
     """
     low, high = min(left, above), max(left, above)
     threshold = 3 * corner - left - above
