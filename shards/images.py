@@ -74,19 +74,34 @@ def _filter_up(rows: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
 
 @njit(cache=True, nogil=True)
 def _filter_paeth(rows: NDArray[np.uint8], step: int, out: NDArray[np.uint8]) -> None:
-    """Paeth filter: subtract from each byte its predictor.
-
-    The predictor is the one of left, above and above-left that is nearest to left + above - above-left. The left pixel
-    is `step` bytes before.
-    """
+    """Paeth filter: subtract from each byte its predictor. The left pixel is `step` bytes before."""
+    above = np.zeros(rows.shape[1], np.uint8)
     for y in range(rows.shape[0]):
-        for x in range(rows.shape[1]):
-            left = np.int32(rows[y, x - step]) if x >= step else np.int32(0)
-            above = np.int32(rows[y - 1, x]) if y > 0 else np.int32(0)
-            corner = np.int32(rows[y - 1, x - step]) if x >= step and y > 0 else np.int32(0)
-            to_left, to_above, to_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
-            nearest = above if to_above <= to_corner else corner
-            out[y, x] = rows[y, x] - (left if to_left <= to_above and to_left <= to_corner else nearest)
+        row, line = rows[y], out[y]
+        line[:step] = row[:step] - above[:step]
+        _subtract_predictor(row[step:], row[:-step], above[step:], above[:-step], line[step:])
+        above = row
+
+
+@njit(cache=True, nogil=True)
+def _subtract_predictor(
+    row: NDArray[np.uint8],
+    left: NDArray[np.uint8],
+    above: NDArray[np.uint8],
+    corner: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+) -> None:
+    """Subtract from each byte that of left, above and above-left (corner) nearest to left + above - corner.
+
+    This value is as far inside the range from left to above as the corner is, but from the other end. The corner is the
+    nearest unless it is in the third of the range at one end; then the other end is. Bytes suffice for this, and a
+    vector has many of them.
+    """
+    for x in range(len(row)):
+        low, high = min(left[x], above[x]), max(left[x], above[x])
+        from_low, from_high = np.uint8(max(corner[x], low) - low), np.uint8(max(corner[x], high) - corner[x])
+        predictor = low if from_high <= from_low >> np.uint8(1) else corner[x]
+        out[x] = row[x] - (high if from_low <= from_high >> np.uint8(1) else predictor)
 
 
 EXTENSION = {"rgb": "jpg", "depth": "png", "normal": "png", "flow": "png"}

@@ -92,7 +92,6 @@ def _scan_simple_triangle(text: NDArray[np.uint8], pos: int, corners: NDArray[np
                 pos = end + 1
                 end = first + signed(count_trailing_zeros(marks))
                 marks &= marks - _1
-                is_simple &= pos <= end
         separator = load_byte(text, end)
         is_simple &= (separator == SPACE) if n < 2 else (separator == LINE_FEED) | (separator == RETURN)
         corners[0, count + n], corners[1, count + n] = point - 1, uv - 1
