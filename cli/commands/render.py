@@ -27,6 +27,8 @@ from smile_pipe.shards.reader import ShardSet
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.estimate import Estimate
 
+MAX_NOTES = 20
+
 
 class RenderOptions(RenderConfig):
     """Options of the stage, and `dry_run`."""
@@ -60,15 +62,18 @@ def register(app: typer.Typer) -> None:
             plans.append(plan)
 
         busy: list[Utilization] = []
+        notes: list[str] = []
 
         with StageProgress("render") as progress:
 
             def on_progress(state: stage.RenderProgress) -> None:
                 progress.update(state.num_done, state.num_total, f"{state.num_failed} failed")
                 busy[:] = [state.utilization]
+                notes[:] = state.notes
 
             manifest = stage.run(config, on_progress, on_plan)
         (plan,) = plans
+        _print_notes(notes, console)
         _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)
         if not manifest.num_samples:
             raise RuntimeError(
@@ -151,6 +156,15 @@ def _print_summary(
         table.add_row("limited by", shares.limit)
     table.add_row("written to", str(config.out))
     console.print(table)
+
+
+def _print_notes(notes: Sequence[str], console: Console) -> None:
+    for note in notes[:MAX_NOTES]:
+        print_line(console, f"note: {note}")
+    if len(notes) > MAX_NOTES:
+        print_line(
+            console, f"and {len(notes) - MAX_NOTES:,} more notes; `notes` in the KEY.json of a sample has its own"
+        )
 
 
 def _busy(shares: Utilization) -> str:

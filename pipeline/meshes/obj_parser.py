@@ -32,18 +32,18 @@ from smile_pipe.pipeline.meshes.text_parser import (
     skip_blanks,
 )
 
-DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, TOO_FEW_CORNERS, BAD_INDEX = range(6)
+DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, BAD_INDEX = range(5)
 """Status of a scan: finished, an array is full, or what is wrong with the line."""
 
-NO_UV = -2
-"""Texture coordinate index of an OBJ corner without one."""
+NO_UV, BAD_UV = -2, -3
+"""Texture coordinate index of an OBJ corner without one, and with one that does not exist."""
 
 _F, _M, _T, _U, _V = b"fmtuv"
 _1 = np.uint64(1)
 
 
 @inlined
-def _scan_simple_row(text: NDArray[np.uint8], pos: int, num: int, out: NDArray[np.float32], count: int) -> int:
+def _scan_simple_row(text: NDArray[np.uint8], pos: int, num: int, out: NDArray[np.floating], count: int) -> int:
     """Parse a line of `num` numbers like `-12.345` from byte `pos` into `out[count:]`, with single blanks.
 
     Returns:
@@ -106,7 +106,7 @@ def _scan_row(
     pos: int,
     limit: int,
     array: int,
-    out: NDArray[np.float32],
+    out: NDArray[np.floating],
     count: int,
     fallbacks: NDArray[np.int64],
     row: int,
@@ -169,20 +169,20 @@ def _scan_polygon(
         if after == pos or not (ends_token(load_byte(text, after)) or load_byte(text, after) == BACKSLASH):
             return pos, count, BAD_CORNER
         point = _resolve_index(point, num_points)
-        if point < 0 or uv == -1:
+        if point < 0:
             return pos, count, BAD_INDEX
-        corners[0, count], corners[1, count] = point, uv
+        corners[0, count], corners[1, count] = point, BAD_UV if uv == -1 else uv
         count += 1
         pos = after
     corners[0, count] = corners[1, count] = -1
-    return pos, count + 1, DONE if count - first >= 3 else TOO_FEW_CORNERS
+    return pos, count + 1, DONE
 
 
 @compiled
 def _scan_line(
     text: NDArray[np.uint8],
     state: NDArray[np.int64],
-    points: NDArray[np.float32],
+    points: NDArray[np.floating],
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
     corners: NDArray[np.int32],
@@ -228,7 +228,7 @@ def _scan_line(
 def scan_obj(
     text: NDArray[np.uint8],
     state: NDArray[np.int64],
-    points: NDArray[np.float32],
+    points: NDArray[np.floating],
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
     corners: NDArray[np.int32],

@@ -12,7 +12,7 @@ from smile_pipe.pipeline.meshes.obj import parse_obj
 from smile_pipe.pipeline.meshes.off import parse_off
 from smile_pipe.pipeline.meshes.ply import parse_ply
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.source import Source, explaining
 from smile_pipe.pipeline.meshes.stl import parse_stl
 from smile_pipe.pipeline.meshes.texture import downscale_texture
 from smile_pipe.pipeline.meshes.vrml import parse_wrl
@@ -45,10 +45,13 @@ def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
             and gives, for text formats, the line.
     """
     try:
-        parse = _PARSERS.get(path.suffix.lower())
+        suffix = path.suffix.lower()
+        parse = _PARSERS.get(suffix)
         if parse is None:
             raise MeshError(f"unknown mesh format; supported suffixes are {', '.join(SUFFIXES)}")
-        mesh = parse(Source.read(path, sidecars))
+        source = Source.read(path, sidecars)
+        with explaining(source, suffix):
+            mesh = parse(source)
         return mesh if mesh.texture is None else replace(mesh, texture=downscale_texture(mesh.texture))
     except MemoryError as error:
         raise MeshError(f"{path}: not enough memory") from error

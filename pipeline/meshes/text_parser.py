@@ -44,8 +44,8 @@ def ends_token(c: int) -> bool:
 
 
 @compiled
-def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
-    """Round mantissa * 10**exponent to float32; return the value and whether it is certain.
+def _scale(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
+    """Return mantissa * 10**exponent, and whether it is certain after rounding to float32.
 
     With a mantissa below 2**53 and an exact power of ten, one multiplication or division is correctly rounded (Clinger,
     "How to read floating point numbers accurately", 1990). Otherwise the result is off by less than four roundings of
@@ -58,7 +58,7 @@ def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[floa
     if not dropped and mantissa <= 1 << 53 and -22 <= exponent <= 22:
         return value, True
     low, high = np.float32(value * (1.0 - _MARGIN)), np.float32(value * (1.0 + _MARGIN))
-    return float(low), low == high
+    return value, low == high
 
 
 @inlined
@@ -145,7 +145,7 @@ def _parse_long_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, b
         while not ends_token(load_byte(text, pos)):
             pos += 1
         return 0.0, pos, False
-    value, is_exact = _round_to_float32(mantissa, exponent, dropped)
+    value, is_exact = _scale(mantissa, exponent, dropped)
     return (-value if negative else value), pos, is_exact
 
 

@@ -193,11 +193,12 @@ def _deaths_folder(output: RenderOutput) -> str:
     """The folder in which workers count deaths.
 
     It is in the output directory, or, as requests to a storage would be slow, in the workers' current directory. That
-    is a folder of Ray on each node, so there a sample may cost two workers a node.
+    is a folder of Ray on each node, so there a sample may cost two workers a node. It may outlive a driver that is
+    killed with its workers, so each job of Ray has its own: such deaths are not the fault of samples.
     """
     if output.deaths.is_local:
         return str(output.deaths)
-    return f".deaths-{fingerprint(str(output.root))}"
+    return f".deaths-{fingerprint(str(output.root), ray.get_runtime_context().get_job_id())}"
 
 
 def _written(refs: Sequence[ray.ObjectRef]) -> list[WrittenShard]:

@@ -45,12 +45,14 @@ class RenderProgress:
         num_total: number of samples to render.
         num_failed: number of failures in the shards that are written.
         utilization: how busy the workers were, counted from the shards that are written.
+        notes: what is odd about the scans in these shards; see `SampleRecord.notes`.
     """
 
     num_done: int
     num_total: int
     num_failed: int
     utilization: Utilization
+    notes: Sequence[str] = ()
 
 
 def plan(config: RenderConfig) -> RenderPlan:
@@ -188,13 +190,14 @@ def _render(
     if not work.tasks:
         return []
     records: list[ShardRecord] = []
+    notes: list[str] = []
     num_done, busy, began = 0, StepSeconds(), time.monotonic()
     events = _start_job(work, config, settings, workers)
 
     def report_progress() -> None:
         num_failed = sum(len(record.failures) for record in records)
         utilization = Utilization.of(busy, workers, time.monotonic() - began)
-        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, utilization))
+        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, utilization, notes))
 
     report_progress()
     for event in events:
@@ -203,6 +206,7 @@ def _render(
         else:
             records.append(event.record)
             busy += event.seconds
+            notes += event.notes
         report_progress()
     return records
 
