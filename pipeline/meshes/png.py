@@ -40,7 +40,7 @@ def decode_rgb_png(data: bytes) -> NDArray[np.uint8] | None:
         return None
     lines = reusable_array(height * (1 + 3 * width), np.uint8)
     try:
-        is_complete = len(imagecodecs.deflate_decode(chunks[b"IDAT"], out=lines)) == len(lines) > 0
+        is_complete = len(imagecodecs.deflate_decode(chunks[b"IDAT"], out=lines.data)) == len(lines) > 0
     except imagecodecs.DeflateError:
         return None
     pixels = np.empty((height, width, 3), np.uint8)
@@ -116,7 +116,7 @@ def _unfilter_paeth(line: NDArray[np.uint8], above: NDArray[np.uint8], row: NDAr
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _paeth(left: int, above: int, corner: int) -> int:
+def _paeth(left: np.int64, above: np.int64, corner: np.int64) -> np.int64:
     """Return the one of the three that is nearest to left + above - corner, in the order of the arguments.
 
     That value is outside the range from `left` to `above` exactly if `corner` is; then the nearest is the end of the
