@@ -260,7 +260,6 @@ class TestProcess:
         assert (done.returncode, done.stdout) == (2, "")
         assert re.search(rf"(Did you mean|Possible options:) '?{right}\b", done.stderr)
 
-    @pytest.mark.ray
     def test_piped_output_is_the_result_without_colours_or_progress(self, faces_dir, tmp_path):
         done = run_command("render", faces_dir, "--out", tmp_path / "out", "--limit", 2, "--size", 32, NO_COLOR="")
         assert done.returncode == 0 and "layout bu3dfe" in done.stdout
@@ -269,7 +268,7 @@ class TestProcess:
 
     @pytest.mark.ray
     def test_verbose_shows_the_output_of_ray(self, faces_dir, tmp_path):
-        options = ("--out", tmp_path / "out", "--limit", 2, "--size", 32, "--verbose")
+        options = ("--out", tmp_path / "out", "--limit", 2, "--size", 32, "--verbose", "--max-frames-without-ray", 0)
         assert "Started a local Ray instance" in run_command("render", faces_dir, *options).stderr
 
     def test_progress_of_long_work_is_printed_on_stderr(self, monkeypatch, capsys):
