@@ -3,26 +3,30 @@
 The units are processed as in the Ray job (`job.py`), with the same limits, so that the bytes are the same. The start of
 Ray takes longer than all the rest of a small job. What a larger job needs is only in Ray: many nodes, and results that
 wait on disk if they do not fit in memory.
+
+What imports Numba is imported by the functions that the processes run: the process of the command does not need it.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses
-from smile_pipe.pipeline.render.build import WrittenShard, build_shard
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.prepare import prepare_in
-from smile_pipe.pipeline.render.process import process_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import STORAGE, ProcessedUnit, WorkUnit, bytes_per_frame, split_into_units
 from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS
 from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.storage import StoragePath
+
+if TYPE_CHECKING:
+    from smile_pipe.pipeline.render.build import WrittenShard
 
 # Limit on all images of a small job, which are in memory until their shard is written.
 _MAX_BYTES = 1 << 30
@@ -59,7 +63,7 @@ def render_shards_locally(
     output: RenderOutput,
     limits: Limits,
     processes: WorkerProcesses | None = None,
-) -> Iterator[int | WrittenShard]:
+) -> Iterator["int | WrittenShard"]:
     """Build the shards of `tasks`, one after the other; see `smile_pipe.pipeline.render.job.render_shards`.
 
     Args:
@@ -100,6 +104,8 @@ def render_shards_locally(
 def _process(
     unit: WorkUnit, root: StoragePath, settings: RenderSettings, limits: Limits | None, deaths: str
 ) -> ProcessedUnit:
+    from smile_pipe.pipeline.render.process import process_units
+
     (processed,) = process_units([unit], root, settings, limits, deaths)
     return processed
 
@@ -110,7 +116,9 @@ def _build(
     layout: str,
     settings: RenderSettings,
     out: StoragePath,
-) -> WrittenShard:
+) -> "WrittenShard":
+    from smile_pipe.pipeline.render.build import build_shard
+
     task, units = task_and_units
     return build_shard(task, units, root, settings, SampleFingerprints.of(settings, layout), RenderOutput(out))
 

@@ -3,6 +3,8 @@
 Numba compiles a kernel when it is first called and stores it on disk, where other processes find it. Workers that start
 with an empty store would all compile all kernels at the same time. Reading and rendering take about as long to compile
 as each other, so one worker reads a scan of each file format while another one draws a triangle.
+
+What imports Numba is imported by the functions that the workers run.
 """
 
 import operator
@@ -19,10 +21,7 @@ from smile_pipe.pipeline.datasets.file_index import suffix_of
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.render.limits import Limits, enforce_limits
 from smile_pipe.pipeline.render.plan import ShardTask
-from smile_pipe.pipeline.render.process import cached_renderer, draw
-from smile_pipe.pipeline.render.reading import SourceReader
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.rendering.encoding import encode_frame
 from smile_pipe.shards.storage import StoragePath
 
 WHAT = "loading kernels (the first render on a machine compiles them)"
@@ -68,6 +67,8 @@ def prepare_in(
 
 def _read(scan: ScanFiles, root: StoragePath, settings: RenderSettings, limits: Limits, deaths: str) -> None:
     """Read a scan; the job reports its failure."""
+    from smile_pipe.pipeline.render.reading import SourceReader
+
     name = f"prepare{suffix_of(scan.mesh)}"
     with suppress(Exception), open_data_dir(root) as files, enforce_limits(limits, StoragePath(deaths), name):
         SourceReader(files).read_for(scan, settings)
@@ -75,6 +76,9 @@ def _read(scan: ScanFiles, root: StoragePath, settings: RenderSettings, limits: 
 
 def _draw_triangle(settings: RenderSettings) -> None:
     """Draw and encode a textured triangle like a sample."""
+    from smile_pipe.pipeline.render.process import cached_renderer, draw
+    from smile_pipe.pipeline.rendering.encoding import encode_frame
+
     corners = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0.5, 0]], np.float32)
     face = np.array([[0, 1, 2]], np.int32)
     texture = np.zeros((2, 2, 3), np.uint8)
