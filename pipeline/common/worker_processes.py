@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from smile_pipe.pipeline.common import ray_session
@@ -31,8 +32,21 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """How often a call is tried whose process dies."""
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # Calls that wait for a process, or whose results wait for the caller, by process.
 _AHEAD = 2
+
+
+def available_cores() -> int:
+    """Number of cores that the system gives this process: a container or a scheduler may give fewer than there are."""
+    # macOS does not have this function.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    # Of a container of Linux (cgroups v2): microseconds of all cores in each period, or "max".
+    with suppress(OSError, ValueError):
+        quota, period = map(int, _CPU_QUOTA.read_text().split())
+        cores = min(cores, max(quota // period, 1))
+    return cores
 
 
 class ProcessDiedError(RuntimeError):
@@ -47,10 +61,11 @@ class WorkerProcesses:
 
     Attributes:
         count: number of processes.
+        num_threads: threads of each process for linear algebra, unless the environment sets them.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, num_threads: int = 1) -> None:
+        self.count, self.num_threads = count, num_threads
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._alive: set[subprocess.Popen[bytes]] = set()
         self._lock, self._is_closed = threading.Lock(), False
@@ -111,8 +126,7 @@ class WorkerProcesses:
         raise ProcessDiedError(f"a process died in each of {attempts} attempts; the same command continues")
 
     def _start(self, instead_of: subprocess.Popen[bytes] | None = None) -> subprocess.Popen[bytes]:
-        # One thread each, as in workers of Ray: there is a process for each core.
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, **ray_session.WORKERS_ENVIRONMENT}
+        environment = {"OMP_NUM_THREADS": str(self.num_threads), **os.environ, **ray_session.WORKERS_ENVIRONMENT}
         with self._lock:
             if self._is_closed:
                 raise ProcessDiedError("the processes are stopped")

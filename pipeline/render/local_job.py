@@ -7,13 +7,12 @@ wait on disk if they do not fit in memory.
 What imports Numba is imported by the functions that the processes run: the process of the command does not need it.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from smile_pipe.pipeline.common.worker_processes import WorkerProcesses
+from smile_pipe.pipeline.common.worker_processes import WorkerProcesses, available_cores
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.output import RenderOutput
@@ -44,9 +43,7 @@ def is_small(tasks: Sequence[ShardTask], settings: RenderSettings, max_frames: i
 
 def num_processes(tasks: Sequence[ShardTask]) -> int:
     """Return the number of processes for a small job: two, as they compile different kernels, or more for more work."""
-    # Not all cores if the system gives this process fewer; macOS does not have this function.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, max(2, _num_frames(tasks) // _FRAMES_PER_PROCESS), _MAX_PROCESSES)
+    return min(available_cores(), max(2, _num_frames(tasks) // _FRAMES_PER_PROCESS), _MAX_PROCESSES)
 
 
 def _num_frames(tasks: Sequence[ShardTask]) -> int:

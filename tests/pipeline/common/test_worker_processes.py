@@ -14,7 +14,7 @@ import pytest
 from helpers.processes import wait_until, workers
 from smile_pipe.pipeline.common import worker_processes as module
 from smile_pipe.pipeline.common.ray_session import WORKERS_ENVIRONMENT
-from smile_pipe.pipeline.common.worker_processes import ProcessDiedError, WorkerProcesses
+from smile_pipe.pipeline.common.worker_processes import ProcessDiedError, WorkerProcesses, available_cores
 from smile_pipe.shards.errors import UsageError
 
 NAME = module.__name__
@@ -154,6 +154,16 @@ def test_processes_end_with_their_command(number, tmp_path, monkeypatch):
     assert command.returncode == -number
     wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 1), ("800000 100000", 8), ("max 100000", 64), ("", 64)])
+def test_cores_are_those_of_the_container(quota, cores, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(module, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert available_cores() == cores
+    monkeypatch.setattr(module, "_CPU_QUOTA", tmp_path / "missing")
+    assert available_cores() == 64
 
 
 def test_unguarded_script_is_not_run_again_by_its_processes(tmp_path):

@@ -1,19 +1,18 @@
 """Small renders in a few processes without Ray: the bytes of a render on Ray, and the same limits and failures."""
 
-import os
 import shutil
-import signal
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers.processes import workers
 from helpers.trees import contents
 from smile_pipe.pipeline.common import worker_processes
-from smile_pipe.pipeline.render import stage
+from smile_pipe.pipeline.render import local_job, stage
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.limits import MAX_DEATHS
 from smile_pipe.pipeline.render.local_job import is_small, num_processes
@@ -86,11 +85,13 @@ def test_scan_that_kills_its_processes_is_a_failure_and_the_others_are_rendered(
         while not stop.is_set():
             counter = out / ".progress/deaths" / f"{key}.0.deaths"
             if counter.exists() and counter.stat().st_size == num_deaths + 1 <= MAX_DEATHS:
-                num_deaths += 1
-                # The other process dies too, and its scan is not to blame.
-                for pid in workers(worker_processes.__name__):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                with suppress(psutil.Error):
+                    processes = [psutil.Process(pid) for pid in workers(worker_processes.__name__)]
+                    smallest, *_, largest = sorted(processes, key=lambda process: process.memory_info().rss)
+                    # The one that has the long file in memory.
+                    if largest.memory_info().rss - smallest.memory_info().rss > 100 << 20:
+                        largest.kill()
+                        num_deaths += 1
             time.sleep(0.002)
 
     killer = threading.Thread(target=kill_its_readers)
@@ -143,9 +144,9 @@ class TestSize:
 
     def test_more_frames_have_more_processes(self, faces_dir, tmp_path, monkeypatch):
         tasks, _ = self.tasks(faces_dir, tmp_path / "out")
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+        monkeypatch.setattr(local_job, "available_cores", lambda: 64)
         assert (num_processes(tasks[:1]), num_processes(tasks * 2), num_processes(tasks * 50)) == (2, 4, 8)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5})
+        monkeypatch.setattr(local_job, "available_cores", lambda: 1)
         assert num_processes(tasks * 50) == 1
 
     def test_zero_frames_and_a_connection_are_for_ray(self, scans, ray_cluster, tmp_path):

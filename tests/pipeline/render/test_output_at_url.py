@@ -69,7 +69,7 @@ class TestSecondRun:
         out = StoragePath(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
-        monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
         assert render.run(config(faces_dir, out)) == first
         assert times(out) == before
 
