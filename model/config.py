@@ -67,7 +67,7 @@ class RecipeConfig(BaseModel):
 
     name: str = "smile-vlm"
     without: tuple[str, ...] = ()
-    arch: str = "smile-tiny"
+    arch: str = "smile-nano"
     pretrained: str | None = None
     joint_dim: int = 128
     temporal_pooling: PoolingKind = "attention"

@@ -99,13 +99,14 @@ class FaceEncoder(nn.Module):
         return views_bvd
 
     def embed_text(self, tokens_nt: Tensor) -> Tensor:
-        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once.
+        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once, without padding.
 
         Tokens on the CPU are compared there, and only different ones are copied; the device is not waited for.
         """
         unique, inverse = torch.unique(tokens_nt.cpu(), dim=0, return_inverse=True)
         device = self.log_scale.device
-        return self.project_text(self.towers.encode_text(to_device(unique, device)))[to_device(inverse, device)]
+        embedded: Tensor = self.project_text(self.towers.encode_text(to_device(self.towers.shorten(unique), device)))
+        return embedded[to_device(inverse, device)]
 
     @property
     def scale(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image and text towers: any architecture that open_clip knows, and a small one that CPUs train in minutes.
+"""Image and text towers: any architecture that open_clip knows, and small ones that CPUs train in minutes.
 
 The module also chooses the precision that towers compute in, and refuses weights for another activation function.
 """
@@ -14,11 +14,15 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
+from smile_pipe.model import patch_cnn
 from smile_pipe.model.config import Precision
 
 CONFIGS = Path(__file__).parent / "configs"
+OWN_ARCHS = tuple(sorted(path.stem for path in CONFIGS.iterdir()))
+"""Architectures that are not part of open_clip; they start from random weights."""
 HUB_PREFIX = "hf-hub:"
 """Prefix of architectures that are models on the Hugging Face hub, `hf-hub:ORGANISATION/NAME`."""
 QUICKGELU_SUFFIX = "-quickgelu"
@@ -64,17 +68,41 @@ class Towers(nn.Module):
         preprocess = self.clip.visual.preprocess_cfg
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1))
+        self._is_causal = (
+            isinstance(self.clip, open_clip.CLIP)
+            and self.clip.attn_mask is not None
+            and self.clip.text_pool_type == "argmax"
+            and isinstance(self.clip.text_projection, nn.Parameter)
+        )
+        self._is_identity = not any(preprocess["mean"]) and set(preprocess["std"]) == {1.0}
         # Convolutions are faster in channels-last order; for other towers it makes no difference.
         self.clip.visual.to(memory_format=torch.channels_last)
 
     def encode_images(self, images_nchw: Tensor) -> Tensor:
         """Images in [0, 1], [N, 3, H, W] -> embeddings [N, D]."""
-        normalised = (images_nchw - self.mean) / self.std
+        normalised = images_nchw if self._is_identity else (images_nchw - self.mean) / self.std
         return self.clip.encode_image(normalised.contiguous(memory_format=torch.channels_last))
 
     def encode_text(self, tokens_nt: Tensor) -> Tensor:
-        """Token ids [N, T] -> embeddings [N, D]."""
-        return self.clip.encode_text(tokens_nt)
+        """Token ids [N, T], which `shorten` may have made shorter -> embeddings [N, D]."""
+        clip, length = self.clip, tokens_nt.shape[1]
+        if not self._is_causal or length == clip.context_length:
+            return clip.encode_text(tokens_nt)
+        # open_clip adds the embeddings of all positions.
+        embedded = clip.token_embedding(tokens_nt) + clip.positional_embedding[:length]
+        embedded = clip.ln_final(clip.transformer(embedded, attn_mask=clip.attn_mask[:length, :length]))
+        pooled: Tensor = text_global_pool(embedded, tokens_nt, clip.text_pool_type) @ clip.text_projection
+        return pooled
+
+    def shorten(self, tokens_nt: Tensor) -> Tensor:
+        """Drop the positions after the end of the longest prompt, if the text tower ignores them.
+
+        It does if its attention is causal and its output is that of the end token, which has the largest id.
+
+        Args:
+            tokens_nt: Token ids [N, T], on the CPU.
+        """
+        return tokens_nt[:, : int(tokens_nt.argmax(dim=1).max()) + 1] if self._is_causal else tokens_nt
 
     def compile_image_tower(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile the image tower for batches of any size; the names of its weights do not change."""
@@ -95,7 +123,12 @@ def _create(arch: str, pretrained: str | None) -> Any:
     log, level = logging.getLogger(), logging.getLogger().level
     log.setLevel(level if pretrained else logging.ERROR)
     try:
-        return open_clip.create_model(arch, pretrained=pretrained, weights_only=True)
+        return open_clip.create_model(
+            arch,
+            pretrained=pretrained,
+            force_preprocess_cfg=patch_cnn.PREPROCESSING if arch == patch_cnn.ARCH else None,
+            weights_only=True,
+        )
     finally:
         log.setLevel(level)
 
@@ -177,9 +210,14 @@ def is_hub_model(arch: str) -> bool:
 
 
 def supports_activation_checkpointing(config: dict[str, Any]) -> bool:
-    """Whether the image tower of a configuration supports activation checkpointing: open_clip's ResNets do not."""
+    """Whether the image tower of a configuration supports activation checkpointing.
+
+    open_clip's ResNets do not. `PatchCNN` does not either: recomputation would update its batch statistics twice.
+    """
     vision = config["vision_cfg"]
-    return "timm_model_name" in vision or not isinstance(vision.get("layers"), (list, tuple))
+    if timm_name := vision.get("timm_model_name"):
+        return bool(timm_name != patch_cnn.smile_nano.__name__)
+    return not isinstance(vision.get("layers"), (list, tuple))
 
 
 def _hub_config(arch: str, pretrained: str | None) -> dict[str, Any]:
@@ -202,5 +240,5 @@ def build_tokenizer(arch: str) -> Tokenizer:
 
 
 def _register() -> None:
-    if "smile-tiny" not in open_clip.list_models():
+    if patch_cnn.ARCH not in open_clip.list_models():
         open_clip.add_model_config(CONFIGS)

@@ -17,6 +17,7 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from smile_pipe.pipeline.common.threads import let_threads_sleep
 from smile_pipe.pipeline.common.writable_cache import use_writable_cache
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from smile_pipe.shards.reader import ShardSet
 
 use_writable_cache()
+let_threads_sleep()
 
 __all__ = [
     "EvaluateConfig",

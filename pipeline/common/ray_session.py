@@ -19,15 +19,20 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from smile_pipe.pipeline.common.threads import THREADS_ENVIRONMENT
 from smile_pipe.pipeline.common.writable_cache import can_write
 from smile_pipe.shards.errors import UsageError
 
 # Small enough for a laptop: the stages hold only a few batches of work and shards at a time.
 _OBJECT_STORE_BYTES = 1 << 30
 START_ATTEMPTS = 2
-# Keeps freed memory for the next scan: by default glibc returns such large blocks to the system, and mapping their
-# pages again takes a tenth of the time of a render. 32 MiB is the largest threshold that glibc accepts.
-WORKERS_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+WORKERS_ENVIRONMENT = {
+    # Keeps freed memory for the next scan: by default glibc returns such large blocks to the system, and mapping their
+    # pages again takes a tenth of the time of a render. 32 MiB is the largest threshold that glibc accepts.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    **THREADS_ENVIRONMENT,
+}
 
 
 # State of this process and not an option of a stage: the log level does not change any result.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.model.transfer import to_device
+from smile_pipe.pipeline.data.warp import warp
 
 # Limits of shift (fraction of half the image), zoom (distance of the factor from 1) and rotation (radians).
 SHIFT, ZOOM, TURN = 0.06, 0.09, 0.09
@@ -36,53 +37,61 @@ def augment(
     Each view gets its own transform. Random numbers are drawn on the CPU, and images are changed on their own device.
 
     Args:
-        views_nvchw: Views in [0, 1], [N, V, 3, H, W]; not modified.
+        views_nvchw: Views, uint8 [N, V, 3, H, W]; not modified.
         channel: Channel of the views.
         order: See `mirror_order`; None disables mirroring.
         generator: Source of random numbers, on the CPU.
         frames: Layout of the N frames, on the CPU; without it each of them is a scan.
 
     Returns:
-        Views in [0, 1], [N, V, 3, H, W].
+        Views in [0, 1], float32 [N, V, 3, H, W].
     """
     frames = frames or PackedFrames.of_scans(len(views_nvchw))
     num_faces, num_views = len(frames.counts), views_nvchw.shape[1]
-    is_mirrored = None
+    is_mirrored = torch.zeros(num_faces, dtype=torch.bool)
     if order is not None:
         is_mirrored = torch.rand(num_faces, generator=generator) < 0.5
-        views_nvchw = _mirror_x(views_nvchw, channel, order, frames.repeat_per_sample(is_mirrored), frames)
     theta = frames.repeat_per_sample(_similarities(num_faces, num_views, is_mirrored, generator))
-    moved = _transform(views_nvchw, to_device(theta, views_nvchw.device))
-    if channel == "rgb":
-        factors = _colour_factors(num_faces, num_views, frames, generator)
-        moved.mul_(to_device(factors, moved.device)).clamp_(0, 1)
-    return moved
+    is_mirrored = frames.repeat_per_sample(is_mirrored)
+    # Permuted views and negated x components; the transforms of `_similarities` flip the pixels.
+    as_is = torch.arange(num_views)
+    sources = torch.where(is_mirrored[:, None], as_is if order is None else torch.tensor(order), as_is)
+    x_sums = _x_sums(channel, is_mirrored, frames)
+    factors = _colour_factors(num_faces, num_views, frames, generator) if channel == "rgb" else None
+    if views_nvchw.device.type == "cpu":
+        factors = torch.ones(len(views_nvchw), num_views, 3) if factors is None else factors
+        return warp(views_nvchw, sources, x_sums, theta, factors)
+    return _warp_on_device(views_nvchw, sources, x_sums, theta, factors)
 
 
-def _mirror_x(views: Tensor, channel: str, order: list[int], is_mirrored: Tensor, frames: PackedFrames) -> Tensor:
-    """Copy the views; in mirrored frames permute the views by `order` and negate the x component of vectors.
+def _x_sums(channel: str, is_mirrored: Tensor, frames: PackedFrames) -> Tensor:
+    """Sums of x and -x of signed pixels in mirrored frames, 0 in other frames: float32 [N].
 
-    Pixels are not flipped here: the transforms of `_similarities` do it.
+    Zero is at 127.5 for normals, and at 128 for flow and for dynamic images: the weights of a dynamic image sum to 0,
+    so the dynamic image of 255 - c is the negative of that of c.
     """
-    sources = torch.where(is_mirrored[:, None], torch.tensor(order), torch.arange(len(order)))
-    device = views.device
-    views = views[torch.arange(len(views), device=device)[:, None], to_device(sources, device)]
-    if channel in ("normal", "flow"):
-        zero_is_128 = frames.is_dynamic[is_mirrored] | (channel == "flow")
-        mirrored = to_device(is_mirrored.nonzero().squeeze(1), device)
-        views[mirrored, :, 0] = _negate(views[mirrored, :, 0], zero_is_128)
-    return views
+    if channel not in ("normal", "flow"):
+        return torch.zeros(len(is_mirrored))
+    sums = torch.where(frames.is_dynamic | (channel == "flow"), 256.0, 255.0)
+    return torch.where(is_mirrored, sums, 0.0)
 
 
-def _negate(x_nvhw: Tensor, zero_is_128: Tensor) -> Tensor:
-    """Negate signed pixels: zero is at 127.5 for normals, and at 128 for flow and for dynamic images.
+def _warp_on_device(
+    views_nvchw: Tensor, sources_nv: Tensor, x_sums_n: Tensor, theta_nv23: Tensor, factors_nvc: Tensor | None
+) -> Tensor:
+    """`warp` with operators of PyTorch, for other devices than the CPU; the last four are on the CPU."""
+    device = views_nvchw.device
+    views = views_nvchw[torch.arange(len(views_nvchw), device=device)[:, None], to_device(sources_nv, device)].float()
+    negated = to_device(x_sums_n.nonzero().squeeze(1), device)
+    sums = to_device(x_sums_n[x_sums_n > 0], device).view(-1, 1, 1, 1)
+    views[negated, :, 0] = (sums - views[negated, :, 0]).clamp(max=255)
+    views /= 255
+    if factors_nvc is not None:
+        views.mul_(to_device(factors_nvc, device)[..., None, None]).clamp_(max=1)
+    return _transform(views, to_device(theta_nv23, device))
 
-    The weights of a dynamic image sum to 0, so the dynamic image of 255 - c is the negative of that of c.
-    """
-    return torch.where(_expand_as(zero_is_128, x_nvhw), (256 / 255 - x_nvhw).clamp(max=1), 1 - x_nvhw)
 
-
-def _similarities(num_faces: int, num_views: int, is_mirrored: Tensor | None, generator: torch.Generator) -> Tensor:
+def _similarities(num_faces: int, num_views: int, is_mirrored: Tensor, generator: torch.Generator) -> Tensor:
     """Random affine maps from target to source pixels in [-1, 1]^2, for each view of each face: [B, V, 2, 3]."""
     num = num_faces * num_views
 
@@ -92,9 +101,8 @@ def _similarities(num_faces: int, num_views: int, is_mirrored: Tensor | None, ge
     zoom, turn, shift = 1 + uniform(ZOOM), uniform(TURN), uniform(SHIFT, 2)
     cos, sin = zoom * torch.cos(turn), zoom * torch.sin(turn)
     theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(num_faces, num_views, 2, 3)
-    if is_mirrored is not None:
-        # Mirror first, then move: the maps go from target to source, so the flip applies to the target's x.
-        theta[is_mirrored, :, 0] *= -1
+    # Mirror first, then move: the maps go from target to source, so the flip applies to the target's x.
+    theta[is_mirrored, :, 0] *= -1
     return theta
 
 
@@ -111,18 +119,13 @@ def _transform(views_nvchw: Tensor, theta_nv23: Tensor) -> Tensor:
 
 
 def _colour_factors(num_faces: int, num_views: int, frames: PackedFrames, generator: torch.Generator) -> Tensor:
-    """Random factors of the colours of each view, [N, V, 3, 1, 1]."""
+    """Random factors of the colours of each view, [N, V, 3]."""
     num = num_faces * num_views
-    brightness = 1 + BRIGHTNESS * (torch.rand(num, 1, 1, 1, generator=generator) * 2 - 1)
-    tint = 1 + TINT * (torch.rand(num, 3, 1, 1, generator=generator) * 2 - 1)
+    brightness = 1 + BRIGHTNESS * (torch.rand(num, 1, generator=generator) * 2 - 1)
+    tint = 1 + TINT * (torch.rand(num, 3, generator=generator) * 2 - 1)
     factors = frames.repeat_per_sample((brightness * tint).unflatten(0, (num_faces, num_views)))
     # In a dynamic image 128 means that nothing moved; it is not a colour and must not change.
-    return torch.where(_expand_as(frames.is_dynamic, factors), 1.0, factors)
-
-
-def _expand_as(flags_n: Tensor, other: Tensor) -> Tensor:
-    """Reshape flags [N] so that they broadcast with `other` [N, ...], on its device."""
-    return to_device(flags_n, other.device).view(-1, *[1] * (other.ndim - 1))
+    return torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
 
 
 def generator_for(*numbers: int) -> torch.Generator:

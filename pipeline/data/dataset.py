@@ -4,7 +4,6 @@ Threads read and decode ahead while the model computes. Each sample is decoded o
 sequence no more frames are decoded than `DecodeSpec` allows. Damaged samples never enter a batch.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,8 +35,9 @@ from smile_pipe.shards.sample import Camera, Sample, SampleError
 # Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
 READ_AHEAD = 3
 READ_CHUNK = 8
-# Decoding and shrinking, which are most of the work, release the GIL; more threads would only wait for the rest.
-READ_THREADS = min(max(os.cpu_count() or 1, 2), 8)
+# Least number of threads if reading does not compete with the model for cores: threads that wait for a remote storage
+# need no core, and with a GPU the cores are free.
+MIN_FREE_READERS = 8
 
 # Displacements d are mapped to tanh(d / FLOW_BEND), in frame units (9 mm). A millimetre at rest then moves 14 of 255
 # levels, so micro-expressions are visible, and a jaw that drops by 4 cm is still not clipped. The upper byte of the
@@ -152,7 +153,7 @@ class FaceDataset:
         Raises:
             BadSampleError: See `read`; with `skip`, none of `spares` can be read.
         """
-        with ThreadPoolExecutor(READ_THREADS) as readers, ThreadPoolExecutor(1) as collator:
+        with ThreadPoolExecutor(self._num_readers()) as readers, ThreadPoolExecutor(1) as collator:
             pending: deque[Future[Batch | None]] = deque()
             for group in groups:
                 chunks = [group[start : start + READ_CHUNK] for start in range(0, len(group), READ_CHUNK)]
@@ -175,6 +176,12 @@ class FaceDataset:
             views = tuple(View.model_validate(view) for view in settings["views"])
             return directions_of(Rig.build(views, settings["size"], settings["projection"]).cameras)
         return directions_of(first_readable(self.shards, rows, self.on_bad_shard).record.cameras)
+
+    def _num_readers(self) -> int:
+        """One thread per core of this process: decoding and shrinking, which are most of the work, release the GIL."""
+        cores = torch.get_num_threads()
+        competes = isinstance(self.shards.filesystem, LocalFileSystem) and not self.pin_memory
+        return cores if competes else max(cores, MIN_FREE_READERS)
 
     def _read_chunk(self, rows: Sequence[IndexRow]) -> list[FaceSample]:
         return [face for row in rows if (face := self._read_or_skip(row)) is not None]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from smile_pipe.model.towers import native_precision
+from smile_pipe.model.towers import OWN_ARCHS, native_precision
 from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
 from smile_pipe.pipeline.common.optimization import BETAS, MAX_GRADIENT_NORM, cosine_schedule
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order
@@ -135,7 +135,7 @@ def finetune(
 
 def learning_rate(arch: str) -> float:
     """Return the peak learning rate: a tenth for large towers, which are mostly pretrained on far more than faces."""
-    return 3e-4 if arch == "smile-tiny" else 3e-5
+    return 3e-4 if arch in OWN_ARCHS else 3e-5
 
 
 def _embed_with_fresh_statistics(
@@ -189,8 +189,8 @@ def _train(
         groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch))
         for batch in prefetch(dataset.batches(groups), device):
             optimizer.param_groups[0]["lr"] = peak * cosine_schedule(step, num_steps, WARMUP)
-            views = batch.views.to(device).float() / 255
-            views = augment(views, dataset.decode_spec.channel, order, generator_for(seed, epoch, step), batch.frames)
+            generator = generator_for(seed, epoch, step)
+            views = augment(batch.views.to(device), dataset.decode_spec.channel, order, generator, batch.frames)
             with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
                 _, fused, _ = encoder.embed_faces(views, directions, batch.frames.to(device))
             columns = torch.tensor([column_of[key] for key in batch.keys], device=device)

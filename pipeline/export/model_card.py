@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 from jinja2 import StrictUndefined, Template
 
+from smile_pipe.model import patch_cnn
 from smile_pipe.model.fusion import NUM_OCTAVES
 from smile_pipe.model.objectives import ContrastiveModel, FacetVLM, Supervised
 from smile_pipe.pipeline.data.dataset import FLOW_BEND
@@ -53,5 +54,6 @@ def model_card(model: ContrastiveModel, run: RunManifest) -> str:
         pooling=model.config.temporal_pooling if run.temporal != "none" else "",
         num_octaves=NUM_OCTAVES,
         attention=model.aggregation.attention if isinstance(model, FacetVLM) else None,
+        needs_tower=model.config.arch == patch_cnn.ARCH,
         is_supervised=isinstance(model, Supervised),
     )

@@ -4,8 +4,9 @@
     DIR/open_clip_model.safetensors  the towers, by open_clip's names
     DIR/fusion.safetensors           all other weights: projectors, fusion, temporal pooling, a classifier's anchors
     DIR/README.md                    input images, and code that embeds a face
+    DIR/patch_cnn.py                 the image tower of `smile-nano`, which open_clip does not have
 
-The directory contains all weights of the run. If the architecture is one of open_clip's own, it can be used without
+The directory contains all weights of the run. If the architecture is one of open_clip's or ours, it can be used without
 smile-pipe and offline.
 """
 
@@ -18,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from safetensors.torch import save
 from torch import Tensor
 
+from smile_pipe.model import patch_cnn
 from smile_pipe.model.towers import check_arch
 from smile_pipe.pipeline.export.model_card import model_card
 from smile_pipe.pipeline.runs.load_model import TrainedModel
@@ -67,6 +69,9 @@ def write_open_clip(folder: PathLike, trained: TrainedModel, run: RunManifest, m
     _save(folder / TOWERS, clip, metadata)
     _save(folder / FUSION, others, metadata)
     _save_tokenizer(folder, trained.tokenizer)
+    if trained.model.config.arch == patch_cnn.ARCH:
+        tower = Path(patch_cnn.__file__)
+        (folder / tower.name).write_atomically(tower.read_bytes())
     (folder / CARD).write_atomically(model_card(trained.model, run).encode())
     (folder / CONFIG).write_atomically(canonical_json(_config(trained)).encode())
 

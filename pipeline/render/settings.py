@@ -1,9 +1,11 @@
 """The settings that the bytes of a render depend on, which the manifest records and fingerprints cover."""
 
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from typing import Literal
 
 from blake3 import blake3
+from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
@@ -12,7 +14,15 @@ from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
 # Increment when the bytes of a sample change for another reason than its renderer: alignment, codecs, the record.
-DATA_VERSION = 5
+DATA_VERSION = 6
+# Codecs, and the compiler of the kernels: another version may give other bytes.
+LIBRARIES = ("imagecodecs", "numba", "pillow", "simplejpeg", "zlib-ng")
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that the bytes of a render depend on."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 class RenderSettings(Frozen):
@@ -21,6 +31,7 @@ class RenderSettings(Frozen):
     data_version: int = DATA_VERSION
     renderer: RendererName
     renderer_version: str
+    libraries: dict[str, str] = Field(default_factory=library_versions)
     views: tuple[View, ...]
     size: int
     projection: Projection
@@ -36,9 +47,7 @@ class RenderSettings(Frozen):
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        # Without `jpeg` if it is the default: shards that are older than this setting have the same fingerprint.
-        excluded = {"text_source", "prompts"} | ({"jpeg"} if self.jpeg == "cpu" else set())
-        return fingerprint(self.model_dump(mode="json", exclude=excluded))
+        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
 
     @property
     def needs_neutral(self) -> bool:

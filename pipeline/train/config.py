@@ -38,7 +38,9 @@ class TrainOptions(Frozen):
     drop_loss: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="Losses of the recipe to leave out, such as mv,cm; model/README.md lists them."
     )
-    arch: str = Field("smile-tiny", description="Architecture of the towers, by open_clip's name; CPUs use smile-tiny.")
+    arch: str = Field(
+        "smile-nano", description="Architecture of the towers, by open_clip's name; smile-nano is for CPUs."
+    )
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
     channel: InputChannel = Field(
         "auto",

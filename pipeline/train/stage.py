@@ -219,8 +219,7 @@ def _check_model(config: TrainConfig) -> None:
         raise UsageError(str(error)) from None
     if config.checkpoint_activations and not supports_activation_checkpointing(arch):
         raise UsageError(
-            f"the image tower of {config.arch} is a ResNet, which does not support it; leave it out, or use "
-            "`grad_cache_chunks`",
+            f"the image tower of {config.arch} does not support it; leave it out, or use `grad_cache_chunks`",
             field="checkpoint_activations",
         )
 

@@ -111,7 +111,7 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
-        views = to_device(batch.views, device).float() / 255
+        views = to_device(batch.views, device)
         views = augment(views, self.job.channel, self.mirror_order, generator, batch.frames)
         text_and_targets = self.text_targets.encode(batch, epoch, device)
         seed_dropout(generator)

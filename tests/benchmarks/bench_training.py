@@ -39,7 +39,6 @@ from typing import Any
 import torch
 
 from smile_pipe.model.towers import Towers
-from smile_pipe.pipeline.data import dataset
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.local_job import train_in_process
@@ -48,7 +47,7 @@ from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 
-ARCH = "smile-tiny"
+ARCH = "smile-nano"
 PLAIN = Path(__file__).with_name("plain_loader.py")
 
 
@@ -244,7 +243,6 @@ def main() -> None:
     given = _arguments()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     torch.set_num_threads(given.cores)
-    dataset.READ_THREADS = given.cores
     machine = f"{platform.machine()}, {given.cores} of {os.cpu_count()} cores, torch {torch.__version__}"
     figures: dict[str, Any] = {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
     with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ from smile_pipe.pipeline.common.optimization import cosine_schedule
 from smile_pipe.pipeline.data.augment import BRIGHTNESS, SHIFT, TINT, TURN, ZOOM
 from smile_pipe.shards.manifest import ShardManifest
 
-ARCH = "smile-tiny"
+ARCH = "smile-nano"
 VIEWS = ("front", "left", "right")
 MIRRORED = (0, 2, 1)
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from helpers import tiny_arch
-from smile_pipe.model.towers import Towers, build_tokenizer, check_arch, is_hub_model, supports_activation_checkpointing
+from smile_pipe.model.towers import (
+    OWN_ARCHS,
+    Towers,
+    build_tokenizer,
+    check_arch,
+    is_hub_model,
+    supports_activation_checkpointing,
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +24,17 @@ def arch(tmp_path_factory) -> str:
     return tiny_arch.register(tmp_path_factory.mktemp("arch"))
 
 
-def test_smile_tiny_is_registered_on_first_use():
-    assert check_arch("smile-tiny")["embed_dim"] == 128
-    assert "smile-tiny" in open_clip.list_models()
+@pytest.mark.parametrize("name", OWN_ARCHS)
+def test_own_architectures_are_registered_on_first_use(name):
+    assert check_arch(name)["embed_dim"] == 128
+    assert name in open_clip.list_models()
 
 
-def test_smile_tiny_embeds_images_and_texts():
+@pytest.mark.parametrize("name", OWN_ARCHS)
+def test_own_architectures_embed_images_and_texts(name):
     torch.manual_seed(0)
-    towers = Towers("smile-tiny").eval()
-    tokens = build_tokenizer("smile-tiny")(["a happy face", "a sad face"])
+    towers = Towers(name).eval()
+    tokens = build_tokenizer(name)(["a happy face", "a sad face"])
     assert (towers.image_size, towers.embed_dim, tuple(tokens.shape)) == (96, 128, (2, 32))
     with torch.inference_mode():
         images, texts = towers.encode_images(torch.rand(2, 3, 96, 96)), towers.encode_text(tokens)
@@ -124,10 +133,36 @@ def test_compiled_tower_gives_equal_embeddings_and_weight_names(arch):
 
 
 @pytest.mark.parametrize(
-    ("name", "can"), [("ViT-B-32", True), ("smile-tiny", False), ("RN50", False), ("ViT-B-16-SigLIP", True)]
+    ("name", "can"),
+    [("ViT-B-32", True), ("smile-nano", False), ("smile-tiny", False), ("RN50", False), ("ViT-B-16-SigLIP", True)],
 )
-def test_resnets_do_not_support_activation_checkpointing(name, can):
+def test_towers_with_batch_norm_do_not_support_activation_checkpointing(name, can):
     assert supports_activation_checkpointing(check_arch(name)) == can
+
+
+class TestShortTexts:
+    @pytest.mark.parametrize("name", ["smile-nano", "tiny"])
+    def test_positions_after_the_longest_text_are_dropped_and_change_nothing(self, name, arch):
+        torch.manual_seed(0)
+        towers = Towers(arch if name == "tiny" else name).eval()
+        tokens = torch.randint(1, 15, (3, towers.clip.context_length))
+        for row, length in zip(tokens, (2, 3, 1), strict=True):
+            row[length:], row[length] = 0, towers.clip.vocab_size - 1
+        assert towers.shorten(tokens).shape == (3, 4)
+        with torch.inference_mode():
+            torch.testing.assert_close(towers.encode_text(towers.shorten(tokens)), towers.clip.encode_text(tokens))
+
+    def test_texts_of_full_length_are_kept(self, arch):
+        towers = Towers(arch)
+        tokens = torch.arange(2 * tiny_arch.CONTEXT).view(2, -1) % tiny_arch.NUM_WORDS
+        tokens[0, -1] = tiny_arch.NUM_WORDS - 1
+        assert towers.shorten(tokens).shape == tokens.shape
+
+    def test_text_tower_that_attends_to_all_positions_gets_them_all(self, tmp_path):
+        text = tiny_arch.CONFIG["text_cfg"] | {"no_causal_mask": True, "pool_type": "last"}
+        name = tiny_arch.register(tmp_path, "attends-to-all", text_cfg=text, custom_text=True)
+        tokens = torch.ones(2, tiny_arch.CONTEXT, dtype=torch.int64)
+        assert torch.equal(Towers(name).shorten(tokens), tokens)
 
 
 def test_weights_are_loaded_from_a_local_file(arch, tmp_path):

@@ -30,7 +30,20 @@ def directions(views: tuple[View, ...]) -> Tensor:
 
 
 def batch(num: int = 8, num_views: int = 3, size: int = 16, seed: int = 0) -> Tensor:
-    return torch.rand(num, num_views, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (num, num_views, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def to_bytes(views: Tensor) -> Tensor:
+    """Views in [0, 1] as `augment` takes them."""
+    return (views * 255).round().to(torch.uint8)
+
+
+@pytest.fixture(params=["on the CPU", "on a device"], autouse=True)
+def implementation(request, monkeypatch):
+    """All tests check both implementations; operators for other devices also run on the CPU."""
+    if request.param == "on a device":
+        monkeypatch.setattr(augmentation, "warp", augmentation._warp_on_device)
 
 
 def lopsided() -> Mesh:
@@ -48,10 +61,10 @@ def mirror_image(mesh: Mesh) -> Mesh:
 
 
 def render(mesh: Mesh, rig: str, channel: str) -> Tensor:
-    """Views as the image tower sees them, [V, 3, H, W] in [0, 1]."""
+    """Views, uint8 [V, 3, H, W]."""
     (images,) = ZBufferRenderer().render([mesh], [Rig.build(build_views(rig, 30.0), SIZE)])
     pixels = images.rgb if channel == "rgb" else quantise_normal(images.normal)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 @pytest.fixture
@@ -86,6 +99,7 @@ class TestMirroring:
         found = augment(
             as_is.expand(16, *as_is.shape), channel, mirror_order(directions(build_views(rig, 30.0))), generator_for(0)
         )
+        as_is, mirrored = as_is / 255, mirrored / 255
         is_mirrored = [bool((views - mirrored).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(is_mirrored) <= 13
         for views, chosen in zip(found, is_mirrored, strict=True):
@@ -95,7 +109,7 @@ class TestMirroring:
     def test_wrong_mirroring_is_detected(self):
         """Each wrong variant differs clearly: swapped views, negated x, missing flip."""
         mesh = lopsided()
-        as_is, mirrored = render(mesh, "3", "normal"), render(mirror_image(mesh), "3", "normal")
+        as_is, mirrored = render(mesh, "3", "normal") / 255, render(mirror_image(mesh), "3", "normal") / 255
         swapped = as_is[[0, 2, 1]].flip(-1)
         assert (swapped - mirrored).abs().max() > 0.3
         assert (as_is[[0, 2, 1]] - mirrored).abs().max() > 0.3
@@ -103,13 +117,13 @@ class TestMirroring:
 
     def test_views_of_an_asymmetric_rig_are_not_mirrored(self, only_mirrored):
         views = batch()
-        torch.testing.assert_close(augment(views, "normal", None, generator_for(0)), views, atol=1e-5, rtol=0)
+        torch.testing.assert_close(augment(views, "normal", None, generator_for(0)), views / 255, atol=1e-5, rtol=0)
 
 
 def step_by_step(
     views: Tensor, channel: str, order: list[int] | None, generator: torch.Generator, frames: PackedFrames
 ) -> Tensor:
-    """Reference of `augment`: mirror, then move, then recolour all images with operators of PyTorch."""
+    """Reference of `augment`: mirror, then recolour, then move all images with operators of PyTorch."""
     num, num_views = len(frames.counts), views.shape[1]
     if order is not None:
         chosen = frames.repeat_per_sample(torch.rand(num, generator=generator) < 0.5)
@@ -130,15 +144,14 @@ def step_by_step(
     theta = torch.cat([turned, shift[:, :, None]], dim=2)
     images = views.flatten(0, 1)
     theta = frames.repeat_per_sample(theta.unflatten(0, (num, num_views))).flatten(0, 1)
+    if channel == "rgb":
+        factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
+        factors = frames.repeat_per_sample(factors.unflatten(0, (num, num_views)))
+        factors = torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
+        images = (images * factors.flatten(0, 1)[..., None, None]).clamp(max=1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    moved = moved.unflatten(0, (-1, num_views))
-    if channel != "rgb":
-        return moved
-    factors = (1 + drawn(augmentation.BRIGHTNESS, 1)) * (1 + drawn(augmentation.TINT, 3))
-    factors = frames.repeat_per_sample(factors.unflatten(0, (num, num_views)))
-    factors = torch.where(frames.is_dynamic[:, None, None], 1.0, factors)
-    return (moved * factors[..., None, None]).clamp(0, 1)
+    return moved.unflatten(0, (-1, num_views))
 
 
 class TestStepByStep:
@@ -146,10 +159,10 @@ class TestStepByStep:
     @pytest.mark.parametrize("order", [None, [0, 2, 1], [2, 1, 0]])
     def test_augment_equals_the_steps_one_by_one(self, channel, order):
         for seed, frames in enumerate((packed_frames([1] * 9), packed_frames([1, 3, 2, 3], dynamic=(3, 5, 8)))):
-            views = torch.rand(9, 3, 3, 20, 14, generator=generator_for(seed))
+            views = torch.randint(0, 256, (9, 3, 3, 20, 14), dtype=torch.uint8, generator=generator_for(seed))
             generators = generator_for(seed, 1), generator_for(seed, 1)
             found = augment(views, channel, order, generators[0], frames)
-            expected = step_by_step(views, channel, order, generators[1], frames)
+            expected = step_by_step(views / 255, channel, order, generators[1], frames)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
             assert torch.equal(*(generator.get_state() for generator in generators))
 
@@ -167,8 +180,8 @@ class TestMoving:
 
     def test_points_move_within_the_limits(self):
         size, reach = 64, 20
-        views = torch.zeros(64, 1, 3, size, size)
-        views[..., size // 2 + reach, size // 2 + reach] = 1
+        views = torch.zeros(64, 1, 3, size, size, dtype=torch.uint8)
+        views[..., size // 2 + reach, size // 2 + reach] = 255
         found = augment(views, "depth", None, generator_for(3))[:, 0, 0]
         rows, columns = (found.sum(dim=axis) @ torch.arange(float(size)) / found.sum(dim=(1, 2)) for axis in (2, 1))
         distance = torch.hypot(rows - size / 2 - reach, columns - size / 2 - reach)
@@ -176,10 +189,10 @@ class TestMoving:
         assert 1 < distance.max() < farthest
 
     def test_only_colour_images_change_their_colours(self):
-        grey = torch.full((8, 3, 3, 16, 16), 0.5)
-        for channel in ("depth", "normal"):
-            torch.testing.assert_close(augment(grey, channel, [0, 2, 1], generator_for(4)), grey)
-        ratio = augment(grey, "rgb", [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.5
+        grey = torch.full((8, 3, 3, 16, 16), 0.4)
+        torch.testing.assert_close(augment(to_bytes(grey), "depth", [0, 2, 1], generator_for(4)), grey)
+        torch.testing.assert_close(augment(to_bytes(grey), "normal", None, generator_for(4)), grey)
+        ratio = augment(to_bytes(grey), "rgb", [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.4
         assert 0.1 < ratio.std() < 0.3 and ratio.std(dim=2).min() > 0
         assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1
 
@@ -213,20 +226,20 @@ class TestSequences:
         assert torch.equal(packed, lone[[0, 1, 1, 1, 2]])
 
     def test_dynamic_image_at_rest_stays_at_rest(self):
-        still = torch.full((8, 3, 3, 16, 16), 128 / 255)
+        still = torch.full((8, 3, 3, 16, 16), 128, dtype=torch.uint8)
         for channel in ("rgb", "depth", "normal", "flow"):
             frames = packed_frames([1] * 8, dynamic=tuple(range(8)))
-            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), frames), still)
+            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), frames), still / 255)
 
     def test_frames_are_recoloured_and_dynamic_images_are_not(self):
-        grey = torch.full((16, 3, 3, 16, 16), 0.5)
+        grey = torch.full((16, 3, 3, 16, 16), 0.4)
         frames = packed_frames([2] * 8, dynamic=tuple(range(1, 16, 2)))
-        found = augment(grey, "rgb", None, generator_for(12), frames)
+        found = augment(to_bytes(grey), "rgb", None, generator_for(12), frames)
         torch.testing.assert_close(found[1::2], grey[1::2])
-        assert ((found[0::2] - 0.5).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
+        assert ((found[0::2] - 0.4).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
 
     def test_mirroring_commutes_with_dynamic_images_of_normals(self, only_mirrored):
-        frames = (batch(6, seed=3) * 255).round()
+        frames = batch(6, seed=3).float()
         weights = torch.from_numpy(rank_pooling_weights(6)).float()
 
         def dynamic(views: Tensor) -> Tensor:
@@ -237,7 +250,7 @@ class TestSequences:
         mirrored = torch.cat([255 - mirrored[:, :, :1], mirrored[:, :, 1:]], dim=2)
         as_is, expected = dynamic(frames), dynamic(mirrored)
         frames = packed_frames([1] * 16, dynamic=tuple(range(16)))
-        found = augment(as_is.expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), frames)
+        found = augment(to_bytes(as_is).expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), frames)
         chosen = [bool((views - expected).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(chosen) <= 13
         for views, mirrors in zip(found, chosen, strict=True):
@@ -249,7 +262,7 @@ class TestSequences:
         displacement = torch.randint(-127, 128, (3, 3, 16, 16), generator=generator_for(1)).float()
         displacement[:, :, :4] = 0
         expected = displacement[[0, 2, 1]].flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
-        views = ((128 + displacement) / 255).expand(16, -1, -1, -1, -1)
+        views = (128 + displacement).to(torch.uint8).expand(16, -1, -1, -1, -1)
         found = augment(views, "flow", [0, 2, 1], generator_for(0), packed_frames([1] * 16, dynamic)) * 255 - 128
         close = [[bool((f - e).abs().max() < 0.01) for e in (displacement, expected)] for f in found]
         assert all(sum(pair) == 1 for pair in close) and 3 <= sum(pair[1] for pair in close) <= 13

@@ -235,7 +235,7 @@ class TestLearning:
 
         def augment(views: Tensor, channel: str, order: object, generator: torch.Generator, moments: object) -> Tensor:
             states.append(generator.get_state().numpy().tobytes())
-            return views
+            return views / 255
 
         monkeypatch.setattr(module, "BATCH_SIZE", 5)
         monkeypatch.setattr(module, "Sampler", RecordingSampler)

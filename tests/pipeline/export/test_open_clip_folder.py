@@ -20,6 +20,7 @@ from torch import Tensor
 
 from helpers.samples import make_timeline, write_shard_set
 from helpers.small_runs import learn, reader_of, register, result, shake, weights
+from smile_pipe.model.towers import OWN_ARCHS
 from smile_pipe.pipeline.data.dataset import FaceSample
 from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.export import open_clip_folder
@@ -164,9 +165,10 @@ def test_readme_code_pools_a_sequence_as_the_run(pooling, tmp_path, monkeypatch)
     torch.testing.assert_close(fused, own_fused, **CLOSE)
 
 
-def test_small_architecture_works_without_smile_pipe(shards, tmp_path):
+@pytest.mark.parametrize("arch", OWN_ARCHS)
+def test_small_architectures_work_without_smile_pipe(shards, tmp_path, arch):
     run, folder = tmp_path / "run", tmp_path / "model"
-    learn(shards, run, epochs=1, arch="smile-tiny")
+    learn(shards, run, epochs=1, arch=arch)
     export(ExportConfig(run=run, open_clip=folder))
     write_sample(shards, run, folder)
     alone = "import sys; sys.modules |= dict.fromkeys(('cli', 'model', 'pipeline', 'shards'))\n"

@@ -6,6 +6,7 @@ import pytest
 
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.render import config as render_config
+from smile_pipe.pipeline.render import settings as settings_module
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.rendering.cameras import build_views
@@ -17,6 +18,7 @@ def settings(**changes) -> RenderSettings:
         "data_version": 4,
         "renderer": "zbuffer",
         "renderer_version": "1",
+        "libraries": {},
         "views": build_views("3", 30.0),
         "size": 224,
         "projection": "perspective",
@@ -27,7 +29,7 @@ def settings(**changes) -> RenderSettings:
 
 
 def test_fingerprint_is_that_of_shards_that_exist():
-    assert settings().images_fingerprint == "4eb0b6f42ebf241ca7944da380623ca6"
+    assert settings().images_fingerprint == "ee16a8e8721b6ef2447ae6c496db2a5f"
 
 
 def test_jpeg_on_a_gpu_has_another_fingerprint():
@@ -57,3 +59,14 @@ def test_where_jpegs_are_encoded_matters_only_if_there_are_jpegs(monkeypatch, ch
     monkeypatch.setattr(render_config, "choose_renderer", lambda name, has_gpu: name)
     monkeypatch.setattr(render_config, "renderer_version", lambda name: "1")
     assert resolve(renderer="zbuffer-cuda", jpeg="gpu", channels=channels).jpeg == jpeg
+
+
+@pytest.mark.parametrize("name", settings_module.LIBRARIES)
+def test_another_version_of_a_codec_or_compiler_is_another_render(monkeypatch, name):
+    monkeypatch.setattr(settings_module, "version", lambda library: "2" if library == name else "1")
+    settings_module.library_versions.cache_clear()
+    after = resolve()
+    monkeypatch.setattr(settings_module, "version", lambda _: "1")
+    settings_module.library_versions.cache_clear()
+    assert after.images_fingerprint != resolve().images_fingerprint
+    settings_module.library_versions.cache_clear()
