@@ -1,9 +1,9 @@
 """A PNG encoder for rendered images.
 
 A general encoder spends most of its time searching for repetitions. In filtered views of a face there are few but runs
-of one value, so deflate searches for runs only (`Z_RLE`). It then needs no hash table, and its output depends on nothing
-but its input. (ISA-L, which takes half the time of this step, once gave other bytes for the same pixels.) Source: W3C,
-*Portable Network Graphics (PNG) Specification (Third Edition)*, chunks in section 5, filters in section 9.
+of one value, so deflate searches for runs only (`Z_RLE`). It then needs no hash table, and its output depends on
+nothing but its input. (ISA-L, which takes half the time of this step, once gave other bytes for the same pixels.)
+Source: W3C, *Portable Network Graphics (PNG) Specification (Third Edition)*, chunks in section 5, filters in section 9.
 """
 
 import struct
