@@ -127,6 +127,8 @@ def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
         time = record.timeline
         frames = ", ".join(map(str, time.frames))
         facts.add_row("frames", f"{frames} of {time.num_source_frames}, {time.frame_rate:g} a second")
+    for note in record.notes.splitlines():
+        facts.add_row("note", note)
     facts.add_row("stored in", f"{row.shard}, {row.bytes / 1e3:.1f} kB from byte {row.offset}")
     console.print(facts)
     console.print(_cameras(sample))

@@ -128,7 +128,7 @@ class MeshStatistics(Frozen):
 
 
 class SampleRecord(Frozen):
-    """`KEY.json`: labels, provenance, cameras, and the scales of the images."""
+    """`KEY.json`: labels, provenance, cameras, the scales of the images, and what is odd about the scan."""
 
     schema_version: Literal[2] = 2
     key: str
@@ -151,6 +151,8 @@ class SampleRecord(Frozen):
     timeline: Timeline | None = None
     action_units: Mapping[str, float] = {}
     caption: Caption | None = None
+    # Lines of one text, not a list: see `Level`. An empty list has no type either.
+    notes: str = ""
 
     @property
     def images(self) -> list[tuple[str, str]]:

@@ -27,6 +27,8 @@ from smile_pipe.shards.reader import ShardSet
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.estimate import Estimate
 
+MAX_NOTES = 20
+
 
 class RenderOptions(RenderConfig):
     """Options of the stage, and `dry_run`."""
@@ -56,6 +58,7 @@ def register(app: typer.Typer) -> None:
         plans: list[RenderPlan] = []
 
         busy: list[Utilization] = []
+        notes: list[str] = []
 
         with StageProgress("render") as progress:
 
@@ -67,10 +70,12 @@ def register(app: typer.Typer) -> None:
             def on_progress(state: stage.RenderProgress) -> None:
                 progress.update(state.num_done, state.num_total, f"{state.num_failed} failed")
                 busy[:] = [state.utilization]
+                notes[:] = state.notes
 
             progress.wait_for("finding scans, and comparing them with the shards", is_short=True)
             manifest = stage.run(config, on_progress, on_plan, progress.wait_for)
         (plan,) = plans
+        _print_notes(notes, console)
         _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)
         if not manifest.num_samples:
             raise RuntimeError(
@@ -153,6 +158,15 @@ def _print_summary(
         table.add_row("limited by", shares.limit)
     table.add_row("written to", str(config.out))
     console.print(table)
+
+
+def _print_notes(notes: Sequence[str], console: Console) -> None:
+    for note in notes[:MAX_NOTES]:
+        print_line(console, f"note: {note}")
+    if len(notes) > MAX_NOTES:
+        print_line(
+            console, f"and {len(notes) - MAX_NOTES:,} more notes; `notes` in the KEY.json of a sample has its own"
+        )
 
 
 def _busy(shares: Utilization) -> str:

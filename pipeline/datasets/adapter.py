@@ -1,7 +1,7 @@
 """The interface of dataset adapters, which find samples in a `FileIndex`, and helpers for sequences of meshes."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -16,15 +16,21 @@ from smile_pipe.shards.storage import StoragePath
 
 _MAX_KEY = 80
 _DIGEST_LETTERS = 8
+_MAX_DIGITS = 15
 
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """The files of one scan, as paths relative to the data directory, with '/' as separator."""
+    """The files of one scan, as paths relative to the data directory, with '/' as separator.
+
+    Attributes:
+        axes: see `smile_pipe.pipeline.landmarks.axes.parse_axes`; "" if they are those of the dataset.
+    """
 
     mesh: str
     texture: str | None = None
     landmarks: str | None = None
+    axes: str = ""
 
     @classmethod
     def with_sidecars(cls, mesh: str, index: FileIndex) -> "ScanFiles":
@@ -53,8 +59,9 @@ class SampleSource:
         action_units: FACS action units, "AU12" -> intensity from 0 to 1; None if the dataset does not code them.
         labels: all other labels.
         label_files: tables from which labels were read. They are not rendered.
-        numbers: indices of `frames` in the recording, if only some frames are needed.
-        num_recorded: number of frames of the recording.
+        numbers: numbers of `frames` in the recording, in ascending order; its first frame is 0. Some may be missing.
+            Empty if none is missing.
+        num_recorded: number of frames of the recording, with the missing ones, if `select_inputs` returned the sample.
     """
 
     key: str
@@ -69,6 +76,11 @@ class SampleSource:
     label_files: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
     num_recorded: int = 1
+
+    @property
+    def frame_numbers(self) -> Sequence[int]:
+        """`numbers`, also if none is missing."""
+        return self.numbers or range(len(self.frames))
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -178,10 +190,12 @@ class FrameSequence:
     Attributes:
         match: match of the pattern on the path of the first frame.
         frames: in the order of their numbers.
+        numbers: see `SampleSource`.
     """
 
     match: re.Match[str]
     frames: tuple[ScanFiles, ...]
+    numbers: tuple[int, ...]
 
 
 def count_sequences(index: FileIndex, pattern: re.Pattern[str]) -> int:
@@ -205,4 +219,28 @@ def find_sequences(index: FileIndex, pattern: re.Pattern[str]) -> Iterator[Frame
                 raise UsageError(f"{index.root}: two meshes have the same frame number: {paths}; rename or remove one")
     for frames in folders.values():
         matches = [frames[number] for number in sorted(frames)]
-        yield FrameSequence(matches[0], tuple(ScanFiles.with_sidecars(match.string, index) for match in matches))
+        scans = tuple(ScanFiles.with_sidecars(match.string, index) for match in matches)
+        yield FrameSequence(matches[0], scans, count_from_zero(frames))
+
+
+def count_from_zero(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Return frame numbers as in `SampleSource`: sorted, from 0, and empty if no frame is missing."""
+    first, *others = sorted(numbers)
+    counted = (0, *(number - first for number in others))
+    return counted if counted[-1] >= len(counted) else ()
+
+
+def numbers_in_names(paths: Sequence[str]) -> tuple[int, ...]:
+    """Return the frame numbers in the names of the meshes of one sequence, in natural order; the first becomes 0.
+
+    The names must differ in exactly one number, or the result is empty.
+    """
+    names = [re.split(r"(\d+)", stem_of(path.rpartition("/")[2])) for path in paths]
+    if len({path.rpartition("/")[0] for path in paths}) > 1 or len({len(name) for name in names}) > 1:
+        return ()
+    differing = [i for i, parts in enumerate(zip(*names, strict=True)) if len(set(parts)) > 1]
+    if len(differing) != 1 or differing[0] % 2 == 0:
+        return ()
+    words = [name[differing[0]] for name in names]
+    numbers = {int(word) for word in words if len(word) <= _MAX_DIGITS}
+    return count_from_zero(numbers) if len(numbers) == len(paths) else ()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from smile_pipe.pipeline.datasets.adapter import FrameSequence, SampleSource, count_sequences, find_sequences
 from smile_pipe.pipeline.datasets.file_index import FileIndex
+from smile_pipe.pipeline.datasets.labels_table import open_csv
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.storage import StoragePath
@@ -62,7 +63,7 @@ def read_occurrence(path: StoragePath) -> dict[str, float]:
     try:
         if path.size() > _MAX_BYTES:
             raise UsageError(f"{path}: file too large: over {_MAX_BYTES >> 20} MB for a table of action units")
-        with path.open("r", newline="", encoding="utf-8-sig") as file:
+        with open_csv(path) as file:
             rows = csv.reader(file)
             return _shares(rows, [_unit(cell, path) for cell in next(rows, [])[1:]], path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -98,6 +99,7 @@ def _source(root: StoragePath, sequence: FrameSequence, tables: dict[str, str]) 
         expression=TASKS[task],
         level=None,
         frames=sequence.frames,
+        numbers=sequence.numbers,
         frame_rate=FRAME_RATE,
         action_units=(read_occurrence(root / table) or None) if table else None,
         labels={"sex": subject[0], "task": task},

@@ -45,6 +45,7 @@ class Bu4dfe:
                     expression=expression,
                     level=None,
                     frames=tuple(frames),
+                    numbers=sequence.numbers,
                     frame_rate=FRAME_RATE,
                     labels={"sex": subject[0]},
                 )

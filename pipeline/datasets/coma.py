@@ -40,6 +40,7 @@ class Coma:
                 expression=sequence.match["word"].lower(),
                 level=None,
                 frames=sequence.frames,
+                numbers=sequence.numbers,
                 frame_rate=FRAME_RATE,
             )
             for sequence in find_sequences(index, _FRAME)

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, count_from_zero, make_key, numbers_in_names
 from smile_pipe.pipeline.datasets.file_index import FileIndex, natural_order, stem_of
 from smile_pipe.pipeline.datasets.label_rows import LabelRow, read_label_row, unit_columns
 from smile_pipe.pipeline.datasets.labels_table import find_tables, read_table
 from smile_pipe.shards.errors import UsageError
 
-_SEQUENCE_COLUMNS = ("subject", "expression", "level", "frame_rate")
+_SEQUENCE_COLUMNS = ("subject", "expression", "level", "frame_rate", "axes")
 
 
 class Folder:
@@ -81,12 +81,14 @@ def _sequence(name: str, rows: Sequence[LabelRow], table: str) -> SampleSource:
         for column in _SEQUENCE_COLUMNS:
             if getattr(row, column) != getattr(first, column):
                 raise UsageError(f"{row.location}: {column} differs from the first row of the sequence {name!r}")
+    frames, numbers = _order_scans(name, rows)
     return SampleSource(
         key=make_key(name),
         subject=first.subject,
         expression=first.expression,
         level=first.level,
-        frames=_order_scans(name, rows),
+        frames=frames,
+        numbers=numbers,
         frame_rate=first.frame_rate,
         action_units=_mean_units(rows),
         # A value that differs between frames is not a label of the sequence.
@@ -107,8 +109,11 @@ def _mean_units(rows: Sequence[LabelRow]) -> dict[str, float] | None:
     return {unit: fmean(values) for unit, values in coded.items()} or None
 
 
-def _order_scans(name: str, rows: Sequence[LabelRow]) -> tuple[ScanFiles, ...]:
+def _order_scans(name: str, rows: Sequence[LabelRow]) -> tuple[tuple[ScanFiles, ...], tuple[int, ...]]:
     """Order scans by frame number if all rows have one, or by name if none has.
+
+    Returns:
+        The scans, and their numbers; see `SampleSource`.
 
     Raises:
         UsageError: only some rows have a number, a number occurs twice, or a scan is in two rows.
@@ -116,11 +121,12 @@ def _order_scans(name: str, rows: Sequence[LabelRow]) -> tuple[ScanFiles, ...]:
     numbers = {row.frame: row for row in rows if row.frame is not None}
     if numbers and len(numbers) < len(rows):
         invalid = next(row for row in rows if row.frame is None or numbers[row.frame] is not row)
-        problem = "missing frame number" if invalid.frame is None else f"duplicate frame {invalid.frame:g}"
+        problem = "missing frame number" if invalid.frame is None else f"duplicate frame {invalid.frame}"
         raise UsageError(f"{invalid.location}: {problem} in the sequence {name!r}; number all rows, or none")
     scans = [scan for row in rows for scan in row.scans]
     if len({scan.mesh for scan in scans}) < len(scans):
         raise UsageError(f"{rows[0].location}: duplicate mesh in the sequence {name!r}")
     if numbers:
-        return tuple(numbers[number].scans[0] for number in sorted(numbers))
-    return tuple(sorted(scans, key=lambda scan: natural_order(scan.mesh)))
+        return tuple(numbers[number].scans[0] for number in sorted(numbers)), count_from_zero(numbers)
+    scans.sort(key=lambda scan: natural_order(scan.mesh))
+    return tuple(scans), numbers_in_names([scan.mesh for scan in scans])

@@ -10,6 +10,7 @@ from smile_pipe.pipeline.common.expressions import expression_code
 from smile_pipe.pipeline.datasets.adapter import ScanFiles
 from smile_pipe.pipeline.datasets.file_index import LANDMARKS, TEXTURES, FileIndex, stem_of
 from smile_pipe.pipeline.datasets.labels_table import KNOWN_COLUMNS, TableRow
+from smile_pipe.pipeline.landmarks.axes import parse_axes
 from smile_pipe.shards.errors import UsageError
 
 DEFAULT_FRAME_RATE = 25.0
@@ -37,13 +38,18 @@ class LabelRow:
     location: str
     scans: tuple[ScanFiles, ...]
     sequence: str | None
-    frame: float | None
+    frame: int | None
     frame_rate: float
     subject: str
     expression: str
     level: int | None
     action_units: Mapping[str, float] | None
     labels: Mapping[str, str]
+
+    @property
+    def axes(self) -> str:
+        """Axes of the files of the scans; see `ScanFiles`."""
+        return self.scans[0].axes
 
 
 def unit_columns(columns: Iterable[str], location: str) -> dict[str, str]:
@@ -73,6 +79,8 @@ def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) ->
         raise UsageError(f"{row.location}: missing value; path (or glob), subject and expression are required")
     scans, sequence = _scans(row, index)
     frame = _number(row, "frame", 0, 1e15)
+    if frame is not None and not frame.is_integer():
+        raise UsageError(f"{row.location}: invalid frame {row['frame'][:40]!r}; use a whole number")
     if frame is not None and len(scans) > 1:
         raise UsageError(f"{row.location}: one frame number for {len(scans)} meshes; leave it empty or use one mesh")
     return [
@@ -80,7 +88,7 @@ def read_label_row(row: TableRow, index: FileIndex, units: Mapping[str, str]) ->
             location=row.location,
             scans=scans_of_row,
             sequence=sequence,
-            frame=frame,
+            frame=None if frame is None else int(frame),
             frame_rate=_number(row, "frame_rate", 0.001, _MAX_FRAME_RATE) or DEFAULT_FRAME_RATE,
             subject=row["subject"],
             expression=expression,
@@ -122,7 +130,18 @@ def _scan_files(mesh: str, row: TableRow, index: FileIndex) -> ScanFiles:
             return index.first_existing(stem_of(mesh), suffixes)
         return _relative_path(row[column], row.location) if row[column] else None
 
-    return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS))
+    return ScanFiles(mesh, file_of("texture", TEXTURES), file_of("landmarks", LANDMARKS), _axes(row))
+
+
+def _axes(row: TableRow) -> str:
+    if row["up"] and row["axes"]:
+        raise UsageError(f"{row.location}: both up and axes are set; use one of them")
+    if not (cell := row["up"] or row["axes"]):
+        return ""
+    try:
+        return parse_axes(cell)
+    except ValueError as error:
+        raise UsageError(f"{row.location}: {cell[:40]!r} is {error}") from None
 
 
 def _level(row: TableRow) -> int | None:

@@ -11,19 +11,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from smile_pipe.pipeline.common.content import HEAD_BYTES, UTF_16_MARKS, describe_content
 from smile_pipe.pipeline.datasets.file_index import FileIndex
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
 NAMES = ("labels.csv", "labels.parquet")
 FILE_COLUMNS = frozenset(("path", "glob", "texture", "landmarks"))
-KNOWN_COLUMNS = FILE_COLUMNS | {"subject", "expression", "level", "sequence", "frame", "frame_rate"}
+KNOWN_COLUMNS = FILE_COLUMNS | {"subject", "expression", "level", "sequence", "frame", "frame_rate", "up", "axes"}
 MAX_BYTES = 256 << 20
 MAX_CELLS = 1 << 24
 """Limit of rows times columns. An empty cell takes no space in a file, and some tens of bytes in memory."""
@@ -77,9 +78,33 @@ def read_table(path: StoragePath) -> list[TableRow]:
         raise UsageError(f"{path}: cannot be read as a {path.suffix[1:].upper()} table ({reason})") from None
 
 
+def open_csv(path: StoragePath) -> TextIO:
+    """Open a CSV table as text: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write it.
+
+    Raises:
+        UsageError: the file is something else, such as a web page.
+        OSError: it cannot be read.
+    """
+    encoding = "utf-16" if _check_content(path).startswith(UTF_16_MARKS) else "utf-8-sig"
+    return path.open("r", newline="", encoding=encoding)
+
+
+def _check_content(path: StoragePath) -> bytes:
+    """Return the first bytes of a table.
+
+    Raises:
+        UsageError: the file is something else.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if what := describe_content(head):
+        raise UsageError(f"{path}: is {what}")
+    return head
+
+
 def _csv_rows(path: StoragePath) -> list[TableRow]:
     rows: list[TableRow] = []
-    with path.open("r", newline="", encoding="utf-8-sig") as file:
+    with open_csv(path) as file:
         reader = csv.reader(file)
         names = _column_names(path, next(reader, []))
         for number, row in enumerate(filter(None, reader), 1):
@@ -98,6 +123,7 @@ def _csv_rows(path: StoragePath) -> list[TableRow]:
 
 def _parquet_rows(path: StoragePath) -> Iterator[TableRow]:
     num_bytes = number = 0
+    _check_content(path)
     with path.open("rb") as content, pq.ParquetFile(content) as file:
         names = _column_names(path, file.schema_arrow.names)
         for column in file.schema_arrow:

@@ -4,16 +4,19 @@ The unit is 90 mm; +x is the subject's left, +y up, +z out of the face. The orig
 midpoint between the eyes. This centres a face in its views and lets it turn about its own centre.
 
 The similarity is fitted to landmarks if the mesh has a known landmark set and the fit looks like a face. Otherwise it
-comes from robust bounds of the surface, assuming an upright scan that faces +z.
+comes from robust bounds of the surface without debris, assuming an upright scan that faces +z, or the given axes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes
+from smile_pipe.pipeline.landmarks.surface import main_piece
+from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh, MeshError
 from smile_pipe.shards.sample import Frame
 
 UNIT_MM = 90.0
@@ -95,30 +98,47 @@ SCHEMES = {
 }
 
 
-def canonical_frame(mesh: Mesh) -> Frame:
+def canonical_frame(mesh: Mesh, axes: str = UPRIGHT) -> Frame:
     """Compute the similarity from the axes of `mesh` to the canonical frame.
+
+    Args:
+        mesh: the scan.
+        axes: see `parse_axes`. Landmarks give the frame without them, except that left-handed axes mirror the scan.
 
     Raises:
         MeshError: the mesh has no extent, so the scale is undefined.
     """
-    return _frame_by_landmarks(mesh.landmarks) or _frame_by_bounds(mesh.vertices[mesh.is_used])
+    matrix = matrix_of_axes(axes)
+    found = None if mesh.landmarks is None else _fit_landmarks(mesh.landmarks.astype(np.float64) @ matrix)
+    method, fit = ("landmarks", found) if found else ("bounds", _fit_bounds(mesh.vertices[main_piece(mesh)] @ matrix))
+    scale, R, T = fit
+    return _make_frame(method, scale, matrix @ R, T, mesh.origin)
 
 
 def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
-    """Transform the vertices, landmarks and flow of `mesh` to the canonical frame."""
-    rotation, shift = frame.scale * np.array(frame.R), np.array(frame.T)
+    """Transform the vertices, landmarks and flow of `mesh` to the canonical frame.
+
+    If the frame mirrors, faces are turned over.
+    """
+    rotation = frame.scale * np.array(frame.R)
+    shift = np.array(frame.T) + mesh.origin @ rotation
+    if np.linalg.det(rotation) < 0:
+        face_uvs = None if mesh.face_uvs is None else mesh.face_uvs[:, ::-1].copy()
+        mesh = replace(mesh, faces=mesh.faces[:, ::-1].copy(), face_uvs=face_uvs)
 
     def transform(points: NDArray[np.float32]) -> NDArray[np.float32]:
         return (points @ rotation + shift).astype(np.float32)
 
     landmarks = None if mesh.landmarks is None else transform(mesh.landmarks)
     flow = None if mesh.flow is None else (mesh.flow @ rotation).astype(np.float32)
-    return replace(mesh, vertices=transform(mesh.vertices), landmarks=landmarks, flow=flow)
+    return replace(mesh, vertices=transform(mesh.vertices), landmarks=landmarks, flow=flow, origin=NO_ORIGIN)
 
 
-def fit_similarity(
-    source: NDArray[np.float64], target: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+Similarity: TypeAlias = tuple[float, NDArray[np.float64], NDArray[np.float64]]
+"""Scale s, rotation R [3, 3] and shift T [3]."""
+
+
+def fit_similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> Similarity:
     """Fit scale s, rotation R [3, 3] and shift T [3] that minimise |s source R + T - target|, without reflection.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 13(4), 1991,
@@ -133,11 +153,10 @@ def fit_similarity(
     return scale, R, target_mean - scale * source_mean @ R
 
 
-def _frame_by_landmarks(landmarks: NDArray[np.float32] | None) -> Frame | None:
-    scheme = SCHEMES.get(0 if landmarks is None else len(landmarks))
-    if landmarks is None or scheme is None:
+def _fit_landmarks(points: NDArray[np.float64]) -> Similarity | None:
+    scheme = SCHEMES.get(len(points))
+    if scheme is None:
         return None
-    points = landmarks.astype(np.float64)
     source, target = _anchor_means(points, scheme.anchors, min_share=0.5)
     outline, front = _anchor_means(points, scheme.outline, min_share=0.0)
     if not _can_fit_face(source, target) or len(outline) == 0:
@@ -171,12 +190,12 @@ def _can_fit_face(source: NDArray[np.float64], target: NDArray[np.float64]) -> b
 
 def _fit_face(
     source: NDArray[np.float64], target: NDArray[np.float64], outline: NDArray[np.float64], front: NDArray[np.float64]
-) -> tuple[float, Frame] | None:
-    """Fit the frame from `source` to `target` (mm).
+) -> tuple[float, Similarity] | None:
+    """Fit the similarity from `source` to `target` (mm).
 
     Returns:
         The error of the fit (residual plus distance of `outline` from `front` (mm), relative to their limits) and the
-        frame; None if the result is not a face.
+        similarity; None if the result is not a face.
     """
     target = (target - ORIGIN) / UNIT_MM
     scale, R, T = fit_similarity(source, target)
@@ -185,21 +204,24 @@ def _fit_face(
     distance = float(np.linalg.norm(moved.mean(axis=0) - front.mean(axis=0)))
     if scale <= 0 or residual > MAX_RESIDUAL or distance > MAX_OUTLINE_DISTANCE:
         return None
-    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, _make_frame("landmarks", scale, R, T)
+    return residual / MAX_RESIDUAL + distance / MAX_OUTLINE_DISTANCE, (scale, R, T)
 
 
-def _frame_by_bounds(vertices: NDArray[np.float32]) -> Frame:
-    low, high = np.percentile(vertices.astype(np.float64), [2, 98], axis=0)
+def _fit_bounds(vertices: NDArray[np.float64]) -> Similarity:
+    low, high = np.percentile(vertices, [2, 98], axis=0)
     extent = float((high - low).max())
     if extent <= 0:
         raise MeshError("no extent: all vertices are at one point")
     # The height is the largest extent of a face; a larger extent of another axis only enlarges the margin.
     scale = BOUNDS_HEIGHT / extent
-    return _make_frame("bounds", scale, np.eye(3), -scale * (low + high) / 2)
+    return scale, np.eye(3), -scale * (low + high) / 2
 
 
-def _make_frame(method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64]) -> Frame:
+def _make_frame(
+    method: str, scale: float, R: NDArray[np.float64], T: NDArray[np.float64], origin: tuple[float, float, float]
+) -> Frame:
+    """Build the frame for coordinates of the file from the similarity for coordinates relative to `origin`."""
     # Rounded to keep differences in the last bits between linear algebra libraries out of the shards.
-    return Frame.model_validate(
-        {"method": method, "scale": float(f"{scale:.10g}"), "R": np.round(R, 9).tolist(), "T": np.round(T, 9).tolist()}
-    )
+    scale, R = float(f"{scale:.10g}"), np.round(R, 9)
+    T = np.round(T - origin @ (scale * R), 9)
+    return Frame.model_validate({"method": method, "scale": scale, "R": R.tolist(), "T": T.tolist()})

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.source import Source, explaining
 
 LM3_NAMES = (
     "Outer left eye brow",
@@ -74,7 +74,7 @@ def pair_names_with_points(rows: list[tuple[int, list[str]]]) -> Iterator[tuple[
         raise MeshError(f"truncated file: no point for the name {names[0][:40]!r}")
 
 
-def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> NDArray[np.float32]:
+def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bring points into the order of `LM3_NAMES` if all names are known. Ear lobes are dropped.
 
     Args:
@@ -82,7 +82,7 @@ def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> 
         points: [L, K].
 
     Returns:
-        float32 [22, K], NaN for missing points; or `points` unchanged if there is another name.
+        [22, K], NaN for missing points; or `points` unchanged if there is another name.
 
     Raises:
         MeshError: a name occurs twice (with its line).
@@ -91,7 +91,7 @@ def order_by_name(names: list[tuple[int, str]], points: NDArray[np.float32]) -> 
     known = [(number, name, row) for row, (number, name) in enumerate(names) if "ear lobe" not in name.lower()]
     if not known or any(_normalize_name(name) not in order for _, name, _ in known):
         return points
-    ordered = np.full((len(LM3_NAMES), points.shape[1]), np.nan, np.float32)
+    ordered = np.full((len(LM3_NAMES), points.shape[1]), np.nan)
     seen: set[str] = set()
     for number, name, row in known:
         if _normalize_name(name) in seen:
@@ -157,16 +157,22 @@ def read_landmarks(path: Path) -> NDArray[np.float32]:
     Raises:
         MeshError: the suffix is unknown, or the file cannot be read, is malformed (with its line) or has no points.
     """
+    return _read_points(path).astype(np.float32)
+
+
+def _read_points(path: Path) -> NDArray[np.float64]:
+    """Read landmarks as float64; see `read_landmarks`."""
     try:
         suffix = path.suffix.lower()
         if suffix == ".lm2":
             raise MeshError("not landmarks of a scan: .lm2 has points in an image; use read_landmarks_2d")
         if suffix not in _COLUMNS and suffix != ".lm3":
             raise MeshError(f"unknown landmark format; supported suffixes are {', '.join(_COLUMNS)}, .lm3")
-        rows = _rows(path)
-        if suffix == ".lm3":
-            return _by_name(rows, 3)
-        return _array([_numbers(number, row, _COLUMNS[suffix])[-3:] for number, row in rows])
+        source = _read(path)
+        with explaining(source, suffix):
+            if suffix == ".lm3":
+                return _by_name(_rows(source), 3)
+            return _array([_numbers(number, row, _COLUMNS[suffix])[-3:] for number, row in _rows(source)])
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
@@ -183,21 +189,28 @@ def read_landmarks_2d(path: Path) -> NDArray[np.float32]:
     try:
         if path.suffix.lower() != ".lm2":
             raise MeshError("unknown format of landmarks in an image; the supported suffix is .lm2")
-        return _by_name(_rows(path), 2)
+        source = _read(path)
+        with explaining(source, ".lm2"):
+            return _by_name(_rows(source), 2).astype(np.float32)
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and words of each line that is not blank."""
+def _read(path: Path) -> Source:
     source = Source.read(path)
     if source.size > _MAX_BYTES:
         raise MeshError(f"file too large: {source.size} bytes; the limit for landmarks is {_MAX_BYTES}")
-    lines = source.slice(0, source.size).decode("utf-8-sig", "replace").splitlines()
+    return source
+
+
+def _rows(source: Source) -> list[tuple[int, list[str]]]:
+    """Line number and words of each line that is not blank."""
+    text = source.as_text()
+    lines = text.slice(0, text.size).decode("utf-8", "replace").splitlines()
     return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float32]:
+def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.float64]:
     names, points = [], []
     for number, name, row in pair_names_with_points(rows):
         names.append((number, name))
@@ -205,10 +218,10 @@ def _by_name(rows: list[tuple[int, list[str]]], columns: int) -> NDArray[np.floa
     return order_by_name(names, _array(points))
 
 
-def _array(points: list[list[float]]) -> NDArray[np.float32]:
+def _array(points: list[list[float]]) -> NDArray[np.float64]:
     if not points:
         raise MeshError("no landmarks")
-    return np.array(points, np.float32)
+    return np.array(points)
 
 
 def _numbers(number: int, row: list[str], count: int) -> list[float]:
@@ -236,5 +249,5 @@ def read_scan(mesh_path: Path, landmarks_path: Path | None, sidecars: SidecarFil
     """
     mesh = read_mesh(mesh_path, sidecars)
     if landmarks_path is not None:
-        mesh = replace(mesh, landmarks=read_landmarks(landmarks_path))
+        mesh = replace(mesh, landmarks=(_read_points(landmarks_path) - mesh.origin).astype(np.float32))
     return mesh

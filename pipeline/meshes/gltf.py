@@ -1,12 +1,11 @@
 """glTF 2.0 face scans, as JSON (`.gltf`) or binary (`.glb`): all triangles of the scene as one mesh.
 
 Declared sizes are untrusted: byte ranges are checked before an array is made. Sparse arrays are rejected by name. Morph
-targets, skins and animations are skipped.
+targets and animations are skipped. Joints pose the meshes of skins as the nodes of the file place them.
 """
 
 import base64
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.gltf_json import MESHOPT, JsonObject, parse_document
+from smile_pipe.pipeline.meshes.gltf_scene import PlacedMesh, joint_matrices, pose, walk_scene
 from smile_pipe.pipeline.meshes.gltf_textures import stack_textures
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.meshopt import decode_meshopt
@@ -21,13 +21,14 @@ from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shap
 from smile_pipe.pipeline.meshes.source import MAX_BYTES, Source
 from smile_pipe.pipeline.meshes.texture import MAX_PIXELS, decode_texture
 
-_MAGIC, _BOM = b"glTF", b"\xef\xbb\xbf"
+_MAGIC = b"glTF"
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+_COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _MAX_DRAWN = 1 << 20  # corners or vertices, allowed in a file of any size
 _MAX_STRIDE = 256
+_MAX_JOINT_SETS = 4  # of four joints
 _MAX_DECODED = 256 << 20  # bytes of all compressed buffers together
 
 
@@ -74,11 +75,11 @@ class _Reader:
             raise MeshError(f"truncated accessor {index}: {count} elements in {length} bytes")
         return np.ndarray((count, columns), dtype, self.view(view_index).data, start, (stride, dtype.itemsize))
 
-    def floats(self, index: int, *types: str, is_color: bool = False) -> NDArray[np.float32]:
-        """Return accessor `index` as float32; normalised integers and those of a colour as fractions of the maximum."""
+    def floats(self, index: int, *types: str, as_fractions: bool = False) -> NDArray[np.float32]:
+        """Return accessor `index` as float32; normalised integers, or all integers, as fractions of the maximum."""
         values = self.array(index, *types)
         if values.dtype.kind == "f" or not (
-            is_color or self.document.item("accessors", index).values.get("normalized")
+            as_fractions or self.document.item("accessors", index).values.get("normalized")
         ):
             return values.astype(np.float32)
         return np.maximum(values / np.iinfo(values.dtype).max, -1.0).astype(np.float32)
@@ -158,7 +159,8 @@ def parse_gltf(source: Source) -> Mesh:
 def _split(source: Source) -> tuple[bytes, NDArray[np.uint8] | None]:
     """Return the JSON and the binary chunk, or None if there is no binary chunk."""
     if source.slice(0, len(_MAGIC)) != _MAGIC:
-        return source.slice(0, source.size).removeprefix(_BOM), None
+        text = source.as_text()
+        return text.slice(0, text.size), None
     if source.size < _HEADER.size + _CHUNK.size:
         raise MeshError("truncated header")
     _, version, length = _HEADER.unpack_from(source.data)
@@ -190,50 +192,11 @@ def _decode_data_uri(uri: str) -> NDArray[np.uint8]:
         raise MeshError("invalid data URI: not base64") from None
 
 
-def _walk_scene(document: JsonObject) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield the index of each mesh in the scene with its matrix [4, 4], in the order of the nodes.
-
-    All nodes of a file without scenes are used.
-    """
-    if document.items("scenes"):
-        roots = document.item("scenes", document.count("scene", 0)).indices("nodes")
-    else:
-        nodes = range(len(document.items("nodes")))
-        children = {child for index in nodes for child in document.item("nodes", index).indices("children")}
-        roots = [index for index in nodes if index not in children]
-    stack, seen = [(root, np.eye(4)) for root in reversed(roots)], set[int]()
-    while stack:
-        index, matrix = stack.pop()
-        if index in seen:
-            raise MeshError(f"invalid scene: node {index} is reached twice")  # the nodes must form a tree
-        seen.add(index)
-        node = document.item("nodes", index)
-        matrix = matrix @ _matrix_of(node)
-        if (mesh := node.index("mesh")) is not None:
-            yield mesh, matrix
-        stack += [(child, matrix) for child in reversed(node.indices("children"))]
-
-
-def _matrix_of(node: JsonObject) -> NDArray[np.float64]:
-    """The matrix [4, 4] of a node: `matrix`, or T R S with a quaternion x, y, z, w of any length (glTF 2.0, 3.5.3)."""
-    if "matrix" in node.values:
-        return node.numbers("matrix", (0.0,) * 16).reshape(4, 4).T  # column-major in the file
-    if not node.values.keys() & {"translation", "rotation", "scale"}:
-        return np.eye(4)
-    rotation = node.numbers("rotation", (0.0, 0.0, 0.0, 1.0))
-    x, y, z, w = rotation / (np.linalg.norm(rotation) or 1.0)
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    matrix = np.eye(4)
-    matrix[:3, :3] = (np.eye(3) + 2.0 * (w * cross + cross @ cross)) * node.numbers("scale", (1.0, 1.0, 1.0))
-    matrix[:3, 3] = node.numbers("translation", (0.0, 0.0, 0.0))
-    return matrix
-
-
 def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
     """Read the shapes of the scene in their places, and the index of the image of each, or None."""
     shapes, images, num_drawn, document = list[Shape](), list[int | None](), 0, reader.document
-    for mesh, matrix in _walk_scene(document):
-        parts = document.item("meshes", mesh)
+    for placed in walk_scene(document):
+        parts = document.item("meshes", placed.mesh)
         for primitive in [parts.item("primitives", i) for i in range(len(parts.items("primitives")))]:
             attributes, mode = primitive.inside("attributes"), primitive.count("mode", _TRIANGLES)
             position = attributes.index("POSITION")
@@ -245,15 +208,53 @@ def _read_shapes(reader: _Reader) -> tuple[list[Shape], list[int | None]]:
             if num_drawn > max(reader.nbytes, _MAX_DRAWN):
                 raise MeshError(f"meshes reused too often: {num_drawn} vertices from {reader.nbytes} bytes")
             texture = _texture_of(document, primitive)
-            arrays = reader.floats(position, "VEC3"), *_read_attributes(reader, attributes, texture, num_points)
+            points, matrix, is_mirrored = _read_points(reader, attributes, placed)
+            arrays = points, *_read_attributes(reader, attributes, texture, num_points)
             faces = _triangles(corners.astype(np.int32), mode)
             if len(faces):
-                shapes.append(_in_place(arrays, faces, matrix))
+                shapes.append(_in_place(arrays, faces[:, ::-1].copy() if is_mirrored else faces, matrix))
                 is_textured = texture and len(arrays[1])
                 images.append(
                     document.item("textures", texture.count("index")).index("source") if is_textured else None
                 )
     return shapes, images
+
+
+def _read_points(
+    reader: _Reader, attributes: JsonObject, placed: PlacedMesh
+) -> tuple[NDArray[np.floating], NDArray[np.float64], bool]:
+    """Read the points of a primitive, posed by the joints of its skin.
+
+    Posed points are in the scene already: the node of a skinned mesh does not move it (glTF 2.0, 3.7.3.3).
+
+    Returns:
+        The points [V, 3], their matrix to the scene [4, 4], and whether joints or matrix mirror them.
+    """
+    points, sets = reader.floats(attributes.count("POSITION"), "VEC3"), range(_MAX_JOINT_SETS)
+    joints = [reader.array(i, "VEC4") for n in sets if (i := attributes.index(f"JOINTS_{n}")) is not None]
+    weights = [
+        reader.floats(i, "VEC4", as_fractions=True) for n in sets if (i := attributes.index(f"WEIGHTS_{n}")) is not None
+    ]
+    if placed.skin is None or not joints:
+        return points, placed.matrix, _mirrors(placed.matrix)
+    if any(array.dtype.kind != "u" for array in joints) or any(not np.isfinite(array).all() for array in weights):
+        raise MeshError("invalid skin: joints must be unsigned integers, and weights finite")
+    if [len(array) for array in (*joints, *weights)] != 2 * len(joints) * [len(points)]:
+        raise MeshError(f"inconsistent skin: {len(points)} vertices with other numbers of joints or weights")
+    skin = reader.document.item("skins", placed.skin)
+    matrices = joint_matrices(reader.document, skin.indices("joints"))
+    if (inverses := skin.index("inverseBindMatrices")) is not None:
+        values = reader.floats(inverses, "MAT4")
+        if len(values) < len(matrices):
+            raise MeshError(f"truncated skin: {len(values)} inverse bind matrices for {len(matrices)} joints")
+        matrices = matrices @ values[: len(matrices)].reshape(-1, 4, 4).transpose(0, 2, 1)  # column-major in the file
+    posed = pose(points, np.concatenate(joints, axis=1), np.concatenate(weights, axis=1), matrices)
+    return posed, np.eye(4), _mirrors(matrices)
+
+
+def _mirrors(matrices: NDArray[np.float64]) -> bool:
+    """Return whether all matrices [..., 4, 4] mirror."""
+    return bool((np.linalg.det(matrices[..., :3, :3]) < 0).all())
 
 
 def _texture_of(document: JsonObject, primitive: JsonObject) -> JsonObject:
@@ -293,7 +294,7 @@ def _read_attributes(
         with np.errstate(over="ignore"):  # `Mesh.build` rejects values that overflow
             uvs = (uvs * scale + offset).astype(np.float32)
     if (accessor := attributes.index("COLOR_0")) is not None:
-        colors = np.clip(reader.floats(accessor, "VEC3", "VEC4", is_color=True)[:, :3], 0, 1)
+        colors = np.clip(reader.floats(accessor, "VEC3", "VEC4", as_fractions=True)[:, :3], 0, 1)
     for name, values in (("texture coordinates", uvs), ("colours", colors)):
         if len(values) not in (0, num_points):
             raise MeshError(f"inconsistent part: {num_points} vertices, {len(values)} {name}")
@@ -317,14 +318,12 @@ def _triangles(corners: NDArray[np.int32], mode: int) -> NDArray[np.int32]:
 
 
 def _in_place(
-    arrays: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    arrays: tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.float32]],
     faces: NDArray[np.int32],
     matrix: NDArray[np.float64],
 ) -> Shape:
-    """Build a shape of points, uvs and colours, transformed by `matrix`. A mirroring matrix turns its faces over."""
+    """Build a shape of points, uvs and colours, transformed by `matrix`."""
     points, uvs, colors = arrays
-    if np.linalg.det(matrix[:3, :3]) < 0:
-        faces = faces[:, ::-1].copy()
     return transform_shape(Shape(points, faces, uvs, faces if len(uvs) else np.zeros_like(faces), colors), matrix)
 
 

@@ -95,7 +95,7 @@ def parse_document(text: bytes) -> JsonObject:
     except (ValueError, RecursionError):
         raise MeshError("invalid glTF file: not JSON") from None
     except (TypeError, LookupError):
-        raise MeshError("invalid glTF file: no version") from None
+        raise MeshError("not glTF 2.0: no version") from None
     if not version.startswith("2."):
         raise MeshError(f"unsupported glTF version: {version[:8]!a}; only version 2 is supported")
     document = JsonObject(values)

@@ -15,12 +15,24 @@ class MeshError(ValueError):
     """A file that cannot be read as a face scan. The message says what is wrong and where (line or byte)."""
 
 
+NO_ORIGIN = (0.0, 0.0, 0.0)
+# At this distance from 0, relative to the extent, float32 has steps of 1/250,000 of the extent.
+_FAR = 64.0
+_NUM_SAMPLES = 64  # faces whose corners are looked at
+
+# Notes that several readers write.
+EXTRA_VALUES = "rows have more values than they declare; these are left out"
+FEW_CORNERS = "faces of fewer than three corners are left out"
+BAD_UVS = "texture coordinates of some corners do not exist or are not finite; these corners show one pixel"
+NO_UVS = "faces refer to texture coordinates, and there are none"
+
+
 @dataclass(frozen=True, eq=False)
 class Mesh:
     """A triangle mesh in the units and axes of its file.
 
     Attributes:
-        vertices: float32 [V, 3].
+        vertices: float32 [V, 3], relative to `origin`.
         faces: int32 [F, 3], indices into `vertices`.
         uvs: float32 [U, 2], or None. (0, 0) is the lower left corner of the texture.
         face_uvs: int32 [F, 3], indices into `uvs`, or None. Vertices on a texture seam are not duplicated.
@@ -30,6 +42,9 @@ class Mesh:
         flow: float32 [V, 3], displacement of each vertex from the reference frame of its sequence, in the units and
             axes of `vertices`. None if it was not computed.
         texture_name: name of the texture as the file gives it, unresolved and untrusted, or "".
+        origin: point of the file's coordinates that `vertices` and `landmarks` are relative to. It is 0 unless the mesh
+            is so far from 0 that float32 would be too coarse, as in survey coordinates.
+        notes: what was left out or read in another way than the file says, in a few words each.
     """
 
     vertices: NDArray[np.float32]
@@ -41,6 +56,8 @@ class Mesh:
     landmarks: NDArray[np.float32] | None = None
     flow: NDArray[np.float32] | None = None
     texture_name: str = ""
+    origin: tuple[float, float, float] = NO_ORIGIN
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def build(
@@ -51,18 +68,21 @@ class Mesh:
         face_uvs: NDArray[np.integer] | None = None,
         colors: NDArray[np.uint8] | None = None,
         texture_name: str = "",
+        notes: tuple[str, ...] = (),
     ) -> Self:
         """Validate parsed arrays and convert them to their final types.
 
-        Vertices that are not finite and that no face uses, as some tools leave them, become 0.
+        Vertices that are not finite and that no face uses, as some tools leave them, become 0. So do texture
+        coordinates that are not finite or do not exist, with a note.
 
         Args:
-            vertices: [V, 3].
+            vertices: [V, 3]. If they are float64 and far from 0, an origin is subtracted.
             faces: [F, 3].
             uvs: [U, 2], or None.
             face_uvs: [F, 3], or None.
             colors: [V, 3], or None.
             texture_name: see the class.
+            notes: see the class.
 
         Returns:
             The mesh. It has no texture coordinates unless both `uvs` and `face_uvs` are given.
@@ -71,21 +91,26 @@ class Mesh:
             MeshError: no vertices, no faces, a non-finite coordinate, an index out of range, or arrays that do not
                 match.
         """
-        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are rejected below
-            vertices = np.ascontiguousarray(vertices, np.float32)
-            uvs = None if uvs is None else np.ascontiguousarray(uvs, np.float32)
         if len(vertices) == 0 or len(faces) == 0:
             raise MeshError(f"empty mesh: {len(vertices)} vertices, {len(faces)} faces; a face scan needs both")
         _check_range("faces", faces, len(vertices), "vertices")
+        origin = NO_ORIGIN if vertices.dtype == np.float32 else _far_origin(vertices, faces)
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are rejected below
+            vertices = np.ascontiguousarray(vertices if origin == NO_ORIGIN else vertices - origin, np.float32)
+            uvs = None if uvs is None else np.ascontiguousarray(uvs, np.float32)
         if not np.isfinite(vertices).all():
             unused = ~_used(faces, len(vertices))
             vertices = np.where(unused[:, None] & ~np.isfinite(vertices), np.float32(0), vertices)
             _check_finite("vertex", vertices)
         if uvs is not None and face_uvs is not None:
-            _check_finite("texture coordinate", uvs)
-            _check_range("texture indices", face_uvs, len(uvs), "texture coordinates")
             if len(face_uvs) != len(faces):
                 raise MeshError(f"texture indices do not match the faces: {len(face_uvs)} for {len(faces)} faces")
+            if len(uvs) == 0:
+                uvs, face_uvs, notes = None, None, (*notes, NO_UVS)
+            elif not np.isfinite(uvs).all() or not 0 <= int(face_uvs.min()) <= int(face_uvs.max()) < len(uvs):
+                valid = (face_uvs >= 0) & (face_uvs < len(uvs))
+                face_uvs, notes = np.where(valid, face_uvs, len(uvs)), (*notes, BAD_UVS)
+                uvs = np.append(np.where(np.isfinite(uvs).all(axis=1, keepdims=True), uvs, 0), [[0, 0]], axis=0)
         else:
             uvs = face_uvs = None
         if colors is not None and len(colors) != len(vertices):
@@ -97,7 +122,14 @@ class Mesh:
             None if face_uvs is None else np.ascontiguousarray(face_uvs, np.int32),
             None if colors is None else np.ascontiguousarray(colors, np.uint8),
             texture_name=texture_name,
+            origin=origin,
+            notes=notes,
         )
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the mesh is so far from 0 that float32 is too coarse for its coordinates."""
+        return _far_origin(self.vertices, self.faces) != NO_ORIGIN
 
     @property
     def is_used(self) -> NDArray[np.bool_]:
@@ -108,6 +140,16 @@ class Mesh:
     def nbytes(self) -> int:
         """Total size of all arrays in bytes."""
         return sum(a.nbytes for f in fields(self) if isinstance(a := getattr(self, f.name), np.ndarray))
+
+
+def _far_origin(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> tuple[float, float, float]:
+    """Return the median of the vertices if it is far from 0 relative to their extent, else 0."""
+    corners = vertices[faces[:: -(-len(faces) // _NUM_SAMPLES)].ravel()].astype(np.float64)
+    corners = np.sort(corners[np.isfinite(corners).all(axis=1)], axis=0)
+    if len(corners) == 0:
+        return NO_ORIGIN
+    low, middle, high = (corners[len(corners) * tenths // 10] for tenths in (1, 5, 9))
+    return NO_ORIGIN if np.abs(middle).max() <= _FAR * (high - low).max() else tuple(middle.tolist())
 
 
 def _used(faces: NDArray[np.integer], num_vertices: int) -> NDArray[np.bool_]:

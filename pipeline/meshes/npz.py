@@ -48,7 +48,7 @@ def parse_npz(source: Source) -> Mesh:
         )
     return replace(
         mesh,
-        landmarks=None if landmarks is None else np.ascontiguousarray(landmarks, np.float32),
+        landmarks=None if landmarks is None else np.ascontiguousarray(landmarks - mesh.origin, np.float32),
         texture=None if texture is None else np.ascontiguousarray(texture, np.uint8),
     )
 

@@ -27,7 +27,8 @@ def read_numbers(source: Source, pos: int, dtype: DTypeLike) -> tuple[NDArray[np
     Args:
         source: a text file. White space and commas separate numbers; `#` starts a comment.
         pos: first byte.
-        dtype: float32; or float64 to keep integers up to 2**53 exact (other values are exact to float32 only).
+        dtype: float32; or float64 to keep integers up to 2**53 exact (other values may differ from
+            Python's in the last bits).
 
     Returns:
         The numbers [N], and the byte where they end.

@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from smile_pipe.pipeline.meshes.buffers import reusable_array
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import FEW_CORNERS, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
@@ -23,11 +23,10 @@ from smile_pipe.pipeline.meshes.text_parser import (
     DONE,
     FULL,
     NO_UV,
-    TOO_FEW_CORNERS,
     TOO_FEW_NUMBERS,
     scan_obj,
 )
-from smile_pipe.pipeline.meshes.triangulation import triangulate
+from smile_pipe.pipeline.meshes.triangulation import has_short_polygons, triangulate
 
 _MAX_BYTES = 1 << 20  # of a material file, which normally has a few lines
 _MAX_LINE = 4096
@@ -64,7 +63,7 @@ def _read_materials(sidecars: SidecarFiles, library: str) -> dict[str, str]:
     try:
         if path is None or path.stat().st_size > _MAX_BYTES:
             return {}
-        source = Source.read(path)
+        source = Source.read(path).as_text()
     except (MeshError, OSError):
         return {}
     folder = PurePosixPath(library.replace("\\", "/")).parent
@@ -102,7 +101,6 @@ _NUM_MATERIALS = 256  # limit of `mtllib` and `usemtl` lines
 _PROBLEMS = {
     TOO_FEW_NUMBERS: "too few numbers: a vertex needs three, a texture coordinate one",
     BAD_CORNER: "malformed face corner: it must be `v`, `v/vt`, `v//vn` or `v/vt/vn`",
-    TOO_FEW_CORNERS: "too few corners: a face needs three",
     BAD_INDEX: "invalid face index: it is 0 or points before the first element",
 }
 
@@ -116,11 +114,18 @@ def parse_obj(source: Source) -> Mesh:
     Raises:
         MeshError: the text is malformed (with its line), or the mesh is empty or inconsistent.
     """
-    points, uvs, colors, corners, materials = _scan(source)
+    source = source.as_text()
+    mesh = _parse(source, np.float32)
+    return _parse(source, np.float64) if mesh.is_coarse else mesh
+
+
+def _parse(source: Source, dtype: DTypeLike) -> Mesh:
+    """Read the text, with points of type `dtype`: float32 is faster."""
+    points, uvs, colors, corners, materials = _scan(source, dtype)
     faces, face_uvs = triangulate(corners[0], corners[1])
     colored = 0 < len(colors) == len(points) and not np.isnan(colors[:, 2]).any()
     textured = len(uvs) > 0 or bool((face_uvs >= 0).any())
-    if textured and (bare := face_uvs == NO_UV).any():
+    if len(uvs) > 0 and (bare := face_uvs == NO_UV).any():
         face_uvs[bare] = len(uvs)
         uvs = np.append(uvs, np.zeros((1, 2), np.float32), axis=0)
     return Mesh.build(
@@ -130,25 +135,26 @@ def parse_obj(source: Source) -> Mesh:
         face_uvs if textured else None,
         colors_to_uint8(colors) if colored else None,
         find_texture_name(source.sidecars, [source.line(pos) for pos in materials.tolist()]),
+        (FEW_CORNERS,) if has_short_polygons(corners[0]) else (),
     )
 
 
-def _scan(source: Source) -> tuple[_Floats, _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
+def _scan(
+    source: Source, dtype: DTypeLike
+) -> tuple[NDArray[np.floating], _Floats, _Floats, NDArray[np.int32], NDArray[np.int64]]:
     """Run the compiled parser.
 
     Returns:
         points [V, 3], uvs [U, 2], colors [C, 3], corners [2, N], first bytes of material lines [M].
     """
     room = source.size // _BYTES_PER_ELEMENT + 64
-    points, uvs, colors = (
-        reusable_array(room, np.float32),
+    points: NDArray[np.floating] = reusable_array(room, dtype)
+    uvs, colors = (
         reusable_array(room, np.float32),
         reusable_array(room, np.float32),
     )
     corners, materials = reusable_array(2 * room, np.int32).reshape(2, room), np.empty(_NUM_MATERIALS, np.int64)
     state, fallbacks = np.zeros(6, np.int64), np.empty((MAX_FALLBACKS, 3), np.int64)
-    if source.slice(0, 3) == b"\xef\xbb\xbf":
-        state[0] = 3
     while True:
         status, num_fallbacks = scan_obj(source.text, state, points, uvs, colors, corners, fallbacks, materials)
         resolve_fallbacks(source, fallbacks[:num_fallbacks], (points, uvs, colors))

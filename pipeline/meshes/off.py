@@ -5,11 +5,11 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import EXTRA_VALUES, FEW_CORNERS, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import read_numbers
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.triangulation import triangulate
+from smile_pipe.pipeline.meshes.triangulation import has_short_polygons, triangulate
 
 _HEADER = re.compile(rb"(C|N|ST|STN|STC|CN|STCN)?OFF\s+(\d{1,15})\s+(\d{1,15})(\s+\d+)?\s*")
 
@@ -23,6 +23,7 @@ def parse_off(source: Source) -> Mesh:
     Raises:
         MeshError: the header or a line is malformed, the file is truncated, or the mesh is empty or inconsistent.
     """
+    source = source.as_text()
     num_lines = int(np.count_nonzero(source.text[: source.size] == 10))
     if num_lines * _MIN_LINE_BYTES > source.size + _MAX_SHORT_LINES:
         raise MeshError(f"too many short lines: {num_lines} lines in {source.size} bytes")
@@ -44,16 +45,26 @@ def parse_off(source: Source) -> Mesh:
         raise MeshError(f"truncated data: {num_vertices} vertices and {num_faces} faces in {len(filled) - start} lines")
     if not num_vertices or not num_faces:
         raise MeshError(f"empty mesh: {num_vertices} vertices, {num_faces} faces; a face scan needs both")
-    vertices = _numbers(source, lines, filled[start : start + num_vertices])
-    if len(vertices) % num_vertices or len(vertices) < 3 * num_vertices:
-        raise MeshError(f"unequal lines: {len(vertices)} numbers for {num_vertices} vertices")
-    vertices = vertices.reshape(num_vertices, -1)
+    vertices, notes = _vertices(source, lines, filled[start : start + num_vertices])
     colored = header[1] == b"C" and vertices.shape[1] >= 6
     rows = filled[start + num_vertices : start + num_vertices + num_faces]
     corners = _corners(_numbers(source, lines, rows), [lines[i] for i in rows])
-    return Mesh.build(
-        vertices[:, :3], triangulate(corners)[0], colors=colors_to_uint8(vertices[:, 3:6]) if colored else None
-    )
+    notes += (FEW_CORNERS,) if has_short_polygons(corners) else ()
+    colors = colors_to_uint8(vertices[:, 3:6]) if colored else None
+    return Mesh.build(vertices[:, :3], triangulate(corners)[0], colors=colors, notes=notes)
+
+
+def _vertices(source: Source, lines: list[bytes], rows: list[int]) -> tuple[NDArray[np.floating], tuple[str, ...]]:
+    """Read as many numbers of each line as all lines have, [V, 3 or more]; return them and notes."""
+    numbers, width = _numbers(source, lines, rows), len(lines[rows[0]].split())
+    if len(numbers) == len(rows) * width and width >= 3:
+        return numbers.reshape(len(rows), width), ()
+    counts = [len(lines[i].split()) for i in rows]
+    width = min(counts)
+    if width < 3:
+        raise MeshError(f"line {rows[counts.index(width)] + 1}: a vertex needs three numbers")
+    shortened = [b" ".join(line.split()[:width]) for line in lines]
+    return _numbers(source, shortened, rows).reshape(len(rows), width), (EXTRA_VALUES,)
 
 
 def _numbers(source: Source, lines: list[bytes], rows: list[int]) -> NDArray[np.floating]:

@@ -3,15 +3,20 @@
 Text is converted to binary data of float64 first, so that one reader handles both.
 """
 
+from array import array
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.common.content import HEAD_BYTES
+from smile_pipe.pipeline.meshes.mesh import EXTRA_VALUES, FEW_CORNERS, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import read_numbers
-from smile_pipe.pipeline.meshes.ply_header import Element, Header, Property, read_header
+from smile_pipe.pipeline.meshes.ply_header import MAGIC, Element, Header, Property, read_header
 from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
 from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import triangulate
@@ -51,8 +56,10 @@ def parse_ply(source: Source) -> Mesh:
     Raises:
         MeshError: the header or the data are malformed, or the mesh is empty or inconsistent.
     """
+    if not MAGIC.match(source.slice(0, HEAD_BYTES)):
+        source = source.as_text()
     header = read_header(source)
-    body = _read_body(source, header)
+    body, notes = _read_body(source, header) if header.order else _read_text_body(source.as_text(), header)
     vertex, face = body.get("vertex", {}), body.get("face", {})
     points = _combine_columns(vertex, ("x", "y", "z"))
     if points is None:
@@ -61,14 +68,16 @@ def parse_ply(source: Source) -> Mesh:
     if polygons is None:
         raise MeshError("missing element: `face` with a list vertex_indices")
     indices = _check_indices(polygons.values, len(points))
+    if ((polygons.counts == 1) | (polygons.counts == 2)).any():
+        notes += (FEW_CORNERS,)
     corner_uvs = face.get("texcoord")
     vertex_uvs = next((uvs for names in _UVS if (uvs := _combine_columns(vertex, names)) is not None), None)
     if corner_uvs is not None and np.array_equal(corner_uvs.counts, 2 * polygons.counts):
         faces, face_uvs = _triangles(polygons.counts, indices, np.arange(len(indices), dtype=np.int32))
         flat: NDArray = corner_uvs.values.reshape(-1, 2)
-        return Mesh.build(points, faces, flat, face_uvs, _colors(vertex), header.texture_name)
+        return Mesh.build(points, faces, flat, face_uvs, _colors(vertex), header.texture_name, notes)
     faces = _triangles(polygons.counts, indices)[0]
-    return Mesh.build(points, faces, vertex_uvs, faces, _colors(vertex), header.texture_name)
+    return Mesh.build(points, faces, vertex_uvs, faces, _colors(vertex), header.texture_name, notes)
 
 
 def _combine_columns(columns: dict[str, Column], names: tuple[str, ...]) -> NDArray | None:
@@ -109,21 +118,70 @@ def _triangles(counts: NDArray[np.int64], *values: NDArray[np.int32]) -> list[ND
     return triangulate(*(np.insert(v, ends, -1) for v in values))
 
 
-def _read_body(source: Source, header: Header) -> dict[str, dict[str, Column]]:
-    """Read all elements: element name -> property name -> column.
+_Body: TypeAlias = dict[str, dict[str, Column]]
+"""All elements: element name -> property name -> column."""
+
+
+def _read_body(source: Source, header: Header) -> tuple[_Body, tuple[str, ...]]:
+    """Read the elements of a binary file; return them and no notes.
 
     Memory is allocated for what the file holds, not for what the header declares.
 
     Raises:
-        MeshError: the data are truncated, or text holds something that is not a number.
+        MeshError: the data are truncated.
     """
-    data, pos = source.text[: source.size], header.size
-    if not header.order:
-        numbers, end = read_numbers(source, pos, np.float64)
-        if end < source.size:
-            raise source.error_at(end, "expected a number")
-        data, pos = numbers.view(np.uint8), 0
-    body: dict[str, dict[str, Column]] = {}
+    return _read_elements(source.text[: source.size], header.size, header)[0], ()
+
+
+def _read_text_body(source: Source, header: Header) -> tuple[_Body, tuple[str, ...]]:
+    """Read the elements of a text file; return them and notes.
+
+    Numbers are read one after the other, whatever their lines. If they do not end with the last element, rows may have
+    more values than the header declares; each is then shortened.
+
+    Raises:
+        MeshError: the data are truncated, or hold something that is not a number.
+    """
+    numbers, end = read_numbers(source, header.size, np.float64)
+    if end < source.size:
+        raise source.error_at(end, "expected a number")
+    try:
+        body, pos = _read_elements(numbers.view(np.uint8), 0, header)
+        if pos == numbers.nbytes:
+            return body, ()
+        error: MeshError | None = None
+    except MeshError as problem:
+        body, error = {}, problem
+    shortened = _shorten_rows(source, header)
+    if shortened is not None:
+        return _read_elements(shortened.view(np.uint8), 0, header)[0], (EXTRA_VALUES,)
+    if error is not None:
+        raise error
+    return body, ()
+
+
+def _shorten_rows(source: Source, header: Header) -> NDArray[np.float64] | None:
+    """Return the numbers that the header declares for each line, or None if lines are not rows."""
+    numbers = array("d")
+    with BytesIO(source.data[header.size :]) as lines:  # one line at a time: a list of all would take far more memory
+        rows = (row for line in lines if (row := line.partition(b"#")[0].replace(b",", b" ").split()))
+        for element in header.elements:
+            for row in islice(rows, element.count):
+                width = 0
+                for p in element.properties:
+                    count = float(row[width]) if p.count_dtype and width < len(row) else 0.0
+                    if not 0 <= count <= len(row):  # also if it is not a number
+                        return None
+                    width += 1 + int(count)
+                if len(row) < width:
+                    return None
+                numbers.extend(map(float, row[:width]))
+        return np.frombuffer(numbers) if len(numbers) and next(rows, None) is None else None
+
+
+def _read_elements(data: NDArray[np.uint8], pos: int, header: Header) -> tuple[_Body, int]:
+    """Read the elements from byte `pos`; return them and the byte after them."""
+    body: _Body = {}
     for element in header.elements:
         stored = element.properties
         if not header.order:
@@ -132,7 +190,7 @@ def _read_body(source: Source, header: Header) -> dict[str, dict[str, Column]]:
         body[element.name] = {
             p.name: Column(c.values, c.counts, p.dtype) for p, c in zip(element.properties, columns, strict=True)
         }
-    return body
+    return body, pos
 
 
 def _read_element(

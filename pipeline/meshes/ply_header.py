@@ -1,5 +1,6 @@
 """The header of a PLY file: encoding, elements and their properties."""
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.source import Source
 
 _MAX_BYTES = 65536
+MAGIC = re.compile(rb"ply[ \t]*(\r?\n|\r)")
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
@@ -58,19 +60,22 @@ def read_header(source: Source) -> Header:
         MeshError: the header is missing, malformed (with its line), or does not end within 64 KiB.
     """
     text = source.slice(0, _MAX_BYTES)
-    if not text.startswith((b"ply\n", b"ply\r\n")):
+    magic = MAGIC.match(text)
+    if magic is None:
         raise MeshError("not a PLY file: the first line must be `ply`")
     order, texture_name = None, ""
     elements: list[Element] = []
     pos = 0
-    end = text.find(b"\nend_header")  # the data may follow as megabytes without a line end
+    end = text.find(magic[1][-1:] + b"end_header")  # the data may follow as megabytes without a line end
     for raw in (text if end < 0 else text[: end + 80]).splitlines(keepends=True):
         words = raw.decode("latin-1").split()
         try:
             if words[:1] == ["end_header"]:
                 if order is None:
                     raise MeshError("missing format line in the header")
-                return Header(order, elements, texture_name, pos + len(raw))
+                # After a carriage return alone, a line feed is data.
+                is_data = magic[1] == b"\r" and raw.endswith(b"\r\n")
+                return Header(order, elements, texture_name, pos + len(raw) - is_data)
             if words[:1] == ["format"]:
                 order = _ORDERS[words[1]]
             elif words[:1] == ["element"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
-from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.source import Source, explaining
 from smile_pipe.pipeline.meshes.texture import downscale_texture
 
 # The module and the function of each format. Most import Numba, which a plan does not need, so a module is imported
@@ -40,7 +40,11 @@ def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
             and gives, for text formats, the line.
     """
     try:
-        mesh = _parser(path.suffix.lower())(Source.read(path, sidecars))
+        suffix = path.suffix.lower()
+        parse = _parser(suffix)
+        source = Source.read(path, sidecars)
+        with explaining(source, suffix):
+            mesh = parse(source)
         return mesh if mesh.texture is None else replace(mesh, texture=downscale_texture(mesh.texture))
     except MemoryError as error:
         raise MeshError(f"{path}: not enough memory") from error

@@ -39,18 +39,18 @@ class Shape:
     """One part of a scene.
 
     Attributes:
-        points: float32 [V, 3].
+        points: float32 or float64 [V, 3].
         faces: int32 [F, 3].
         uvs: float32 [U, 2]. With U = 0 the shape has no texture coordinates and `face_uvs` is 0.
         face_uvs: int32 [F, 3].
         colors: float32 [V, 3], or [0, 3].
     """
 
-    points: NDArray[np.float32]
+    points: NDArray[np.floating]
     faces: NDArray[np.int32]
-    uvs: NDArray[np.float32]
+    uvs: NDArray[np.floating]
     face_uvs: NDArray[np.int32]
-    colors: NDArray[np.float32]
+    colors: NDArray[np.floating]
 
     @property
     def nbytes(self) -> int:
@@ -59,14 +59,14 @@ class Shape:
 
 
 def transform_shape(shape: Shape, matrix: NDArray[np.float64]) -> Shape:
-    """Transform a shape by a matrix [4, 4], in float64. The identity leaves every coordinate unchanged."""
+    """Transform a shape by a matrix [4, 4] to float64. The identity leaves every coordinate unchanged."""
     if np.array_equal(matrix, np.eye(4)):
         return shape
     with np.errstate(over="ignore", invalid="ignore"):  # `Mesh.build` rejects values that overflow
-        return replace(shape, points=(shape.points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
+        return replace(shape, points=shape.points @ matrix[:3, :3].T + matrix[:3, 3])
 
 
-def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
+def join_shapes(shapes: list[Shape], texture_name: str = "", notes: tuple[str, ...] = ()) -> Mesh:
     """Join shapes into one mesh.
 
     Texture coordinates are kept if any shape has them; corners of other shapes get a coordinate at (0, 0). Colours are
@@ -75,6 +75,7 @@ def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
     Args:
         shapes: at least one.
         texture_name: texture name of the mesh.
+        notes: notes of the mesh.
 
     Raises:
         MeshError: the mesh is empty or inconsistent (see `Mesh.build`).
@@ -90,10 +91,11 @@ def join_shapes(shapes: list[Shape], texture_name: str = "") -> Mesh:
         _joined([shape.face_uvs for shape in shapes], [len(uvs) for uvs in uv_lists]) if textured else None,
         colors_to_uint8(colors) if 0 < len(colors) == len(points) else None,
         texture_name,
+        notes,
     )
 
 
-def _concatenated(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _concatenated(arrays: list[NDArray[np.floating]]) -> NDArray[np.floating]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.meshes.intrinsics import count_trailing_zeros, load_byte, load_word
 from smile_pipe.pipeline.meshes.source import PADDING
 
-DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, TOO_FEW_CORNERS, BAD_INDEX = range(6)
+DONE, FULL, TOO_FEW_NUMBERS, BAD_CORNER, BAD_INDEX = range(5)
 """Status of a scan: finished, an array is full, or what is wrong with the line."""
 
-NO_UV = -2
-"""Texture coordinate index of an OBJ corner without one."""
+NO_UV, BAD_UV = -2, -3
+"""Texture coordinate index of an OBJ corner without one, and with one that does not exist."""
 
 _TAB, _LINE_FEED, _RETURN, _SPACE, _HASH, _PLUS, _COMMA, _MINUS, _DOT, _SLASH, _ONE = b"\t\n\r #+,-./1"
 _BACKSLASH, _CLOSE, _CLOSE_BRACE, _UPPER_E, _LOWER_E = b"\\]}Ee"
@@ -51,8 +51,8 @@ def _ends_token(c: int) -> bool:
 
 
 @_compiled
-def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
-    """Round mantissa * 10**exponent to float32; return the value and whether it is certain.
+def _scale(mantissa: int, exponent: int, dropped: bool) -> tuple[float, bool]:
+    """Return mantissa * 10**exponent, and whether it is certain after rounding to float32.
 
     With a mantissa below 2**53 and an exact power of ten, one multiplication or division is correctly rounded (Clinger,
     "How to read floating point numbers accurately", 1990). Otherwise the result is off by less than four roundings of
@@ -65,7 +65,7 @@ def _round_to_float32(mantissa: int, exponent: int, dropped: bool) -> tuple[floa
     if not dropped and mantissa <= 1 << 53 and -22 <= exponent <= 22:
         return value, True
     low, high = np.float32(value * (1.0 - _MARGIN)), np.float32(value * (1.0 + _MARGIN))
-    return float(low), low == high
+    return value, low == high
 
 
 @_inlined
@@ -143,7 +143,7 @@ def _parse_long_number(text: NDArray[np.uint8], pos: int) -> tuple[float, int, b
         while not _ends_token(load_byte(text, pos)):
             pos += 1
         return 0.0, pos, False
-    value, is_exact = _round_to_float32(mantissa, exponent, dropped)
+    value, is_exact = _scale(mantissa, exponent, dropped)
     return (-value if negative else value), pos, is_exact
 
 
@@ -264,7 +264,7 @@ def _scan_row(
     pos: int,
     limit: int,
     array: int,
-    out: NDArray[np.float32],
+    out: NDArray[np.floating],
     count: int,
     fallbacks: NDArray[np.int64],
     row: int,
@@ -327,20 +327,20 @@ def _scan_polygon(
         if after == pos or not (_ends_token(load_byte(text, after)) or load_byte(text, after) == _BACKSLASH):
             return pos, count, BAD_CORNER
         point = _resolve_index(point, num_points)
-        if point < 0 or uv == -1:
+        if point < 0:
             return pos, count, BAD_INDEX
-        corners[0, count], corners[1, count] = point, uv
+        corners[0, count], corners[1, count] = point, BAD_UV if uv == -1 else uv
         count += 1
         pos = after
     corners[0, count] = corners[1, count] = -1
-    return pos, count + 1, DONE if count - first >= 3 else TOO_FEW_CORNERS
+    return pos, count + 1, DONE
 
 
 @_compiled
 def scan_obj(
     text: NDArray[np.uint8],
     state: NDArray[np.int64],
-    points: NDArray[np.float32],
+    points: NDArray[np.floating],
     uvs: NDArray[np.float32],
     colors: NDArray[np.float32],
     corners: NDArray[np.int32],

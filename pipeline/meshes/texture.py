@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from smile_pipe.pipeline.common.content import HEAD_BYTES, describe_content
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.paths import is_inside, open_file
 
@@ -46,6 +47,9 @@ def read_texture(path: Path) -> NDArray[np.uint8]:
     except Exception as error:  # Pillow's decoders raise many types for damaged files
         if isinstance(error, OSError) and error.strerror:  # from the file system, not from Pillow
             raise MeshError(f"{path}: cannot be read: {error.strerror}") from error
+        with open_file(path) as file:
+            if what := describe_content(file.read(HEAD_BYTES), path.suffix.lower()):
+                raise MeshError(f"{path}: is {what}") from error
         raise MeshError(f"{path}: not a readable {', '.join(FORMATS)} image: {error}") from error
 
 

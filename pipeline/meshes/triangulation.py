@@ -113,6 +113,17 @@ def _are_triangles(corners: NDArray[np.int32]) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def has_short_polygons(corners: NDArray[np.int32]) -> bool:
+    """Return whether a polygon of `corners` (see `triangulate`) has one or two corners."""
+    length = 0
+    for corner in corners:
+        if corner == -1 and 0 < length < 3:
+            return True
+        length = 0 if corner == -1 else length + 1
+    return 0 < length < 3
+
+
+@njit(cache=True, nogil=True)
 def _drop_terminators(values: NDArray[np.int32]) -> NDArray[np.int32]:
     """Keep the first three of every four values, as [F, 3]. Ten times as fast as a copied slice."""
     out = np.empty((len(values) >> 2, 3), np.int32)

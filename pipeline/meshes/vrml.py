@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import FEW_CORNERS, Mesh, MeshError
 from smile_pipe.pipeline.meshes.shapes import Shape, join_shapes, transform_shape
 from smile_pipe.pipeline.meshes.source import Source
+from smile_pipe.pipeline.meshes.triangulation import has_short_polygons
 from smile_pipe.pipeline.meshes.vrml_shapes import build_shape, matrix_of
 from smile_pipe.pipeline.meshes.vrml_syntax import Node, read_nodes
 
@@ -29,12 +30,14 @@ class _Scene:
         shapes: in the order of the file.
         texture_name: first texture in the file, or "".
         nbytes: memory of the shapes. Small files that reuse large arrays many times are rejected.
+        has_short_polygons: whether faces of fewer than three corners were left out.
     """
 
     source: Source
     shapes: list[Shape] = field(default_factory=list)
     texture_name: str = ""
     nbytes: int = 0
+    has_short_polygons: bool = False
 
     def visit(self, node: Node, matrix: NDArray[np.float64]) -> None:
         """Add the shapes of a node that is transformed by `matrix` [4, 4]."""
@@ -66,6 +69,7 @@ class _Scene:
         if self.nbytes > _MIN_SCENE_BYTES + 16 * self.source.size:
             raise MeshError(f"arrays reused too often: the shapes take {self.nbytes} bytes")
         self.shapes.append(transform_shape(shape, matrix))
+        self.has_short_polygons |= has_short_polygons(node.indices["coordIndex"])
 
 
 def parse_wrl(source: Source) -> Mesh:
@@ -75,16 +79,23 @@ def parse_wrl(source: Source) -> Mesh:
         MeshError: the file is of another version, the text is malformed (with its line), or the mesh is empty or
             inconsistent.
     """
+    source = source.as_text()
+    mesh = _parse(source, np.float32)
+    return _parse(source, np.float64) if mesh.is_coarse else mesh
+
+
+def _parse(source: Source, dtype: DTypeLike) -> Mesh:
+    """Read the text, with points of type `dtype`: float32 takes less memory."""
     magic = source.line(0, 16)
     if magic.startswith((b"#VRML V1.0", b"#Inventor")):
         raise MeshError("unsupported format: VRML 1.0 or Inventor; convert it to VRML 2.0, PLY or OBJ")
     if not magic.startswith(b"#VRML V2.0"):
         raise MeshError("not a VRML text file: its first line must start with #VRML V2.0")
     scene = _Scene(source)
-    scene.visit(read_nodes(source), np.eye(4))
+    scene.visit(read_nodes(source, dtype), np.eye(4))
     if not scene.shapes:
         raise MeshError("no IndexedFaceSet with points and coordIndex")
-    return join_shapes(scene.shapes, scene.texture_name)
+    return join_shapes(scene.shapes, scene.texture_name, (FEW_CORNERS,) if scene.has_short_polygons else ())
 
 
 def write_wrl(path: Path, mesh: Mesh, texture_name: str) -> None:

@@ -9,9 +9,9 @@ from smile_pipe.pipeline.meshes.triangulation import triangulate
 
 
 def build_shape(
-    points: NDArray[np.float32],
-    uvs: NDArray[np.float32],
-    colors: NDArray[np.float32],
+    points: NDArray[np.floating],
+    uvs: NDArray[np.floating],
+    colors: NDArray[np.floating],
     corners: NDArray[np.int32],
     uv_corners: NDArray[np.int32] | None,
     color_corners: NDArray[np.int32] | None,
@@ -39,15 +39,18 @@ def build_shape(
         if not np.array_equal(corners == -1, uv_corners == -1):
             raise MeshError("inconsistent polygons: texCoordIndex does not match coordIndex")
         faces, face_uvs = triangulate(corners, uv_corners)
-    for name, indices, count in (("coordIndex", faces, len(points)), ("texCoordIndex", face_uvs, len(uvs) or 1)):
-        if indices.size and not 0 <= indices.min() <= indices.max() < count:
-            raise MeshError(f"index out of range: {name} from {indices.min()} to {indices.max()} for {count} elements")
+    if faces.size and not 0 <= faces.min() <= faces.max() < len(points):
+        raise MeshError(
+            f"index out of range: coordIndex from {faces.min()} to {faces.max()} for {len(points)} elements"
+        )
+    # Joined with other shapes, an index that is too large would be one of theirs.
+    face_uvs = np.where(face_uvs < max(len(uvs), 1), face_uvs, np.int32(np.iinfo(np.int32).min))
     return Shape(points, faces, uvs, face_uvs, _vertex_colors(len(points), colors, corners, color_corners))
 
 
 def _vertex_colors(
-    num_points: int, colors: NDArray[np.float32], corners: NDArray[np.int32], color_corners: NDArray[np.int32] | None
-) -> NDArray[np.float32]:
+    num_points: int, colors: NDArray[np.floating], corners: NDArray[np.int32], color_corners: NDArray[np.int32] | None
+) -> NDArray[np.floating]:
     """Colours by vertex [V, 3]; [0, 3] if corners of one vertex differ or the lists do not match."""
     if color_corners is None or not len(colors):
         return colors if len(colors) == num_points else colors[:0]

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.numbers import read_integers, read_numbers
@@ -42,7 +42,7 @@ class Node:
         pos: byte of its opening brace.
         name: its DEF name, or "".
         children: nodes in its fields, in the order of the file, including those added by USE.
-        values: float32 [N, 2 or 3], by field.
+        values: [N, 2 or 3], by field.
         indices: int32 [N], by field.
         numbers: fields that are not arrays.
         words: first word or string of a field, such as TRUE or a file name.
@@ -54,7 +54,7 @@ class Node:
     pos: int
     name: str = ""
     children: list["Node"] = field(default_factory=list)
-    values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    values: dict[str, NDArray[np.floating]] = field(default_factory=dict)
     indices: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     numbers: dict[str, list[float]] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
@@ -75,8 +75,12 @@ class Node:
         self.children.append(child)
 
 
-def read_nodes(source: Source) -> Node:
+def read_nodes(source: Source, dtype: DTypeLike = np.float32) -> Node:
     """Read a whole file.
+
+    Args:
+        source: the file.
+        dtype: type of the values of fields.
 
     Returns:
         A root node whose children are the top nodes of the file.
@@ -98,7 +102,7 @@ def read_nodes(source: Source) -> Node:
             elif token == "}":
                 _close_node(stack, named)
             elif token == "[":
-                pos = _read_list(source, stack[-1], words[-1], pos)
+                pos = _read_list(source, stack[-1], words[-1], pos, dtype)
             elif token != "]":
                 words = _read_token(stack[-1], named, words, match.group(1))
         except MeshError as error:
@@ -127,13 +131,13 @@ def _close_node(stack: list[Node], named: dict[str, Node]) -> None:
         named[node.name] = node
 
 
-def _read_list(source: Source, node: Node, name: str, pos: int) -> int:
+def _read_list(source: Source, node: Node, name: str, pos: int, dtype: DTypeLike) -> int:
     """Read or skip the numbers of field `name` after its bracket; return the next byte."""
     if width := _WIDTHS.get((node.kind, name)):
-        numbers, pos = read_numbers(source, pos, np.float32)
+        numbers, pos = read_numbers(source, pos, dtype)
         if len(numbers) % width:
             raise MeshError(f"incomplete {node.kind}: {len(numbers)} numbers are not a multiple of {width}")
-        node.values[name] = numbers.reshape(-1, width).astype(np.float32)
+        node.values[name] = numbers.reshape(-1, width).copy()  # a view would keep more memory
     elif name in _INDICES and node.kind == "IndexedFaceSet":
         integers, pos = read_integers(source, pos)
         # A view would keep memory for as many as the rest of the file could hold.

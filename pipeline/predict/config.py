@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from smile_pipe.pipeline.common.option_types import Repeated
+from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
@@ -32,6 +33,8 @@ class PredictConfig(Frozen):
     frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames per second of `sequence`.")
     layout: str = Field("auto", description="Layout of folders, as for render; auto detects it.")
     save_views: StoragePath | None = Field(None, description="Directory to write the rendered views into.")
+    up: UpAxis = Field("y", description=UP_HELP)
+    axes: Axes | None = Field(None, description=AXES_HELP)
     renderer: RendererName = Field("auto", description="Renderer, as for render.")
     use_gpu: bool = Field(False, description="Compute embeddings on the GPU.")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, detect_adapter, find_samples_in_index
-from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key, sort_by_key
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles, make_key, numbers_in_names, sort_by_key
 from smile_pipe.pipeline.datasets.file_index import MESH_SUFFIXES, FileIndex, natural_order, stem_of, suffix_of
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
@@ -87,7 +87,8 @@ def _sequence_input(path: StoragePath, frame_rate: float) -> ScanInput:
     if not meshes:
         raise UsageError(f"{path}: has no mesh itself; with `sequence`, give the folder that contains the frames")
     frames = tuple(ScanFiles.with_sidecars(mesh, files) for mesh in meshes)
-    source = SampleSource(make_key(path.absolute().name), UNKNOWN, UNKNOWN, None, frames, frame_rate)
+    key, numbers = make_key(path.absolute().name), numbers_in_names(meshes)
+    source = SampleSource(key, UNKNOWN, UNKNOWN, None, frames, frame_rate, numbers=numbers)
     return ScanInput(path, source, str(path))
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.classifiers.knn import Features
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
 from smile_pipe.pipeline.predict.config import ClassifierName, Prediction
@@ -56,6 +57,7 @@ class Predictor:
         head: Literal["auto", ClassifierName] = "auto",
         renderer: RendererName = "auto",
         use_gpu: bool = False,
+        axes: str = UPRIGHT,
     ) -> "Predictor":
         """Load a run.
 
@@ -64,13 +66,14 @@ class Predictor:
             head: which classifier to use, see `PredictConfig.head`.
             renderer: which renderer to use, see `RenderConfig.renderer`.
             use_gpu: compute embeddings on the GPU.
+            axes: axes of the scans to predict, see `smile_pipe.pipeline.landmarks.axes.parse_axes`.
 
         Raises:
             UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
         """
         root = StoragePath(run)
         manifest, checkpoint = open_run(root)
-        settings = render_settings_of(root, manifest, choose_renderer(renderer))
+        settings = render_settings_of(root, manifest, choose_renderer(renderer), axes)
         if use_gpu and not torch.cuda.is_available():
             raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
@@ -185,13 +188,16 @@ def predict_input(
     return predictor.classify(scan, sample, classifier)
 
 
-def render_settings_of(root: StoragePath, run: RunManifest, renderer: RendererName) -> RenderSettings:
+def render_settings_of(
+    root: StoragePath, run: RunManifest, renderer: RendererName, axes: str = UPRIGHT
+) -> RenderSettings:
     """Return the render settings of a run's shards, with the channel `rgb` for people, and without jitter.
 
     Args:
         root: the run's directory, for messages.
         run: the run's manifest.
         renderer: the renderer of this machine.
+        axes: axes of the scans to predict; they may differ from those of the training data.
 
     Raises:
         UsageError: the manifest has no valid render settings.
@@ -204,6 +210,7 @@ def render_settings_of(root: StoragePath, run: RunManifest, renderer: RendererNa
     changes = {
         "renderer": renderer,
         "renderer_version": renderer_version(renderer),
+        "axes": axes,
         "jitter_deg": 0.0,
         "channels": [channel for channel in CHANNELS if channel in (run.channel, "rgb")],
         "jpeg": "cpu",

@@ -8,6 +8,7 @@ face gets the same prediction from its file as from a shard.
 
 from collections.abc import Callable
 
+from smile_pipe.pipeline.landmarks.axes import resolve_axes
 from smile_pipe.pipeline.predict.config import PredictConfig, Predictions
 from smile_pipe.pipeline.predict.inputs import find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor, predict_input
@@ -24,7 +25,9 @@ def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda 
         UsageError: no finished run, no scan, or no such classifier.
     """
     inputs = find_inputs(config.scans, config.layout, config.sequence, config.frame_rate)
-    predictor = Predictor.load(config.run, config.head, config.renderer, config.use_gpu)
+    predictor = Predictor.load(
+        config.run, config.head, config.renderer, config.use_gpu, resolve_axes(config.up, config.axes)
+    )
     classifier = predictor.prompt_classifier(config.prompts) if config.prompts else predictor.classifier
     predictions = []
     for number, scan in enumerate(inputs):

@@ -31,6 +31,8 @@ from smile_pipe.shards.sample import DynamicScale, Sample, SampleRecord, Timelin
 from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
 
+MAX_NOTES = 8
+
 
 @dataclass(frozen=True)
 class BuiltSample:
@@ -68,10 +70,11 @@ class BuiltSample:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard that is on disk, and the workers' time that it took."""
+    """A shard that is on disk, the workers' time that it took, and the notes of its new samples."""
 
     record: ShardRecord
     seconds: StepSeconds
+    notes: tuple[str, ...] = ()
 
 
 def build_shard(
@@ -127,7 +130,8 @@ def build_shard(
     )
     output.write_record(record)
     seconds = sum((unit.seconds for unit in units), StepSeconds(write=time.perf_counter() - began))
-    return WrittenShard(record, seconds)
+    notes = tuple(note for one in built if one.sample is not None for note in one.sample.record.notes.splitlines())
+    return WrittenShard(record, seconds, notes)
 
 
 def build_samples(
@@ -217,9 +221,17 @@ def _sample(built: BuiltSample, units: Sequence[ProcessedUnit], layout: str, set
         flow=FLOW_SCALE if "flow" in settings.channels else None,
         mesh=statistics,
         timeline=None if source.frame_rate is None else _timeline(source, infos[0], settings, scales),
+        notes=_join_notes(list(dict.fromkeys(note for info in infos for note in info.notes))),
     )
     encoded = iter([image for unit in units for image in unit.images])
     return Sample(record, prompt.text, dynamic | {name: next(encoded) for name in _frame_image_names(record)})
+
+
+def _join_notes(notes: Sequence[str]) -> str:
+    """Join notes to lines, and shorten a long list: each frame of a sequence may have a note."""
+    if len(notes) > MAX_NOTES:
+        notes = [*notes[: MAX_NOTES - 1], f"and {len(notes) - MAX_NOTES + 1} more notes"]
+    return "\n".join(notes)
 
 
 def _labels_and_text(built: BuiltSample, layout: str, prompt: Prompt, settings: RenderSettings) -> dict[str, Any]:

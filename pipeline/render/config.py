@@ -11,6 +11,7 @@ from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.common.ray_session import cluster_has_gpu
 from smile_pipe.pipeline.datasets import LAYOUTS
+from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis, resolve_axes
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side
@@ -49,6 +50,8 @@ class RenderConfig(SampleFilter):
         0.0, ge=0, le=30, description="Maximum random change of yaw and pitch of a sample's cameras, in degrees."
     )
     jitter_seed: int = Field(0, ge=0, description="Seed of the camera jitter.")
+    up: UpAxis = Field("y", description=UP_HELP)
+    axes: Axes | None = Field(None, description=AXES_HELP)
     channels: Annotated[tuple[str, ...], CommaSeparated] = Field(
         ("rgb", "depth", "normal"),
         min_length=1,
@@ -160,6 +163,7 @@ class RenderConfig(SampleFilter):
             jitter_deg=self.jitter_deg,
             jitter_seed=self.jitter_seed if self.jitter_deg else 0,
             channels=self.channels,
+            axes=resolve_axes(self.up, self.axes),
             jpeg=self.jpeg if "rgb" in self.channels else "cpu",
             sequences=SequenceSettings(
                 frames=self.frames,

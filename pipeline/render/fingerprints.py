@@ -68,13 +68,14 @@ class SampleFingerprints:
         """Return the fingerprint of the whole sample; `images` is that of its images."""
         labels = [sample.key, sample.subject, sample.expression, sample.level, sorted(sample.labels.items())]
         units = None if sample.action_units is None else sorted(sample.action_units.items())
-        neutral = None if sample.neutral is None else [file.blake3 for file in files]
+        neutral = None if sample.neutral is None else [sample.neutral.axes, *(file.blake3 for file in files)]
         # The roles are needed here too: with the same files, other roles can give other images.
         return _digest([images, self.layout, labels, units, self.prompt_settings(sample), neutral, self._roles(sample)])
 
     def _roles(self, sample: SampleSource) -> list[Any]:
         """Which file has which role in the sample."""
-        frames = [[scan.mesh, scan.texture, scan.landmarks] for scan in sample.frames]
+        scans = (*sample.frames, sample.neutral) if sample.neutral and self.shows_neutral else sample.frames
+        frames = [[scan.mesh, scan.texture, scan.landmarks, scan.axes] for scan in scans]
         is_neutral = sample.expression == "NE" if self.shows_neutral else None
         return [frames, sample.frame_rate, sample.numbers, sample.num_recorded, is_neutral]
 

@@ -154,7 +154,7 @@ def _prepare(
     tasks: Sequence[ShardTask], root: StoragePath, settings: RenderSettings, limits: Limits, output: RenderOutput
 ) -> None:
     """Load the kernels in workers that are then idle; on a cluster the other nodes load, or compile, their own."""
-    steps = prepare_steps(tasks, root, settings, limits, output.worker_deaths)
+    steps = prepare_steps(tasks, root, settings, limits, _deaths_folder(output))
     with suppress(RayError):
         ray.get([_run_step.remote(step) for step in steps])
 
@@ -169,7 +169,7 @@ def _render_once(
     workers: Workers,
 ) -> Iterator[int | WrittenShard]:
     writing: list[ray.ObjectRef] = []
-    reading = {"root": str(root), "settings": settings, "limits": limits, "deaths": output.worker_deaths}
+    reading = {"root": str(root), "settings": settings, "limits": limits, "deaths": _deaths_folder(output)}
     with closing(_encoded_blocks(tasks, settings, reading, workers)) as blocks:
         try:
             for task in tasks:
@@ -200,6 +200,10 @@ def _is_last_unit(task: ShardTask, settings: RenderSettings) -> list[bool]:
     """For each unit of the task, whether it is the last of its sample."""
     units_by_sample = (split_into_units(sample, settings) for sample in task.samples)
     return [unit is units[-1] for units in units_by_sample for unit in units]
+
+
+def _deaths_folder(output: RenderOutput) -> str:
+    return output.worker_deaths(ray.get_runtime_context().get_job_id())
 
 
 def _written(refs: Sequence[ray.ObjectRef]) -> list[WrittenShard]:

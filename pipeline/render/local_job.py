@@ -77,14 +77,14 @@ def render_shards_locally(
         ProcessDiedError: a process died repeatedly, and not while it was reading a sample.
     """
     if processes is not None:
-        prepare_in(processes, tasks, root, settings, limits, output.worker_deaths)
+        prepare_in(processes, tasks, root, settings, limits, output.worker_deaths())
     yield 0
     process = partial(
         _process,
         root=root,
         settings=settings,
         limits=None if processes is None else limits,
-        deaths=output.worker_deaths,
+        deaths=output.worker_deaths(),
     )
     build = partial(_build, root=root, layout=layout, settings=settings, out=output.root)
     run = map if processes is None else processes.map

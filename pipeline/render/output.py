@@ -71,14 +71,14 @@ class RenderOutput(ShardSetPaths):
         super().__init__(root)
         self.deaths = self.progress / "deaths"
 
-    @property
-    def worker_deaths(self) -> str:
+    def worker_deaths(self, job: str = "") -> str:
         """The folder in which workers count deaths.
 
         It is in the output directory, or, as requests to a storage would be slow, in the workers' current directory.
-        Ray has one such folder on each node, so there a sample may cost two workers a node.
+        Ray has one such folder on each node, so there a sample may cost two workers a node. It may outlive a driver
+        that is killed with its workers, so each `job` has its own: such deaths are not the fault of samples.
         """
-        return str(self.deaths) if self.deaths.is_local else f".deaths-{fingerprint(str(self.root))}"
+        return str(self.deaths) if self.deaths.is_local else f".deaths-{fingerprint(str(self.root), job)}"
 
     def check_writable(self) -> None:
         """Check before any work that the directory can be created and written.

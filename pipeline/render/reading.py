@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.captions.geometry import measure
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
+from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
 from smile_pipe.pipeline.landmarks.files import read_scan
+from smile_pipe.pipeline.landmarks.surface import landmarks_problem, orientation_problem
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
@@ -41,10 +44,12 @@ class SourceReader:
     Attributes:
         files: the data directory.
         sources: the recorded files by path.
+        notes: what is odd about the scans that were read, each with the path of its file.
     """
 
     files: DataDir
     sources: dict[str, SourceFile] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def read(self, scan: ScanFiles) -> Mesh:
         """Read a scan, with the texture that its mesh names if the layout knows of none.
@@ -87,7 +92,34 @@ class SourceReader:
         self._record(*scan.paths)
         self._check_inside(scan.mesh, scan.landmarks)
         sidecar_files = SidecarFiles(root, scan.mesh, self._record, find_texture)
-        return read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecar_files)
+        mesh = read_scan(root / scan.mesh, root / scan.landmarks if scan.landmarks else None, sidecar_files)
+        for note in mesh.notes:
+            self.note(scan.mesh, note)
+        if mesh.landmarks is not None and (problem := landmarks_problem(mesh)):
+            self.note(scan.landmarks or scan.mesh, problem)
+            return replace(mesh, landmarks=None)
+        return mesh
+
+    def frame_of(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> Frame:
+        """Return the canonical frame of a scan; note if landmarks give none, or if the scan looks turned.
+
+        Raises:
+            MeshError: the mesh has no extent.
+        """
+        axes = scan.axes or settings.axes
+        try:
+            frame = canonical_frame(mesh, axes)
+        except MeshError as error:
+            raise MeshError(f"{scan.mesh}: {error}") from None
+        if frame.method == "bounds" and mesh.landmarks is not None:
+            self.note(scan.landmarks or scan.mesh, "landmarks give no alignment: too few of a known set, or not a face")
+        if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
+            self.note(scan.mesh, problem)
+        return frame
+
+    def note(self, path: str, text: str) -> None:
+        """Add a note about a file."""
+        self.notes.append(f"{printable(path)}: {text}")
 
     def _add_texture(self, mesh: Mesh, scan: ScanFiles) -> Mesh:
         root = self.files.root
@@ -137,19 +169,19 @@ def read_frames(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) 
         MeshError: a file cannot be read, or flow or magnification needs meshes that are not in correspondence.
         StorageError: the storage of the data directory failed.
     """
-    if unit.sample.frame_rate is None:
-        return _read_scan(unit.sample, reader, settings)
-    return _read_sequence(unit, reader, settings)
+    is_scan = unit.sample.frame_rate is None
+    info, meshes = _read_scan(unit.sample, reader, settings) if is_scan else _read_sequence(unit, reader, settings)
+    return replace(info, notes=tuple(dict.fromkeys(reader.notes))), meshes
 
 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
     mesh = reader.read_for(sample.frames[0], settings)
-    frame = _frame(mesh, sample.frames[0])
+    frame = reader.frame_of(mesh, sample.frames[0], settings)
     mesh = apply_frame(mesh, frame)
     neutral = None
     if sample.neutral is not None:
         neutral = reader.read_shape(sample.neutral)
-        neutral = apply_frame(neutral, _frame(neutral, sample.neutral))
+        neutral = apply_frame(neutral, reader.frame_of(neutral, sample.neutral, settings))
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
             raise MeshError(
@@ -161,23 +193,16 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
     return ReadInfo(frame, measures=(_measure(mesh),), reference=_measure(neutral) if neutral else None), [mesh]
 
 
-def _frame(mesh: Mesh, scan: ScanFiles) -> Frame:
-    try:
-        return canonical_frame(mesh)
-    except MeshError as error:
-        raise MeshError(f"{scan.mesh}: {error}") from None
-
-
 def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
     sample, sequences = unit.sample, settings.sequences
     files = dict(zip(sample.numbers, sample.frames, strict=True))
     start = sample.numbers[0]
     onset = reader.read_for(files[start], settings)
-    frame = _frame(onset, files[start])
+    frame = reader.frame_of(onset, files[start], settings)
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:
-        numbers, apex = sequences.select_frames(sample.num_recorded, displacements)
+        numbers, apex = sequences.select_frames(sample.numbers, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []

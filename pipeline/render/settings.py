@@ -8,6 +8,7 @@ from blake3 import blake3
 from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
@@ -40,6 +41,7 @@ class RenderSettings(Frozen):
     jitter_seed: int = 0
     channels: tuple[str, ...]
     jpeg: Literal["cpu", "gpu"] = "cpu"
+    axes: Axes = UPRIGHT
     sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
     prompts: PromptBank

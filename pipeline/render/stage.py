@@ -51,12 +51,14 @@ class RenderProgress:
         num_total: number of samples to render.
         num_failed: number of failures in the shards that are written.
         utilization: how busy the workers were, counted from the shards that are written.
+        notes: what is odd about the scans in these shards; see `SampleRecord.notes`.
     """
 
     num_done: int
     num_total: int
     num_failed: int
     utilization: Utilization
+    notes: Sequence[str] = ()
 
 
 def plan(config: RenderConfig) -> RenderPlan:
@@ -221,6 +223,7 @@ def _render(
     on_progress: Callable[[RenderProgress], None],
 ) -> list[ShardRecord]:
     records: list[ShardRecord] = []
+    notes: list[str] = []
     num_done, busy, began = 0, StepSeconds(), time.monotonic()
     root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
     for event in render_shards(work.tasks, root, work.layout, settings, output, config.limits):
@@ -229,9 +232,10 @@ def _render(
         else:
             records.append(event.record)
             busy += event.seconds
+            notes += event.notes
         num_failed = sum(len(record.failures) for record in records)
         utilization = Utilization.of(busy, workers, time.monotonic() - began)
-        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, utilization))
+        on_progress(RenderProgress(num_done, work.num_to_render, num_failed, utilization, notes))
     return records
 
 

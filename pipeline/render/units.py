@@ -68,6 +68,7 @@ class ReadInfo:
         measures: measures of each mesh of the unit, for captions.
         reference: measures that they are compared with: of the subject's neutral scan or of the onset; None compares
             with the population.
+        notes: what is odd about the scans that were read, each with the path of its file.
     """
 
     frame: Frame
@@ -75,6 +76,7 @@ class ReadInfo:
     apex: int | None = None
     measures: tuple[Measures, ...] = ()
     reference: Measures = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,21 +161,27 @@ def select_inputs(sample: SampleSource, settings: RenderSettings) -> SampleSourc
     """Return the sample with only those files that its images and text depend on."""
     if sample.frame_rate is None:
         return sample if sample.neutral is None or settings.needs_neutral else replace(sample, neutral=None)
-    numbers = settings.sequences.frames_to_read(len(sample.frames))
-    frames = tuple(sample.frames[number] for number in numbers)
-    return replace(sample, frames=frames, neutral=None, numbers=numbers, num_recorded=len(sample.frames))
+    files = dict(zip(sample.frame_numbers, sample.frames, strict=True))
+    numbers, num_recorded = settings.sequences.frames_to_read(sample.frame_numbers), sample.frame_numbers[-1] + 1
+    return replace(
+        sample,
+        frames=tuple(files[number] for number in numbers),
+        neutral=None,
+        numbers=numbers,
+        num_recorded=num_recorded,
+    )
 
 
 def num_stored_frames(sample: SampleSource, settings: RenderSettings) -> int:
     """Return about how many images of each view and channel a sample has: its weight when a shard is filled."""
     if sample.frame_rate is None or settings.sequences.temporal == "dynamic":
         return 1
-    return settings.sequences.num_selected(sample.num_recorded)
+    return settings.sequences.num_selected(sample.frame_numbers)
 
 
 def split_into_units(sample: SampleSource, settings: RenderSettings) -> list[WorkUnit]:
     """Return the units of a sample that `select_inputs` returned, in the order of time."""
-    count = 1 if sample.frame_rate is None else settings.sequences.num_selected(sample.num_recorded)
+    count = 1 if sample.frame_rate is None else settings.sequences.num_selected(sample.frame_numbers)
     size = max_frames_per_batch(settings)
     return [WorkUnit(sample, start, min(start + size, count)) for start in range(0, count, size)]
 

@@ -33,7 +33,7 @@ def displacement(onset: Mesh, mesh: Mesh) -> float:
         known = np.isfinite(onset.landmarks).all(axis=1) & np.isfinite(mesh.landmarks).all(axis=1)
         if known.sum() >= 4:
             return _residual(mesh.landmarks[known], onset.landmarks[known])
-    probes = mesh.vertices[:: max(len(mesh.vertices) // NUM_PROBES, 1)]
+    probes = mesh.vertices[:: max(len(mesh.vertices) // NUM_PROBES, 1)] + np.subtract(mesh.origin, onset.origin)
     distances, _ = cKDTree(onset.vertices).query(probes)
     return float(np.sqrt((distances**2).mean()))
 

@@ -1,6 +1,6 @@
 """Frame sampling: which frames of a sequence are rendered, and how they are stored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -44,30 +44,33 @@ class SequenceSettings(Frozen):
     window: Window = None
     magnify: Annotated[float, Field(gt=0)] = 1.0
 
-    def window_range(self, num_recorded: int) -> range:
-        """Return the numbers of the frames in the window, the onset first; empty if the sequence is too short."""
+    def in_window(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Return those of the frames `numbers` that are in the window, the onset first; empty if there is none."""
         start, end = self.window or (0, None)
-        return range(num_recorded)[start:end]
+        return [number for number in numbers if start <= number and (end is None or number < end)]
 
-    def num_selected(self, num_recorded: int) -> int:
-        """Return the number of frames of a sequence that are rendered, at least 1."""
-        length = len(self.window_range(num_recorded))
+    def num_selected(self, numbers: Sequence[int]) -> int:
+        """Return how many of the frames `numbers` are rendered, at least 1."""
+        length = len(self.in_window(numbers))
         return max(1, length if self.sampling == "all" else min(self.frames, length))
 
-    def frames_to_read(self, num_recorded: int) -> tuple[int, ...]:
-        """Return the numbers of the frames to read: all that can be selected, and the onset."""
-        window = self.window_range(num_recorded)
+    def frames_to_read(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Return which of the frames `numbers` to read: all that can be selected, and the onset.
+
+        The result can replace `numbers` in the other methods: they give the same frames.
+        """
+        window = self.in_window(numbers)
         if self.sampling == "uniform" and window:
-            return tuple(sorted({window[0], *evenly_spaced(window, self.num_selected(num_recorded))}))
-        return tuple(window) or (0,)
+            return tuple(sorted({window[0], *evenly_spaced(window, self.num_selected(numbers))}))
+        return tuple(window) or tuple(numbers[:1])
 
     def select_frames(
-        self, num_recorded: int, displacements: Mapping[int, float]
+        self, numbers: Sequence[int], displacements: Mapping[int, float]
     ) -> tuple[tuple[int, ...], int | None]:
         """Select the frames to render.
 
         Args:
-            num_recorded: Number of frames of the sequence.
+            numbers: Numbers of the frames of the sequence in ascending order; frames of the recording may be missing.
             displacements: For `sampling=apex`, displacement of each frame of the window from the onset.
 
         Returns:
@@ -76,36 +79,35 @@ class SequenceSettings(Frozen):
         Raises:
             ValueError: The window contains no frame of the sequence.
         """
-        window, count = self.window_range(num_recorded), self.num_selected(num_recorded)
+        window, count = self.in_window(numbers), self.num_selected(numbers)
         if not window:
-            raise ValueError(f"`window={_format_window(self.window)}` holds none of the {num_recorded} frames")
+            raise ValueError(f"`window={_format_window(self.window)}` holds none of the frames of the sequence")
         if self.sampling != "apex":
             return evenly_spaced(window, count), None
         apex = max(window, key=lambda number: (displacements[number], -number))
         return _frames_around_apex(window, apex, count, displacements), apex
 
 
-def evenly_spaced(window: range, count: int) -> tuple[int, ...]:
-    """Return `count` numbers, evenly spaced from the first to the last of a window; the middle one if `count` is 1."""
+def evenly_spaced(window: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return `count` of the numbers, evenly spaced from the first to the last; the middle one if `count` is 1."""
     if count == 1:
         return (window[len(window) // 2],)
     return tuple(window[int(i)] for i in np.round(np.linspace(0, len(window) - 1, count)))
 
 
-def _frames_around_apex(window: range, apex: int, count: int, displacements: Mapping[int, float]) -> tuple[int, ...]:
+def _frames_around_apex(
+    window: Sequence[int], apex: int, count: int, displacements: Mapping[int, float]
+) -> tuple[int, ...]:
     """Select `count` frames, evenly over the interval around the apex with at least half of the apex's displacement.
 
     An interval with fewer frames is extended by the neighbouring frame with the larger displacement. A window has at
     least `count` frames.
     """
-
-    def moved(number: int) -> float:
-        return displacements[number] if number in window else -1.0
-
-    first = last = apex
-    while last - first + 1 < count or max(moved(first - 1), moved(last + 1)) >= displacements[apex] / 2:
-        if moved(first - 1) >= moved(last + 1):
+    moved = [-1.0, *(displacements[number] for number in window), -1.0]  # of the frame before each position
+    first = last = window.index(apex)
+    while last - first + 1 < count or max(moved[first], moved[last + 2]) >= displacements[apex] / 2:
+        if moved[first] >= moved[last + 2]:
             first -= 1
         else:
             last += 1
-    return (apex,) if count == 1 else evenly_spaced(range(first, last + 1), count)
+    return (apex,) if count == 1 else evenly_spaced(window[first : last + 1], count)

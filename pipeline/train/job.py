@@ -119,8 +119,16 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from smile_pipe.pipeline.train.failure_policy import FailuresInARow
+
     class Trainer(TorchTrainer):
-        # Not public in Ray 2.60, which has no option for it.
+        # Not public in Ray 2.60, which has no option for either.
+        def _initialize_and_run_controller(self, **options: Any) -> Any:
+            policy = FailuresInARow(self.run_config.failure_config, RunDirectory(config.out))
+            return super()._initialize_and_run_controller(  # type: ignore[misc]
+                **options | {"failure_policy": policy}
+            )
+
         def _register_sigint_handler(self, controller: Any) -> None:
             """Leave SIGINT alone: Ray's handler would end the process with 0, like a finished run."""
 

@@ -11,6 +11,7 @@ import torch
 from smile_pipe.pipeline.common.ray_session import is_connected
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses, available_cores
 from smile_pipe.pipeline.data.integrity import BadSampleError
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.loop import train
@@ -18,6 +19,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 
 MAX_RESTARTS = 3
+"""Failures in a row, without a new checkpoint between them, after which a job is restarted."""
 
 
 class TrainingError(RuntimeError):
@@ -62,7 +64,8 @@ def train_in_one_process(job: Job, cores: int) -> None:
         BadSampleError: A sample is damaged.
         TrainingError: The job failed for another reason.
     """
-    for restarts_left in reversed(range(MAX_RESTARTS + 1)):
+    num_failures, newest = 0, _newest_step(job)
+    while True:
         try:
             with WorkerProcesses(1, num_threads=cores) as processes:
                 list(processes.map(_train, [job], attempts=1))
@@ -70,8 +73,15 @@ def train_in_one_process(job: Job, cores: int) -> None:
         except BadSampleError:
             raise
         except Exception as error:
-            if not restarts_left:
+            before, newest = newest, _newest_step(job)
+            num_failures = num_failures + 1 if newest == before else 1
+            if num_failures > MAX_RESTARTS:
                 raise TrainingError.of(error) from error
+
+
+def _newest_step(job: Job) -> int:
+    checkpoints = RunDirectory(job.config.out).checkpoints()
+    return checkpoints[-1].step if checkpoints else 0
 
 
 def _train(job: Job) -> None:

@@ -112,6 +112,7 @@ class TestBu4dfe:
     def test_frames_are_sorted_by_number(self, tmp_path):
         touch(tmp_path, *(f"F001/Sad/{number}.obj" for number in (10, 9, 100, 1)))
         assert [scan.mesh for scan in only(tmp_path).frames] == [f"F001/Sad/{n}.obj" for n in (1, 9, 10, 100)]
+        assert only(tmp_path).numbers == (0, 8, 9, 99)
 
     def test_landmarks_in_a_separate_tree(self, tmp_path):
         touch(tmp_path, "data/F002/Happy/000.wrl", "data/F002/Happy/001.wrl")

@@ -72,6 +72,31 @@ class TestScans:
         table(tmp_path, f"path,subject,expression,level\na.obj,s,HA,{written}\n")
         assert only(tmp_path).level == level
 
+    @pytest.mark.parametrize(
+        ("up", "axes", "found"),
+        [
+            ("z", "", "x,z,-y"),
+            ("", "x -y z", "x,-y,z"),
+            ("", "", ""),
+            ("-y", "", "x,-y,-z"),
+            ("", '"x,-y,z"', "x,-y,z"),
+        ],
+    )
+    def test_a_scan_may_have_axes_of_its_own(self, tmp_path, up, axes, found):
+        table(tmp_path, f"path,subject,expression,Up,axes\na.obj,s,HA,{up},{axes}\n")
+        assert (only(tmp_path).frames[0].axes, only(tmp_path).labels) == (found, {})
+
+    @pytest.mark.parametrize(
+        ("row", "problem"),
+        [
+            ("a.obj,s,HA,z,x z -y,", "line 2: both up and axes are set; use one of them"),
+            ("a.obj,s,HA,top,,", "line 2: 'top' is not axes; write those that point to the subject's left"),
+            ("a.obj,s,HA,z,,q\nb.obj,s,HA,y,,q", "line 3: axes differs from the first row of the sequence 'q'"),
+        ],
+    )
+    def test_invalid_axes_are_rejected(self, tmp_path, row, problem):
+        assert problem in refused(tmp_path, f"path,subject,expression,up,axes,sequence\n{row}\n")
+
     @pytest.mark.parametrize("level", ["high", "1.5", "-1", "²", "9" * 5000])
     def test_invalid_level_is_rejected_with_its_line(self, tmp_path, level):
         problem = refused(tmp_path, f"path,subject,expression,level\na.obj,s,HA,1\n\nb.obj,s,HA,{level}\n")
@@ -140,7 +165,7 @@ class TestSequences:
         assert meshes(table(tmp_path, "path,subject,expression\n.,s,HA\n")) == {"-": ["1.obj", "2.obj"]}
 
     def test_rows_are_sorted_by_frame(self, tmp_path):
-        rows = "a.obj,s,HA,laugh,10\nb.obj,s,HA,laugh,2.5\nc.obj,s,HA,laugh,9\nd.obj,s,SA,weep,1\ne.obj,s,SA,,\n"
+        rows = "a.obj,s,HA,laugh,10\nb.obj,s,HA,laugh,2\nc.obj,s,HA,laugh,9\nd.obj,s,SA,weep,1\ne.obj,s,SA,,\n"
         assert meshes(table(tmp_path, self.HEADER + rows)) == {
             "laugh": ["b.obj", "c.obj", "a.obj"],
             "weep": ["d.obj"],
@@ -154,6 +179,28 @@ class TestSequences:
         assert meshes(tmp_path) == {
             "laugh": ["x.obj", "x0.obj", "x1.obj", "x9.obj", "x09b.obj", "x10.obj", late],
         }
+
+    @pytest.mark.parametrize(
+        ("names", "numbers"),
+        [
+            (("f_1.obj", "f_2.obj", "f_3.obj"), ()),
+            (("take2_0100.obj", "take2_0110.obj", "take2_0105.obj"), (0, 5, 10)),
+            (("1a1.obj", "2a2.obj", "3a5.obj"), ()),
+            (("a1.obj", "b5.obj", "c.obj"), ()),
+            (("1.obj", "5.obj", "01.ply"), ()),
+            (("1.obj", f"{10**20}.obj"), ()),
+        ],
+    )
+    def test_numbers_are_those_of_the_names_if_one_number_differs(self, tmp_path, names, numbers):
+        touch(tmp_path, *(f"m/{name}" for name in names))
+        for rows in ("path,subject,expression\nm,s,HA\n", "glob,sequence,subject,expression\nm/*,q,s,HA\n"):
+            table(tmp_path, rows)
+            assert only(tmp_path).numbers == numbers
+
+    def test_missing_frames_leave_gaps(self, tmp_path):
+        table(tmp_path, self.HEADER + "a.obj,s,HA,q,5\nb.obj,s,HA,q,3\nc.obj,s,HA,q,60\n")
+        sample = only(tmp_path)
+        assert ([scan.mesh for scan in sample.frames], sample.numbers) == (["b.obj", "a.obj", "c.obj"], (0, 2, 57))
 
     def test_sequences_have_a_frame_rate_and_scans_have_none(self, tmp_path):
         table(
@@ -180,6 +227,7 @@ class TestSequences:
             ("a.obj,s,HA,q,1\nb.obj,s,SA,q,2\n", "line 3: expression differs from the first row"),
             ("a.obj,s,HA,q,first\n", "line 2: invalid frame 'first'; use a number"),
             ("a.obj,s,HA,q,nan\n", "line 2: invalid frame 'nan'; use a number"),
+            ("a.obj,s,HA,q,2.5\n", "line 2: invalid frame '2.5'; use a whole number"),
             ("m,s,HA,q,1\n", "line 2: one frame number for 2 meshes"),
             ("deep,s,HA,,\n", "line 2: the folder 'deep' holds no mesh itself"),
         ],
@@ -293,12 +341,27 @@ class TestTables:
         problem = refused(tmp_path, f"path,subject,expression\n{row}\n")
         assert "line 2: missing value; path (or glob), subject and expression are required" in problem
 
-    def test_encoding_must_be_utf8_with_optional_byte_order_mark(self, tmp_path):
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+    def test_encodings_and_line_ends_of_spreadsheets(self, tmp_path, encoding, line_end):
+        text = "path,subject,expression\na.obj,Zoë,HA\n".replace("\n", line_end)
+        (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+        assert only(tmp_path).subject == "Zoë"
+
+    @pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+    def test_what_is_not_a_table_is_named(self, tmp_path, name):
+        for text, what in (
+            ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+            ("<html>", "an HTML page"),
+        ):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(UsageError, match=f"{name}: is {what}"):
+                find_samples(tmp_path, "auto")
+
+    def test_other_encodings_are_rejected(self, tmp_path):
         (tmp_path / "labels.csv").write_bytes("path,subject,expression\na.obj,Zoë,HA\n".encode("latin-1"))
         with pytest.raises(UsageError, match="cannot be read as a CSV table"):
             find_samples(tmp_path, "auto")
-        (tmp_path / "labels.csv").write_bytes("path,subject,expression\r\na.obj,Zoë,HA\r\n".encode("utf-8-sig"))
-        assert only(tmp_path).subject == "Zoë"
 
     def test_parquet_gives_the_same_rows(self, tmp_path):
         columns = {

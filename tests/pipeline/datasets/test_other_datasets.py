@@ -63,6 +63,10 @@ class TestBp4d:
             labels={"sex": "F", "task": "T1"},
         )
 
+    def test_missing_frames_leave_gaps(self, tmp_path):
+        touch(tmp_path, *(f"F001/T1/{n:04d}.obj" for n in (7, 3, 40)))
+        assert only(tmp_path).numbers == (0, 4, 37)
+
     def test_the_eight_tasks_and_numbers_of_three_digits(self, tmp_path):
         touch(tmp_path, *(f"3D/M018/T{task}/{'000' if task % 2 else '0000'}.obj" for task in range(1, 10)))
         expressions = [sample.expression for sample in find_samples(tmp_path, "auto").samples]
@@ -80,6 +84,15 @@ class TestBp4d:
         assert sample.action_units == {"AU1": 0.5, "AU12": 0.5}
         assert sample.paths == ("F001/T1/0000.obj",) and sample.label_files == ("AUCoding/AU_OCC/F001_T1.csv",)
         assert find_samples(tmp_path, "auto").skipped == ()
+
+    def test_table_of_another_encoding_or_of_another_kind(self, tmp_path):
+        self.coded(tmp_path, "")
+        (table,) = tmp_path.rglob("F001_T1.csv")
+        table.write_bytes("frame,1,2\r7,0,1\r8,1,1\r".encode("utf-16"))
+        assert only(tmp_path).action_units == {"AU1": 0.5, "AU2": 1.0}
+        table.write_bytes(b"<!doctype html>")
+        with pytest.raises(UsageError, match=r"F001_T1\.csv: is an HTML page"):
+            find_samples(tmp_path, "auto")
 
     def test_table_without_codes_gives_no_action_units(self, tmp_path):
         assert only(self.coded(tmp_path, "0,1\n2400,9\n")).action_units is None
@@ -119,6 +132,7 @@ class TestComa:
             level=None,
             frames=tuple(ScanFiles(f"{folder}/bareteeth.{n:06d}.ply") for n in (2, 12, 101)),
             frame_rate=60.0,
+            numbers=(0, 10, 99),
         )
 
     def test_vocaset_sentences_are_not_expressions(self, tmp_path):

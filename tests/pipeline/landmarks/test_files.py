@@ -109,7 +109,7 @@ def test_names_and_points_must_match(tmp_path: Path) -> None:
         ("f.txt", "1 2 inf\n", "line 1: '1 2 inf' is not 3 numbers"),
         ("f.txt", "1 2 1e39\n", "line 1: '1 2 1e39' is not 3 numbers"),
         ("f.txt", "\n \n", "no landmarks"),
-        ("f.txt", "", "empty or not"),
+        ("f.txt", "", "empty file: 0 bytes"),
         ("f.lm3", "nose\n1 2\n", "line 2: '1 2' is not 3 numbers"),
         ("f.lm3", "nose\n1 2 3\n4 5 6\n", "line 3: missing name before the point"),
         ("f.lm3", "nose\n1 2 3\nchin\n", "truncated file: no point for the name 'chin'"),

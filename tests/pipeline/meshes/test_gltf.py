@@ -101,6 +101,88 @@ class TestScene:
         assert len(_read(gltf, tmp_path).faces) == 1
 
 
+def _matrix(linear: Any = 1.0, move: Any = (0, 0, 0)) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = linear * np.eye(3) if np.isscalar(linear) else linear, move
+    return matrix
+
+
+def _columns(matrices: list[np.ndarray]) -> list[list[float]]:
+    return [matrix.T.ravel().tolist() for matrix in matrices]
+
+
+def _skinned(joints: list, weights: list, worlds: list, binds: list | None, **types: str) -> SmallGltf:
+    """A triangle, posed by joints with the matrices `worlds` to the scene. The node of the mesh has another matrix."""
+    gltf = SmallGltf()
+    arrays = {"JOINTS_0": gltf.array(joints, types.get("JOINTS_0", "u1"))}
+    arrays["WEIGHTS_0"] = gltf.array(weights, types.get("WEIGHTS_0", "f4"), normalized="WEIGHTS_0" in types)
+    node = gltf.show(None, {"translation": [0, 0, 700], "skin": 0}, POSITION=gltf.array(TRIANGLE), **arrays)
+    root = gltf.add("nodes", translation=[5, 0, 0], children=[node + 2 + i for i in range(len(worlds))])
+    for world in worlds:
+        gltf.add("nodes", matrix=(np.linalg.inv(_matrix(move=(5, 0, 0))) @ world).T.ravel().tolist())
+    gltf.doc["skins"] = [{"joints": gltf.doc["nodes"][root]["children"]}]
+    if binds is not None:
+        gltf.doc["skins"][0]["inverseBindMatrices"] = gltf.array(_columns(binds))
+    gltf.doc["scenes"][0]["nodes"].append(root)
+    return gltf
+
+
+class TestSkins:
+    TURN = ((0, -1, 0), (1, 0, 0), (0, 0, 1))
+
+    @pytest.mark.parametrize("types", [{}, {"JOINTS_0": "u2", "WEIGHTS_0": "u1"}, {"WEIGHTS_0": "u2"}])
+    def test_vertices_follow_their_joints_and_not_the_node_of_the_mesh(self, tmp_path, types):
+        worlds = [_matrix(self.TURN, (10, 0, 0)), _matrix(move=(0, 20, 0))]
+        binds = [_matrix(move=(1, 2, 3)), _matrix(2.0)]
+        one = np.iinfo(types["WEIGHTS_0"]).max if types else 1
+        weights = np.array([[one, 0, 0, 0], [0, one, 0, 0], [one, one, 0, 0]])
+        gltf = _skinned([[0, 1, 0, 0]] * 3, weights, worlds, binds, **types)
+        moved = [
+            (world @ bind @ np.c_[TRIANGLE, np.ones(3)].T).T[:, :3] for world, bind in zip(worlds, binds, strict=True)
+        ]
+        expected = [moved[0][0], moved[1][1], (moved[0][2] + moved[1][2]) / 2]
+        np.testing.assert_allclose(_read(gltf, tmp_path).vertices, expected, atol=1e-5)
+
+    def test_bind_matrices_default_to_identity_and_joints_may_be_outside_the_scene(self, tmp_path):
+        gltf = _skinned([[0, 0, 0, 0]] * 3, [[0, 0, 0, 0]] * 3, [_matrix(self.TURN, (10, 0, 0))], None)
+        gltf.doc["scenes"][0]["nodes"].pop()
+        np.testing.assert_allclose(_read(gltf, tmp_path).vertices, [[10, 0, 0], [10, 1, 0], [9, 0, 0]], atol=1e-6)
+
+    def test_eight_joints_of_a_vertex_are_used(self, tmp_path):
+        gltf = _skinned([[0] * 4] * 3, [[0.5, 0, 0, 0]] * 3, [np.eye(4), _matrix(move=(0, 0, 8))], None)
+        attributes = gltf.doc["meshes"][0]["primitives"][0]["attributes"]
+        attributes["JOINTS_1"] = gltf.array([[1] * 4] * 3, "u1")
+        attributes["WEIGHTS_1"] = gltf.array([[0.5, 0, 0, 0]] * 3)
+        assert _read(gltf, tmp_path).vertices[:, 2].tolist() == [4, 4, 4]
+
+    def test_mirrored_joints_keep_the_orientation(self, tmp_path):
+        gltf = _skinned([[0] * 4] * 3, [[1, 0, 0, 0]] * 3, [_matrix(np.diag((1, 1, -1)))], None)
+        assert _read(gltf, tmp_path).faces.tolist() == [[2, 1, 0]]
+
+    @pytest.mark.parametrize(
+        ("place", "value", "problem"),
+        [
+            (("skins", 0, "joints"), [2], "index out of range: a vertex has joint 1, but the skin has 1"),
+            (("skins", 0, "joints"), [2, 9], "index out of range: 9 of 4 nodes"),
+            (("nodes", 0, "skin"), 3, "index out of range: 3 of 1 skins"),
+            (("nodes", 3, "children"), [1], "invalid scene: node . is its own ancestor"),
+            (("accessors", 0, "count"), 2, "inconsistent skin: 3 vertices"),
+            (("accessors", 0, "componentType"), 5120, "invalid skin: joints must be unsigned integers"),
+            (("accessors", 3, "count"), 1, "truncated skin: 1 inverse bind matrices for 2 joints"),
+        ],
+    )
+    def test_invalid_skin_is_described(self, tmp_path, place, value, problem):
+        gltf = _skinned([[0, 1, 0, 0]] * 3, [[1, 0, 0, 0]] * 3, [np.eye(4)] * 2, [np.eye(4)] * 2)
+        assert np.array_equal(_read(gltf, tmp_path).vertices, TRIANGLE)
+        *parents, last = place
+        target: Any = gltf.doc
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+        with pytest.raises(MeshError, match=problem):
+            _read(gltf, tmp_path)
+
+
 class TestArrays:
     @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "f4"])
     @pytest.mark.parametrize("normalized", [False, True])

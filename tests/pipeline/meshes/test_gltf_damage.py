@@ -100,7 +100,7 @@ def test_shading_extensions_are_accepted(tmp_path: Path) -> None:
         (b"glTF" + bytes(15), "truncated header"),
         (
             struct.pack("<4sIII4s", b"glTF", 1, 20, 0, b"JSON"),
-            "unsupported GLB version: 1; only version 2 is supported",
+            "is glTF 1.0; convert it to glTF 2.0",
         ),
         (
             struct.pack("<4sIII4s", b"glTF", 2, 21, 0, b"JSON"),
@@ -110,7 +110,7 @@ def test_shading_extensions_are_accepted(tmp_path: Path) -> None:
         (struct.pack("<4sIII4s", b"glTF", 2, 20, 0, b"JSON"), "invalid glTF file: not JSON"),
         (b"[" * 100_000, "invalid glTF file: not JSON"),
         (b'{"asset": {"version": "2.0"}}', "no triangles in the scene"),
-        (b"{}", "invalid glTF file: no version"),
+        (b"{}", "not glTF 2.0: no version"),
     ],
 )
 def test_invalid_container_is_described(tmp_path: Path, content: bytes, problem: str) -> None:

@@ -79,7 +79,7 @@ def test_missing_file_folder_and_empty_file_are_mesh_errors(tmp_path: Path) -> N
     for name, problem in (
         ("gone.wrl", "No such file"),
         ("folder.obj", "Is a directory"),
-        ("empty.ply", "empty or not a regular file"),
+        ("empty.ply", "empty file: 0 bytes"),
     ):
         with pytest.raises(MeshError, match=problem):
             read_mesh(tmp_path / name)

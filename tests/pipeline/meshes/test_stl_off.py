@@ -69,7 +69,6 @@ def test_binary_stl_may_start_with_solid() -> None:
         ("solid\nendsolid", "0 vertices, 0 faces"),
         (_text(_TRIANGLES).replace("1.25", "x"), "line 12: expected three numbers in a vertex"),
         (_text(_TRIANGLES).replace("1.25", "1_2"), "line 12: expected three numbers in a vertex"),
-        (_text(_TRIANGLES).replace("1.25", "1.25 1 1"), "line 12: expected three numbers in a vertex"),
         (_text(_TRIANGLES).replace("1.25", ""), "incomplete triangle: 17 coordinates are not a multiple of nine"),
     ],
 )
@@ -125,8 +124,7 @@ def test_off_equals_trimesh() -> None:
         ("OFF BINARY\n", "not an OFF text file"),
         (_OFF, "truncated data: 4 vertices and 2 faces in 4 lines"),
         ("OFF\n0 1 0\n3 0 1 2", "empty mesh: 0 vertices, 1 faces"),
-        (_OFF.replace("1 1 0", "1 1") + "3 0 1 2\n3 0 2 3", "unequal lines: 11 numbers for 4 vertices"),
-        (_OFF.replace("1 1 0", "1 1 0 5") + "3 0 1 2\n3 0 2 3", "unequal lines: 13 numbers for 4 vertices"),
+        (_OFF.replace("1 1 0", "1 1") + "3 0 1 2\n3 0 2 3", "line 5: a vertex needs three numbers"),
         (_OFF.replace("1 1 0", "1 y 0") + "3 0 1 2\n3 0 2 3", "line 5: 'y' is not a number"),
         (_OFF + "3 0 1 2\n3 0 2 z", "line 8: 'z' is not a number"),
         (_OFF + "3 0 1 2\n3 0 2 }", "line 8: expected a number"),

@@ -122,7 +122,7 @@ def test_more_numbers_than_estimated() -> None:
 
 def test_empty_or_missing_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with pytest.raises(MeshError, match="empty or not a regular file"):
+    with pytest.raises(MeshError, match="empty file: 0 bytes"):
         Source.read(tmp_path / "empty")
     with pytest.raises(MeshError, match="cannot be read: No such file"):
         Source.read(tmp_path / "missing")

@@ -141,7 +141,7 @@ class TestFindInputs:
         copy_scan(scan, tmp_path / "smile", "f1", "f9", "f10")
         (found,) = find_inputs([str(tmp_path / "smile")], sequence=True, frame_rate=30)
         assert [Path(frame.mesh).stem for frame in found.source.frames] == ["f1", "f9", "f10"]
-        assert (found.source.key, found.source.frame_rate) == ("smile", 30)
+        assert (found.source.key, found.source.frame_rate, found.source.numbers) == ("smile", 30, (0, 8, 9))
 
     def test_equal_names_get_different_keys(self, scan, tmp_path):
         paths = [str(copy_scan(scan, tmp_path / folder, "face")) for folder in ("a", "b")]

@@ -13,7 +13,8 @@ from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ReusedSample, ShardTask, plan_shards
 from smile_pipe.pipeline.render.process import process_sample, process_units
 from smile_pipe.pipeline.render.settings import RenderSettings
-from smile_pipe.pipeline.render.units import WorkUnit
+from smile_pipe.pipeline.render.units import WorkUnit, select_inputs, split_into_units
+from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.reader import read_members
 from smile_pipe.shards.sample import from_members
 
@@ -54,3 +55,77 @@ def test_a_rewritten_record_has_the_new_layout_and_labels_and_the_same_images(se
     assert after.images == before.images and again.images == row.images
     # The next plan finds nothing to do.
     assert plan_shards(tmp_path, [source], new, output, 8).is_done
+
+
+def test_notes_name_the_file_are_limited_and_reach_the_driver(settings, tmp_path):
+    text = (tmp_path / "a.obj").read_text() + "\nf 1 2\n"
+    frames = tuple(ScanFiles(f"{number}.obj") for number in range(12))
+    for scan in frames:
+        (tmp_path / scan.mesh).write_text(text)
+    sources = [replace(SOURCE, frames=frames[:1]), replace(SOURCE, key="b", frames=frames, frame_rate=25.0)]
+    settings = settings.model_copy(update={"sequences": SequenceSettings(sampling="all")})
+    units = [
+        unit
+        for source in sources
+        for unit in process_units(split_into_units(select_inputs(source, settings), settings), tmp_path, settings)
+    ]
+    output = RenderOutput(tmp_path / "out")
+    output.begin(())
+    written = build_shard(
+        ShardTask("000000.tar", ()), units, tmp_path, settings, SampleFingerprints.of(settings, "folder"), output
+    )
+    of_scan, *of_sequence = written.notes
+    assert of_scan == "0.obj: faces of fewer than three corners are left out"
+    assert len(of_sequence) == 8 and of_sequence[6:] == [of_scan.replace("0", "6"), "and 5 more notes"]
+    (row, _) = written.record.rows
+    stored = from_members(read_members((output.shards / "000000.tar").read_range(row.offset, row.bytes), "000000.tar"))
+    assert stored.record.notes == of_scan
+
+
+def test_axes_of_a_scan_and_of_its_neutral_scan_change_its_fingerprint(settings):
+    neutral = ScanFiles("n.obj")
+    flow = settings.model_copy(update={"channels": ("rgb", "flow")})
+    geometry = settings.model_copy(update={"text_source": "geometry"})
+    turned, turned_neutral = (replace(scan, axes="x,z,-y") for scan in (SOURCE.frames[0], neutral))
+    before = replace(SOURCE, neutral=neutral)
+    for how, changes, image_changes in (
+        (settings, {"frames": (turned,)}, True),
+        (flow, {"neutral": turned_neutral}, True),
+        (geometry, {"neutral": turned_neutral}, False),
+    ):
+        of = SampleFingerprints.of(how, "folder")
+        after = replace(before, **changes)
+        assert (of.images(after, ()) != of.images(before, ())) == image_changes
+        assert of.whole(after, of.images(after, ()), ()) != of.whole(before, of.images(before, ()), ())
+
+
+def test_landmarks_of_something_else_are_not_used_with_a_note(settings, tmp_path):
+    points = sphere(2, 100.0).vertices[:68]
+    text = {}
+    for name, landmarks in {"own": points, "metres": points / 1000}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join("{} {} {}".format(*point) for point in landmarks.tolist()))
+        source = replace(SOURCE, frames=(ScanFiles("a.obj", landmarks=f"{name}.txt"),))
+        record = process_sample(source, tmp_path, settings, "folder").sample.record
+        text[name] = (record.mesh.num_landmarks, record.notes)
+    # They are on the surface, but not those of a face.
+    assert text["own"] == (68, "own.txt: landmarks give no alignment: too few of a known set, or not a face")
+    count, note = text["metres"]
+    assert count == 0 and note.startswith("metres.txt: landmarks are not used: ")
+
+
+def test_a_scan_that_looks_turned_has_a_note_until_its_axes_are_given(settings, tmp_path):
+    lines = (tmp_path / "a.obj").read_text().splitlines()
+    half = [line for line in lines if line[0] == "v"]
+    front = {number for number, line in enumerate(half, 1) if float(line.split()[3]) > -20}
+    half += [line for line in lines if line[0] == "f" and {int(word) for word in line.split()[1:]} <= front]
+    (tmp_path / "a.obj").write_text("\n".join(half))
+
+    def notes(of_dataset: str, of_scan: str) -> str:
+        source = replace(SOURCE, frames=(ScanFiles("a.obj", axes=of_scan),))
+        how = settings.model_copy(update={"axes": of_dataset})
+        return process_sample(source, tmp_path, how, "folder").sample.record.notes
+
+    assert notes("x,y,z", "") == notes("x,-y,-z", "x,y,z") == ""
+    assert notes("x,-y,-z", "") == notes("x,y,z", "x,-y,-z")
+    note = notes("x,-y,-z", "")
+    assert note == "a.obj: looks turned: its surface faces z in the axes of the file; give its `up` or `axes`"

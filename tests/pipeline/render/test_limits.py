@@ -10,16 +10,20 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 
 from helpers.processes import workers
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.render import process
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, enforce_limits, pause_limits
+from smile_pipe.pipeline.render.job import _deaths_folder
+from smile_pipe.pipeline.render.limits import MAX_DEATHS, Limits, count_deaths, enforce_limits, pause_limits
+from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.process import read_units
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.render.units import WorkUnit
@@ -87,6 +91,28 @@ def test_one_death_is_not_counted_after_a_success(limits, deaths):
     assert exit_code_of(die) == 9
     with enforce_limits(limits, deaths, "a"):
         pass
+
+
+def test_kills_of_the_driver_with_its_workers_are_not_counted(limits, tmp_path):
+    output = RenderOutput(tmp_path / "out")
+
+    def read() -> None:
+        with enforce_limits(limits, output.deaths, "a.0"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(MAX_DEATHS + 1):
+        output.begin(())
+        assert exit_code_of(read) == -signal.SIGKILL
+        assert count_deaths(output.deaths, "a.0") == 1
+
+
+def test_counts_outside_the_output_directory_are_those_of_one_driver(monkeypatch):
+    output = RenderOutput("memory://driver/out")
+    folders = set()
+    for job in ("01", "02"):
+        monkeypatch.setattr(ray, "get_runtime_context", lambda job=job: SimpleNamespace(get_job_id=lambda: job))
+        folders |= {_deaths_folder(output), _deaths_folder(output)}
+    assert len(folders) == 2
 
 
 def test_an_ordinary_error_propagates_and_leaves_no_file(limits, deaths):

@@ -46,10 +46,10 @@ def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster,
 
 def test_deaths_are_counted_on_local_disk_if_the_output_is_in_an_object_store(on_disk):
     """In the object store a count would take three requests a sample."""
-    folder = RenderOutput(StoragePath("s3://bucket/a")).worker_deaths
+    folder = RenderOutput(StoragePath("s3://bucket/a")).worker_deaths()
     assert StoragePath(folder) == Path(folder)
-    assert folder != RenderOutput(StoragePath("s3://bucket/b")).worker_deaths
-    assert Path(RenderOutput(on_disk).worker_deaths).is_relative_to(on_disk)
+    assert folder != RenderOutput(StoragePath("s3://bucket/b")).worker_deaths()
+    assert Path(RenderOutput(on_disk).worker_deaths()).is_relative_to(on_disk)
 
 
 def test_memory_storage_is_written_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):

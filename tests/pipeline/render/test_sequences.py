@@ -128,6 +128,14 @@ class TestFrames:
         assert middle[2] < middle[1] < middle[0] and middle[2] < middle[3] < middle[4]
         assert middle[0] == middle[4]
 
+    def test_frames_keep_their_numbers_and_times_where_others_are_missing(self, data):
+        recorded = (0, 1, 5, 9, 18)
+        source = replace(SEQUENCE, frames=tuple(SEQUENCE.frames[n] for n in recorded), numbers=recorded)
+        made = sample(data, source, settings(frames=3, sampling="apex"))
+        assert (made.record.timeline.frames, made.record.timeline.apex) == ((1, 5, 9), 9)
+        timeline = sample(data, source, settings(("depth",), sampling="all", window=":10")).record.timeline
+        assert (timeline.frames, timeline.num_source_frames) == ((0, 1, 5, 9), 19)
+
     def test_frames_are_aligned_by_the_onset_so_that_motion_is_kept(self, data, tmp_path):
         for number in range(4):
             write_obj(tmp_path / f"{number:03d}.obj", BALL.vertices + np.float32([10 * number, 0, 0]))
@@ -240,7 +248,7 @@ class TestFailures:
 
     def test_a_sequence_shorter_than_the_window_is_a_failure(self, data):
         made = make(data, SEQUENCE, settings(window="30:40"))
-        assert "`window=30:40` holds none of the 20 frames" in made.failure.reason
+        assert "`window=30:40` holds none of the frames" in made.failure.reason
 
 
 def test_size_of_blocks_does_not_depend_on_the_length_of_a_sequence(data):

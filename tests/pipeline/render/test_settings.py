@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.render import config as render_config
@@ -29,11 +30,20 @@ def settings(**changes) -> RenderSettings:
 
 
 def test_fingerprint_is_that_of_shards_that_exist():
-    assert settings().images_fingerprint == "ee16a8e8721b6ef2447ae6c496db2a5f"
+    assert settings().images_fingerprint == "b766137ebd1e881c0e615b0937464135"
 
 
 def test_jpeg_on_a_gpu_has_another_fingerprint():
     assert settings(jpeg="gpu").images_fingerprint != settings().images_fingerprint
+
+
+def test_axes_have_another_fingerprint_and_may_be_given_by_the_one_that_points_up():
+    assert resolve(renderer="zbuffer", up="z") == resolve(renderer="zbuffer", axes="x z -y")
+    turned, upright = (resolve(renderer="zbuffer", **options) for options in ({"up": "-y"}, {}))
+    assert (turned.axes, upright.axes) == ("x,-y,-z", "x,y,z")
+    assert turned.images_fingerprint != upright.images_fingerprint
+    with pytest.raises(ValidationError, match="not axes; write those that point"):
+        resolve(axes="up")
 
 
 def test_a_copy_does_not_keep_the_fingerprint_and_the_rig_of_the_original():

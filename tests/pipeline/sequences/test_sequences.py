@@ -21,7 +21,7 @@ from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 
 def select_frames(num_recorded: int, displacements: list[float] | None = None, **options) -> tuple[int, ...]:
     settings = SequenceSettings(**options)
-    return settings.select_frames(num_recorded, dict(enumerate(displacements or [])))[0]
+    return settings.select_frames(range(num_recorded), dict(enumerate(displacements or [])))[0]
 
 
 class TestFrameSampling:
@@ -43,7 +43,7 @@ class TestFrameSampling:
         assert select_frames(100, frames=2, window=":5") == (0, 4)
 
     def test_window_beyond_the_sequence_is_an_error(self):
-        with pytest.raises(ValueError, match="`window=50:60` holds none of the 40 frames"):
+        with pytest.raises(ValueError, match="`window=50:60` holds none of the frames"):
             select_frames(40, window="50:60")
 
     @pytest.mark.parametrize("window", ["5", "a:b", "5:6:7", "-3:2"])
@@ -58,7 +58,7 @@ class TestFrameSampling:
     def test_apex_covers_frames_with_half_the_displacement(self):
         displacements = [0.0, 0.1, 0.4, 0.6, 0.8, 1.0, 0.7, 0.5, 0.3, 0.1]
         settings = SequenceSettings(frames=3, sampling="apex")
-        assert settings.select_frames(10, dict(enumerate(displacements))) == ((3, 5, 7), 5)
+        assert settings.select_frames(range(10), dict(enumerate(displacements))) == ((3, 5, 7), 5)
 
     def test_short_apex_is_extended_by_the_larger_neighbour(self):
         assert select_frames(6, [0, 0.1, 1, 0.3, 0.2, 0], frames=3, sampling="apex") == (2, 3, 4)
@@ -66,24 +66,36 @@ class TestFrameSampling:
     def test_single_apex_frame_is_the_apex(self):
         assert select_frames(5, [0, 0.6, 0.9, 1.0, 0.9], frames=1, sampling="apex") == (3,)
 
+    def test_frames_of_a_recording_with_gaps_keep_their_numbers(self):
+        recorded = (0, 1, 2, 6, 9, 59)
+        assert SequenceSettings(frames=3).select_frames(recorded, {})[0] == (0, 2, 59)
+        assert SequenceSettings(sampling="all", window="2:10").select_frames(recorded, {})[0] == (2, 6, 9)
+        displacements = dict(zip(recorded, (0, 0.1, 0.6, 1, 0.7, 0.2), strict=True))
+        assert SequenceSettings(sampling="apex", frames=3).select_frames(recorded, displacements) == ((2, 6, 9), 6)
+
     @given(
         st.lists(st.floats(0, 10), min_size=1, max_size=40),
         st.integers(1, 50),
         st.sampled_from(["uniform", "apex", "all"]),
-        st.integers(0, 5),
+        st.integers(0, 15),
+        st.integers(1, 3),
     )
     def test_selection_is_sorted_unique_within_the_window_and_of_the_announced_length(
-        self, displacements, frames, sampling, start
+        self, displacements, frames, sampling, start, step
     ):
         settings = SequenceSettings(frames=frames, sampling=sampling, window=f"{start}:")
-        if start >= len(displacements):
+        recorded = range(0, step * len(displacements), step)
+        if start > recorded[-1]:
             return
-        numbers, _ = settings.select_frames(len(displacements), dict(enumerate(displacements)))
-        assert list(numbers) == sorted(set(numbers)) and set(numbers) <= set(
-            settings.frames_to_read(len(displacements))
-        )
-        assert len(numbers) == settings.num_selected(len(displacements)) and numbers[0] >= start
-        assert settings.frames_to_read(len(displacements))[0] == start
+        by_number = dict(zip(recorded, displacements, strict=True))
+        numbers, apex = settings.select_frames(recorded, by_number)
+        to_read = settings.frames_to_read(recorded)
+        assert list(numbers) == sorted(set(numbers)) and set(numbers) <= set(to_read) <= set(recorded)
+        assert len(numbers) == settings.num_selected(recorded) and numbers[0] >= start
+        assert to_read[0] == next(number for number in recorded if number >= start)
+        # A worker knows only the frames to read.
+        assert settings.select_frames(to_read, by_number) == (numbers, apex)
+        assert settings.num_selected(to_read) == len(numbers)
 
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,171 @@
+"""What the surface of a scan says about its alignment: its main piece, its landmarks, and where it faces."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from smile_pipe.pipeline.meshes.mesh import Mesh
+
+# Pieces closer than one or two cells of a grid over the whole mesh are one. Pieces with fewer vertices than this share
+# of the largest are debris.
+GRID, MIN_SHARE = 32, 0.25
+# Largest median distance of landmarks from the surface, relative to the spread of the landmarks (root mean square
+# distance from their mean, about 55 mm on a face). Half of the length of an edge is added, at most as much again.
+MAX_DISTANCE = 0.08
+MAX_LANDMARKS = 16  # that are compared with the surface
+# Largest extent of a mesh, relative to the same spread: a person of 2.5 m.
+MAX_EXTENT = 50.0
+_NUM_SAMPLES = 1024  # faces that directions and lengths are measured on
+# Below this ratio of the sum of the normals to the area, a surface is closed and faces nowhere.
+MIN_OPEN = 0.3
+MIN_COSINE = 0.5  # of the angle between the direction that a surface faces and the front
+MAX_WIDTH = 1.3  # relative to the height
+
+
+def main_piece(mesh: Mesh) -> NDArray[np.bool_]:
+    """For each vertex, whether it belongs to the face and not to debris far from it, [V].
+
+    Vertices are of one piece if a face connects them, or if they are in adjacent cells of a grid over the mesh. This is
+    repeated on what is left until there is no debris. Vertices that no face uses belong to nothing.
+    """
+    kept = mesh.is_used
+    while True:
+        used = mesh.vertices[kept].astype(np.float64)
+        low, extent = used.min(axis=0), float(np.ptp(used, axis=0).max())
+        if extent <= 0:
+            return kept
+        cells = np.clip((mesh.vertices - low) * (GRID / extent), 0, GRID - 1)
+        pieces = _pieces(np.where(kept[:, None], cells, 0).astype(np.int32), mesh.faces, kept)
+        sizes = np.bincount(pieces[kept])
+        is_large = sizes >= MIN_SHARE * sizes.max()
+        if is_large[sizes > 0].all():
+            return kept
+        kept = kept & is_large[np.where(kept, pieces, 0)]
+
+
+@njit(cache=True, nogil=True)
+def _root(parents: NDArray[np.int32], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]
+        index = parents[index]
+    return index
+
+
+@njit(cache=True, nogil=True)
+def _join_cells(parents: NDArray[np.int32], first: NDArray[np.int32], size: int) -> None:
+    """Join the pieces of the first vertices of adjacent cells; `first` [size ** 3] is -1 for an empty cell."""
+    for cell in range(size * size + size + 1, len(first)):
+        if first[cell] >= 0:
+            for step in range(13):  # half of the 26 neighbours
+                other = cell - size * size - size - 1 + step % 3 + step // 3 % 3 * size + step // 9 * size * size
+                if first[other] >= 0:
+                    parents[_root(parents, first[cell])] = _root(parents, first[other])
+
+
+@njit(cache=True, nogil=True)
+def _pieces(cells: NDArray[np.int32], faces: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Number of the piece of each vertex [V]; see `main_piece`."""
+    size = GRID + 2  # cells at the border have neighbours
+    parents = np.arange(len(cells)).astype(np.int32)
+    first = np.full(size * size * size, -1, np.int32)
+    for vertex in range(len(cells)):
+        if kept[vertex]:
+            cell = ((cells[vertex, 0] + 1) * size + cells[vertex, 1] + 1) * size + cells[vertex, 2] + 1
+            if first[cell] < 0:
+                first[cell] = vertex
+            else:
+                parents[vertex] = first[cell]
+    _join_cells(parents, first, size)
+    for face in range(len(faces)):
+        if kept[faces[face, 0]] and kept[faces[face, 1]] and kept[faces[face, 2]]:
+            for corner in range(2):
+                one, other = _root(parents, faces[face, corner]), _root(parents, faces[face, corner + 1])
+                parents[one] = other
+    for vertex in range(len(parents)):
+        parents[vertex] = _root(parents, vertex)
+    return parents
+
+
+def landmarks_problem(mesh: Mesh) -> str:
+    """Compare the landmarks of a mesh with its surface.
+
+    They may be those of another scan, in other units, or with other axes.
+
+    Returns:
+        Why they cannot be used, or "".
+    """
+    assert mesh.landmarks is not None
+    known = mesh.landmarks[np.isfinite(mesh.landmarks).all(axis=1)].astype(np.float64)
+    spread = float(np.sqrt(((known - known.mean(axis=0)) ** 2).sum(axis=1).mean())) if len(known) > 2 else 0.0
+    if spread == 0.0:  # too few to compare
+        return ""
+    points = known[np.linspace(0, len(known) - 1, min(len(known), MAX_LANDMARKS)).astype(int)]
+    distance = float(np.median(_distances(points, mesh.vertices, mesh.is_used))) / spread
+    corners = _sample_corners(mesh)
+    edge = float(np.median(np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1))) / spread
+    extent = float(np.ptp(corners.reshape(-1, 3), axis=0).max()) / spread
+    if extent > MAX_EXTENT:
+        return f"landmarks are not used: the scan is {extent:.3g} times as large as their spread; check their unit"
+    if distance > MAX_DISTANCE + min(edge / 2, MAX_DISTANCE):
+        return (
+            f"landmarks are not used: their median distance from the surface is {distance:.2g} times their spread; "
+            "check that they are of this scan, and their unit and axes"
+        )
+    return ""
+
+
+@njit(cache=True, nogil=True)
+def _distances(
+    points: NDArray[np.float64], vertices: NDArray[np.float32], is_used: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Distance of each point from the nearest vertex that a face uses, [N]."""
+    nearest = np.full(len(points), np.inf)
+    for vertex in range(len(vertices)):
+        if is_used[vertex]:
+            for i in range(len(points)):
+                x = points[i, 0] - vertices[vertex, 0]
+                y = points[i, 1] - vertices[vertex, 1]
+                z = points[i, 2] - vertices[vertex, 2]
+                nearest[i] = min(nearest[i], x * x + y * y + z * z)
+    return np.sqrt(nearest)
+
+
+def orientation_problem(mesh: Mesh, matrix: NDArray[np.float64]) -> str:
+    """Find out from the shape of a scan whether it looks turned.
+
+    An open surface, as of a face without the back of its head, should face the front and be higher than wide. Closed
+    surfaces, and faces that are upside down but face the front, are not recognised.
+
+    Args:
+        mesh: the scan.
+        matrix: [3, 3], from its axes to left, up and front.
+
+    Returns:
+        What is odd, or "".
+    """
+    corners = _sample_corners(mesh) @ matrix
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    areas = np.linalg.norm(normals, axis=1)
+    total = normals.sum(axis=0)
+    length = float(np.linalg.norm(total))
+    if not length > MIN_OPEN * areas.sum():
+        return ""
+    direction = total / length
+    centres = corners.mean(axis=1)
+    centres -= np.average(centres, axis=0, weights=areas)
+    heights = centres @ direction
+    # The winding of the faces is not reliable, but a face bulges to the front: its rim is behind its middle.
+    radii = (centres**2).sum(axis=1) - heights**2
+    if np.average(heights * (radii - np.average(radii, weights=areas)), weights=areas) > 0:
+        direction = -direction
+    if direction[2] < MIN_COSINE:
+        axis = int(np.abs(matrix @ direction).argmax())
+        name = "xyz"[axis] if (matrix @ direction)[axis] > 0 else f"-{'xyz'[axis]}"
+        return f"looks turned: its surface faces {name} in the axes of the file; give its `up` or `axes`"
+    width, height, _ = np.ptp(np.percentile(centres, [2, 98], axis=0), axis=0)
+    return "looks turned: it is wider than high; give its `up` or `axes`" if width > MAX_WIDTH * height else ""
+
+
+def _sample_corners(mesh: Mesh) -> NDArray[np.float64]:
+    """Corners [N, 3, 3] of faces, evenly spaced in their order."""
+    return mesh.vertices[mesh.faces[:: -(-len(mesh.faces) // _NUM_SAMPLES)]].astype(np.float64)
