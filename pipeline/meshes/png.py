@@ -104,7 +104,7 @@ def _unfilter_left(kind: int, line: NDArray[np.uint8], above: NDArray[np.uint8],
 
 @njit(cache=True, nogil=True)
 def _unfilter_paeth(line: NDArray[np.uint8], above: NDArray[np.uint8], row: NDArray[np.uint8]) -> None:
-    """Undo `_PAETH`; see `_filter_paeth` in `shards/images.py`."""
+    """Undo `_PAETH`; see `_filter_paeth` in `shards/png.py`."""
     left0 = left1 = left2 = corner0 = corner1 = corner2 = np.int64(0)
     for x in range(len(row)):
         above0, above1, above2 = np.int64(above[x, 0]), np.int64(above[x, 1]), np.int64(above[x, 2])
