@@ -1,4 +1,4 @@
-"""The progress bar of a stage: number done, total, rate, a note, elapsed and remaining time.
+"""The progress bar of a stage: what it waits for; then number done, total, rate, a note, elapsed and remaining time.
 
 It is drawn on stderr, so the output of a command can be piped.
 """
@@ -42,6 +42,7 @@ class StageProgress:
             redirect_stdout=False,
         )
         self.task = self.bar.add_task(title, total=None, note="")
+        self.waiting = self.console.status("")
         self.printed_tenth = -1
         self.began, self.first_done, self.started = False, 0, 0.0
 
@@ -49,7 +50,29 @@ class StageProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.waiting.stop()
         self.bar.stop()
+
+    def wait_for(self, what: str, is_short: bool = False) -> None:
+        """Show what the stage waits for, until `update` or `clear`.
+
+        Args:
+            what: what it waits for.
+            is_short: it is mostly too short to print a line if stderr is not a terminal.
+
+        Raises:
+            KeyboardInterrupt: a signal has stopped the command.
+        """
+        raise_if_stopped()
+        if self.console.is_terminal:
+            self.waiting.update(f"{self.title}: {what}")
+            self.waiting.start()
+        elif not is_short:
+            print_line(self.console, f"{self.title}: {what}")
+
+    def clear(self) -> None:
+        """Remove what `wait_for` shows, so that lines can be printed on stdout."""
+        self.waiting.stop()
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` are done.
@@ -61,6 +84,7 @@ class StageProgress:
         if not self.began:
             # Work of an earlier run does not count for the rate.
             self.began, self.first_done, self.started = True, done, time.monotonic()
+            self.clear()
             self.bar.start()
         rate = (done - self.first_done) / max(time.monotonic() - self.started, 1e-9)
         note = f"{rate:.1f}/s  {note}" if done > self.first_done else note

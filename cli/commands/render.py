@@ -58,21 +58,23 @@ def register(app: typer.Typer) -> None:
         started = time.monotonic()
         plans: list[RenderPlan] = []
 
-        def on_plan(plan: RenderPlan) -> None:
-            _print_plan(plan, console)
-            plans.append(plan)
-
         busy: list[Utilization] = []
         notes: list[str] = []
 
         with StageProgress("render") as progress:
+
+            def on_plan(plan: RenderPlan) -> None:
+                progress.clear()
+                _print_plan(plan, console)
+                plans.append(plan)
 
             def on_progress(state: stage.RenderProgress) -> None:
                 progress.update(state.num_done, state.num_total, _failures(state))
                 busy[:] = [state.utilization]
                 notes[:] = state.notes
 
-            manifest = stage.run(config, on_progress, on_plan)
+            progress.wait_for("finding scans, and comparing them with the shards", is_short=True)
+            manifest = stage.run(config, on_progress, on_plan, progress.wait_for)
         (plan,) = plans
         _print_notes(notes, console)
         _print_summary(config, plan, manifest, busy, time.monotonic() - started, console)

@@ -20,8 +20,6 @@ def register(app: typer.Typer) -> None:
     @command(app, "train", TrainConfig, resume_hint="the same command with --resume")
     def train(config: TrainConfig, console: Console) -> Result:
         """Train a recipe on shards with Ray Train. The test side of the split is never read."""
-        from smile_pipe.pipeline.train.stage import run
-
         started, latest = time.monotonic(), dict[str, Any]()
 
         def on_metrics(row: dict[str, Any]) -> None:
@@ -29,7 +27,10 @@ def register(app: typer.Typer) -> None:
             progress.update(row["step"], row["num_steps"], _note(latest))
 
         with StageProgress("train") as progress:
-            manifest = run(config, on_metrics)
+            progress.wait_for("importing PyTorch", is_short=True)
+            from smile_pipe.pipeline.train.stage import run
+
+            manifest = run(config, on_metrics, on_wait=progress.wait_for)
         if manifest.num_skipped:
             print_line(
                 console,

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import traceback
@@ -39,9 +40,19 @@ _is_verbose = False
 
 
 def set_verbose(is_verbose: bool) -> None:
-    """Show or hide the logs of Ray and its workers from now on."""
+    """Show or hide the logs of Ray and of all worker processes from now on."""
     global _is_verbose
     _is_verbose = is_verbose
+
+
+def is_verbose() -> bool:
+    """Whether the output of worker processes is shown."""
+    return _is_verbose
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to Ray, which is not imported for this."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager

@@ -33,6 +33,17 @@ def _load_word(_context: Any, text: Any, _pos: Any) -> Any:
     return types.uint64(text, types.int64), generate
 
 
+def _find_non_digits(_context: Any, text: Any, _pos: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        vector = ir.VectorType(ir.IntType(8), 64)
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), vector.as_pointer())
+        above_zero = builder.sub(builder.load(address, align=1), ir.Constant(vector, [ord("0")] * 64))
+        return builder.bitcast(builder.icmp_unsigned(">", above_zero, ir.Constant(vector, [9] * 64)), ir.IntType(64))
+
+    return types.uint64(text, types.int64), generate
+
+
 def _count_trailing_zeros(_context: Any, _value: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
@@ -45,6 +56,9 @@ load_byte = cast("Callable[[NDArray[np.uint8], int], int]", intrinsic(_load_byte
 
 load_word = cast("Callable[[NDArray[np.uint8], int], np.uint64]", intrinsic(_load_word))
 """The eight bytes of a uint8 array from byte `pos` on as uint64, lowest byte first (on a little-endian machine)."""
+
+find_non_digits = cast("Callable[[NDArray[np.uint8], int], np.uint64]", intrinsic(_find_non_digits))
+"""A bit for each of the 64 bytes of a uint8 array from byte `pos` on, lowest first: 1 if it is not one of 0-9."""
 
 count_trailing_zeros = cast("Callable[[np.uint64], np.uint64]", intrinsic(_count_trailing_zeros))
 """The number of zero bits below the lowest one bit of a uint64; 64 for zero."""

@@ -14,9 +14,7 @@ from smile_pipe.pipeline.meshes.buffers import reusable_array
 from smile_pipe.pipeline.meshes.mesh import FEW_CORNERS, Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.numbers import MAX_FALLBACKS, grow, resolve_fallbacks
 from smile_pipe.pipeline.meshes.obj_materials import read_libraries, statement
-from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
-from smile_pipe.pipeline.meshes.source import Source
-from smile_pipe.pipeline.meshes.text_parser import (
+from smile_pipe.pipeline.meshes.obj_parser import (
     BAD_CORNER,
     BAD_INDEX,
     DONE,
@@ -25,6 +23,8 @@ from smile_pipe.pipeline.meshes.text_parser import (
     TOO_FEW_NUMBERS,
     scan_obj,
 )
+from smile_pipe.pipeline.meshes.shapes import colors_to_uint8
+from smile_pipe.pipeline.meshes.source import Source
 from smile_pipe.pipeline.meshes.triangulation import has_short_polygons, triangulate
 
 _Floats: TypeAlias = NDArray[np.float32]

@@ -1,31 +1,26 @@
 """`read_mesh`: select the parser by the suffix of the file."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from smile_pipe.pipeline.meshes.bnt import parse_bnt
-from smile_pipe.pipeline.meshes.gltf import parse_gltf
 from smile_pipe.pipeline.meshes.materials import apply_materials
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.meshes.npz import parse_npz
-from smile_pipe.pipeline.meshes.obj import parse_obj
-from smile_pipe.pipeline.meshes.off import parse_off
-from smile_pipe.pipeline.meshes.ply import parse_ply
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.source import Source, explaining
-from smile_pipe.pipeline.meshes.stl import parse_stl
-from smile_pipe.pipeline.meshes.vrml import parse_wrl
 
-_PARSERS: dict[str, Callable[[Source], Mesh]] = {
-    ".wrl": parse_wrl,
-    ".obj": parse_obj,
-    ".ply": parse_ply,
-    ".bnt": parse_bnt,
-    ".npz": parse_npz,
-    ".stl": parse_stl,
-    ".off": parse_off,
-    ".glb": parse_gltf,
-    ".gltf": parse_gltf,
+# The module and the function of each format. Most import Numba, which a plan does not need, so a module is imported
+# when the first file of its format is read.
+_PARSERS = {
+    ".wrl": ("vrml", "parse_wrl"),
+    ".obj": ("obj", "parse_obj"),
+    ".ply": ("ply", "parse_ply"),
+    ".bnt": ("bnt", "parse_bnt"),
+    ".npz": ("npz", "parse_npz"),
+    ".stl": ("stl", "parse_stl"),
+    ".off": ("off", "parse_off"),
+    ".glb": ("gltf", "parse_gltf"),
+    ".gltf": ("gltf", "parse_gltf"),
 }
 
 SUFFIXES = tuple(_PARSERS)
@@ -47,9 +42,7 @@ def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
     """
     try:
         suffix = path.suffix.lower()
-        parse = _PARSERS.get(suffix)
-        if parse is None:
-            raise MeshError(f"unknown mesh format; supported suffixes are {', '.join(SUFFIXES)}")
+        parse = _parser(suffix)
         source = Source.read(path, sidecars)
         with explaining(source, suffix):
             mesh = parse(source)
@@ -59,3 +52,10 @@ def read_mesh(path: Path, sidecars: SidecarFiles | None = None) -> Mesh:
         raise MeshError(f"{path}: not enough memory") from error
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
+
+
+def _parser(suffix: str) -> Callable[[Source], Mesh]:
+    if suffix not in _PARSERS:
+        raise MeshError(f"unknown mesh format; supported suffixes are {', '.join(SUFFIXES)}")
+    module, function = _PARSERS[suffix]
+    return getattr(import_module(f"smile_pipe.pipeline.meshes.{module}"), function)

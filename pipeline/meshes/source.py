@@ -21,8 +21,9 @@ from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 __all__ = ["MAX_BYTES", "PADDING", "Source", "explaining"]
 
 # Two line feeds and NULs follow the last byte. A parser inside a token, a line or a line continuation always reaches a
-# byte that stops it, and it can load eight bytes from any position, so inner loops need no bounds check.
-_SENTINEL = np.frombuffer(b"\n\n" + bytes(9), np.uint8)
+# byte that stops it. It can load eight bytes from any of the 64 bytes after a position, so inner loops need no bounds
+# check.
+_SENTINEL = np.frombuffer(b"\n\n" + bytes(72), np.uint8)
 PADDING = len(_SENTINEL)
 _HEAD = 4096
 _UTF_16_WITHOUT_MARK = {

@@ -101,6 +101,12 @@ class RenderConfig(SampleFilter):
     )
     limit: int | None = Field(None, ge=1, description="Render only the first N samples by key.")
     address: str = Field("local", description=ADDRESS_HELP)
+    max_frames_without_ray: int = Field(
+        500,
+        ge=0,
+        description="Largest number of frames that `address=local` renders in a few processes without Ray, whose start "
+        "would take longer; 0 always starts Ray.",
+    )
 
     @field_validator("channels")
     @classmethod

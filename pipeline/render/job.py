@@ -10,7 +10,7 @@ are not written yet are started again.
 """
 
 import gc
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
@@ -35,6 +35,7 @@ from smile_pipe.pipeline.render.gpu_worker import RenderBatch
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ShardTask
+from smile_pipe.pipeline.render.prepare import prepare_steps
 from smile_pipe.pipeline.render.process import encode_unit, process_units, read_units
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import Workers
@@ -42,7 +43,6 @@ from smile_pipe.pipeline.render.units import ProcessedUnit, batch_units, from_ta
 from smile_pipe.pipeline.rendering.backend import DeviceError
 from smile_pipe.pipeline.rendering.choose_backend import GPU_RENDERERS
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.manifest import fingerprint
 from smile_pipe.shards.storage import StoragePath
 
 # Shards that are written while others are rendered; this bounds the blocks that wait in memory.
@@ -114,14 +114,18 @@ def render_shards(
         workers: what `workers_of` returned.
 
     Yields:
-        The number of samples that were just rendered, and each shard once it is written. If blocks are lost that Ray
-        cannot recompute, the number of samples that have to be rendered again, negative, and the job starts again.
+        0 when the kernels are loaded, the number of samples that were just rendered, and each shard once it is written.
+        If blocks are lost that Ray cannot recompute, the number of samples that have to be rendered again, negative,
+        and the job starts again.
 
     Raises:
         OSError, ShardError: a shard cannot be written.
         DeviceError: a GPU cannot render anything.
         RayError: nodes die faster than shards are written.
     """
+    if not workers.gpus:
+        _prepare(tasks, root, settings, limits, output)
+    yield 0
     pending, attempts = list(tasks), 0
     while pending:
         written: set[str] = set()
@@ -144,6 +148,15 @@ def render_shards(
         num_rendered -= sum(len(task.samples) for task in pending if task.name in written)
         yield -num_rendered
         pending = [task for task in pending if task.name not in written]
+
+
+def _prepare(
+    tasks: Sequence[ShardTask], root: StoragePath, settings: RenderSettings, limits: Limits, output: RenderOutput
+) -> None:
+    """Load the kernels in workers that are then idle; on a cluster the other nodes load, or compile, their own."""
+    steps = prepare_steps(tasks, root, settings, limits, _deaths_folder(output))
+    with suppress(RayError):
+        ray.get([_run_step.remote(step) for step in steps])
 
 
 def _render_once(
@@ -190,15 +203,7 @@ def _is_last_unit(task: ShardTask, settings: RenderSettings) -> list[bool]:
 
 
 def _deaths_folder(output: RenderOutput) -> str:
-    """The folder in which workers count deaths.
-
-    It is in the output directory, or, as requests to a storage would be slow, in the workers' current directory. That
-    is a folder of Ray on each node, so there a sample may cost two workers a node. It may outlive a driver that is
-    killed with its workers, so each job of Ray has its own: such deaths are not the fault of samples.
-    """
-    if output.deaths.is_local:
-        return str(output.deaths)
-    return f".deaths-{fingerprint(str(output.root), ray.get_runtime_context().get_job_id())}"
+    return output.worker_deaths(ray.get_runtime_context().get_job_id())
 
 
 def _written(refs: Sequence[ray.ObjectRef]) -> list[WrittenShard]:
@@ -286,6 +291,11 @@ def _input_tables(tasks: Sequence[ShardTask], settings: RenderSettings, workers:
         for batches in batches_by_shard
         for start in range(0, len(batches), num_batches)
     ]
+
+
+@ray.remote(num_cpus=1, max_retries=0)
+def _run_step(step: Callable[[], None]) -> None:
+    step()
 
 
 # One core each, though it mostly waits for the disk: with none, Ray would start an additional worker for each shard

@@ -17,7 +17,14 @@ from smile_pipe.pipeline.common.directory_lock import NAME as LOCK
 from smile_pipe.pipeline.runs.cards import shards_card
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import FailureRow, IndexRow, read_failures, read_index, write_failures, write_index
-from smile_pipe.shards.manifest import SHARD_NAME, ShardEntry, ShardManifest, ShardName, ShardSetPaths
+from smile_pipe.shards.manifest import (
+    SHARD_NAME,
+    ShardEntry,
+    ShardManifest,
+    ShardName,
+    ShardSetPaths,
+    fingerprint,
+)
 from smile_pipe.shards.storage import PathLike, StoragePath
 
 
@@ -57,12 +64,21 @@ class RenderOutput(ShardSetPaths):
         root: the directory.
         shards: the folder of the tars.
         progress: the folder of the records of an unfinished run.
-        deaths: the folder in which `limits.py` counts deaths of workers.
+        deaths: the folder in which `limits.py` counts deaths of workers, if it is on a disk.
     """
 
     def __init__(self, root: PathLike) -> None:
         super().__init__(root)
         self.deaths = self.progress / "deaths"
+
+    def worker_deaths(self, job: str = "") -> str:
+        """The folder in which workers count deaths.
+
+        It is in the output directory, or, as requests to a storage would be slow, in the workers' current directory.
+        Ray has one such folder on each node, so there a sample may cost two workers a node. It may outlive a driver
+        that is killed with its workers, so each `job` has its own: such deaths are not the fault of samples.
+        """
+        return str(self.deaths) if self.deaths.is_local else f".deaths-{fingerprint(str(self.root), job)}"
 
     def check_writable(self) -> None:
         """Check before any work that the directory can be created and written.

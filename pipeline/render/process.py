@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
-from smile_pipe.pipeline.render.build import BuiltSample, WrittenShard, build_samples, build_shard
+from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.limits import Limits, enforce_limits
-from smile_pipe.pipeline.render.output import RenderOutput
-from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.reading import SourceReader, read_frames
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds
@@ -34,7 +32,6 @@ from smile_pipe.pipeline.render.units import (
     ProcessedUnit,
     ReadInfo,
     WorkUnit,
-    batch_units,
     select_inputs,
     split_into_units,
 )
@@ -85,25 +82,6 @@ def read_meshes(
         reader = SourceReader(data_dir)
         meshes = [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
         return meshes, tuple(dict.fromkeys(reader.notes))
-
-
-def render_shards_in_process(
-    tasks: Sequence[ShardTask], root: StoragePath, layout: str, settings: RenderSettings, output: RenderOutput
-) -> Iterator[int | WrittenShard]:
-    """Build shards one after the other without Ray, for storage that no other process sees, such as memory://.
-
-    There are no `Limits` here, since exceeding the time limit ends the process.
-
-    Yields:
-        What `smile_pipe.pipeline.render.job.render_shards` yields.
-    """
-    fingerprints = SampleFingerprints.of(settings, layout)
-    for task in tasks:
-        units: list[ProcessedUnit] = []
-        for batch in batch_units(task.samples, settings):
-            units += process_units(batch, root, settings)
-            yield sum(unit.stop == split_into_units(unit.sample, settings)[-1].stop for unit in batch)
-        yield build_shard(task, units, root, settings, fingerprints, output)
 
 
 def process_units(

@@ -1,21 +1,24 @@
 """The render stage: a directory of face scans in, WebDataset shards with a manifest out.
 
-    find samples -> plan (keep | build | remove shards) -> Ray Data: read, render, encode -> write shards -> manifest
+    find samples -> plan (keep | build | remove shards) -> read, render, encode -> write shards -> manifest
 
-Runs are incremental and resumable: finished shards are kept, and Ray is not started if there is nothing to do.
+Runs are incremental and resumable: finished shards are kept. Ray Data reads, renders and encodes (`job.py`); a small
+job on this machine, or one with nothing to do, starts no Ray (`local_job.py`).
 """
 
 import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.expressions import order_expressions
-from smile_pipe.pipeline.common.ray_session import ray_session
+from smile_pipe.pipeline.common.ray_session import is_connected, ray_session
+from smile_pipe.pipeline.common.worker_processes import WorkerProcesses
 from smile_pipe.pipeline.datasets import find_samples
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.render.config import RenderConfig
@@ -27,11 +30,14 @@ from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds, Utilization, Workers
 from smile_pipe.pipeline.render.units import num_stored_frames, select_inputs
 from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
 
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.build import WrittenShard
     from smile_pipe.pipeline.render.estimate import Estimate
+
+    RenderShards = Callable[..., Iterator[int | WrittenShard]]
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +139,7 @@ def run(
     config: RenderConfig,
     on_progress: Callable[[RenderProgress], None] = lambda progress: None,
     on_plan: Callable[[RenderPlan], None] = lambda work: None,
+    on_wait: Callable[[str], None] = lambda what: None,
 ) -> ShardManifest:
     """Bring the shards up to date with the scans.
 
@@ -140,6 +147,7 @@ def run(
         config: the options.
         on_progress: called whenever samples are rendered or a shard is written.
         on_plan: called with the plan before it is executed.
+        on_wait: called with what the job waits for before it renders.
 
     Returns:
         The manifest of the shards.
@@ -154,7 +162,7 @@ def run(
     with directory_lock(config.out):
         work = _plan(config, settings, output)
         on_plan(work)
-        return _execute(work, config, settings, output, on_progress)
+        return _execute(work, config, settings, output, on_progress, on_wait)
 
 
 def _execute(
@@ -163,82 +171,79 @@ def _execute(
     settings: RenderSettings,
     output: RenderOutput,
     on_progress: Callable[[RenderProgress], None],
+    on_wait: Callable[[str], None],
 ) -> ShardManifest:
     if work.is_done and output.manifest() == (manifest := _manifest(work, settings, work.kept)):
         if work.touched:
             output.refresh(work.kept)
         return manifest
-    uses_ray = bool(work.tasks) and not _in_process(config)
-    if uses_ray and not can_limit_memory():
-        _log.warning("`sample_memory` has no effect: this system cannot limit the memory of a process")
-    with ray_session(config.address) if uses_ray else nullcontext():
-        # Before anything is removed: the cluster may lack GPUs.
-        workers = _count_workers(config, settings) if work.tasks else Workers(cores=1)
+    with _job(work, config, settings, on_wait) as (render_shards, workers):
         output.begin(work.removed)
-        records = [*work.kept, *_render(work, config, settings, workers, on_progress)]
+        records = [*work.kept, *_render(work, config, settings, render_shards, workers, on_progress)]
     records.sort(key=lambda record: record.name)
     manifest = _manifest(work, settings, records)
     output.finish(manifest, records)
     return manifest
 
 
+@contextmanager
+def _job(
+    work: RenderPlan, config: RenderConfig, settings: RenderSettings, on_wait: Callable[[str], None]
+) -> Iterator[tuple["RenderShards", Workers]]:
+    """Start what renders: nothing, a few processes, or Ray. Yield the function that builds shards, and its workers."""
+    # Imported here, because it takes seconds, which a run with nothing to do does not need.
+    from smile_pipe.pipeline.render import local_job, prepare
+
+    if not work.tasks or _in_process(config):
+        yield local_job.render_shards_locally, Workers(cores=1)
+        return
+    if not can_limit_memory():
+        _log.warning("`sample_memory` has no effect: this system cannot limit the memory of a process")
+    may_run_here = config.address == "local" and not is_connected()
+    if may_run_here and local_job.is_small(work.tasks, settings, config.max_frames_without_ray):
+        count = local_job.num_processes(work.tasks)
+        on_wait(f"starting {pluralize(count, 'process', 'processes')}; this job is too small for Ray")
+        with WorkerProcesses(count) as processes:
+            on_wait(prepare.WHAT)
+            yield partial(local_job.render_shards_locally, processes=processes), Workers(cores=count)
+        return
+    on_wait("connecting to Ray" if config.address != "local" or is_connected() else "starting Ray")
+    with ray_session(config.address):
+        from smile_pipe.pipeline.render import job
+
+        workers = job.workers_of(settings, config.workers_per_gpu)
+        on_wait(prepare.WHAT)
+        yield partial(job.render_shards, workers=workers), workers
+
+
 def _render(
     work: RenderPlan,
     config: RenderConfig,
     settings: RenderSettings,
+    render_shards: "RenderShards",
     workers: Workers,
     on_progress: Callable[[RenderProgress], None],
 ) -> list[ShardRecord]:
-    if not work.tasks:
-        return []
     records: list[ShardRecord] = []
     notes: list[str] = []
     num_done, busy, began = 0, StepSeconds(), time.monotonic()
-    events = _start_job(work, config, settings, workers)
-
-    def report_progress() -> None:
-        num_failed = sum(len(record.failures) for record in records)
-        utilization = Utilization.of(busy, workers, time.monotonic() - began)
-        on_progress(RenderProgress(num_done, work.num_to_render, len(records), num_failed, utilization, notes))
-
-    report_progress()
-    for event in events:
+    root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
+    for event in render_shards(work.tasks, root, work.layout, settings, output, config.limits):
         if isinstance(event, int):
             num_done += event
         else:
             records.append(event.record)
             busy += event.seconds
             notes += event.notes
-        report_progress()
+        num_failed = sum(len(record.failures) for record in records)
+        utilization = Utilization.of(busy, workers, time.monotonic() - began)
+        on_progress(RenderProgress(num_done, work.num_to_render, len(records), num_failed, utilization, notes))
     return records
 
 
 def _in_process(config: RenderConfig) -> bool:
-    """Whether Ray's workers cannot see the input or the output."""
+    """Whether other processes cannot see the input or the output."""
     return config.data_dir.is_in_memory or config.out.is_in_memory
-
-
-# Ray is imported within functions, because it takes a second, which a run with nothing to do does not need.
-def _count_workers(config: RenderConfig, settings: RenderSettings) -> Workers:
-    if _in_process(config):
-        return Workers(cores=1)
-    from smile_pipe.pipeline.render.job import workers_of
-
-    return workers_of(settings, config.workers_per_gpu)
-
-
-def _start_job(
-    work: RenderPlan, config: RenderConfig, settings: RenderSettings, workers: Workers
-) -> Iterator["int | WrittenShard"]:
-    """Return the events of the job; see `smile_pipe.pipeline.render.job.render_shards`."""
-    root, output = config.data_dir.absolute(), RenderOutput(config.out.absolute())
-    if _in_process(config):
-        from smile_pipe.pipeline.render.process import render_shards_in_process
-
-        return render_shards_in_process(work.tasks, root, work.layout, settings, output)
-    from smile_pipe.pipeline.render.job import render_shards
-
-    return render_shards(work.tasks, root, work.layout, settings, output, config.limits, workers)
 
 
 def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[ShardRecord]) -> ShardManifest:

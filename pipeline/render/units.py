@@ -208,8 +208,12 @@ def group_by_weight(items: Iterable[Item], capacity: int, weight: Callable[[Item
 
 def max_frames_per_batch(settings: RenderSettings) -> int:
     """Return how many frames a batch may hold so that its quantised images fit in memory."""
-    frame_bytes = len(settings.views) * settings.size**2 * sum(QUANTISED_BYTES[name] for name in settings.channels)
-    return max(1, min(MAX_FRAMES_PER_BATCH, MAX_BATCH_BYTES // frame_bytes))
+    return max(1, min(MAX_FRAMES_PER_BATCH, MAX_BATCH_BYTES // bytes_per_frame(settings)))
+
+
+def bytes_per_frame(settings: RenderSettings) -> int:
+    """Return the size of the quantised images of a frame."""
+    return len(settings.views) * settings.size**2 * sum(QUANTISED_BYTES[name] for name in settings.channels)
 
 
 def _position(error: Exception) -> str:

@@ -20,6 +20,8 @@ from smile_pipe.pipeline.rendering.cameras import Rig
 #   colour = albedo * (AMBIENT + (1 - AMBIENT) * max(0, n . towards_camera))
 # Increase the version when the images of all renderers change: finished shards are then rendered again.
 SHADING_VERSION = 2
+# The same for `zbuffer`; here, because a plan needs it, and not the kernels.
+ZBUFFER_VERSION = "2"
 # The same for our backend of PyTorch3D, whose own version counts too.
 PYTORCH3D_REVISION = 2
 AMBIENT = 0.35

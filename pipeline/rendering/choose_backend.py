@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from smile_pipe.pipeline.rendering.backend import PYTORCH3D_REVISION, SHADING_VERSION, Renderer
+from smile_pipe.pipeline.rendering.backend import PYTORCH3D_REVISION, SHADING_VERSION, ZBUFFER_VERSION, Renderer
 from smile_pipe.shards.errors import UsageError
 
 RendererName = Literal["auto", "pytorch3d", "zbuffer", "zbuffer-cuda"]
@@ -57,9 +57,7 @@ def renderer_version(name: RendererName) -> str:
 
         version = ZBufferCudaRenderer.version
     else:
-        from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
-
-        version = ZBufferRenderer.version
+        version = ZBUFFER_VERSION
     return f"{version}+shading.{SHADING_VERSION}"
 
 

@@ -14,6 +14,7 @@ from smile_pipe.pipeline.rendering.backend import (
     AMBIENT,
     BACKGROUND,
     SKIN_TONE,
+    ZBUFFER_VERSION,
     QuantisedViews,
     ViewImages,
     check_flow,
@@ -37,8 +38,7 @@ class ZBufferRenderer:
     """Renders one mesh after the other on one core; see `smile_pipe.pipeline.rendering.backend.Renderer`."""
 
     name = "zbuffer"
-    # Increase it when the pixels change: finished shards are then rendered again.
-    version = "2"
+    version = ZBUFFER_VERSION
 
     def render(self, meshes: Sequence[Mesh], rigs: Sequence[Rig]) -> list[ViewImages]:
         """Render each mesh from every view of its rig; see `smile_pipe.pipeline.rendering.backend.Renderer`."""

@@ -1,4 +1,4 @@
-"""Execution of a training job: on Ray Train with restarts from the last checkpoint, or in this process.
+"""Execution of a training job on Ray Train, with restarts from the last checkpoint.
 
 This is the only module in which the training loop meets Ray Train. A worker that dies is restarted. A damaged sample
 would fail again after a restart, so the worker writes a note to the scratch folder of the job, and the job ends.
@@ -19,20 +19,13 @@ import torch.distributed as dist
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.cluster import warn_on_lost_nodes
-from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
+from smile_pipe.pipeline.train.local_job import MAX_RESTARTS, TrainingError
 from smile_pipe.pipeline.train.loop import train
-from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
-MAX_RESTARTS = 3
-"""Failures in a row, without a new checkpoint between them, after which a job is restarted."""
 # Ray fetches one report every two seconds, and the next report waits until then.
 REPORT_SECONDS = 10.0
-
-
-class TrainingError(RuntimeError):
-    """The training job failed; the message is that of the worker."""
 
 
 class TrainScratch:
@@ -57,25 +50,6 @@ class TrainScratch:
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
         return {"storage_path": self.root.path, "storage_filesystem": PyFileSystem(FSSpecHandler(self.root.fs))}
-
-
-def check_in_process(config: TrainConfig) -> None:
-    """Check that one process is enough for the options.
-
-    Raises:
-        UsageError: They need several workers, or a GPU that this machine lacks.
-    """
-    if config.num_workers > 1:
-        raise UsageError(
-            "memory:// is visible to one process only; leave it out", field="num_workers", value=config.num_workers
-        )
-    if config.use_gpu and not torch.cuda.is_available():
-        raise UsageError("this machine has no GPU; leave it out", field="use_gpu")
-
-
-def train_in_process(job: Job) -> None:
-    """Run the training loop in this process, for storage that no other process can access, such as memory://."""
-    train(job, Worker(0, 1, torch.device("cuda" if job.config.use_gpu else "cpu")))
 
 
 class RayReporter:
@@ -182,14 +156,9 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         with warn_on_lost_nodes(config, resources):
             trainer.fit()
     except Exception as error:
-        raise TrainingError(_root_cause(error)) from error
+        raise TrainingError.of(error) from error
     else:
         if bad_sample := scratch.bad_sample(config.num_workers):
             raise BadSampleError(bad_sample)
     finally:
         scratch.root.remove_tree()
-
-
-def _root_cause(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,15 +1,17 @@
 """The training stage: shards to a run with checkpoints and a manifest.
 
-    open shards -> split by subject -> Ray Train: one loop per worker -> manifest
+    open shards -> split by subject -> one loop per worker -> manifest
 
 Runs are resumable: `resume` continues from the last checkpoint. The test side of the split is never read. Shards that
-do not match their manifest are refused before anything is written. Shards and run are on a disk or under a URL; with
-memory:// the training runs in this process.
+do not match their manifest are refused before anything is written. Ray Train runs the workers; one worker on the CPUs
+of this machine needs no Ray. Shards and run are on a disk or under a URL; with memory:// the training runs in this
+process.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,15 @@ from smile_pipe.pipeline.runs.loggers import check_wandb
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.tail_metrics import tail_metrics
-from smile_pipe.pipeline.train.cluster import resources_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job
-from smile_pipe.pipeline.train.job import check_in_process, train_in_process, train_on_ray
+from smile_pipe.pipeline.train.local_job import (
+    check_in_process,
+    needs_no_ray,
+    num_cores,
+    train_in_one_process,
+    train_in_process,
+)
 from smile_pipe.pipeline.train.resolve_options import (
     resolve_channel,
     resolve_precision,
@@ -55,7 +62,10 @@ from smile_pipe.shards.urls import absolute, check_no_credentials, scheme_of
 
 
 def run(
-    config: TrainConfig, on_metrics: Callable[[dict[str, Any]], None] = lambda row: None, in_process: bool = False
+    config: TrainConfig,
+    on_metrics: Callable[[dict[str, Any]], None] = lambda row: None,
+    in_process: bool = False,
+    on_wait: Callable[[str], None] = lambda what: None,
 ) -> RunManifest:
     """Train; a run that is finished already is not repeated.
 
@@ -63,6 +73,7 @@ def run(
         config: The options.
         on_metrics: Called with each row of `metrics.jsonl` when it is written.
         in_process: Train in this process instead of on Ray.
+        on_wait: Called with what the training waits for before its first step.
 
     Returns:
         The manifest of the run.
@@ -95,7 +106,7 @@ def run(
         job = replace(job, precision=load_run_config(directory).get("precision", job.precision))
         world_sizes = updated_world_sizes(config, directory)
         record |= {"precision": job.precision, "world_sizes": world_sizes}
-        _train(job, directory, record, on_metrics, in_process)
+        _train(job, directory, record, on_metrics, in_process, on_wait)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
         directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
@@ -108,16 +119,34 @@ def _train(
     record: dict[str, Any],
     on_metrics: Callable[[dict[str, Any]], None],
     in_process: bool,
+    on_wait: Callable[[str], None],
 ) -> None:
-    with nullcontext() if in_process else ray_session(job.config.address):
-        resources = {} if in_process else resources_per_worker(job.config)
+    with _worker(job, in_process, on_wait) as work:
         directory.root.remove_leftovers()
         directory.config_path.write_atomically(canonical_json(record).encode())
         with tail_metrics(directory, on_metrics):
-            if in_process:
-                train_in_process(job)
-            else:
-                train_on_ray(job, resources)
+            work()
+
+
+@contextmanager
+def _worker(job: Job, in_process: bool, on_wait: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Start what trains: nothing, a process, or Ray. Yield the function that trains."""
+    config = job.config
+    if in_process:
+        yield partial(train_in_process, job)
+    elif needs_no_ray(config):
+        on_wait("starting a process; one worker on CPUs needs no Ray")
+        yield partial(train_in_one_process, job, num_cores(config))
+    else:
+        on_wait("starting Ray" if config.address == "local" else "connecting to Ray")
+        with ray_session(config.address):
+            # Imported here, because it takes a second.
+            from smile_pipe.pipeline.train.cluster import resources_per_worker
+            from smile_pipe.pipeline.train.job import train_on_ray
+
+            resources = resources_per_worker(config)
+            on_wait("starting workers")
+            yield partial(train_on_ray, job, resources)
 
 
 def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job]:

@@ -37,7 +37,7 @@ from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.texture import read_texture
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.fingerprints import digested
+from smile_pipe.pipeline.render.fingerprints import hash_source
 from smile_pipe.pipeline.rendering.backend import AMBIENT, BACKGROUND, ViewImages
 from smile_pipe.pipeline.rendering.cameras import Rig, build_views
 from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, encode_frame, quantise_views
@@ -126,7 +126,7 @@ def of_scan(sample: SampleSource, root: Path, laps: Laps) -> tuple[Mesh, Frame]:
     files = sample.frames[0]
     laps.start()
     for path in files.paths:
-        digested(root, path, stat_source(root, path))
+        hash_source(root, path, stat_source(root, path))
     laps.lap("digest")
     mesh = read_scan(root / files.mesh, root / files.landmarks if files.landmarks else None)
     laps.lap("read")

@@ -41,7 +41,7 @@ import torch
 from smile_pipe.model.towers import Towers
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.job import train_in_process
+from smile_pipe.pipeline.train.local_job import train_in_process
 from smile_pipe.pipeline.train.stage import Job, prepare
 from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.reader import ShardSet

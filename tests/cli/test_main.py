@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from helpers.processes import wait_until
 from helpers.samples import make_row, make_sample
 from smile_pipe.cli.console import plain_console
 from smile_pipe.cli.main import COMMANDS, app, load_command
@@ -254,13 +257,22 @@ class TestProcess:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "set()\n"
 
+    def test_a_plan_and_shards_import_no_compiler(self, faces_dir, shards_dir, tmp_path):
+        code = (
+            "import sys; from smile_pipe.pipeline.render.config import RenderConfig; "
+            "from smile_pipe.pipeline.render.stage import run; import smile_pipe.cli.commands.render; "
+            f"run(RenderConfig(data_dir={str(faces_dir)!r}, out={str(shards_dir)!r}, size=48, samples_per_shard=8)); "
+            "print({'numba', 'torch', 'ray', 'scipy', 'sklearn', 'pandas'} & sys.modules.keys())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "set()\n"
+
     @pytest.mark.parametrize(("wrong", "right"), [(["rendr"], "render"), (["render", "--rigg", "3"], "--rig")])
     def test_misspelled_command_or_option_gets_a_suggestion(self, wrong, right):
         done = run_command(*wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert re.search(rf"(Did you mean|Possible options:) '?{right}\b", done.stderr)
 
-    @pytest.mark.ray
     def test_piped_output_is_the_result_without_colours_or_progress(self, faces_dir, tmp_path):
         done = run_command("render", faces_dir, "--out", tmp_path / "out", "--limit", 2, "--size", 32, NO_COLOR="")
         assert done.returncode == 0 and "layout bu3dfe" in done.stdout
@@ -269,8 +281,32 @@ class TestProcess:
 
     @pytest.mark.ray
     def test_verbose_shows_the_output_of_ray(self, faces_dir, tmp_path):
-        options = ("--out", tmp_path / "out", "--limit", 2, "--size", 32, "--verbose")
+        options = ("--out", tmp_path / "out", "--limit", 2, "--size", 32, "--verbose", "--max-frames-without-ray", 0)
         assert "Started a local Ray instance" in run_command("render", faces_dir, *options).stderr
+
+    def test_waits_are_printed_on_stderr_unless_they_are_short(self, capsys):
+        with StageProgress("render") as progress:
+            progress.wait_for("finding scans", is_short=True)
+            progress.wait_for("starting Ray")
+            progress.update(0, 10)
+        assert capsys.readouterr() == ("", "render: starting Ray\n")
+
+    def test_waits_are_shown_on_a_terminal_until_the_bar(self):
+        terminal = Console(file=StringIO(), force_terminal=True, width=80, color_system=None)
+        with StageProgress("render", terminal) as progress:
+            progress.wait_for("finding scans", is_short=True)
+            wait_until(lambda: "render: finding scans" in terminal.file.getvalue())
+            progress.clear()
+            progress.wait_for("starting Ray")
+            wait_until(lambda: "render: starting Ray" in terminal.file.getvalue())
+            shown = terminal.file.getvalue()
+            assert "finding" not in shown[shown.index("starting Ray") :]
+            progress.update(3, 10)
+            wait_until(lambda: "3/10" in terminal.file.getvalue())
+            shown = terminal.file.getvalue()
+            progress.update(4, 10)
+        after = terminal.file.getvalue().removeprefix(shown)
+        assert "4/10" in after and "starting Ray" not in after
 
     def test_progress_of_long_work_is_printed_on_stderr(self, monkeypatch, capsys):
         now = [100.0]

@@ -49,9 +49,10 @@ def run_in(project: Path, *command: object) -> str:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.skipif(not COMMAND.exists(), reason="smile-pipe is not installed for this Python")
-def test_commands_and_workers_of_ray_import_no_file_of_the_user(project: Path):
+@pytest.mark.parametrize("frames_without_ray", [0, 500])
+def test_commands_and_workers_import_no_file_of_the_user(project: Path, frames_without_ray: int):
     run_in(project, COMMAND, "synth", "faces", "--subjects", 1, "--levels", 4, "--texture-size", 64)
-    options = ("--size", 32, "--channels", "rgb", "--rig", 3, "--json")
+    options = ("--size", 32, "--channels", "rgb", "--max-frames-without-ray", frames_without_ray, "--json")
     manifest = json.loads(run_in(project, COMMAND, "render", "faces", "--out", "rendered", *options))
     assert (manifest["num_samples"], manifest["num_failures"]) == (7, 0)
     names = {path.name for path in project.iterdir()}

@@ -4,7 +4,6 @@ import ast
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,9 +91,5 @@ def test_render_warns_that_memory_is_not_limited(config: RenderConfig, monkeypat
     warnings: list[str] = []
     monkeypatch.setattr(stage, "can_limit_memory", lambda: False)
     monkeypatch.setattr(stage._log, "warning", warnings.append)
-    # The job itself is not needed.
-    monkeypatch.setattr(stage, "ray_session", lambda address: nullcontext())
-    monkeypatch.setattr(stage, "_count_workers", lambda *_: None)
-    monkeypatch.setattr(stage, "_render", lambda *_: [])
     stage.run(config)
     assert warnings == ["`sample_memory` has no effect: this system cannot limit the memory of a process"]

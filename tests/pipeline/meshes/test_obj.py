@@ -241,3 +241,43 @@ def test_material_files_outside_the_folder_are_not_opened(tmp_path: Path) -> Non
 
 def test_oversized_material_file_is_not_read(tmp_path: Path) -> None:
     assert _texture(tmp_path, "mtllib a.mtl", a="newmtl m\nmap_Kd t.png\n" + "#" * (1 << 20)) == ""
+
+
+def _outcome(text: str) -> list[list[float]] | str:
+    """The arrays of the mesh, or the error."""
+    try:
+        mesh = _parse(text)
+    except MeshError as error:
+        return str(error)
+    assert mesh.uvs is not None and mesh.face_uvs is not None
+    return [mesh.vertices.ravel().tolist(), mesh.faces.tolist(), mesh.uvs.ravel().tolist(), mesh.face_uvs.tolist()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.decimals(-(10**8), 10**8, places=6).map(str)
+        | st.sampled_from(["-0.5", ".5", "5.", "7", "1e-3", "0.123456789"]),
+        min_size=5,
+        max_size=5,
+    ),
+    st.lists(
+        st.sampled_from(["1", "2/1", "3//9", "1/2/12345678", "2/", "-1/-1", "3/3/", "0001/00000002"]),
+        min_size=3,
+        max_size=5,
+    ),
+    st.sampled_from(["\n", "\r\n", " \n", "\t\n", " # c\n", "\n\n"]),
+)
+def test_simple_lines_are_read_like_other_lines(numbers: list[str], corners: list[str], end: str) -> None:
+    # With two blanks between words no line is simple.
+    lines = [_POINTS + _UVS, "v " + " ".join(numbers[:3]), "vt " + " ".join(numbers[3:]), "f " + " ".join(corners)]
+    text = end.join([*lines, *lines, ""])
+    assert _outcome(text) == _outcome(text.replace(" ", "  "))
+
+
+@pytest.mark.parametrize(
+    "corner", ["0", "1/0", "5/1", "1/9", "1x", "1/", "123456789", "1/123456789", "1/2/3/4", "", "/1"]
+)
+def test_bad_corners_of_simple_lines(corner: str) -> None:
+    text = _POINTS + _UVS + "f 1/1 2/2 3/3\nf 1/1 " + corner + " 3/3\n"
+    assert _outcome(text) == _outcome(text.replace(" ", "  "))

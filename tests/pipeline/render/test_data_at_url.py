@@ -103,7 +103,7 @@ class TestSecondRun:
         return config
 
     def test_unchanged_data_needs_no_rendering_and_no_file_request(self, config, data, monkeypatch):
-        monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
         for method in ("info", "get_file", "cat_file"):
             monkeypatch.setattr(data.fs, method, lambda *_, **__: pytest.fail("a file was asked for"))
         assert render.plan(config).is_done

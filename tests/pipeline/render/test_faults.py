@@ -32,6 +32,7 @@ IN_FULL = bool(os.environ.get("SMILE_PIPE_FAULTS"))
 KILLS = 25 if IN_FULL else 2
 SUBJECTS = 20 if IN_FULL else 3
 OPTIONS = {"size": 48, "samples_per_shard": 10}
+FRAMES_WITHOUT_RAY = {"ray": 0, "processes": 10_000}
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def undisturbed(faces: Path, ray_cluster: None, tmp_path_factory: pytest.TempPat
     return content(out)
 
 
-def command(faces: Path, out: Path) -> list[str]:
-    options = [word for name, value in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+def command(faces: Path, out: Path, **more: int) -> list[str]:
+    options = [word for name, value in (OPTIONS | more).items() for word in (f"--{name.replace('_', '-')}", str(value))]
     program = [sys.executable, "-c", "from smile_pipe.cli.main import main; main()"]
     return [*program, "render", str(faces), "--out", str(out), *options]
 
 
-@pytest.fixture
-def start(faces: Path, tmp_path: Path) -> Iterator:
+@pytest.fixture(params=FRAMES_WITHOUT_RAY)
+def start(request: pytest.FixtureRequest, faces: Path, tmp_path: Path) -> Iterator:
     """Return a function that starts a render into `tmp_path / "out"` in a process; all are killed at the end."""
     started: list[subprocess.Popen] = []
     # A killed process leaves its files here. The name is short, since Ray creates sockets in it.
@@ -65,7 +66,7 @@ def start(faces: Path, tmp_path: Path) -> Iterator:
 
     def begin() -> subprocess.Popen:
         process = subprocess.Popen(
-            command(faces, tmp_path / "out"),
+            command(faces, tmp_path / "out", max_frames_without_ray=FRAMES_WITHOUT_RAY[request.param]),
             env=os.environ | {"TMPDIR": str(scratch)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,7 +88,7 @@ def wait_for(files: str, count: int, out: Path, process: subprocess.Popen) -> No
         time.sleep(0.01)
 
 
-def test_repeatedly_killed_render_gives_the_same_bytes(start, faces, undisturbed, tmp_path):
+def test_repeatedly_killed_render_gives_the_same_bytes(request, start, faces, undisturbed, tmp_path):
     chance = random.Random(0)
     out, num_shards = tmp_path / "out", sum(name.endswith(".tar") for name in undisturbed)
     kills: list[tuple[bool, int]] = []
@@ -95,7 +96,7 @@ def test_repeatedly_killed_render_gives_the_same_bytes(start, faces, undisturbed
         process = start()
         if n % 5 == 0:
             # Before the first new shard, while the plan is computed or Ray starts.
-            time.sleep(chance.random() * 8)
+            time.sleep(chance.random() * (8 if request.node.callspec.params["start"] == "ray" else 2))
         else:
             # Shortly after some shard, so that each part of the run is interrupted; kept shards count too.
             wait_for("shards/*.tar", 1 + n * (num_shards - 1) // KILLS, out, process)

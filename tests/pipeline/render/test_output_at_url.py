@@ -11,7 +11,6 @@ from helpers.trees import contents
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.pipeline.render.job import _deaths_folder
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StoragePath
@@ -47,13 +46,10 @@ def test_workers_write_the_same_bytes_to_an_object_store(faces_dir, ray_cluster,
 
 def test_deaths_are_counted_on_local_disk_if_the_output_is_in_an_object_store(on_disk):
     """In the object store a count would take three requests a sample."""
-    assert StoragePath(_deaths_folder(RenderOutput(StoragePath("s3://bucket/a")))) == Path(
-        _deaths_folder(RenderOutput(StoragePath("s3://bucket/a")))
-    )
-    assert _deaths_folder(RenderOutput(StoragePath("s3://bucket/a"))) != _deaths_folder(
-        RenderOutput(StoragePath("s3://bucket/b"))
-    )
-    assert Path(_deaths_folder(RenderOutput(on_disk))).is_relative_to(on_disk)
+    folder = RenderOutput(StoragePath("s3://bucket/a")).worker_deaths()
+    assert StoragePath(folder) == Path(folder)
+    assert folder != RenderOutput(StoragePath("s3://bucket/b")).worker_deaths()
+    assert Path(RenderOutput(on_disk).worker_deaths()).is_relative_to(on_disk)
 
 
 def test_memory_storage_is_written_in_this_process(faces_dir, on_disk, tmp_path, monkeypatch):
@@ -73,7 +69,7 @@ class TestSecondRun:
         out = StoragePath(s3_url) / "shards"
         first = render.run(config(faces_dir, out))
         before = times(out)
-        monkeypatch.setattr(render, "_start_job", lambda *_: pytest.fail("something was rendered"))
+        monkeypatch.setattr(render, "_job", lambda *_: pytest.fail("something was rendered"))
         assert render.run(config(faces_dir, out)) == first
         assert times(out) == before
 

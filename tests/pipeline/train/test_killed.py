@@ -1,6 +1,7 @@
 """Interrupted training: a killed worker or a stopped command gives a bit-identical result."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 from helpers.processes import workers
 from helpers.samples import write_shard_set
 from helpers.small_runs import same, timeless, weights
+from smile_pipe.pipeline.common import worker_processes
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
+from smile_pipe.pipeline.train import local_job
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import run as train
 
@@ -63,19 +66,29 @@ def assert_same_result(found: Path, expected: Path) -> None:
 class Killer(threading.Thread):
     """Kills one worker of a run, once, as soon as there is a checkpoint."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, name: str) -> None:
         super().__init__(daemon=True)
-        self.out, self.killed, self.steps_before = out, 0, -1
+        self.out, self.name_of_worker, self.killed, self.steps_before = out, name, 0, -1
         self.first_checkpoint = out / "checkpoints" / "never"
 
     def run(self) -> None:
         until = time.monotonic() + 120
         while not (checkpoints := RunDirectory(self.out).checkpoints()) and time.monotonic() < until:
             time.sleep(0.005)
-        self.killed = workers("RayTrainWorker")[-1]
+        self.killed = workers(self.name_of_worker)[-1]
         os.kill(self.killed, signal.SIGKILL)
         self.first_checkpoint, self.steps_before = checkpoints[0].path, len(RunDirectory(self.out).checkpoints())
         self.inode = self.first_checkpoint.local.stat().st_ino
+
+
+def train_and_kill(out: Path, wanted: TrainConfig, name: str) -> None:
+    """Train, and kill the worker with this name in the middle of the run; finished steps are not repeated."""
+    killer = Killer(out, name)
+    killer.start()
+    train(wanted)
+    killer.join()
+    assert killer.killed and killer.steps_before < EPOCHS
+    assert killer.first_checkpoint.local.stat().st_ino == killer.inode
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=IN_FULL)])
@@ -84,15 +97,19 @@ def test_killed_worker_restarts_from_the_last_checkpoint(shards, ray_cluster, un
 
     if ray.cluster_resources()["CPU"] < num_workers:
         pytest.skip("there are not cores for as many workers")
-    expected, out = uninterrupted(num_workers), tmp_path / "run"
-    killer = Killer(out)
-    killer.start()
-    train(config(shards, out, num_workers))
-    killer.join()
-    # It was killed in the middle of the run, and finished steps were not repeated.
-    assert killer.killed and killer.steps_before < EPOCHS
-    assert killer.first_checkpoint.local.stat().st_ino == killer.inode
-    assert_same_result(out, expected)
+    train_and_kill(tmp_path / "run", config(shards, tmp_path / "run", num_workers), "RayTrainWorker")
+    assert_same_result(tmp_path / "run", uninterrupted(num_workers))
+
+
+def test_killed_process_without_ray_restarts_from_the_last_checkpoint(shards, uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(local_job, "is_connected", lambda: False)
+    waits: list[str] = []
+    train_and_kill(tmp_path / "run", config(shards, tmp_path / "run"), worker_processes.__name__)
+    assert_same_result(tmp_path / "run", uninterrupted(1))
+    shutil.rmtree(tmp_path / "run")
+    train(config(shards, tmp_path / "run"), on_wait=waits.append)
+    assert waits == ["starting a process; one worker on CPUs needs no Ray"]
+    assert_same_result(tmp_path / "run", uninterrupted(1))
 
 
 class TestStopping:

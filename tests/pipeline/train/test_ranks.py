@@ -19,7 +19,8 @@ from helpers import small_runs
 from helpers.small_runs import NUM_LEARNED, NUM_STEPS, config, learn, same, timeless, weights
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
-from smile_pipe.pipeline.train import loop
+from smile_pipe.pipeline.train import cluster, loop
+from smile_pipe.pipeline.train import job as train_job
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.train_step import TrainStep
@@ -96,7 +97,7 @@ def shards(tmp_path_factory) -> Path:
 def learn_on_two(ranks, shards, tmp_path, monkeypatch) -> Callable[..., Any]:
     """Returns a function like `learn` for two processes; `stop_at` is the step after which they stop."""
     monkeypatch.setattr(train, "ray_session", lambda address: nullcontext())
-    monkeypatch.setattr(train, "resources_per_worker", lambda config: {})
+    monkeypatch.setattr(cluster, "resources_per_worker", lambda config: {})
 
     def run(out: Path, stop_at: int = 0, **options: Any) -> Any:
         def on_both(job: Job, resources: dict[str, int]) -> None:
@@ -106,7 +107,7 @@ def learn_on_two(ranks, shards, tmp_path, monkeypatch) -> Callable[..., Any]:
             for ended in [ranks.submit(each, rank) for rank in range(2)]:
                 ended.result(timeout=120)
 
-        monkeypatch.setattr(train, "train_on_ray", on_both)
+        monkeypatch.setattr(train_job, "train_on_ray", on_both)
         wanted = config(shards, out, num_workers=2, batch_size=2, save_every=2, **options)
         if not stop_at:
             return train.run(wanted)
