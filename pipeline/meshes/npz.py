@@ -81,15 +81,15 @@ def _arrays(source: Source) -> dict[str, NDArray]:
 def _read(archive: zipfile.ZipFile, name: str, size: int) -> NDArray:
     """Read one array of `size` bytes, including its header."""
     with archive.open(f"{name}.npy") as file:
-        content = io.BytesIO(file.read(size))
-    version = np.lib.format.read_magic(content)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(content)
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
     kinds, columns = _ARRAYS[name]
     dimensions = 3 if name == "texture" else 2
     if dtype.kind not in kinds or len(shape) != dimensions or shape[-1] != columns:
         raise MeshError(f"unsupported array {name}: type {dtype}, shape {shape}")
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
         raise MeshError(f"truncated array {name}: shape {shape} declared in {size} bytes")
-    content.seek(0)
-    return np.lib.format.read_array(content, allow_pickle=False)
+    # NumPy reads it in parts, which need less memory than the whole file.
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

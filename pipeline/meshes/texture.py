@@ -16,7 +16,6 @@ from PIL import Image
 from smile_pipe.pipeline.common.content import HEAD_BYTES, describe_content
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.meshes.paths import is_inside, open_file
-from smile_pipe.pipeline.meshes.png import decode_rgb_png
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MAX_PIXELS = 64 * 1024 * 1024
@@ -76,6 +75,9 @@ def _decode(file: BinaryIO, max_pixels: int) -> NDArray[np.uint8]:
             raise MeshError(f"image too large: {image.width} x {image.height} pixels; the limit is {max_pixels}")
         width, divisor = image.width, _divisor(image.width, image.height, MAX_KEPT_PIXELS)
         if divisor == 1 and image.format == "PNG" and image.mode == "RGB":
+            # It imports Numba, which a plan does not need.
+            from smile_pipe.pipeline.meshes.png import decode_rgb_png
+
             # Takes a fifth of the time of Pillow, which is a large part of the time per scan.
             file.seek(0)
             data = file.read()

@@ -107,7 +107,7 @@ def test_run_through_ray_is_equal_and_leaks_no_credentials(disk, bucket, ray_clu
     assert code == 0, printed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_in_process", lambda config: True)
-        train.run(config(disk, "smile-tiny", out=disk / "shipped", epochs=1))
+        train.run(config(disk, "smile-nano", out=disk / "shipped", epochs=1))
     found, expected = contents(bucket / "run"), contents(disk / "shipped")
     assert {name for name in found if "tensorboard" not in name} == {n for n in expected if "tensorboard" not in n}
     assert found[f"{BEFORE}model.safetensors"] == expected[f"{BEFORE}model.safetensors"]
