@@ -1,7 +1,7 @@
 """Rates of training steps: architectures, threads, other processes that need the cores, and how threads wait.
 
     python tests/benchmarks/bench_step.py SHARDS --archs smile-tiny smile-nano --threads 1 2
-    python tests/benchmarks/bench_step.py SHARDS --threads 2 --busy 0 1 2 --wait passive active --avx2
+    python tests/benchmarks/bench_step.py SHARDS --threads 2 --busy 0 1 2 --wait short passive active --avx2
 
 A step is that of the default recipe with the default batch, in float32 or with `--precision bfloat16`: augmentation,
 forward and backward pass, and update. Batches are read before. `busy` processes compute on one core each, with the
@@ -25,6 +25,7 @@ from contextlib import contextmanager
 import torch
 
 from smile_pipe.model.objectives import build_model
+from smile_pipe.pipeline.common.threads import THREADS_ENVIRONMENT
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.selection import select_training_rows
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -35,6 +36,12 @@ from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.shards.reader import ShardSet
 
 NUM_BATCHES = 6
+# How long threads keep their core busy while they wait: for some microseconds as in all commands, not at all, always.
+POLICIES = {
+    "short": THREADS_ENVIRONMENT,
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "active": {"OMP_WAIT_POLICY": "active"},
+}
 
 
 def measure(shards: str, arch: str, precision: str, seconds: float) -> float:
@@ -77,7 +84,7 @@ def busy_processes(num: int) -> Iterator[None]:
 
 def measure_apart(given: argparse.Namespace, arch: str, num_threads: int, policy: str) -> float:
     """The same in a process of its own, whose environment decides about threads and instructions."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": policy}
+    environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), **POLICIES[policy]}
     if given.avx2:
         environment |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     only = [given.shards, "--archs", arch, "--precision", given.precision, "--seconds", str(given.seconds), "--here"]
@@ -91,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--archs", nargs="+", default=["smile-nano"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--busy", nargs="+", type=int, default=[0])
-    parser.add_argument("--wait", nargs="+", default=["passive"], choices=("passive", "active"))
+    parser.add_argument("--wait", nargs="+", default=["short"], choices=[*POLICIES])
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--seconds", type=float, default=8.0)
