@@ -7,7 +7,7 @@ PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
 BIN := .venv/bin
 LOWEST := .venv-lowest
 DEMO ?= demo
-SUBJECTS ?= 16
+SUBJECTS ?= 32
 TYPED := .mypy_cache/tree
 # One process per core. All tests with Ray run in one of them, with one cluster.
 PARALLEL ?= --numprocesses 2 --dist loadgroup
