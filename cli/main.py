@@ -18,7 +18,7 @@ COMMANDS = {
     "synth": "Generate labelled face scans or sequences of neutral and the six basic expressions, without a download.",
     "render": "Render multiview images of all scans under DATA_DIR and write them as WebDataset shards.",
     "verify": "Check every shard, sample and image of SHARDS against manifest and index.",
-    "train": "Train a recipe on shards with Ray Train. The test side of the split is never read.",
+    "train": "Train a recipe on shards; several workers and GPUs need Ray. The test side of the split is never read.",
     "evaluate": "Score a trained RUN on unseen subjects, and write a report into RUN/evaluation.",
     "predict": "Predict expressions of SCANS with a trained RUN.",
     "app": "Serve a web page that predicts expressions of uploaded scans with a trained RUN.",

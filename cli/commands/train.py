@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "train", TrainConfig, resume_hint="the same command with --resume")
     def train(config: TrainConfig, console: Console) -> Result:
-        """Train a recipe on shards with Ray Train. The test side of the split is never read."""
+        """Train a recipe on shards; several workers and GPUs need Ray. The test side of the split is never read."""
         started, latest = time.monotonic(), dict[str, Any]()
 
         def on_metrics(row: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.dirfs import DirFileSystem
 from PIL import Image
 
 from helpers.samples import make_row, make_sample, make_timeline, write_shard_set
@@ -321,6 +322,19 @@ class TestDataset:
         while len(made) < 1 + dataset.READ_AHEAD and time.monotonic() < end:
             time.sleep(0.01)
         assert made == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize(
+        ("is_local", "pin_memory", "expected"), [(True, False, 3), (False, False, 8), (True, True, 8)]
+    )
+    def test_readers_take_no_more_cores_than_the_model_leaves(self, mixed, monkeypatch, is_local, pin_memory, expected):
+        started, executor = [], dataset.ThreadPoolExecutor
+        monkeypatch.setattr(dataset, "ThreadPoolExecutor", lambda num: started.append(num) or executor(num))
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        monkeypatch.setattr(dataset, "collate", lambda faces, pin_memory: faces)
+        remote = DirFileSystem(fs=mixed.filesystem)
+        shards = mixed if is_local else replace(mixed, filesystem=remote)
+        list(FaceDataset(shards, DecodeSpec("rgb", 8, "both"), 0, pin_memory=pin_memory).batches([shards.rows[:2]]))
+        assert started == [expected, 1]
 
     def test_cache_respects_its_limit_and_avoids_repeated_reads(self, mixed, monkeypatch):
         frame = 3 * 3 * 16 * 16

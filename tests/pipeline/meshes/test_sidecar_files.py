@@ -137,13 +137,13 @@ class TestOrder:
     """The image that the mesh names, then one of the name of the mesh; one of a labels table before both."""
 
     @pytest.mark.parametrize("suffix", [".obj", ".wrl", ".ply", ".gltf"])
-    def test_named_image_comes_before_one_beside_the_mesh(self, root, suffix):
+    def test_named_image_comes_before_one_of_the_same_name(self, root, suffix):
         mesh = textured_meshes(root)[suffix]
-        picture(root / "beside.png", 50)
-        assert read(root, ScanFiles(mesh, "beside.png"))[0] == 200
-        assert read(root, ScanFiles(mesh, "beside.png", is_texture_chosen=True))[0] == 50
+        picture(root / "same-name.png", 50)
+        assert read(root, ScanFiles(mesh, "same-name.png"))[0] == 200
+        assert read(root, ScanFiles(mesh, "same-name.png", is_texture_chosen=True))[0] == 50
         (root / "two.png").unlink()
-        assert read(root, ScanFiles(mesh, "beside.png")) == (50, [mesh, "beside.png", *named_by(mesh), "two.png"])
+        assert read(root, ScanFiles(mesh, "same-name.png")) == (50, [mesh, "same-name.png", *named_by(mesh), "two.png"])
         assert read(root, ScanFiles(mesh))[0] is None
 
     def test_chosen_image_replaces_an_embedded_one(self, root):
@@ -161,10 +161,10 @@ class TestOrder:
             face_uvs=[[0, 1, 2]],
             texture=np.full((4, 4, 3), 9, np.uint8),
         )
-        picture(root / "beside.png", 50)
+        picture(root / "same-name.png", 50)
         for mesh in ("face.glb", "face.npz"):
-            assert read(root, ScanFiles(mesh, "beside.png"))[0] == 9
-            assert read(root, ScanFiles(mesh, "beside.png", is_texture_chosen=True))[0] == 50
+            assert read(root, ScanFiles(mesh, "same-name.png"))[0] == 9
+            assert read(root, ScanFiles(mesh, "same-name.png", is_texture_chosen=True))[0] == 50
 
     def test_labels_table_chooses_only_in_its_own_column(self, root):
         picture(root / "marked.png", 50)
