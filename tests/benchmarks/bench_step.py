@@ -5,8 +5,8 @@
 
 A step is that of the default recipe with the default batch, in float32 or with `--precision bfloat16`: augmentation,
 forward and backward pass, and update. Batches are read before. `busy` processes compute on one core each, with the
-same priority. All combinations are measured in turn, `--rounds` times; a rate is that of the fastest round, and with busy
-processes the mean of all rounds. `--avx2` forbids newer instructions to PyTorch.
+same priority. All combinations are measured in turn, `--rounds` times; a rate is that of the fastest round, and with
+busy processes the mean of all rounds. `--avx2` forbids newer instructions to PyTorch.
 """
 
 import argparse

@@ -331,9 +331,9 @@ class TestDataset:
         monkeypatch.setattr(dataset, "ThreadPoolExecutor", lambda num: started.append(num) or executor(num))
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
         monkeypatch.setattr(dataset, "collate", lambda faces, pin_memory: faces)
-        remote = DirFileSystem(fs=mixed.filesystem)
+        remote = DirFileSystem("/", mixed.filesystem)
         shards = mixed if is_local else replace(mixed, filesystem=remote)
-        list(FaceDataset(shards, DecodeSpec("rgb", 8, "both"), 0, pin_memory=pin_memory).batches([shards.rows[:2]]))
+        list(FaceDataset(shards, DecodeSpec("rgb", 8, "frames"), 0, pin_memory=pin_memory).batches([shards.rows[:2]]))
         assert started == [expected, 1]
 
     def test_cache_respects_its_limit_and_avoids_repeated_reads(self, mixed, monkeypatch):
