@@ -1,8 +1,11 @@
 """What the surface of a scan says about its alignment: its main piece, its landmarks, and where it faces."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
@@ -43,47 +46,18 @@ def main_piece(mesh: Mesh) -> NDArray[np.bool_]:
         kept = kept & is_large[np.where(kept, pieces, 0)]
 
 
-@njit(cache=True, nogil=True)
-def _root(parents: NDArray[np.int32], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
-
-
-@njit(cache=True, nogil=True)
-def _join_cells(parents: NDArray[np.int32], first: NDArray[np.int32], size: int) -> None:
-    """Join the pieces of the first vertices of adjacent cells; `first` [size ** 3] is -1 for an empty cell."""
-    for cell in range(size * size + size + 1, len(first)):
-        if first[cell] >= 0:
-            for step in range(13):  # half of the 26 neighbours
-                other = cell - size * size - size - 1 + step % 3 + step // 3 % 3 * size + step // 9 * size * size
-                if first[other] >= 0:
-                    parents[_root(parents, first[cell])] = _root(parents, first[other])
-
-
-@njit(cache=True, nogil=True)
 def _pieces(cells: NDArray[np.int32], faces: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number of the piece of each vertex [V]; see `main_piece`."""
-    size = GRID + 2  # cells at the border have neighbours
-    parents = np.arange(len(cells)).astype(np.int32)
-    first = np.full(size * size * size, -1, np.int32)
-    for vertex in range(len(cells)):
-        if kept[vertex]:
-            cell = ((cells[vertex, 0] + 1) * size + cells[vertex, 1] + 1) * size + cells[vertex, 2] + 1
-            if first[cell] < 0:
-                first[cell] = vertex
-            else:
-                parents[vertex] = first[cell]
-    _join_cells(parents, first, size)
-    for face in range(len(faces)):
-        if kept[faces[face, 0]] and kept[faces[face, 1]] and kept[faces[face, 2]]:
-            for corner in range(2):
-                one, other = _root(parents, faces[face, corner]), _root(parents, faces[face, corner + 1])
-                parents[one] = other
-    for vertex in range(len(parents)):
-        parents[vertex] = _root(parents, vertex)
-    return parents
+    """Number of the piece of each vertex [V]; see `main_piece`. That of a vertex that is not kept has no meaning."""
+    grid = np.zeros((GRID, GRID, GRID), bool)
+    grid[tuple(cells[kept].T)] = True
+    blocks, num_blocks = ndimage.label(grid, structure=np.ones((3, 3, 3)))
+    block_of = blocks[tuple(cells.T)]
+    corners = block_of[faces[kept[faces].all(axis=1)]]
+    rows, columns = corners[:, :2].ravel(), corners[:, 1:].ravel()
+    is_edge = rows != columns
+    edges = (np.ones(is_edge.sum()), (rows[is_edge], columns[is_edge]))
+    _, pieces = connected_components(coo_array(edges, shape=(num_blocks + 1, num_blocks + 1)), directed=False)
+    return pieces[block_of]
 
 
 def landmarks_problem(mesh: Mesh) -> str:
@@ -100,7 +74,8 @@ def landmarks_problem(mesh: Mesh) -> str:
     if spread == 0.0:  # too few to compare
         return ""
     points = known[np.linspace(0, len(known) - 1, min(len(known), MAX_LANDMARKS)).astype(int)]
-    distance = float(np.median(_distances(points, mesh.vertices, mesh.is_used))) / spread
+    distances = cdist(points, mesh.vertices[mesh.is_used]).min(axis=1)
+    distance = float(np.median(distances)) / spread
     corners = _sample_corners(mesh)
     edge = float(np.median(np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1))) / spread
     extent = float(np.ptp(corners.reshape(-1, 3), axis=0).max()) / spread
@@ -112,22 +87,6 @@ def landmarks_problem(mesh: Mesh) -> str:
             "check that they are of this scan, and their unit and axes"
         )
     return ""
-
-
-@njit(cache=True, nogil=True)
-def _distances(
-    points: NDArray[np.float64], vertices: NDArray[np.float32], is_used: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Distance of each point from the nearest vertex that a face uses, [N]."""
-    nearest = np.full(len(points), np.inf)
-    for vertex in range(len(vertices)):
-        if is_used[vertex]:
-            for i in range(len(points)):
-                x = points[i, 0] - vertices[vertex, 0]
-                y = points[i, 1] - vertices[vertex, 1]
-                z = points[i, 2] - vertices[vertex, 2]
-                nearest[i] = min(nearest[i], x * x + y * y + z * z)
-    return np.sqrt(nearest)
 
 
 def orientation_problem(mesh: Mesh, matrix: NDArray[np.float64]) -> str:
