@@ -85,6 +85,15 @@ def test_initial_weights_do_not_depend_on_temporal_pooling(config):
     assert {name.startswith("temporal.") for name in names[-len(names) + len(weights) :]} == {True}
 
 
+def test_padding_of_prompts_is_not_encoded(config, monkeypatch):
+    model, seen = make_model(config), []
+    encode = model.towers.encode_text
+    monkeypatch.setattr(model.towers, "encode_text", lambda given: seen.append(given) or encode(given))
+    end = tiny_arch.NUM_WORDS - 1
+    model.embed_text(torch.tensor([[1, 2, end, 0, 0, 0], [1, end, 0, 0, 0, 0]]))
+    assert seen[0].tolist() == [[1, 2, end], [1, end, 0]]
+
+
 def test_equal_prompts_are_encoded_once(config, monkeypatch):
     model = make_model(config)
     encode, seen = model.towers.encode_text, []
