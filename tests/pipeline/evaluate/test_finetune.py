@@ -206,7 +206,8 @@ class TestLearning:
         )
 
     def test_large_towers_have_a_tenth_of_the_learning_rate(self):
-        assert learning_rate("ViT-B-32") == pytest.approx(learning_rate("smile-tiny") / 10)
+        for small in ("smile-nano", "smile-tiny"):
+            assert learning_rate("ViT-B-32") == pytest.approx(learning_rate(small) / 10)
 
     @pytest.mark.parametrize(("name", "value"), [("MAX_GRADIENT_NORM", 0.0), ("cosine_schedule", lambda *given: 0.0)])
     def test_gradient_clipping_and_schedule_are_applied(self, tune, tiny, monkeypatch, copies, name, value):
