@@ -54,8 +54,8 @@ def _warp(
     height, width = views.shape[3:]
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
     right, bottom, wide = np.float32(width - 1), np.float32(height - 1), np.float32(width / height)
-    # With a row and a column more, every pixel has a neighbour, if only one of weight 0; with a fourth component, a pixel
-    # is one vector.
+    # With a row and a column more, every pixel has a neighbour, if only one of weight 0. With a fourth component, a
+    # pixel is one vector.
     pixels = np.zeros((height + 1, width + 1, 4), np.float32)
     flat, line = pixels.reshape(-1), np.int32(4 * (width + 1))
     first, x_shares, y_shares = np.empty(width, np.int32), np.empty(width, np.float32), np.empty(width, np.float32)
