@@ -26,7 +26,7 @@ class Labels:
 
     Attributes:
         y: class indices into `classes`, int64 [N].
-        classes: expression codes of the shards' manifest, [K]; "HA;SU" is a class of its own.
+        classes: expression codes of the candidates, [K]; "HA;SU" is a class of its own.
         levels: intensity level of each sample, None where it has none, [N].
         subjects: subject of each sample, [N].
         is_multilabel: whether a sample, scored or fitted on, shows several expressions at once.

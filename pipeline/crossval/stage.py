@@ -26,6 +26,7 @@ from smile_pipe.pipeline.data.selection import select_training_rows, split_valid
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
+from smile_pipe.pipeline.runs.selection import SampleSelection, candidate_classes
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.shards.errors import UsageError, storage_errors
 from smile_pipe.shards.formatting import pluralize
@@ -117,6 +118,7 @@ def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet
     plan = _plan(config, train_shards)
     out = config.out.absolute()
     source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
+    classes = candidate_classes(SampleSelection(target, None, plan.where, config.on_bad_shard), test_shards)
     cross_dataset = {"split": "all", "fit_on": source} if config.is_cross_dataset else {}
     folds = []
     for number, split in enumerate(plan.splits):
@@ -132,7 +134,8 @@ def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet
             **cross_dataset,
         }
         training = config.train_config(source, split, plan.where, folder)
-        folds.append(Fold(training, EvaluateConfig.model_validate(evaluation), test_shards.manifest.fingerprint))
+        evaluate = EvaluateConfig.model_validate(evaluation)
+        folds.append(Fold(training, evaluate, test_shards.manifest.fingerprint, classes))
     return folds
 
 
@@ -207,7 +210,7 @@ def _manifest(
         channel=runs[0].channel,
         text_source=runs[0].text_source,
         precision=runs[0].precision,
-        classes=test_shards.manifest.expressions,
+        classes=folds[0].classes,
         folds=tuple(
             fold_score(fold.train.out.name, run, evaluation, tested)
             for fold, run, evaluation, tested in zip(folds, runs, evaluations, subjects, strict=True)

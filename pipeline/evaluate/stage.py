@@ -30,6 +30,7 @@ from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import PROBE, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import (
+    candidate_classes,
     check_channel,
     resolve_protocols,
     resolve_temporal_read,
@@ -76,7 +77,8 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
         train_rows, test_rows = select_rows_cross_dataset(selection, run_manifest, fit_shards, shards)
     else:
         train_rows, test_rows = select_rows(selection, run_manifest, shards)
-    names, notes = resolve_protocols(config.protocol, selection, run_manifest, shards.manifest)
+    classes = candidate_classes(selection, shards)
+    names, notes = resolve_protocols(config.protocol, selection, run_manifest, shards.manifest, classes)
     stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
     temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
@@ -85,9 +87,9 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     cache_bytes = FINETUNE_CACHE_BYTES if "finetune" in names else 0
     dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)
     fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
-    data = embed(model, dataset, train_rows, test_rows, config.batch_size, on_progress, fit_dataset)
+    data = embed(model, dataset, train_rows, test_rows, classes, config.batch_size, on_progress, fit_dataset)
     texts = shards.manifest.prompts if "zero-shot" in names else {}
-    prompts = {name: model.embed_prompts(texts[name]) for name in data.classes if texts}
+    prompts = {name: model.embed_prompts(texts[name]) for name in classes if texts}
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
@@ -159,6 +161,7 @@ def _manifest(
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
+    fingerprinted += [] if data.classes == shards.expressions else [data.classes]
     if data.num_skipped:
         notes = (*notes, f"{pluralize(data.num_skipped, 'damaged sample')} left out (`smile-pipe verify` names them)")
         fingerprinted.append([row.key for row in rows])
@@ -172,7 +175,7 @@ def _manifest(
         temporal=decode_spec.temporal,
         max_frames=decode_spec.max_frames,
         recipe=str(run.recipe["name"]),
-        classes=shards.expressions,
+        classes=data.classes,
         num_subjects=len({row.subject for row in rows}),
         num_scans=len(rows) - len(sequences),
         num_sequences=len(sequences),

@@ -88,7 +88,7 @@ class CrossvalManifest(Manifest):
         channel: input channel of the image tower.
         text_source: source of the training text.
         precision: numeric precision of the towers.
-        classes: expression codes, in the order of the confusion matrices.
+        classes: the candidates, as in the evaluation of each fold, in the order of the confusion matrices.
         folds: the folds, in order.
         scores: scores by evaluation protocol ("zero-shot", "knn", ...).
     """

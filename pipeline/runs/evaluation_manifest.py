@@ -139,7 +139,8 @@ class EvaluationManifest(Manifest):
         text_source: source of the prompts that the run was trained with.
         temporal, max_frames: what was read of a scored sequence, and the maximum number of its frames.
         recipe: recipe of the run.
-        classes: expression codes, in the order of the confusion matrices.
+        classes: the candidates, of which each protocol chose one: the expression codes of all samples for which `where`
+            holds, in the order of the confusion matrices.
         num_subjects: number of subjects among the scored samples.
         num_scans, num_sequences, num_frames: kinds of the scored samples, and the frames that were read of sequences.
         num_skipped: number of damaged samples that were left out, of those to fit on and of those to score.

@@ -21,7 +21,7 @@ def test_page_has_means_deviations_and_folds():
         "level 4, accuracy 44.4 % ± 4.6",
         "kfold:2:1 2 8 87.3 % 55.5 %",
         "macro UF1 23.4 % 23.4 % UAR 34.5 % 34.5 %",
-        "Chance level is about 50.0 %.",
+        "Each protocol chooses among 2 expressions, those of the selected samples, so chance level is about 50.0 %.",
     ):
         assert part in text
 

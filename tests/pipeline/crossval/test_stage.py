@@ -17,6 +17,7 @@ from botocore.exceptions import EndpointConnectionError
 from sklearn import metrics
 from typer.testing import CliRunner
 
+from helpers import small_runs
 from helpers.processes import wait_until, workers
 from helpers.samples import write_shard_set
 from smile_pipe.cli.main import app
@@ -26,6 +27,7 @@ from smile_pipe.pipeline.common.directory_lock import STALE_AFTER
 from smile_pipe.pipeline.crossval import stage as crossval
 from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.crossval.folds import Fold, FoldError
+from smile_pipe.pipeline.crossval.protocols import SIX_EXPRESSIONS
 from smile_pipe.pipeline.crossval.stage import run
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
@@ -272,6 +274,38 @@ def in_memory(tmp_path) -> CrossvalConfig:
 def test_in_memory_storage_runs_in_this_process(in_memory):
     assert [fold.num_samples for fold in run(in_memory).folds] == [6, 6]
     assert json.loads((in_memory.out / "manifest.json").read_text())["stage"] == "crossval"
+
+
+class TestCandidates:
+    """`bu3dfe` selects six expressions, and only these can be answers; the shards have neutral and action units too."""
+
+    @pytest.fixture(scope="class")
+    def options(self, tmp_path_factory) -> CrossvalConfig:
+        folder = tmp_path_factory.mktemp("bu3dfe")
+        small_runs.register(folder)
+        expressions = (*SIX_EXPRESSIONS, "NE", "au12")
+        write_shard_set(folder / "shards", num_subjects=10, expressions=expressions, channels=("rgb",))
+        out = StoragePath(f"memory://{folder.name}/cv")
+        options = {"split_protocol": "bu3dfe", "protocol": ("zero-shot", "knn"), "batch_size": 32}
+        return config(folder / "shards", out, arch=small_runs.ARCH, **options)
+
+    @pytest.fixture(scope="class")
+    def manifest(self, options) -> CrossvalManifest:
+        return run(options)
+
+    def test_are_the_expressions_of_the_selected_samples(self, options, manifest):
+        assert manifest.classes == SIX_EXPRESSIONS
+        for score in manifest.scores.values():
+            assert np.array(score.confusion).shape == (6, 6) and np.sum(score.confusion) == 60
+        for fold in manifest.folds:
+            evaluation = EvaluationManifest.read(options.out / fold.folder / "evaluation" / "manifest.json")
+            assert evaluation.classes == SIX_EXPRESSIONS
+
+    def test_evaluation_with_other_candidates_is_repeated(self, options, manifest):
+        path = options.out / manifest.folds[3].folder / "evaluation" / "manifest.json"
+        written = EvaluationManifest.read(path)
+        written.model_copy(update={"classes": (*SIX_EXPRESSIONS, "NE", "au12")}).write(path)
+        assert run(options) == manifest and EvaluationManifest.read(path) == written
 
 
 @pytest.mark.slow
