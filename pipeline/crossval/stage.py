@@ -25,6 +25,7 @@ from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
+from smile_pipe.pipeline.runs.predictions import PredictionTable
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
 from smile_pipe.pipeline.runs.selection import SampleSelection, candidate_classes
 from smile_pipe.pipeline.train import stage as train
@@ -74,7 +75,8 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
             )
         if (path := config.out / "manifest.json").exists():
             manifest = CrossvalManifest.read(path)
-            if manifest.fingerprint == result_fingerprint and all(fold.evaluation() for fold in folds):
+            is_current = manifest.schema_version == CrossvalManifest.model_fields["schema_version"].default
+            if is_current and manifest.fingerprint == result_fingerprint and all(fold.evaluation() for fold in folds):
                 return manifest
         record = {
             "fingerprint": folds_fingerprint,
@@ -194,6 +196,7 @@ def _manifest(
     folds: Sequence[Fold],
 ) -> CrossvalManifest:
     runs, evaluations = zip(*(fold.results() for fold in folds), strict=True)
+    predictions = PredictionTable.join([PredictionTable.read(fold.directory.predictions_path) for fold in folds])
     # A fold that is trained on the split "all" has no test subjects of its own: all of the other dataset's are.
     scored_rows = select_training_rows(test_shards, test_shards.subjects, folds[0].evaluate.where)
     subjects = [run.test_subjects or sorted({row.subject for row in scored_rows}) for run in runs]
@@ -215,5 +218,5 @@ def _manifest(
             fold_score(fold.train.out.name, run, evaluation, tested)
             for fold, run, evaluation, tested in zip(folds, runs, evaluations, subjects, strict=True)
         ),
-        scores=aggregate_folds(evaluations),
+        scores=aggregate_folds(evaluations, predictions, config.seed),
     )

@@ -27,7 +27,7 @@ from smile_pipe.pipeline.reports.contact_sheet import preview_png
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Protocol
 from smile_pipe.pipeline.runs.load_model import TrainedModel
-from smile_pipe.pipeline.runs.run_directory import PROBE, RunDirectory, open_run
+from smile_pipe.pipeline.runs.run_directory import PREDICTIONS, PROBE, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import (
     candidate_classes,
@@ -101,7 +101,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     files = {
         "report.html": page.encode(),
         "scores.csv": scores_csv(manifest),
-        "predictions.csv": predictions_csv(data.test_rows, data.classes, predicted),
+        PREDICTIONS: predictions_csv(data.test_rows, data.classes, predicted),
     }
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
