@@ -12,7 +12,7 @@ from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.pipeline.runs.compare import ComparedRow, Comparison, Difference, compare
 from smile_pipe.pipeline.runs.crossval_manifest import MeanStd
-from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, Protocol
+from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, Protocol, single_view
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
@@ -103,7 +103,8 @@ def _has_seeds(table: Comparison) -> bool:
 
 def _name(row: ComparedRow, num_runs: Mapping[tuple[str, str], int]) -> str:
     """Return the system, with its path if several rows are of the same system."""
-    return row.system if num_runs[row.system, row.text_source] == 1 else f"{row.system} ({', '.join(row.paths)})"
+    system = ", ".join(filter(None, (row.system, single_view(row.views))))
+    return system if num_runs[row.system, row.text_source] == 1 else f"{system} ({', '.join(row.paths)})"
 
 
 def _difference_cells(difference: Difference | None) -> list[str]:

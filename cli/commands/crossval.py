@@ -9,6 +9,7 @@ from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
+from smile_pipe.pipeline.runs.evaluation_manifest import single_view
 from smile_pipe.shards.formatting import pluralize
 
 
@@ -35,6 +36,7 @@ def _table(manifest: CrossvalManifest) -> Table:
     is_mean = len(manifest.folds) > 1
     folds = f"accuracy: mean and deviation of {len(manifest.folds)} folds, " if is_mean else ""
     title = f"percent, {folds}{pluralize(num_samples, 'sample')} of {pluralize(num_subjects, 'subject')}"
+    title += f", {view}" if (view := single_view(manifest.views)) else ""
     caption = "F1: macro-F1 of the samples of all folds together" if is_mean else None
     table = Table(title=f"{title}, text: {manifest.text_source}", caption=caption)
     for column in ("protocol", "accuracy", "F1", *manifest.classes):

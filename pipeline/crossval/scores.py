@@ -52,10 +52,11 @@ def scores_csv(manifest: CrossvalManifest) -> bytes:
     """The table `scores.csv`, one score per row.
 
     Columns: protocol, measure, of (all, a fold, a level or an expression), value, deviation (over folds), low, high
-    (the interval over subjects).
+    (the interval over subjects), views (the view, where there is only one).
     """
-    rows = ((*row, *("" for _ in range(7 - len(row)))) for row in _csv_rows(manifest))
-    return csv_table([("protocol", "measure", "of", "value", "deviation", "low", "high"), *rows])
+    view = manifest.views[0] if len(manifest.views) == 1 else ""
+    rows = ((*row, *("" for _ in range(7 - len(row))), view) for row in _csv_rows(manifest))
+    return csv_table([("protocol", "measure", "of", "value", "deviation", "low", "high", "views"), *rows])
 
 
 def _pooled_intervals(predictions: PredictionTable, protocol: str, seed: int) -> tuple[Interval, Interval] | None:

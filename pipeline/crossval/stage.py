@@ -26,6 +26,7 @@ from smile_pipe.pipeline.data.selection import select_training_rows, split_valid
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.predictions import PredictionTable
+from smile_pipe.pipeline.runs.rig import rig_differences
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
 from smile_pipe.pipeline.runs.selection import SampleSelection, candidate_classes
 from smile_pipe.pipeline.train import stage as train
@@ -210,6 +211,8 @@ def _manifest(
         config=folds[0].train.recorded(),
         recipe=config.recipe,
         without=config.drop_loss,
+        views=test_shards.manifest.views,
+        rig_differences=rig_differences(runs[0], test_shards.manifest),
         channel=runs[0].channel,
         text_source=runs[0].text_source,
         precision=runs[0].precision,

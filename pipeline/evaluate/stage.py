@@ -27,6 +27,7 @@ from smile_pipe.pipeline.reports.contact_sheet import preview_png
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Protocol
 from smile_pipe.pipeline.runs.load_model import TrainedModel
+from smile_pipe.pipeline.runs.rig import rig_differences, warn_on_other_rig
 from smile_pipe.pipeline.runs.run_directory import PREDICTIONS, PROBE, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import (
@@ -40,6 +41,7 @@ from smile_pipe.pipeline.runs.selection import (
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
+from smile_pipe.shards.reader import ShardSet
 
 # For decoded images, which every epoch of fine-tuning needs; as much as the default of training.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -73,6 +75,8 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     shards = open_shards(config.shards, config.on_bad_shard)
     fit_shards = open_shards(config.fit_on, config.on_bad_shard) if config.fit_on else None
     check_channel(selection, run_manifest, shards, fit_shards)
+    differences = _rig_differences(run_manifest, shards, fit_shards)
+    warn_on_other_rig(differences)
     if fit_shards:
         train_rows, test_rows = select_rows_cross_dataset(selection, run_manifest, fit_shards, shards)
     else:
@@ -93,6 +97,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
+    scores["rig_differences"] = differences
     scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
     manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
     x, y = data.x[data.num_train :], data.test_labels.y
@@ -108,6 +113,12 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     _write(RunDirectory(config.run), files, manifest)
     RunDirectory(config.run).card_path.write_atomically(run_card(run_manifest, manifest).encode())
     return manifest
+
+
+def _rig_differences(run: RunManifest, shards: ShardSet, fit_shards: ShardSet | None) -> tuple[str, ...]:
+    """Describe how the rig of each shard set differs from that of training."""
+    others = rig_differences(run, fit_shards.manifest) if fit_shards else ()
+    return (*rig_differences(run, shards.manifest), *(f"{each} in the shards to fit on" for each in others))
 
 
 def _predict(
@@ -175,6 +186,7 @@ def _manifest(
         temporal=decode_spec.temporal,
         max_frames=decode_spec.max_frames,
         recipe=str(run.recipe["name"]),
+        views=shards.views,
         classes=data.classes,
         num_subjects=len({row.subject for row in rows}),
         num_scans=len(rows) - len(sequences),

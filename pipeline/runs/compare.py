@@ -45,6 +45,7 @@ class ComparedRow(Frozen):
         seeds: their random seeds, in the same order.
         system: the recipe, with the losses that are left out.
         text_source: source of the training text.
+        views: the views that were fused.
         accuracy: accuracy by evaluation protocol, over folds; of several seeds, each fold has their mean.
         differences: difference to the reference by evaluation protocol; empty for the reference itself, and where none
             was chosen.
@@ -54,6 +55,7 @@ class ComparedRow(Frozen):
     seeds: tuple[int, ...]
     system: str
     text_source: str
+    views: tuple[str, ...]
     accuracy: dict[str, MeanStd]
     differences: dict[str, Difference]
 
@@ -159,6 +161,7 @@ def _comparison(members: Sequence[_Crossval], reference: str | None, protocol: P
             seeds=tuple(int(each.manifest.config["seed"]) for each in seeds),
             system=seeds[0].manifest.system,
             text_source=seeds[0].manifest.text_source,
+            views=seeds[0].manifest.views,
             accuracy=_accuracy(seeds),
             differences={} if compared in (None, seeds) else _differences(seeds, compared),
         )

@@ -127,6 +127,9 @@ class CrossvalManifest(Manifest):
         subset, where: which samples count.
         config: training options.
         recipe, without: the recipe, and the losses that are left out of it.
+        views: the views of the scored shards, which are fused; empty in manifests of earlier releases.
+        rig_differences: how the cameras and images of the scored shards differ from those of training, in a
+            cross-dataset evaluation.
         channel: input channel of the image tower.
         text_source: source of the training text.
         precision: numeric precision of the towers.
@@ -145,6 +148,8 @@ class CrossvalManifest(Manifest):
     config: Mapping[str, Any]
     recipe: str
     without: tuple[str, ...]
+    views: tuple[str, ...] = ()
+    rig_differences: tuple[str, ...] = ()
     channel: str
     text_source: RunTextSource
     precision: str

@@ -37,6 +37,10 @@ def test_page_has_means_deviations_and_folds():
         ({"where": "level in (3, 4)"}, "Only samples with this condition count: level in (3, 4)."),
         ({"text_source": "label"}, "These prompts are supervision."),
         ({"text_source": "none"}, "No text took part"),
+        ({"views": ("left",)}, "in 2 folds, from the view left"),
+        ({"views": ("left",)}, "Every score is of one view, left."),
+        ({"views": ("front", "left")}, "Every score is of 2 views together (front, left)."),
+        ({"rig_differences": ("images of 24 px",)}, "The runs were trained on another rig: images of 24 px."),
     ],
 )
 def test_page_names_losses_conditions_and_source_of_text(changes, part):

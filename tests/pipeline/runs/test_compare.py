@@ -182,6 +182,13 @@ class TestCommand:
         assert "by a bootstrap over subjects;" in notes[0] and "No p-value is corrected" in notes[0]
         assert notes[1:] == ["With one seed, an interval does not include the variation between trainings."]
 
+    def test_adds_the_view_where_there_is_one(self, tmp_path):
+        write(tmp_path / "a", "clip", (0.5, 0.7), views=("left",))
+        write(tmp_path / "b", "smile-vlm", (0.4, 0.7), views=("front", "left"))
+        systems = [line.split(" | ")[0] for line in self.lines(tmp_path) if " ± " in line]
+        assert systems == ["| clip, view left", "| smile-vlm"]
+        assert [row.views for row in compare(tmp_path)[0].rows] == [("left",), ("front", "left")]
+
     def test_adds_numbers_of_seeds(self, tmp_path):
         for seed in (0, 1):
             write(tmp_path / f"clip-{seed}", "clip", (0.5, 0.7), seed=seed)
