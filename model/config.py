@@ -55,7 +55,9 @@ class RecipeConfig(BaseModel):
         pretrained: Weights of the towers: an open_clip tag or a file; None for random ones.
         joint_dim: Size of the joint embedding.
         temporal_pooling: How frame embeddings become one: time-aware attention, or their mean.
-        off_diagonal_weight: Lambda of L_mv (0.0051 in the code of Barlow Twins).
+        off_diagonal_weight: Lambda of L_mv.
+        projection_dim: Size of the projections of the views that L_mv compares; 0 compares the embeddings themselves, as
+            in runs of versions without this field.
         temperature: Initial temperature of the contrastive losses; learned, and kept above `min_temperature`.
         min_temperature: Lower bound of the temperature.
         margin: Initial margin of AffectVLM; learned, and kept within `margin_bounds`.
@@ -72,6 +74,7 @@ class RecipeConfig(BaseModel):
     joint_dim: int = 128
     temporal_pooling: PoolingKind = "attention"
     off_diagonal_weight: float = 0.0051
+    projection_dim: int = Field(0, ge=0)
     temperature: float = 0.07
     min_temperature: float = 0.01
     margin: float = 0.3
