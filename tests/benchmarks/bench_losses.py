@@ -1,0 +1,237 @@
+"""What single losses add: accuracy, transfer between views and redundancy of variants, over seeds and folds.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_losses.py SHARDS OUT --seeds 3 --folds 2 --epochs 12
+    python tests/benchmarks/bench_losses.py SHARDS OUT --table
+
+Choices are made by these figures, so the shards must not be those of reported results. Each variant is trained once per
+seed and fold, without Ray, and its result is stored in OUT; what is there already is not repeated. The table pools all
+samples of all folds and seeds. Differences are from the first variant given, with 95 % intervals of a paired bootstrap
+over subjects. `transfer` is the accuracy of kNN that is fitted on one view and scored on another, the mean over all
+pairs; `rank` is the effective rank of the fused embeddings (Roy and Vetterli, EUSIPCO 2007, of the covariance), and
+`redundancy` the mean squared correlation of two features.
+"""
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smile_pipe.model import losses
+from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.distributed import Rows
+from smile_pipe.pipeline.classifiers.knn import knn
+from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
+from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
+from smile_pipe.pipeline.runs.load_model import TrainedModel
+from smile_pipe.pipeline.runs.run_directory import RunDirectory
+from smile_pipe.pipeline.train import stage as training
+from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
+from smile_pipe.shards.reader import ShardSet
+
+PROTOCOLS = ("zero-shot", "knn", "probe")
+NUM_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from a training with the default options.
+
+    Attributes:
+        options: Options of the training.
+        recipe: Constants of the recipe.
+        is_per_view: Whether the text is contrasted with single views too.
+        control: Replaces L_mv: `shuffled` compares views of different samples, `cosine` only their direction.
+    """
+
+    options: Mapping[str, object]
+    recipe: Mapping[str, float]
+    is_per_view: bool = True
+    control: str = ""
+
+
+def _decorrelation(kappa: float, dim: int = 0) -> dict[str, float]:
+    """Constants of L_mv whose lambda is `kappa` / D."""
+    return {"off_diagonal_weight": kappa / (dim or 128), "projection_dim": dim}
+
+
+_TERMS = {
+    "0.65": _decorrelation(0.65),
+    "6.5": _decorrelation(6.5),
+    "42": _decorrelation(42),
+    "6.5-wide": _decorrelation(6.5, 512),
+    "42-wide": _decorrelation(42, 512),
+}
+VARIANTS: dict[str, Variant] = {
+    "off": Variant({"drop_loss": ("mv",)}, {}),
+    **{name: Variant({}, recipe) for name, recipe in _TERMS.items()},
+    "fused-off": Variant({"drop_loss": ("mv",)}, {}, is_per_view=False),
+    **{f"fused-{name}": Variant({}, recipe, is_per_view=False) for name, recipe in _TERMS.items()},
+    **{f"alone-{name}": Variant({"recipe": "barlow", "text": "none"}, recipe) for name, recipe in _TERMS.items()},
+    "shuffled": Variant({}, _TERMS["6.5"], control="shuffled"),
+    "cosine": Variant({}, {}, control="cosine"),
+    "fused-shuffled": Variant({}, _TERMS["6.5"], is_per_view=False, control="shuffled"),
+    "fused-cosine": Variant({}, {}, is_per_view=False, control="cosine"),
+}
+
+
+@contextmanager
+def _changed(variant: Variant) -> Iterator[None]:
+    """Apply a variant to all trainings in this process."""
+    recipe_config, decorrelation = TrainOptions.recipe_config, losses.multiview_decorrelation
+
+    def changed_recipe(options: TrainOptions, num_classes: int = 0) -> RecipeConfig:
+        return recipe_config(options, num_classes).model_copy(update=variant.recipe)
+
+    def fused_only(fused: Rows, views: Rows, text: Rows, concepts: Rows, scale: Tensor) -> Tensor:
+        return losses.contrast(fused, text, concepts, scale)
+
+    def shuffled(views: Rows, weight: float) -> Tensor:
+        rolled = torch.stack([view.roll(v, dims=0) for v, view in enumerate(views.own.unbind(1))], dim=1)
+        return decorrelation(Rows.alone(rolled), weight)
+
+    def cosine(views: Rows, weight: float) -> Tensor:
+        pairs = itertools.combinations(F.normalize(views.own, dim=-1).unbind(1), 2)
+        return torch.stack([1 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(TrainOptions, "recipe_config", changed_recipe))
+        if not variant.is_per_view:
+            stack.enter_context(mock.patch.object(losses, "vision_language_contrast", fused_only))
+        if variant.control:
+            control = {"shuffled": shuffled, "cosine": cosine}[variant.control]
+            stack.enter_context(mock.patch.object(losses, "multiview_decorrelation", control))
+        yield
+
+
+def measure(shards: str, variant: Variant, seed: int, fold: int, folds: int, epochs: int) -> dict[str, NDArray]:
+    """Train a variant and score it on the test side of a fold.
+
+    Returns:
+        `subjects` of the M scored samples; whether each protocol was right, [M]; and the scalars of the table.
+    """
+    with tempfile.TemporaryDirectory() as folder, _changed(variant):
+        split = f"kfold:{folds}:{fold}"
+        options = {"shards": shards, "out": f"{folder}/run", "split": split, "epochs": epochs, "seed": seed}
+        config = TrainConfig.model_validate(options | variant.options)
+        manifest = training.run(config, in_process=True)
+        model = TrainedModel.load(manifest, RunDirectory(config.out).checkpoints()[-1])
+    opened = ShardSet.open(shards)
+    dataset = FaceDataset(opened, DecodeSpec(manifest.channel, model.model.towers.image_size, "none"), 0)
+    sides = [opened.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)]
+    data = embed(model, dataset, *sides, 64, lambda done, total: None)
+    prompts = {name: model.embed_prompts(opened.manifest.prompts[name]) for name in data.classes}
+    predictor = ProtocolPredictor(model, data, prompts, manifest.classes, seed)
+    y, found = data.test_labels.y, dict[str, NDArray]()
+    for protocol in PROTOCOLS[variant.options.get("text") == "none" :]:
+        found[protocol] = predictor.probabilities(protocol, data.x).argmax(axis=1) == y
+    fused = data.x[data.num_train :]
+    return found | {
+        "subjects": data.subjects[data.num_train :],
+        "transfer": np.array(_transfer(data)),
+        "rank": np.array(_effective_rank(fused)),
+        "redundancy": np.array(_redundancy(fused)),
+    }
+
+
+def _transfer(data: EmbeddingSet) -> float:
+    y, rates = data.y[: data.num_train], []
+    for source, target in itertools.permutations(range(data.views.shape[1]), 2):
+        fit, scored = data.views[: data.num_train, source], data.views[data.num_train :, target]
+        predicted = knn(fit, y, scored, len(data.classes)).argmax(axis=1)
+        rates.append((predicted == data.test_labels.y).mean())
+    return float(np.mean(rates))
+
+
+def _effective_rank(x: NDArray[np.float32]) -> float:
+    """Exponential of the entropy of the eigenvalues of the covariance of [N, D], as shares of their sum."""
+    shares = np.linalg.eigvalsh(np.cov(x.T.astype(np.float64))).clip(min=1e-12)
+    shares /= shares.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _redundancy(x: NDArray[np.float32]) -> float:
+    """Mean squared correlation of two different features of [N, D]."""
+    correlation = np.corrcoef(x.T)
+    return float((correlation[~np.eye(len(correlation), dtype=bool)] ** 2).mean())
+
+
+def table(out: Path, names: list[str]) -> None:
+    """Print a row per variant; see the module's documentation."""
+    runs = {name: [dict(np.load(file)) for file in sorted(out.glob(f"{name}.[0-9]*.npz"))] for name in names}
+    columns = ("zero-shot", "knn", "probe")
+    print(f"| variant | runs | {' | '.join(f'{c} | difference' for c in columns)} | transfer | rank | redundancy |")
+    print(f"|{'---|' * (2 + 2 * len(columns) + 3)}")
+    for name, results in runs.items():
+        if not results:
+            continue
+        row = [name, str(len(results))]
+        for column in columns:
+            if column not in results[0]:
+                row += ["", ""]
+                continue
+            row.append(f"{100 * np.concatenate([run[column] for run in results]).mean():.1f}")
+            row.append(_difference(results, runs[names[0]], column) if name != names[0] else "")
+        row += [f"{np.mean([run['transfer'] for run in results]):.3f}"]
+        row += [f"{np.mean([run['rank'] for run in results]):.1f}"]
+        row += [f"{np.mean([run['redundancy'] for run in results]):.3f}"]
+        print(f"| {' | '.join(row)} |")
+
+
+def _difference(results: list[dict[str, NDArray]], reference: list[dict[str, NDArray]], column: str) -> str:
+    """Difference of the accuracies in points, with its interval: subjects are drawn, with all their samples and runs."""
+    if not reference or column not in reference[0] or len(results) != len(reference):
+        return ""
+    subjects = np.concatenate([run["subjects"] for run in results])
+    if subjects.tolist() != np.concatenate([run["subjects"] for run in reference]).tolist():
+        raise SystemExit("the variants were scored on different samples")
+    gains = np.concatenate([run[column] for run in results]) * 100.0
+    gains -= np.concatenate([run[column] for run in reference]) * 100.0
+    _, numbers = np.unique(subjects, return_inverse=True)
+    sums, counts = np.bincount(numbers, gains), np.bincount(numbers)
+    drawn = np.random.default_rng(0).integers(len(sums), size=(NUM_RESAMPLES, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
+    return f"{gains.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    runs = itertools.product(range(given.seeds), range(given.folds), given.variants)
+    for seed, fold, name in () if given.table else runs:
+        file = given.out / f"{name}.{seed}.{fold}.npz"
+        if not file.exists():
+            found = measure(given.shards, VARIANTS[name], seed, fold, given.folds, given.epochs)
+            np.savez(file, **found)
+            print(
+                name,
+                seed,
+                fold,
+                {key: round(float(value.mean()), 3) for key, value in found.items() if key != "subjects"},
+                flush=True,
+            )
+    table(given.out, given.variants)
+
+
+if __name__ == "__main__":
+    main()
