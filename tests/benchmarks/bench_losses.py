@@ -166,38 +166,41 @@ def _redundancy(x: NDArray[np.float32]) -> float:
     return float((correlation[~np.eye(len(correlation), dtype=bool)] ** 2).mean())
 
 
+Results = dict[str, dict[str, NDArray]]
+"""Results of a variant by seed and fold."""
+
+
 def table(out: Path, names: list[str]) -> None:
     """Print a row per variant; see the module's documentation."""
-    runs = {name: [dict(np.load(file)) for file in sorted(out.glob(f"{name}.[0-9]*.npz"))] for name in names}
-    columns = ("zero-shot", "knn", "probe")
-    print(f"| variant | runs | {' | '.join(f'{c} | difference' for c in columns)} | transfer | rank | redundancy |")
-    print(f"|{'---|' * (2 + 2 * len(columns) + 3)}")
-    for name, results in runs.items():
-        if not results:
-            continue
+    print(f"| variant | runs | {' | '.join(f'{c} | difference' for c in PROTOCOLS)} | transfer | rank | redundancy |")
+    print(f"|{'---|' * (2 + 2 * len(PROTOCOLS) + 3)}")
+    reference: Results = {}
+    for name in names:
+        results: Results = {f.name[len(name) :]: dict(np.load(f)) for f in sorted(out.glob(f"{name}.[0-9]*.npz"))}
+        reference = reference or results
         row = [name, str(len(results))]
-        for column in columns:
-            if column not in results[0]:
-                row += ["", ""]
-                continue
-            row.append(f"{100 * np.concatenate([run[column] for run in results]).mean():.1f}")
-            row.append(_difference(results, runs[names[0]], column) if name != names[0] else "")
-        row += [f"{np.mean([run['transfer'] for run in results]):.3f}"]
-        row += [f"{np.mean([run['rank'] for run in results]):.1f}"]
-        row += [f"{np.mean([run['redundancy'] for run in results]):.3f}"]
+        for column in PROTOCOLS:
+            known = [run[column] for run in results.values() if column in run]
+            row += [f"{100 * np.concatenate(known).mean():.1f}" if known else "", ""]
+            if known and results is not reference:
+                row[-1] = _difference(results, reference, column)
+        for column, digits in (("transfer", 3), ("rank", 1), ("redundancy", 3)):
+            row.append(f"{np.mean([run[column] for run in results.values()]):.{digits}f}" if results else "")
         print(f"| {' | '.join(row)} |")
 
 
-def _difference(results: list[dict[str, NDArray]], reference: list[dict[str, NDArray]], column: str) -> str:
-    """Difference of the accuracies in points, with its interval: subjects are drawn, with all their samples and runs."""
-    if not reference or column not in reference[0] or len(results) != len(reference):
+def _difference(results: Results, reference: Results, column: str) -> str:
+    """Difference of accuracies in points, with its interval: subjects are drawn, each with all its samples.
+
+    Only seeds and folds that both have are compared.
+    """
+    pairs = [(run, reference[name]) for name, run in results.items() if column in reference.get(name, ())]
+    if not pairs:
         return ""
-    subjects = np.concatenate([run["subjects"] for run in results])
-    if subjects.tolist() != np.concatenate([run["subjects"] for run in reference]).tolist():
+    if any((run["subjects"] != other["subjects"]).any() for run, other in pairs):
         raise SystemExit("the variants were scored on different samples")
-    gains = np.concatenate([run[column] for run in results]) * 100.0
-    gains -= np.concatenate([run[column] for run in reference]) * 100.0
-    _, numbers = np.unique(subjects, return_inverse=True)
+    gains = np.concatenate([100.0 * run[column] - 100.0 * other[column] for run, other in pairs])
+    _, numbers = np.unique(np.concatenate([run["subjects"] for run, _ in pairs]), return_inverse=True)
     sums, counts = np.bincount(numbers, gains), np.bincount(numbers)
     drawn = np.random.default_rng(0).integers(len(sums), size=(NUM_RESAMPLES, len(sums)))
     low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
@@ -223,13 +226,8 @@ def main() -> None:
         if not file.exists():
             found = measure(given.shards, VARIANTS[name], seed, fold, given.folds, given.epochs)
             np.savez(file, **found)
-            print(
-                name,
-                seed,
-                fold,
-                {key: round(float(value.mean()), 3) for key, value in found.items() if key != "subjects"},
-                flush=True,
-            )
+            means = {key: round(float(value.mean()), 3) for key, value in found.items() if key != "subjects"}
+            print(name, seed, fold, means, flush=True)
     table(given.out, given.variants)
 
 
