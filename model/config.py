@@ -56,8 +56,7 @@ class RecipeConfig(BaseModel):
         joint_dim: Size of the joint embedding.
         temporal_pooling: How frame embeddings become one: time-aware attention, or their mean.
         off_diagonal_weight: Lambda of L_mv.
-        projection_dim: Size of the projections of the views that L_mv compares; 0 compares the embeddings themselves, as
-            in runs of versions without this field.
+        projection_dim: Size of the projections of the views that L_mv compares; 0 compares the embeddings themselves.
         temperature: Initial temperature of the contrastive losses; learned, and kept above `min_temperature`.
         min_temperature: Lower bound of the temperature.
         margin: Initial margin of AffectVLM; learned, and kept within `margin_bounds`.

@@ -21,6 +21,7 @@ from smile_pipe.model.objectives import check_recipe
 from smile_pipe.model.towers import check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
+from smile_pipe.pipeline.data.input_images import INPUT_VERSION
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.data.temporal import is_sequence, stored_temporal
@@ -87,7 +88,11 @@ def run(
     in_process = in_process or _in_process(config)
     shards, split, job = prepare(config, in_process)
     directory = RunDirectory(config.out)
-    run_fingerprint = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
+    # The other channels are converted as in version 1.
+    version = [INPUT_VERSION] if job.channel == "depth" else []
+    run_fingerprint = fingerprint(
+        config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config), *version
+    )
     if finished := load_finished(directory, run_fingerprint):
         return finished
     config.out.check_output_folder()
@@ -247,6 +252,7 @@ def _manifest(
         prompts=shards.manifest.prompts,
         temporal=job.temporal,
         max_frames=config.max_frames,
+        input_version=INPUT_VERSION,
         views=shards.manifest.views,
         text_source=job.text_source,
         classes=shards.manifest.expressions,
