@@ -73,7 +73,7 @@ class RecipeConfig(BaseModel):
     joint_dim: int = 128
     temporal_pooling: PoolingKind = "attention"
     off_diagonal_weight: float = 0.0051
-    projection_dim: int = Field(0, ge=0)
+    projection_dim: int = Field(default=0, ge=0)
     temperature: float = 0.07
     min_temperature: float = 0.01
     margin: float = 0.3

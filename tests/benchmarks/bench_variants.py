@@ -1,10 +1,11 @@
-"""What single losses add: accuracy, transfer between views and redundancy of variants, over seeds and folds.
+"""What single losses and conversions add: accuracy, transfer between views and redundancy, over seeds and folds.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_losses.py SHARDS OUT --seeds 3 --folds 2 --epochs 12
-    python tests/benchmarks/bench_losses.py SHARDS OUT --table
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_variants.py SHARDS OUT --seeds 3 --folds 2 --epochs 12
+    python tests/benchmarks/bench_variants.py SHARDS OUT --table
 
 Choices are made by these figures, so the shards must not be those of reported results. Each variant is trained once per
-seed and fold, without Ray, and its result is stored in OUT; what is there already is not repeated. The table pools all
+seed and fold, without Ray, and its result is stored in OUT; what is there already is not repeated. To compare two sets
+of shards of the same samples, give each a `--prefix` and the same OUT. The table pools all
 samples of all folds and seeds. Differences are from the first variant given, with 95 % intervals of a paired bootstrap
 over subjects. `transfer` is the accuracy of kNN that is fitted on one view and scored on another, the mean over all
 pairs; `rank` is the effective rank of the fused embeddings (Roy and Vetterli, EUSIPCO 2007, of the covariance), and
@@ -30,14 +31,18 @@ from smile_pipe.model import losses
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.distributed import Rows
 from smile_pipe.pipeline.classifiers.knn import knn
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data import augment, dataset
+from smile_pipe.pipeline.data.dataset import FaceDataset
+from smile_pipe.pipeline.data.input_images import fit_view
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import stage as training
 from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
+from smile_pipe.shards.images import Pixels
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample import SampleRecord
 
 PROTOCOLS = ("zero-shot", "knn", "probe")
 NUM_RESAMPLES = 10_000
@@ -51,13 +56,15 @@ class Variant:
         options: Options of the training.
         recipe: Constants of the recipe.
         is_per_view: Whether the text is contrasted with single views too.
-        control: Replaces L_mv: `shuffled` compares views of different samples, `cosine` only their direction.
+        replaced: Replaces L_mv: `shuffled` compares views of different samples, `cosine` only their direction. Or
+            restores what was changed: `unturned` leaves vectors as they are when their image is turned, and `old-depth`
+            converts depth as in version 1.
     """
 
     options: Mapping[str, object]
     recipe: Mapping[str, float]
     is_per_view: bool = True
-    control: str = ""
+    replaced: str = ""
 
 
 def _decorrelation(kappa: float, dim: int = 0) -> dict[str, float]:
@@ -78,10 +85,13 @@ VARIANTS: dict[str, Variant] = {
     "fused-off": Variant({"drop_loss": ("mv",)}, {}, is_per_view=False),
     **{f"fused-{name}": Variant({}, recipe, is_per_view=False) for name, recipe in _TERMS.items()},
     **{f"alone-{name}": Variant({"recipe": "barlow", "text": "none"}, recipe) for name, recipe in _TERMS.items()},
-    "shuffled": Variant({}, _TERMS["6.5"], control="shuffled"),
-    "cosine": Variant({}, {}, control="cosine"),
-    "fused-shuffled": Variant({}, _TERMS["6.5"], is_per_view=False, control="shuffled"),
-    "fused-cosine": Variant({}, {}, is_per_view=False, control="cosine"),
+    "shuffled": Variant({}, _TERMS["6.5"], replaced="shuffled"),
+    "cosine": Variant({}, {}, replaced="cosine"),
+    "fused-shuffled": Variant({}, _TERMS["6.5"], is_per_view=False, replaced="shuffled"),
+    "fused-cosine": Variant({}, {}, is_per_view=False, replaced="cosine"),
+    "unturned": Variant({}, {}, replaced="unturned"),
+    "depth": Variant({"channel": "depth"}, {}),
+    "old-depth": Variant({"channel": "depth"}, {}, replaced="old-depth"),
 }
 
 
@@ -104,13 +114,26 @@ def _changed(variant: Variant) -> Iterator[None]:
         pairs = itertools.combinations(F.normalize(views.own, dim=-1).unbind(1), 2)
         return torch.stack([1 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
 
+    def unturned(theta_nv23: Tensor) -> Tensor:
+        maps = torch.eye(2).repeat(*theta_nv23.shape[:2], 1, 1)
+        maps[..., 0, 0] = torch.linalg.det(theta_nv23[..., :2]).sign()
+        return maps
+
+    def old_depth(pixels: Pixels, record: SampleRecord, channel: str, out: NDArray[np.uint8], version: int) -> None:
+        fit_view(pixels, record, channel, out, version=1)
+
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(TrainOptions, "recipe_config", changed_recipe))
         if not variant.is_per_view:
             stack.enter_context(mock.patch.object(losses, "vision_language_contrast", fused_only))
-        if variant.control:
-            control = {"shuffled": shuffled, "cosine": cosine}[variant.control]
-            stack.enter_context(mock.patch.object(losses, "multiview_decorrelation", control))
+        if variant.replaced:
+            where, name, replacement = {
+                "shuffled": (losses, "multiview_decorrelation", shuffled),
+                "cosine": (losses, "multiview_decorrelation", cosine),
+                "unturned": (augment, "_vector_maps", unturned),
+                "old-depth": (dataset, "fit_view", old_depth),
+            }[variant.replaced]
+            stack.enter_context(mock.patch.object(where, name, replacement))
         yield
 
 
@@ -126,10 +149,10 @@ def measure(shards: str, variant: Variant, seed: int, fold: int, folds: int, epo
         config = TrainConfig.model_validate(options | variant.options)
         manifest = training.run(config, in_process=True)
         model = TrainedModel.load(manifest, RunDirectory(config.out).checkpoints()[-1])
-    opened = ShardSet.open(shards)
-    dataset = FaceDataset(opened, DecodeSpec(manifest.channel, model.model.towers.image_size, "none"), 0)
-    sides = [opened.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)]
-    data = embed(model, dataset, *sides, 64, lambda done, total: None)
+        opened = ShardSet.open(shards)
+        sides = [opened.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)]
+        reader = FaceDataset(opened, model.decode_spec(manifest, "none"), 0)
+        data = embed(model, reader, *sides, 64, lambda done, total: None)
     prompts = {name: model.embed_prompts(opened.manifest.prompts[name]) for name in data.classes}
     predictor = ProtocolPredictor(model, data, prompts, manifest.classes, seed)
     y, found = data.test_labels.y, dict[str, NDArray]()
@@ -212,7 +235,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="names; `--table` takes prefixes too")
+    parser.add_argument("--prefix", default="", help="of the names of results, to distinguish sets of shards")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=12)
@@ -222,13 +246,13 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = itertools.product(range(given.seeds), range(given.folds), given.variants)
     for seed, fold, name in () if given.table else runs:
-        file = given.out / f"{name}.{seed}.{fold}.npz"
+        file = given.out / f"{given.prefix}{name}.{seed}.{fold}.npz"
         if not file.exists():
             found = measure(given.shards, VARIANTS[name], seed, fold, given.folds, given.epochs)
             np.savez(file, **found)
             means = {key: round(float(value.mean()), 3) for key, value in found.items() if key != "subjects"}
             print(name, seed, fold, means, flush=True)
-    table(given.out, given.variants)
+    table(given.out, [given.prefix + name for name in given.variants])
 
 
 if __name__ == "__main__":
