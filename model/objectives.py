@@ -135,7 +135,7 @@ class SmileVLM(ContrastiveModel):
     @override
     def terms(self) -> Mapping[str, Term]:
         def decorrelation(batch: GatheredBatch) -> Tensor:
-            return L.multiview_decorrelation(batch.views.map(self.project_views), self.config.off_diagonal_weight)
+            return L.multiview_decorrelation(batch.views.map(self.project_views), self.config.redundancy_weight)
 
         return {
             "mv": _term("views", decorrelation, compares=False),

@@ -8,7 +8,7 @@ of this machine needs no Ray. Shards and run are on a disk or under a URL; with 
 process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import check_recipe
 from smile_pipe.model.towers import check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.common.directory_lock import directory_lock
@@ -101,21 +102,27 @@ def run(
         "shards": relative_shards_path(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.recorded(),
-        "recipe": job.recipe.model_dump(),
     }
     with directory_lock(directory.root):
         # Another process may have held the lock and finished the run.
         if finished := load_finished(directory, run_fingerprint):
             return finished
         check_output(config, directory, run_fingerprint)
-        job = replace(job, precision=load_run_config(directory).get("precision", job.precision))
+        job = _as_recorded(job, load_run_config(directory))
         world_sizes = updated_world_sizes(config, directory)
-        record |= {"precision": job.precision, "world_sizes": world_sizes}
+        recipe = job.recipe.model_dump(mode="json")
+        record |= {"precision": job.precision, "recipe": recipe, "world_sizes": world_sizes}
         _train(job, directory, record, on_metrics, in_process, on_wait)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
         directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
+
+
+def _as_recorded(job: Job, record: Mapping[str, Any]) -> Job:
+    """The job with the precision and the constants of the run that it resumes: defaults may have changed since."""
+    recipe = RecipeConfig.model_validate(record["recipe"]) if "recipe" in record else job.recipe
+    return replace(job, precision=record.get("precision", job.precision), recipe=recipe)
 
 
 def _train(
