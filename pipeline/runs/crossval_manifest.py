@@ -113,7 +113,10 @@ class CrossvalScore(Frozen):
         if not isinstance(values, dict) or not {"macro_f1", "confusion"} <= values.keys():
             return values
         kept = {name: value for name, value in values.items() if name != "macro_f1"}
-        return kept | {"pooled": PooledScore.of(values["confusion"])}
+        try:
+            return kept | {"pooled": PooledScore.of(values["confusion"])}
+        except TypeError:
+            raise ValueError("the confusion is no matrix of counts") from None
 
 
 class CrossvalManifest(Manifest):
