@@ -70,7 +70,8 @@ class TestOtherRig:
         return Path(shutil.copytree(folder / "run", tmp_path / "run"))
 
     def test_all_views_of_the_own_rig_are_named_without_a_warning(self, folder, run_dir, caplog):
-        found = run(EvaluateConfig(run=run_dir, shards=str(folder / "shards"), split="all", protocol=("knn",)))
+        with caplog.at_level(logging.WARNING):
+            found = run(EvaluateConfig(run=run_dir, shards=str(folder / "shards"), split="all", protocol=("knn",)))
         assert (found.views, found.rig_differences) == (("front", "left", "right"), ())
         text = Page((run_dir / "evaluation" / "report.html").read_text()).text
         assert "Every score is of 3 views together (front, left, right), except those by views." in text
@@ -110,7 +111,8 @@ class TestOtherRig:
             options = {"split": manifest.split, "protocol": ("probe",)}
             run(EvaluateConfig(run=run_dir, shards=str(folder / shards), **options))
             caplog.clear()
-            choose_classifier("probe", StoragePath(run_dir), manifest, model)
+            with caplog.at_level(logging.WARNING):
+                choose_classifier("probe", StoragePath(run_dir), manifest, model)
             assert ("the probe was fitted on another rig" in caplog.text) == warns
 
     def test_export_notes_it(self, folder, run_dir, tmp_path):
