@@ -118,7 +118,7 @@ class ContrastiveModel(FaceEncoder):
 
     def learned_scalars(self) -> dict[str, float]:
         """Learned scalars to log: temperature or margin."""
-        return {"temperature": 1 / self.scale.item()}
+        return {"temperature": (1 / self.scale).item()}
 
 
 class SmileVLM(ContrastiveModel):

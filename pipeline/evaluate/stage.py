@@ -159,6 +159,8 @@ def _manifest(
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
+    if run.num_skipped_steps:
+        notes = (*notes, f"{run.num_skipped_steps} of {run.num_steps} training steps skipped: not finite")
     if data.num_skipped:
         notes = (*notes, f"{pluralize(data.num_skipped, 'damaged sample')} left out (`smile-pipe verify` names them)")
         fingerprinted.append([row.key for row in rows])

@@ -16,6 +16,7 @@ _TITLES = {
     "loss_vl": "vision-language contrast",
     "loss_cm": "cross-modal redundancy",
     "validation_knn": "validation kNN",
+    "skipped_steps": "skipped steps",
     "learning_rate": "learning rate",
     "samples_per_second": "samples a second",
     "data_wait": "waiting for data",

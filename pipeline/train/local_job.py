@@ -8,6 +8,7 @@ import os
 
 import torch
 
+from smile_pipe.pipeline.common.optimization import DivergedError
 from smile_pipe.pipeline.common.ray_session import is_connected
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses, available_cores
 from smile_pipe.pipeline.data.integrity import BadSampleError
@@ -62,6 +63,7 @@ def train_in_one_process(job: Job, cores: int) -> None:
 
     Raises:
         BadSampleError: A sample is damaged.
+        DivergedError: The training is not finite.
         TrainingError: The job failed for another reason.
     """
     num_failures, newest = 0, _newest_step(job)
@@ -70,7 +72,8 @@ def train_in_one_process(job: Job, cores: int) -> None:
             with WorkerProcesses(1, num_threads=cores) as processes:
                 list(processes.map(_train, [job], attempts=1))
             return
-        except BadSampleError:
+        except (BadSampleError, DivergedError):
+            # A restart would end in the same way.
             raise
         except Exception as error:
             before, newest = newest, _newest_step(job)

@@ -3,8 +3,9 @@
 In order: build the model; load the last checkpoint if there is one; for each epoch read batches and take steps; after
 each epoch, and within it if configured, write a checkpoint; after each epoch validate on held-out subjects if there are
 any. Order and augmentation are functions of (seed, epoch, step), so a resumed run gives the same result as an
-uninterrupted one. If damaged samples are skipped, batches are smaller, losses are computed over the samples of all
-ranks, and all ranks take the same number of steps.
+uninterrupted one. Steps that are not finite are skipped; if too many are, training ends. If damaged samples are
+skipped, batches are smaller, losses are computed over the samples of all ranks, and all ranks take the same number of
+steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,10 @@ def train(
         worker: This process.
         on_checkpoint: Called on all ranks after each checkpoint, with the newest metrics (empty on other ranks than 0)
             and whether it is the last one.
+
+    Raises:
+        BadSampleError: A sample is damaged.
+        DivergedError: Too many steps in a row, or the weights, are not finite.
     """
     config, run = job.config, RunDirectory(job.config.out)
     torch.manual_seed(config.seed)
@@ -73,7 +78,9 @@ def train(
                 learning_rate = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
                 losses = train_step.step(batch, epoch, step, learning_rate)
                 step += 1
-                log.step(step, epoch, losses, learning_rate, model.learned_scalars)
+                log.step(step, epoch, losses, learning_rate, train_step.scalars)
+                if log.is_due(step):
+                    train_step.check(step, num_steps, losses)
                 if config.save_every and step % config.save_every == 0 and step % sampler.num_steps:
                     save(step)
             if config.on_bad_shard == "skip":

@@ -8,6 +8,7 @@ of this machine needs no Ray. Shards and run are on a disk or under a URL; with 
 process.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -82,6 +83,7 @@ def run(
         UsageError: Shards, split, recipe, architecture or output cannot be used, or another process writes to the
             output; nothing has been written.
         BadSampleError: The shards are damaged; a run that has started can be resumed.
+        DivergedError: The training is not finite; the last checkpoint is.
         TrainingError: The job failed for another reason.
     """
     in_process = in_process or _in_process(config)
@@ -235,7 +237,8 @@ def _manifest(
 ) -> RunManifest:
     skipped = set(directory.skipped())
     rows = [row for row in select_training_rows(shards, split.train, config.where) if row.key not in skipped]
-    last = next(row for row in reversed(directory.metrics()) if "loss_total" in row)
+    logged = [row for row in directory.metrics() if "loss_total" in row]
+    losses: dict[str, Any] = next((row for row in reversed(logged) if math.isfinite(row["loss_total"])), {})
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
         fingerprint=fingerprint(run_fingerprint, sorted(skipped)) if skipped else run_fingerprint,
@@ -258,12 +261,13 @@ def _manifest(
         num_train_samples=len(rows),
         num_train_sequences=sum(map(is_sequence, rows)),
         num_skipped=len(skipped),
-        num_steps=last["num_steps"],
+        num_steps=logged[-1]["num_steps"],
+        num_skipped_steps=logged[-1].get("skipped_steps", 0),
         world_size=config.num_workers,
         world_sizes=world_sizes,
         precision=job.precision,
         metadata=job.metadata,
-        final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
+        final_losses={name: value for name, value in losses.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )
 
