@@ -18,13 +18,11 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from smile_pipe.model import patch_cnn
-from smile_pipe.model.config import Precision
+from smile_pipe.model.config import Precision, is_hub_model
 
 CONFIGS = Path(__file__).parent / "configs"
 OWN_ARCHS = tuple(sorted(path.stem for path in CONFIGS.iterdir()))
 """Architectures that are not part of open_clip; they start from random weights."""
-HUB_PREFIX = "hf-hub:"
-"""Prefix of architectures that are models on the Hugging Face hub, `hf-hub:ORGANISATION/NAME`."""
 QUICKGELU_SUFFIX = "-quickgelu"
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -202,11 +200,6 @@ def check_arch(arch: str, pretrained: str | None = None) -> dict[str, Any]:
         hint = f"use the architecture {arch}{QUICKGELU_SUFFIX}" if exists else "use other weights"
         raise ValueError(f"{arch} computes with GELU, and the weights {pretrained!r} are for QuickGELU; {hint}")
     return config
-
-
-def is_hub_model(arch: str) -> bool:
-    """Whether `arch` is a model on the Hugging Face hub, which includes its weights."""
-    return arch.startswith(HUB_PREFIX)
 
 
 def supports_activation_checkpointing(config: dict[str, Any]) -> bool:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from smile_pipe.model.towers import OWN_ARCHS, native_precision
 from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
-from smile_pipe.pipeline.common.optimization import BETAS, FiniteSteps, cosine_schedule
+from smile_pipe.pipeline.common.finite_steps import FiniteSteps
+from smile_pipe.pipeline.common.optimization import BETAS, PRETRAINED_LEARNING_RATE, cosine_schedule
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
@@ -136,7 +137,7 @@ def finetune(
 
 def learning_rate(arch: str) -> float:
     """Return the peak learning rate: a tenth for large towers, which are mostly pretrained on far more than faces."""
-    return 3e-4 if arch in OWN_ARCHS else 3e-5
+    return 3e-4 if arch in OWN_ARCHS else PRETRAINED_LEARNING_RATE
 
 
 def _embed_with_fresh_statistics(

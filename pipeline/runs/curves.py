@@ -9,7 +9,7 @@ Curve = list[tuple[int, float]]
 
 _POSITION_FIELDS = ("step", "epoch", "num_steps")
 _FIRST = ("loss_total", "validation_knn")
-_LAST = ("learning_rate", "samples_per_second", "data_wait")
+_LAST = ("learning_rate", "learning_rate_towers", "samples_per_second", "data_wait")
 _TITLES = {
     "loss_total": "total loss",
     "loss_mv": "multiview decorrelation",
@@ -18,6 +18,7 @@ _TITLES = {
     "validation_knn": "validation kNN",
     "skipped_steps": "skipped steps",
     "learning_rate": "learning rate",
+    "learning_rate_towers": "learning rate of the towers",
     "samples_per_second": "samples a second",
     "data_wait": "waiting for data",
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import ContrastiveModel, Supervised, build_model
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
-from smile_pipe.pipeline.common.optimization import DivergedError, check_finite
+from smile_pipe.pipeline.common.finite_steps import DivergedError, check_finite
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.runs.run_directory import Checkpoint

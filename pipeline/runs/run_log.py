@@ -105,7 +105,7 @@ class RunLog:
         step: int,
         epoch: int,
         losses: dict[str, Tensor],
-        learning_rate: float,
+        learning_rates: Mapping[str, float],
         scalars: Callable[[], Mapping[str, float]],
     ) -> None:
         """Log a step; a row is written every few steps, and only these wait for the device.
@@ -114,7 +114,7 @@ class RunLog:
             step: Number of steps done.
             epoch: Number of the epoch, from 0.
             losses: Loss terms by name.
-            learning_rate: Learning rate of the step.
+            learning_rates: Learning rates of the step by name of their column.
             scalars: Returns other numbers by name; called only if a row is written.
         """
         if not self.is_active:
@@ -126,7 +126,7 @@ class RunLog:
         elapsed = max(time.monotonic() - self.start_time, 1e-9)
         row = self._row(step, epoch)
         row |= {f"loss_{name}": round(value.item(), 6) for name, value in losses.items()}
-        row |= {"learning_rate": learning_rate}
+        row |= learning_rates
         row |= {name: round(value, 6) for name, value in scalars().items()}
         row["samples_per_second"] = round((step - self.first_step) * self.batch_size / elapsed, 1)
         row["data_wait"] = round(self.wait_seconds / elapsed, 4)

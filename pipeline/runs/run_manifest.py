@@ -35,6 +35,7 @@ class RunManifest(Manifest):
         world_size: Number of workers at the end.
         world_sizes: (step, workers) for each change of this number, from the first step on.
         precision: Precision of the towers, `auto` resolved.
+        learning_rates: Peak learning rates of the `towers` and of the `heads`, `auto` resolved.
         metadata: Whether half of the prompts also described the person.
         final_losses: Loss terms of the last logged step that was finite.
         checkpoint: Name of the checkpoint that is the result.
@@ -66,6 +67,7 @@ class RunManifest(Manifest):
     world_size: int
     world_sizes: tuple[tuple[int, int], ...] = ()
     precision: Precision
+    learning_rates: Mapping[str, float] = {}
     metadata: bool = False
     final_losses: Mapping[str, float]
     checkpoint: str

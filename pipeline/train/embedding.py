@@ -8,7 +8,7 @@ from torch import Tensor
 
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.transfer import to_device
-from smile_pipe.pipeline.common.optimization import DivergedError
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.train.context import Worker

@@ -17,17 +17,13 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from smile_pipe.pipeline.common.optimization import DivergedError
-from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.cluster import warn_on_lost_nodes
 from smile_pipe.pipeline.train.context import Job, Worker
-from smile_pipe.pipeline.train.local_job import MAX_RESTARTS, TrainingError
+from smile_pipe.pipeline.train.local_job import FINAL_ERRORS, MAX_RESTARTS, TrainingError
 from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.storage import StoragePath
 
-FINAL_ERRORS = (BadSampleError, DivergedError)
-"""Errors that a restart would repeat."""
 # Ray fetches one report every two seconds, and the next report waits until then.
 REPORT_SECONDS = 10.0
 

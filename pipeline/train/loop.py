@@ -75,10 +75,11 @@ def train(
             groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
             batches = prefetch(dataset.batches(groups, spares=rows), worker.device)
             for batch in log.time_batches(batches):
-                learning_rate = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
-                losses = train_step.step(batch, epoch, step, learning_rate)
+                schedule = cosine_schedule(step, num_steps, config.warmup)
+                losses = train_step.step(batch, epoch, step, schedule)
                 step += 1
-                log.step(step, epoch, losses, learning_rate, train_step.scalars)
+                rates = {name: rate * schedule for name, rate in logged_rates(job.learning_rates).items()}
+                log.step(step, epoch, losses, rates, train_step.scalars)
                 if log.is_due(step):
                     train_step.check(step, num_steps, losses)
                 if config.save_every and step % config.save_every == 0 and step % sampler.num_steps:
@@ -89,6 +90,12 @@ def train(
                 accuracy = validation.accuracy(train_step.result, dataset, train_step.directions, worker)
                 log.validation(step, epoch, accuracy)
             save(step)
+
+
+def logged_rates(learning_rates: Mapping[str, float]) -> dict[str, float]:
+    """Peak learning rates by the names of their columns in the log; one column if they are equal."""
+    heads, towers = learning_rates["heads"], learning_rates["towers"]
+    return {"learning_rate": heads} | ({} if towers == heads else {"learning_rate_towers": towers})
 
 
 def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> FaceDataset:

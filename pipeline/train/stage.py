@@ -99,6 +99,7 @@ def run(
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.recorded(),
         "recipe": job.recipe.model_dump(),
+        "learning_rates": job.learning_rates,
     }
     with directory_lock(directory.root):
         # Another process may have held the lock and finished the run.
@@ -207,6 +208,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         text_source=source,
         temporal=temporal,
         precision=resolve_precision(config),
+        learning_rates=config.learning_rates,
         validation_subjects=held_out,
         metadata=uses_metadata_prompts(config, source),
     )
@@ -266,6 +268,7 @@ def _manifest(
         world_size=config.num_workers,
         world_sizes=world_sizes,
         precision=job.precision,
+        learning_rates=job.learning_rates,
         metadata=job.metadata,
         final_losses={name: value for name, value in losses.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,

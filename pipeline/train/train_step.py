@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.transfer import to_device
-from smile_pipe.pipeline.common.optimization import BETAS, FiniteSteps, check_finite
+from smile_pipe.pipeline.common.finite_steps import FiniteSteps, check_finite
+from smile_pipe.pipeline.common.optimization import BETAS
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order, seed_dropout
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -21,6 +22,7 @@ from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.ema import ExponentialMovingAverage
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
 from smile_pipe.pipeline.train.text_targets import TextTargets
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import IndexRow
 
 COMPILE_BACKEND = "inductor"
@@ -39,9 +41,10 @@ class TrainStep:
     ) -> None:
         self.job, self.worker, self.model = job, worker, model
         config = job.config
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=BETAS, fused=True
-        )
+        groups = _parameter_groups(model, job.learning_rates, config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+        # Not in the groups: those of a checkpoint replace them.
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.finite_steps = FiniteSteps(self.optimizer, learned, list(model.buffers()))
         directions = dataset.directions(rows)
@@ -63,6 +66,9 @@ class TrainStep:
 
         Returns:
             Number of steps of the checkpoint, 0 without one.
+
+        Raises:
+            UsageError: The checkpoint is of a version that trained other parameters.
         """
         step = 0
         if checkpoints := run.checkpoints():
@@ -71,7 +77,13 @@ class TrainStep:
                 self.ema.load_checkpoint(weights, int(state["num_averaged"]))
                 weights = state["model"]
             self.model.load_state_dict(weights)
-            self.optimizer.load_state_dict(state["optimizer"])
+            try:
+                self.optimizer.load_state_dict(state["optimizer"])
+            except ValueError as error:
+                raise UsageError(
+                    f"{checkpoints[-1].path}: another version has written it, whose optimiser has other parameters "
+                    f"({error}); train in a new directory"
+                ) from None
             self.text_targets.load_state(state)
             if "skipped_steps" in state:
                 self.finite_steps.load_state(state["skipped_steps"])
@@ -120,21 +132,21 @@ class TrainStep:
         if not is_resumed:
             self.text_targets.start_epoch(self.model, self.directions, self.worker)
 
-    def step(self, batch: Batch, epoch: int, step: int, learning_rate: float) -> dict[str, Tensor]:
+    def step(self, batch: Batch, epoch: int, step: int, schedule: float) -> dict[str, Tensor]:
         """Update the weights, unless loss or gradient are not finite.
 
         Args:
             batch: The samples of this rank.
             epoch: Number of the epoch, from 0.
             step: Number of steps done before.
-            learning_rate: Learning rate of this step.
+            schedule: Factor of the peak learning rates.
 
         Returns:
             Loss terms by name, from before the update.
         """
         device, config = self.worker.device, self.job.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * schedule
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
         views = to_device(batch.views, device)
         views = augment(views, self.job.channel, self.mirror_order, generator, batch.frames)
@@ -149,7 +161,15 @@ class TrainStep:
         return losses
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    yield {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay}
-    yield {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}
+def _parameter_groups(
+    model: nn.Module, learning_rates: Mapping[str, float], weight_decay: float
+) -> Iterator[dict[str, Any]]:
+    """Two groups for each learning rate: matrices, with weight decay, and other parameters."""
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = learning_rates["towers" if name.startswith("towers.") else "heads"]
+            by_rate.setdefault(rate, []).append(parameter)
+    for rate, learned in by_rate.items():
+        yield {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay, "lr": rate}
+        yield {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0, "lr": rate}

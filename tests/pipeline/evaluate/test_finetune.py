@@ -21,8 +21,8 @@ from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import build_model
 from smile_pipe.model.towers import build_tokenizer
 from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
-from smile_pipe.pipeline.common import optimization
-from smile_pipe.pipeline.common.optimization import DivergedError
+from smile_pipe.pipeline.common import finite_steps
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset, FaceSample
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate import finetune as module
@@ -213,7 +213,7 @@ class TestLearning:
 
     @pytest.mark.parametrize(
         ("place", "name", "value"),
-        [(optimization, "MAX_GRADIENT_NORM", 0.0), (module, "cosine_schedule", lambda *given: 0.0)],
+        [(finite_steps, "MAX_GRADIENT_NORM", 0.0), (module, "cosine_schedule", lambda *given: 0.0)],
     )
     def test_gradient_clipping_and_schedule_are_applied(self, tune, tiny, monkeypatch, copies, place, name, value):
         monkeypatch.setattr(place, name, value)

@@ -70,7 +70,7 @@ def make_step(shards, tmp_path, monkeypatch) -> Callable[..., tuple[TrainStep, B
 
 def run(train_step: TrainStep, batch: Batch) -> dict[str, torch.Tensor]:
     with no_device_syncs(device="meta"):
-        return train_step.step(batch, 0, 0, 1e-3)
+        return train_step.step(batch, 0, 0, 1.0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -90,9 +90,9 @@ def test_no_option_waits_for_the_device(make_step, options):
 def test_no_step_waits_for_a_gpu(make_step, recipe):
     train_step, batch = make_step(torch.device("cuda"), recipe=recipe, channel="normal", ema=0.9)
     # The first step also loads kernels and allocates memory.
-    train_step.step(batch, 0, 0, 1e-3)
+    train_step.step(batch, 0, 0, 1.0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_step.step(batch, 0, 1, 1e-3)
+        train_step.step(batch, 0, 1, 1.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")

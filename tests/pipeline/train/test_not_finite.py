@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers import small_runs
 from helpers.small_runs import learn, same, timeless, weights
 from smile_pipe.cli.commands.train import _note
-from smile_pipe.pipeline.common.optimization import MAX_SKIPPED_IN_A_ROW, DivergedError
+from smile_pipe.pipeline.common.finite_steps import MAX_SKIPPED_IN_A_ROW, DivergedError, FiniteSteps
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import WEIGHTS, RunDirectory, open_run
 from smile_pipe.pipeline.runs.status import status
@@ -87,6 +87,17 @@ def test_skipped_step_changes_nothing(shards, tmp_path, poison, monkeypatch, giv
     assert all(tensor.isfinite().all() for tensor in trail[3].values())
     assert int(trail[3]["optimizer.0.step"]) == 3
     assert manifest.num_skipped_steps == 1 and manifest.num_steps == 4
+
+
+def test_infinite_loss_with_finite_gradients_is_skipped():
+    weight = torch.nn.Parameter(torch.ones(2))
+    steps = FiniteSteps(torch.optim.AdamW([weight], fused=True), [weight], [])
+    steps.start()
+    loss = weight.sum() + torch.inf
+    loss.backward()
+    assert weight.grad.tolist() == [1.0, 1.0]
+    steps.finish(loss)
+    assert weight.tolist() == [1.0, 1.0] and steps.state() == {"num_skipped": 1, "num_in_a_row": 1}
 
 
 def test_skipped_steps_are_shown(shards, tmp_path, poison):

@@ -21,7 +21,7 @@ from helpers.trees import contents, upload
 from smile_pipe.cli.main import app
 from smile_pipe.cli.next_command import next_command
 from smile_pipe.pipeline.common.directory_lock import directory_lock
-from smile_pipe.pipeline.common.optimization import DivergedError
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
@@ -189,18 +189,18 @@ class TestMetrics:
     def test_metrics_are_uploaded_periodically_and_at_checkpoints(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         with self.log(run) as log:
-            log.step(5, 0, self.losses, 0.1, learned)
+            log.step(5, 0, self.losses, {"learning_rate": 0.1}, learned)
             assert run.metrics() == []
             log.publish()
             assert [row["step"] for row in run.metrics()] == [5]
             monkeypatch.setattr(log, "next_upload", 0.0)
-            log.step(10, 0, self.losses, 0.1, learned)
+            log.step(10, 0, self.losses, {"learning_rate": 0.1}, learned)
             assert [row["step"] for row in run.metrics()] == [5, 10]
-            log.step(15, 0, self.losses, 0.1, learned)
+            log.step(15, 0, self.losses, {"learning_rate": 0.1}, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15]
         # A resumed log keeps earlier rows.
         with self.log(run) as log:
-            log.step(20, 0, self.losses, 0.1, learned)
+            log.step(20, 0, self.losses, {"learning_rate": 0.1}, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15, 20]
         assert len(list(run.tensorboard_path.iterdir())) == 2 and not log.folder.exists()
 
@@ -214,7 +214,7 @@ class TestMetrics:
         with self.log(run) as log, monkeypatch.context() as patch:
             patch.setattr(StoragePath, "write_atomically", fail)
             patch.setattr(log, "next_upload", 0.0)
-            log.step(5, 0, self.losses, 0.1, learned)
+            log.step(5, 0, self.losses, {"learning_rate": 0.1}, learned)
             with pytest.raises(type(error)):
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
@@ -224,7 +224,7 @@ class TestMetrics:
         run, reported = RunDirectory(remote / "run"), []
         with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
-                log.step(step, 0, self.losses, 0.1, learned)
+                log.step(step, 0, self.losses, {"learning_rate": 0.1}, learned)
                 log.publish()
                 wait_until(lambda: reported[-1:] == [step])  # noqa: B023 - not kept
         assert reported == [5, 10]
@@ -242,7 +242,7 @@ class TestMetrics:
         with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             monkeypatch.setattr(tail_metrics, "_size", fail_once)
             wait_until(lambda: bool(failed))
-            log.step(5, 0, self.losses, 0.1, learned)
+            log.step(5, 0, self.losses, {"learning_rate": 0.1}, learned)
             log.publish()
             wait_until(lambda: reported == [5], 10)
         assert failed == [run]
