@@ -48,9 +48,9 @@ def train(
     config, run = job.config, RunDirectory(job.config.out)
     torch.manual_seed(config.seed)
     model = build_model(job.recipe)
-    model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     model.to(worker.device)
     set_matmul_precision(job.precision, worker.device)
+    model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     dataset = _open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
     shard_names = [row.shard for row in rows]

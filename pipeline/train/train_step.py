@@ -154,7 +154,8 @@ class TrainStep:
         seed_dropout(generator)
         inputs = ModelInputs(views, self.directions, batch.frames, *text_and_targets)
         self.finite_steps.start()
-        losses = backward(self.network, self.model, inputs, self.job.precision, config.grad_cache_chunks)
+        chunks, recomputes = config.grad_cache_chunks, config.checkpoint_activations
+        losses = backward(self.network, self.model, inputs, self.job.precision, chunks, recomputes)
         self.finite_steps.finish(losses["total"])
         if self.ema:
             self.ema.update(self.finite_steps.was_skipped)
