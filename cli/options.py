@@ -220,8 +220,7 @@ def _parameter(name: str, field: Any, positional: bool, hidden: bool = False) ->
 def _cli_type(annotation: Any) -> Any:
     """The type that typer parses: plain types and choices; other types are strings, which pydantic parses."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        parts = [part for part in typing.get_args(annotation) if part is not type(None)]
-        annotation = parts[0] if len(parts) == 1 else str
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
     if annotation in (int, float, bool, Path) or typing.get_origin(annotation) is Literal:
         return annotation
     return str
