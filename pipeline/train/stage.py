@@ -19,7 +19,8 @@ from typing import Any
 from blake3 import blake3
 
 from smile_pipe.model.objectives import check_recipe
-from smile_pipe.model.towers import check_arch, supports_activation_checkpointing
+from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
+from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.integrity import open_shards
@@ -165,6 +166,8 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     check_wandb(config.wandb)
     shards = open_shards(config.shards, config.on_bad_shard)
     source = resolve_text_source(config, shards.manifest)
+    if source in ("label", "pseudo") and config.recipe != "supervised":
+        warn_on_equal_tokens(build_tokenizer(config.arch), shards.manifest.prompts)
     split = split_subjects(
         config.split, (row.subject for row in select_training_rows(shards, shards.subjects, config.where))
     )
