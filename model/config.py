@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Lambda times D of L_mv; tuned on other subjects than those of reported results (model/README.md).
+REDUNDANCY_WEIGHT = 6.5
 # Time of a dynamic image. It summarises all frames of its sequence, so it has no time among them.
 DYNAMIC_TIME = -1.0
 
@@ -63,7 +65,8 @@ class RecipeConfig(BaseModel):
         pretrained: Weights of the towers: an open_clip tag or a file; None for random ones.
         joint_dim: Size of the joint embedding.
         temporal_pooling: How frame embeddings become one: time-aware attention, or their mean.
-        off_diagonal_weight: Lambda of L_mv (0.0051 in the code of Barlow Twins).
+        off_diagonal_weight: Lambda of L_mv; None for `REDUNDANCY_WEIGHT` divided by the number of features.
+        projection_dim: Size of the projections of the views that L_mv compares; 0 compares the embeddings themselves.
         temperature: Initial temperature of the contrastive losses; learned, and kept above `min_temperature`.
         min_temperature: Lower bound of the temperature.
         margin: Initial margin of AffectVLM; learned, and kept within `margin_bounds`.
@@ -79,7 +82,8 @@ class RecipeConfig(BaseModel):
     pretrained: str | None = None
     joint_dim: int = 128
     temporal_pooling: PoolingKind = "attention"
-    off_diagonal_weight: float = 0.0051
+    off_diagonal_weight: float | None = None
+    projection_dim: int = Field(default=0, ge=0)
     temperature: float = 0.07
     min_temperature: float = 0.01
     margin: float = 0.3
@@ -90,3 +94,9 @@ class RecipeConfig(BaseModel):
     def weights(self) -> Mapping[str, float]:
         """Weights of the loss terms in use, by name."""
         return {name: weight for name, weight in RECIPES[self.name].weights.items() if name not in self.without}
+
+    @property
+    def redundancy_weight(self) -> float:
+        """Lambda of L_mv."""
+        num_features = self.projection_dim or self.joint_dim
+        return REDUNDANCY_WEIGHT / num_features if self.off_diagonal_weight is None else self.off_diagonal_weight

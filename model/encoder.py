@@ -37,8 +37,8 @@ class FaceEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.towers = Towers(config.arch, config.pretrained)
-        self.project_image = _projector(self.towers.embed_dim, config.joint_dim)
-        self.project_text = _projector(self.towers.embed_dim, config.joint_dim)
+        self.project_image = projector(self.towers.embed_dim, self.towers.embed_dim, config.joint_dim)
+        self.project_text = projector(self.towers.embed_dim, self.towers.embed_dim, config.joint_dim)
         self.fusion = ViewFusion(config.joint_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         self.max_log_scale = -math.log(config.min_temperature)
@@ -114,5 +114,6 @@ class FaceEncoder(nn.Module):
         return self.log_scale.clamp(max=self.max_log_scale).exp()
 
 
-def _projector(width_in: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, width_in), nn.GELU(), nn.Linear(width_in, width_out))
+def projector(width_in: int, width: int, width_out: int) -> nn.Sequential:
+    """Two linear layers with a GELU between them."""
+    return nn.Sequential(nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width_out))

@@ -17,7 +17,7 @@ from typing_extensions import override
 from smile_pipe.model import losses as L
 from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.distributed import Rows, gather_rows, sum_over_ranks, world_size
-from smile_pipe.model.encoder import Embeddings, FaceEncoder
+from smile_pipe.model.encoder import Embeddings, FaceEncoder, projector
 from smile_pipe.model.towers import full_matmul_precision
 
 AGGREGATION_HEADS = 4
@@ -145,11 +145,21 @@ class ContrastiveModel(FaceEncoder):
 class SmileVLM(ContrastiveModel):
     """Three losses: across views, between views and text, and against redundancy of the two (arXiv 2506.01203)."""
 
+    def __init__(self, config: RecipeConfig) -> None:
+        super().__init__(config)
+        self.project_views: nn.Module = nn.Identity()
+        if config.projection_dim and "mv" in config.weights:
+            # As in `FaceEncoder`: all other random numbers are those of a model without it.
+            with torch.random.fork_rng(devices=[]):
+                self.project_views = projector(config.joint_dim, config.projection_dim, config.projection_dim)
+
     @override
     def terms(self) -> Mapping[str, Term]:
-        weight = self.config.off_diagonal_weight
+        def decorrelation(batch: GatheredBatch) -> Tensor:
+            return L.multiview_decorrelation(batch.views.map(self.project_views), self.config.redundancy_weight)
+
         return {
-            "mv": _term("views", lambda b: L.multiview_decorrelation(b.views, weight), compares=False),
+            "mv": _term("views", decorrelation, compares=False),
             "vl": _vision_language(self),
             "cm": _term("fused text", lambda b: L.cross_modal_redundancy(b.fused, b.text), compares=False),
         }

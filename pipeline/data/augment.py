@@ -1,6 +1,7 @@
 """Augmentation of batched views: mirroring, small similarity transforms, and brightness and tint of colour images.
 
 Mirroring a face turns its left view into the right view of the mirrored face, so mirroring also permutes the views.
+Normals and flow are vectors in image axes: where an image is mirrored or turned, so are they.
 Each view gets its own similarity transform, which may be what the AffectVLM description calls mixed view augmentation.
 """
 
@@ -53,38 +54,53 @@ def augment(
         is_mirrored = torch.rand(num_faces, generator=generator) < 0.5
     theta = frames.repeat_per_sample(_similarities(num_faces, num_views, is_mirrored, generator))
     is_mirrored = frames.repeat_per_sample(is_mirrored)
-    # Permuted views and negated x components; the transforms of `_similarities` flip the pixels.
+    # The transforms of `_similarities` flip the pixels; views are permuted here.
     as_is = torch.arange(num_views)
     sources = torch.where(is_mirrored[:, None], as_is if order is None else torch.tensor(order), as_is)
-    x_sums = _x_sums(channel, is_mirrored, frames)
+    zeros = _zeros(channel, frames)
     factors = _colour_factors(num_faces, num_views, frames, generator) if channel == "rgb" else None
     if views_nvchw.device.type == "cpu":
         factors = torch.ones(len(views_nvchw), num_views, 3) if factors is None else factors
-        return warp(views_nvchw, sources, x_sums, theta, factors)
-    return _warp_on_device(views_nvchw, sources, x_sums, theta, factors)
+        return warp(views_nvchw, sources, zeros, _vector_maps(theta), theta, factors)
+    return _warp_on_device(views_nvchw, sources, zeros, _vector_maps(theta), theta, factors)
 
 
-def _x_sums(channel: str, is_mirrored: Tensor, frames: PackedFrames) -> Tensor:
-    """Sums of x and -x of signed pixels in mirrored frames, 0 in other frames: float32 [N].
+def _zeros(channel: str, frames: PackedFrames) -> Tensor:
+    """Pixel value of the component 0 of each frame's vectors, float32 [N]; 0 for channels without vectors.
 
-    Zero is at 127.5 for normals, and at 128 for flow and for dynamic images: the weights of a dynamic image sum to 0,
-    so the dynamic image of 255 - c is the negative of that of c.
+    It is 127.5 for normals, and 128 for flow and for dynamic images: the weights of a dynamic image sum to 0, so the
+    dynamic image of 255 - c is the negative of that of c.
     """
     if channel not in ("normal", "flow"):
-        return torch.zeros(len(is_mirrored))
-    sums = torch.where(frames.is_dynamic | (channel == "flow"), 256.0, 255.0)
-    return torch.where(is_mirrored, sums, 0.0)
+        return torch.zeros(len(frames.times))
+    return torch.where(frames.is_dynamic | (channel == "flow"), 128.0, 127.5)
+
+
+def _vector_maps(theta_nv23: Tensor) -> Tensor:
+    """What the transforms of square images do to vectors with x right and y up: [N, V, 2, 2].
+
+    The maps of pixels go from target to source, with y down; those of vectors from source to target, with y up. Vectors
+    keep their length.
+    """
+    matrix = theta_nv23[..., :2]
+    scale = torch.linalg.det(matrix).abs().sqrt()[..., None, None]
+    return matrix.mT / scale * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
 
 
 def _warp_on_device(
-    views_nvchw: Tensor, sources_nv: Tensor, x_sums_n: Tensor, theta_nv23: Tensor, factors_nvc: Tensor | None
+    views_nvchw: Tensor,
+    sources_nv: Tensor,
+    zeros_n: Tensor,
+    vector_maps_nv22: Tensor,
+    theta_nv23: Tensor,
+    factors_nvc: Tensor | None,
 ) -> Tensor:
-    """`warp` with operators of PyTorch, for other devices than the CPU; the last four are on the CPU."""
+    """`warp` with operators of PyTorch, for other devices than the CPU; all other arguments are on the CPU."""
     device = views_nvchw.device
     views = views_nvchw[torch.arange(len(views_nvchw), device=device)[:, None], to_device(sources_nv, device)].float()
-    negated = to_device(x_sums_n.nonzero().squeeze(1), device)
-    sums = to_device(x_sums_n[x_sums_n > 0], device).view(-1, 1, 1, 1)
-    views[negated, :, 0] = (sums - views[negated, :, 0]).clamp(max=255)
+    if bool(zeros_n.any()):
+        zeros, maps = to_device(zeros_n, device)[:, None, None, None, None], to_device(vector_maps_nv22, device)
+        views[:, :, :2] = torch.einsum("nvij,nvjhw->nvihw", maps, views[:, :, :2] - zeros).add_(zeros).clamp_(0, 255)
     views /= 255
     if factors_nvc is not None:
         views.mul_(to_device(factors_nvc, device)[..., None, None]).clamp_(max=1)

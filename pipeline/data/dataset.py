@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.pipeline.data.input_images import INPUT_VERSION, fit_view
 from smile_pipe.pipeline.data.integrity import (
     BadSampleError,
     OnBadShard,
@@ -24,13 +24,12 @@ from smile_pipe.pipeline.data.integrity import (
     no_readable_sample,
     raise_bad_sample,
 )
-from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.data.temporal import TemporalRead, select_frames
 from smile_pipe.pipeline.rendering.cameras import Rig, View
-from smile_pipe.shards.images import Pixels, as_rgb, decode_image
+from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.sample import Camera, Sample, SampleError
+from smile_pipe.shards.sample import Camera, Sample
 
 # Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
 READ_AHEAD = 3
@@ -38,11 +37,6 @@ READ_CHUNK = 8
 # Least number of threads if reading does not compete with the model for cores: threads that wait for a remote storage
 # need no core, and with a GPU the cores are free.
 MIN_FREE_READERS = 8
-
-# Displacements d are mapped to tanh(d / FLOW_BEND), in frame units (9 mm). A millimetre at rest then moves 14 of 255
-# levels, so micro-expressions are visible, and a jaw that drops by 4 cm is still not clipped. The upper byte of the
-# stored 16 bits would have 1.4 levels per millimetre.
-FLOW_BEND = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,12 +48,14 @@ class DecodeSpec:
         image_size: Height and width of the result, in pixels.
         temporal: Which frames of a sequence are read; see `select_frames`.
         max_frames: Largest number of frames of a sequence.
+        input_version: See `INPUT_VERSION`.
     """
 
     channel: str
     image_size: int
     temporal: TemporalRead = "none"
     max_frames: int = 16
+    input_version: int = INPUT_VERSION
 
 
 @dataclass(frozen=True)
@@ -224,7 +220,7 @@ def decode_face(sample: Sample, decode_spec: DecodeSpec) -> FaceSample:
     """Decode the images of a sample that `decode_spec` selects.
 
     Raises:
-        SampleError: See `select_frames`; or the sample has flow images without their scale.
+        SampleError: See `select_frames`; or the sample has images of depth or flow without their scale.
         ImageError: An image cannot be decoded.
     """
     record, size = sample.record, decode_spec.image_size
@@ -234,35 +230,9 @@ def decode_face(sample: Sample, decode_spec: DecodeSpec) -> FaceSample:
         name = f"{decode_spec.channel}{frame.suffix}"
         for v, camera in enumerate(record.cameras):
             pixels = decode_image(name, sample.images[camera.name, name], min_side=size)
-            fit_image(as_rgb(_convert_flow(pixels, sample, decode_spec.channel)), views[t, v])
+            fit_view(pixels, record, decode_spec.channel, views[t, v], decode_spec.input_version)
     times = np.array([frame.time for frame in frames], np.float32)
     return FaceSample(views, times, sample.text, record.concept, record.key, record.subject)
-
-
-def flow_as_rgb(flow: NDArray[np.uint16], step: float) -> NDArray[np.uint8]:
-    """Convert stored flow to 8 bits: 128 + 127 tanh(d / `FLOW_BEND`), 128 at rest.
-
-    Args:
-        flow: Stored flow, uint16 [H, W, 3], 32768 at rest.
-        step: Frame units per level of the stored flow.
-    """
-    return _flow_levels(step)[flow]
-
-
-@lru_cache(maxsize=4)
-def _flow_levels(step: float) -> NDArray[np.uint8]:
-    """8-bit level of each stored value, [65536]."""
-    distances = (np.arange(65536) - 32768) * step
-    return np.nan_to_num(np.round(128 + 127 * np.tanh(distances / FLOW_BEND)), nan=128.0).astype(np.uint8)
-
-
-def _convert_flow(pixels: Pixels, sample: Sample, channel: str) -> Pixels:
-    """Convert flow images to 8 bits; other images and dynamic images are returned unchanged."""
-    if channel != "flow" or pixels.dtype != np.uint16:
-        return pixels
-    if sample.record.flow is None:
-        raise SampleError(f"{sample.record.key}.json: has flow images without their scale; render again")
-    return flow_as_rgb(pixels.astype(np.uint16, copy=False), sample.record.flow.step)
 
 
 def collate(faces: Sequence[FaceSample], pin_memory: bool = False) -> Batch:

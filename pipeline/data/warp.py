@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def warp(views_nvchw: Tensor, sources_nv: Tensor, x_sums_n: Tensor, theta_nv23: Tensor, factors_nvc: Tensor) -> Tensor:
+def warp(
+    views_nvchw: Tensor,
+    sources_nv: Tensor,
+    zeros_n: Tensor,
+    vector_maps_nv22: Tensor,
+    theta_nv23: Tensor,
+    factors_nvc: Tensor,
+) -> Tensor:
     """Move, mirror and recolour views.
 
     Args:
         views_nvchw: uint8 [N, V, 3, H, W], on the CPU.
         sources_nv: Index of the view that becomes each view, int64 [N, V].
-        x_sums_n: Frames whose x component is negated: the sum of x and its negative; 0 for other frames. Float32 [N].
+        zeros_n: Pixel value of the component 0 of the vectors in each frame, float32 [N]; 0 for frames without vectors.
+        vector_maps_nv22: Linear maps of the x and y components of vectors, float32 [N, V, 2, 2].
         theta_nv23: Affine maps from target to source pixels in [-1, 1]^2, float32 [N, V, 2, 3].
         factors_nvc: Factors of the colours, float32 [N, V, 3].
 
@@ -27,7 +35,7 @@ def warp(views_nvchw: Tensor, sources_nv: Tensor, x_sums_n: Tensor, theta_nv23: 
     """
     num, num_views, channels, height, width = views_nvchw.shape
     out = torch.empty(num, num_views, height, width, channels)
-    tensors = (views_nvchw, sources_nv, x_sums_n, theta_nv23, factors_nvc, out)
+    tensors = (views_nvchw, sources_nv, zeros_n, vector_maps_nv22, theta_nv23, factors_nvc, out)
     num_threads = max(1, min(torch.get_num_threads(), num))
     parts = [[tensor.numpy() for tensor in part] for part in zip(*(t.chunk(num_threads) for t in tensors), strict=True)]
     if len(parts) == 1:
@@ -42,7 +50,8 @@ def warp(views_nvchw: Tensor, sources_nv: Tensor, x_sums_n: Tensor, theta_nv23: 
 def _warp(
     views: NDArray[np.uint8],
     sources: NDArray[np.int64],
-    x_sums: NDArray[np.float32],
+    zeros: NDArray[np.float32],
+    vector_maps: NDArray[np.float32],
     theta: NDArray[np.float32],
     factors: NDArray[np.float32],
     out: NDArray[np.float32],
@@ -61,7 +70,7 @@ def _warp(
     first, x_shares, y_shares = np.empty(width, np.int32), np.empty(width, np.float32), np.empty(width, np.float32)
     for n in range(len(views)):
         for v in range(views.shape[1]):
-            _load(views[n, sources[n, v]], x_sums[n], factors[n, v] / np.float32(255), pixels)
+            _load(views[n, sources[n, v]], zeros[n], vector_maps[n, v], factors[n, v] / np.float32(255), pixels)
             # Position in the source, in pixels: of the first target pixel, and its change per column and per row.
             x_by_j, x_by_i, x_shift = theta[n, v, 0, 0], theta[n, v, 0, 1] * wide, theta[n, v, 0, 2]
             y_by_j, y_by_i, y_shift = theta[n, v, 1, 0] / wide, theta[n, v, 1, 1], theta[n, v, 1, 2]
@@ -88,13 +97,24 @@ def _warp(
 
 
 @njit(cache=True, nogil=True)
-def _load(view: NDArray[np.uint8], x_sum: float, factors: NDArray[np.float32], pixels: NDArray[np.float32]) -> None:
-    """Fill `pixels` [H + 1, W + 1, 4] with a view [3, H, W] times `factors` [3], at most 1; see `warp` for `x_sum`."""
+def _load(
+    view: NDArray[np.uint8],
+    zero: float,
+    vector_map: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    pixels: NDArray[np.float32],
+) -> None:
+    """Fill `pixels` [H + 1, W + 1, 4] with a view [3, H, W] times `factors` [3], at most 1; see `warp` for the rest."""
     height, width = view.shape[1:]
     for i in range(height):
         for c in range(3):
             for j in range(width):
-                value = np.float32(view[c, i, j])
-                if c == 0 and x_sum > 0:
-                    value = min(np.float32(x_sum) - value, np.float32(255))
-                pixels[i, j, c] = min(value * factors[c], np.float32(1))
+                pixels[i, j, c] = min(np.float32(view[c, i, j]) * factors[c], np.float32(1))
+    if zero > 0:
+        origin, most = np.float32(zero), np.float32(255)
+        for i in range(height):
+            for c in range(2):
+                a, b = vector_map[c, 0], vector_map[c, 1]
+                for j in range(width):
+                    turned = a * (np.float32(view[0, i, j]) - origin) + b * (np.float32(view[1, i, j]) - origin)
+                    pixels[i, j, c] = min(max(turned + origin, np.float32(0)), most) * factors[c]

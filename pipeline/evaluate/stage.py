@@ -81,7 +81,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
     temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
-    decode_spec = DecodeSpec(run_manifest.channel, model.model.towers.image_size, temporal, run_manifest.max_frames)
+    decode_spec = model.decode_spec(run_manifest, temporal)
     # Without fine-tuning each sample is read once, so a cache would be useless.
     cache_bytes = FINETUNE_CACHE_BYTES if "finetune" in names else 0
     dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.export.config import ExportConfig, ExportResult
@@ -62,9 +62,7 @@ def run(config: ExportConfig, on_progress: Callable[[int, int], None] = lambda d
     if config.onnx:
         result["onnx_difference"] = write_onnx(_with_parent(config.onnx), trained.model, metadata)
     if config.embeddings and samples:
-        decode_spec = DecodeSpec(
-            manifest.channel, trained.model.towers.image_size, samples.temporal, manifest.max_frames
-        )
+        decode_spec = trained.decode_spec(manifest, samples.temporal)
         dataset = FaceDataset(samples.shards, decode_spec, 0, config.on_bad_shard)
         if config.use_gpu:
             trained = replace(trained, model=trained.model.cuda(), device=torch.device("cuda"))

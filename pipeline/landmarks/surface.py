@@ -15,7 +15,7 @@ GRID, MIN_SHARE = 32, 0.25
 # Largest median distance of landmarks from the surface, relative to the spread of the landmarks (root mean square
 # distance from their mean, about 55 mm on a face). Half of the length of an edge is added, at most as much again.
 MAX_DISTANCE = 0.08
-MAX_LANDMARKS = 16  # that are compared with the surface
+MAX_LANDMARKS = 8  # that are compared with the surface
 # Largest extent of a mesh, relative to the same spread: a person of 2.5 m.
 MAX_EXTENT = 50.0
 _NUM_SAMPLES = 1024  # faces that directions and lengths are measured on
@@ -74,8 +74,8 @@ def landmarks_problem(mesh: Mesh) -> str:
     if spread == 0.0:  # too few to compare
         return ""
     points = known[np.linspace(0, len(known) - 1, min(len(known), MAX_LANDMARKS)).astype(int)]
-    distances = cdist(points, mesh.vertices[mesh.is_used]).min(axis=1)
-    distance = float(np.median(distances)) / spread
+    squares = cdist(points, mesh.vertices.compress(mesh.is_used, axis=0), "sqeuclidean").min(axis=1)
+    distance = float(np.median(np.sqrt(squares))) / spread
     corners = _sample_corners(mesh)
     edge = float(np.median(np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1))) / spread
     extent = float(np.ptp(corners.reshape(-1, 3), axis=0).max()) / spread

@@ -189,9 +189,7 @@ def _far_origin(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> t
 
 
 def _used(faces: NDArray[np.integer], num_vertices: int) -> NDArray[np.bool_]:
-    used = np.zeros(num_vertices, bool)
-    used[faces.ravel()] = True
-    return used
+    return np.bincount(faces.ravel(), minlength=num_vertices) > 0
 
 
 def _check_finite(name: str, values: NDArray[np.floating]) -> None:

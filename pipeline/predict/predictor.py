@@ -78,7 +78,7 @@ class Predictor:
             raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
         temporal = settings.sequences.temporal
-        decode_spec = DecodeSpec(manifest.channel, model.model.towers.image_size, temporal, manifest.max_frames)
+        decode_spec = model.decode_spec(manifest, temporal)
         return cls(root, manifest, model, settings, decode_spec, choose_classifier(head, root, manifest, model))
 
     def prompt_classifier(self, texts: Sequence[str], with_expressions: bool = False) -> Classifier:

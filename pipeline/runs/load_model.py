@@ -12,8 +12,9 @@ from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import ContrastiveModel, Supervised, build_model
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.pipeline.common.finite_steps import DivergedError, check_finite
-from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
+from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
+from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.runs.run_directory import Checkpoint
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import IndexRow
@@ -68,6 +69,11 @@ class TrainedModel:
         model.load_state_dict(checkpoint.load_model())
         check_finite(model, f"{checkpoint.path}: the weights cannot be used", REMEDY)
         return cls(model.eval().to(device), build_tokenizer(config.arch), torch.device(device))
+
+    def decode_spec(self, manifest: RunManifest, temporal: TemporalRead) -> DecodeSpec:
+        """Which images of samples are the input, converted as in the training; `temporal` is what of sequences."""
+        size = self.model.towers.image_size
+        return DecodeSpec(manifest.channel, size, temporal, manifest.max_frames, manifest.input_version)
 
     @property
     def scale(self) -> float:

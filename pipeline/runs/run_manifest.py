@@ -21,6 +21,7 @@ class RunManifest(Manifest):
         prompts: Prompts of each expression, from the manifest of the shards: new scans are classified with the same.
         temporal: What was read of sequences; `none` if all samples were scans.
         max_frames: Largest number of frames that were read of a sequence.
+        input_version: How stored images became the input of the image tower; see `INPUT_VERSION`.
         views: Names of the views.
         text_source: Source of the prompts, `auto` resolved.
         classes: Expressions of the shards, in the order in which a classifier numbers them.
@@ -51,6 +52,7 @@ class RunManifest(Manifest):
     prompts: Mapping[str, tuple[str, ...]]
     temporal: TemporalRead
     max_frames: int
+    input_version: int = 1
     views: tuple[str, ...]
     text_source: RunTextSource
     classes: tuple[str, ...]

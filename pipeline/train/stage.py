@@ -9,7 +9,7 @@ process.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,11 +18,13 @@ from typing import Any
 
 from blake3 import blake3
 
+from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import check_recipe
 from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
+from smile_pipe.pipeline.data.input_images import INPUT_VERSION
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.data.temporal import is_sequence, stored_temporal
@@ -90,7 +92,11 @@ def run(
     in_process = in_process or _in_process(config)
     shards, split, job = prepare(config, in_process)
     directory = RunDirectory(config.out)
-    run_fingerprint = fingerprint(config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config))
+    # The other channels are converted as in version 1.
+    version = [INPUT_VERSION] if job.channel == "depth" else []
+    run_fingerprint = fingerprint(
+        config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config), *version
+    )
     if finished := load_finished(directory, run_fingerprint):
         return finished
     config.out.check_output_folder()
@@ -99,7 +105,6 @@ def run(
         "shards": relative_shards_path(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.recorded(),
-        "recipe": job.recipe.model_dump(),
         "learning_rates": job.learning_rates,
     }
     with directory_lock(directory.root):
@@ -107,14 +112,21 @@ def run(
         if finished := load_finished(directory, run_fingerprint):
             return finished
         check_output(config, directory, run_fingerprint)
-        job = replace(job, precision=load_run_config(directory).get("precision", job.precision))
+        job = _as_recorded(job, load_run_config(directory))
         world_sizes = updated_world_sizes(config, directory)
-        record |= {"precision": job.precision, "world_sizes": world_sizes}
+        recipe = job.recipe.model_dump(mode="json")
+        record |= {"precision": job.precision, "recipe": recipe, "world_sizes": world_sizes}
         _train(job, directory, record, on_metrics, in_process, on_wait)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
         directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
+
+
+def _as_recorded(job: Job, record: Mapping[str, Any]) -> Job:
+    """The job with the precision and the constants of the run that it resumes: defaults may have changed since."""
+    recipe = RecipeConfig.model_validate(record["recipe"]) if "recipe" in record else job.recipe
+    return replace(job, precision=record.get("precision", job.precision), recipe=recipe)
 
 
 def _train(
@@ -255,6 +267,7 @@ def _manifest(
         prompts=shards.manifest.prompts,
         temporal=job.temporal,
         max_frames=config.max_frames,
+        input_version=INPUT_VERSION,
         views=shards.manifest.views,
         text_source=job.text_source,
         classes=shards.manifest.expressions,

@@ -33,6 +33,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import stat_source
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.files import read_scan
+from smile_pipe.pipeline.landmarks.surface import landmarks_problem
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.texture import read_texture
 from smile_pipe.pipeline.render import stage as render
@@ -133,6 +134,8 @@ def of_scan(sample: SampleSource, root: Path, laps: Laps) -> tuple[Mesh, Frame]:
     if files.texture:
         mesh = Mesh(**{**vars(mesh), "texture": read_texture(root / files.texture)})
     laps.lap("texture")
+    if mesh.landmarks is not None and (problem := landmarks_problem(mesh)):
+        raise SystemExit(f"{files.mesh}: {problem}")
     frame = canonical_frame(mesh)
     mesh = apply_frame(mesh, frame)
     laps.lap("frame")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helpers import tiny_arch
 from helpers.samples import write_shard_set
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import WEIGHTS, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
@@ -77,6 +77,5 @@ def result(run: Path) -> TrainedModel:
 
 def reader_of(shards: Path, run: Path) -> FaceDataset:
     """Open shards with the decoding options of a run."""
-    manifest, size = open_run(run)[0], result(run).model.towers.image_size
-    decode_spec = DecodeSpec(manifest.channel, size, manifest.temporal, manifest.max_frames)
-    return FaceDataset(ShardSet.open(str(shards)), decode_spec, 0)
+    manifest = open_run(run)[0]
+    return FaceDataset(ShardSet.open(str(shards)), result(run).decode_spec(manifest, manifest.temporal), 0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from helpers.one_rank import on_one_rank
 from smile_pipe.model import losses
+from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.losses import cross_correlation, off_diagonal_energy
 
 contrast = on_one_rank(losses.contrast)
@@ -121,6 +122,13 @@ class TestMultiviewDecorrelation:
         assert float(multiview_decorrelation(moved, LAMBDA)) == pytest.approx(
             float(multiview_decorrelation(views, LAMBDA)), rel=1e-6
         )
+
+    @pytest.mark.parametrize("dim", [16, 128, 1024])
+    def test_by_default_one_feature_in_all_costs_several_times_more_than_no_invariance(self, dim):
+        """Otherwise nothing prevents an embedding of rank 1."""
+        weight = RecipeConfig(joint_dim=dim).redundancy_weight
+        one_feature = randn(64, 1, 1, seed=11).expand(64, 3, dim)
+        assert float(multiview_decorrelation(one_feature, weight)) > 5
 
     def test_zero_for_a_single_view(self):
         assert float(multiview_decorrelation(randn(4, 1, 3), LAMBDA)) == 0

@@ -125,15 +125,10 @@ def step_by_step(
 ) -> Tensor:
     """Reference of `augment`: mirror, then recolour, then move all images with operators of PyTorch."""
     num, num_views = len(frames.counts), views.shape[1]
+    chosen = torch.zeros(len(views), dtype=torch.bool)
     if order is not None:
         chosen = frames.repeat_per_sample(torch.rand(num, generator=generator) < 0.5)
-        mirrored = views[:, order].flip(-1)
-        if channel in ("normal", "flow"):
-            about_128 = frames.is_dynamic | (channel == "flow")
-            x = mirrored[:, :, 0]
-            x = torch.where(about_128[:, None, None, None], (256 / 255 - x).clamp(max=1), 1 - x)
-            mirrored = torch.cat([x[:, :, None], mirrored[:, :, 1:]], dim=2)
-        views = torch.where(chosen[:, None, None, None, None], mirrored, views)
+        views = torch.where(chosen[:, None, None, None, None], views[:, order].flip(-1), views)
 
     def drawn(limit: float, *shape: int) -> Tensor:
         return (torch.rand(num * num_views, *shape, generator=generator) * 2 - 1) * limit
@@ -142,6 +137,16 @@ def step_by_step(
     shift = drawn(augmentation.SHIFT, 2)
     turned = zoom[:, None, None] * torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     theta = torch.cat([turned, shift[:, :, None]], dim=2)
+    if channel in ("normal", "flow"):
+        zero = torch.where(frames.is_dynamic | (channel == "flow"), 128 / 255, 0.5)[:, None, None, None, None]
+        vectors = views[:, :, :2] - zero
+        vectors[chosen, :, 0] *= -1
+        # A turn of the picture by an angle: (x, y) -> (x cos - y sin, x sin + y cos), with x right and y up.
+        turns = frames.repeat_per_sample(turn.unflatten(0, (num, num_views)) * torch.ones(num, 1))
+        turns = turns[..., None, None]
+        x, y = vectors.unbind(2)
+        vectors = torch.stack([x * turns.cos() - y * turns.sin(), x * turns.sin() + y * turns.cos()], dim=2)
+        views = torch.cat([(vectors + zero).clamp(0, 1), views[:, :, 2:]], dim=2)
     images = views.flatten(0, 1)
     theta = frames.repeat_per_sample(theta.unflatten(0, (num, num_views))).flatten(0, 1)
     if channel == "rgb":
@@ -165,6 +170,32 @@ class TestStepByStep:
             expected = step_by_step(views / 255, channel, order, generators[1], frames)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
             assert torch.equal(*(generator.get_state() for generator in generators))
+
+
+class TestTurning:
+    @pytest.mark.parametrize("mirrors", [False, True])
+    def test_turned_normals_equal_rendering_of_turned_mesh(self, mirrors, monkeypatch):
+        angle, mesh = 0.3, lopsided()
+        cos, sin = np.cos(angle), np.sin(angle)
+        # Counterclockwise in the picture. Augmentation mirrors before it turns.
+        turned = mirror_image(mesh) if mirrors else mesh
+        turned = replace(turned, vertices=turned.vertices @ np.float32([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]))
+        theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=torch.float32).expand(1, 1, 2, 3).clone()
+        theta[..., 0] *= -1 if mirrors else 1
+        monkeypatch.setattr(augmentation, "_similarities", lambda *_: theta)
+        found = augment(render(mesh, "sphere:1", "normal")[None], "normal", None, generator_for(0))[0, 0]
+        found, expected = 2 * found - 1, render(turned, "sphere:1", "normal")[0] / 127.5 - 1
+        cosines = functional.cosine_similarity(found, expected, dim=0)
+        is_face = (expected.norm(dim=0) > 0.9) & (found.norm(dim=0) > 0.9)
+        errors = torch.rad2deg(cosines[is_face].clamp(-1, 1).arccos())
+        assert is_face.sum() > 500 and errors.median() < 1.0
+
+    def test_turned_flow_keeps_its_length(self):
+        flow = 128 + torch.tensor([30.0, 40.0, 20.0]).view(1, 1, 3, 1, 1).expand(32, 1, 3, 8, 8)
+        x, y, z = (augment(flow.to(torch.uint8), "flow", None, generator_for(0)) * 255 - 128).unbind(2)
+        torch.testing.assert_close(torch.hypot(x, y), torch.full_like(x, 50.0), atol=1e-3, rtol=0)
+        torch.testing.assert_close(z, torch.full_like(z, 20.0), atol=1e-3, rtol=0)
+        assert torch.rad2deg(torch.atan2(y, x)).std() > 2
 
 
 class TestMoving:
@@ -191,7 +222,6 @@ class TestMoving:
     def test_only_colour_images_change_their_colours(self):
         grey = torch.full((8, 3, 3, 16, 16), 0.4)
         torch.testing.assert_close(augment(to_bytes(grey), "depth", [0, 2, 1], generator_for(4)), grey)
-        torch.testing.assert_close(augment(to_bytes(grey), "normal", None, generator_for(4)), grey)
         ratio = augment(to_bytes(grey), "rgb", [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.4
         assert 0.1 < ratio.std() < 0.3 and ratio.std(dim=2).min() > 0
         assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1

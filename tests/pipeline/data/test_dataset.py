@@ -12,8 +12,9 @@ from fsspec.implementations.dirfs import DirFileSystem
 from PIL import Image
 
 from helpers.samples import make_row, make_sample, make_timeline, write_shard_set
-from smile_pipe.pipeline.data import dataset, resize
-from smile_pipe.pipeline.data.dataset import FLOW_BEND, DecodeSpec, FaceDataset, FaceSample, decode_face, flow_as_rgb
+from smile_pipe.pipeline.data import dataset, input_images, resize
+from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset, FaceSample, decode_face
+from smile_pipe.pipeline.data.input_images import DEPTH_HALF_RANGE, FLOW_BEND, depth_levels, fit_view, flow_levels
 from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.data.temporal import (
     can_read,
@@ -24,6 +25,8 @@ from smile_pipe.pipeline.data.temporal import (
     select_frames,
     stored_temporal,
 )
+from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
+from smile_pipe.pipeline.rendering.cameras import DISTANCE
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import Pixels, decode_image, encode_image
 from smile_pipe.shards.reader import ShardSet
@@ -169,7 +172,7 @@ class TestDecoding:
         sample = make_sample(size=64, channels=("rgb",))
         sample = Sample(sample.record, "", dict.fromkeys(sample.images, encode_image("rgb", pixels)))
         shapes = []
-        monkeypatch.setattr(dataset, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
+        monkeypatch.setattr(input_images, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
         face = decode_face(sample, DecodeSpec("rgb", 28))
         assert shapes == [(32, 32, 3)] * 3
         expected = np.asarray(Image.fromarray(pixels).resize((28, 28), Image.Resampling.BOX)).transpose(2, 0, 1)
@@ -239,17 +242,14 @@ class TestFlow:
     def test_rest_is_128_and_flow_is_symmetric(self):
         steps = np.array([0, 1, 300, 3000, 32767])
         levels = [
-            flow_as_rgb((32768 + sign * steps).astype(np.uint16), 1 / 32767).astype(int) - 128 for sign in (1, -1)
+            flow_levels(1 / 32767)[(32768 + sign * steps).astype(np.uint16)].astype(int) - 128 for sign in (1, -1)
         ]
         assert levels[0].tolist() == (-levels[1]).tolist() and levels[0][0] == 0
         assert levels[0].tolist() == sorted(levels[0].tolist()) and levels[0][-1] == 127
 
     def test_small_motion_is_visible_and_large_motion_is_not_clipped(self):
         step, millimetre = 1 / 32767, 1 / 90
-        levels = {
-            mm: int(flow_as_rgb(np.array([32768 + round(mm * millimetre / step)], np.uint16), step)[0])
-            for mm in (0.1, 1, 20, 30)
-        }
+        levels = {mm: int(flow_levels(step)[32768 + round(mm * millimetre / step)]) for mm in (0.1, 1, 20, 30)}
         assert levels[0.1] == 129 and levels[1] == 128 + 14
         assert 128 + 100 < levels[20] < levels[30] <= 255
 
@@ -261,17 +261,54 @@ class TestFlow:
         face = decode_face(Sample(record, "", images), DecodeSpec("flow", 8))
         assert set(face.views.ravel().tolist()) == {round(128 + 127 * np.tanh(0.1 / FLOW_BEND))}
 
-    def test_flow_without_a_scale_is_refused(self):
-        sample = make_sample(channels=("flow",))
-        record = sample.record.model_copy(update={"flow": None})
-        with pytest.raises(SampleError, match=r"F0001_HA04WH\.json: has flow images without their scale"):
-            decode_face(Sample(record, "", sample.images), DecodeSpec("flow", 16))
+    @pytest.mark.parametrize("channel", ["flow", "depth"])
+    def test_images_without_their_scale_are_refused(self, channel):
+        sample = make_sample(channels=(channel,))
+        record = sample.record.model_copy(update={channel: None})
+        with pytest.raises(SampleError, match=rf"F0001_HA04WH\.json: has {channel} images without their scale"):
+            decode_face(Sample(record, "", sample.images), DecodeSpec(channel, 16))
 
     def test_dynamic_image_of_flow_needs_no_scale(self):
         sample = sequence(3, "dynamic", channels=("flow",))
         face = decode_face(sample, DecodeSpec("flow", 16, "dynamic"))
         stored = decode_image("flow.dynamic", sample.images["front", "flow.dynamic"])
         assert np.array_equal(face.views[0, 0], stored.transpose(2, 0, 1))
+
+
+class TestDepth:
+    RECORD = make_sample(channels=("depth",)).record
+
+    def stored(self, millimetres: float) -> int:
+        """Stored value of points that are this far behind the origin of the frame."""
+        scale = self.RECORD.depth
+        return round((DISTANCE + millimetres / UNIT_MM - scale.near) / scale.step) + 1
+
+    def levels(self, millimetres: list[float]) -> list[int]:
+        scale = self.RECORD.depth
+        return depth_levels(scale.near, scale.step)[[self.stored(mm) for mm in millimetres]].tolist()
+
+    def test_levels_are_linear_over_the_face_and_clipped_beyond(self):
+        edge = DEPTH_HALF_RANGE * UNIT_MM
+        assert self.levels([0, -edge, edge, -2 * edge, 2 * edge]) == [128, 255, 1, 255, 1]
+        assert self.levels([0.6])[0] == 127 and self.levels([5.67])[0] == 118
+        assert depth_levels(4.0, 1e-4)[0] == 0
+
+    @pytest.mark.parametrize(("size", "out_size"), [(12, 4), (12, 9), (6, 12)])
+    def test_rim_is_face_or_background_and_no_mixture(self, size, out_size):
+        pixels = np.zeros((size, size), np.uint16)
+        pixels[:, : size // 2 - 1] = self.stored(20)
+        pixels[: size // 2, : size // 2 - 1] = self.stored(21)
+        out = np.empty((3, out_size, out_size), np.uint8)
+        fit_view(pixels, self.RECORD, "depth", out)
+        allowed = self.levels([20, 21])
+        assert set(out.ravel().tolist()) <= {0, *range(min(allowed) - 1, max(allowed) + 2)}
+        assert out.max() > 0 and (out == 0).any() and (out[0] == out[1]).all() and (out[0] == out[2]).all()
+
+    def test_runs_of_former_versions_see_the_former_levels(self):
+        pixels = np.full((4, 4), self.stored(20), np.uint16)
+        out = np.empty((3, 4, 4), np.uint8)
+        fit_view(pixels, self.RECORD, "depth", out, version=1)
+        assert (out == 255 - self.stored(20) // 258).all()
 
 
 class TestDataset:

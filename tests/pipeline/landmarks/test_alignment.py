@@ -1,12 +1,14 @@
 """Alignment: the canonical frame does not depend on pose or expression, and bad landmarks are detected."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks.alignment import (
     ORIGIN,
     SCHEMES,
@@ -25,6 +27,7 @@ EYES = {22: (slice(6, 8), slice(8, 10)), 68: (slice(36, 42), slice(42, 48)), 83:
 MOUTH = {22: slice(15, 21), 68: slice(48, 68), 83: slice(48, 68)}
 NOSE = {22: slice(12, 15), 68: slice(31, 36), 83: slice(36, 48)}
 OUTLINE = {22: slice(15, 22), 68: slice(0, 17), 83: slice(68, 83)}
+JAW = {22: slice(15, 22), 68: slice(1, 16), 83: slice(69, 82)}
 
 
 def oval(num: int, x: float, y: float, width: float, height: float, z: float) -> np.ndarray:
@@ -35,7 +38,13 @@ def oval(num: int, x: float, y: float, width: float, height: float, z: float) ->
 def jaw(num: int) -> np.ndarray:
     """From the ear on the subject's right over the chin to the other ear, behind the eyes."""
     angles = np.linspace(np.pi, 2 * np.pi, num)
-    return np.stack([70 * np.cos(angles), -30 + 75 * np.sin(angles), -60 - 50 * np.sin(angles)], axis=1)
+    return np.stack([72 * np.cos(angles), 2 + 111 * np.sin(angles), -52 - 66 * np.sin(angles)], axis=1)
+
+
+def nose_contour() -> np.ndarray:
+    """The 12 points of BU-3DFE around the nose, from its root on the subject's right to that on the left."""
+    left = np.array([(8, 3, 7), (9, -16, 15), (14, -28, 18), (17, -36, 18), (14, -42, 18), (6, -45, 16)], float)
+    return np.concatenate([left * (-1, 1, 1), left[::-1]])
 
 
 def bosphorus_landmarks() -> np.ndarray:
@@ -55,7 +64,7 @@ def face_landmarks(num: int) -> np.ndarray:
     brows = [oval(10 if num == 83 else 5, x, 20, 20, 3, 5) for x in (-33, 33)]
     mouth = oval(20, 0, -72, 25, 12, 8)
     if num == 83:
-        return np.concatenate([right_eye, left_eye, *brows, oval(12, 0, -31, 15, 15, 16), mouth, jaw(15)])
+        return np.concatenate([right_eye, left_eye, *brows, nose_contour(), mouth, jaw(15)])
     bridge = np.linspace([0, 3, 13], [0, -30, 32], 4)
     base = np.linspace([-12, -45, 22], [12, -45, 22], 5)
     return np.concatenate([jaw(17), *brows, bridge, base, right_eye, left_eye, mouth])
@@ -103,7 +112,12 @@ def with_swapped_sides(face: Mesh) -> Mesh:
     right, left = EYES[num]
     if num == 22:
         return replace(face, landmarks=face.landmarks[BOSPHORUS_FROM_THE_OTHER_SIDE])
-    return changed(changed(face, right, face.landmarks[left]), left, face.landmarks[right])
+    order = np.arange(num)
+    order[right], order[left] = order[left].copy(), order[right].copy()
+    mirrored = [OUTLINE[num], NOSE[num]]
+    for group in mirrored:
+        order[group] = order[group][::-1]
+    return replace(face, landmarks=face.landmarks[order])
 
 
 def max_distance(one: Frame, other: Frame, face: Mesh) -> float:
@@ -154,11 +168,16 @@ class TestByLandmarks:
     @pytest.mark.parametrize("num", COUNTS)
     def test_expression_does_not_change_the_frame(self, num):
         face = FACES[num]
-        mouth, brows, outline = MOUTH[num], BROWS[num], OUTLINE[num]
+        mouth, brows, outline = MOUTH[num], BROWS[num], JAW[num]
         laughing = changed(face, mouth, face.landmarks[mouth] * (1.4, 1.2, 1) + (0, 3, -4))
         raised = changed(face, brows, face.landmarks[brows] + (0, 12, 2))
         open_mouth = changed(face, outline, face.landmarks[outline] - (0, 20, 10))
         assert {canonical_frame(other) for other in (laughing, raised, open_mouth)} == {canonical_frame(face)}
+
+    @pytest.mark.parametrize(("num", "lids"), [(68, [37, 38, 40, 41, 43, 44, 46, 47]), (83, [1, 2, 3, 5, 9, 11, 14])])
+    def test_lids_do_not_change_the_frame(self, num, lids):
+        face = FACES[num]
+        assert canonical_frame(changed(face, lids, face.landmarks[lids] - (0, 6, 1))) == canonical_frame(face)
 
     @pytest.mark.parametrize("num", COUNTS)
     def test_other_landmarks_may_be_missing(self, num):
@@ -168,27 +187,35 @@ class TestByLandmarks:
 
     @pytest.mark.parametrize("num", COUNTS)
     def test_part_of_the_outline_is_sufficient(self, num):
-        face, outline = FACES[num], OUTLINE[num]
-        for missing in (slice(outline.start, outline.start + 2), outline.stop - 1):
+        face, jaw = FACES[num], JAW[num]
+        for missing in (slice(jaw.start, jaw.start + 2), jaw.stop - 1):
             assert canonical_frame(changed(face, missing, np.nan)) == canonical_frame(face)
 
     @pytest.mark.parametrize("num", [68, 83])
-    def test_anchor_with_half_of_its_points_is_used(self, num):
-        face, (right, _) = FACES[num], EYES[num]
-        half = changed(face, slice(right.start, right.start + (right.stop - right.start) // 2), np.nan)
-        frame = canonical_frame(half)
-        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 12
+    def test_ends_of_the_outline_may_be_missing(self, num):
+        face, outline = FACES[num], OUTLINE[num]
+        for missing, limit in (([outline.start], 8), ([outline.start, outline.stop - 1], 13)):
+            frame = canonical_frame(changed(face, missing, np.nan))
+            assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < limit
 
-    def test_anchor_with_fewer_points_is_dropped(self):
-        face, right = FACES[68], EYES[68][0]
-        corner_alone = changed(face, slice(right.start + 1, right.stop), np.nan)
-        assert max_distance(canonical_frame(corner_alone), canonical_frame(face), face) < 0.1
+    def test_anchor_with_most_of_its_points_is_used(self):
+        face = FACES[68]
+        without = changed(face, 33, np.nan)
+        assert max_distance(canonical_frame(without), canonical_frame(face), face) < 0.5
+        assert canonical_frame(without) != canonical_frame(changed(face, slice(31, 34), np.nan))
+
+    @pytest.mark.parametrize("num", [68, 83])
+    def test_one_corner_of_an_eye_is_no_anchor(self, num):
+        face, (right, _) = FACES[num], EYES[num]
+        without_eye = canonical_frame(changed(face, right, np.nan))
+        assert canonical_frame(changed(face, slice(right.start + 1, right.stop), np.nan)) == without_eye
+        assert max_distance(without_eye, canonical_frame(face), face) < 6
 
     @pytest.mark.parametrize("num", [22, 68])
     def test_three_anchors_that_span_a_plane_are_sufficient(self, num):
         face, right = FACES[num], EYES[num][0]
         frame = canonical_frame(changed(face, right, np.nan))
-        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 2
+        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 4
 
     @pytest.mark.parametrize("num", COUNTS)
     def test_swapped_sides_do_not_flip_the_face(self, num):
@@ -198,6 +225,27 @@ class TestByLandmarks:
     def test_all_landmark_sets_give_the_same_frame(self):
         frames = {num: canonical_frame(face) for num, face in FACES.items()}
         assert all(max_distance(frames[num], frames[68], FACES[68]) < 10 for num in COUNTS)
+
+
+class TestExpressions:
+    """The frame of a subject is that of its neutral face: scale within 0.7 %, direction within 1.6 degrees."""
+
+    UNITS = ("AU1", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU20", "AU26", "AU43")
+
+    def assert_equal_frames(self, landmarks: np.ndarray, neutral: np.ndarray, face: Mesh) -> None:
+        frame, expected = (canonical_frame(replace(face, landmarks=np.float32(p))) for p in (landmarks, neutral))
+        assert frame.method == expected.method == "landmarks"
+        turn = np.array(frame.R).T @ np.array(expected.R)
+        assert frame.scale == pytest.approx(expected.scale, rel=0.007)
+        assert np.rad2deg(np.arccos(min((np.trace(turn) - 1) / 2, 1))) < 1.6
+
+    @pytest.mark.parametrize("unit", UNITS)
+    def test_parametric_face(self, unit):
+        model = ParametricFace()
+        subject = model.identity(np.random.default_rng(1))
+        neutral, moved_face = (model.mesh(subject, units) for units in ({}, {unit: (1.0, 1.0)}))
+        assert np.abs(moved_face.vertices - neutral.vertices).max() > 1
+        self.assert_equal_frames(moved_face.vertices[model.landmarks], neutral.vertices[model.landmarks], neutral)
 
 
 class TestSideViews:
@@ -241,14 +289,16 @@ class TestSideViews:
 
 
 class TestWithoutUsableLandmarks:
-    @pytest.mark.parametrize("num", COUNTS)
-    def test_missing_eyes_fall_back_to_bounds(self, num):
-        right, left = EYES[num]
-        assert canonical_frame(changed(FACES[num], slice(right.start, left.stop), np.nan)).method == "bounds"
+    def test_nose_alone_falls_back_to_bounds(self):
+        right, left = EYES[22]
+        assert canonical_frame(changed(FACES[22], slice(right.start, left.stop), np.nan)).method == "bounds"
 
-    def test_two_anchors_fall_back_to_bounds(self):
-        for anchor in SCHEMES[83].anchors:
-            assert canonical_frame(changed(FACES[83], anchor.landmarks, np.nan)).method == "bounds"
+    @pytest.mark.parametrize("num", COUNTS)
+    def test_two_anchors_fall_back_to_bounds(self, num):
+        face, scheme = FACES[num], SCHEMES[num]
+        for one, other in pairwise(scheme.anchors):
+            kept = {*one.landmarks, *other.landmarks, *range(JAW[num].start, JAW[num].stop)}
+            assert canonical_frame(changed(face, sorted({*range(num)} - kept), np.nan)).method == "bounds"
 
     @pytest.mark.parametrize("num", COUNTS)
     def test_missing_outline_falls_back_to_bounds(self, num):

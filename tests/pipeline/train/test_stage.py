@@ -67,14 +67,17 @@ def test_tf32_needs_a_gpu(shards_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_precision_is_recorded_and_kept_on_resume(run_dir, shards_dir, tmp_path):
+def test_precision_and_constants_are_recorded_and_kept_on_resume(run_dir, shards_dir, tmp_path):
     assert RunManifest.read(run_dir / "manifest.json").precision == native_precision("cpu")
     other = "float32" if native_precision("cpu") == "bfloat16" else "bfloat16"
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000008")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "run" / "config.json").write_text(json.dumps(record | {"precision": other}))
-    assert run(config(shards_dir, tmp_path / "run", resume=True), in_process=True).precision == other
+    assert record["recipe"] == RunManifest.read(run_dir / "manifest.json").recipe
+    recipe = record["recipe"] | {"off_diagonal_weight": 0.0051}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record | {"precision": other, "recipe": recipe}))
+    manifest = run(config(shards_dir, tmp_path / "run", resume=True), in_process=True)
+    assert (manifest.precision, manifest.recipe) == (other, recipe)
     weights = [RunDirectory(root).checkpoints()[-1].load_model() for root in (run_dir, tmp_path / "run")]
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
