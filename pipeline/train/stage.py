@@ -18,7 +18,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.objectives import check_recipe
 from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
@@ -200,11 +200,11 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
             f"{pluralize(len(rows), 'training sample')}: too few for {pluralize(config.num_workers, 'worker')}; use at "
             "least two samples per worker"
         )
-    if source == "none" and len(shards.manifest.views) < 2:
+    losses = RECIPES[config.recipe].weights.keys() - set(config.drop_loss)
+    if (source == "none" or losses == {"mv"}) and len(shards.manifest.views) < 2:
         raise UsageError(
-            "compares views with each other, and the shards have only one view; render more views",
-            field="text",
-            value="none",
+            "the only loss compares views with each other, and the shards have only one view; render more views, or "
+            "train with text and without `drop_loss`"
         )
     temporal = resolve_temporal(config, stored_temporal(shards, rows, config.on_bad_shard))
     if temporal == "none" and any(map(is_sequence, held_out_rows)):
