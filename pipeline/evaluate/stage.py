@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.classifiers.knn import Probabilities
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
@@ -87,6 +88,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
     data = embed(model, dataset, train_rows, test_rows, config.batch_size, on_progress, fit_dataset)
     texts = shards.manifest.prompts if "zero-shot" in names else {}
+    warn_on_equal_tokens(model.tokenizer, texts)
     prompts = {name: model.embed_prompts(texts[name]) for name in data.classes if texts}
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
@@ -159,6 +161,8 @@ def _manifest(
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
+    if run.num_skipped_steps:
+        notes = (*notes, f"{run.num_skipped_steps} of {run.num_steps} training steps skipped: not finite")
     if data.num_skipped:
         notes = (*notes, f"{pluralize(data.num_skipped, 'damaged sample')} left out (`smile-pipe verify` names them)")
         fingerprinted.append([row.key for row in rows])
