@@ -11,6 +11,9 @@ REDUNDANCY_WEIGHT = 6.5
 # Time of a dynamic image. It summarises all frames of its sequence, so it has no time among them.
 DYNAMIC_TIME = -1.0
 
+HUB_PREFIX = "hf-hub:"
+"""Prefix of architectures that are models on the Hugging Face hub, `hf-hub:ORGANISATION/NAME`."""
+
 PoolingKind = Literal["attention", "mean"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 TextNeed = Literal["any", "label", "pseudo", "none"]
@@ -45,6 +48,11 @@ RECIPES: Mapping[str, RecipeSpec] = {
     "barlow": RecipeSpec("SmileVLM", {"mv": 1.0}, "none", text_free=("mv",)),
     "clip": RecipeSpec("SmileVLM", {"vl": 1.0}, "any"),
 }
+
+
+def is_hub_model(arch: str) -> bool:
+    """Whether `arch` is a model on the Hugging Face hub, which includes its weights."""
+    return arch.startswith(HUB_PREFIX)
 
 
 class RecipeConfig(BaseModel):

@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,19 +107,39 @@ class ContrastiveModel(FaceEncoder):
         return {**values, "total": torch.stack([weights[name] * loss for name, loss in values.items()]).sum()}
 
     def freeze_unreached(self, with_text: bool, with_sequences: bool) -> None:
-        """Freeze the parameters that no loss reaches, so that optimiser, clipping and all-reduce skip them."""
-        needs = _needs(self.used_terms(with_text))
-        needed_by = {"project_text.": "text", "fusion.": "fused", "log_scale": "scale"}
-        frozen = [prefix for prefix, field in needed_by.items() if field not in needs]
-        frozen += [] if with_sequences else ["temporal."]
+        """Freeze the parameters that no loss reaches, so that optimiser, clipping and all-reduce skip them.
+
+        All ranks must call this together. Without sequences, pooling over time is reached by gradients that are 0.
+        """
+        reached = self._reached_parameters(with_text)
         for name, parameter in self.named_parameters():
-            is_text_tower = name.startswith("towers.clip.") and not name.startswith("towers.clip.visual.")
-            if name.startswith(tuple(frozen)) or (is_text_tower and "text" not in needs):
+            if id(parameter) not in reached or (name.startswith("temporal.") and not with_sequences):
                 parameter.requires_grad_(False)
+
+    def _reached_parameters(self, with_text: bool) -> set[int]:
+        """Ids of the parameters in the graph of the losses of one empty face.
+
+        The graph, and not a list, because towers of open_clip may have parts that encode neither images nor text.
+        """
+        zeros, size, was_training = self.log_scale.new_zeros, self.towers.image_size, self.training
+        tokens, ids = zeros(1, self.towers.context_length, dtype=torch.int64), zeros(1, dtype=torch.int64)
+        self.eval()
+        embeddings = self(zeros(1, 2, 3, size, size), zeros(2, 3), tokens if with_text and self.reads_text else None)
+        total = self.losses(embeddings, ids if with_text else None, ids)["total"]
+        self.train(was_training)
+        nodes, seen, reached = [total.grad_fn], set[Any](), set[int]()
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                # Only the nodes that accumulate gradients of parameters have a variable.
+                reached.add(id(getattr(node, "variable", None)))
+                nodes += [previous for previous, _ in node.next_functions]
+        return reached
 
     def learned_scalars(self) -> dict[str, float]:
         """Learned scalars to log: temperature or margin."""
-        return {"temperature": 1 / self.scale.item()}
+        return {"temperature": (1 / self.scale).item()}
 
 
 class SmileVLM(ContrastiveModel):

@@ -14,17 +14,16 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.pretrained import get_pretrained_cfg
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from smile_pipe.model import patch_cnn
-from smile_pipe.model.config import Precision
+from smile_pipe.model.config import Precision, is_hub_model
 
 CONFIGS = Path(__file__).parent / "configs"
 OWN_ARCHS = tuple(sorted(path.stem for path in CONFIGS.iterdir()))
 """Architectures that are not part of open_clip; they start from random weights."""
-HUB_PREFIX = "hf-hub:"
-"""Prefix of architectures that are models on the Hugging Face hub, `hf-hub:ORGANISATION/NAME`."""
 QUICKGELU_SUFFIX = "-quickgelu"
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -36,6 +35,7 @@ class Towers(nn.Module):
     Attributes:
         image_size: Height and width of the input images, in pixels.
         embed_dim: Size of the embeddings of both towers.
+        context_length: Number of tokens of a prompt; longer ones are cut.
         mean: Mean of the colours that images are normalised by, [3, 1, 1].
         std: Standard deviation of these colours, [3, 1, 1].
     """
@@ -61,6 +61,7 @@ class Towers(nn.Module):
             if isinstance(unused := getattr(self.clip, name, None), nn.Parameter):
                 unused.requires_grad_(False)
         self.embed_dim: int = config["embed_dim"]
+        self.context_length: int = config["text_cfg"].get("context_length", DEFAULT_CONTEXT_LENGTH)
         size = self.clip.visual.image_size
         self.image_size: int = size if isinstance(size, int) else size[0]
         # Buffers, because pretrained weights come with their own values, and a checkpoint is loaded without downloading
@@ -204,15 +205,10 @@ def check_arch(arch: str, pretrained: str | None = None) -> dict[str, Any]:
     return config
 
 
-def is_hub_model(arch: str) -> bool:
-    """Whether `arch` is a model on the Hugging Face hub, which includes its weights."""
-    return arch.startswith(HUB_PREFIX)
-
-
 def supports_activation_checkpointing(config: dict[str, Any]) -> bool:
     """Whether the image tower of a configuration supports activation checkpointing.
 
-    open_clip's ResNets do not. `PatchCNN` does not either: recomputation would update its batch statistics twice.
+    open_clip's ResNets and `PatchCNN` do not.
     """
     vision = config["vision_cfg"]
     if timm_name := vision.get("timm_model_name"):

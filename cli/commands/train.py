@@ -37,6 +37,12 @@ def register(app: typer.Typer) -> None:
                 f"{pluralize(manifest.num_skipped, 'damaged sample')} left out; {config.out / 'skipped.json'} has the "
                 f"keys, and `smile-pipe verify {config.shards}` the damage",
             )
+        if manifest.num_skipped_steps:
+            print_line(
+                console,
+                f"{pluralize(manifest.num_skipped_steps, 'step')} of {manifest.num_steps} skipped, because loss or "
+                "gradient were not finite; a lower --learning-rate may help",
+            )
         if not progress.began:
             print_line(console, f"Nothing to do: {config.out} is finished")
             return manifest
@@ -52,12 +58,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _note(latest: Mapping[str, Any]) -> str:
-    """Epoch, loss, speed and validation accuracy, from the latest value of each metric."""
+    """Epoch, loss, skipped steps, speed and validation accuracy, from the latest value of each metric."""
     terms = {name.removeprefix("loss_"): value for name, value in latest.items() if name.startswith("loss_")}
     total = terms.pop("total", None)
     parts = [f"epoch {latest['epoch'] + 1}"]
     if total is not None:
         parts += [f"loss {total:.3f}", f"{latest['samples_per_second']:.0f} samples/s"]
+    if skipped_steps := latest.get("skipped_steps"):
+        parts.insert(1, f"{pluralize(skipped_steps, 'step')} skipped (not finite)")
     # The terms come last, since the bar cuts a long note at its end.
     each = [f"{name} {value:.3f}" for name, value in terms.items()] if len(terms) > 1 else []
     return ", ".join(parts) + _validation(latest) + (f" ({', '.join(each)})" if each else "")

@@ -13,6 +13,9 @@ RELAXED = "a relaxed face"
 # Lower limits of intensities without an adverb and with "strongly". The FACS codes A to E are 0.2, 0.4, ... 1: A and B
 # are slight, E is strong.
 MODERATE, STRONG = 0.5, 0.9
+# Largest number of phrases in a caption. Longer captions are nearly all different, and training matches equal ones; and
+# the text tower of the default architecture cuts a text after 32 tokens, as many as six phrases have on average.
+MAX_PHRASES = 5
 
 
 def with_intensity(phrase: str, intensity: float) -> str:
@@ -90,7 +93,9 @@ _NAME = re.compile(r"(?:AU)?\s*0*([1-9]\d*)", re.IGNORECASE)
 
 
 def describe_units(units: Mapping[str, float], graded_intensity: bool = True) -> str:
-    """Describe a face by its action units, in the order of their numbers.
+    """Describe a face by its `MAX_PHRASES` strongest action units, in the order of their numbers.
+
+    Of units with equal intensities, those with lower numbers are named.
 
     Args:
         units: Intensities from 0 (absent) to 1 by name ("AU12" or "12"), without units that were not coded.
@@ -109,9 +114,15 @@ def describe_units(units: Mapping[str, float], graded_intensity: bool = True) ->
                 "scale it, and omit units that were not coded"
             )
     active = sorted((_order(name), name) for name, intensity in units.items() if intensity > 0)
+    strongest = sorted(active, key=lambda unit: -units[unit[1]])[:MAX_PHRASES]
     return join_phrases(
-        with_intensity(_phrase(name), units[name] if graded_intensity else MODERATE) for _, name in active
+        with_intensity(_phrase(name), units[name] if graded_intensity else MODERATE) for _, name in sorted(strongest)
     )
+
+
+def has_unnamed_units(units: Mapping[str, float]) -> bool:
+    """Whether a face has more active units than a caption names."""
+    return sum(intensity > 0 for intensity in units.values()) > MAX_PHRASES
 
 
 def _number(name: str) -> int | None:

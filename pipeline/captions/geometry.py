@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.captions.action_units import PHRASES, join_phrases, with_intensity
+from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, PHRASES, join_phrases, with_intensity
 from smile_pipe.pipeline.landmarks import regions
 from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
 
@@ -117,8 +117,6 @@ OFFSETS = {
 }
 
 
-# Largest number of features in a caption: longer captions are nearly all different, and training matches equal ones.
-MAX_PHRASES = 5
 # Relative to the population, smallest score at which a feature is named, in standard deviations of resting faces.
 POPULATION_THRESHOLD_STDS = 2.0
 

@@ -4,6 +4,8 @@ import math
 
 MAX_GRADIENT_NORM = 5.0
 BETAS = (0.9, 0.98)
+# Peak learning rates; the second is for towers that were trained on far more data than one of these runs has.
+LEARNING_RATE, PRETRAINED_LEARNING_RATE = 1e-3, 3e-5
 
 
 def cosine_schedule(step: int, num_steps: int, warmup: float) -> float:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from smile_pipe.model.towers import OWN_ARCHS, native_precision
 from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
-from smile_pipe.pipeline.common.optimization import BETAS, MAX_GRADIENT_NORM, cosine_schedule
+from smile_pipe.pipeline.common.finite_steps import FiniteSteps
+from smile_pipe.pipeline.common.optimization import BETAS, PRETRAINED_LEARNING_RATE, cosine_schedule
 from smile_pipe.pipeline.data.augment import augment, generator_for, mirror_order
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
@@ -111,6 +112,7 @@ def finetune(
     Raises:
         UsageError: there are no rows to train on.
         BadSampleError: a sample cannot be read, or, if these are skipped, no row to train on or to predict can be.
+        DivergedError: too many steps in a row were not finite.
     """
     if not train_rows:
         raise UsageError(
@@ -135,7 +137,7 @@ def finetune(
 
 def learning_rate(arch: str) -> float:
     """Return the peak learning rate: a tenth for large towers, which are mostly pretrained on far more than faces."""
-    return 3e-4 if arch in OWN_ARCHS else 3e-5
+    return 3e-4 if arch in OWN_ARCHS else PRETRAINED_LEARNING_RATE
 
 
 def _embed_with_fresh_statistics(
@@ -172,7 +174,7 @@ def _train(
 ) -> None:
     """Train encoder and head; `column_of` maps the key of a sample to the head's column of its class.
 
-    Normalisation uses batch statistics, as in training; there is no dropout.
+    Normalisation uses batch statistics, as in training; there is no dropout. Steps that are not finite are skipped.
     """
     encoder, device = model.model, model.device
     for module in (head, *_norms(encoder)):
@@ -181,7 +183,8 @@ def _train(
     # Parameters without a gradient, such as those of the text tower, are not changed. No weight decay: at these rates
     # and over so few steps it would change a weight by less than a hundredth.
     parameters = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=BETAS, weight_decay=0.0, fused=True)
+    steps = FiniteSteps(optimizer, parameters, list(encoder.buffers()))
     sampler = Sampler([row.shard for row in rows], BATCH_SIZE, seed)
     directions, step, num_steps = dataset.directions(rows), 0, epochs * sampler.num_steps
     order, directions = mirror_order(directions), directions.to(device)
@@ -189,16 +192,17 @@ def _train(
         groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch))
         for batch in prefetch(dataset.batches(groups), device):
             optimizer.param_groups[0]["lr"] = peak * cosine_schedule(step, num_steps, WARMUP)
+            steps.start()
             generator = generator_for(seed, epoch, step)
             views = augment(batch.views.to(device), dataset.decode_spec.channel, order, generator, batch.frames)
             with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
                 _, fused, _ = encoder.embed_faces(views, directions, batch.frames.to(device))
             columns = torch.tensor([column_of[key] for key in batch.keys], device=device)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(head(fused.float()), columns).backward()
-            nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-            optimizer.step()
+            loss = F.cross_entropy(head(fused.float()), columns)
+            loss.backward()
+            steps.finish(loss)
             step += 1
+            steps.check(step, num_steps, {"ce": loss}, "leave the protocol `finetune` out")
             on_progress(step, num_steps)
     head.eval()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.classifiers.knn import Probabilities
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
@@ -92,8 +93,9 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)
     fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
     data = embed(model, dataset, train_rows, test_rows, classes, config.batch_size, on_progress, fit_dataset)
-    texts = shards.manifest.prompts if "zero-shot" in names else {}
-    prompts = {name: model.embed_prompts(texts[name]) for name in classes if texts}
+    texts = {name: shards.manifest.prompts[name] for name in classes if "zero-shot" in names}
+    warn_on_equal_tokens(model.tokenizer, texts)
+    prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
@@ -173,6 +175,8 @@ def _manifest(
     fingerprinted += [] if epochs is None else [epochs]
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
     fingerprinted += [] if data.classes == shards.expressions else [data.classes]
+    if run.num_skipped_steps:
+        notes = (*notes, f"{run.num_skipped_steps} of {run.num_steps} training steps skipped: not finite")
     if data.num_skipped:
         notes = (*notes, f"{pluralize(data.num_skipped, 'damaged sample')} left out (`smile-pipe verify` names them)")
         fingerprinted.append([row.key for row in rows])

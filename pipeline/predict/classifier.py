@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
 from smile_pipe.pipeline.predict.config import ClassifierName
@@ -81,6 +82,7 @@ def prompt_classifier(
     """
     if run.recipe["name"] == "supervised" or run.text_source == "none":
         raise UsageError(f"{root}: was trained without text, so it cannot compare faces with text; use `head=auto`")
+    warn_on_equal_tokens(model.tokenizer, prompts)
     anchors = {name: model.embed_prompts(list(texts)) for name, texts in prompts.items()}
     return Classifier("zero-shot", tuple(prompts), lambda x: zero_shot(x, anchors, model.scale))
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
+from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, has_unnamed_units
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import MISSING, Stat, list_files, open_data_dir, stat_source
 from smile_pipe.pipeline.meshes.mesh import MeshError
@@ -54,7 +55,11 @@ class SampleFingerprints:
             return fingerprint(settings.prompts.templates_for(expression))
 
         def prompt(sample: SampleSource) -> str:
-            return templates(sample.expression) if settings.text_source == "label" else settings.text_source
+            if settings.text_source == "label":
+                return templates(sample.expression)
+            # Earlier versions named all units.
+            is_shortened = settings.text_source == "au" and has_unnamed_units(sample.action_units or {})
+            return f"au, {MAX_PHRASES} units" if is_shortened else settings.text_source
 
         return cls(layout, settings.images_fingerprint, prompt, "flow" in settings.channels)
 

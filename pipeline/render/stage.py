@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, has_unnamed_units
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.expressions import order_expressions
 from smile_pipe.pipeline.common.ray_session import is_connected, ray_session
@@ -124,6 +125,15 @@ def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layou
         raise UsageError(
             f"the layout {layout} has no action units; use `text=label` or `text=geometry`", field="text", value="au"
         )
+    if settings.text_source == "au":
+        num_shortened = sum(has_unnamed_units(sample.action_units or {}) for sample in samples)
+        if num_shortened:
+            _log.warning(
+                "%s with more than %d active action units: captions name the strongest %d",
+                pluralize(num_shortened, "sample"),
+                MAX_PHRASES,
+                MAX_PHRASES,
+            )
 
 
 def estimate(config: RenderConfig, work: RenderPlan) -> "Estimate":

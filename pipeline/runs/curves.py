@@ -9,14 +9,16 @@ Curve = list[tuple[int, float]]
 
 _POSITION_FIELDS = ("step", "epoch", "num_steps")
 _FIRST = ("loss_total", "validation_knn")
-_LAST = ("learning_rate", "samples_per_second", "data_wait")
+_LAST = ("learning_rate", "learning_rate_towers", "samples_per_second", "data_wait")
 _TITLES = {
     "loss_total": "total loss",
     "loss_mv": "multiview decorrelation",
     "loss_vl": "vision-language contrast",
     "loss_cm": "cross-modal redundancy",
     "validation_knn": "validation kNN",
+    "skipped_steps": "skipped steps",
     "learning_rate": "learning rate",
+    "learning_rate_towers": "learning rate of the towers",
     "samples_per_second": "samples a second",
     "data_wait": "waiting for data",
 }

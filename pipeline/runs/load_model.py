@@ -11,12 +11,15 @@ from torch import Tensor
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import ContrastiveModel, Supervised, build_model
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
+from smile_pipe.pipeline.common.finite_steps import DivergedError, check_finite
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.runs.run_directory import Checkpoint
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.index import IndexRow
+
+REMEDY = "train again with a lower `learning_rate` or with `precision=float32`"
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,15 @@ class TrainedModel:
             manifest: Manifest of the run.
             checkpoint: The checkpoint.
             device: "cpu" or "cuda".
+
+        Raises:
+            DivergedError: The weights are not finite.
         """
         # The checkpoint holds all weights, so the pretrained ones are not loaded.
         config = RecipeConfig.model_validate({**manifest.recipe, "pretrained": None})
         model = build_model(config)
         model.load_state_dict(checkpoint.load_model())
+        check_finite(model, f"{checkpoint.path}: the weights cannot be used", REMEDY)
         return cls(model.eval().to(device), build_tokenizer(config.arch), torch.device(device))
 
     def decode_spec(self, manifest: RunManifest, temporal: TemporalRead) -> DecodeSpec:
@@ -88,11 +95,17 @@ class TrainedModel:
 
     @torch.inference_mode()
     def embed_batch(self, batch: Batch, directions: Tensor) -> FaceEmbeddings:
-        """Embed one batch; `directions` [V, 3] are unit vectors from the face to the cameras."""
+        """Embed one batch; `directions` [V, 3] are unit vectors from the face to the cameras.
+
+        Raises:
+            DivergedError: An embedding is not finite.
+        """
         directions = directions.to(self.device)
         views_nvchw = batch.views.to(self.device).float() / 255
         views_bvd = self.model.embed_views(views_nvchw, batch.frames.to(self.device))
         _, fused, _ = self.model.fuse(views_bvd, directions)
+        if not fused.isfinite().all():
+            raise DivergedError(f"embeddings of {batch.keys[0]} and others are not finite; {REMEDY}")
         return FaceEmbeddings(batch.keys, views_bvd.float().cpu().numpy(), fused.float().cpu().numpy())
 
     @torch.inference_mode()

@@ -105,8 +105,8 @@ class RunLog:
         step: int,
         epoch: int,
         losses: dict[str, Tensor],
-        learning_rate: float,
-        learned_scalars: Callable[[], Mapping[str, float]],
+        learning_rates: Mapping[str, float],
+        scalars: Callable[[], Mapping[str, float]],
     ) -> None:
         """Log a step; a row is written every few steps, and only these wait for the device.
 
@@ -114,23 +114,27 @@ class RunLog:
             step: Number of steps done.
             epoch: Number of the epoch, from 0.
             losses: Loss terms by name.
-            learning_rate: Learning rate of the step.
-            learned_scalars: Returns learned scalars by name; called only if a row is written.
+            learning_rates: Learning rates of the step by name of their column.
+            scalars: Returns other numbers by name; called only if a row is written.
         """
         if not self.is_active:
             return
         if self.first_step < 0:
             self.first_step = step
-        if step % LOG_EVERY and step != self.num_steps:
+        if not self.is_due(step):
             return
         elapsed = max(time.monotonic() - self.start_time, 1e-9)
         row = self._row(step, epoch)
         row |= {f"loss_{name}": round(value.item(), 6) for name, value in losses.items()}
-        row |= {"learning_rate": learning_rate}
-        row |= {name: round(value, 6) for name, value in learned_scalars().items()}
+        row |= learning_rates
+        row |= {name: round(value, 6) for name, value in scalars().items()}
         row["samples_per_second"] = round((step - self.first_step) * self.batch_size / elapsed, 1)
         row["data_wait"] = round(self.wait_seconds / elapsed, 4)
         self._write(row)
+
+    def is_due(self, step: int) -> bool:
+        """Whether `step` writes a row after `step` steps; the same on all ranks."""
+        return step % LOG_EVERY == 0 or step == self.num_steps
 
     def validation(self, step: int, epoch: int, accuracy: float) -> None:
         """Log the validation accuracy after an epoch."""

@@ -32,11 +32,13 @@ class RunManifest(Manifest):
         num_train_sequences: Number of sequences among them.
         num_skipped: Number of damaged samples that were left out; `skipped.json` has their keys.
         num_steps: Number of steps.
+        num_skipped_steps: Number of steps among them that were skipped, because loss or gradient were not finite.
         world_size: Number of workers at the end.
         world_sizes: (step, workers) for each change of this number, from the first step on.
         precision: Precision of the towers, `auto` resolved.
+        learning_rates: Peak learning rates of the `towers` and of the `heads`, `auto` resolved.
         metadata: Whether half of the prompts also described the person.
-        final_losses: Loss terms of the last logged step.
+        final_losses: Loss terms of the last logged step that was finite.
         checkpoint: Name of the checkpoint that is the result.
     """
 
@@ -63,9 +65,11 @@ class RunManifest(Manifest):
     num_train_sequences: int
     num_skipped: int = 0
     num_steps: int
+    num_skipped_steps: int = 0
     world_size: int
     world_sizes: tuple[tuple[int, int], ...] = ()
     precision: Precision
+    learning_rates: Mapping[str, float] = {}
     metadata: bool = False
     final_losses: Mapping[str, float]
     checkpoint: str

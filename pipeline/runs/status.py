@@ -191,6 +191,8 @@ def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) ->
         "samples": manifest.num_train_samples,
         "skipped": manifest.num_skipped,
     }
+    if manifest.num_skipped_steps:
+        common["counts"]["skipped steps"] = manifest.num_skipped_steps
     if not (RunDirectory(run.path).checkpoints_path / Path(manifest.checkpoint).name / STATE).exists():
         about = f"its checkpoint {manifest.checkpoint} is gone"
         return _row(root, run, "damaged", about=about, next=retrain, **common)

@@ -5,8 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource
+from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource, is_hub_model
 from smile_pipe.pipeline.common.filters import WHERE_HELP
+from smile_pipe.pipeline.common.optimization import LEARNING_RATE, PRETRAINED_LEARNING_RATE
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
@@ -69,8 +70,10 @@ class TrainOptions(Frozen):
     where: str | None = Field(None, description=WHERE_HELP)
     epochs: int = Field(30, ge=1, description="Passes over the training samples.")
     batch_size: int = Field(32, ge=2, description="Samples per worker in a step.")
-    learning_rate: float = Field(
-        1e-3, gt=0, description="Peak learning rate; the schedule is linear warm-up, then half a cosine."
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Peak learning rate of all weights; the schedule is linear warm-up, then half a cosine. auto takes "
+        f"{LEARNING_RATE}, and {PRETRAINED_LEARNING_RATE} for towers with `pretrained` weights.",
     )
     warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps in which the learning rate rises.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW, applied to matrices only.")
@@ -113,6 +116,19 @@ class TrainOptions(Frozen):
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     wandb: str | None = Field(None, min_length=1, description="Project of Weights & Biases to log to as well.")
     address: str = Field("local", description=ADDRESS_HELP)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the towers start from pretrained weights."""
+        return self.pretrained is not None or is_hub_model(self.arch)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Peak learning rates of the `towers` and of the `heads`, which are all other weights and always new."""
+        if self.learning_rate != "auto":
+            return {"towers": self.learning_rate, "heads": self.learning_rate}
+        towers = PRETRAINED_LEARNING_RATE if self.is_pretrained else LEARNING_RATE
+        return {"towers": towers, "heads": LEARNING_RATE}
 
     def recipe_config(self, num_classes: int = 0) -> RecipeConfig:
         """The options that define the model; `num_classes` is the number of expressions of the samples."""
@@ -173,4 +189,10 @@ class TrainConfig(TrainOptions):
 
     def for_fingerprint(self) -> dict[str, Any]:
         """The options that decide the result, and so whether a run can be resumed."""
-        return self.to_record(_NOT_RECORDED | _NOT_IN_FINGERPRINT) | {"joined_batch_size": self.joined_batch_size}
+        rates = self.learning_rates
+        # One number if it is one, as in runs from before there were two.
+        learning_rate = rates["heads"] if rates["heads"] == rates["towers"] else rates
+        return self.to_record(_NOT_RECORDED | _NOT_IN_FINGERPRINT) | {
+            "joined_batch_size": self.joined_batch_size,
+            "learning_rate": learning_rate,
+        }

@@ -1,5 +1,6 @@
 """Inputs of each training process: the job, equal for all, and the rank of the process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ class Job:
         text_source: Where prompts come from.
         temporal: What is read of sequences.
         precision: Precision of the towers.
+        learning_rates: Peak learning rates; see `TrainOptions.learning_rates`.
         validation_subjects: Training subjects that are held out and scored after every epoch.
         metadata: Whether half of the prompts also describe the person.
     """
@@ -32,6 +34,7 @@ class Job:
     text_source: RunTextSource
     temporal: TemporalRead
     precision: Precision
+    learning_rates: Mapping[str, float]
     validation_subjects: tuple[str, ...] = ()
     metadata: bool = False
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.transfer import to_device
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.train.context import Worker
@@ -33,6 +34,7 @@ def embed_rows(
 
     Raises:
         BadSampleError: See `FaceDataset.batches`.
+        DivergedError: An embedding is not finite.
     """
     device = directions_v3.device
     if dist.is_initialized():
@@ -55,4 +57,6 @@ def embed_rows(
     if dist.is_initialized():
         dist.all_reduce(embedded)
     model.train(was_training)
+    if not embedded.isfinite().all():
+        raise DivergedError("training has diverged: embeddings are not finite; lower `learning_rate`")
     return embedded[:, :-1], embedded[:, -1] > 0

@@ -5,7 +5,7 @@ Losses compare the samples of a batch with each other, so the sum of the losses 
 exact: embed all chunks without keeping activations; compute the losses of all embeddings together, and the gradients of
 the embeddings; then embed chunk after chunk again and backpropagate its gradients. Embeddings are small, so the memory
 is that of one chunk, at the cost of a second forward pass. BatchNorm inside a tower takes its statistics over a chunk,
-the same in both passes, and updates its running statistics once.
+the same in both passes, and updates its running statistics once. So it does if activations are recomputed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from smile_pipe.model.config import Precision
@@ -64,7 +63,12 @@ def embed(network: nn.Module, inputs: ModelInputs, precision: Precision) -> Embe
 
 
 def backward(
-    network: nn.Module, model: ContrastiveModel, inputs: ModelInputs, precision: Precision, num_chunks: int = 1
+    network: nn.Module,
+    model: ContrastiveModel,
+    inputs: ModelInputs,
+    precision: Precision,
+    num_chunks: int = 1,
+    recomputes: bool = False,
 ) -> dict[str, Tensor]:
     """Compute the losses of a batch and add their gradients to the parameters.
 
@@ -74,16 +78,20 @@ def backward(
         inputs: The batch.
         precision: Precision of the towers.
         num_chunks: Number of chunks that the batch is embedded in.
+        recomputes: Whether the backward pass repeats forward passes (activation checkpointing).
 
     Returns:
         Loss terms by name; see `ContrastiveModel.losses`.
     """
+    # A repeated forward pass would update running statistics a second time.
+    in_backward = _kept_buffers if recomputes else nullcontext
     if num_chunks == 1:
         losses = model.losses(embed(network, inputs, precision), inputs.concept_ids, inputs.subject_ids)
-        losses["total"].backward()
+        with in_backward(model):
+            losses["total"].backward()
         return losses
     chunks, states, embedded = inputs.chunks(num_chunks), list[_RandomState](), list[Embeddings]()
-    with torch.no_grad(), _frozen_statistics(model):
+    with torch.no_grad(), _kept_buffers(model):
         for chunk in chunks:
             states.append(_RandomState(inputs.views.device))
             embedded.append(embed(model, chunk, precision))
@@ -106,7 +114,8 @@ def backward(
             outputs = _as_dict(embed(network, chunk, precision))
             pairs = [(outputs[name], grad[number]) for name, grad in chunk_grads.items() if outputs[name].requires_grad]
             pairs += loss_grads if is_last else []
-            torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+            with in_backward(model):
+                torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
     return losses
 
 
@@ -127,16 +136,12 @@ def _collect(embedded: Sequence[Embeddings]) -> Mapping[str, list[Tensor]]:
 
 
 @contextmanager
-def _frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use the statistics of the batch without updating its running statistics."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers, such as the running statistics of BatchNorm, at the end of the block."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    yield
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
 
 
 class _RandomState:

@@ -1,7 +1,8 @@
 """Execution of a training job on Ray Train, with restarts from the last checkpoint.
 
-This is the only module in which the training loop meets Ray Train. A worker that dies is restarted. A damaged sample
-would fail again after a restart, so the worker writes a note to the scratch folder of the job, and the job ends.
+This is the only module in which the training loop meets Ray Train. A worker that dies is restarted. A damaged sample,
+or a training that is not finite, would fail again after a restart: the worker then writes a note to the scratch folder
+of the job, and the job ends.
 """
 
 import json
@@ -16,11 +17,10 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.cluster import warn_on_lost_nodes
 from smile_pipe.pipeline.train.context import Job, Worker
-from smile_pipe.pipeline.train.local_job import MAX_RESTARTS, TrainingError
+from smile_pipe.pipeline.train.local_job import FINAL_ERRORS, MAX_RESTARTS, TrainingError
 from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.storage import StoragePath
 
@@ -34,14 +34,19 @@ class TrainScratch:
     def __init__(self, out: StoragePath) -> None:
         self.root = out / ".ray"
 
-    def note_path(self, rank: int) -> StoragePath:
-        """File in which a worker reports a damaged sample."""
-        return self.root / f"bad-sample-{rank}"
+    def write_final_error(self, rank: int, error: Exception) -> None:
+        """Report an error of `FINAL_ERRORS` from a worker."""
+        note = {"kind": type(error).__name__, "message": str(error)}
+        self._note_path(rank).write_atomically(json.dumps(note).encode())
 
-    def bad_sample(self, num_workers: int) -> str | None:
-        """The first report of a damaged sample, if there is one."""
-        notes = (self.note_path(rank) for rank in range(num_workers))
-        return next((note.read_text() for note in notes if note.exists()), None)
+    def final_error(self, num_workers: int) -> Exception | None:
+        """The first such report, if there is one."""
+        paths = (self._note_path(rank) for rank in range(num_workers))
+        note = next((json.loads(path.read_text()) for path in paths if path.exists()), None)
+        return next((kind(note["message"]) for kind in FINAL_ERRORS if note and kind.__name__ == note["kind"]), None)
+
+    def _note_path(self, rank: int) -> StoragePath:
+        return self.root / f"final-error-{rank}"
 
     def storage(self) -> dict[str, Any]:
         """Storage options of Ray Train."""
@@ -82,7 +87,7 @@ class RayReporter:
 def train_worker(config: dict[str, Any]) -> None:
     """Run the training loop in a worker process of Ray; after a failure Ray calls this again.
 
-    A damaged sample is reported to the driver. After such a report no worker starts again.
+    An error that a restart would repeat is reported to the driver. After such a report no worker starts again.
 
     Args:
         config: The `Job` under the key "job".
@@ -90,15 +95,15 @@ def train_worker(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     context, scratch = ray.train.get_context(), TrainScratch(job.config.out)
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    if scratch.bad_sample(world_size):
+    if scratch.final_error(world_size):
         return
     # Ray sets this variable to the number of granted cores; torch may have read it before.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
         worker = Worker(rank, world_size, ray.train.torch.get_device())
         train(job, worker, RayReporter(RunDirectory(job.config.out), worker))
-    except BadSampleError as error:
-        scratch.note_path(rank).write_atomically(str(error).encode())
+    except FINAL_ERRORS as error:
+        scratch.write_final_error(rank, error)
         if world_size > 1:
             # The other workers wait in a collective, and only a failure of this one ends them. After the restart all
             # of them return at once.
@@ -114,6 +119,7 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
 
     Raises:
         BadSampleError: A sample is damaged.
+        DivergedError: The training is not finite.
         TrainingError: The job failed for another reason.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -156,9 +162,9 @@ def train_on_ray(job: Job, resources: dict[str, int]) -> None:
         with warn_on_lost_nodes(config, resources):
             trainer.fit()
     except Exception as error:
-        raise TrainingError.of(error) from error
+        raise scratch.final_error(config.num_workers) or TrainingError.of(error) from error
     else:
-        if bad_sample := scratch.bad_sample(config.num_workers):
-            raise BadSampleError(bad_sample)
+        if final_error := scratch.final_error(config.num_workers):
+            raise final_error
     finally:
         scratch.root.remove_tree()

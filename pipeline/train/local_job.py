@@ -8,6 +8,7 @@ import os
 
 import torch
 
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.common.ray_session import is_connected
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses, available_cores
 from smile_pipe.pipeline.data.integrity import BadSampleError
@@ -18,6 +19,8 @@ from smile_pipe.pipeline.train.loop import train
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 
+FINAL_ERRORS = (BadSampleError, DivergedError, UsageError)
+"""Errors that a restart would repeat."""
 MAX_RESTARTS = 3
 """Failures in a row, without a new checkpoint between them, after which a job is restarted."""
 
@@ -62,6 +65,7 @@ def train_in_one_process(job: Job, cores: int) -> None:
 
     Raises:
         BadSampleError: A sample is damaged.
+        DivergedError: The training is not finite.
         TrainingError: The job failed for another reason.
     """
     num_failures, newest = 0, _newest_step(job)
@@ -70,7 +74,7 @@ def train_in_one_process(job: Job, cores: int) -> None:
             with WorkerProcesses(1, num_threads=cores) as processes:
                 list(processes.map(_train, [job], attempts=1))
             return
-        except BadSampleError:
+        except FINAL_ERRORS:
             raise
         except Exception as error:
             before, newest = newest, _newest_step(job)

@@ -3,8 +3,9 @@
 In order: build the model; load the last checkpoint if there is one; for each epoch read batches and take steps; after
 each epoch, and within it if configured, write a checkpoint; after each epoch validate on held-out subjects if there are
 any. Order and augmentation are functions of (seed, epoch, step), so a resumed run gives the same result as an
-uninterrupted one. If damaged samples are skipped, batches are smaller, losses are computed over the samples of all
-ranks, and all ranks take the same number of steps.
+uninterrupted one. Steps that are not finite are skipped; if too many are, training ends. If damaged samples are
+skipped, batches are smaller, losses are computed over the samples of all ranks, and all ranks take the same number of
+steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,13 +40,17 @@ def train(
         worker: This process.
         on_checkpoint: Called on all ranks after each checkpoint, with the newest metrics (empty on other ranks than 0)
             and whether it is the last one.
+
+    Raises:
+        BadSampleError: A sample is damaged.
+        DivergedError: Too many steps in a row, or the weights, are not finite.
     """
     config, run = job.config, RunDirectory(job.config.out)
     torch.manual_seed(config.seed)
     model = build_model(job.recipe)
-    model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     model.to(worker.device)
     set_matmul_precision(job.precision, worker.device)
+    model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     dataset = _open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
     shard_names = [row.shard for row in rows]
@@ -70,10 +75,13 @@ def train(
             groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
             batches = prefetch(dataset.batches(groups, spares=rows), worker.device)
             for batch in log.time_batches(batches):
-                learning_rate = config.learning_rate * cosine_schedule(step, num_steps, config.warmup)
-                losses = train_step.step(batch, epoch, step, learning_rate)
+                schedule = cosine_schedule(step, num_steps, config.warmup)
+                losses = train_step.step(batch, epoch, step, schedule)
                 step += 1
-                log.step(step, epoch, losses, learning_rate, model.learned_scalars)
+                rates = {name: rate * schedule for name, rate in logged_rates(job.learning_rates).items()}
+                log.step(step, epoch, losses, rates, train_step.scalars)
+                if log.is_due(step):
+                    train_step.check(step, num_steps, losses)
                 if config.save_every and step % config.save_every == 0 and step % sampler.num_steps:
                     save(step)
             if config.on_bad_shard == "skip":
@@ -82,6 +90,12 @@ def train(
                 accuracy = validation.accuracy(train_step.result, dataset, train_step.directions, worker)
                 log.validation(step, epoch, accuracy)
             save(step)
+
+
+def logged_rates(learning_rates: Mapping[str, float]) -> dict[str, float]:
+    """Peak learning rates by the names of their columns in the log; one column if they are equal."""
+    heads, towers = learning_rates["heads"], learning_rates["towers"]
+    return {"learning_rate": heads} | ({} if towers == heads else {"learning_rate_towers": towers})
 
 
 def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> FaceDataset:

@@ -1,7 +1,7 @@
 """Resolution of the options that are `auto`: channel, text, sequences and precision, from what the shards hold."""
 
 from smile_pipe.model.config import RECIPES, Precision, RunTextSource
-from smile_pipe.model.towers import is_hub_model, native_precision
+from smile_pipe.model.towers import native_precision
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
@@ -18,8 +18,7 @@ def resolve_channel(config: TrainConfig, manifest: ShardManifest) -> str:
         UsageError: The shards lack the channel.
     """
     if config.channel == "auto":
-        is_pretrained = config.pretrained or is_hub_model(config.arch)
-        preferred = ("rgb", "normal", "depth", "flow") if is_pretrained else ("normal", "rgb", "depth", "flow")
+        preferred = ("rgb", "normal", "depth", "flow") if config.is_pretrained else ("normal", "rgb", "depth", "flow")
         return next(channel for channel in preferred if channel in manifest.channels)
     if config.channel not in manifest.channels:
         raise UsageError(

@@ -8,6 +8,7 @@ of this machine needs no Ray. Shards and run are on a disk or under a URL; with 
 process.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,9 +18,10 @@ from typing import Any
 
 from blake3 import blake3
 
-from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.objectives import check_recipe
-from smile_pipe.model.towers import check_arch, supports_activation_checkpointing
+from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
+from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.input_images import INPUT_VERSION
@@ -84,6 +86,7 @@ def run(
         UsageError: Shards, split, recipe, architecture or output cannot be used, or another process writes to the
             output; nothing has been written.
         BadSampleError: The shards are damaged; a run that has started can be resumed.
+        DivergedError: The training is not finite; the last checkpoint is.
         TrainingError: The job failed for another reason.
     """
     in_process = in_process or _in_process(config)
@@ -102,6 +105,7 @@ def run(
         "shards": relative_shards_path(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.recorded(),
+        "learning_rates": job.learning_rates,
     }
     with directory_lock(directory.root):
         # Another process may have held the lock and finished the run.
@@ -174,6 +178,8 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     check_wandb(config.wandb)
     shards = open_shards(config.shards, config.on_bad_shard)
     source = resolve_text_source(config, shards.manifest)
+    if source in ("label", "pseudo") and config.recipe != "supervised":
+        warn_on_equal_tokens(build_tokenizer(config.arch), shards.manifest.prompts)
     split = split_subjects(
         config.split, (row.subject for row in select_training_rows(shards, shards.subjects, config.where))
     )
@@ -194,11 +200,11 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
             f"{pluralize(len(rows), 'training sample')}: too few for {pluralize(config.num_workers, 'worker')}; use at "
             "least two samples per worker"
         )
-    if source == "none" and len(shards.manifest.views) < 2:
+    losses = RECIPES[config.recipe].weights.keys() - set(config.drop_loss)
+    if (source == "none" or losses == {"mv"}) and len(shards.manifest.views) < 2:
         raise UsageError(
-            "compares views with each other, and the shards have only one view; render more views",
-            field="text",
-            value="none",
+            "the only loss compares views with each other, and the shards have only one view; render more views, or "
+            "train with text and without `drop_loss`"
         )
     temporal = resolve_temporal(config, stored_temporal(shards, rows, config.on_bad_shard))
     if temporal == "none" and any(map(is_sequence, held_out_rows)):
@@ -217,6 +223,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         text_source=source,
         temporal=temporal,
         precision=resolve_precision(config),
+        learning_rates=config.learning_rates,
         validation_subjects=held_out,
         metadata=uses_metadata_prompts(config, source),
     )
@@ -247,7 +254,8 @@ def _manifest(
 ) -> RunManifest:
     skipped = set(directory.skipped())
     rows = [row for row in select_training_rows(shards, split.train, config.where) if row.key not in skipped]
-    last = next(row for row in reversed(directory.metrics()) if "loss_total" in row)
+    logged = [row for row in directory.metrics() if "loss_total" in row]
+    losses: dict[str, Any] = next((row for row in reversed(logged) if math.isfinite(row["loss_total"])), {})
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
         fingerprint=fingerprint(run_fingerprint, sorted(skipped)) if skipped else run_fingerprint,
@@ -271,12 +279,14 @@ def _manifest(
         num_train_samples=len(rows),
         num_train_sequences=sum(map(is_sequence, rows)),
         num_skipped=len(skipped),
-        num_steps=last["num_steps"],
+        num_steps=logged[-1]["num_steps"],
+        num_skipped_steps=logged[-1].get("skipped_steps", 0),
         world_size=config.num_workers,
         world_sizes=world_sizes,
         precision=job.precision,
+        learning_rates=job.learning_rates,
         metadata=job.metadata,
-        final_losses={name: value for name, value in last.items() if name.startswith("loss_")},
+        final_losses={name: value for name, value in losses.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )
 

@@ -95,6 +95,7 @@ class TextTargets:
         self.tokenizer = build_tokenizer(model.config.arch)
         manifest = dataset.shards.manifest
         self.class_numbers = {concept_id(name): n for n, name in enumerate(manifest.expressions)}
+        self.concept_numbers: dict[str, int] = {}
         self.pseudo = PseudoPrompts(manifest.prompts, rows, seed) if source == "pseudo" else None
         self.people = {row.key: who for row in rows if (who := describe_person(row.labels))} if metadata else {}
 
@@ -117,7 +118,7 @@ class TextTargets:
             texts, concepts = self.pseudo.draw(batch.keys, epoch)
         else:
             texts, concepts = self._shard_prompts(batch, epoch), batch.concepts
-        ids = [concept_id(concept) for concept in concepts]
+        ids = self._number(concepts)
         if not self.reads_text:
             return None, to_device(torch.tensor([self.class_numbers[number] for number in ids]), device), subject_ids
         return self.tokenizer(texts), to_device(torch.tensor(ids), device), subject_ids
@@ -130,6 +131,14 @@ class TextTargets:
         """Restore the result of `state`."""
         if self.pseudo:
             self.pseudo.labels = state["pseudo"]
+
+    def _number(self, concepts: Sequence[str]) -> list[int]:
+        """Numbers of concepts. A caption is its own concept; captions that are cut to equal tokens are one."""
+        new = [concept for concept in dict.fromkeys(concepts) if concept not in self.concept_numbers]
+        is_caption = self.source in ("geometry", "au")
+        meanings = [str(tokens) for tokens in self.tokenizer(new).tolist()] if is_caption and new else new
+        self.concept_numbers |= {concept: concept_id(meaning) for concept, meaning in zip(new, meanings, strict=True)}
+        return [self.concept_numbers[concept] for concept in concepts]
 
     def _shard_prompts(self, batch: Batch, epoch: int) -> list[str]:
         """The prompts of the shards; half of those of known people also describe the person.

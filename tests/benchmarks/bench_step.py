@@ -60,10 +60,10 @@ def measure(shards: str, arch: str, precision: str, seconds: float) -> float:
         step.load_checkpoint(RunDirectory(config.out))
         step.start_epoch(is_resumed=False)
         for batch in batches[:2]:
-            step.step(batch, 0, 0, 1e-3)
+            step.step(batch, 0, 0, 1.0)
         began, num_samples = time.perf_counter(), 0
         for number, batch in enumerate(itertools.cycle(batches)):
-            step.step(batch, 0, number, 1e-3)
+            step.step(batch, 0, number, 1.0)
             num_samples += len(batch.keys)
             if time.perf_counter() - began > seconds:
                 return num_samples / (time.perf_counter() - began)

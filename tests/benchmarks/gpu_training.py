@@ -88,7 +88,8 @@ class SmilePipe:
     @cached_property
     def step(self) -> TrainStep:
         """The step, prepared as by `smile_pipe.pipeline.train.loop.train`."""
-        job = Job(self.config, self.config.recipe_config(), "rgb", (), "label", "none", "bfloat16")
+        recipe, learning_rates = self.config.recipe_config(), self.config.learning_rates
+        job = Job(self.config, recipe, "rgb", (), "label", "none", "bfloat16", learning_rates)
         torch.manual_seed(0)
         model = build_model(job.recipe)
         model.freeze_unreached(with_text=True, with_sequences=False)
@@ -108,7 +109,7 @@ class SmilePipe:
 
     def run(self, batch: Batch, num_steps: int) -> None:
         for each in prefetch(itertools.repeat(batch, num_steps), DEVICE):
-            self.step.step(each, 0, self.num_steps, LEARNING_RATE)
+            self.step.step(each, 0, self.num_steps, 1.0)
             self.num_steps += 1
 
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 import typer
@@ -26,6 +26,7 @@ class ExampleConfig(Frozen):
     grad_cache_chunks: int = Field(1, ge=1, description="Parts of a batch; fewer with `mixed_precision=bf16`.")
     drop_loss: Annotated[tuple[str, ...], CommaSeparated] = Field((), description="Losses to leave out of `out`.")
     mixed_precision: str = Field("off", description="Precision.")
+    rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field("auto", description="Rate.")
 
     @field_validator("mixed_precision")
     @classmethod
@@ -89,6 +90,19 @@ class TestWithFlags:
     def test_help_texts_name_flags(self):
         _, out, _ = invoke("--help")
         assert "fewer with --mixed-precision bf16" in out and "`" not in out
+
+
+class TestNumberOrWord:
+    @pytest.mark.parametrize(
+        ("given", "expected"), [([], "auto"), (["--rate", "auto"], "auto"), (["--rate", 0.5], 0.5)]
+    )
+    def test_both_are_accepted(self, given, expected):
+        assert config_of("here", *given)["rate"] == expected
+
+    @pytest.mark.parametrize(("given", "reason"), [("fast", "valid number"), (-1, "greater than 0")])
+    def test_others_are_refused_with_the_flag(self, given, reason):
+        code, _, err = invoke("here", "--rate", given)
+        assert code == 2 and f"error: --rate {given}: " in err and reason in err
 
 
 class TestOldNames:

@@ -21,6 +21,15 @@ CONFIG: dict[str, Any] = {
 }
 
 
+# Towers with a decoder, which encodes neither images nor prompts.
+COCA: dict[str, Any] = {
+    "custom_text": True,
+    "vision_cfg": CONFIG["vision_cfg"] | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": CONFIG["text_cfg"] | {"embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": CONFIG["text_cfg"] | {"attn_pooler_heads": 2},
+}
+
+
 def register(folder: Path, name: str = NAME, **changes: Any) -> str:
     """Register the architecture in this process, with top-level `changes` to its config; returns its name."""
     file = folder / f"{name}.json"

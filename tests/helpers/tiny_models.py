@@ -1,6 +1,7 @@
 """Small models of every recipe, and random faces as their input."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,10 @@ NUM_CLASSES = 4
 NAMES = [name for name in RECIPES if name not in ("barlow", "clip")]
 
 
-def make_model(folder: Path, name: str) -> ContrastiveModel:
+def make_model(folder: Path, name: str, with_text: bool = True, coca: bool = False, **options: Any) -> ContrastiveModel:
     torch.manual_seed(0)
-    config = RecipeConfig(
-        name=name, arch=tiny_arch.register(folder), joint_dim=4, temperature=0.5, num_classes=NUM_CLASSES
-    )
+    arch = tiny_arch.register(folder, "tiny-test-coca", **tiny_arch.COCA) if coca else tiny_arch.register(folder)
+    config = RecipeConfig(name=name, arch=arch, joint_dim=4, temperature=0.5, num_classes=NUM_CLASSES, **options)
     # Double precision, so that rounding in the random tower does not hide differences.
     model = build_model(config).double()
     # These start at zero, where other gradients would be zero as well.
@@ -29,7 +29,7 @@ def make_model(folder: Path, name: str) -> ContrastiveModel:
         torch.nn.init.normal_(weight)
     if name == "facet-vlm":
         torch.nn.init.normal_(model.aggregation.attention.out_proj.weight)
-    model.freeze_unreached(with_text=True, with_sequences=True)
+    model.freeze_unreached(with_text=with_text, with_sequences=True)
     return model
 
 

@@ -9,6 +9,7 @@ which each rank takes over its own samples.
 """
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers import tiny_arch
 from helpers.tiny_models import NAMES, NUM_CLASSES, faces, make_model
+from smile_pipe.model.config import RECIPES
 from smile_pipe.model.distributed import gather_rows
 from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
@@ -53,6 +55,38 @@ def learn_in_chunks(model: ContrastiveModel, network: torch.nn.Module, samples: 
         network.zero_grad()
         backward(network, model, inputs, "float32", 3)
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+
+
+# Recipe, dropped losses, whether there is text, whether the towers have a decoder: each subset of losses.
+SUBSETS = [
+    (name, tuple(loss for loss in spec.weights if loss not in kept), with_text, coca)
+    for name, spec in RECIPES.items()
+    for with_text in (True, False)
+    for size in range(1, 1 + len(spec.weights))
+    for kept in combinations(spec.weights, size)
+    for coca in (False, True)
+    if (with_text and spec.text != "none") or (not with_text and set(kept) & set(spec.text_free))
+    if not coca or name in ("smile-vlm", "supervised")
+]
+
+
+def learn_subset(folder: Path, rank: int, subset: tuple[str, tuple[str, ...], bool, bool]) -> dict[str, Any] | str:
+    """Gradients of two steps of two ranks, the second one in two chunks, and the names of learned parameters."""
+    name, dropped, with_text, coca = subset
+    model = make_model(folder, name, with_text, coca, without=dropped)
+    network = DistributedDataParallel(model)
+    views, directions, tokens, concepts, frames = faces(sum(EVEN), slice(4 * rank, 4 * rank + 4))
+    tokens, concepts = (tokens if model.reads_text else None, concepts) if with_text else (None, None)
+    inputs = ModelInputs(views, directions, frames, tokens, concepts, torch.arange(4))
+    try:
+        for num_chunks in (1, 2):
+            network.zero_grad()
+            # DDP refuses the second pass if the first left a parameter without a gradient.
+            backward(network, model, inputs, "float32", num_chunks)
+    except RuntimeError as error:
+        return str(error)
+    learned = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    return {key: None if parameter.grad is None else parameter.grad.clone() for key, parameter in learned.items()}
 
 
 def gather_examples(rank: int) -> dict[str, Any]:
@@ -113,6 +147,8 @@ def work(rank: int, folder: Path) -> None:
             network = DistributedDataParallel(model)
             found[name, recipe] = learn(model, network, own, sum(counts))
             found[name, recipe]["chunks"] = learn_in_chunks(model, network, own, sum(counts))
+    for subset in SUBSETS:
+        found[subset] = learn_subset(folder / str(rank), rank, subset)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -154,6 +190,16 @@ def test_chunked_gradients_equal_those_of_one_rank_with_the_joined_batch(case):
     alone, both = case
     for found in both:
         assert_same_gradients(found["chunks"], alone["total"])
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=str)
+def test_each_subset_of_losses_trains_on_two_ranks(ranks, subset):
+    one, other = (rank[subset] for rank in ranks)
+    assert isinstance(one, dict), one
+    assert any(key.startswith("towers.clip.visual.") for key in one) and one.keys() == other.keys()
+    for key, grad in one.items():
+        assert grad is not None, f"{key} is learned and has no gradient"
+        assert torch.equal(grad, other[key]), key
 
 
 def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

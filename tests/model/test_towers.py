@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from helpers import tiny_arch
+from smile_pipe.model.config import is_hub_model
 from smile_pipe.model.towers import (
     OWN_ARCHS,
     Towers,
     build_tokenizer,
     check_arch,
-    is_hub_model,
     supports_activation_checkpointing,
 )
 

@@ -1,10 +1,13 @@
 """Captions from coded action units."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smile_pipe.pipeline.captions.action_units import PHRASES, RELAXED, describe_units
+from smile_pipe.model.towers import build_tokenizer
+from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, PHRASES, RELAXED, describe_units, has_unnamed_units
 from smile_pipe.shards.errors import UsageError
 
 COMMON = [1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 23, 24, 25, 26, 27, 28, 43, 45, 46]
@@ -77,4 +80,30 @@ def test_caption_names_each_active_unit_once_in_any_input_order(units):
     active = sum(intensity > 0 for intensity in units.values())
     assert caption == describe_units(dict(reversed(units.items())))
     assert "{" not in caption and "  " not in caption and caption == caption.strip()
-    assert len(set(caption.split(", "))) == max(1, active)
+    assert len(set(caption.split(", "))) == min(max(1, active), MAX_PHRASES)
+
+
+MANY = {"AU1": 0.3, "AU2": 1, "AU4": 0.2, "AU6": 0.8, "AU9": 0.2, "AU12": 0.9, "AU17": 0.3, "AU26": 0.5}
+
+
+def test_strongest_units_are_named_in_the_order_of_their_numbers():
+    # AU1 and AU17 are equally strong.
+    caption = "slightly raised inner brows, strongly raised outer brows, raised cheeks, lip corners strongly pulled up"
+    assert describe_units(MANY) == f"{caption}, jaw dropped"
+    assert has_unnamed_units(MANY) and not has_unnamed_units({**dict.fromkeys("12345", 1.0), "6": 0.0})
+
+
+def test_of_units_without_intensities_those_with_lower_numbers_are_named():
+    presence = describe_units(dict.fromkeys(MANY, 1.0), graded_intensity=False)
+    assert presence == describe_units(dict.fromkeys(list(MANY)[:MAX_PHRASES], 1.0), graded_intensity=False)
+
+
+def test_captions_of_common_units_fit_into_the_default_text_tower():
+    generator, tokenizer = random.Random(0), build_tokenizer("smile-nano")
+    captions = [
+        describe_units({f"AU{unit}": generator.choice((0.2, 0.6, 1)) for unit in generator.sample(COMMON, 8)})
+        for _ in range(300)
+    ]
+    whole = tokenizer(captions, context_length=77)
+    # The rest are cut within the last phrase.
+    assert (whole[:, 32:] == 0).all(dim=1).float().mean() > 0.95 and (whole[:, 38:] == 0).all()

@@ -69,6 +69,13 @@ class TestActionUnits:
     def test_coded_presence_has_no_adverbs(self):
         assert "strongly" not in prompt(replace(SCAN, action_units={"AU12": 1.0}), "au").text
 
+    def test_concept_is_that_of_the_units_that_are_named(self):
+        strong = dict.fromkeys(("AU1", "AU2", "AU5", "AU25", "AU26"), 0.8)
+        one, other = (prompt(replace(SCAN, action_units=strong | weak), "au") for weak in ({"AU9": 0.2}, {"AU12": 0.3}))
+        assert one.text == other.text == one.concept == other.concept
+        # The record has all of them.
+        assert one.caption.numbers == strong | {"AU9": 0.2}
+
     def test_no_active_unit_is_relaxed_and_no_coding_is_an_error(self):
         assert "relaxed" in prompt(replace(SCAN, action_units={}), "au").text
         with pytest.raises(MeshError, match="no coded action units"):

@@ -21,6 +21,8 @@ from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import build_model
 from smile_pipe.model.towers import build_tokenizer
 from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
+from smile_pipe.pipeline.common import finite_steps
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset, FaceSample
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate import finetune as module
@@ -209,11 +211,33 @@ class TestLearning:
         for small in ("smile-nano", "smile-tiny"):
             assert learning_rate("ViT-B-32") == pytest.approx(learning_rate(small) / 10)
 
-    @pytest.mark.parametrize(("name", "value"), [("MAX_GRADIENT_NORM", 0.0), ("cosine_schedule", lambda *given: 0.0)])
-    def test_gradient_clipping_and_schedule_are_applied(self, tune, tiny, monkeypatch, copies, name, value):
-        monkeypatch.setattr(module, name, value)
+    @pytest.mark.parametrize(
+        ("place", "name", "value"),
+        [(finite_steps, "MAX_GRADIENT_NORM", 0.0), (module, "cosine_schedule", lambda *given: 0.0)],
+    )
+    def test_gradient_clipping_and_schedule_are_applied(self, tune, tiny, monkeypatch, copies, place, name, value):
+        monkeypatch.setattr(place, name, value)
         tune()
         assert changed_parts(tiny, copies[0]) == set()
+
+    def test_steps_that_are_not_finite_are_skipped(self, tune_faces, monkeypatch, copies):
+        real, steps = module.augment, []
+
+        def poisoned(*given: Any) -> Tensor:
+            steps.append(deepcopy(copies[-1].state_dict()))
+            return real(*given) * (torch.nan if len(steps) == 2 else 1.0)
+
+        monkeypatch.setattr(module, "augment", poisoned)
+        assert np.isfinite(tune_faces(random_model(), epochs=4)).all()
+        before, skipped, taken = steps[1], steps[2], steps[3]
+        assert all(torch.equal(before[name], skipped[name]) for name in before)
+        assert not all(torch.equal(skipped[name], taken[name]) for name in before)
+
+    def test_many_steps_in_a_row_that_are_not_finite_end_it(self, tune, monkeypatch):
+        real = module.augment
+        monkeypatch.setattr(module, "augment", lambda *given: real(*given) * torch.nan)
+        with pytest.raises(DivergedError, match="the loss ce is not finite at step 10, and 10 steps in a row"):
+            tune(epochs=12)
 
     def test_each_step_is_augmented_as_in_training(self, tune, monkeypatch):
         real, seen = module.augment, []

@@ -13,6 +13,7 @@ from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ReusedSample, ShardTask, plan_shards
 from smile_pipe.pipeline.render.process import process_sample, process_units
 from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.render.stage import _check_text
 from smile_pipe.pipeline.render.units import WorkUnit, select_inputs, split_into_units
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.reader import read_members
@@ -55,6 +56,18 @@ def test_a_rewritten_record_has_the_new_layout_and_labels_and_the_same_images(se
     assert after.images == before.images and again.images == row.images
     # The next plan finds nothing to do.
     assert plan_shards(tmp_path, [source], new, output, 8).is_done
+
+
+def test_samples_whose_units_are_not_all_named_are_counted_and_written_again(settings, caplog):
+    few, many = (replace(SOURCE, action_units=dict.fromkeys(map(str, range(1, 1 + num)), 1.0)) for num in (5, 6))
+    of = SampleFingerprints.of(settings.model_copy(update={"text_source": "au"}), "folder")
+    # Earlier versions named all units, and the fingerprint had the source alone.
+    assert of.prompt_settings(few) == "au" != of.prompt_settings(many)
+    _check_text(settings.model_copy(update={"text_source": "au"}), [few, many, few, many], "folder")
+    assert caplog.messages == ["2 samples with more than 5 active action units: captions name the strongest 5"]
+    _check_text(settings.model_copy(update={"text_source": "geometry"}), [many], "folder")
+    _check_text(settings.model_copy(update={"text_source": "au"}), [few], "folder")
+    assert len(caplog.messages) == 1
 
 
 def test_notes_name_the_file_are_limited_and_reach_the_driver(settings, tmp_path):

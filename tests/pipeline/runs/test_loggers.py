@@ -154,7 +154,7 @@ class TestWaiting:
         with RunLog(RunDirectory(tmp_path), 0, 20, 4) as log:
             for number in log.time_batches(batches()):
                 clock[0] += 6.0
-                log.step(5 * (number + 1), 0, {}, 0.1, dict)
+                log.step(5 * (number + 1), 0, {}, {"learning_rate": 0.1}, dict)
         rows = RunDirectory(tmp_path).metrics()
         assert [row["step"] for row in rows] == [5, 10, 15]
         assert [row["data_wait"] for row in rows] == [0.25, 0.25, 0.25]

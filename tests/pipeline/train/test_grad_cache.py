@@ -86,7 +86,32 @@ def test_batchnorm_statistics_count_each_chunk_once():
     assert int(expected["towers.clip.visual.bn1.num_batches_tracked"]) == 2
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, expected[name]), name
-    assert all(module.track_running_stats for module in model.modules() if hasattr(module, "track_running_stats"))
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2])
+def test_recomputed_activations_do_not_count_for_batchnorm(tmp_path: Path, num_chunks):
+    vision = {"image_size": 32, "timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear"}
+    torch.manual_seed(0)
+    name = tiny_arch.register(tmp_path, "tiny-test-resnet", vision_cfg=vision)
+    model = build_model(RecipeConfig(arch=name, joint_dim=8))
+    reference = deepcopy(model)
+    model.towers.checkpoint_activations()
+    _, directions, tokens, concepts = tiny_arch.faces(4)
+    views = torch.rand(4, 3, 3, 32, 32)
+    inputs = ModelInputs(views, directions, PackedFrames.of_scans(4), tokens, concepts, concepts)
+    passes: list[int] = []
+    norm = model.towers.clip.visual.trunk.layer1[0].bn1
+    norm.register_forward_hook(lambda *_: passes.append(1))
+    backward(model, model, inputs, "float32", num_chunks, recomputes=True)
+    backward(reference, reference, inputs, "float32", num_chunks)
+    # With chunks there is one more pass, which keeps no activations.
+    assert len(passes) == (2 if num_chunks == 1 else 3 * num_chunks)
+    assert int(norm.num_batches_tracked) == num_chunks
+    for (name, found), expected in zip(model.named_buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(found, expected, msg=name)
+    for (name, found), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
+        if expected.grad is not None:
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_both_passes_repeat_dropout_and_random_state_continues(tmp_path: Path):

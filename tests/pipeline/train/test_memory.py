@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from helpers import small_runs
+from helpers import small_runs, tiny_arch
 from helpers.small_runs import config, learn, timeless, weights
 from smile_pipe.pipeline.runs import run_log
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -93,6 +93,15 @@ def test_compiled_tower_gives_the_same_losses_and_weight_names(shards, plain, tm
     learn(shards, tmp_path / "other", compile=True, **EXACT)
     torch.testing.assert_close(losses(tmp_path / "other"), losses(plain), rtol=1e-4, atol=1e-5)
     torch.compiler.reset()
+
+
+def test_activation_checkpointing_counts_each_batch_once(shards, tmp_path):
+    vision = {"image_size": 32, "timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear"}
+    text = tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408}
+    arch = tiny_arch.register(tmp_path, "tiny-run-resnet", vision_cfg=vision, text_cfg=text)
+    learn(shards, tmp_path / "run", arch=arch, checkpoint_activations=True, **EXACT)
+    counts = {int(value) for name, value in weights(tmp_path / "run").items() if name.endswith("num_batches_tracked")}
+    assert counts == {8}
 
 
 @pytest.mark.slow

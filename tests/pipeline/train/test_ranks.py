@@ -19,7 +19,7 @@ from helpers import small_runs
 from helpers.small_runs import NUM_LEARNED, NUM_STEPS, config, learn, same, timeless, weights
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
-from smile_pipe.pipeline.train import cluster, loop
+from smile_pipe.pipeline.train import cluster, loop, train_step
 from smile_pipe.pipeline.train import job as train_job
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.context import Job, Worker
@@ -37,14 +37,21 @@ class StoppedError(Exception):
     """Stands for the death of the process."""
 
 
-def watched(stop_at: int, notes: Path, rank: int) -> Callable[[], None]:
-    """Record the keys of each step and stop after `stop_at`; returns a function that undoes the patches."""
-    learn_step, log_step = TrainStep.step, RunLog.step
+def watched(stop_at: int, notes: Path, rank: int, poisoned: int = -1) -> Callable[[], None]:
+    """Record the keys of each step and stop after `stop_at`; returns a function that undoes the patches.
+
+    At the step `poisoned` the images of rank 1 are NaN.
+    """
+    learn_step, log_step, augment = TrainStep.step, RunLog.step, train_step.augment
 
     def noting(self: TrainStep, batch: Any, epoch: int, step: int, *rest: Any) -> Any:
         # If a step is repeated after a stop, the second time counts.
         (notes / f"{epoch}.{step}.{rank}").write_text(" ".join(batch.keys))
-        return learn_step(self, batch, epoch, step, *rest)
+        factor = torch.nan if step == poisoned and rank == 1 else 1.0
+        train_step.augment = lambda *given: augment(*given) * factor
+        losses = learn_step(self, batch, epoch, step, *rest)
+        (notes.parent / f"skipped-{rank}").write_text(str(int(self.finite_steps.num_skipped)))
+        return losses
 
     def stopping(log: RunLog, number: int, *rest: Any) -> None:
         log_step(log, number, *rest)
@@ -55,6 +62,7 @@ def watched(stop_at: int, notes: Path, rank: int) -> Callable[[], None]:
 
     def undo() -> None:
         TrainStep.step, RunLog.step = learn_step, log_step  # type: ignore[method-assign]
+        train_step.augment = augment
 
     return undo
 
@@ -67,12 +75,12 @@ def begin(folder: Path) -> None:
     small_runs.register(own)
 
 
-def work(rank: int, job: Job, meeting: Path, stop_at: int) -> None:
+def work(rank: int, job: Job, meeting: Path, stop_at: int, poisoned: int) -> None:
     """Entry point of each of the two processes."""
     notes = job.config.out.parent / "notes"
     notes.mkdir(exist_ok=True)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=MOST)
-    undo = watched(stop_at, notes, rank)
+    undo = watched(stop_at, notes, rank, poisoned)
     try:
         loop.train(job, Worker(rank, 2, torch.device("cpu")))
     finally:
@@ -99,11 +107,11 @@ def learn_on_two(ranks, shards, tmp_path, monkeypatch) -> Callable[..., Any]:
     monkeypatch.setattr(train, "ray_session", lambda address: nullcontext())
     monkeypatch.setattr(cluster, "resources_per_worker", lambda config: {})
 
-    def run(out: Path, stop_at: int = 0, **options: Any) -> Any:
+    def run(out: Path, stop_at: int = 0, poisoned: int = -1, **options: Any) -> Any:
         def on_both(job: Job, resources: dict[str, int]) -> None:
             # Each task waits for the other one, so no process takes both.
             meeting = tmp_path / f"meeting-{out.parent.name}-{stop_at}"
-            each = partial(work, job=job, meeting=meeting, stop_at=stop_at)
+            each = partial(work, job=job, meeting=meeting, stop_at=stop_at, poisoned=poisoned)
             for ended in [ranks.submit(each, rank) for rank in range(2)]:
                 ended.result(timeout=120)
 
@@ -136,6 +144,13 @@ def test_run_stopped_within_an_epoch_resumes_bit_identically(learn_on_two, tmp_p
     assert manifest.world_sizes == ((0, 2),) and manifest.num_steps == 2 * NUM_STEPS
     assert_each_sample_once_an_epoch(whole.parent / "notes")
     assert_each_sample_once_an_epoch(halves.parent / "notes")
+
+
+def test_step_that_is_not_finite_on_one_rank_is_skipped_on_both(learn_on_two, tmp_path):
+    manifest = learn_on_two(tmp_path / "run", poisoned=2)
+    assert manifest.num_skipped_steps == 1
+    assert [(tmp_path / f"skipped-{rank}").read_text() for rank in range(2)] == ["1", "1"]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
 
 def test_one_worker_resumes_a_run_of_two(learn_on_two, shards, tmp_path):

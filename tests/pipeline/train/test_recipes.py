@@ -1,11 +1,13 @@
 """Every recipe in the training stage: training, and independence of labels where it is promised."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers import small_runs
 from helpers.small_runs import same, weights
 from smile_pipe.model.config import RECIPES
 from smile_pipe.pipeline.evaluate import stage as evaluate
@@ -15,6 +17,7 @@ from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.stage import prepare
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 
@@ -64,6 +67,19 @@ def test_drop_loss_removes_terms(shards_dir, tmp_path):
 def test_learned_scalars_are_logged(shards_dir, tmp_path):
     train.run(config(shards_dir, tmp_path / "run", recipe="affect-vlm", epochs=1))
     assert 0.05 < RunDirectory(tmp_path / "run").metrics()[-1]["margin"] < 0.6
+
+
+@pytest.mark.parametrize(
+    "options", [{"recipe": "barlow"}, {"text": "none"}, {"recipe": "smile-vlm", "drop_loss": "vl,cm"}]
+)
+def test_losses_between_views_alone_need_two_views(tmp_path, options):
+    shards = small_runs.write_shards(tmp_path)
+    prepare(small_runs.config(shards, tmp_path / "run", **options), in_process=True)
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"views": ["front"]}))
+    with pytest.raises(UsageError, match="compares views with each other, and the shards have only one view"):
+        prepare(small_runs.config(shards, tmp_path / "run", **options), in_process=True)
+    prepare(small_runs.config(shards, tmp_path / "run", recipe="clip"), in_process=True)
 
 
 class TestWithoutLabels:

@@ -21,6 +21,7 @@ from helpers.trees import contents, upload
 from smile_pipe.cli.main import app
 from smile_pipe.cli.next_command import next_command
 from smile_pipe.pipeline.common.directory_lock import directory_lock
+from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
@@ -188,18 +189,18 @@ class TestMetrics:
     def test_metrics_are_uploaded_periodically_and_at_checkpoints(self, remote, monkeypatch):
         run = RunDirectory(remote / "run")
         with self.log(run) as log:
-            log.step(5, 0, self.losses, 0.1, learned)
+            log.step(5, 0, self.losses, {"learning_rate": 0.1}, learned)
             assert run.metrics() == []
             log.publish()
             assert [row["step"] for row in run.metrics()] == [5]
             monkeypatch.setattr(log, "next_upload", 0.0)
-            log.step(10, 0, self.losses, 0.1, learned)
+            log.step(10, 0, self.losses, {"learning_rate": 0.1}, learned)
             assert [row["step"] for row in run.metrics()] == [5, 10]
-            log.step(15, 0, self.losses, 0.1, learned)
+            log.step(15, 0, self.losses, {"learning_rate": 0.1}, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15]
         # A resumed log keeps earlier rows.
         with self.log(run) as log:
-            log.step(20, 0, self.losses, 0.1, learned)
+            log.step(20, 0, self.losses, {"learning_rate": 0.1}, learned)
         assert [row["step"] for row in run.metrics()] == [5, 10, 15, 20]
         assert len(list(run.tensorboard_path.iterdir())) == 2 and not log.folder.exists()
 
@@ -213,7 +214,7 @@ class TestMetrics:
         with self.log(run) as log, monkeypatch.context() as patch:
             patch.setattr(StoragePath, "write_atomically", fail)
             patch.setattr(log, "next_upload", 0.0)
-            log.step(5, 0, self.losses, 0.1, learned)
+            log.step(5, 0, self.losses, {"learning_rate": 0.1}, learned)
             with pytest.raises(type(error)):
                 log.publish()
         assert [row["step"] for row in run.metrics()] == [5]
@@ -223,7 +224,7 @@ class TestMetrics:
         run, reported = RunDirectory(remote / "run"), []
         with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             for step in (5, 10):
-                log.step(step, 0, self.losses, 0.1, learned)
+                log.step(step, 0, self.losses, {"learning_rate": 0.1}, learned)
                 log.publish()
                 wait_until(lambda: reported[-1:] == [step])  # noqa: B023 - not kept
         assert reported == [5, 10]
@@ -241,7 +242,7 @@ class TestMetrics:
         with tail_metrics.tail_metrics(run, lambda row: reported.append(row["step"])), self.log(run) as log:
             monkeypatch.setattr(tail_metrics, "_size", fail_once)
             wait_until(lambda: bool(failed))
-            log.step(5, 0, self.losses, 0.1, learned)
+            log.step(5, 0, self.losses, {"learning_rate": 0.1}, learned)
             log.publish()
             wait_until(lambda: reported == [5], 10)
         assert failed == [run]
@@ -383,26 +384,30 @@ class TestWorker:
 
         return patch
 
+    @pytest.mark.parametrize("kind", [BadSampleError, DivergedError])
     @pytest.mark.parametrize("world_size", [1, 2])
-    def test_no_worker_restarts_after_a_damaged_sample(self, remote, arch, monkeypatch, ray_train, world_size):
+    def test_no_worker_restarts_after_an_error_that_it_would_repeat(
+        self, remote, arch, monkeypatch, ray_train, world_size, kind
+    ):
         entered = []
 
         def fail(job: object, worker: object, report: object) -> None:
             entered.append(worker)
-            raise BadSampleError("000001.tar: the sample F0001 cannot be read")
+            raise kind("000001.tar: the sample F0001 cannot be read")
 
         ray_train(world_size)
         monkeypatch.setattr(worker, "train", fail)
         given = {"job": SimpleNamespace(config=config(remote, arch))}
         if world_size > 1:
             # The other workers wait for it until it fails.
-            with pytest.raises(BadSampleError):
+            with pytest.raises(kind):
                 worker.train_worker(given)
         else:
             worker.train_worker(given)
         worker.train_worker(given)
         assert len(entered) == 1
-        assert worker.TrainScratch(remote / "run").bad_sample(world_size).startswith("000001.tar: the sample")
+        error = worker.TrainScratch(remote / "run").final_error(world_size)
+        assert type(error) is kind and str(error).startswith("000001.tar: the sample")
 
     def test_worker_resumes_after_storage_failure_without_skipping(self, disk, remote, arch, monkeypatch, ray_train):
         given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")

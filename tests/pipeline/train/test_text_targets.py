@@ -132,6 +132,21 @@ def test_without_metadata_prompts_are_those_of_the_shards(words, recipe):
         assert set(texts(words(recipe, metadata=False), epoch=epoch)) == {PLAIN}
 
 
+CUT = "strongly raised inner brows, strongly raised outer brows, brows strongly lowered and drawn together, " * 2
+
+
+@pytest.mark.parametrize("source", ["au", "geometry", "label"])
+def test_captions_that_the_text_tower_cuts_to_equal_tokens_are_one_concept(dataset, source):
+    captions = [f"{CUT}jaw dropped", f"{CUT}a blink", f"a blink, {CUT}", "a blink", "A blink"]
+    targets = TextTargets(source, model("smile-vlm"), dataset, rows(KEYS[:5], {}), 0, metadata=False)
+    given = replace(batch(KEYS[:5]), texts=captions, concepts=captions)
+    tokens, ids, _ = targets.encode(given, 0, torch.device("cpu"))
+    assert torch.equal(tokens[0], tokens[1])
+    same = (ids[:, None] == ids[None, :]).tolist()
+    equal = (tokens[:, None] == tokens[None, :]).all(dim=2)
+    assert same == (equal if source != "label" else torch.eye(5, dtype=torch.bool)).tolist()
+
+
 def test_concept_id_is_of_the_expression_alone(words):
     _, concept_ids, _ = words().encode(batch(), 0, torch.device("cpu"))
     assert concept_ids.tolist() == [concept_id("HA")] * len(KEYS)
