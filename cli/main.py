@@ -24,7 +24,7 @@ COMMANDS = {
     "app": "Serve a web page that predicts expressions of uploaded scans with a trained RUN.",
     "export": "Export a trained RUN for open_clip or as an ONNX graph, or embeddings of shards as a table.",
     "crossval": "Train and score each fold, and report mean and deviation; run again to continue after a stop.",
-    "compare": "Compare the cross-validations in DIRECTORY over the same folds, the best first.",
+    "compare": "Compare the cross-validations in DIRECTORY over the same folds; those of several seeds are one row.",
     "inspect": "Show the contents of TARGET, which is shards or a run.",
     "status": "Show what DIRECTORY holds, what was made from what, what is stale, and the next commands.",
 }

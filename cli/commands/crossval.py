@@ -9,6 +9,7 @@ from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
+from smile_pipe.pipeline.runs.evaluation_manifest import single_view
 from smile_pipe.shards.formatting import pluralize
 
 
@@ -32,14 +33,17 @@ def register(app: typer.Typer) -> None:
 def _table(manifest: CrossvalManifest) -> Table:
     num_subjects = sum(len(fold.subjects) for fold in manifest.folds)
     num_samples = sum(fold.num_samples for fold in manifest.folds)
-    folds = f"mean and deviation of {len(manifest.folds)} folds, " if len(manifest.folds) > 1 else ""
+    is_mean = len(manifest.folds) > 1
+    folds = f"accuracy: mean and deviation of {len(manifest.folds)} folds, " if is_mean else ""
     title = f"percent, {folds}{pluralize(num_samples, 'sample')} of {pluralize(num_subjects, 'subject')}"
-    table = Table(title=f"{title}, text: {manifest.text_source}")
+    title += f", {view}" if (view := single_view(manifest.views)) else ""
+    caption = "F1: macro-F1 of the samples of all folds together" if is_mean else None
+    table = Table(title=f"{title}, text: {manifest.text_source}", caption=caption)
     for column in ("protocol", "accuracy", "F1", *manifest.classes):
         table.add_column(column, justify="left" if column == "protocol" else "right", no_wrap=True)
     for name in manifest.ordered_protocols:
         score = manifest.scores[name]
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
-        table.add_row(name, score.accuracy.in_percent, score.macro_f1.in_percent, *cells)
+        table.add_row(name, score.accuracy.in_percent, f"{100 * score.pooled.macro_f1:.1f}", *cells)
     return table

@@ -8,7 +8,7 @@ from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
-from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Interval
+from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Interval, single_view
 from smile_pipe.shards.formatting import describe_samples, pluralize
 
 
@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
         with StageProgress("evaluate") as progress:
             manifest = run(config, progress.update)
         console.print(_table(manifest))
+        if manifest.rig_differences:
+            print_line(console, f"the run was trained on another rig: {'; '.join(manifest.rig_differences)}")
         for note in manifest.notes:
             print_line(console, note)
         print_line(console, str(config.run / "evaluation" / "report.html"))
@@ -33,6 +35,7 @@ def _table(manifest: EvaluationManifest) -> Table:
     samples = describe_samples(manifest.num_scans, manifest.num_sequences)
     subjects = f"{samples} of {pluralize(manifest.num_subjects, 'subject')}"
     title = f"percent, {subjects}, split {manifest.split}, text: {manifest.text_source}"
+    title += f", {view}" if (view := single_view(manifest.views)) else ""
     has_intervals = any(score.accuracy_interval for score in manifest.protocols.values())
     table = Table(title=title, caption="below each score: 95 % interval over subjects" if has_intervals else None)
     for column in ("protocol", "accuracy", "F1", *manifest.classes):

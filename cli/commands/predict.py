@@ -10,6 +10,7 @@ from smile_pipe.cli.options import CheckFailedError, Result, command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.predict.config import PredictConfig, Prediction, Predictions
+from smile_pipe.pipeline.runs.evaluation_manifest import single_view
 
 # Up to MAX_COLUMNS classes have a column each; of more classes the MAX_LISTED most probable ones are listed.
 MAX_COLUMNS, MAX_LISTED = 8, 3
@@ -41,7 +42,8 @@ def _table(result: Predictions) -> Table:
     is_wide = len(result.classes) > MAX_COLUMNS
     labelled = any(prediction.labelled for prediction in result.predictions)
     # Without borders seven classes fit into 80 columns.
-    table = Table(title=f"percent, by {result.head}, text: {result.text_source}", box=None)
+    view = f", {single_view(result.views)}" if len(result.views) == 1 else ""
+    table = Table(title=f"percent, by {result.head}, text: {result.text_source}{view}", box=None)
     table.add_column("scan", no_wrap=True)
     for heading in (*(["label"] if labelled else []), "expression"):
         table.add_column(heading, no_wrap=True)

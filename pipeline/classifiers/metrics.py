@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.classifiers.knn import ClassIndices, Probabilities
 from smile_pipe.pipeline.common.expressions import expressions_of, order_expressions
+from smile_pipe.pipeline.common.statistics import TAILS, draw_with_replacement, macro_f1
 from smile_pipe.pipeline.runs.evaluation_manifest import Interval, LabelScore, ProtocolScore, ReliabilityBin
 from smile_pipe.shards.errors import UsageError
 
 NUM_BINS = 15
 NUM_DRAWS = 1000
-# The ends of a 95 % interval.
-_TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Labels:
 
     Attributes:
         y: class indices into `classes`, int64 [N].
-        classes: expression codes of the shards' manifest, [K]; "HA;SU" is a class of its own.
+        classes: expression codes of the candidates, [K]; "HA;SU" is a class of its own.
         levels: intensity level of each sample, None where it has none, [N].
         subjects: subject of each sample, [N].
         is_multilabel: whether a sample, scored or fitted on, shows several expressions at once.
@@ -63,7 +62,7 @@ def score(labels: Labels, probabilities: Probabilities, seed: int = 0) -> Protoc
     reliability = reliability_bins(is_correct, probabilities.max(axis=1))
     return ProtocolScore(
         accuracy=float(is_correct.mean()),
-        macro_f1=float(_macro_f1(confusion)),
+        macro_f1=float(macro_f1(confusion)),
         accuracy_interval=intervals and intervals[0],
         macro_f1_interval=intervals and intervals[1],
         per_class={classes[c]: float(confusion[c, c] / num_actual[c]) for c in np.flatnonzero(num_actual).tolist()},
@@ -101,10 +100,10 @@ def subject_intervals(
     counts = np.zeros((len(names), num_classes, num_classes))
     np.add.at(counts, (subject_of, y, predicted), 1)
     # A draw is given by the number of times that each subject is in it.
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_DRAWS)
-    drawn = (times.astype(np.float64) @ counts.reshape(len(names), -1)).reshape(-1, num_classes, num_classes)
+    times = draw_with_replacement(len(names), len(names), NUM_DRAWS, np.random.default_rng(seed))
+    drawn = (times @ counts.reshape(len(names), -1)).reshape(-1, num_classes, num_classes)
     accuracies = np.trace(drawn, axis1=1, axis2=2) / drawn.sum(axis=(1, 2))
-    return _percentile_interval(accuracies), _percentile_interval(_macro_f1(drawn))
+    return _percentile_interval(accuracies), _percentile_interval(macro_f1(drawn))
 
 
 def reliability_bins(is_correct: NDArray[np.bool_], confidence: NDArray[np.floating]) -> tuple[ReliabilityBin, ...]:
@@ -163,16 +162,8 @@ def label_score(confusion: NDArray[np.int64], classes: Sequence[str]) -> LabelSc
     return LabelScore(macro_uf1=_mean(f1), uar=_mean(recall), f1=f1, recall=recall)
 
 
-def _macro_f1(confusions: NDArray) -> NDArray[np.float64]:
-    """Return the mean F1 of the classes that occur in the truth, of confusion matrices [..., K, K]."""
-    num_correct = np.diagonal(confusions, axis1=-2, axis2=-1)
-    num_actual, num_predicted = confusions.sum(axis=-1), confusions.sum(axis=-2)
-    # F1 = 2 TP / (2 TP + FP + FN); the denominator is the number of predicted plus the number of actual samples.
-    return np.mean(2 * num_correct / np.maximum(num_actual + num_predicted, 1), axis=-1, where=num_actual > 0)
-
-
 def _percentile_interval(values: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values, _TAILS).tolist()
+    low, high = np.quantile(values, TAILS).tolist()
     return low, high
 
 

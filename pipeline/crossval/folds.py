@@ -34,11 +34,13 @@ class Fold:
         train: options of training.
         evaluate: options of evaluation.
         scored_on: fingerprint of the scored shards.
+        classes: the candidates of the evaluation.
     """
 
     train: TrainConfig
     evaluate: EvaluateConfig
     scored_on: str
+    classes: tuple[str, ...]
 
     @property
     def directory(self) -> RunDirectory:
@@ -82,7 +84,9 @@ class Fold:
         scored = {"classifier" if name == "zero-shot" else name for name in evaluation.protocols}
         # Protocols that are not possible are in the notes; another evaluation would leave them out again.
         is_complete = requested <= scored or bool(evaluation.notes)
-        return evaluation.where == self.evaluate.where and scored <= requested and is_complete
+        # Earlier releases had all expressions of the shards as candidates.
+        is_same = evaluation.where == self.evaluate.where and evaluation.classes == self.classes
+        return is_same and scored <= requested and is_complete
 
 
 def run_fold(

@@ -1,13 +1,14 @@
-"""Scores of all folds together: means and deviations over folds, and counts over the samples of all folds."""
+"""Scores of all folds together: means and deviations over folds, and scores over the samples of all folds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from smile_pipe.pipeline.classifiers.metrics import label_score
+from smile_pipe.pipeline.classifiers.metrics import label_score, subject_intervals
 from smile_pipe.pipeline.reports.csv_table import csv_table
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd
-from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, ProtocolScore
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd, PooledScore
+from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Interval, ProtocolScore
+from smile_pipe.pipeline.runs.predictions import PredictionTable
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 
 
@@ -24,28 +25,57 @@ def fold_score(folder: str, run: RunManifest, evaluation: EvaluationManifest, su
     )
 
 
-def aggregate_folds(evaluations: Sequence[EvaluationManifest]) -> dict[str, CrossvalScore]:
-    """Aggregate the scores of all folds, by protocol; protocols that a fold lacks are left out."""
+def aggregate_folds(
+    evaluations: Sequence[EvaluationManifest], predictions: PredictionTable, seed: int
+) -> dict[str, CrossvalScore]:
+    """Aggregate the scores of all folds.
+
+    Args:
+        evaluations: evaluation of each fold.
+        predictions: predictions of all folds.
+        seed: random seed of the intervals.
+
+    Returns:
+        Scores by protocol; protocols that a fold lacks are left out.
+    """
     names = [name for name in evaluations[0].protocols if all(name in each.protocols for each in evaluations)]
     classes = evaluations[0].classes
-    return {name: _aggregate([each.protocols[name] for each in evaluations], classes) for name in names}
+    return {
+        name: _aggregate(
+            [each.protocols[name] for each in evaluations], classes, _pooled_intervals(predictions, name, seed)
+        )
+        for name in names
+    }
 
 
 def scores_csv(manifest: CrossvalManifest) -> bytes:
     """The table `scores.csv`, one score per row.
 
-    Columns: protocol, measure, of (all, a fold, a level or an expression), value, deviation.
+    Columns: protocol, measure, of (all, a fold, a level or an expression), value, deviation (over folds), low, high
+    (the interval over subjects), views (the view, where there is only one).
     """
-    return csv_table([("protocol", "measure", "of", "value", "deviation"), *_csv_rows(manifest)])
+    view = manifest.views[0] if len(manifest.views) == 1 else ""
+    rows = ((*row, *("" for _ in range(7 - len(row))), view) for row in _csv_rows(manifest))
+    return csv_table([("protocol", "measure", "of", "value", "deviation", "low", "high", "views"), *rows])
 
 
-def _aggregate(scores: Sequence[ProtocolScore], classes: Sequence[str]) -> CrossvalScore:
+def _pooled_intervals(predictions: PredictionTable, protocol: str, seed: int) -> tuple[Interval, Interval] | None:
+    """Return the intervals of accuracy and macro-F1 over the subjects of all folds."""
+    named = np.concatenate([predictions.truth, predictions.predicted[protocol]])
+    classes, numbers = np.unique(named, return_inverse=True)
+    truth, predicted = np.split(numbers, 2)
+    return subject_intervals(truth, predicted, predictions.subjects.tolist(), len(classes), seed)
+
+
+def _aggregate(
+    scores: Sequence[ProtocolScore], classes: Sequence[str], intervals: tuple[Interval, Interval] | None
+) -> CrossvalScore:
     confusion = np.sum([score.confusion for score in scores], axis=0)
     num_actual = confusion.sum(axis=1)
     levels = sorted({level for score in scores for level in score.per_level})
     return CrossvalScore(
         accuracy=MeanStd.of([score.accuracy for score in scores]),
-        macro_f1=MeanStd.of([score.macro_f1 for score in scores]),
+        pooled=PooledScore.of(confusion.tolist(), intervals),
         per_class={classes[c]: float(confusion[c, c] / num_actual[c]) for c in np.flatnonzero(num_actual).tolist()},
         per_level={
             level: MeanStd.of([score.per_level[level] for score in scores if level in score.per_level])
@@ -58,18 +88,19 @@ def _aggregate(scores: Sequence[ProtocolScore], classes: Sequence[str]) -> Cross
 
 def _csv_rows(manifest: CrossvalManifest) -> Iterator[tuple[object, ...]]:
     for name, score in manifest.scores.items():
-        for metric in ("accuracy", "macro_f1"):
-            over_folds: MeanStd = getattr(score, metric)
-            yield name, metric, "all", over_folds.mean, over_folds.deviation
-            for fold in manifest.folds:
-                by_protocol: Mapping[str, float] = getattr(fold, metric)
-                yield name, metric, fold.split, by_protocol[name], ""
+        pooled = score.pooled
+        yield name, "accuracy", "all", score.accuracy.mean, score.accuracy.deviation
+        yield name, "pooled_accuracy", "all", pooled.accuracy, "", *(pooled.accuracy_interval or ())
+        yield name, "macro_f1", "all", pooled.macro_f1, "", *(pooled.macro_f1_interval or ())
+        for fold in manifest.folds:
+            yield name, "accuracy", fold.split, fold.accuracy[name]
+            yield name, "macro_f1", fold.split, fold.macro_f1[name]
         if score.labels is not None:
-            yield name, "macro_uf1", "all", score.labels.macro_uf1, ""
-            yield name, "uar", "all", score.labels.uar, ""
+            yield name, "macro_uf1", "all", score.labels.macro_uf1
+            yield name, "uar", "all", score.labels.uar
             for expression, f1 in score.labels.f1.items():
-                yield name, "label_f1", expression, f1, ""
+                yield name, "label_f1", expression, f1
         for level, over_folds in score.per_level.items():
             yield name, "accuracy", f"level {level}", over_folds.mean, over_folds.deviation
         for expression, recall in score.per_class.items():
-            yield name, "recall", expression, recall, ""
+            yield name, "recall", expression, recall

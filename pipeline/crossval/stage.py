@@ -25,7 +25,10 @@ from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
+from smile_pipe.pipeline.runs.predictions import PredictionTable
+from smile_pipe.pipeline.runs.rig import rig_differences
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
+from smile_pipe.pipeline.runs.selection import SampleSelection, candidate_classes
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.shards.errors import UsageError, storage_errors
 from smile_pipe.shards.formatting import pluralize
@@ -73,7 +76,8 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
             )
         if (path := config.out / "manifest.json").exists():
             manifest = CrossvalManifest.read(path)
-            if manifest.fingerprint == result_fingerprint and all(fold.evaluation() for fold in folds):
+            is_current = manifest.schema_version == CrossvalManifest.model_fields["schema_version"].default
+            if is_current and manifest.fingerprint == result_fingerprint and all(fold.evaluation() for fold in folds):
                 return manifest
         record = {
             "fingerprint": folds_fingerprint,
@@ -117,6 +121,7 @@ def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet
     plan = _plan(config, train_shards)
     out = config.out.absolute()
     source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
+    classes = candidate_classes(SampleSelection(target, None, plan.where, config.on_bad_shard), test_shards)
     cross_dataset = {"split": "all", "fit_on": source} if config.is_cross_dataset else {}
     folds = []
     for number, split in enumerate(plan.splits):
@@ -132,7 +137,8 @@ def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet
             **cross_dataset,
         }
         training = config.train_config(source, split, plan.where, folder)
-        folds.append(Fold(training, EvaluateConfig.model_validate(evaluation), test_shards.manifest.fingerprint))
+        evaluate = EvaluateConfig.model_validate(evaluation)
+        folds.append(Fold(training, evaluate, test_shards.manifest.fingerprint, classes))
     return folds
 
 
@@ -191,6 +197,7 @@ def _manifest(
     folds: Sequence[Fold],
 ) -> CrossvalManifest:
     runs, evaluations = zip(*(fold.results() for fold in folds), strict=True)
+    predictions = PredictionTable.join([PredictionTable.read(fold.directory.predictions_path) for fold in folds])
     # A fold that is trained on the split "all" has no test subjects of its own: all of the other dataset's are.
     scored_rows = select_training_rows(test_shards, test_shards.subjects, folds[0].evaluate.where)
     subjects = [run.test_subjects or sorted({row.subject for row in scored_rows}) for run in runs]
@@ -204,13 +211,15 @@ def _manifest(
         config=folds[0].train.recorded(),
         recipe=config.recipe,
         without=config.drop_loss,
+        views=test_shards.manifest.views,
+        rig_differences=rig_differences(runs[0], test_shards.manifest),
         channel=runs[0].channel,
         text_source=runs[0].text_source,
         precision=runs[0].precision,
-        classes=test_shards.manifest.expressions,
+        classes=folds[0].classes,
         folds=tuple(
             fold_score(fold.train.out.name, run, evaluation, tested)
             for fold, run, evaluation, tested in zip(folds, runs, evaluations, subjects, strict=True)
         ),
-        scores=aggregate_folds(evaluations),
+        scores=aggregate_folds(evaluations, predictions, config.seed),
     )

@@ -26,7 +26,7 @@ class EmbeddingSet:
         x: fused embeddings, float32 [N, D].
         y: class indices into `classes`, int64 [N].
         subjects: subject of each sample, [N].
-        classes: the expressions of the scored shards' manifest.
+        classes: the candidates, of which each protocol chooses one (`candidate_classes`).
         train_rows: rows of the samples to fit on.
         test_rows: rows of the samples to score.
         num_skipped: number of damaged samples that were left out.
@@ -64,6 +64,7 @@ def embed(
     dataset: FaceDataset,
     train_rows: Sequence[IndexRow],
     test_rows: Sequence[IndexRow],
+    classes: tuple[str, ...],
     batch_size: int,
     on_progress: Callable[[int, int], None],
     fit_dataset: FaceDataset | None = None,
@@ -75,6 +76,7 @@ def embed(
         dataset: reader of `test_rows`, and of `train_rows` unless there is a `fit_dataset`.
         train_rows: samples to fit on.
         test_rows: samples to score.
+        classes: the candidates; the expression of each row is one of them.
         batch_size: number of samples at a time.
         on_progress: called with the number of embedded samples and their total.
         fit_dataset: reader of `train_rows`, if they are in other shards.
@@ -100,7 +102,7 @@ def embed(
         raise no_readable_sample(dataset.shards, len(test_rows))
     if fit_dataset and good_train:
         _check_cameras(fit_dataset, good_train, dataset, good_test)
-    good, classes = [*good_train, *good_test], dataset.shards.manifest.expressions
+    good = [*good_train, *good_test]
     numbers = {expression: number for number, expression in enumerate(classes)}
     return EmbeddingSet(
         views=np.concatenate(views),

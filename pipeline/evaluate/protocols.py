@@ -82,7 +82,7 @@ class ProtocolPredictor:
         return fit_probe(x[fit], self.data.y[fit], self.data.subjects[fit], self.seed)
 
     def _classify(self, x: Features) -> Probabilities:
-        # Classes that the scored shards lack cannot be correct, and take part in no softmax.
+        # Classes that are no candidates cannot be correct, and take part in no softmax.
         known = [number for number, name in enumerate(self.anchor_classes) if name in self.data.classes]
         columns = [self.data.classes.index(self.anchor_classes[number]) for number in known]
         probabilities = np.zeros((len(x), len(self.data.classes)))

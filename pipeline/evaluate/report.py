@@ -30,7 +30,8 @@ def evaluation_page(
     facts = {
         "recipe": manifest.recipe,
         "image tower": f"{run.recipe['arch']} on {run.channel} images",
-        "views": ", ".join(run.views),
+        "views": ", ".join(manifest.views),
+        "views in training": ", ".join(run.views),
         "trained on": run.training_data_summary(),
         "steps": f"{run.num_steps}, workers: {run.world_size}",
         "split": run.split,

@@ -28,9 +28,11 @@ from smile_pipe.pipeline.reports.contact_sheet import preview_png
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Protocol
 from smile_pipe.pipeline.runs.load_model import TrainedModel
-from smile_pipe.pipeline.runs.run_directory import PROBE, RunDirectory, open_run
+from smile_pipe.pipeline.runs.rig import rig_differences, warn_on_other_rig
+from smile_pipe.pipeline.runs.run_directory import PREDICTIONS, PROBE, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import (
+    candidate_classes,
     check_channel,
     resolve_protocols,
     resolve_temporal_read,
@@ -40,6 +42,7 @@ from smile_pipe.pipeline.runs.selection import (
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
+from smile_pipe.shards.reader import ShardSet
 
 # For decoded images, which every epoch of fine-tuning needs; as much as the default of training.
 FINETUNE_CACHE_BYTES = 1 << 30
@@ -73,11 +76,14 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     shards = open_shards(config.shards, config.on_bad_shard)
     fit_shards = open_shards(config.fit_on, config.on_bad_shard) if config.fit_on else None
     check_channel(selection, run_manifest, shards, fit_shards)
+    differences = _rig_differences(run_manifest, shards, fit_shards)
+    warn_on_other_rig(differences)
     if fit_shards:
         train_rows, test_rows = select_rows_cross_dataset(selection, run_manifest, fit_shards, shards)
     else:
         train_rows, test_rows = select_rows(selection, run_manifest, shards)
-    names, notes = resolve_protocols(config.protocol, selection, run_manifest, shards.manifest)
+    classes = candidate_classes(selection, shards)
+    names, notes = resolve_protocols(config.protocol, selection, run_manifest, shards.manifest, classes)
     stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
     temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
@@ -86,13 +92,14 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     cache_bytes = FINETUNE_CACHE_BYTES if "finetune" in names else 0
     dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)
     fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
-    data = embed(model, dataset, train_rows, test_rows, config.batch_size, on_progress, fit_dataset)
-    texts = shards.manifest.prompts if "zero-shot" in names else {}
+    data = embed(model, dataset, train_rows, test_rows, classes, config.batch_size, on_progress, fit_dataset)
+    texts = {name: shards.manifest.prompts[name] for name in classes if "zero-shot" in names}
     warn_on_equal_tokens(model.tokenizer, texts)
-    prompts = {name: model.embed_prompts(texts[name]) for name in data.classes if texts}
+    prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
+    scores["rig_differences"] = differences
     scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
     manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
     x, y = data.x[data.num_train :], data.test_labels.y
@@ -101,13 +108,19 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     files = {
         "report.html": page.encode(),
         "scores.csv": scores_csv(manifest),
-        "predictions.csv": predictions_csv(data.test_rows, data.classes, predicted),
+        PREDICTIONS: predictions_csv(data.test_rows, data.classes, predicted),
     }
     if "probe" in names and (probe := predictor.probe):
         files[PROBE] = probe.to_bytes(data.classes, run_manifest.fingerprint)
     _write(RunDirectory(config.run), files, manifest)
     RunDirectory(config.run).card_path.write_atomically(run_card(run_manifest, manifest).encode())
     return manifest
+
+
+def _rig_differences(run: RunManifest, shards: ShardSet, fit_shards: ShardSet | None) -> tuple[str, ...]:
+    """Describe how the rig of each shard set differs from that of training."""
+    others = rig_differences(run, fit_shards.manifest) if fit_shards else ()
+    return (*rig_differences(run, shards.manifest), *(f"{each} in the shards to fit on" for each in others))
 
 
 def _predict(
@@ -161,6 +174,7 @@ def _manifest(
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
+    fingerprinted += [] if data.classes == shards.expressions else [data.classes]
     if run.num_skipped_steps:
         notes = (*notes, f"{run.num_skipped_steps} of {run.num_steps} training steps skipped: not finite")
     if data.num_skipped:
@@ -176,7 +190,8 @@ def _manifest(
         temporal=decode_spec.temporal,
         max_frames=decode_spec.max_frames,
         recipe=str(run.recipe["name"]),
-        classes=shards.expressions,
+        views=shards.views,
+        classes=data.classes,
         num_subjects=len({row.subject for row in rows}),
         num_scans=len(rows) - len(sequences),
         num_sequences=len(sequences),

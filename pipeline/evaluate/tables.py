@@ -1,12 +1,13 @@
 """The CSV tables next to the report: every score and every prediction of an evaluation.
 
-    scores.csv        protocol, measure, class, level, views, value, low, high
+    scores.csv        protocol, measure, class, level, views (empty: all of several), value, low, high
     predictions.csv   key, subject, level, truth; for each protocol the predicted class and its probability
 
 Numbers are those of the manifest, to the last digit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from smile_pipe.pipeline.classifiers.knn import Probabilities
 from smile_pipe.pipeline.reports.csv_table import csv_table
@@ -24,8 +25,10 @@ Row = tuple[object, ...]
 
 def scores_csv(manifest: EvaluationManifest) -> bytes:
     """The table `scores.csv`, one score per row."""
-    rows = [row for name, score in manifest.protocols.items() for row in _protocol_rows(name, score)]
-    for part in manifest.view_scores:
+    view = manifest.views[0] if len(manifest.views) == 1 else ""
+    rows = [row for name, score in manifest.protocols.items() for row in _protocol_rows(name, score, view)]
+    # Of a single view, there is no other subset.
+    for part in () if view else manifest.view_scores:
         name, views = str(manifest.view_protocol), "+".join(part.views)
         rows.append(_row(name, "accuracy", part.accuracy, part.accuracy_interval, views=views))
         rows.append(_row(name, "macro_f1", part.macro_f1, part.macro_f1_interval, views=views))
@@ -73,17 +76,18 @@ def _row(
     return (protocol, measure, of_class, level, views, value, *(interval or ("", "")))
 
 
-def _protocol_rows(name: str, score: ProtocolScore) -> Iterator[Row]:
-    yield _row(name, "accuracy", score.accuracy, score.accuracy_interval)
-    yield _row(name, "macro_f1", score.macro_f1, score.macro_f1_interval)
+def _protocol_rows(name: str, score: ProtocolScore, views: str) -> Iterator[Row]:
+    row = partial(_row, name, views=views)
+    yield row("accuracy", score.accuracy, score.accuracy_interval)
+    yield row("macro_f1", score.macro_f1, score.macro_f1_interval)
     yield _row(name, "calibration_error", score.calibration_error)
-    yield from (_row(name, "recall", value, of_class=c) for c, value in score.per_class.items())
-    yield from (_row(name, "accuracy", value, level=level) for level, value in score.per_level.items())
+    yield from (row("recall", value, of_class=c) for c, value in score.per_class.items())
+    yield from (row("accuracy", value, level=level) for level, value in score.per_level.items())
     if score.labels is not None:
-        yield _row(name, "macro_uf1", score.labels.macro_uf1)
-        yield _row(name, "uar", score.labels.uar)
-        yield from (_row(name, "label_f1", value, of_class=c) for c, value in score.labels.f1.items())
-        yield from (_row(name, "label_recall", value, of_class=c) for c, value in score.labels.recall.items())
+        yield row("macro_uf1", score.labels.macro_uf1)
+        yield row("uar", score.labels.uar)
+        yield from (row("label_f1", value, of_class=c) for c, value in score.labels.f1.items())
+        yield from (row("label_recall", value, of_class=c) for c, value in score.labels.recall.items())
 
 
 def _retrieval_rows(score: RetrievalScore) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from smile_pipe.pipeline.export.embeddings_table import write_embeddings
 from smile_pipe.pipeline.export.onnx_graph import check_onnx, check_size, write_onnx
 from smile_pipe.pipeline.export.open_clip_folder import check_folder, write_open_clip
 from smile_pipe.pipeline.runs.load_model import TrainedModel
+from smile_pipe.pipeline.runs.rig import rig_differences
 from smile_pipe.pipeline.runs.run_directory import open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import SampleSelection, check_channel, resolve_temporal_read, select_rows
@@ -116,6 +117,8 @@ def _notes(config: ExportConfig, run: RunManifest, samples: _Samples | None) -> 
         notes.append("the ONNX graph embeds single frames: it does not contain the temporal pooling of the run")
     if samples and samples.shards.manifest.fingerprint != run.shards_fingerprint:
         notes.append("the shards are not those of the run: the column `side` is based on the names of subjects only")
+    if samples and (differences := rig_differences(run, samples.shards.manifest)):
+        notes.append(f"the run was trained on another rig than that of the shards: {'; '.join(differences)}")
     return tuple(notes)
 
 

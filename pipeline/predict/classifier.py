@@ -1,6 +1,8 @@
 """Classify fused embeddings by text prompts, by the linear probe of an evaluation, or by a run's own classifier."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,11 +10,14 @@ from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
 from smile_pipe.pipeline.predict.config import ClassifierName
+from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,18 @@ def prompt_classifier(
     return Classifier("zero-shot", tuple(prompts), lambda x: zero_shot(x, anchors, model.scale))
 
 
+def _warn_on_other_rig(root: StoragePath) -> None:
+    """Log a warning if the probe was fitted on shards of another rig than the run's, with which scans are rendered."""
+    # An evaluation of an older release does not record it.
+    with suppress(UsageError, OSError):
+        evaluation = EvaluationManifest.read(RunDirectory(root).evaluation_manifest_path)
+        if evaluation.rig_differences:
+            _log.warning(
+                "the probe was fitted on another rig than that of the run, which renders the scans: %s",
+                "; ".join(evaluation.rig_differences),
+            )
+
+
 def _probe_classifier(root: StoragePath, run: RunManifest) -> Classifier:
     # Imported here because scikit-learn takes a second to import, which other classifiers do not need.
     from smile_pipe.pipeline.classifiers.probe import read_probe
@@ -95,4 +112,5 @@ def _probe_classifier(root: StoragePath, run: RunManifest) -> Classifier:
         raise UsageError(f"{path}: {error}; evaluate again") from None
     if run_fingerprint != run.fingerprint:
         raise UsageError(f"{path}: belongs to an earlier training; evaluate again")
+    _warn_on_other_rig(root)
     return Classifier("probe", names, lambda x: probe.probabilities(x, len(names)))

@@ -67,11 +67,13 @@ class Predictions(Frozen):
     Attributes:
         head: the kind of classifier.
         text_source: the text source of the run.
+        views: the views that the predictions are from.
         classes: the classes of the classifier.
         predictions: one a scan or sequence.
     """
 
     head: ClassifierName
     text_source: str
+    views: tuple[str, ...]
     classes: tuple[str, ...]
     predictions: tuple[Prediction, ...]

@@ -37,6 +37,7 @@ def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda 
     return Predictions(
         head=classifier.name,
         text_source=predictor.run.text_source,
+        views=predictor.run.views,
         classes=classifier.classes,
         predictions=tuple(predictions),
     )

@@ -16,7 +16,7 @@ from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.data.temporal import describe_temporal
 from smile_pipe.pipeline.reports.formatting import format_deviation, format_interval, format_percent, protocol_title
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
-from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
+from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, single_view
 from smile_pipe.shards.formatting import describe_samples, pluralize
 
 
@@ -69,6 +69,7 @@ _ENVIRONMENT.filters |= {
     "interval": format_interval,
     "percent": format_percent,
     "pluralize": pluralize,
+    "single_view": single_view,
     "title_of": protocol_title,
     "word": word_for,
 }

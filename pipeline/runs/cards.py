@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import CardData, DatasetCardData, ModelCardData
 
 from smile_pipe.pipeline.common.expressions import word_for
-from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, EvaluationManifest
+from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, EvaluationManifest, single_view
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.formatting import describe_samples, pluralize
 from smile_pipe.shards.index import IndexRow
@@ -191,8 +191,10 @@ def _scores(evaluation: EvaluationManifest | None) -> str:
     ]
     samples = describe_samples(evaluation.num_scans, evaluation.num_sequences)
     scored = f"{samples} of {pluralize(evaluation.num_subjects, 'subject')}"
+    scored += f", from the {view}" if (view := single_view(evaluation.views)) else ""
     scores = markdown_table(("protocol", "accuracy, %", "macro F1, %"), rows)
-    return f"{scores}\nOn {scored}, split `{evaluation.split}`; full report in `evaluation/report.html`.\n"
+    rig = f" Trained on another rig: {'; '.join(evaluation.rig_differences)}." if evaluation.rig_differences else ""
+    return f"{scores}\nOn {scored}, split `{evaluation.split}`; full report in `evaluation/report.html`.{rig}\n"
 
 
 def _sequence_limits(manifest: ShardManifest) -> str:

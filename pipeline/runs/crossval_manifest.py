@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from smile_pipe.model.config import RunTextSource
-from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, LabelScore
+from smile_pipe.pipeline.common.statistics import macro_f1
+from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, Interval, LabelScore
 from smile_pipe.shards.manifest import Frozen, Manifest
 
 
@@ -53,11 +55,42 @@ class FoldScore(Frozen):
     macro_f1: Mapping[str, float]
 
 
+class PooledScore(Frozen):
+    """Scores over the samples of all folds together, each predicted by the run that was trained without its subject.
+
+    Attributes:
+        accuracy: share of correct predictions.
+        macro_f1: mean of the classes' F1 scores, from the confusion matrix of all folds. The mean of the macro-F1 of
+            single folds is biased: F1 is no mean over samples, and a small fold may lack a class (Forman and Scholz,
+            "Apples-to-apples in cross-validation studies", SIGKDD Explorations 2010).
+        accuracy_interval, macro_f1_interval: 95 % intervals over subjects; None for a single subject, and in
+            manifests of earlier releases.
+    """
+
+    accuracy: float
+    macro_f1: float
+    accuracy_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
+
+    @classmethod
+    def of(cls, confusion: Sequence[Sequence[int]], intervals: tuple[Interval, Interval] | None = None) -> Self:
+        """Compute the scores of a confusion matrix, and add their intervals."""
+        counts = np.array(confusion)
+        accuracy, of_macro_f1 = intervals or (None, None)
+        return cls(
+            accuracy=float(np.trace(counts) / counts.sum()),
+            macro_f1=float(macro_f1(counts)),
+            accuracy_interval=accuracy,
+            macro_f1_interval=of_macro_f1,
+        )
+
+
 class CrossvalScore(Frozen):
     """The scores of all folds by one protocol.
 
     Attributes:
-        accuracy, macro_f1: over folds; every fold has the same weight.
+        accuracy: over folds; every fold has the same weight.
+        pooled: over the samples of all folds together.
         per_class: recall over the samples of all folds.
         per_level: accuracy at each intensity level, over folds.
         confusion: counts over all folds; rows are the true classes, columns the predicted ones, both in the order of
@@ -67,11 +100,23 @@ class CrossvalScore(Frozen):
     """
 
     accuracy: MeanStd
-    macro_f1: MeanStd
+    pooled: PooledScore
     per_class: Mapping[str, float]
     per_level: Mapping[str, MeanStd]
     confusion: tuple[tuple[int, ...], ...]
     labels: LabelScore | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pool(cls, values: Any) -> Any:
+        """Replace the mean macro-F1 of the folds, which version 1 has, by scores of the confusion matrix."""
+        if not isinstance(values, dict) or not {"macro_f1", "confusion"} <= values.keys():
+            return values
+        kept = {name: value for name, value in values.items() if name != "macro_f1"}
+        try:
+            return kept | {"pooled": PooledScore.of(values["confusion"])}
+        except TypeError:
+            raise ValueError("the confusion is no matrix of counts") from None
 
 
 class CrossvalManifest(Manifest):
@@ -85,15 +130,18 @@ class CrossvalManifest(Manifest):
         subset, where: which samples count.
         config: training options.
         recipe, without: the recipe, and the losses that are left out of it.
+        views: the views of the scored shards, which are fused; empty in manifests of earlier releases.
+        rig_differences: how the cameras and images of the scored shards differ from those of training, in a
+            cross-dataset evaluation.
         channel: input channel of the image tower.
         text_source: source of the training text.
         precision: numeric precision of the towers.
-        classes: expression codes, in the order of the confusion matrices.
+        classes: the candidates, as in the evaluation of each fold, in the order of the confusion matrices.
         folds: the folds, in order.
         scores: scores by evaluation protocol ("zero-shot", "knn", ...).
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     stage: Literal["crossval"] = "crossval"
     shards_fingerprint: str
     scored_on: str
@@ -103,6 +151,8 @@ class CrossvalManifest(Manifest):
     config: Mapping[str, Any]
     recipe: str
     without: tuple[str, ...]
+    views: tuple[str, ...] = ()
+    rig_differences: tuple[str, ...] = ()
     channel: str
     text_source: RunTextSource
     precision: str

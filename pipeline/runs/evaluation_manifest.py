@@ -1,6 +1,6 @@
 """The manifest of an evaluation: which run was scored, on which shards, by which protocols, and the scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from smile_pipe.model.config import RunTextSource
@@ -48,6 +48,11 @@ class LabelScore(Frozen):
     uar: float
     f1: Mapping[str, float]
     recall: Mapping[str, float]
+
+
+def single_view(views: Sequence[str]) -> str:
+    """Return the view that figures are of, where there is only one, as "view front"; "" for several views."""
+    return f"view {views[0]}" if len(views) == 1 else ""
 
 
 class ProtocolScore(Frozen):
@@ -139,7 +144,12 @@ class EvaluationManifest(Manifest):
         text_source: source of the prompts that the run was trained with.
         temporal, max_frames: what was read of a scored sequence, and the maximum number of its frames.
         recipe: recipe of the run.
-        classes: expression codes, in the order of the confusion matrices.
+        views: the views of the scored shards, which are fused for every score except `view_scores`; empty in manifests
+            of earlier releases.
+        rig_differences: how the cameras and images of the scored shards, and of those that protocols were fitted on,
+            differ from those that the run was trained on.
+        classes: the candidates, of which each protocol chose one: the expression codes of all samples for which `where`
+            holds, in the order of the confusion matrices.
         num_subjects: number of subjects among the scored samples.
         num_scans, num_sequences, num_frames: kinds of the scored samples, and the frames that were read of sequences.
         num_skipped: number of damaged samples that were left out, of those to fit on and of those to score.
@@ -161,6 +171,8 @@ class EvaluationManifest(Manifest):
     temporal: TemporalRead
     max_frames: int
     recipe: str
+    views: tuple[str, ...] = ()
+    rig_differences: tuple[str, ...] = ()
     classes: tuple[str, ...]
     num_subjects: int
     num_scans: int

@@ -34,7 +34,7 @@ WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 """The file of a checkpoint that is written last and removed first: if it exists, the checkpoint is complete."""
 
-PROBE = "probe.safetensors"
+PREDICTIONS, PROBE = "predictions.csv", "probe.safetensors"
 _TAIL_BYTES = 1 << 16
 
 
@@ -75,6 +75,7 @@ class RunDirectory:
         self.card_path = root / "README.md"
         self.evaluation_path = root / "evaluation"
         self.evaluation_manifest_path = self.evaluation_path / "manifest.json"
+        self.predictions_path = self.evaluation_path / PREDICTIONS
         self.probe_path = self.evaluation_path / PROBE
 
     def manifest(self) -> RunManifest | None:

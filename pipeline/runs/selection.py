@@ -58,6 +58,15 @@ def check_channel(
             )
 
 
+def candidate_classes(selection: SampleSelection, shards: ShardSet) -> tuple[str, ...]:
+    """Return the possible answers: the expressions of the samples for which the condition holds, of any subject.
+
+    They do not depend on who is scored, since the labels of the scored samples must not help.
+    """
+    selected = {row.expression for row in selection.sample_filter.apply(shards.rows)}
+    return tuple(expression for expression in shards.manifest.expressions if expression in selected)
+
+
 def select_rows(
     selection: SampleSelection, run: RunManifest, shards: ShardSet
 ) -> tuple[list[IndexRow], list[IndexRow]]:
@@ -103,8 +112,8 @@ def select_rows_cross_dataset(
     """Select the rows of a cross-dataset evaluation: protocols are fitted on one dataset, another one is scored.
 
     Returns:
-        Rows of `fit_shards` whose expression occurs in `shards` too, and all rows of `shards`. If the run was trained
-        on `fit_shards`, only rows of its training subjects are returned.
+        Rows of `fit_shards` whose expression is a candidate of `shards` too, and all rows of `shards`. If the run was
+        trained on `fit_shards`, only rows of its training subjects are returned.
 
     Raises:
         UsageError: the datasets are the same or share no expression, or the run was trained on the scored one.
@@ -119,7 +128,8 @@ def select_rows_cross_dataset(
         )
     is_training_set = fit_shards.manifest.fingerprint == run.shards_fingerprint
     rows = fit_shards.of_subjects(run.train_subjects) if is_training_set else fit_shards.rows
-    shared = [row for row in selection.sample_filter.apply(rows) if row.expression in shards.manifest.expressions]
+    classes = candidate_classes(selection, shards)
+    shared = [row for row in selection.sample_filter.apply(rows) if row.expression in classes]
     if not shared:
         raise UsageError(
             "has none of the expressions of `shards`; name another dataset", field="fit_on", value=selection.fit_on
@@ -128,11 +138,22 @@ def select_rows_cross_dataset(
 
 
 def resolve_protocols(
-    requested: Sequence[Protocol], selection: SampleSelection, run: RunManifest, shards: ShardManifest
+    requested: Sequence[Protocol],
+    selection: SampleSelection,
+    run: RunManifest,
+    shards: ShardManifest,
+    classes: Sequence[str],
 ) -> tuple[list[Protocol], tuple[str, ...]]:
-    """Select the protocols that are possible; zero-shot needs text in training and prompts in the shards.
+    """Select the protocols that are possible; zero-shot needs text in training and prompts of all candidates.
 
     For a run with a classifier, `classifier` takes the place of `zero-shot`.
+
+    Args:
+        requested: the requested protocols.
+        selection: the options that select samples.
+        run: the run.
+        shards: manifest of the scored shards.
+        classes: the candidates; see `candidate_classes`.
 
     Returns:
         Protocols in order, and notes on those that are left out.
@@ -150,16 +171,16 @@ def resolve_protocols(
             value="finetune",
         )
     if run.recipe["name"] == "supervised":
-        if not set(run.classes) & set(shards.expressions):
+        if not set(run.classes) & set(classes):
             raise UsageError(
-                f"the shards have none of the classes of the run ({', '.join(run.classes)}); name other shards"
+                f"the samples have none of the classes of the run ({', '.join(run.classes)}); select others"
             )
         return [*dict.fromkeys("classifier" if name == "zero-shot" else name for name in requested)], ()
     if "classifier" in requested:
         raise UsageError(
             "the run has none; train with `recipe=supervised` for one", field="protocol", value="classifier"
         )
-    missing = [expression for expression in shards.expressions if not shards.prompts.get(expression)]
+    missing = [expression for expression in classes if not shards.prompts.get(expression)]
     if run.text_source == "none":
         reason = "the run was trained without text"
     elif missing:

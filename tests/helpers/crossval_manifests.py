@@ -1,6 +1,6 @@
 """The manifest of a cross-validation with invented scores."""
 
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd, PooledScore
 from smile_pipe.pipeline.runs.evaluation_manifest import LabelScore
 
 ACCURACIES = {"zero-shot": [0.911, 0.873], "probe": [0.512, 0.555]}
@@ -11,7 +11,7 @@ def crossval_manifest(accuracies=ACCURACIES, num_samples=8, protocol="kfold:2", 
     scores = {
         name: CrossvalScore(
             accuracy=MeanStd.of(values),
-            macro_f1=MeanStd(mean=0.321, deviation=0.0123),
+            pooled=PooledScore(accuracy=0.888, macro_f1=0.321, macro_f1_interval=(0.301, 0.341)),
             per_class={"HA": 0.777, "SA": 0.666},
             per_level={"4": MeanStd(mean=0.444, deviation=0.0456)},
             confusion=((7, 2), (1, 6)),

@@ -92,6 +92,7 @@ def make_samples(
     channels: Sequence[str] = CHANNELS,
     timelines: Sequence[Timeline | None] = (None,),
     text_source: TextSource = "label",
+    views: Sequence[View] = VIEWS,
 ) -> list[Sample]:
     """Make one sample per subject and expression, in the order of their keys.
 
@@ -107,6 +108,7 @@ def make_samples(
             channels=channels,
             timeline=timelines[n % len(timelines)],
             text_source=text_source,
+            views=views,
         )
         for number in range(1, num_subjects + 1)
         for n, expression in enumerate(expressions)
@@ -126,9 +128,10 @@ def write_shard_set(
     timelines: Sequence[Timeline | None] = (None,),
     text_source: TextSource = "label",
     prompts: Mapping[str, tuple[str, ...]] | None = None,
+    views: Sequence[View] = VIEWS,
 ) -> list[Sample]:
     """Write a shard directory as a render does; returns its samples in order."""
-    samples = make_samples(num_subjects, expressions, size, channels, timelines, text_source)
+    samples = make_samples(num_subjects, expressions, size, channels, timelines, text_source, views)
     (root / "shards").mkdir(parents=True)
     entries, rows = [], []
     for number, start in enumerate(range(0, len(samples), samples_per_shard)):
@@ -143,10 +146,10 @@ def write_shard_set(
     ShardManifest(
         fingerprint=fingerprint([entry.fingerprint for entry in entries]),
         layout="bu3dfe",
-        settings={"size": size},
+        settings={"size": size, "views": [view.model_dump() for view in views]},
         images_fingerprint=fingerprint(size),
         renderer="zbuffer",
-        views=tuple(view.name for view in VIEWS),
+        views=tuple(view.name for view in views),
         channels=tuple(channels),
         image_size=size,
         text_source=text_source,

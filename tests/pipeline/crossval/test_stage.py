@@ -17,15 +17,18 @@ from botocore.exceptions import EndpointConnectionError
 from sklearn import metrics
 from typer.testing import CliRunner
 
+from helpers import small_runs
 from helpers.processes import wait_until, workers
 from helpers.samples import write_shard_set
 from smile_pipe.cli.main import app
 from smile_pipe.cli.next_command import next_command
+from smile_pipe.pipeline.classifiers.metrics import subject_intervals
 from smile_pipe.pipeline.common.directory_lock import NAME as LOCK_NAME
 from smile_pipe.pipeline.common.directory_lock import STALE_AFTER
 from smile_pipe.pipeline.crossval import stage as crossval
 from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.crossval.folds import Fold, FoldError
+from smile_pipe.pipeline.crossval.protocols import SIX_EXPRESSIONS
 from smile_pipe.pipeline.crossval.stage import run
 from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
@@ -95,12 +98,18 @@ def test_scores_of_folds_are_aggregated(whole):
         first, second = folds[0][name], folds[1][name]
         assert score.accuracy.mean == pytest.approx((first.accuracy + second.accuracy) / 2)
         assert score.accuracy.deviation == pytest.approx(abs(first.accuracy - second.accuracy) / 2**0.5)
-        assert score.macro_f1.mean == pytest.approx((first.macro_f1 + second.macro_f1) / 2)
         # Each sample shows one expression, so this is the macro F1 of scikit-learn over all samples.
         rows = [
             row for n in (0, 1) for row in csv.DictReader((whole / f"folds/0{n}/evaluation/predictions.csv").open())
         ]
         truth, named = [row["truth"] for row in rows], [row[name] for row in rows]
+        assert score.pooled.macro_f1 == pytest.approx(metrics.f1_score(truth, named, average="macro"))
+        assert score.pooled.accuracy == pytest.approx(metrics.accuracy_score(truth, named))
+        numbers = {name: n for n, name in enumerate(manifest.classes)}
+        y, predicted = (np.array([numbers[name] for name in names]) for names in (truth, named))
+        intervals = subject_intervals(y, predicted, [row["subject"] for row in rows], len(numbers), seed=0)
+        assert score.pooled.accuracy_interval == pytest.approx(intervals[0])
+        assert score.pooled.macro_f1_interval == pytest.approx(intervals[1])
         assert score.labels.macro_uf1 == pytest.approx(metrics.f1_score(truth, named, average="macro"))
         assert score.labels.uar == pytest.approx(metrics.recall_score(truth, named, average="macro"))
         assert np.array_equal(score.confusion, np.array(first.confusion) + np.array(second.confusion))
@@ -117,7 +126,11 @@ def test_scores_csv_has_the_scores_of_the_manifest(whole):
     assert len(rows_by_name) == len(rows)
     for name, score in manifest.scores.items():
         assert float(rows_by_name[name, "accuracy", "all"]["value"]) == score.accuracy.mean
-        assert float(rows_by_name[name, "macro_f1", "all"]["deviation"]) == score.macro_f1.deviation
+        pooled = rows_by_name[name, "macro_f1", "all"]
+        assert (float(pooled["value"]), pooled["deviation"]) == (score.pooled.macro_f1, "")
+        assert (float(pooled["low"]), float(pooled["high"])) == score.pooled.macro_f1_interval
+        assert float(rows_by_name[name, "pooled_accuracy", "all"]["value"]) == score.pooled.accuracy
+        assert float(rows_by_name[name, "macro_f1", "kfold:2:1"]["value"]) == manifest.folds[1].macro_f1[name]
         assert float(rows_by_name[name, "accuracy", "kfold:2:1"]["value"]) == manifest.folds[1].accuracy[name]
         assert float(rows_by_name[name, "macro_uf1", "all"]["value"]) == score.labels.macro_uf1
         assert float(rows_by_name[name, "uar", "all"]["value"]) == score.labels.uar
@@ -131,6 +144,23 @@ def test_finished_cross_validation_is_not_repeated(whole, shards_dir):
     manifest = run(config(shards_dir, whole), lambda *row: reports.append(row))
     assert manifest == CrossvalManifest.read(whole / "manifest.json")
     assert (stamps(whole), reports) == (before, [])
+
+
+def test_tables_of_an_earlier_release_are_written_again_without_training(whole, shards_dir, ray_cluster, tmp_path):
+    out = tmp_path / "cv"
+    shutil.copytree(whole, out)
+    written = json.loads((out / "manifest.json").read_text())
+    for score in written["scores"].values():
+        del score["pooled"]
+        score["macro_f1"] = {"mean": 0.9, "deviation": 0.1}
+    (out / "manifest.json").write_text(json.dumps(written | {"schema_version": 1}))
+    earlier, expected = CrossvalManifest.read(out / "manifest.json"), CrossvalManifest.read(whole / "manifest.json")
+    for name, score in earlier.scores.items():
+        without = {"accuracy_interval": None, "macro_f1_interval": None}
+        assert score.pooled == expected.scores[name].pooled.model_copy(update=without)
+    before = stamps(out / "folds")
+    assert run(config(shards_dir, out)) == expected
+    assert stamps(out / "folds") == before
 
 
 def test_stopped_cross_validation_resumes_unfinished_folds(whole, shards_dir, ray_cluster, tmp_path):
@@ -272,6 +302,38 @@ def in_memory(tmp_path) -> CrossvalConfig:
 def test_in_memory_storage_runs_in_this_process(in_memory):
     assert [fold.num_samples for fold in run(in_memory).folds] == [6, 6]
     assert json.loads((in_memory.out / "manifest.json").read_text())["stage"] == "crossval"
+
+
+class TestCandidates:
+    """`bu3dfe` selects six expressions, and only these can be answers; the shards have neutral and action units too."""
+
+    @pytest.fixture(scope="class")
+    def options(self, tmp_path_factory) -> CrossvalConfig:
+        folder = tmp_path_factory.mktemp("bu3dfe")
+        small_runs.register(folder)
+        expressions = (*SIX_EXPRESSIONS, "NE", "au12")
+        write_shard_set(folder / "shards", num_subjects=10, expressions=expressions, channels=("rgb",))
+        out = StoragePath(f"memory://{folder.name}/cv")
+        options = {"split_protocol": "bu3dfe", "protocol": ("zero-shot", "knn"), "batch_size": 32}
+        return config(folder / "shards", out, arch=small_runs.ARCH, **options)
+
+    @pytest.fixture(scope="class")
+    def manifest(self, options) -> CrossvalManifest:
+        return run(options)
+
+    def test_are_the_expressions_of_the_selected_samples(self, options, manifest):
+        assert manifest.classes == SIX_EXPRESSIONS
+        for score in manifest.scores.values():
+            assert np.array(score.confusion).shape == (6, 6) and np.sum(score.confusion) == 60
+        for fold in manifest.folds:
+            evaluation = EvaluationManifest.read(options.out / fold.folder / "evaluation" / "manifest.json")
+            assert evaluation.classes == SIX_EXPRESSIONS
+
+    def test_evaluation_with_other_candidates_is_repeated(self, options, manifest):
+        path = options.out / manifest.folds[3].folder / "evaluation" / "manifest.json"
+        written = EvaluationManifest.read(path)
+        written.model_copy(update={"classes": (*SIX_EXPRESSIONS, "NE", "au12")}).write(path)
+        assert run(options) == manifest and EvaluationManifest.read(path) == written
 
 
 @pytest.mark.slow

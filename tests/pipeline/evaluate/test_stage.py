@@ -167,6 +167,49 @@ class TestFineTuning:
         assert "finetune" not in evaluation.protocols and evaluation.finetune_epochs is None
 
 
+class TestCandidates:
+    """A condition selects samples, and only the expressions of these can be answers."""
+
+    def test_protocols_choose_among_the_expressions_of_the_selected_samples(self, copied, shards_dir):
+        options = {"run": copied, "shards": str(shards_dir), "finetune_epochs": 1}
+        every = ("zero-shot", "knn", "probe", "finetune")
+        found = run(EvaluateConfig(**options, protocol=every, where="expression in ['HA', 'SA', 'NE']"))
+        assert found.classes == ("HA", "SA", "NE")
+        assert {len(score.confusion) for score in found.protocols.values()} == {3}
+        for row in table(copied / "evaluation" / "predictions.csv"):
+            assert {row[name] for name in every} <= {"HA", "SA", "NE"}
+            # The highest of three probabilities; of seven it is lower after so short a training.
+            assert all(float(row[f"{name} probability"]) >= 1 / 3 for name in every)
+        prompts = ShardSet.open(str(shards_dir)).manifest.prompts
+        assert found.retrieval.text_of_faces.num_prompts == sum(len(prompts[name]) for name in found.classes)
+        text = Page((copied / "evaluation" / "report.html").read_text()).text
+        assert "chooses among 3 expressions, those of the selected samples, so chance level is about 33.3 %" in text
+
+    def test_do_not_depend_on_the_labels_of_the_scored_samples(self, copied, shards_dir):
+        (scored,) = open_run(copied)[0].test_subjects
+        where = f"expression in ['HA', 'SA'] or (expression == 'NE' and subject != '{scored}')"
+        found = run(EvaluateConfig(run=copied, shards=str(shards_dir), protocol=("knn",), where=where))
+        assert (found.classes, found.protocols["knn"].per_class.keys()) == (("HA", "SA", "NE"), {"HA", "SA"})
+
+    def test_classifier_chooses_among_them(self, shards_dir, tmp_path):
+        options = {"epochs": 1, "batch_size": 8, "split": "kfold:5:0", "recipe": "supervised"}
+        train(TrainConfig(shards=str(shards_dir), out=tmp_path / "run", **options), in_process=True)
+        scored = {"run": tmp_path / "run", "shards": str(shards_dir), "protocol": ("classifier",)}
+        assert run(EvaluateConfig(**scored, where="expression in ['HA', 'SA']")).classes == ("HA", "SA")
+        for row in table(tmp_path / "run" / "evaluation" / "predictions.csv"):
+            assert row["classifier"] in ("HA", "SA") and float(row["classifier probability"]) >= 1 / 2
+
+    def test_zero_shot_needs_the_prompts_of_candidates_only(self, copied, shards_dir, tmp_path):
+        shutil.copytree(shards_dir, tmp_path / "shards")
+        path = tmp_path / "shards" / "manifest.json"
+        written = json.loads(path.read_text())
+        path.write_text(json.dumps(written | {"prompts": written["prompts"] | {"NE": []}}))
+        options = {"run": copied, "shards": str(tmp_path / "shards"), "protocol": ("zero-shot",)}
+        assert "zero-shot" in run(EvaluateConfig(**options, where="expression != 'NE'")).protocols
+        with pytest.raises(UsageError, match="no prompts for NE"):
+            run(EvaluateConfig(**options))
+
+
 class TestSeveralExpressionsAtOnce:
     @pytest.fixture
     def shards(self, tmp_path) -> Path:

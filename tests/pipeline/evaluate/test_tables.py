@@ -144,3 +144,9 @@ def test_formula_in_scores_of_folds_is_escaped(name):
     assert {row["of"] for row in rows} == {"all", "level 4", f"'{name}"}
     recalls = [(row["protocol"], row["of"], row["value"]) for row in rows if row["measure"] == "recall"]
     assert recalls == [(protocol, f"'{name}", "0.25") for protocol in ACCURACIES]
+
+
+def test_scores_of_folds_name_the_view_where_there_is_one():
+    for views, expected in ((("left",), {"left"}), (("front", "left"), {""})):
+        rows = read_csv(crossval_scores_csv(crossval_manifest(views=views)))
+        assert {row["views"] for row in rows} == expected

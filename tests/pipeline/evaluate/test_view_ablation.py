@@ -56,7 +56,8 @@ def reader_of(shards: ShardSet) -> FaceDataset:
 def make_embeddings(model: TrainedModel, shards: ShardSet, num_train: int = 9) -> EmbeddingSet:
     """Embeddings of three samples per subject; by default the last subject is scored."""
     rows = list(shards.rows)
-    return embed(model, reader_of(shards), rows[:num_train], rows[num_train:], 4, lambda done, total: None)
+    classes = shards.manifest.expressions
+    return embed(model, reader_of(shards), rows[:num_train], rows[num_train:], classes, 4, lambda done, total: None)
 
 
 def embed_only(model: ContrastiveModel, shards: ShardSet, views: list[int]) -> np.ndarray:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from smile_pipe.cli.commands.predict import _table
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.classifiers.zero_shot import zero_shot
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.evaluate import stage as evaluate
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.meshes.mesh import MeshError
+from smile_pipe.pipeline.predict.config import Predictions
 from smile_pipe.pipeline.predict.inputs import find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor, render_settings_of
 from smile_pipe.pipeline.render.config import RenderConfig
@@ -229,6 +231,12 @@ def test_jpegs_are_encoded_without_a_gpu_also_if_those_of_the_shards_were_not():
     stored = {**rendered.model_dump(mode="json", exclude={"prompts"}), "jpeg": "gpu"}
     run = SimpleNamespace(settings=stored, temporal="none", channel="rgb")
     assert render_settings_of(StoragePath("run"), run, "zbuffer").jpeg == "cpu"
+
+
+def test_the_title_names_the_view_where_there_is_one():
+    facts = {"head": "probe", "text_source": "label", "classes": ("HA",), "predictions": ()}
+    titles = [_table(Predictions(views=views, **facts)).title for views in (("left",), ("front", "left"))]
+    assert titles == ["percent, by probe, text: label, view left", "percent, by probe, text: label"]
 
 
 def test_seven_classes_with_labels_fit_eighty_columns(evaluated, faces_dir):
