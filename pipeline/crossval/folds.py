@@ -82,8 +82,9 @@ class Fold:
     def _matches_request(self, evaluation: EvaluationManifest) -> bool:
         requested = {"classifier" if name == "zero-shot" else name for name in self.evaluate.protocol}
         scored = {"classifier" if name == "zero-shot" else name for name in evaluation.protocols}
-        # Protocols that are not possible are in the notes; another evaluation would leave them out again.
-        is_complete = requested <= scored or bool(evaluation.notes)
+        # Only zero-shot can be impossible, with a note; another evaluation would leave it out again.
+        left_out = {"classifier"} if any(note.startswith("zero-shot") for note in evaluation.notes) else set()
+        is_complete = requested <= scored | left_out
         # Earlier releases had all expressions of the shards as candidates.
         is_same = evaluation.where == self.evaluate.where and evaluation.classes == self.classes
         return is_same and scored <= requested and is_complete

@@ -329,10 +329,15 @@ class TestCandidates:
             evaluation = EvaluationManifest.read(options.out / fold.folder / "evaluation" / "manifest.json")
             assert evaluation.classes == SIX_EXPRESSIONS
 
-    def test_evaluation_with_other_candidates_is_repeated(self, options, manifest):
+    @pytest.mark.parametrize("changed", ["classes", "protocols"])
+    def test_evaluation_with_other_candidates_or_without_a_protocol_is_repeated(self, changed, options, manifest):
         path = options.out / manifest.folds[3].folder / "evaluation" / "manifest.json"
         written = EvaluationManifest.read(path)
-        written.model_copy(update={"classes": (*SIX_EXPRESSIONS, "NE", "au12")}).write(path)
+        changes = {
+            "classes": {"classes": (*SIX_EXPRESSIONS, "NE", "au12")},
+            "protocols": {"protocols": {"zero-shot": written.protocols["zero-shot"]}, "notes": ("1 sample left out",)},
+        }
+        written.model_copy(update=changes[changed]).write(path)
         assert run(options) == manifest and EvaluationManifest.read(path) == written
 
 
