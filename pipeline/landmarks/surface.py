@@ -51,6 +51,8 @@ def _pieces(cells: NDArray[np.int32], faces: NDArray[np.int32], kept: NDArray[np
     grid = np.zeros((GRID, GRID, GRID), bool)
     grid[tuple(cells[kept].T)] = True
     blocks, num_blocks = ndimage.label(grid, structure=np.ones((3, 3, 3)))
+    if num_blocks == 1:  # most scans; whatever the faces connect, there is one piece
+        return np.zeros(len(cells), np.int32)
     block_of = blocks[tuple(cells.T)]
     corners = block_of[faces[kept[faces].all(axis=1)]]
     rows, columns = corners[:, :2].ravel(), corners[:, 1:].ravel()

@@ -147,7 +147,9 @@ def of_sphere(subdivisions: int, laps: Laps) -> tuple[Mesh, Frame]:
     ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.9)
     mesh = Mesh.build(ball.vertices, ball.faces)
     laps.start()
-    return mesh, canonical_frame(mesh)
+    frame = canonical_frame(mesh)
+    laps.lap("frame")
+    return mesh, frame
 
 
 def steps(

@@ -74,6 +74,7 @@ class Benchmark:
     batch_size: int
     epochs: int
     cores: int
+    precision: str
 
     def variants(self) -> dict[str, Callable[[], Rate]]:
         """What is measured, by name."""
@@ -150,7 +151,7 @@ class Benchmark:
     def _job(self, out: str) -> Job:
         config = TrainConfig(
             shards=self.shards.spec, out=out, arch=ARCH, channel=self.channel, epochs=self.epochs,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size, precision=self.precision,
         )  # fmt: skip
         return prepare(config, in_process=True)[2]
 
@@ -233,6 +234,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help="epochs of a run")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--cores", type=int, default=2, help="the first so many of this machine are used")
     parser.add_argument("--json", type=Path, help="write all rates to this file")
     return parser.parse_args()
@@ -252,7 +254,7 @@ def main() -> None:
         print("| channel | | samples/s | of bare | of it small | times plain | waits for data |")
         print("|---|---|---|---|---|---|---|")
         for channel in given.channels:
-            benchmark = Benchmark(shards, channel, size, given.batch_size, given.epochs, given.cores)
+            benchmark = Benchmark(shards, channel, size, given.batch_size, given.epochs, given.cores, given.precision)
             rates = _measure(benchmark, given.rounds)
             fastest = {name: max(each, key=lambda rate: rate.whole) for name, each in rates.items()}
             for row in _rows(fastest):

@@ -1,5 +1,6 @@
 """Building samples: records that are rewritten around the same images."""
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,8 @@ def test_samples_whose_units_are_not_all_named_are_counted_and_written_again(set
     of = SampleFingerprints.of(settings.model_copy(update={"text_source": "au"}), "folder")
     # Earlier versions named all units, and the fingerprint had the source alone.
     assert of.prompt_settings(few) == "au" != of.prompt_settings(many)
+    # The shared Ray session of the tests hides warnings.
+    caplog.set_level(logging.WARNING)
     _check_text(settings.model_copy(update={"text_source": "au"}), [few, many, few, many], "folder")
     assert caplog.messages == ["2 samples with more than 5 active action units: captions name the strongest 5"]
     _check_text(settings.model_copy(update={"text_source": "geometry"}), [many], "folder")
