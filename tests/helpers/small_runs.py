@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +16,7 @@ from smile_pipe.pipeline.runs.run_directory import WEIGHTS, RunDirectory, open_r
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
+from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.shards.reader import ShardSet
 
 ARCH = "tiny-run-vit"
@@ -46,6 +48,21 @@ def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
 def learn(shards: Path, out: Path, **options: Any) -> RunManifest:
     """Train in this process, without Ray."""
     return train.run(config(shards, out, **options), in_process=True)
+
+
+def learn_until(step: int, monkeypatch: pytest.MonkeyPatch, shards: Path, out: Path, **options: Any) -> None:
+    """Train as `learn` does, and interrupt the training after so many steps."""
+    original = TrainStep.step
+
+    def stop(self: TrainStep, batch: Any, epoch: int, number: int, *rest: Any) -> Any:
+        if number == step:
+            raise KeyboardInterrupt
+        return original(self, batch, epoch, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            learn(shards, out, **options)
 
 
 def weights(run: Path) -> dict[str, Tensor]:

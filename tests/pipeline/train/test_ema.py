@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import small_runs
-from helpers.small_runs import learn, same, timeless, weights
+from helpers.small_runs import learn, learn_until, same, timeless, weights
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import build_model
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -100,17 +100,7 @@ def test_validation_uses_the_average(shards, tmp_path, monkeypatch):
 def test_resumed_run_is_bit_identical(shards, tmp_path, monkeypatch, options):
     given = {"ema": 0.9, "save_every": 1} | options
     learn(shards, tmp_path / "whole", **given)
-    step = TrainStep.step
-
-    def stop(self, batch, epoch, number, *rest):
-        if number == 5:
-            raise KeyboardInterrupt
-        return step(self, batch, epoch, number, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            learn(shards, tmp_path / "halves", **given)
+    learn_until(5, monkeypatch, shards, tmp_path / "halves", **given)
     # Stopped within the second epoch.
     assert RunDirectory(tmp_path / "halves").checkpoints()[-1].step == 5
     learn(shards, tmp_path / "halves", resume=True, **given)

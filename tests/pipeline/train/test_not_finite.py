@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers import small_runs
-from helpers.small_runs import learn, same, timeless, weights
+from helpers.small_runs import learn, learn_until, same, timeless, weights
 from smile_pipe.cli.commands.train import _note
 from smile_pipe.pipeline.common.finite_steps import MAX_SKIPPED_IN_A_ROW, DivergedError, FiniteSteps
 from smile_pipe.pipeline.runs.load_model import TrainedModel
@@ -121,17 +121,7 @@ def test_resumed_run_with_skipped_steps_is_bit_identical(shards, tmp_path, poiso
     given = {"ema": 0.9, "save_every": 1}
     poison(1, 4, 6)
     learn(shards, tmp_path / "whole", **given)
-    step = TrainStep.step
-
-    def stop(self: TrainStep, batch: Any, epoch: int, number: int, *rest: Any) -> Any:
-        if number == 5:
-            raise KeyboardInterrupt
-        return step(self, batch, epoch, number, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            learn(shards, tmp_path / "halves", **given)
+    learn_until(5, monkeypatch, shards, tmp_path / "halves", **given)
     manifest = learn(shards, tmp_path / "halves", resume=True, **given)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves")) and manifest.num_skipped_steps == 3
     # NaN is not equal to itself.
