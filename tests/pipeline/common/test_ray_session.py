@@ -68,17 +68,18 @@ with ray_session("local"):
     found = ray.get(ray.remote(lambda: __import__("timm").__name__).remote())
 print(found)
 """
-    before = set(Path(tempfile.gettempdir()).glob("smile-pipe-*"))
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path / "user",
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.split() == ["timm"], done.stderr
-    assert set(Path(tempfile.gettempdir()).glob("smile-pipe-*")) <= before
+    # A folder of its own, as other tests have sessions at the same time; a short one, as paths of sockets are limited.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as scratch:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path / "user",
+            env=os.environ | {"PYTHONPATH": os.getcwd(), "TMPDIR": scratch},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stdout.split() == ["timm"], done.stderr
+        assert not list(Path(scratch).glob("smile-pipe-*"))
 
 
 def test_unreachable_address_from_the_environment_is_a_usage_error_without_long_retries(monkeypatch, tmp_path):
