@@ -1,0 +1,165 @@
+"""Samples of a shard set for other training loops: as a pipeline of webdataset, as a dataset of PyTorch or of Ray Data.
+
+Each loads its library when it is called.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from fsspec.implementations.memory import MemoryFileSystem
+
+from smile_pipe.pipeline.data.integrity import open_shards, raise_bad_sample
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample import decode_sample
+
+if TYPE_CHECKING:
+    import ray.data
+    import webdataset
+
+    from smile_pipe.pipeline.data.sample_stream import SampleStream
+
+
+_LOCATION = ("key", "shard", "offset", "bytes", "digest")
+_OTHERS = tuple(field.name for field in fields(IndexRow) if field.name not in _LOCATION)
+
+
+@dataclass(frozen=True)
+class StreamableShardSet(ShardSet):
+    """A shard set whose samples can be streamed.
+
+    A streamed sample is a dict of `__key__`, `txt` (the prompt), `json` (the record, a dict), and the images by the
+    names of their members, `front.depth.png`. Images are arrays with all of their bits; see `smile_pipe.shards.images`.
+    The digest of each sample is checked, so a damaged one raises `BadSampleError`.
+    """
+
+    def webdataset(
+        self,
+        channels: Sequence[str] | None = None,
+        subjects: Sequence[str] | None = None,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        *,
+        seed: int = 0,
+        batch_size: int = 1,
+    ) -> "webdataset.DataPipeline":
+        """The samples of one rank as a pipeline for `webdataset.WebLoader`; see `torch` for the arguments and errors.
+
+        Iterating again repeats the epoch. The first stage of the pipeline is the result of `torch`; its `set_epoch`
+        selects another epoch.
+        """
+        from webdataset import DataPipeline
+
+        stream = self.torch(channels, subjects, epoch, rank, world_size, start, seed=seed, batch_size=batch_size)
+        return DataPipeline(stream)
+
+    def torch(
+        self,
+        channels: Sequence[str] | None = None,
+        subjects: Sequence[str] | None = None,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        *,
+        seed: int = 0,
+        batch_size: int = 1,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> "SampleStream":
+        """The samples of one rank as a dataset of PyTorch, in the order of `smile_pipe.shards.sampler.Sampler`.
+
+        Args:
+            channels: Channels of the images; None for all.
+            subjects: Subjects whose samples are read; None for all.
+            epoch: Selects the order, together with `seed`.
+            rank: Number of this process.
+            world_size: Number of processes. In an epoch every sample is read by one of them, and the numbers of samples
+                of two processes differ by one at most.
+            start: Number of samples of this rank that are left out in `epoch`, to resume after them.
+            seed: Random seed of the order.
+            batch_size: Number of consecutive samples that one worker of a loader reads. If it is that of the loader,
+                batches are the same for any number of workers, and a run that has seen n batches resumes exactly with
+                `start = n * batch_size`.
+            transform: Applied to each sample by the worker that reads it; records have entries that the default
+                collation of PyTorch rejects.
+
+        Raises:
+            UsageError: The set has no such channel or subject, or a number is out of range.
+        """
+        from smile_pipe.pipeline.data.sample_stream import SampleStream
+
+        if not 0 <= rank < world_size:
+            raise UsageError(f"must be from 0 to {world_size - 1}", field="rank", value=rank)
+        for field, value, least in (("epoch", epoch, 0), ("start", start, 0), ("batch_size", batch_size, 1)):
+            if value < least:
+                raise UsageError(f"must be {least} or more", field=field, value=value)
+        return SampleStream(
+            replace(self, rows=self._select(subjects)),
+            self._channels(channels),
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
+            start=start,
+            seed=seed,
+            batch_size=batch_size,
+            transform=transform,
+        )
+
+    def ray(self, channels: Sequence[str] | None = None, subjects: Sequence[str] | None = None) -> "ray.data.Dataset":
+        """The samples as a dataset of Ray Data, a row for each; its tasks read one shard each.
+
+        Without a connection, Ray starts on this machine. All nodes must see the shards under the same path or URL. Ray
+        Data has columns, so scans and sequences must not be mixed, and entries of `json` that only some records have
+        are null in others.
+
+        Args:
+            channels: Channels of the images; None for all.
+            subjects: Subjects whose samples are read; None for all.
+
+        Raises:
+            UsageError: The set has no such channel or subject, or only this process can see it.
+        """
+        import ray.data
+
+        if isinstance(self.filesystem, MemoryFileSystem):
+            raise UsageError("tasks of Ray cannot see memory://; copy the shards", field="shards", value=self.spec)
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for row in self._select(subjects):
+            parts.setdefault(row.shard, []).append({name: getattr(row, name) for name in _LOCATION})
+        tables = [pa.Table.from_pylist(part) for part in parts.values()]
+        read = partial(_read_located, replace(self, rows=()), self._channels(channels))
+        return ray.data.from_arrow(tables).map(read)
+
+    def _select(self, subjects: Sequence[str] | None) -> tuple[IndexRow, ...]:
+        if subjects is None:
+            return self.rows
+        if unknown := sorted(set(subjects) - set(self.subjects)):
+            raise UsageError("there are no samples of this subject", field="subjects", value=unknown[0])
+        return tuple(self.of_subjects(subjects))
+
+    def _channels(self, channels: Sequence[str] | None) -> frozenset[str]:
+        known = self.manifest.channels
+        if channels is None:
+            return frozenset(known)
+        if unknown := sorted(set(channels) - set(known)):
+            raise UsageError(f"the shards have the channels {', '.join(known)}", field="channels", value=unknown[0])
+        return frozenset(channels)
+
+
+def open_streamable(spec: str) -> StreamableShardSet:
+    """Open a shard set; see `smile_pipe.pipeline.data.integrity.open_shards`."""
+    shards = open_shards(spec)
+    return StreamableShardSet(**{field.name: getattr(shards, field.name) for field in fields(shards)})
+
+
+def _read_located(shards: ShardSet, channels: frozenset[str], row: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = dict.fromkeys(_OTHERS) | row
+    located = IndexRow(**given)
+    with raise_bad_sample(located):
+        return decode_sample(shards.read(located), channels)
