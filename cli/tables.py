@@ -13,7 +13,7 @@ from smile_pipe.pipeline.common.filters import Labelled
 from smile_pipe.pipeline.runs.curves import Curve, curve_title
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize, truncate_list
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Camera, Sample
 
@@ -92,7 +92,7 @@ def curves_table(curves: Mapping[str, Curve]) -> Table:
     return table
 
 
-def find_row(shards: ShardSet, key: str) -> IndexRow:
+def find_row(shards: ShardSet, key: str) -> SampleRow:
     """The index row of a sample.
 
     Raises:
@@ -106,7 +106,7 @@ def find_row(shards: ShardSet, key: str) -> IndexRow:
     return rows[key]
 
 
-def print_sample(sample: Sample, row: IndexRow, console: Console) -> None:
+def print_sample(sample: Sample, row: SampleRow, console: Console) -> None:
     """Print labels, text, source, mesh, frames, position in the shard, and cameras of a sample."""
     record = sample.record
     facts = Table(show_header=False, box=None)

@@ -1,7 +1,7 @@
 """The tables of a shard set: `index.parquet` (one row per sample) and `failures.parquet` (one row per failed sample).
 
-With the index, stages know the labels and the location of each sample without opening a shard. In memory it is a list
-of `IndexRow`, in the order of shards and offsets.
+With the index, stages know the labels and the location of each sample without opening a shard. The render stage reads
+it as a list of `IndexRow`, in the order of shards and offsets; all others read it as a `SampleTable`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,9 +47,11 @@ INDEX_SCHEMA = pa.schema(
         ("sources", pa.list_(SOURCE)),
     ]
 )
+# These have few distinct values. As codes they take four bytes, and selections compare numbers instead of texts.
+CODED = ("subject", "expression", "layout", "shard", "framed_by", "surface")
 
 
-# The next two classes are never modified, but not frozen: creating a frozen one takes four times as long, and the index
+# The next classes are never modified, but not frozen: creating a frozen one takes four times as long, and the index
 # of a large dataset has hundreds of thousands of rows.
 @dataclass(slots=True)
 class SourceFile:
@@ -72,8 +74,8 @@ class SourceFile:
 
 
 @dataclass(slots=True)
-class IndexRow:
-    """One sample of a shard set; the columns of `index.parquet`.
+class SampleRow:
+    """One sample of a shard set, as readers see it.
 
     Attributes:
         num_frames: Number of rendered frames of a sequence; 1 for a scan.
@@ -81,7 +83,6 @@ class IndexRow:
         offset: First byte of the sample in its shard.
         bytes: Length of the sample in its shard.
         digest: Of these bytes (BLAKE3, 128 bits, hex).
-        images: Fingerprint of the images alone; images are reused where only labels or prompt change.
         fingerprint: Of all inputs of the sample, as in its record.
         framed_by: Alignment method, as in the record.
         surface: Source of the colours: texture, vertex-colors or plain.
@@ -99,10 +100,21 @@ class IndexRow:
     offset: int
     bytes: int
     digest: str
-    images: str
     fingerprint: str
     framed_by: str
     surface: str
+
+
+@dataclass(slots=True)
+class IndexRow(SampleRow):
+    """One sample as the render stage sees it; the columns of `index.parquet`.
+
+    Attributes:
+        images: Fingerprint of the images alone; images are reused where only labels or prompt change.
+        sources: Source files of the sample.
+    """
+
+    images: str
     sources: tuple[SourceFile, ...]
 
 
@@ -138,13 +150,17 @@ def read_table(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: st
     return read_columns(source, schema, origin).to_pylist()
 
 
-def read_columns(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str) -> pa.Table:
+def read_columns(
+    source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str, only: Sequence[str] = (), coded: bool = False
+) -> pa.Table:
     """Read a table as Arrow columns.
 
     Args:
         source: The parquet file, or its content.
         schema: The expected columns.
         origin: Name of the table in error messages.
+        only: Names of the columns that are read; all without any.
+        coded: Whether columns of `CODED` are dictionary arrays.
 
     Raises:
         UsageError: The table is missing, damaged, has other columns, or has an invalid shard name.
@@ -153,21 +169,26 @@ def read_columns(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: 
         # Not `pq.read_table`: an Arrow thread may release the bytes, which belong to Python, while the interpreter
         # shuts down, and that aborts the process.
         content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(StoragePath(source).read_bytes())
-        with pq.ParquetFile(content) as file:
-            table = file.read(use_threads=False)
-        # With `schema=`, Arrow would fill missing columns with nulls.
-        if table.column_names != schema.names:
-            differing = sorted(set(table.column_names) ^ set(schema.names)) or ["order of columns"]
-            raise UsageError(
-                f"{origin}: the columns differ from those of this release: {', '.join(differing)}; render again"
-            )
-        table = table.cast(schema)
+        with pq.ParquetFile(content, read_dictionary=CODED if coded else None) as file:
+            names = file.schema_arrow.names
+            # With `schema=`, Arrow would fill missing columns with nulls.
+            if names != schema.names:
+                differing = sorted(set(names) ^ set(schema.names)) or ["order of columns"]
+                raise UsageError(
+                    f"{origin}: the columns differ from those of this release: {', '.join(differing)}; render again"
+                )
+            table = file.read(list(only) or None, use_threads=False)
+        table = table.cast(pa.schema([_coded(schema.field(name), coded) for name in table.column_names]))
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{origin}: not a readable table: {str(error).splitlines()[0]}; render again") from None
     for name in table["shard"].unique().to_pylist():
         if name is None or not SHARD_NAME.fullmatch(name):
             raise UsageError(f"{origin}: invalid shard name {name!r:.80}; render again")
     return table
+
+
+def _coded(field: pa.Field, coded: bool) -> pa.Field:
+    return field.with_type(pa.dictionary(pa.int32(), field.type)) if coded and field.name in CODED else field
 
 
 def _nested(column: pa.ChunkedArray, entries: Callable[..., Iterable[Any]], collect: Callable[[Any], Any]) -> list[Any]:

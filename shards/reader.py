@@ -10,21 +10,26 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import has_magic
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 from braceexpand import braceexpand
 from fsspec.core import url_to_fs
+from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
+from smile_pipe.shards.cache import ShardCache, default_folder
 from smile_pipe.shards.errors import StorageError, UsageError, describe_error, storage_errors
-from smile_pipe.shards.index import IndexRow, read_index
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import INDEX_NAME, MANIFEST_NAME, SHARDS_FOLDER, ShardManifest
 from smile_pipe.shards.sample import Sample, from_members
+from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.urls import check_no_credentials
 from smile_pipe.shards.writer import digest_of
 
@@ -55,14 +60,16 @@ class ShardSet:
         spec: The text that named the shard set.
         filesystem: The fsspec file system of the shards.
         root: Directory of the manifest, as a path of `filesystem`.
-        rows: Index rows of the samples that the spec covers.
+        rows: The samples that the spec covers.
+        cache: Copies of the shards on this machine; None if every sample is read from the storage.
     """
 
     spec: str
     filesystem: fsspec.AbstractFileSystem
     root: str
     manifest: ShardManifest
-    rows: tuple[IndexRow, ...]
+    rows: SampleTable
+    cache: ShardCache | None = None
 
     @classmethod
     def open(cls, spec: str) -> "ShardSet":
@@ -78,18 +85,34 @@ class ShardSet:
         filesystem, root, names = _locate(spec)
         manifest = ShardManifest.parse(_read(filesystem, f"{root}/{MANIFEST_NAME}", spec), f"{root}/{MANIFEST_NAME}")
         content = _read(filesystem, f"{root}/{INDEX_NAME}", spec)
-        rows = read_index(pa.BufferReader(content), f"{root}/{INDEX_NAME}")
+        rows = SampleTable.read(pa.BufferReader(content), f"{root}/{INDEX_NAME}")
         known = {entry.name for entry in manifest.shards}
-        if len(rows) != manifest.num_samples or not {row.shard for row in rows} <= known:
+        if len(rows) != manifest.num_samples or not known.issuperset(rows.distinct("shard")):
             raise UsageError(f"manifest and index of {root} do not match; render again", field="shards", value=spec)
         if names is not None and not names <= known:
             raise UsageError(f"{min(names - known)} is not in the manifest of {root}", field="shards", value=spec)
-        rows = [row for row in rows if names is None or row.shard in names]
+        rows = rows if names is None else rows.where("shard", names)
         if not rows:
             raise UsageError("contains no samples", field="shards", value=spec)
-        return cls(spec, filesystem, root, manifest, tuple(rows))
+        return cls(spec, filesystem, root, manifest, rows)
 
-    def read(self, row: IndexRow) -> Sample:
+    def with_cache(self, folder: Path | None, max_bytes: int) -> "ShardSet":
+        """The same set, read through copies on this machine: for readers of many samples of a remote storage.
+
+        Args:
+            folder: For the copies; None for `default_folder`, and for no copies of shards that are on a local disk, or
+                that fsspec copies itself (simplecache::).
+            max_bytes: Largest size of the folder; 0 for no copies.
+        """
+        is_near = isinstance(self.filesystem, LocalFileSystem | MemoryFileSystem | CachingFileSystem)
+        if not max_bytes or (is_near and folder is None):
+            return self
+        cache = ShardCache(
+            self.filesystem, f"{self.root}/{SHARDS_FOLDER}", self.manifest.shards, folder or default_folder(), max_bytes
+        )
+        return replace(self, cache=cache)
+
+    def read(self, row: SampleRow) -> Sample:
         """Read one sample and check its digest.
 
         Raises:
@@ -101,7 +124,11 @@ class ShardSet:
             raise ShardError(
                 f"{row.shard}: invalid index entry for {row.key}: {row.bytes} bytes at {row.offset}; render again"
             )
-        content = self._content(row)
+        content = self.cache.read(row.shard, row.offset, row.offset + row.bytes) if self.cache else None
+        if content is None or digest_of(content) != row.digest:
+            if self.cache and content is not None:
+                self.cache.discard(row.shard)
+            content = self._content(row)
         if len(content) != row.bytes:
             raise ShardError(f"{row.shard}: ends before the end of {row.key}; copy it again or render again")
         if digest_of(content) != row.digest:
@@ -113,7 +140,7 @@ class ShardSet:
             )
         return sample
 
-    def _content(self, row: IndexRow) -> bytes:
+    def _content(self, row: SampleRow) -> bytes:
         """The bytes of a sample, fewer if the shard ends earlier; see `read` for the errors."""
         path = self.shard_path(row.shard)
         try:
@@ -142,15 +169,14 @@ class ShardSet:
         """The path of a shard within `filesystem`."""
         return f"{self.root}/{SHARDS_FOLDER}/{name}"
 
-    def of_subjects(self, subjects: Sequence[str]) -> list[IndexRow]:
-        """Index rows of the samples of some subjects."""
-        included = set(subjects)
-        return [row for row in self.rows if row.subject in included]
+    def of_subjects(self, subjects: Sequence[str]) -> SampleTable:
+        """The samples of some subjects."""
+        return self.rows.where("subject", subjects)
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
         """All subjects, sorted."""
-        return tuple(sorted({row.subject for row in self.rows}))
+        return tuple(self.rows.distinct("subject"))
 
 
 def read_members(content: bytes, origin: str) -> dict[str, bytes]:

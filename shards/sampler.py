@@ -1,60 +1,98 @@
-"""The order in which each rank reads samples, as a function of seed, epoch, world size and rank.
+"""The order in which each rank reads samples, as a function of seed, epoch, and the number of partitions.
 
-In an epoch every sample is read once, by one rank, and all ranks take the same number of steps. The order depends only
-on seed and epoch, so a run can resume from any step, and one rank reads in a step what two ranks read together.
+In an epoch every sample is read once, by one rank, and all ranks take the same number of steps. The order does not
+depend on the number of ranks, so a run can resume from any step with any number of them, and one rank reads in a step
+what two ranks read together.
+
+Shards are read one after the other in a random order, and each sample waits for a random time in a buffer of `window`
+shards. So a reader of remote shards needs few of them at a time, and fetches the next ones steadily. Partitions divide
+the samples once and for all epochs: a rank that reads one partition finds in its cache what it read in the epoch
+before. Each partition is shuffled with a buffer of its own, and each step takes an equal share of each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-# Samples are shuffled within windows of this many shards, so a reader of remote shards needs no more at a time.
+# Number of shards in the buffer of a partition.
 WINDOW = 16
 
 
-@dataclass(frozen=True)
+def steps_per_epoch(num_samples: int, joined_batch_size: int) -> int:
+    """Number of steps in which all samples are read once; `joined_batch_size` is that of all ranks together."""
+    return -(-num_samples // joined_batch_size)
+
+
+@dataclass(frozen=True, eq=False)
 class Sampler:
     """Batches of one rank.
 
     Attributes:
-        shards: For each sample, by its number, the name of its shard.
+        shards: Number of the shard of each sample, int64 [N].
         batch_size: Samples per step and rank.
-        window: Number of shards within which samples are shuffled.
+        partitions: Number of parts that the samples are divided into.
+        window: Number of shards within which samples of a partition are shuffled.
     """
 
-    shards: Sequence[str]
+    shards: NDArray[np.int64]
     batch_size: int
     seed: int
     world_size: int = 1
     rank: int = 0
+    partitions: int = 1
     window: int = WINDOW
 
     @property
     def num_steps(self) -> int:
         """Steps per epoch, the same on all ranks."""
-        return -(-len(self.shards) // (self.batch_size * self.world_size))
+        return steps_per_epoch(len(self.shards), self.batch_size * self.world_size)
 
-    def order(self, epoch: int) -> list[int]:
-        """All sample numbers in the order of `epoch`: shards shuffled, then samples within windows of shards."""
-        rng = np.random.default_rng([self.seed, epoch])
-        members: dict[str, list[int]] = {}
-        for number, shard in enumerate(self.shards):
-            members.setdefault(shard, []).append(number)
-        names = sorted(members)
-        rng.shuffle(names)
-        order: list[int] = []
-        for start in range(0, len(names), self.window):
-            window = [number for name in names[start : start + self.window] for number in members[name]]
-            rng.shuffle(window)
-            order += window
-        return order
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """All sample numbers in the order of the steps of `epoch`, int64 [N]."""
+        orders = [self._shuffled(partition, epoch) for partition in range(self.partitions)]
+        return np.concatenate([self._part(order, step) for step in range(self.num_steps) for order in orders])
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[list[int]]:
-        """The batches of this rank, as lists of sample numbers, from step `start_step` on.
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[NDArray[np.int64]]:
+        """The batches of this rank, as arrays of sample numbers, from step `start_step` on.
 
-        Samples are distributed over the steps as evenly as possible, and those of a step over the ranks.
+        Samples of a partition are distributed over the steps as evenly as possible, and those of a step over its ranks.
         """
-        parts = np.array_split(np.array(self.order(epoch)), self.num_steps)
-        for part in parts[start_step:]:
-            yield np.array_split(part, self.world_size)[self.rank].tolist()
+        own, (share, num_shares) = self._own_partitions()
+        orders = [self._shuffled(partition, epoch) for partition in own]
+        for step in range(start_step, self.num_steps):
+            joined = np.concatenate([self._part(order, step) for order in orders])
+            yield np.array_split(joined, num_shares)[share]
+
+    def _own_partitions(self) -> tuple[range, tuple[int, int]]:
+        """The partitions that this rank reads, and which share of their samples: (2, 4) is the third of four."""
+        if self.partitions % self.world_size == 0:
+            count = self.partitions // self.world_size
+            return range(self.rank * count, (self.rank + 1) * count), (0, 1)
+        if self.world_size % self.partitions == 0:
+            partition, share = divmod(self.rank, self.world_size // self.partitions)
+            return range(partition, partition + 1), (share, self.world_size // self.partitions)
+        return range(self.partitions), (self.rank, self.world_size)
+
+    @cached_property
+    def _members(self) -> list[NDArray[np.int64]]:
+        """The sample numbers of each partition: whole shards but for those at its ends."""
+        if self.partitions == 1:
+            return [np.arange(len(self.shards))]
+        names, codes = np.unique(self.shards, return_inverse=True)
+        place = np.random.default_rng(self.seed).permutation(len(names))
+        return np.array_split(np.argsort(place[codes], kind="stable"), self.partitions)
+
+    def _shuffled(self, partition: int, epoch: int) -> NDArray[np.int64]:
+        members = self._members[partition]
+        rng = np.random.default_rng([self.seed, epoch, *([partition] if partition else [])])
+        names, codes = np.unique(self.shards[members], return_inverse=True)
+        place, window = rng.permutation(len(names)), min(self.window, len(names))
+        # A buffer that is half full at both ends: otherwise the first and the last batches would be of one shard.
+        start = np.clip(place - window // 2, 0, len(names) - window)
+        return members[np.argsort(start[codes] + window * rng.random(len(members)), kind="stable")]
+
+    def _part(self, order: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        return order[step * len(order) // self.num_steps : (step + 1) * len(order) // self.num_steps]

@@ -11,11 +11,12 @@ from upath import UPath
 from smile_pipe.shards.errors import UsageError
 
 _SECRET = re.compile(r"key|token|secret|password|signature|credential|^sig$", re.IGNORECASE)
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# fsspec chains file systems: simplecache::s3://bucket/shards
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def scheme_of(text: str) -> str:
-    """The scheme of a URL in lower case; "" for a path."""
+    """The scheme of a URL in lower case, of a chained URL that of the storage; "" for a path."""
     match = _SCHEME.match(text)
     return match[1].lower() if match else ""
 
@@ -26,7 +27,6 @@ def check_no_credentials(text: str) -> None:
     Raises:
         UsageError: The URL has a password, or a parameter such as a signature.
     """
-    # fsspec chains several URLs: simplecache::s3://bucket/shards
     for parts in map(urlsplit, text.split("::")):
         if parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
             bare = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"

@@ -5,19 +5,21 @@ shard is found, since the manifest contains its SHA-256. Nothing is unpickled, a
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from smile_pipe.shards.errors import StorageError, describe_error, storage_errors
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.images import ImageError, decode_image
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import SHARDS_FOLDER, ShardEntry, fingerprint
 from smile_pipe.shards.reader import ShardError, ShardSet
 from smile_pipe.shards.sample import Sample, SampleError
+from smile_pipe.shards.sample_table import SampleTable
 
 _CHUNK = 1 << 20
 
@@ -47,25 +49,28 @@ def verify_shards(shards: ShardSet, quick: bool = False) -> Iterator[tuple[str, 
     Yields:
         The name of each shard ("" for the whole set), and its problems.
     """
-    rows: dict[str, list[IndexRow]] = {}
-    for row in shards.rows:
-        rows.setdefault(row.shard, []).append(row)
+    rows, sizes = shards.rows.by_shard(), _sizes(shards)
     if len(shards.rows) == shards.manifest.num_samples:
         # The whole set is open, not a part of it.
-        yield "", [*_unlisted_shards(shards), *_count_problems(shards)]
+        yield "", [*_unlisted_shards(shards, sizes), *_count_problems(shards)]
     for entry in (entry for entry in shards.manifest.shards if entry.name in rows):
-        yield entry.name, list(_problems(shards, entry, rows[entry.name], quick))
+        yield entry.name, list(_problems(shards, entry, rows[entry.name], sizes.get(entry.name), quick))
 
 
-def _unlisted_shards(shards: ShardSet) -> Iterator[Problem]:
-    """Tar files that are not in the manifest; another reader would take their samples as part of the set."""
-    known = {entry.name for entry in shards.manifest.shards}
-    paths: Sequence[str] = ()
-    # A storage may allow reading but not listing; unreadable shards are reported one by one later.
+def _sizes(shards: ShardSet) -> dict[str, int]:
+    """Sizes in bytes of all files in the folder of the shards, from one listing; {} if it cannot be listed."""
+    # A storage may allow reading but not listing; each size is asked for later. The storage may also remember an older
+    # listing.
     with suppress(OSError), storage_errors(shards.root):
         # `glob` would take wildcard characters in the name of the folder for a pattern.
-        paths = shards.filesystem.ls(f"{shards.root}/{SHARDS_FOLDER}", detail=False)
-    for name in sorted({path.rpartition("/")[2] for path in paths} - known):
+        entries = shards.filesystem.ls(f"{shards.root}/{SHARDS_FOLDER}", detail=True, refresh=True)
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
+    return {}
+
+
+def _unlisted_shards(shards: ShardSet, names: Iterable[str]) -> Iterator[Problem]:
+    """Tar files that are not in the manifest; another reader would take their samples as part of the set."""
+    for name in sorted(set(names) - {entry.name for entry in shards.manifest.shards}):
         if name.endswith(".tar"):
             yield Problem(name, "", "is not in the manifest")
 
@@ -73,22 +78,26 @@ def _unlisted_shards(shards: ShardSet) -> Iterator[Problem]:
 def _count_problems(shards: ShardSet) -> Iterator[Problem]:
     manifest = shards.manifest
     for what, in_manifest, in_index in (
-        ("sequences", manifest.num_sequences, sum(row.frame_rate > 0 for row in shards.rows)),
+        ("sequences", manifest.num_sequences, int((shards.rows.array("frame_rate") > 0).sum())),
         ("subjects", manifest.num_subjects, len(shards.subjects)),
     ):
         if in_manifest != in_index:
             yield Problem("", "", f"the manifest has {in_manifest} {what}, the index {in_index}")
-    for key, count in Counter(row.key for row in shards.rows).items():
-        if count > 1:
-            yield Problem("", key, f"is in the index {count} times")
-    for expression in sorted({row.expression for row in shards.rows} - set(manifest.expressions)):
+    for key, count in shards.rows.repeated("key").items():
+        yield Problem("", key, f"is in the index {count} times")
+    for expression in sorted(set(shards.rows.distinct("expression")) - set(manifest.expressions)):
         yield Problem("", "", f"the index has the expression {expression!r}, which is not in the manifest")
 
 
-def _problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow], quick: bool) -> Iterator[Problem]:
+def _problems(
+    shards: ShardSet, entry: ShardEntry, rows: SampleTable, size: int | None, quick: bool
+) -> Iterator[Problem]:
     """The problems of a shard. If it cannot be read to the end, that is the last problem."""
     try:
-        yield from _size_problems(shards, entry, rows)
+        if size is None:
+            with storage_errors(shards.shard_path(entry.name)):
+                size = shards.filesystem.size(shards.shard_path(entry.name))
+        yield from _size_problems(entry, rows, size)
         if not quick:
             yield from _content_problems(shards, entry, rows)
     except FileNotFoundError:
@@ -97,27 +106,26 @@ def _problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow], qui
         yield Problem(entry.name, "", f"cannot be read: {describe_error(error.__cause__ or error)}")
 
 
-def _size_problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Iterator[Problem]:
-    with storage_errors(shards.shard_path(entry.name)):
-        size = shards.filesystem.size(shards.shard_path(entry.name))
+def _size_problems(entry: ShardEntry, rows: SampleTable, size: int) -> Iterator[Problem]:
     if size != entry.bytes:
         yield Problem(entry.name, "", f"has {size} bytes, expected {entry.bytes}")
     if len(rows) != entry.num_samples:
         yield Problem(
             entry.name, "", f"has {pluralize(entry.num_samples, 'sample')} by the manifest, {len(rows)} by the index"
         )
-    if fingerprint([row.fingerprint for row in rows]) != entry.fingerprint:
+    if fingerprint(rows.values("fingerprint")) != entry.fingerprint:
         yield Problem(entry.name, "", "the fingerprints of its samples differ between manifest and index")
-    end = 0
-    for row in rows:
-        if row.offset != end:
-            yield Problem(
-                entry.name, row.key, f"starts at {row.offset} in the index, but the sample before ends at {end}"
-            )
-        end = row.offset + row.bytes
+    offsets = rows.array("offset")
+    ends = np.concatenate([[0], (offsets + rows.array("bytes"))[:-1]])
+    for at in np.flatnonzero(offsets != ends).tolist():
+        yield Problem(
+            entry.name,
+            rows[at].key,
+            f"starts at {offsets[at]} in the index, but the sample before ends at {ends[at]}",
+        )
 
 
-def _content_problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Iterator[Problem]:
+def _content_problems(shards: ShardSet, entry: ShardEntry, rows: SampleTable) -> Iterator[Problem]:
     """Damaged samples by their keys; if there are none, a change outside of all samples."""
     has_problem = False
     for row in rows:
@@ -128,7 +136,7 @@ def _content_problems(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexR
         yield Problem(entry.name, "", "has another SHA-256: it was changed outside of its samples")
 
 
-def _sample_problems(shards: ShardSet, row: IndexRow) -> Iterator[Problem]:
+def _sample_problems(shards: ShardSet, row: SampleRow) -> Iterator[Problem]:
     try:
         sample = shards.read(row)
     except (ShardError, SampleError) as error:
@@ -153,7 +161,7 @@ def _sample_problems(shards: ShardSet, row: IndexRow) -> Iterator[Problem]:
         yield Problem(row.shard, row.key, "its channels differ from those of the manifest")
 
 
-def _compared_fields(sample: Sample, row: IndexRow) -> list[tuple[str, Any, Any]]:
+def _compared_fields(sample: Sample, row: SampleRow) -> list[tuple[str, Any, Any]]:
     record, same = sample.record, ("subject", "expression", "level", "layout", "fingerprint")
     frames = 1 if record.timeline is None else len(record.timeline.frames)
     return [

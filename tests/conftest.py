@@ -46,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_shards(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Copies of remote shards are not kept in the home of the user who runs the tests."""
+    os.environ["SMILE_PIPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Address of a local S3 server (moto). The environment makes all S3 clients of the session use it."""

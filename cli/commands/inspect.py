@@ -12,12 +12,12 @@ from rich.table import Table
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.tables import curves_table, expression_table, find_row, print_sample
-from smile_pipe.pipeline.data.temporal import is_sequence
+from smile_pipe.pipeline.data.temporal import sequences_of
 from smile_pipe.pipeline.runs.curves import extract_curves
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import describe_samples, pluralize
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StoragePath
@@ -90,9 +90,9 @@ def _print_shards(shards: ShardSet, console: Console) -> None:
     console.print(expression_table(shards.rows))
 
 
-def _kinds(rows: Sequence[IndexRow]) -> str:
+def _kinds(rows: Sequence[SampleRow]) -> str:
     """Numbers of scans and sequences, with the frames and frame rates of sequences."""
-    sequences = [row for row in rows if is_sequence(row)]
+    sequences = sequences_of(rows)
     if not sequences:
         return describe_samples(len(rows), 0)
     counts = [row.num_frames for row in sequences]
@@ -102,7 +102,7 @@ def _kinds(rows: Sequence[IndexRow]) -> str:
     return f"{samples} of {each} frames ({sum(counts)} in all), recorded at {rates} fps"
 
 
-def _write_preview(shards: ShardSet, rows: Sequence[IndexRow], path: StoragePath, console: Console) -> None:
+def _write_preview(shards: ShardSet, rows: Sequence[SampleRow], path: StoragePath, console: Console) -> None:
     from smile_pipe.pipeline.reports.contact_sheet import preview_png
 
     _write_picture("--preview", path, preview_png(shards, rows))

@@ -6,10 +6,11 @@ A condition can only compare. `simpleeval` evaluates it, so text from a user or 
 import ast
 import operator
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
+import numpy as np
 from pydantic import Field, field_validator
 from simpleeval import InvalidExpression, SimpleEval
 
@@ -17,6 +18,7 @@ from smile_pipe.pipeline.common.expressions import expression_code, expressions_
 from smile_pipe.pipeline.common.option_types import CommaSeparated
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
+from smile_pipe.shards.sample_table import SampleTable
 
 FIELDS = ("key", "subject", "expression", "level")
 _EXAMPLE = "level >= 3 and sex == 'F'"
@@ -88,11 +90,18 @@ class SampleFilter(Frozen):
             UsageError: `where` is not a valid condition over the labels of the rows, or no row is selected.
         """
         rows = list(rows)
-        selected = [row for row in rows if self._matches(row)]
+        return [row for row, selected in zip(rows, self._select(rows), strict=True) if selected]
+
+    def apply_to_table(self, table: SampleTable) -> SampleTable:
+        """Select samples of a shard set; see `apply`."""
+        return table.filter(np.array(self._select(table), bool)) if str(self) else table
+
+    def _select(self, rows: Sequence[Labelled]) -> list[bool]:
+        selected = [self._matches(row) for row in rows]
         if self.where is not None and rows:
             holds = parse_condition(self.where, {label for row in rows for label in row.labels})
-            selected = [row for row in selected if holds(row)]
-        if not selected and str(self):
+            selected = [matches and holds(row) for row, matches in zip(rows, selected, strict=True)]
+        if not any(selected) and str(self):
             raise UsageError(f"no sample matches {self}; the values are {_describe_values(rows)}")
         return selected
 
@@ -208,7 +217,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 
 
-def _describe_values(rows: list[Row]) -> str:
+def _describe_values(rows: Sequence[Labelled]) -> str:
     if not rows:
         return "none, as there are no samples"
     values_by_name = {

@@ -22,7 +22,7 @@ from blake3 import blake3
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS, expressions_of
 from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 HELP = "Samples that count, and folds by subject: kfold:K, loso, bu3dfe, bu4dfe or bosphorus."
 SIX_EXPRESSIONS = tuple(code for code in EXPRESSIONS if code != "NE")
@@ -78,7 +78,7 @@ def check_split_protocol(split_protocol: str) -> str:
 
 def plan_folds(
     split_protocol: str,
-    rows: Sequence[IndexRow],
+    rows: Sequence[SampleRow],
     *,
     subset: str | None = None,
     where: str | None = None,
@@ -129,7 +129,7 @@ def draw_subjects(subjects: Iterable[str], number: int, seed: int) -> set[str]:
     return set(sorted(available, key=lambda subject: blake3(f"{seed} {subject}".encode()).digest())[:number])
 
 
-def _subjects_with_all_expressions(rows: Iterable[IndexRow]) -> set[str]:
+def _subjects_with_all_expressions(rows: Iterable[SampleRow]) -> set[str]:
     by_subject: dict[str, set[str]] = {}
     for row in rows:
         by_subject.setdefault(row.subject, set()).update(expressions_of(row.expression))

@@ -34,7 +34,7 @@ from smile_pipe.shards.errors import UsageError, storage_errors
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.sampler import Sampler
+from smile_pipe.shards.sampler import steps_per_epoch
 from smile_pipe.shards.splits import split_subjects
 from smile_pipe.shards.storage import StoragePath
 from smile_pipe.shards.urls import absolute, scheme_of
@@ -146,12 +146,12 @@ def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
     """Return the number of training steps of all folds; checks the options of the first fold with `train.prepare`."""
     config = folds[0].train
     train.prepare(config, in_process=config.num_workers == 1)
-    num_samples_of = Counter(row.subject for row in select_training_rows(shards, shards.subjects, config.where))
+    num_samples_of = Counter(select_training_rows(shards, shards.subjects, config.where).values("subject"))
     total = 0
     for fold in folds:
         subjects, _ = split_validation(split_subjects(fold.train.split, num_samples_of).train, config.val_fraction)
         num_samples = sum(num_samples_of[subject] for subject in subjects)
-        total += Sampler([""] * num_samples, config.batch_size, config.seed, config.num_workers).num_steps
+        total += steps_per_epoch(num_samples, config.batch_size * config.num_workers)
     return total * config.epochs
 
 

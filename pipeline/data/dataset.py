@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,13 +28,15 @@ from smile_pipe.pipeline.data.integrity import (
 from smile_pipe.pipeline.data.temporal import TemporalRead, select_frames
 from smile_pipe.pipeline.rendering.cameras import Rig, View
 from smile_pipe.shards.images import decode_image
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Camera, Sample
 
 # Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
 READ_AHEAD = 3
 READ_CHUNK = 8
+# Largest number of batches in which remote shards are looked for ahead of time.
+MAX_GROUPS_AHEAD = 256
 # Least number of threads if reading does not compete with the model for cores: threads that wait for a remote storage
 # need no core, and with a GPU the cores are free.
 MIN_FREE_READERS = 8
@@ -100,8 +103,21 @@ class Batch:
     subjects: list[str]
 
 
+@dataclass(frozen=True)
+class DiskCache:
+    """Where copies of remote shards are kept; see `smile_pipe.shards.reader.ShardSet.with_cache`.
+
+    Attributes:
+        folder: None for the cache folder of the user; shards on a local disk are then not copied.
+        max_bytes: Largest size of the folder.
+    """
+
+    folder: Path | None = None
+    max_bytes: int = 20 << 30
+
+
 class FaceDataset:
-    """Reads and decodes samples of one shard set, with a cache in memory.
+    """Reads and decodes samples of one shard set, with a cache in memory, and one on disk for remote shards.
 
     Attributes:
         shards: The shard set.
@@ -117,14 +133,16 @@ class FaceDataset:
         cache_bytes: int,
         on_bad_shard: OnBadShard = "fail",
         pin_memory: bool = False,
+        disk_cache: DiskCache = DiskCache(),
     ) -> None:
-        self.shards, self.decode_spec, self.on_bad_shard = shards, decode_spec, on_bad_shard
+        self.shards = shards.with_cache(disk_cache.folder, disk_cache.max_bytes)
+        self.decode_spec, self.on_bad_shard = decode_spec, on_bad_shard
         self.pin_memory = pin_memory
         self.skipped: set[str] = set()
         self._free_bytes = cache_bytes
         self._cache: dict[str, FaceSample] = {}
 
-    def read(self, row: IndexRow) -> FaceSample:
+    def read(self, row: SampleRow) -> FaceSample:
         """Read one sample, from the cache if it is there.
 
         Raises:
@@ -140,7 +158,7 @@ class FaceDataset:
                 self._cache[row.key] = face
         return face
 
-    def batches(self, groups: Iterable[Sequence[IndexRow]], spares: Sequence[IndexRow] = ()) -> Iterator[Batch]:
+    def batches(self, groups: Iterable[Sequence[SampleRow]], spares: Sequence[SampleRow] = ()) -> Iterator[Batch]:
         """Yield a batch for each group of rows, in order, while the next ones are read.
 
         If samples are skipped, a batch has fewer samples than its group has rows. A group without a readable sample
@@ -151,7 +169,7 @@ class FaceDataset:
         """
         with ThreadPoolExecutor(self._num_readers()) as readers, ThreadPoolExecutor(1) as collator:
             pending: deque[Future[Batch | None]] = deque()
-            for group in groups:
+            for group in self._request_ahead(groups):
                 chunks = [group[start : start + READ_CHUNK] for start in range(0, len(group), READ_CHUNK)]
                 parts = [readers.submit(self._read_chunk, chunk) for chunk in chunks]
                 pending.append(collator.submit(self._collate, group, parts, spares))
@@ -161,7 +179,7 @@ class FaceDataset:
                 if batch := pending.popleft().result():
                     yield batch
 
-    def directions(self, rows: Sequence[IndexRow]) -> Tensor:
+    def directions(self, rows: Sequence[SampleRow]) -> Tensor:
         """Unit vectors from the face to the camera of each view, [V, 3].
 
         All samples of a set share their rig. If each sample has its own camera jitter, the result is of the rig before
@@ -173,16 +191,30 @@ class FaceDataset:
             return directions_of(Rig.build(views, settings["size"], settings["projection"]).cameras)
         return directions_of(first_readable(self.shards, rows, self.on_bad_shard).record.cameras)
 
+    def _request_ahead(self, groups: Iterable[Sequence[SampleRow]]) -> Iterator[Sequence[SampleRow]]:
+        """Yield the groups; meanwhile the shards of later ones are copied, as many at a time as the cache can."""
+        if (cache := self.shards.cache) is None:
+            yield from groups
+            return
+        ahead: deque[Sequence[SampleRow]] = deque()
+        for group in groups:
+            cache.request(dict.fromkeys(row.shard for row in group if row.key not in self._cache))
+            ahead.append(group)
+            while ahead and (cache.is_busy or len(ahead) >= MAX_GROUPS_AHEAD):
+                yield ahead.popleft()
+        yield from ahead
+
     def _num_readers(self) -> int:
         """One thread per core of this process: decoding and shrinking, which are most of the work, release the GIL."""
         cores = torch.get_num_threads()
-        competes = isinstance(self.shards.filesystem, LocalFileSystem) and not self.pin_memory
+        is_local = isinstance(self.shards.filesystem, LocalFileSystem) or self.shards.cache is not None
+        competes = is_local and not self.pin_memory
         return cores if competes else max(cores, MIN_FREE_READERS)
 
-    def _read_chunk(self, rows: Sequence[IndexRow]) -> list[FaceSample]:
+    def _read_chunk(self, rows: Sequence[SampleRow]) -> list[FaceSample]:
         return [face for row in rows if (face := self._read_or_skip(row)) is not None]
 
-    def _read_or_skip(self, row: IndexRow) -> FaceSample | None:
+    def _read_or_skip(self, row: SampleRow) -> FaceSample | None:
         """Read one sample; None if it is skipped."""
         if row.key in self.skipped:
             return None
@@ -195,14 +227,14 @@ class FaceDataset:
             return None
 
     def _collate(
-        self, group: Sequence[IndexRow], parts: Sequence[Future[list[FaceSample]]], spares: Sequence[IndexRow]
+        self, group: Sequence[SampleRow], parts: Sequence[Future[list[FaceSample]]], spares: Sequence[SampleRow]
     ) -> Batch | None:
         faces = [face for future in parts for face in future.result()]
         if not faces and spares:
             faces = [self._read_spare(group, spares)]
         return collate(faces, self.pin_memory) if faces else None
 
-    def _read_spare(self, group: Sequence[IndexRow], spares: Sequence[IndexRow]) -> FaceSample:
+    def _read_spare(self, group: Sequence[SampleRow], spares: Sequence[SampleRow]) -> FaceSample:
         """Read the first good one of `spares`, starting at the group, so that different groups take different ones."""
         start = next((n for n, row in enumerate(spares) if row.key == group[0].key), 0)
         for row in (*spares[start:], *spares[:start]):

@@ -12,7 +12,7 @@ from typing import Literal
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.images import ImageError
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardError, ShardSet
 from smile_pipe.shards.sample import Sample, SampleError
 from smile_pipe.shards.verify import Problem, verify_shards
@@ -61,7 +61,7 @@ def open_shards(spec: str, on_bad_shard: OnBadShard = "fail") -> ShardSet:
     return shards
 
 
-def first_readable(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadShard = "fail") -> Sample:
+def first_readable(shards: ShardSet, rows: Sequence[SampleRow], on_bad_shard: OnBadShard = "fail") -> Sample:
     """Read the first of `rows`; with `skip`, the first one that can be read.
 
     Raises:
@@ -86,7 +86,7 @@ def no_readable_sample(shards: ShardSet, num_rows: int) -> BadSampleError:
 
 
 @contextmanager
-def raise_bad_sample(row: IndexRow) -> Iterator[None]:
+def raise_bad_sample(row: SampleRow) -> Iterator[None]:
     """Turn errors that mean damage into a `BadSampleError` that names the sample; network errors pass unchanged."""
     try:
         yield

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.splits import split_subjects
 
 
@@ -36,10 +36,10 @@ def split_validation(subjects: Sequence[str], fraction: float) -> tuple[tuple[st
     return split.train, split.test
 
 
-def select_training_rows(shards: ShardSet, subjects: Sequence[str], where: str | None) -> list[IndexRow]:
+def select_training_rows(shards: ShardSet, subjects: Sequence[str], where: str | None) -> SampleTable:
     """Select the samples of some subjects for which a condition holds.
 
     Raises:
         UsageError: `where` is not a valid condition on labels, or holds for no sample.
     """
-    return SampleFilter.model_validate({"where": where}).apply(shards.of_subjects(subjects))
+    return SampleFilter.model_validate({"where": where}).apply_to_table(shards.of_subjects(subjects))

@@ -10,9 +10,10 @@ from smile_pipe.pipeline.sequences.sampling import evenly_spaced
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.images import DYNAMIC
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import SampleError, SampleRecord, Temporal, Timeline
+from smile_pipe.shards.sample_table import SampleTable
 
 TemporalRead = Temporal | Literal["none"]
 """What is read of sequences; `none` if there are no sequences."""
@@ -33,19 +34,26 @@ class FrameRef:
     time: float
 
 
-def is_sequence(row: IndexRow) -> bool:
+def is_sequence(row: SampleRow) -> bool:
     """Whether a sample is a sequence; otherwise it is a scan."""
     return row.frame_rate > 0 or row.num_frames > 1
 
 
-def stored_temporal(shards: ShardSet, rows: Sequence[IndexRow], on_bad_shard: OnBadShard = "fail") -> TemporalRead:
+def sequences_of(rows: Sequence[SampleRow]) -> Sequence[SampleRow]:
+    """The sequences among samples."""
+    if isinstance(rows, SampleTable):
+        return rows.filter((rows.array("frame_rate") > 0) | (rows.array("num_frames") > 1))
+    return [row for row in rows if is_sequence(row)]
+
+
+def stored_temporal(shards: ShardSet, rows: Sequence[SampleRow], on_bad_shard: OnBadShard = "fail") -> TemporalRead:
     """What the shards store of the sequences among `rows`; it is equal for all of a set, so only one is read.
 
     Raises:
         UsageError: A sample is a sequence in the index and a scan in its shard.
         BadSampleError: See `smile_pipe.pipeline.data.integrity.first_readable`.
     """
-    sequences = [row for row in rows if is_sequence(row)]
+    sequences = sequences_of(rows)
     if not sequences:
         return "none"
     record = first_readable(shards, sequences, on_bad_shard).record
@@ -68,7 +76,7 @@ def can_read(stored: TemporalRead, requested: TemporalRead) -> bool:
     return stored in ("both", requested, "none")
 
 
-def frames_read(row: IndexRow, temporal: TemporalRead, max_frames: int) -> int:
+def frames_read(row: SampleRow, temporal: TemporalRead, max_frames: int) -> int:
     """Number of frames of a sample that are read; 0 if only its dynamic image is."""
     return min(row.num_frames, max_frames) if temporal in ("frames", "both") else 0
 

@@ -13,7 +13,7 @@ from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.integrity import no_readable_sample
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class EmbeddingSet:
     y: NDArray[np.int64]
     subjects: NDArray[np.str_]
     classes: tuple[str, ...]
-    train_rows: list[IndexRow]
-    test_rows: list[IndexRow]
+    train_rows: list[SampleRow]
+    test_rows: list[SampleRow]
     num_skipped: int
 
     @property
@@ -62,8 +62,8 @@ class EmbeddingSet:
 def embed(
     model: TrainedModel,
     dataset: FaceDataset,
-    train_rows: Sequence[IndexRow],
-    test_rows: Sequence[IndexRow],
+    train_rows: Sequence[SampleRow],
+    test_rows: Sequence[SampleRow],
     classes: tuple[str, ...],
     batch_size: int,
     on_progress: Callable[[int, int], None],
@@ -118,7 +118,7 @@ def embed(
 
 
 def _check_cameras(
-    fit_dataset: FaceDataset, train_rows: Sequence[IndexRow], dataset: FaceDataset, test_rows: Sequence[IndexRow]
+    fit_dataset: FaceDataset, train_rows: Sequence[SampleRow], dataset: FaceDataset, test_rows: Sequence[SampleRow]
 ) -> None:
     fit_directions, test_directions = fit_dataset.directions(train_rows), dataset.directions(test_rows)
     if fit_directions.shape != test_directions.shape or not torch.allclose(fit_directions, test_directions, atol=1e-3):

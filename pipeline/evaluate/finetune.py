@@ -25,7 +25,8 @@ from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
+from smile_pipe.shards.sample_table import shard_codes
 from smile_pipe.shards.sampler import Sampler
 
 BATCH_SIZE = 32
@@ -84,8 +85,8 @@ class LinearHead(nn.Module):
 def finetune(
     model: TrainedModel,
     dataset: FaceDataset,
-    train_rows: Sequence[IndexRow],
-    test_rows: Sequence[IndexRow],
+    train_rows: Sequence[SampleRow],
+    test_rows: Sequence[SampleRow],
     y_train: NDArray[np.int64],
     num_classes: int,
     seed: int,
@@ -141,7 +142,7 @@ def learning_rate(arch: str) -> float:
 
 
 def _embed_with_fresh_statistics(
-    model: TrainedModel, dataset: FaceDataset, rows: Sequence[IndexRow], seed: int
+    model: TrainedModel, dataset: FaceDataset, rows: Sequence[SampleRow], seed: int
 ) -> Tensor:
     """Recompute the statistics of BatchNorm over all rows, and return the embeddings of the rows, [N, D].
 
@@ -154,7 +155,7 @@ def _embed_with_fresh_statistics(
             # None computes the mean over all batches; so they need one size, and mixed subjects.
             norm.momentum = None
             norm.train()
-        sampler = Sampler([row.shard for row in rows], BATCH_SIZE, seed)
+        sampler = Sampler(shard_codes(rows), BATCH_SIZE, seed)
         mixed = [rows[number] for number in sampler.order(0)]
         for _ in model.embed_faces(dataset, mixed, -(-len(rows) // sampler.num_steps)):
             pass
@@ -166,7 +167,7 @@ def _train(
     model: TrainedModel,
     head: LinearHead,
     dataset: FaceDataset,
-    rows: Sequence[IndexRow],
+    rows: Sequence[SampleRow],
     column_of: Mapping[str, int],
     seed: int,
     epochs: int,
@@ -185,7 +186,7 @@ def _train(
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=BETAS, weight_decay=0.0, fused=True)
     steps = FiniteSteps(optimizer, parameters, list(encoder.buffers()))
-    sampler = Sampler([row.shard for row in rows], BATCH_SIZE, seed)
+    sampler = Sampler(shard_codes(rows), BATCH_SIZE, seed)
     directions, step, num_steps = dataset.directions(rows), 0, epochs * sampler.num_steps
     order, directions = mirror_order(directions), directions.to(device)
     for epoch in range(epochs):

@@ -16,7 +16,7 @@ from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.integrity import open_shards
-from smile_pipe.pipeline.data.temporal import frames_read, is_sequence
+from smile_pipe.pipeline.data.temporal import frames_read, sequences_of
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
@@ -169,7 +169,7 @@ def _manifest(
     notes: tuple[str, ...],
 ) -> EvaluationManifest:
     split, names = "all" if config.fit_on else config.split or run.split, list(scores["protocols"])
-    rows, sequences = data.test_rows, [row for row in data.test_rows if is_sequence(row)]
+    rows, sequences = data.test_rows, sequences_of(data.test_rows)
     epochs = config.finetune_epochs if "finetune" in names else None
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]

@@ -18,7 +18,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import (
     ProtocolScore,
     RetrievalScore,
 )
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 Row = tuple[object, ...]
 
@@ -38,7 +38,7 @@ def scores_csv(manifest: EvaluationManifest) -> bytes:
 
 
 def predictions_csv(
-    rows: Sequence[IndexRow], classes: Sequence[str], probabilities: Mapping[Protocol, Probabilities]
+    rows: Sequence[SampleRow], classes: Sequence[str], probabilities: Mapping[Protocol, Probabilities]
 ) -> bytes:
     """The table `predictions.csv`, one scored sample per row.
 

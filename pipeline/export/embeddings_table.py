@@ -13,7 +13,7 @@ from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.integrity import no_readable_sample
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings, TrainedModel
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.shards.index import INDEX_SCHEMA, IndexRow
+from smile_pipe.shards.index import INDEX_SCHEMA, SampleRow
 from smile_pipe.shards.storage import PathLike, StoragePath
 
 INDEX_COLUMNS = ("key", "subject", "expression", "level", "num_frames", "frame_rate", "layout", "labels")
@@ -24,7 +24,7 @@ def write_embeddings(
     path: PathLike,
     model: TrainedModel,
     dataset: FaceDataset,
-    rows: Sequence[IndexRow],
+    rows: Sequence[SampleRow],
     run: RunManifest,
     batch_size: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -87,7 +87,7 @@ def _schema(dim: int, run: RunManifest, shards_fingerprint: str) -> pa.Schema:
 
 
 def _record_batch(
-    batch: FaceEmbeddings, by_key: Mapping[str, IndexRow], split_parts: Mapping[str, str], schema: pa.Schema
+    batch: FaceEmbeddings, by_key: Mapping[str, SampleRow], split_parts: Mapping[str, str], schema: pa.Schema
 ) -> pa.RecordBatch:
     rows = [by_key[key] for key in batch.keys]
     columns = {name: [getattr(row, name) for row in rows] for name in INDEX_COLUMNS}

@@ -24,8 +24,8 @@ from smile_pipe.pipeline.runs.run_directory import open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.selection import SampleSelection, check_channel, resolve_temporal_read, select_rows
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.storage import StoragePath
 
 
@@ -34,7 +34,7 @@ class _Samples:
     """The samples to embed."""
 
     shards: ShardSet
-    rows: list[IndexRow]
+    rows: SampleTable
     temporal: TemporalRead
 
 

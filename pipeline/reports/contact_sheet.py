@@ -12,7 +12,7 @@ from smile_pipe.pipeline.data.temporal import is_sequence
 from smile_pipe.pipeline.sequences.sampling import evenly_spaced
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.images import DYNAMIC, as_rgb, decode_image
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Sample
@@ -32,7 +32,7 @@ Cells = Mapping[str, NDArray[np.uint8]]
 """Images of a row by column label."""
 
 
-def preview_png(shards: ShardSet, rows: Sequence[IndexRow] = ()) -> bytes:
+def preview_png(shards: ShardSet, rows: Sequence[SampleRow] = ()) -> bytes:
     """Draw a contact sheet with one sample per row, at most `MAX_ROWS`.
 
     A row shows all views and channels of a scan, or one view of a sequence over time. The samples show the range: each
@@ -56,9 +56,9 @@ def preview_png(shards: ShardSet, rows: Sequence[IndexRow] = ()) -> bytes:
     return buffer.getvalue()
 
 
-def select_rows(rows: Sequence[IndexRow]) -> list[IndexRow]:
+def select_rows(rows: Sequence[SampleRow]) -> list[SampleRow]:
     """Select the rows to draw: the strongest scan and sequence of each expression of each subject."""
-    strongest: dict[tuple[str, int, bool], IndexRow] = {}
+    strongest: dict[tuple[str, int, bool], SampleRow] = {}
     order = order_expressions(row.expression for row in rows)
     for row in sorted(rows, key=lambda row: -(row.level or 0)):
         strongest.setdefault((row.subject, order.index(row.expression), is_sequence(row)), row)

@@ -13,7 +13,7 @@ from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, EvaluationManifest, single_view
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.formatting import describe_samples, pluralize
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import ShardManifest, TextSource
 
 # By dataset layout: name of the dataset, and its terms of use.
@@ -92,7 +92,7 @@ format {run.schema_version}.
 """
 
 
-def shards_card(manifest: ShardManifest, rows: Sequence[IndexRow]) -> str:
+def shards_card(manifest: ShardManifest, rows: Sequence[SampleRow]) -> str:
     """Return the dataset card of a shard set as Markdown; `rows` are those of its index."""
     counts = Counter(row.expression for row in rows)
     shown = [(word_for(name), counts[name]) for name in manifest.expressions[:MAX_CLASSES]]

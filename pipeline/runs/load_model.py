@@ -17,7 +17,7 @@ from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.runs.run_directory import Checkpoint
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 REMEDY = "train again with a lower `learning_rate` or with `precision=float32`"
 
@@ -81,12 +81,12 @@ class TrainedModel:
         return self.model.scale.item()
 
     def embed_faces(
-        self, dataset: FaceDataset, rows: Sequence[IndexRow], batch_size: int
+        self, dataset: FaceDataset, rows: Sequence[SampleRow], batch_size: int
     ) -> Iterator[NDArray[np.float32]]:
         """Yield fused embeddings of samples, [B, D] per batch, in order and without skipped samples."""
         return (batch.fused for batch in self.embed_views(dataset, rows, batch_size))
 
-    def embed_views(self, dataset: FaceDataset, rows: Sequence[IndexRow], batch_size: int) -> Iterator[FaceEmbeddings]:
+    def embed_views(self, dataset: FaceDataset, rows: Sequence[SampleRow], batch_size: int) -> Iterator[FaceEmbeddings]:
         """Yield the embeddings of samples with those of their views, of which any subset can be fused."""
         directions = dataset.directions(rows)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

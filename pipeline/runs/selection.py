@@ -14,9 +14,10 @@ from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.splits import split_subjects
 
 
@@ -63,13 +64,11 @@ def candidate_classes(selection: SampleSelection, shards: ShardSet) -> tuple[str
 
     They do not depend on who is scored, since the labels of the scored samples must not help.
     """
-    selected = {row.expression for row in selection.sample_filter.apply(shards.rows)}
+    selected = set(selection.sample_filter.apply_to_table(shards.rows).distinct("expression"))
     return tuple(expression for expression in shards.manifest.expressions if expression in selected)
 
 
-def select_rows(
-    selection: SampleSelection, run: RunManifest, shards: ShardSet
-) -> tuple[list[IndexRow], list[IndexRow]]:
+def select_rows(selection: SampleSelection, run: RunManifest, shards: ShardSet) -> tuple[SampleTable, SampleTable]:
     """Select the rows of one shard set.
 
     Returns:
@@ -80,7 +79,7 @@ def select_rows(
     """
     spec, sample_filter = selection.split or run.split, selection.sample_filter
     if spec == "all":
-        return [], sample_filter.apply(shards.rows)
+        return shards.rows[:0], sample_filter.apply_to_table(shards.rows)
     if selection.split is None and shards.manifest.fingerprint != run.shards_fingerprint:
         raise UsageError(
             f"not the shards that the run was trained on; select the samples to score with `split` "
@@ -103,12 +102,12 @@ def select_rows(
     train_rows, test_rows = shards.of_subjects(train), shards.of_subjects(test)
     if not test_rows:
         raise UsageError("hold no test subject of the run; use `split=all`", field="shards", value=selection.shards)
-    return sample_filter.apply(train_rows), sample_filter.apply(test_rows)
+    return sample_filter.apply_to_table(train_rows), sample_filter.apply_to_table(test_rows)
 
 
 def select_rows_cross_dataset(
     selection: SampleSelection, run: RunManifest, fit_shards: ShardSet, shards: ShardSet
-) -> tuple[list[IndexRow], list[IndexRow]]:
+) -> tuple[SampleTable, SampleTable]:
     """Select the rows of a cross-dataset evaluation: protocols are fitted on one dataset, another one is scored.
 
     Returns:
@@ -129,12 +128,12 @@ def select_rows_cross_dataset(
     is_training_set = fit_shards.manifest.fingerprint == run.shards_fingerprint
     rows = fit_shards.of_subjects(run.train_subjects) if is_training_set else fit_shards.rows
     classes = candidate_classes(selection, shards)
-    shared = [row for row in selection.sample_filter.apply(rows) if row.expression in classes]
+    shared = selection.sample_filter.apply_to_table(rows).where("expression", classes)
     if not shared:
         raise UsageError(
             "has none of the expressions of `shards`; name another dataset", field="fit_on", value=selection.fit_on
         )
-    return shared, selection.sample_filter.apply(shards.rows)
+    return shared, selection.sample_filter.apply_to_table(shards.rows)
 
 
 def resolve_protocols(
@@ -194,7 +193,7 @@ def resolve_protocols(
 
 
 def resolve_temporal_read(
-    selection: SampleSelection, run: RunManifest, shards: ShardSet, rows: Sequence[IndexRow]
+    selection: SampleSelection, run: RunManifest, shards: ShardSet, rows: Sequence[SampleRow]
 ) -> TemporalRead:
     """Select what is read of sequences: as in training, or what is stored if the run was trained on scans only.
 

@@ -1,6 +1,7 @@
 """Options of the training stage."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -78,6 +79,12 @@ class TrainOptions(Frozen):
     warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps in which the learning rate rises.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW, applied to matrices only.")
     num_workers: int = Field(1, ge=1, description="Training processes; more than one train data-parallel.")
+    partitions: int = Field(
+        0,
+        ge=0,
+        description="Parts that the samples are divided into for the whole training; each worker reads its own, which "
+        "its caches then hold. 0 takes one for each worker; 1 makes the order independent of the number of workers.",
+    )
     precision: Literal["auto", Precision] = Field(
         "auto",
         description="Precision of the towers; auto takes bfloat16 where the hardware has it. tf32 is single precision "
@@ -111,6 +118,12 @@ class TrainOptions(Frozen):
     use_gpu: bool = Field(False, description="Give each worker a GPU.")
     seed: int = Field(0, ge=0, description="Random seed for initialisation, shuffling and augmentation.")
     cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, in MiB per worker.")
+    cache_dir: Path | None = Field(
+        None,
+        description="Local folder for copies of shards; all workers of a machine share it. By default shards under a "
+        "URL are copied to the cache folder of the user, and others are not copied.",
+    )
+    cache_gb: float = Field(20.0, ge=0, description="Largest size of that folder, in GiB; 0 reads without copies.")
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
     save_every: int = Field(0, ge=0, description="Steps between further checkpoints within an epoch; 0 for none.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
@@ -157,13 +170,13 @@ class TrainOptions(Frozen):
 # Options that do not appear in the record of a run: paths, and what the process needs. A damaged run is resumed with
 # another `on_bad_shard`; the manifest says what it skipped.
 _NOT_RECORDED = frozenset(("out", "shards", "address", "resume", "keep_checkpoints", "save_every")) | frozenset(
-    ("cache_mb", "cpus_per_worker", "on_bad_shard")
+    ("cache_mb", "cache_dir", "cache_gb", "cpus_per_worker", "on_bad_shard")
 )
 
 # Options that decide how a result is computed and not what it is: how the samples of a step are distributed over
 # workers, chunks and memory. They change rounding, and over which samples BatchNorm takes its statistics.
 _NOT_IN_FINGERPRINT = frozenset(
-    ("num_workers", "batch_size", "grad_cache_chunks", "checkpoint_activations", "compile", "wandb")
+    ("num_workers", "partitions", "batch_size", "grad_cache_chunks", "checkpoint_activations", "compile", "wandb")
 )
 
 

@@ -25,6 +25,7 @@ class Job:
         learning_rates: Peak learning rates; see `TrainOptions.learning_rates`.
         validation_subjects: Training subjects that are held out and scored after every epoch.
         metadata: Whether half of the prompts also describe the person.
+        partitions: Parts that the samples are divided into; see `smile_pipe.shards.sampler`.
     """
 
     config: TrainConfig
@@ -37,6 +38,7 @@ class Job:
     learning_rates: Mapping[str, float]
     validation_subjects: tuple[str, ...] = ()
     metadata: bool = False
+    partitions: int = 1
 
 
 @dataclass(frozen=True)

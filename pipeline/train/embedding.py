@@ -12,13 +12,13 @@ from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.train.context import Worker
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 BATCH_SIZE = 64
 
 
 def embed_rows(
-    model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[IndexRow], directions_v3: Tensor, worker: Worker
+    model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[SampleRow], directions_v3: Tensor, worker: Worker
 ) -> tuple[Tensor, Tensor]:
     """Compute fused embeddings of samples in evaluation mode; all ranks must call this together.
 

@@ -8,7 +8,7 @@ skipped, batches are smaller, losses are computed over the samples of all ranks,
 steps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from smile_pipe.model.objectives import ContrastiveModel, build_model
 from smile_pipe.model.towers import set_matmul_precision
 from smile_pipe.pipeline.common.optimization import cosine_schedule
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset
 from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.data.selection import select_training_rows
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -25,8 +25,8 @@ from smile_pipe.pipeline.runs.run_log import RunLog
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.pipeline.train.validation import Validation
-from smile_pipe.shards.index import IndexRow
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.sampler import Sampler
 
 
@@ -53,8 +53,8 @@ def train(
     model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
     dataset = _open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
-    shard_names = [row.shard for row in rows]
-    sampler = Sampler(shard_names, config.batch_size, config.seed, worker.world_size, worker.rank)
+    ranks = (worker.world_size, worker.rank, job.partitions)
+    sampler = Sampler(rows.codes("shard"), config.batch_size, config.seed, *ranks)
     validation = _validation(job, dataset, rows)
     train_step = TrainStep(job, worker, model, dataset, rows)
     step = train_step.load_checkpoint(run)
@@ -72,7 +72,7 @@ def train(
 
         for epoch in range(step // sampler.num_steps, config.epochs):
             train_step.start_epoch(is_resumed=step % sampler.num_steps > 0)
-            groups = ([rows[n] for n in numbers] for numbers in sampler.batches(epoch, step % sampler.num_steps))
+            groups = map(rows.at, sampler.batches(epoch, step % sampler.num_steps))
             batches = prefetch(dataset.batches(groups, spares=rows), worker.device)
             for batch in log.time_batches(batches):
                 schedule = cosine_schedule(step, num_steps, config.warmup)
@@ -101,23 +101,25 @@ def logged_rates(learning_rates: Mapping[str, float]) -> dict[str, float]:
 def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> FaceDataset:
     config, is_gpu = job.config, device.type == "cuda"
     decode_spec = DecodeSpec(job.channel, model.towers.image_size, job.temporal, config.max_frames)
-    return FaceDataset(ShardSet.open(config.shards), decode_spec, config.cache_mb << 20, config.on_bad_shard, is_gpu)
+    disk_cache = DiskCache(config.cache_dir, round(config.cache_gb * 2**30))
+    shards, cache_bytes = ShardSet.open(config.shards), config.cache_mb << 20
+    return FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard, is_gpu, disk_cache)
 
 
-def _validation(job: Job, dataset: FaceDataset, rows: Sequence[IndexRow]) -> Validation | None:
+def _validation(job: Job, dataset: FaceDataset, rows: SampleTable) -> Validation | None:
     if not job.validation_subjects:
         return None
     held_out = select_training_rows(dataset.shards, job.validation_subjects, job.config.where)
     return Validation.from_rows(rows, held_out)
 
 
-def _share_skipped(dataset: FaceDataset, rows: Sequence[IndexRow], worker: Worker, run: RunDirectory) -> None:
+def _share_skipped(dataset: FaceDataset, rows: SampleTable, worker: Worker, run: RunDirectory) -> None:
     """Share the samples that any rank skipped in this epoch, in which the ranks together read all samples."""
-    is_skipped = torch.tensor([row.key in dataset.skipped for row in rows], dtype=torch.uint8, device=worker.device)
+    # `dataset.skipped` may also contain held-out samples, which are not part of the training data.
+    is_skipped = torch.from_numpy(rows.has("key", dataset.skipped)).to(worker.device, torch.uint8)
     if dist.is_initialized():
         dist.all_reduce(is_skipped, dist.ReduceOp.MAX)
-    dataset.skipped.update(row.key for row, skipped in zip(rows, is_skipped.tolist(), strict=True) if skipped)
-    # `dataset.skipped` may also contain held-out samples, which are not part of the training data.
-    skipped_keys = [row.key for row in rows if row.key in dataset.skipped]
+    skipped_keys = rows.filter(is_skipped.bool().cpu().numpy()).values("key")
+    dataset.skipped.update(skipped_keys)
     if worker.rank == 0 and skipped_keys:
         run.add_skipped(skipped_keys)

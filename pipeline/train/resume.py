@@ -39,6 +39,7 @@ class _RunConfigRecord(StageConfigRecord):
     recipe: _RecipeRecord
     precision: str = ""
     world_sizes: WorldSizes = ()
+    partitions: int = 1
 
 
 def load_run_config(directory: RunDirectory) -> dict[str, Any]:

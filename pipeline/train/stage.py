@@ -27,7 +27,7 @@ from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.input_images import INPUT_VERSION
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
-from smile_pipe.pipeline.data.temporal import is_sequence, stored_temporal
+from smile_pipe.pipeline.data.temporal import sequences_of, stored_temporal
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.loggers import check_wandb
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -116,6 +116,7 @@ def run(
         world_sizes = updated_world_sizes(config, directory)
         recipe = job.recipe.model_dump(mode="json")
         record |= {"precision": job.precision, "recipe": recipe, "world_sizes": world_sizes}
+        record["partitions"] = job.partitions
         _train(job, directory, record, on_metrics, in_process, on_wait)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
         directory.card_path.write_atomically(run_card(manifest).encode())
@@ -124,9 +125,12 @@ def run(
 
 
 def _as_recorded(job: Job, record: Mapping[str, Any]) -> Job:
-    """The job with the precision and the constants of the run that it resumes: defaults may have changed since."""
+    """The job with the precision, constants and partitions of the run that it resumes; defaults may have changed."""
+    if not record:
+        return job
     recipe = RecipeConfig.model_validate(record["recipe"]) if "recipe" in record else job.recipe
-    return replace(job, precision=record.get("precision", job.precision), recipe=recipe)
+    precision = record.get("precision", job.precision)
+    return replace(job, precision=precision, recipe=recipe, partitions=record.get("partitions", 1))
 
 
 def _train(
@@ -181,12 +185,12 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     if source in ("label", "pseudo") and config.recipe != "supervised":
         warn_on_equal_tokens(build_tokenizer(config.arch), shards.manifest.prompts)
     split = split_subjects(
-        config.split, (row.subject for row in select_training_rows(shards, shards.subjects, config.where))
+        config.split, select_training_rows(shards, shards.subjects, config.where).distinct("subject")
     )
     training_subjects, held_out = split_validation(split.train, config.val_fraction)
     split = replace(split, train=training_subjects)
     rows = select_training_rows(shards, split.train, config.where)
-    held_out_rows = select_training_rows(shards, held_out, config.where) if held_out else []
+    held_out_rows = select_training_rows(shards, held_out, config.where) if held_out else rows[:0]
     if in_process:
         check_in_process(config)
     if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
@@ -207,13 +211,19 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
             "train with text and without `drop_loss`"
         )
     temporal = resolve_temporal(config, stored_temporal(shards, rows, config.on_bad_shard))
-    if temporal == "none" and any(map(is_sequence, held_out_rows)):
+    if temporal == "none" and sequences_of(held_out_rows):
         raise UsageError(
             "holds out all subjects that have sequences; choose another fraction",
             field="val_fraction",
             value=f"{config.val_fraction:g}",
         )
-    paths = {"out": config.out.absolute(), "shards": absolute(config.shards), "pretrained": _weights_path(config)}
+    paths: dict[str, Any] = {
+        "out": config.out.absolute(),
+        "shards": absolute(config.shards),
+        "pretrained": _weights_path(config),
+    }
+    if config.cache_dir:
+        paths["cache_dir"] = config.cache_dir.absolute()
     resolved = config.model_copy(update=paths)
     job = Job(
         config=resolved,
@@ -226,6 +236,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         learning_rates=config.learning_rates,
         validation_subjects=held_out,
         metadata=uses_metadata_prompts(config, source),
+        partitions=config.partitions or config.num_workers,
     )
     return shards, split, job
 
@@ -253,7 +264,8 @@ def _manifest(
     directory: RunDirectory,
 ) -> RunManifest:
     skipped = set(directory.skipped())
-    rows = [row for row in select_training_rows(shards, split.train, config.where) if row.key not in skipped]
+    rows = select_training_rows(shards, split.train, config.where)
+    rows = rows.filter(~rows.has("key", skipped))
     logged = [row for row in directory.metrics() if "loss_total" in row]
     losses: dict[str, Any] = next((row for row in reversed(logged) if math.isfinite(row["loss_total"])), {})
     checkpoint = directory.checkpoints()[-1]
@@ -277,7 +289,7 @@ def _manifest(
         test_subjects=split.test if split.spec != "all" else (),
         validation_subjects=job.validation_subjects,
         num_train_samples=len(rows),
-        num_train_sequences=sum(map(is_sequence, rows)),
+        num_train_sequences=len(sequences_of(rows)),
         num_skipped=len(skipped),
         num_steps=logged[-1]["num_steps"],
         num_skipped_steps=logged[-1].get("skipped_steps", 0),

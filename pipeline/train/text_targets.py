@@ -22,7 +22,7 @@ from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.embedding import embed_rows
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 
 class PseudoPrompts:
@@ -32,7 +32,7 @@ class PseudoPrompts:
         labels: Class of each sample, int64 [N] in the order of the rows; empty before the first epoch.
     """
 
-    def __init__(self, prompts: Mapping[str, tuple[str, ...]], rows: Sequence[IndexRow], seed: int) -> None:
+    def __init__(self, prompts: Mapping[str, tuple[str, ...]], rows: Sequence[SampleRow], seed: int) -> None:
         self.prompts, self.seed = dict(prompts), seed
         self.classes = tuple(self.prompts)
         self.positions = {row.key: position for position, row in enumerate(rows)}
@@ -43,7 +43,7 @@ class PseudoPrompts:
         model: ContrastiveModel,
         tokenizer: Tokenizer,
         dataset: FaceDataset,
-        rows: Sequence[IndexRow],
+        rows: Sequence[SampleRow],
         directions_v3: Tensor,
         worker: Worker,
     ) -> None:
@@ -86,7 +86,7 @@ class TextTargets:
         source: RunTextSource,
         model: ContrastiveModel,
         dataset: FaceDataset,
-        rows: Sequence[IndexRow],
+        rows: Sequence[SampleRow],
         seed: int,
         metadata: bool = False,
     ) -> None:

@@ -23,7 +23,7 @@ from smile_pipe.pipeline.train.ema import ExponentialMovingAverage
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
 from smile_pipe.pipeline.train.text_targets import TextTargets
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 COMPILE_BACKEND = "inductor"
 
@@ -37,7 +37,7 @@ class TrainStep:
     """
 
     def __init__(
-        self, job: Job, worker: Worker, model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[IndexRow]
+        self, job: Job, worker: Worker, model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[SampleRow]
     ) -> None:
         self.job, self.worker, self.model = job, worker, model
         config = job.config

@@ -17,7 +17,7 @@ from smile_pipe.pipeline.data.integrity import no_readable_sample
 from smile_pipe.pipeline.sequences.sampling import evenly_spaced
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.embedding import embed_rows
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 
 # Limits that keep validation a small part of an epoch for data of any size.
 MAX_FIT, MAX_SCORED = 1024, 512
@@ -32,11 +32,11 @@ class Validation:
         scored: Samples that are classified.
     """
 
-    fit: Sequence[IndexRow]
-    scored: Sequence[IndexRow]
+    fit: Sequence[SampleRow]
+    scored: Sequence[SampleRow]
 
     @classmethod
-    def from_rows(cls, training: Sequence[IndexRow], held_out: Sequence[IndexRow]) -> "Validation":
+    def from_rows(cls, training: Sequence[SampleRow], held_out: Sequence[SampleRow]) -> "Validation":
         """Take at most `MAX_FIT` and `MAX_SCORED` samples, evenly spaced."""
         return cls(_thin_out(training, MAX_FIT), _thin_out(held_out, MAX_SCORED))
 
@@ -62,5 +62,5 @@ class Validation:
         return float((predicted == y[scored]).mean())
 
 
-def _thin_out(rows: Sequence[IndexRow], max_num: int) -> list[IndexRow]:
+def _thin_out(rows: Sequence[SampleRow], max_num: int) -> list[SampleRow]:
     return [rows[number] for number in evenly_spaced(range(len(rows)), min(len(rows), max_num))]

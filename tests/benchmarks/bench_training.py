@@ -45,6 +45,7 @@ from smile_pipe.pipeline.train.local_job import train_in_process
 from smile_pipe.pipeline.train.stage import Job, prepare
 from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample_table import shard_codes
 from smile_pipe.shards.sampler import Sampler
 
 ARCH = "smile-nano"
@@ -121,7 +122,7 @@ class Benchmark:
 
     def _load(self, reader: FaceDataset) -> Rate:
         rows = self.shards.rows
-        sampler = Sampler([row.shard for row in rows], self.batch_size, seed=0)
+        sampler = Sampler(shard_codes(rows), self.batch_size, seed=0)
         groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch=0))
         began = time.perf_counter()
         seen = sum(len(batch.keys) for batch in reader.batches(groups))

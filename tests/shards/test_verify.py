@@ -192,7 +192,7 @@ class TestStorageFailure:
         fsspec.filesystem("memory").put(str(written), root, recursive=True)
         return ShardSet.open(f"memory:/{root}")
 
-    @pytest.mark.parametrize("method", ["size", "cat_file", "open"])
+    @pytest.mark.parametrize("method", ["cat_file", "open"])
     @pytest.mark.parametrize("error", [PermissionError("ExpiredToken"), EndpointConnectionError(endpoint_url="-")])
     def test_failure_is_a_problem_with_a_reason(self, shards, monkeypatch, method, error):
         self.let_fail(shards, monkeypatch, method, error)
@@ -204,6 +204,19 @@ class TestStorageFailure:
     def test_shards_are_verified_if_the_folder_cannot_be_listed(self, shards, monkeypatch, error):
         self.let_fail(shards, monkeypatch, "ls", error, where="shards")
         assert list(dict(verify_shards(shards)).values()) == [[], [], [], []]
+
+    @pytest.mark.parametrize("error", [PermissionError("ExpiredToken"), EndpointConnectionError(endpoint_url="-")])
+    def test_sizes_are_asked_for_one_by_one_if_the_folder_cannot_be_listed(self, shards, monkeypatch, error):
+        self.let_fail(shards, monkeypatch, "ls", error, where="shards")
+        self.let_fail(shards, monkeypatch, "size", error)
+        found = dict(verify_shards(shards, quick=True))
+        assert found.pop("000001.tar") == [Problem("000001.tar", "", f"cannot be read: {error}")]
+        assert list(found.values()) == [[], [], []]
+
+    def test_sizes_come_from_one_listing(self, shards, monkeypatch):
+        asked = []
+        monkeypatch.setattr(shards.filesystem, "size", asked.append)
+        assert not [found for _, found in verify_shards(shards, quick=True) if found] and not asked
 
     def test_shard_removed_during_verification_is_missing(self, shards, monkeypatch):
         def vanish(path: str, *_: object) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers.samples import make_row, make_sample, make_timeline, write_shard_set
 from smile_pipe.pipeline.data import dataset, input_images, resize
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset, FaceSample, decode_face
+from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset, FaceSample, decode_face
 from smile_pipe.pipeline.data.input_images import DEPTH_HALF_RANGE, FLOW_BEND, depth_levels, fit_view, flow_levels
 from smile_pipe.pipeline.data.resize import fit_image
 from smile_pipe.pipeline.data.temporal import (
@@ -361,16 +361,21 @@ class TestDataset:
         assert made == [1, 2, 3, 4]
 
     @pytest.mark.parametrize(
-        ("is_local", "pin_memory", "expected"), [(True, False, 3), (False, False, 8), (True, True, 8)]
+        ("storage", "pin_memory", "expected"),
+        [("disk", False, 3), ("remote", False, 8), ("copies", False, 3), ("disk", True, 8)],
     )
-    def test_readers_take_no_more_cores_than_the_model_leaves(self, mixed, monkeypatch, is_local, pin_memory, expected):
+    def test_readers_take_no_more_cores_than_the_model_leaves(
+        self, mixed, monkeypatch, tmp_path, storage, pin_memory, expected
+    ):
         started, executor = [], dataset.ThreadPoolExecutor
         monkeypatch.setattr(dataset, "ThreadPoolExecutor", lambda num: started.append(num) or executor(num))
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
         monkeypatch.setattr(dataset, "collate", lambda faces, pin_memory: faces)
-        remote = DirFileSystem("/", mixed.filesystem)
-        shards = mixed if is_local else replace(mixed, filesystem=remote)
-        list(FaceDataset(shards, DecodeSpec("rgb", 8, "frames"), 0, pin_memory=pin_memory).batches([shards.rows[:2]]))
+        shards = mixed if storage == "disk" else replace(mixed, filesystem=DirFileSystem("/", mixed.filesystem))
+        disk_cache = DiskCache(tmp_path / "cache", (1 << 30) * (storage == "copies"))
+        spec = DecodeSpec("rgb", 8, "frames")
+        reader = FaceDataset(shards, spec, 0, pin_memory=pin_memory, disk_cache=disk_cache)
+        list(reader.batches([shards.rows[:2]]))
         assert started == [expected, 1]
 
     def test_cache_respects_its_limit_and_avoids_repeated_reads(self, mixed, monkeypatch):
