@@ -124,11 +124,14 @@ def evaluate(config: "EvaluateConfig") -> "EvaluationManifest":
     return run(config)
 
 
-def open_shards(shards: str) -> "StreamableShardSet":
+def open_shards(shards: str, cache_dir: str | None = None, cache_gb: float = 20.0) -> "StreamableShardSet":
     """Open a shard set, after its manifest, its index and the sizes of its shards were compared.
 
     Args:
         shards: a directory, a `manifest.json`, a glob, a brace pattern or a URL.
+        cache_dir: local folder for copies of the shards that streams read; by default, shards under a URL are copied to
+            the cache folder of the user, and others are not copied.
+        cache_gb: largest size of that folder, in GiB; 0 reads without copies.
 
     Returns:
         The shard set: its manifest, one row of the index for each sample, a reader of samples, and streams of samples
@@ -149,7 +152,7 @@ def open_shards(shards: str) -> "StreamableShardSet":
     """
     from smile_pipe.pipeline.data.streams import open_streamable
 
-    return open_streamable(shards)
+    return open_streamable(shards, cache_dir, cache_gb)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
 """The samples of one rank in the order of training, as a dataset of PyTorch that can resume at any sample."""
 
-import copy
+from collections import deque
 from collections.abc import Callable, Container, Iterator
-from dataclasses import replace
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from smile_pipe.pipeline.data.integrity import raise_bad_sample
+from smile_pipe.shards.cache import ShardCache
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.sample import decode_sample
+from smile_pipe.shards.sample_table import shard_codes
 from smile_pipe.shards.sampler import Sampler
+
+if TYPE_CHECKING:
+    from smile_pipe.pipeline.data.streams import StreamableShardSet
+
+# Samples per step; the order of a rank does not depend on it.
+_STEP = 1024
+# Rows that are taken from the index at a time, and the number of such groups whose shards are copied ahead of time.
+_GROUP, _MAX_GROUPS_AHEAD = 32, 256
 
 
 class SampleStream(IterableDataset[Any]):
@@ -29,7 +39,7 @@ class SampleStream(IterableDataset[Any]):
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: "StreamableShardSet",
         channels: Container[str],
         *,
         epoch: int,
@@ -92,15 +102,28 @@ class SampleStream(IterableDataset[Any]):
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """The row numbers of this rank in their order."""
-        sampler = Sampler([row.shard for row in self.shards.rows], 1, self._seed)
-        return np.array(sampler.order(epoch), np.int64)[self._rank :: self._world_size]
+        # Each rank reads the same shards in every epoch, which its cache then has.
+        shards = shard_codes(self.shards.rows)
+        sampler = Sampler(shards, _STEP, self._seed, self._world_size, self._rank, partitions=self._world_size)
+        return np.concatenate(list(sampler.batches(epoch)))
 
     def _read(self, numbers: NDArray[np.int64]) -> Iterator[Any]:
-        # A storage client must not be used in a process that was forked after its creation; a copy is a new one.
-        shards = replace(self.shards, filesystem=copy.copy(self.shards.filesystem))
-        for number in numbers:
-            row = shards.rows[number]
+        shards = self.shards.for_this_process()
+        groups = (shards.rows.at(numbers[start : start + _GROUP]) for start in range(0, len(numbers), _GROUP))
+        for row in chain.from_iterable(_request_ahead(shards.cache, groups)):
             with raise_bad_sample(row):
                 sample = decode_sample(shards.read(row), self._channels)
             self._state["num_yielded"] += 1
             yield self._transform(sample) if self._transform else sample
+
+
+def _request_ahead(cache: ShardCache | None, groups: Iterator[list[SampleRow]]) -> Iterator[list[SampleRow]]:
+    """Yield the groups; meanwhile the shards of later ones are copied, as many at a time as the cache can."""
+    ahead: deque[list[SampleRow]] = deque()
+    for group in groups:
+        ahead.append(group)
+        if cache is not None:
+            cache.request(dict.fromkeys(row.shard for row in group))
+        while ahead and (cache is None or cache.is_busy or len(ahead) >= _MAX_GROUPS_AHEAD):
+            yield ahead.popleft()
+    yield from ahead

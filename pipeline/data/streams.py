@@ -3,9 +3,11 @@
 Each loads its library when it is called.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,19 +15,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from smile_pipe.pipeline.data.integrity import open_shards, raise_bad_sample
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import decode_sample
+from smile_pipe.shards.sample_table import SampleTable
 
 if TYPE_CHECKING:
     import ray.data
     import webdataset
 
     from smile_pipe.pipeline.data.sample_stream import SampleStream
-
-
-_LOCATION = ("key", "shard", "offset", "bytes", "digest")
-_OTHERS = tuple(field.name for field in fields(IndexRow) if field.name not in _LOCATION)
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,15 @@ class StreamableShardSet(ShardSet):
     A streamed sample is a dict of `__key__`, `txt` (the prompt), `json` (the record, a dict), and the images by the
     names of their members, `front.depth.png`. Images are arrays with all of their bits; see `smile_pipe.shards.images`.
     The digest of each sample is checked, so a damaged one raises `BadSampleError`.
+
+    Attributes:
+        cache_dir: Local folder for copies of the shards that streams read; None for the cache folder of the user, where
+            shards under a URL are copied to.
+        cache_gb: Largest size of that folder, in GiB; 0 reads without copies.
     """
+
+    cache_dir: Path | None = None
+    cache_gb: float = 20.0
 
     def webdataset(
         self,
@@ -129,19 +136,25 @@ class StreamableShardSet(ShardSet):
 
         if isinstance(self.filesystem, MemoryFileSystem):
             raise UsageError("tasks of Ray cannot see memory://; copy the shards", field="shards", value=self.spec)
-        parts: dict[str, list[dict[str, Any]]] = {}
-        for row in self._select(subjects):
-            parts.setdefault(row.shard, []).append({name: getattr(row, name) for name in _LOCATION})
-        tables = [pa.Table.from_pylist(part) for part in parts.values()]
-        read = partial(_read_located, replace(self, rows=()), self._channels(channels))
-        return ray.data.from_arrow(tables).map(read)
+        tables = [part.columns.take(pa.array(part.numbers)) for part in self._select(subjects).by_shard().values()]
+        # Each task has the index rows of its shard only.
+        reader = _RowReader(replace(self, rows=self.rows[:0]), self._channels(channels))
+        return ray.data.from_arrow(tables).map(reader)
 
-    def _select(self, subjects: Sequence[str] | None) -> tuple[IndexRow, ...]:
+    def for_this_process(self) -> ShardSet:
+        """The same set with a storage client and with copies of the shards that belong to this process.
+
+        Neither can be used in a process that was forked after their creation.
+        """
+        shards = replace(self, filesystem=copy.copy(self.filesystem), cache=None)
+        return shards.with_cache(self.cache_dir, int(self.cache_gb * (1 << 30)))
+
+    def _select(self, subjects: Sequence[str] | None) -> SampleTable:
         if subjects is None:
             return self.rows
         if unknown := sorted(set(subjects) - set(self.subjects)):
             raise UsageError("there are no samples of this subject", field="subjects", value=unknown[0])
-        return tuple(self.of_subjects(subjects))
+        return self.of_subjects(subjects)
 
     def _channels(self, channels: Sequence[str] | None) -> frozenset[str]:
         known = self.manifest.channels
@@ -152,14 +165,30 @@ class StreamableShardSet(ShardSet):
         return frozenset(channels)
 
 
-def open_streamable(spec: str) -> StreamableShardSet:
-    """Open a shard set; see `smile_pipe.pipeline.data.integrity.open_shards`."""
+def open_streamable(spec: str, cache_dir: str | None = None, cache_gb: float = 20.0) -> StreamableShardSet:
+    """Open a shard set for streaming.
+
+    Args:
+        spec: See `smile_pipe.pipeline.data.integrity.open_shards`, also for the errors.
+        cache_dir: See `StreamableShardSet`.
+        cache_gb: See `StreamableShardSet`.
+    """
     shards = open_shards(spec)
-    return StreamableShardSet(**{field.name: getattr(shards, field.name) for field in fields(shards)})
+    given = {field.name: getattr(shards, field.name) for field in fields(shards)}
+    return StreamableShardSet(**given, cache_dir=None if cache_dir is None else Path(cache_dir), cache_gb=cache_gb)
 
 
-def _read_located(shards: ShardSet, channels: frozenset[str], row: dict[str, Any]) -> dict[str, Any]:
-    given: dict[str, Any] = dict.fromkeys(_OTHERS) | row
-    located = IndexRow(**given)
-    with raise_bad_sample(located):
-        return decode_sample(shards.read(located), channels)
+class _RowReader:
+    """Reads the samples of a table in tasks of Ray Data; each task has a copy of it."""
+
+    def __init__(self, shards: StreamableShardSet, channels: frozenset[str]) -> None:
+        self._shards, self._channels = shards, channels
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        sample = SampleRow(**row)
+        with raise_bad_sample(sample):
+            return decode_sample(self._opened.read(sample), self._channels)
+
+    @cached_property
+    def _opened(self) -> ShardSet:
+        return self._shards.for_this_process()

@@ -268,14 +268,33 @@ class WorkerInfo:
         self.id, self.num_workers = number, num_workers
 
 
+@pytest.fixture
+def remote(root: Path, s3_url: str, tmp_path: Path) -> StreamableShardSet:
+    """The shards in an object store, and an empty cache folder for them."""
+    upload(root, StoragePath(f"{s3_url}/shards"))
+    return open_shards(f"{s3_url}/shards", cache_dir=str(tmp_path / "cache"))
+
+
 class TestRemote:
-    def test_forked_workers_read_from_s3(self, root, s3_url, stock):
-        upload(root, StoragePath(f"{s3_url}/shards"))
-        stream = open_shards(f"{s3_url}/shards").torch()
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_each_shard_is_copied_once_for_all_workers_and_epochs(self, remote, stock, num_workers, monkeypatch):
+        stream = remote.torch()
         # The storage client of this process is in use before the workers are forked.
-        next(iter(stream))
-        samples = list(DataLoader(stream, batch_size=None, num_workers=2))
-        assert sorted(keys(samples)) == sorted(stock)
+        remote.read(remote.rows[0])
+        for _ in range(2):
+            samples = list(DataLoader(stream, batch_size=None, num_workers=num_workers))
+            assert sorted(keys(samples)) == sorted(stock)
+            assert len(list((remote.cache_dir or Path()).glob("*.tar"))) == len(remote.manifest.shards)
+            # From now on there are the copies only.
+            remote.filesystem.rm([remote.shard_path(entry.name) for entry in remote.manifest.shards])
+
+    def test_without_cache_samples_are_read_from_the_storage(self, remote, stock):
+        stream = replace(remote, cache_gb=0).torch()
+        assert sorted(keys(stream)) == sorted(stock) and not (remote.cache_dir or Path()).exists()
+
+    def test_ray_copies_each_shard_once(self, remote, stock, ray_cluster):
+        assert sorted(keys(remote.ray().take_all())) == sorted(stock)
+        assert len(list((remote.cache_dir or Path()).glob("*.tar"))) == len(remote.manifest.shards)
 
 
 class TestRay:
