@@ -7,7 +7,7 @@ machine, so equal fingerprints mean that there is nothing to do.
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -16,6 +16,9 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import PathLike, StoragePath
 
 TextSource = Literal["label", "geometry", "au", "none"]
+
+SCHEMA_VERSION: Literal[3] = 3
+"""The version of the shards that this release writes; see `ShardManifest`."""
 
 MANIFEST_NAME, INDEX_NAME, SHARDS_FOLDER = "manifest.json", "index.parquet", "shards"
 
@@ -66,9 +69,10 @@ class Manifest(Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             if first["loc"] == ("schema_version",):
+                known = " and ".join(map(str, get_args(cls.model_fields["schema_version"].annotation)))
                 raise UsageError(
                     f"{origin}: unknown schema version {first['input']}, this release of smile-pipe reads version "
-                    f"{cls.model_fields['schema_version'].default}; create it again, or use the release that wrote it"
+                    f"{known}; create it again, or use the release that wrote it"
                 ) from None
             where = ".".join(map(str, first["loc"])) or "document"
             raise UsageError(f"{origin}: not a valid {cls.__name__} ({where}: {first['msg']})") from None
@@ -95,9 +99,14 @@ class ShardEntry(Frozen):
 
 
 class ShardManifest(Manifest):
-    """Manifest of a shard set: what was rendered, how, and into which shards. README.md describes the fields."""
+    """Manifest of a shard set: what was rendered, how, and into which shards. README.md describes the fields.
 
-    schema_version: Literal[2] = 2
+    Attributes:
+        schema_version: Of the shards; the records in them have their own. The members of a sample are in alphabetical
+            order since version 3; in version 2 they are in the order of the record.
+    """
+
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
     stage: Literal["render"] = "render"
     layout: str
     settings: Mapping[str, Any]

@@ -120,6 +120,12 @@ class ShardSet:
             SampleError: The members are not a sample.
             StorageError: The storage failed; the shard itself may be intact.
         """
+        sample = from_members(read_members(self.read_bytes(row), f"{row.shard} at {row.offset}"))
+        check_key(sample, row)
+        return sample
+
+    def read_bytes(self, row: SampleRow) -> bytes:
+        """Read the bytes of one sample, which are a tar without its end, and check their digest; see `read`."""
         if not 0 < row.bytes <= MAX_SAMPLE_BYTES or row.offset < 0:
             raise ShardError(
                 f"{row.shard}: invalid index entry for {row.key}: {row.bytes} bytes at {row.offset}; render again"
@@ -133,12 +139,7 @@ class ShardSet:
             raise ShardError(f"{row.shard}: ends before the end of {row.key}; copy it again or render again")
         if digest_of(content) != row.digest:
             raise ShardError(f"{row.shard} at {row.offset}: {row.key} is damaged; copy it again or render again")
-        sample = from_members(read_members(content, f"{row.shard} at {row.offset}"))
-        if sample.record.key != row.key:
-            raise ShardError(
-                f"{row.shard} at {row.offset}: contains {sample.record.key} instead of {row.key}; render again"
-            )
-        return sample
+        return content
 
     def _content(self, row: SampleRow) -> bytes:
         """The bytes of a sample, fewer if the shard ends earlier; see `read` for the errors."""
@@ -177,6 +178,14 @@ class ShardSet:
     def subjects(self) -> tuple[str, ...]:
         """All subjects, sorted."""
         return tuple(self.rows.distinct("subject"))
+
+
+def check_key(sample: Sample, row: SampleRow) -> None:
+    """Raise `ShardError` if a sample is not the one that the index names."""
+    if sample.record.key != row.key:
+        raise ShardError(
+            f"{row.shard} at {row.offset}: contains {sample.record.key} instead of {row.key}; render again"
+        )
 
 
 def read_members(content: bytes, origin: str) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Conversion between a sample and its tar members: `KEY.json`, `KEY.txt`, then `KEY.VIEW.CHANNEL.EXT` in fixed order.
+"""Conversion between a sample and its tar members: `KEY.json`, `KEY.txt`, and `KEY.VIEW.CHANNEL.EXT` of each image.
 
 A sequence has one image per frame, `KEY.VIEW.CHANNEL.03.EXT`, or one for all frames, `KEY.VIEW.CHANNEL.dynamic.png`, or
 both. The round trip is exact. Decoding never runs code from the data: pydantic validates the JSON, and nothing is
@@ -157,7 +157,7 @@ class SampleRecord(Frozen):
 
     @property
     def images(self) -> list[tuple[str, str]]:
-        """The (view, name) of each image in the order of the format; names are `rgb`, `rgb.03` or `rgb.dynamic`."""
+        """The (view, name) of each image, by view, channel and time; names are `rgb`, `rgb.03` or `rgb.dynamic`."""
         moments = ("",) if self.timeline is None else tuple(f".{moment}" for moment in self.timeline.moments)
         return [
             (camera.name, f"{channel}{moment}")
@@ -177,7 +177,7 @@ class Sample:
 
 
 def to_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """Yield the member names and contents of a sample, in the order of the format.
+    """Yield the member names and contents of a sample; shards have them in alphabetical order.
 
     Raises:
         SampleError: The key is invalid, or the images do not match the record.
@@ -277,7 +277,7 @@ def decode_sample(sample: Sample, channels: Container[str] = CHANNELS) -> dict[s
 
 
 def _image_suffixes(record: SampleRecord) -> dict[tuple[str, str], str]:
-    """The part after the key in the member name of each image, by (view, name), in the order of the format."""
+    """The part after the key in the member name of each image, by (view, name)."""
     if unknown := set(record.channels) - set(CHANNELS):
         raise SampleError(f"{record.key}.json: unknown channel {min(unknown)!r}")
     return {(view, name): f"{view}.{name}.{extension(name)}" for view, name in record.images}

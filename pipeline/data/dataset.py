@@ -19,7 +19,7 @@ from torch import Tensor
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.data.input_images import INPUT_VERSION, fit_view
 from smile_pipe.pipeline.data.integrity import (
-    BadSampleError,
+    DAMAGE,
     OnBadShard,
     first_readable,
     no_readable_sample,
@@ -31,6 +31,7 @@ from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Camera, Sample
+from smile_pipe.shards.streaming import OnBadSample, sample_pipeline
 
 # Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
 READ_AHEAD = 3
@@ -148,15 +149,7 @@ class FaceDataset:
         Raises:
             BadSampleError: It cannot be read, or lacks the images that are read of the others.
         """
-        face = self._cache.get(row.key)
-        if face is None:
-            with raise_bad_sample(row):
-                face = decode_face(self.shards.read(row), self.decode_spec)
-            # Without a lock, threads may exceed the limit by the faces that they hold, which is negligible.
-            if face.views.nbytes <= self._free_bytes:
-                self._free_bytes -= face.views.nbytes
-                self._cache[row.key] = face
-        return face
+        return self._read([row], raise_bad_sample)[0]
 
     def batches(self, groups: Iterable[Sequence[SampleRow]], spares: Sequence[SampleRow] = ()) -> Iterator[Batch]:
         """Yield a batch for each group of rows, in order, while the next ones are read.
@@ -212,19 +205,29 @@ class FaceDataset:
         return cores if competes else max(cores, MIN_FREE_READERS)
 
     def _read_chunk(self, rows: Sequence[SampleRow]) -> list[FaceSample]:
-        return [face for row in rows if (face := self._read_or_skip(row)) is not None]
+        return self._read([row for row in rows if row.key not in self.skipped], self._fail_or_skip)
 
-    def _read_or_skip(self, row: SampleRow) -> FaceSample | None:
-        """Read one sample; None if it is skipped."""
-        if row.key in self.skipped:
-            return None
-        try:
-            return self.read(row)
-        except BadSampleError:
-            if self.on_bad_shard == "fail":
-                raise
-            self.skipped.add(row.key)
-            return None
+    def _fail_or_skip(self, row: SampleRow, error: Exception) -> None:
+        if self.on_bad_shard == "fail" or not isinstance(error, DAMAGE):
+            raise_bad_sample(row, error)
+        self.skipped.add(row.key)
+
+    def _read(self, rows: Sequence[SampleRow], on_bad_sample: OnBadSample) -> list[FaceSample]:
+        """Read and decode samples, in their order and without the bad ones; those in the cache are not read."""
+        faces = {row.key: face for row in rows if (face := self._cache.get(row.key)) is not None}
+        missing = {row.key: row for row in rows if row.key not in faces}
+        for sample in sample_pipeline(self.shards, list(missing.values()), on_bad_sample) if missing else ():
+            key = sample.record.key
+            try:
+                face = faces[key] = decode_face(sample, self.decode_spec)
+            except DAMAGE as error:
+                on_bad_sample(missing[key], error)
+                continue
+            # Without a lock, threads may exceed the limit by the faces that they hold, which is negligible.
+            if face.views.nbytes <= self._free_bytes:
+                self._free_bytes -= face.views.nbytes
+                self._cache[key] = face
+        return [faces[row.key] for row in rows if row.key in faces]
 
     def _collate(
         self, group: Sequence[SampleRow], parts: Sequence[Future[list[FaceSample]]], spares: Sequence[SampleRow]
@@ -238,8 +241,8 @@ class FaceDataset:
         """Read the first good one of `spares`, starting at the group, so that different groups take different ones."""
         start = next((n for n, row in enumerate(spares) if row.key == group[0].key), 0)
         for row in (*spares[start:], *spares[:start]):
-            if (face := self._read_or_skip(row)) is not None:
-                return face
+            if faces := self._read_chunk([row]):
+                return faces[0]
         raise no_readable_sample(self.shards, len(spares))
 
 

@@ -5,9 +5,8 @@ read, so a damaged image never enters training.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NoReturn
 
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
@@ -20,6 +19,9 @@ from smile_pipe.shards.verify import Problem, verify_shards
 OnBadShard = Literal["fail", "skip"]
 
 ON_BAD_SHARD_HELP = "Damaged samples: fail ends the job and names them, skip leaves them out and counts them."
+
+DAMAGE = (ShardError, SampleError, ImageError)
+"""Errors that mean that a sample is damaged, unlike those of a storage that fails."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,11 +71,10 @@ def first_readable(shards: ShardSet, rows: Sequence[SampleRow], on_bad_shard: On
     """
     for row in rows:
         try:
-            with raise_bad_sample(row):
-                return shards.read(row)
-        except BadSampleError:
+            return shards.read(row)
+        except DAMAGE as error:
             if on_bad_shard == "fail":
-                raise
+                raise_bad_sample(row, error)
     raise no_readable_sample(shards, len(rows))
 
 
@@ -85,13 +86,11 @@ def no_readable_sample(shards: ShardSet, num_rows: int) -> BadSampleError:
     )
 
 
-@contextmanager
-def raise_bad_sample(row: SampleRow) -> Iterator[None]:
-    """Turn errors that mean damage into a `BadSampleError` that names the sample; network errors pass unchanged."""
-    try:
-        yield
-    except (ShardError, SampleError, ImageError) as error:
-        raise BadSampleError(f"{row.shard}: the sample {row.key} cannot be read ({error})") from error
+def raise_bad_sample(row: SampleRow, error: Exception) -> NoReturn:
+    """Raise a `BadSampleError` that names the sample, for an error that means damage; others pass unchanged."""
+    if not isinstance(error, DAMAGE):
+        raise error
+    raise BadSampleError(f"{row.shard}: the sample {row.key} cannot be read ({error})") from error
 
 
 def _find_resized(shards: ShardSet, problems: Sequence[Problem]) -> set[str]:

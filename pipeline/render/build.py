@@ -1,6 +1,7 @@
 """Build samples from processed units, and shards from samples: prompts, records, tars.
 
-Reused samples of a shard are copied from its earlier version, or get a new record and prompt around the same images.
+Reused samples of a shard are packed again from its earlier version, and some get a new record and prompt around the
+same images.
 """
 
 import time
@@ -26,10 +27,11 @@ from smile_pipe.pipeline.sequences.dynamic_images import quantise_dynamic
 from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.images import DYNAMIC, encode_image
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
+from smile_pipe.shards.manifest import SCHEMA_VERSION
 from smile_pipe.shards.reader import ShardError, read_members
 from smile_pipe.shards.sample import DynamicScale, Sample, SampleRecord, Timeline, from_members
 from smile_pipe.shards.storage import StoragePath
-from smile_pipe.shards.writer import PackedSample, digest_of, pack, write_shard
+from smile_pipe.shards.writer import PackedSample, digest_of, pack, pack_members, write_shard
 
 MAX_NOTES = 8
 
@@ -104,11 +106,12 @@ def build_shard(
     built = list(build_samples(units, settings, fingerprints))
     entries: list[tuple[PackedSample, IndexRow]] = []
     for reused in task.reused:
-        content = _read_stored(output.shards / task.name, reused.row)
+        members = read_members(_read_stored(output.shards / task.name, reused.row), task.name)
         if reused.source is None:
-            entries.append((PackedSample(content, reused.row.fingerprint), reused.row))
+            # Not the bytes as they are: shards of an earlier schema version have the members in another order.
+            entries.append((PackedSample(pack_members(members), reused.row.fingerprint), reused.row))
         else:
-            stored = from_members(read_members(content, task.name))
+            stored = from_members(members)
             built.append(rewrite_sample(reused.source, reused.row, stored, settings, fingerprints, root))
     for one in built:
         if one.sample is not None:
@@ -127,6 +130,7 @@ def build_shard(
         entry=entry,
         rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(entries, locations, strict=True)),
         failures=tuple(sorted(failures, key=lambda failure: failure.key)),
+        schema_version=SCHEMA_VERSION,
     )
     output.write_record(record)
     seconds = sum((unit.seconds for unit in units), StepSeconds(write=time.perf_counter() - began))

@@ -38,6 +38,7 @@ class ShardRecord:
         entry: the shard in the manifest; None if all of its samples failed and there is no file.
         rows: its samples in the index.
         failures: its failed samples.
+        schema_version: see `ShardManifest`; records of releases that wrote version 2 do not have it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -47,6 +48,7 @@ class ShardRecord:
     entry: ShardEntry | None
     rows: tuple[IndexRow, ...]
     failures: tuple[FailureRow, ...]
+    schema_version: int = 2
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -184,6 +186,7 @@ class RenderOutput(ShardSetPaths):
                 entry=entries.get(name),
                 rows=tuple(r),
                 failures=tuple(f),
+                schema_version=manifest.schema_version,
             )
             for name, (r, f) in by_shard.items()
         ]

@@ -15,6 +15,7 @@ from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.units import group_by_weight
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
+from smile_pipe.shards.manifest import SCHEMA_VERSION
 from smile_pipe.shards.storage import StoragePath
 
 NEW = "new"
@@ -24,6 +25,7 @@ FILES = "source files changed"
 LABELS = "labels or prompts changed: rewritten, not rendered"
 RETRIED = "failed before: tried again"
 REMOVED = "source files are gone: removed"
+OLD_FORMAT = f"shards of an earlier format: packed again in format {SCHEMA_VERSION}, not rendered"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ReusedSample:
 
     Attributes:
         row: the sample in the index.
-        source: the sample's files and labels, if its record and prompt have to be rewritten; None copies its bytes.
+        source: the sample's files and labels, if its record and prompt have to be rewritten; None copies the sample.
     """
 
     row: IndexRow
@@ -96,7 +98,7 @@ class RenderPlan:
 
     @property
     def num_to_copy(self) -> int:
-        """Number of samples whose bytes are copied because other samples of their shard changed."""
+        """Number of samples that are copied because other samples of their shard changed, or its format."""
         return sum(reused.source is None for task in self.tasks for reused in task.reused)
 
     @property
@@ -217,7 +219,10 @@ class _Shards:
         self._count(REMOVED, num_removed)
         # Update the times of the files of failures too, or these files would be read by each run.
         still_failed = [self._with_current_sources(failure) for failure in still_failed]
-        if to_render or num_removed or any(sample.source is not None for sample in reused):
+        is_outdated = record.entry is not None and record.schema_version < SCHEMA_VERSION
+        if is_outdated:
+            self._count(OLD_FORMAT, sum(sample.source is None for sample in reused))
+        if is_outdated or to_render or num_removed or any(sample.source is not None for sample in reused):
             self._rebuild(record, to_render, reused, still_failed)
         else:
             self._keep(record, tuple(sample.row for sample in reused), tuple(still_failed))

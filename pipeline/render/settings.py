@@ -14,7 +14,8 @@ from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
-# Increment when the bytes of a sample change for another reason than its renderer: alignment, codecs, the record.
+# Increment when the images or the record of a sample change for another reason than its renderer: alignment, codecs.
+# How they are packed is the schema version of the manifest.
 DATA_VERSION = 6
 # Codecs, and the compiler of the kernels: another version may give other bytes.
 LIBRARIES = ("imagecodecs", "numba", "pillow", "simplejpeg", "zlib-ng")

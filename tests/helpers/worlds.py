@@ -9,7 +9,7 @@ from smile_pipe.pipeline.render.fingerprints import SampleFingerprints, read_sou
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.plan import RenderPlan, ShardTask, plan_shards
 from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile
-from smile_pipe.shards.manifest import ShardManifest, fingerprint
+from smile_pipe.shards.manifest import SCHEMA_VERSION, ShardManifest, fingerprint
 from smile_pipe.shards.writer import PackedSample, digest_of, write_shard
 
 PER_SHARD = 3
@@ -80,6 +80,7 @@ class World:
             entry=entry,
             rows=tuple(replace(row, **vars(at)) for (_, row), at in zip(entries, locations, strict=True)),
             failures=tuple(sorted([*task.failures, *failures], key=lambda failure: failure.key)),
+            schema_version=SCHEMA_VERSION,
         )
         self.output.write_record(record)
         return record

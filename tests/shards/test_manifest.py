@@ -94,12 +94,12 @@ class TestManifests:
 
     @pytest.mark.parametrize("more", [{}, {"color": "red"}])
     def test_other_schema_versions_are_refused_in_one_line(self, manifest_path, more):
-        content = json.loads(manifest_path.read_bytes()) | {"schema_version": 3} | more
+        content = json.loads(manifest_path.read_bytes()) | {"schema_version": 4} | more
         manifest_path.write_text(json.dumps(content))
         with pytest.raises(UsageError) as error:
             ShardManifest.read(manifest_path)
-        assert str(error.value).startswith(f"{manifest_path}: unknown schema version 3, this release")
-        assert "reads version 2" in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).startswith(f"{manifest_path}: unknown schema version 4, this release")
+        assert "reads version 2 and 3;" in str(error.value) and "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
         ("change", "named"),

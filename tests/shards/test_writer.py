@@ -1,6 +1,8 @@
 """The shard writer: deterministic bytes, atomic files, and byte ranges that are tars themselves."""
 
 import hashlib
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from helpers.samples import make_sample, make_samples
 from smile_pipe.pipeline.rendering.cameras import View
 from smile_pipe.shards.reader import read_members
 from smile_pipe.shards.sample import SampleError, from_members, to_members
-from smile_pipe.shards.writer import write_shard
+from smile_pipe.shards.writer import digest_of, pack_members, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +41,38 @@ def test_shard_contains_no_machine_name_or_time(samples, path):
             assert about == (0, 0, 0, "", "", 0o644) and member.isreg()
 
 
-def test_members_of_a_sample_are_adjacent_and_in_order(samples, path):
+def test_members_of_a_sample_are_adjacent_and_in_alphabetical_order(samples, path):
     write_shard(path, samples)
     with tarfile.open(path) as tar:
-        assert tar.getnames() == [name for sample in samples for name, _ in to_members(sample)]
+        assert tar.getnames() == [name for sample in samples for name in sorted(dict(to_members(sample)))]
+
+
+def test_bytes_are_pinned_for_all_versions_of_webdataset_and_python():
+    # A header of the extended form (PAX) for a long name, a view that webdataset could take for its own metadata, and
+    # contents around the size of a block.
+    names = ("json", "txt", "_left.rgb.jpg", "front.depth.png", f"{'v' * 40}.normal.dynamic.png")
+    members = {f"{'k' * 60}.{name}": name.encode() * 103 for name in names}
+    content = pack_members(members)
+    assert read_members(content, "here") == members
+    assert digest_of(content) == "d6d5b795e32c9b7a774e61e500a6814f"
+    assert pack_members(dict(reversed(members.items()))) == content
+    # Streams of webdataset have records of 20 blocks; the last one is cut off here.
+    assert len(content) % tarfile.BLOCKSIZE == 0 != len(content) % tarfile.RECORDSIZE
+
+
+def test_images_of_every_valid_view_name_are_written(path):
+    sample = make_sample("a", views=[View(name=name) for name in ("_left", "__key__", "-", "0")], size=4)
+    _, (at,) = write_shard(path, [sample])
+    assert from_members(read_members(path.read_bytes()[: at.bytes], "range")) == sample
+
+
+def test_packing_does_not_import_pytorch():
+    code = (
+        "import sys; from smile_pipe.shards.writer import pack_members; "
+        "assert pack_members({'a.txt': b'words'}); print({'torch', 'webdataset'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_entry_matches_the_file(samples, path):
