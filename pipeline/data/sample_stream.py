@@ -10,11 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from smile_pipe.pipeline.data.integrity import raise_bad_sample
 from smile_pipe.shards.cache import ShardCache
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import SampleRow
-from smile_pipe.shards.sample import decode_sample
 from smile_pipe.shards.sample_table import shard_codes
 from smile_pipe.shards.sampler import Sampler
 
@@ -111,8 +109,7 @@ class SampleStream(IterableDataset[Any]):
         shards = self.shards.for_this_process()
         groups = (shards.rows.at(numbers[start : start + _GROUP]) for start in range(0, len(numbers), _GROUP))
         for row in chain.from_iterable(_request_ahead(shards.cache, groups)):
-            with raise_bad_sample(row):
-                sample = decode_sample(shards.read(row), self._channels)
+            sample = shards.read_decoded(row, self._channels)
             self._state["num_yielded"] += 1
             yield self._transform(sample) if self._transform else sample
 

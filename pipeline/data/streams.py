@@ -4,7 +4,7 @@ Each loads its library when it is called.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from fsspec.implementations.memory import MemoryFileSystem
 
-from smile_pipe.pipeline.data.integrity import open_shards, raise_bad_sample
+from smile_pipe.pipeline.data.integrity import DAMAGE, open_shards, raise_bad_sample
 from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import decode_sample
@@ -141,13 +142,26 @@ class StreamableShardSet(ShardSet):
         reader = _RowReader(replace(self, rows=self.rows[:0]), self._channels(channels))
         return ray.data.from_arrow(tables).map(reader)
 
-    def for_this_process(self) -> ShardSet:
+    def read_decoded(self, row: SampleRow, channels: Container[str] = CHANNELS) -> dict[str, Any]:
+        """Read one sample and decode its images of some channels.
+
+        Raises:
+            BadSampleError: It is damaged.
+            StorageError: The storage failed.
+        """
+        try:
+            return decode_sample(self.read(row), channels)
+        except DAMAGE as error:
+            raise_bad_sample(row, error)
+
+    def for_this_process(self) -> "StreamableShardSet":
         """The same set with a storage client and with copies of the shards that belong to this process.
 
         Neither can be used in a process that was forked after their creation.
         """
         shards = replace(self, filesystem=copy.copy(self.filesystem), cache=None)
-        return shards.with_cache(self.cache_dir, int(self.cache_gb * (1 << 30)))
+        cached = shards.with_cache(self.cache_dir, int(self.cache_gb * (1 << 30)))
+        return replace(shards, cache=cached.cache)
 
     def _select(self, subjects: Sequence[str] | None) -> SampleTable:
         if subjects is None:
@@ -185,10 +199,8 @@ class _RowReader:
         self._shards, self._channels = shards, channels
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        sample = SampleRow(**row)
-        with raise_bad_sample(sample):
-            return decode_sample(self._opened.read(sample), self._channels)
+        return self._opened.read_decoded(SampleRow(**row), self._channels)
 
     @cached_property
-    def _opened(self) -> ShardSet:
+    def _opened(self) -> StreamableShardSet:
         return self._shards.for_this_process()
