@@ -170,7 +170,7 @@ class TestWaiting:
             next(failing)
 
     def test_data_wait_shows_slow_reading_and_not_slow_steps(self, shards, tmp_path, monkeypatch):
-        for slow, name in ((ShardSet, "read"), (TrainStep, "step")):
+        for slow, name in ((ShardSet, "read_bytes"), (TrainStep, "step")):
             with monkeypatch.context() as patch:
                 plain = getattr(slow, name)
                 patch.setattr(slow, name, lambda *given, plain=plain: time.sleep(0.3) or plain(*given))
