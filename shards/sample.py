@@ -5,14 +5,15 @@ both. The round trip is exact. Decoding never runs code from the data: pydantic 
 unpickled.
 """
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
-from smile_pipe.shards.images import CHANNELS, DYNAMIC, extension
+from smile_pipe.shards.images import CHANNELS, DYNAMIC, Pixels, decode_image, extension
 from smile_pipe.shards.manifest import Frozen, TextSource, canonical_json
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -224,6 +225,55 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
         shown += f" and {len(differing) - _MAX_NAMES_SHOWN} more" if len(differing) > _MAX_NAMES_SHOWN else ""
         raise SampleError(f"{key}: the images of record and shard differ: {shown}")
     return Sample(record, text, {name: by_suffix[suffix] for name, suffix in suffixes.items()})
+
+
+def decode_member(name: str, content: bytes) -> Pixels | str | dict[str, Any]:
+    """Decode a member of a sample with all bits of its images.
+
+    It is also a decoder for webdataset, whose own decoders never run then: `WebDataset(...).decode(decode_member)`.
+
+    Args:
+        name: Name of the member. The key may be missing, but not the dot that follows: `.front.depth.png`.
+        content: Its content.
+
+    Returns:
+        Pixels of an image (see `smile_pipe.shards.images`), the prompt, or the record as a dict.
+
+    Raises:
+        SampleError: A sample has no such member, or the text of the member is malformed.
+        ImageError: See `decode_image`.
+    """
+    suffix = name.partition(".")[2]
+    try:
+        if suffix == "txt":
+            return content.decode()
+        if suffix == "json":
+            return json.loads(content)
+    except ValueError as error:
+        raise SampleError(f"{name}: {error}") from None
+    image = ".".join(suffix.split(".")[1:-1])
+    if image.partition(".")[0] not in CHANNELS or not suffix.endswith(f".{image}.{extension(image)}"):
+        raise SampleError(f"{name}: is neither a record, a prompt nor an image of a sample")
+    return decode_image(image, content)
+
+
+def decode_sample(sample: Sample, channels: Container[str] = CHANNELS) -> dict[str, Any]:
+    """Decode a sample as webdataset does with `decode_member`, but only the images of some channels.
+
+    Returns:
+        `__key__`, `txt` (the prompt), `json` (the record, a dict), and the pixels of each image by the name of its
+        member without the key, `front.depth.png`.
+
+    Raises:
+        ImageError: See `decode_image`.
+    """
+    images = {
+        f"{view}.{name}.{extension(name)}": decode_image(name, content)
+        for (view, name), content in sample.images.items()
+        if name.partition(".")[0] in channels
+    }
+    record = sample.record
+    return {"__key__": record.key, "txt": sample.text, "json": record.model_dump(mode="json"), **images}
 
 
 def _image_suffixes(record: SampleRecord) -> dict[tuple[str, str], str]:

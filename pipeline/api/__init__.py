@@ -21,6 +21,7 @@ from smile_pipe.pipeline.common.threads import let_threads_sleep
 from smile_pipe.pipeline.common.writable_cache import use_writable_cache
 
 if TYPE_CHECKING:
+    from smile_pipe.pipeline.data.streams import StreamableShardSet as StreamableShardSet
     from smile_pipe.pipeline.evaluate.config import EvaluateConfig as EvaluateConfig
     from smile_pipe.pipeline.predict.predictor import Predictor as Predictor
     from smile_pipe.pipeline.render.config import RenderConfig as RenderConfig
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from smile_pipe.pipeline.runs.run_manifest import RunManifest
     from smile_pipe.pipeline.train.config import TrainConfig as TrainConfig
     from smile_pipe.shards.manifest import ShardManifest
-    from smile_pipe.shards.reader import ShardSet
 
 use_writable_cache()
 let_threads_sleep()
@@ -37,6 +37,7 @@ __all__ = [
     "EvaluateConfig",
     "Predictor",
     "RenderConfig",
+    "StreamableShardSet",
     "TrainConfig",
     "evaluate",
     "open_shards",
@@ -49,6 +50,7 @@ _MODULES = {
     "EvaluateConfig": "smile_pipe.pipeline.evaluate.config",
     "Predictor": "smile_pipe.pipeline.predict.predictor",
     "RenderConfig": "smile_pipe.pipeline.render.config",
+    "StreamableShardSet": "smile_pipe.pipeline.data.streams",
     "TrainConfig": "smile_pipe.pipeline.train.config",
 }
 
@@ -122,14 +124,18 @@ def evaluate(config: "EvaluateConfig") -> "EvaluationManifest":
     return run(config)
 
 
-def open_shards(shards: str) -> "ShardSet":
+def open_shards(shards: str, cache_dir: str | None = None, cache_gb: float = 20.0) -> "StreamableShardSet":
     """Open a shard set, after its manifest, its index and the sizes of its shards were compared.
 
     Args:
         shards: a directory, a `manifest.json`, a glob, a brace pattern or a URL.
+        cache_dir: local folder for copies of the shards that streams read; by default, shards under a URL are copied to
+            the cache folder of the user, and others are not copied.
+        cache_gb: largest size of that folder, in GiB; 0 reads without copies.
 
     Returns:
-        The shard set: its manifest, one row of the index for each sample, and a reader of samples.
+        The shard set: its manifest, one row of the index for each sample, a reader of samples, and streams of samples
+        for loops of webdataset, PyTorch and Ray Data.
 
     Raises:
         UsageError: there are no shards, or manifest, index and sizes do not agree.
@@ -140,10 +146,13 @@ def open_shards(shards: str) -> "ShardSet":
         >>> happy = [row for row in shards.rows if row.expression == "HA"]  # doctest: +SKIP
         >>> shards.read(happy[0]).text  # doctest: +SKIP
         'a face with a happy expression'
+        >>> sample = next(iter(shards.torch(channels=["depth"])))  # doctest: +SKIP
+        >>> sample["front.depth.png"].dtype, sample["json"]["subject"]  # doctest: +SKIP
+        (dtype('uint16'), 'F0001')
     """
-    from smile_pipe.pipeline.data.integrity import open_shards as open_checked
+    from smile_pipe.pipeline.data.streams import open_streamable
 
-    return open_checked(shards)
+    return open_streamable(shards, cache_dir, cache_gb)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,10 @@ The object store is a local S3 server (moto) behind a latency and a bandwidth th
 `--bandwidth`, several of each); it runs in a process of its own. Measured in turn, `--rounds` times:
 
     download    whole shards one after another with fsspec, nothing decoded: what the link allows
-    ranges      `FaceDataset.batches` with one request per sample
+    ranges      `FaceDataset.batches` without a cache folder: one request per sample
+    streaming   `FaceDataset.batches` with a cache folder that holds all shards
+    bounded     the same with a cache folder that holds half of the shards
+    torch       `open_shards(...).torch()` with such a cache folder and a `DataLoader` with one worker per core
     webdataset  `webdataset.WebDataset` and a `DataLoader` with one worker per core: shards in shuffled order, a shuffle
                 buffer, members of other channels left out, shards opened with fsspec
     wds cached  the same with the cache folder of webdataset in place of fsspec's files
@@ -44,11 +47,13 @@ from fsspec.implementations.local import LocalFileSystem
 from torch.utils.data import DataLoader
 
 from helpers.slow_server import Counts, SlowStore, slow_store
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
-from smile_pipe.pipeline.data.input_images import fit_view
-from smile_pipe.shards.images import decode_image, extension
+from smile_pipe import open_shards
+from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset
+from smile_pipe.pipeline.data.resize import fit_image
+from smile_pipe.shards.images import as_rgb, decode_image, extension
 from smile_pipe.shards.manifest import INDEX_NAME, MANIFEST_NAME
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample_table import shard_codes
 from smile_pipe.shards.sampler import Sampler
 
 SHUFFLE_BUFFER = 200
@@ -79,17 +84,24 @@ class Reader:
         """By name, what takes an empty folder and returns a function that reads one epoch and counts its samples."""
         return {
             "download": lambda folder: self._download,
-            "ranges": lambda folder: self._ranges,
+            "ranges": lambda folder: self._with_cache(None, 0),
+            "streaming": lambda folder: self._with_cache(folder, 1 << 40),
+            "bounded": lambda folder: self._with_cache(folder, self.num_bytes // 2),
+            "torch": lambda folder: partial(self._torch, folder),
             "webdataset": lambda folder: partial(self._webdataset, None),
             "wds cached": lambda folder: partial(self._webdataset, folder),
         }
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry.bytes for entry in self.shards.manifest.shards if entry.name in self._names())
 
     @property
     def is_local(self) -> bool:
         return isinstance(self.shards.filesystem, LocalFileSystem)
 
     def _names(self) -> list[str]:
-        return sorted({row.shard for row in self.shards.rows})
+        return self.shards.rows.distinct("shard")
 
     def _urls(self) -> list[str]:
         return [("" if self.is_local else "s3://") + self.shards.shard_path(name) for name in self._names()]
@@ -99,14 +111,23 @@ class Reader:
             self.shards.filesystem.cat_file(self.shards.shard_path(name))
         return len(self.shards.rows)
 
-    def _ranges(self) -> int:
-        return self._read(FaceDataset(self.shards, DecodeSpec(self.channel, self.size), cache_bytes=0))
+    def _with_cache(self, folder: str | None, max_bytes: int) -> Callable[[], int]:
+        cache = DiskCache(None if self.is_local or folder is None else Path(folder), max_bytes)
+        dataset = FaceDataset(self.shards, DecodeSpec(self.channel, self.size), cache_bytes=0, disk_cache=cache)
+        return partial(self._read, dataset)
 
     def _read(self, dataset: FaceDataset) -> int:
         rows = self.shards.rows
-        sampler = Sampler([row.shard for row in rows], self.batch_size, seed=0)
-        groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch=0))
+        sampler = Sampler(shard_codes(rows), self.batch_size, seed=0)
+        groups = (rows.at(numbers) for numbers in sampler.batches(epoch=0))
         return sum(len(batch.keys) for batch in dataset.batches(groups))
+
+    def _torch(self, folder: str) -> int:
+        shards = open_shards(self.shards.spec, cache_dir=None if self.is_local else folder, cache_gb=1000)
+        fit = partial(_fit, views=self.shards.manifest.views, channel=self.channel, size=self.size)
+        stream = shards.torch([self.channel], batch_size=self.batch_size, transform=fit)
+        loader = DataLoader(stream, self.batch_size, num_workers=self.cores)
+        return sum(len(batch["text"]) for batch in loader)
 
     def _webdataset(self, cache_folder: str | None) -> int:
         webdataset.gopen_schemes["s3"] = _open
@@ -134,15 +155,23 @@ def _is_read(channel: str, name: str) -> bool:
     return name.endswith((".json", ".txt")) or f".{channel}." in name
 
 
-def _decode(sample: dict[str, Any], views: tuple[str, ...], channel: str, size: int) -> dict[str, Any]:
-    """Views uint8 [V, 3, H, W] of a sample of webdataset, and its words."""
-    record = json.loads(sample["json"])
+def _decode(sample: dict[str, Any], channel: str, size: int, **given: Any) -> dict[str, Any]:
+    """A sample of webdataset; see `_fit`."""
+    decoded = {"json": json.loads(sample["json"]), "txt": sample["txt"].decode()}
+    for name, content in sample.items():
+        if f".{channel}." in name:
+            decoded[name] = decode_image(channel, content, min_side=size)
+    return _fit(decoded, channel=channel, size=size, **given)
+
+
+def _fit(sample: dict[str, Any], views: tuple[str, ...], channel: str, size: int) -> dict[str, Any]:
+    """Views uint8 [V, 3, H, W] of a decoded sample, and its words."""
+    record = sample["json"]
     out = np.empty((len(views), 3, size, size), np.uint8)
     for view, target in zip(views, out, strict=True):
-        content = sample[f"{view}.{channel}.{extension(channel)}"]
-        fit_view(decode_image(channel, content, min_side=size), None, channel, target)
-    text = sample["txt"].decode()
-    return {"views": torch.from_numpy(out), "text": text, "concept": record["concept"], "subject": record["subject"]}
+        fit_image(as_rgb(sample[f"{view}.{channel}.{extension(channel)}"]), target)
+    words = {"text": sample["txt"], "concept": record["concept"], "subject": record["subject"]}
+    return {"views": torch.from_numpy(out)} | words
 
 
 def _cpu_seconds() -> float:
@@ -156,7 +185,7 @@ def _measure(reader: Reader, store: SlowStore, read: Callable[[], int]) -> Epoch
     seconds = time.perf_counter() - began
     traffic: Counts = store.counts() - before
     assert num_samples == len(reader.shards.rows), num_samples
-    num_bytes = sum(row.bytes for row in reader.shards.rows) if reader.is_local else traffic.num_bytes
+    num_bytes = reader.num_bytes if reader.is_local else traffic.num_bytes
     return Epoch(
         rate=num_samples / seconds,
         megabytes=num_bytes / seconds / 1e6,
@@ -195,7 +224,7 @@ def _upload(shards: ShardSet, store: SlowStore) -> str:
     for name in (MANIFEST_NAME, INDEX_NAME):
         storage.put_file(f"{shards.root}/{name}", f"bench/faces/{name}")
     slow = fsspec.filesystem("s3")
-    for name in sorted({row.shard for row in shards.rows}):
+    for name in shards.rows.distinct("shard"):
         storage.put_file(shards.shard_path(name), f"bench/faces/shards/{name}")
         slow.cat_file(f"bench/faces/shards/{name}")
     return "s3://bench/faces/shards/*.tar"
@@ -226,7 +255,7 @@ def main() -> None:
     with ExitStack() as stack:
         store = stack.enter_context(slow_store())
         remote = ShardSet.open(_upload(local, store))
-        megabytes = sum(row.bytes for row in local.rows) / 1e6
+        megabytes = local.rows.array("bytes").sum() / 1e6
         machine = f"{_processor()}, {given.cores} of {os.cpu_count()} cores, webdataset {webdataset.__version__}"
         print(f"{machine}, {datetime.now(UTC).date()}; {len(local.rows)} samples of {megabytes:.0f} MB")
         print(
