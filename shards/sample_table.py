@@ -35,19 +35,22 @@ class SampleTable(Sequence[SampleRow]):
         self._is_whole = numbers is None
 
     @classmethod
-    def read(cls, source: PathLike | pa.BufferReader, origin: str) -> "SampleTable":
+    def read(cls, source: PathLike | pa.NativeFile, origin: str) -> "SampleTable":
         """Read the columns of an `index.parquet`.
 
         Raises:
             UsageError: See `read_columns`; or a value is missing.
         """
         table = read_columns(source, INDEX_SCHEMA, origin, only=COLUMNS, coded=True)
-        # All pieces get the same codes.
-        table = table.unify_dictionaries().combine_chunks()
+        # Column by column, so that only one is in memory twice.
+        pieces, columns = {name: table[name] for name in COLUMNS}, {}
+        del table
         for name in COLUMNS:
-            if name != "level" and table[name].null_count:
+            column = pieces.pop(name)
+            if name != "level" and column.null_count:
                 raise UsageError(f"{origin}: a sample has no {name}; render again")
-        return cls(table)
+            columns[name] = column.unify_dictionaries().combine_chunks()
+        return cls(pa.table(columns))
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -175,8 +175,8 @@ class TestWaiting:
                 plain = getattr(slow, name)
                 patch.setattr(slow, name, lambda *given, plain=plain: time.sleep(0.3) or plain(*given))
                 learn(shards, tmp_path / name, epochs=1)
-        waited = {name: RunDirectory(tmp_path / name).metrics()[-1]["data_wait"] for name in ("read", "step")}
-        assert waited["read"] > 0.5 > waited["step"]
+        waited = {name: RunDirectory(tmp_path / name).metrics()[-1]["data_wait"] for name in ("read_bytes", "step")}
+        assert waited["read_bytes"] > 0.5 > waited["step"]
 
 
 class TestProgress:
