@@ -13,6 +13,7 @@ import re
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -137,6 +138,7 @@ class ShardCache:
                     with self._temporary(entry) as temporary:
                         if self._download(entry, temporary):
                             temporary.replace(path)
+                            _mark_as_used(path)
                             return path
         except FileNotFoundError:
             return None
@@ -207,8 +209,10 @@ class ShardCache:
 
 def _mark_as_used(path: Path) -> bool:
     """Set the time of the last use of a copy to now; false if there is no copy."""
+    now = time.time_ns()
     try:
-        os.utime(path)
+        # The time of the file system itself advances in steps of milliseconds.
+        os.utime(path, ns=(now, now))
     except FileNotFoundError:
         return False
     return True

@@ -124,7 +124,7 @@ def write_index(path: PathLike, rows: Iterable[IndexRow]) -> None:
     write_table(path, [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows], INDEX_SCHEMA)
 
 
-def read_index(source: PathLike | pa.BufferReader, origin: str = "") -> list[IndexRow]:
+def read_index(source: PathLike | pa.NativeFile, origin: str = "") -> list[IndexRow]:
     """Read `index.parquet`.
 
     Raises:
@@ -145,18 +145,18 @@ def write_table(path: PathLike, rows: Sequence[Mapping[str, Any]], schema: pa.Sc
         pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary, compression="zstd")
 
 
-def read_table(source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
+def read_table(source: PathLike | pa.NativeFile, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
     """Read the rows of a table; see `read_columns` for the errors."""
     return read_columns(source, schema, origin).to_pylist()
 
 
 def read_columns(
-    source: PathLike | pa.BufferReader, schema: pa.Schema, origin: str, only: Sequence[str] = (), coded: bool = False
+    source: PathLike | pa.NativeFile, schema: pa.Schema, origin: str, only: Sequence[str] = (), coded: bool = False
 ) -> pa.Table:
     """Read a table as Arrow columns.
 
     Args:
-        source: The parquet file, or its content.
+        source: The parquet file by its path, or open.
         schema: The expected columns.
         origin: Name of the table in error messages.
         only: Names of the columns that are read; all without any.
@@ -168,7 +168,7 @@ def read_columns(
     try:
         # Not `pq.read_table`: an Arrow thread may release the bytes, which belong to Python, while the interpreter
         # shuts down, and that aborts the process.
-        content = source if isinstance(source, pa.BufferReader) else pa.BufferReader(StoragePath(source).read_bytes())
+        content = source if isinstance(source, pa.NativeFile) else pa.BufferReader(StoragePath(source).read_bytes())
         with pq.ParquetFile(content, read_dictionary=CODED if coded else None) as file:
             names = file.schema_arrow.names
             # With `schema=`, Arrow would fill missing columns with nulls.

@@ -84,8 +84,7 @@ class ShardSet:
         check_no_credentials(spec)
         filesystem, root, names = _locate(spec)
         manifest = ShardManifest.parse(_read(filesystem, f"{root}/{MANIFEST_NAME}", spec), f"{root}/{MANIFEST_NAME}")
-        content = _read(filesystem, f"{root}/{INDEX_NAME}", spec)
-        rows = SampleTable.read(pa.BufferReader(content), f"{root}/{INDEX_NAME}")
+        rows = SampleTable.read(_open(filesystem, f"{root}/{INDEX_NAME}", spec), f"{root}/{INDEX_NAME}")
         known = {entry.name for entry in manifest.shards}
         if len(rows) != manifest.num_samples or not known.issuperset(rows.distinct("shard")):
             raise UsageError(f"manifest and index of {root} do not match; render again", field="shards", value=spec)
@@ -282,8 +281,15 @@ def _matches(filesystem: Any, spec: str) -> list[str]:
 
 
 def _read(filesystem: Any, path: str, spec: str) -> bytes:
+    return _open(filesystem, path, spec).read()
+
+
+def _open(filesystem: Any, path: str, spec: str) -> pa.NativeFile:
+    """A file of a disk, or the content of a remote one."""
     try:
-        return filesystem.cat_file(path)
+        if isinstance(filesystem, LocalFileSystem):
+            return pa.OSFile(path)
+        return pa.BufferReader(filesystem.cat_file(path))
     except (FileNotFoundError, NotADirectoryError):
         name = path.rpartition("/")[2]
         raise UsageError(

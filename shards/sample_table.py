@@ -17,7 +17,7 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import INDEX_SCHEMA, SampleRow, read_columns
 from smile_pipe.shards.storage import PathLike
 
-_COLUMNS = tuple(field.name for field in fields(SampleRow))
+COLUMNS = tuple(field.name for field in fields(SampleRow))
 _ROWS_AT_A_TIME = 10_000
 
 
@@ -35,19 +35,22 @@ class SampleTable(Sequence[SampleRow]):
         self._is_whole = numbers is None
 
     @classmethod
-    def read(cls, source: PathLike | pa.BufferReader, origin: str) -> "SampleTable":
+    def read(cls, source: PathLike | pa.NativeFile, origin: str) -> "SampleTable":
         """Read the columns of an `index.parquet`.
 
         Raises:
             UsageError: See `read_columns`; or a value is missing.
         """
-        table = read_columns(source, INDEX_SCHEMA, origin, only=_COLUMNS, coded=True)
-        # All pieces get the same codes.
-        table = table.unify_dictionaries().combine_chunks()
-        for name in _COLUMNS:
-            if name != "level" and table[name].null_count:
+        table = read_columns(source, INDEX_SCHEMA, origin, only=COLUMNS, coded=True)
+        # Column by column, so that only one is in memory twice.
+        pieces, columns = {name: table[name] for name in COLUMNS}, {}
+        del table
+        for name in COLUMNS:
+            column = pieces.pop(name)
+            if name != "level" and column.null_count:
                 raise UsageError(f"{origin}: a sample has no {name}; render again")
-        return cls(table)
+            columns[name] = column.unify_dictionaries().combine_chunks()
+        return cls(pa.table(columns))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -68,9 +71,9 @@ class SampleTable(Sequence[SampleRow]):
     def at(self, positions: Sequence[int] | NDArray[np.int64] | slice) -> list[SampleRow]:
         """The rows at some positions of this table, in the order of `positions`."""
         taken = self.columns.take(pa.array(self.numbers[positions]))
-        columns = {name: taken[name].to_pylist() for name in _COLUMNS}
+        columns = {name: taken[name].to_pylist() for name in COLUMNS}
         columns["labels"] = list(map(dict, columns["labels"]))
-        return list(map(SampleRow, *(columns[name] for name in _COLUMNS)))
+        return list(map(SampleRow, *(columns[name] for name in COLUMNS)))
 
     def values(self, name: str) -> list[Any]:
         """The values of one column, in order; a Python object for each sample."""

@@ -1,18 +1,30 @@
 """Valid samples and shard directories without rendering; noise takes the place of faces."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from blake3 import blake3
 
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS, order_expressions
 from smile_pipe.pipeline.rendering.cameras import Rig, View
 from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, FLOW_SCALE
 from smile_pipe.shards.images import CHANNELS, encode_image
-from smile_pipe.shards.index import FailureRow, IndexRow, SourceFile, write_failures, write_index
+from smile_pipe.shards.index import (
+    CODED,
+    INDEX_SCHEMA,
+    FailureRow,
+    IndexRow,
+    SampleRow,
+    SourceFile,
+    write_failures,
+    write_index,
+)
 from smile_pipe.shards.manifest import ShardManifest, TextSource, fingerprint
 from smile_pipe.shards.sample import DynamicScale, Frame, MeshStatistics, Sample, SampleRecord, Temporal, Timeline
+from smile_pipe.shards.sample_table import COLUMNS, SampleTable
 from smile_pipe.shards.writer import Location, write_shard
 
 NOWHERE = Location(0, 512, "")
@@ -186,6 +198,15 @@ def make_row(sample: Sample, shard: str = "000000.tar", at: Location = NOWHERE) 
         surface=record.mesh.surface,
         sources=(SourceFile(record.source, 1000, 1, fingerprint(record.key)),),
     )
+
+
+def make_table(rows: Iterable[SampleRow]) -> SampleTable:
+    """A table of rows, as one that was read."""
+    plain = [asdict(row) | {"labels": sorted(row.labels.items())} for row in rows]
+    table = pa.Table.from_pylist(plain, pa.schema([INDEX_SCHEMA.field(name) for name in COLUMNS]))
+    for name in CODED:
+        table = table.set_column(COLUMNS.index(name), name, table[name].dictionary_encode())
+    return SampleTable(table.combine_chunks())
 
 
 def spoil(shards: Path, rows: Iterable[IndexRow]) -> None:

@@ -170,13 +170,13 @@ class TestWaiting:
             next(failing)
 
     def test_data_wait_shows_slow_reading_and_not_slow_steps(self, shards, tmp_path, monkeypatch):
-        for slow, name in ((ShardSet, "read"), (TrainStep, "step")):
+        for slow, name in ((ShardSet, "read_bytes"), (TrainStep, "step")):
             with monkeypatch.context() as patch:
                 plain = getattr(slow, name)
                 patch.setattr(slow, name, lambda *given, plain=plain: time.sleep(0.3) or plain(*given))
                 learn(shards, tmp_path / name, epochs=1)
-        waited = {name: RunDirectory(tmp_path / name).metrics()[-1]["data_wait"] for name in ("read", "step")}
-        assert waited["read"] > 0.5 > waited["step"]
+        waited = {name: RunDirectory(tmp_path / name).metrics()[-1]["data_wait"] for name in ("read_bytes", "step")}
+        assert waited["read_bytes"] > 0.5 > waited["step"]
 
 
 class TestProgress:

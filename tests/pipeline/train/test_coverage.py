@@ -38,7 +38,7 @@ def watch(job: Job, worker: Worker) -> tuple[list[list[str]], set[str]]:
     """Train; returns the keys of each epoch in order, and the subjects of the samples that were read."""
     job.config.out.mkdir(exist_ok=True)
     epochs: list[list[str]] = [[] for _ in range(job.config.epochs)]
-    subjects, step, read = set(), TrainStep.step, ShardSet.read
+    subjects, step, read = set(), TrainStep.step, ShardSet.read_bytes
 
     def watched(self, batch, epoch, *rest):
         epochs[epoch] += batch.keys
@@ -46,7 +46,7 @@ def watch(job: Job, worker: Worker) -> tuple[list[list[str]], set[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainStep, "step", watched)
-        patch.setattr(ShardSet, "read", lambda self, row: subjects.add(row.subject) or read(self, row))
+        patch.setattr(ShardSet, "read_bytes", lambda self, row: subjects.add(row.subject) or read(self, row))
         train(job, worker)
     return epochs, subjects
 

@@ -94,7 +94,7 @@ class TestOpening:
     def test_no_stage_starts_on_damaged_shards(self, shards, run_dir, tmp_path, stage, monkeypatch):
         cut(shards, "000001.tar")
         monkeypatch.setattr("smile_pipe.pipeline.train.stage.ray_session", lambda address: pytest.fail("started Ray"))
-        monkeypatch.setattr(ShardSet, "read", lambda self, row: pytest.fail("read a sample"))
+        monkeypatch.setattr(ShardSet, "read_bytes", lambda self, row: pytest.fail("read a sample"))
         with pytest.raises(UsageError, match="damaged: "):
             if stage == "train":
                 train(config(shards, tmp_path / "run"))

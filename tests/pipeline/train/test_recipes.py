@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import small_runs
+from helpers.samples import make_table
 from helpers.small_runs import same, weights
 from smile_pipe.model.config import RECIPES
 from smile_pipe.pipeline.evaluate import stage as evaluate
@@ -18,6 +19,7 @@ from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import prepare
+from smile_pipe.shards import streaming
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 
@@ -87,20 +89,20 @@ class TestWithoutLabels:
 
     @pytest.fixture
     def exchange(self, monkeypatch) -> Iterator[None]:
-        of_subjects, read = ShardSet.of_subjects, ShardSet.read
+        of_subjects, from_members = ShardSet.of_subjects, streaming.from_members
         codes = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
 
         def other(label: str, key: str) -> str:
             return codes[(codes.index(label) + len(key) + sum(map(ord, key))) % len(codes)]
 
         def exchanged_rows(shards, subjects):
-            return [
+            return make_table(
                 replace(row, expression=other(row.expression, row.key), level=None, labels={})
                 for row in of_subjects(shards, subjects)
-            ]
+            )
 
-        def exchanged_sample(shards, row):
-            sample = read(shards, row)
+        def exchanged_sample(members):
+            sample = from_members(members)
             record = sample.record
             changed = {"expression": other(record.expression, record.key), "level": None, "labels": {}}
             if record.text_source == "label":
@@ -112,7 +114,7 @@ class TestWithoutLabels:
 
         def exchange() -> None:
             monkeypatch.setattr(ShardSet, "of_subjects", exchanged_rows)
-            monkeypatch.setattr(ShardSet, "read", exchanged_sample)
+            monkeypatch.setattr(streaming, "from_members", exchanged_sample)
 
         return exchange
 

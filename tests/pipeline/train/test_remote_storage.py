@@ -363,7 +363,8 @@ class TestCredentials:
         shards = ShardSet.open(f"{bucket}/shards")
         for path in (bucket / "shards" / "shards").iterdir():
             path.write_bytes(bytes(path.size()))
-        options = ["--split=kfold:6:0", "--debug"]
+        # The cache may have intact copies.
+        options = ["--split=kfold:6:0", "--debug", "--cache-gb=0"]
         code, printed = invoke("train", f"--shards={shards.spec}", f"--out={bucket}/run", *options)
         assert code == 1 and "Traceback" in printed and "cannot be read" in printed
         assert_no_credentials(printed, contents(bucket))
@@ -410,7 +411,7 @@ class TestWorker:
         assert type(error) is kind and str(error).startswith("000001.tar: the sample")
 
     def test_worker_resumes_after_storage_failure_without_skipping(self, disk, remote, arch, monkeypatch, ray_train):
-        given, run = config(remote, arch, cache_mb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
+        given, run = config(remote, arch, cache_mb=0, cache_gb=0, on_bad_shard="skip"), RunDirectory(remote / "run")
         shards, _, job = train.prepare(given, in_process=True)
         ray_train(1)
         read = shards.filesystem.cat_file

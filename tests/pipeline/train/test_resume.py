@@ -86,7 +86,7 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path):
     (out / "config.json").write_text(json.dumps(record))
     manifest = learn(shards, out, resume=True, keep_checkpoints=1, grad_cache_chunks=2, **options)
     assert manifest.num_steps == 6 and len(RunDirectory(out).checkpoints()) == 1
-    assert manifest.config == EARLIER_OPTIONS | {"accumulate": 2, "learning_rate": "auto"}
+    assert manifest.config == EARLIER_OPTIONS | {"accumulate": 2, "learning_rate": "auto", "partitions": 0}
     assert TrainConfig.from_record(EARLIER_OPTIONS | {"unknown": 1}) == {
         **{name: value for name, value in EARLIER_OPTIONS.items() if name not in TrainConfig.OLD_NAMES},
         "drop_loss": ["cm"],

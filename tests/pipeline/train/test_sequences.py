@@ -170,8 +170,8 @@ def test_frames_of_scans_are_refused_and_nothing_is_written(tmp_path):
 
 
 def test_what_is_read_is_found_out_without_reading_a_test_sample(mixed, tmp_path, monkeypatch):
-    read, plain = [], ShardSet.read
-    monkeypatch.setattr(ShardSet, "read", lambda self, row: read.append(row.subject) or plain(self, row))
+    read, plain = [], ShardSet.read_bytes
+    monkeypatch.setattr(ShardSet, "read_bytes", lambda self, row: read.append(row.subject) or plain(self, row))
     # The samples of the first subject come first in the index.
     _, split, job = prepare(config(mixed, tmp_path / "run", split="loso:F0001"), in_process=False)
     assert job.temporal == "frames" and read and set(read) <= set(split.train)

@@ -105,15 +105,15 @@ def test_validation_does_not_change_training(validated, shards, tmp_path, monkey
 
 def test_evaluation_does_not_fit_on_held_out_subjects(validated, shards, monkeypatch):
     out, manifest, _ = validated
-    read, plain = set(), ShardSet.read
-    monkeypatch.setattr(ShardSet, "read", lambda self, row: read.add(row.subject) or plain(self, row))
+    read, plain = set(), ShardSet.read_bytes
+    monkeypatch.setattr(ShardSet, "read_bytes", lambda self, row: read.add(row.subject) or plain(self, row))
     evaluate(EvaluateConfig(run=out, shards=str(shards), protocol=("knn",)))
     assert read == {*manifest.train_subjects, *manifest.test_subjects}
 
 
 def test_large_sides_are_thinned_evenly(shards):
     rows = ShardSet.open(str(shards)).rows
-    many = rows * 200
+    many = list(rows) * 200
     found = Validation.from_rows(many, many)
     assert (len(found.fit), len(found.scored)) == (1024, 512) == (validation.MAX_FIT, validation.MAX_SCORED)
     numbers = np.round(np.linspace(0, len(many) - 1, 512)).astype(int)
