@@ -87,7 +87,7 @@ class Sampler:
 
     def _shuffled(self, partition: int, epoch: int) -> NDArray[np.int64]:
         members = self._members[partition]
-        rng = np.random.default_rng([self.seed, epoch, *([partition] if partition else [])])
+        rng = np.random.default_rng([self.seed, epoch])
         names, codes = np.unique(self.shards[members], return_inverse=True)
         place, window = rng.permutation(len(names)), min(self.window, len(names))
         # A buffer that is half full at both ends: otherwise the first and the last batches would be of one shard.
