@@ -94,7 +94,12 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path, caplog):
         "epoch, the rest of this epoch repeats some samples and leaves out others"
     ]
     assert manifest.num_steps == 6 and len(RunDirectory(out).checkpoints()) == 1
-    assert manifest.config == EARLIER_OPTIONS | {"accumulate": 2, "learning_rate": "auto", "partitions": 0}
+    assert manifest.config == EARLIER_OPTIONS | {
+        "accumulate": 2,
+        "learning_rate": "auto",
+        "partitions": 0,
+        "sampling": "uniform",
+    }
     assert TrainConfig.from_record(EARLIER_OPTIONS | {"unknown": 1}) == {
         **{name: value for name, value in EARLIER_OPTIONS.items() if name not in TrainConfig.OLD_NAMES},
         "drop_loss": ["cm"],
