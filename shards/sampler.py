@@ -100,7 +100,7 @@ class Sampler:
 
     def _draw(self, members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """As many samples as there are members, in proportion to their weights (systematic sampling)."""
-        if self.weights is None:
+        if self.weights is None or len(members) == 0:
             return members
         members = rng.permutation(members)
         reached = np.cumsum(self.weights[members])
