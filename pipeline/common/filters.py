@@ -88,11 +88,13 @@ class SampleFilter(Frozen):
             UsageError: `where` is not a valid condition over the labels of the rows, or no row is selected.
         """
         rows = list(rows)
+        if not str(self):
+            return rows
         selected = [row for row in rows if self._matches(row)]
         if self.where is not None and rows:
             holds = parse_condition(self.where, {label for row in rows for label in row.labels})
             selected = [row for row in selected if holds(row)]
-        if not selected and str(self):
+        if not selected:
             raise UsageError(f"no sample matches {self}; the values are {_describe_values(rows)}")
         return selected
 
