@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import smile_pipe
+from helpers.samples import write_shard_set
 from smile_pipe.shards.errors import UsageError
 
 FUNCTIONS = ("evaluate", "open_shards", "render", "train")
@@ -17,6 +18,15 @@ FUNCTIONS = ("evaluate", "open_shards", "render", "train")
 def test_import_loads_neither_torch_nor_ray():
     heavy = {"torch", "ray", "open_clip", "sklearn", "pyarrow", "numba"}
     code = f"import sys, smile_pipe; dir(smile_pipe); print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_opening_shards_loads_neither_torch_nor_ray(tmp_path):
+    write_shard_set(tmp_path / "shards")
+    heavy = {"torch", "ray", "webdataset", "numba"}
+    code = f"import sys, smile_pipe; smile_pipe.open_shards({str(tmp_path / 'shards')!r})"
+    code += f"; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -79,7 +89,10 @@ def test_public_functions_do_the_work_of_their_stage(shards_dir, run_dir):
     # Both are finished: the stages return their manifests without starting Ray.
     config = smile_pipe.TrainConfig(shards=str(shards_dir), out=run_dir, epochs=2, batch_size=8, split="kfold:5:0")
     assert smile_pipe.train(config).num_steps > 0
-    assert len(smile_pipe.open_shards(str(shards_dir)).rows) == 35
+    shards = smile_pipe.open_shards(str(shards_dir), cache_dir=str(run_dir / "cache"), cache_gb=1)
+    assert len(shards.rows) == 35 and isinstance(shards, smile_pipe.StreamableShardSet)
+    sample = next(iter(shards.torch(channels=["depth"])))
+    assert sample["front.depth.png"].shape == (48, 48) and sample["json"]["key"] == sample["__key__"]
 
 
 def test_type_information_is_marked():

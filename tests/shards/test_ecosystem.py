@@ -1,21 +1,25 @@
-"""Reading of shards with webdataset, Ray Data and Hugging Face datasets."""
+"""Reading of shards with webdataset, Ray Data, Hugging Face datasets and open_clip, and the loops of the README."""
 
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import tiny_arch
 from helpers.paths import REPOSITORY
 from helpers.samples import VIEWS, make_sample, write_shard_set
 from smile_pipe.shards.images import CHANNELS, decode_image
-from smile_pipe.shards.sample import Sample, to_members
+from smile_pipe.shards.sample import Sample, decode_member, to_members
 from smile_pipe.shards.writer import write_shard
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", (REPOSITORY / "shards/README.md").read_text(), re.DOTALL)
+*SNIPPETS, OPEN_CLIP = re.findall(r"```python\n(.*?)```", (REPOSITORY / "shards/README.md").read_text(), re.DOTALL)
 IMAGES = [(view.name, channel) for view in VIEWS for channel in CHANNELS]
 
 
@@ -131,22 +135,74 @@ def test_hugging_face_datasets_reads_many_neutral_faces_before_one_with_a_level(
     assert [row["json"]["level"] for row in dataset] == [0, 0, 0, 0, 0, 0, 4]
 
 
-def test_webdataset_with_our_decoder_reads_16_bit_depth(written):
+def test_webdataset_with_our_decoder_reads_all_bits(written):
     webdataset = pytest.importorskip("webdataset")
     paths, samples = written
-    handler = webdataset.handle_extension("depth.png", lambda content: decode_image("depth", content))
-    for row, sample in zip(
-        webdataset.WebDataset(paths, shardshuffle=False).decode(handler), samples.values(), strict=True
-    ):
-        depth = row["front.depth.png"]
-        assert depth.dtype == np.uint16 and (depth == decode_image("depth", sample.images["front", "depth"])).all()
+    rows = webdataset.WebDataset(paths, shardshuffle=False).decode(decode_member)
+    for row, sample in zip(rows, samples.values(), strict=True):
+        assert row["txt"] == sample.text and row["json"] == json.loads(sample.record.model_dump_json())
+        for view, channel in IMAGES:
+            found, expected = row[suffix(view, channel)], decode_image(channel, sample.images[view, channel])
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["webdataset", "ray", "datasets"])
+@pytest.mark.parametrize(
+    "snippet",
+    SNIPPETS,
+    ids=["webdataset loop", "torch loop", "ray loop", "webdataset", "ray", "datasets"],
+)
 def test_readme_snippets_print_every_sample(snippet, hugging_face, ray_cluster, tmp_path, capfd):
     samples = write_shard_set(tmp_path / "SHARDS", samples_per_shard=4)
-    exec(snippet.replace("SHARDS/", f"{tmp_path}/SHARDS/"), {"__name__": "snippet"})
+    exec(snippet.replace("SHARDS", f"{tmp_path}/SHARDS"), {"__name__": "snippet"})
     printed = capfd.readouterr().out
     for sample in samples:
         record = sample.record
         assert f"{record.key} {sample.text} {record.subject} " in printed
+
+
+class TestOpenClip:
+    @pytest.fixture
+    def data(self, monkeypatch):
+        """open_clip's reading of data, with the change of the README."""
+        from open_clip_train import data, main
+        from webdataset import tariterators
+
+        for module in (data, tariterators):
+            monkeypatch.setattr(module, "tar_file_expander", module.tar_file_expander)
+        monkeypatch.setattr(main, "main", lambda options: None)
+        exec(OPEN_CLIP, {"__name__": "snippet"})
+        return data
+
+    @pytest.mark.parametrize("is_train", [True, False])
+    def test_every_sample_is_read_with_its_view(self, written, data, is_train):
+        paths, samples = written
+        shards = f"{Path(paths[0]).parent}/{{000000..00000{len(paths) - 1}}}.tar"
+        num_samples = len(samples)
+        options = SimpleNamespace(
+            train_data=shards, val_data=shards, train_num_samples=num_samples, val_num_samples=num_samples,
+            train_data_upsampling_factors=None, seed=0, workers=0, world_size=1, batch_size=3,
+        )  # fmt: skip
+        info = data.get_wds_dataset(options, np.asarray, is_train, tokenizer=lambda text: [text])
+        read = [(pixels, text) for images, texts in info.dataloader for pixels, text in zip(images, texts, strict=True)]
+        expected = [np.asarray(Image.open(io.BytesIO(s.images["front", "rgb"]))) for s in samples.values()]
+        found = {pixels.numpy().tobytes(): text for pixels, text in read}
+        texts = [sample.text for sample in samples.values()]
+        assert len(read) == num_samples
+        assert found == {pixels.tobytes(): text for pixels, text in zip(expected, texts, strict=True)}
+
+    @pytest.mark.slow
+    def test_training_script_trains_on_one_view(self, written, tmp_path):
+        paths, samples = written
+        arch = tiny_arch.CONFIG | {"text_cfg": tiny_arch.CONFIG["text_cfg"] | {"vocab_size": 49408}}
+        (tmp_path / "tiny.json").write_text(json.dumps(arch))
+        register = f"import open_clip\nopen_clip.add_model_config({str(tmp_path / 'tiny.json')!r})\n"
+        (tmp_path / "train_view.py").write_text(register + OPEN_CLIP)
+        shards = f"{Path(paths[0]).parent}/{{000000..00000{len(paths) - 1}}}.tar"
+        options = {
+            "train-data": shards, "dataset-type": "webdataset", "train-num-samples": len(samples), "model": "tiny",
+            "batch-size": 3, "workers": 1, "epochs": 1, "logs": tmp_path / "logs", "device": "cpu", "precision": "fp32",
+        }  # fmt: skip
+        command = [sys.executable, "train_view.py", *(f"--{name}={value}" for name, value in options.items())]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0 and "[9/9 (100%)]" in done.stderr + done.stdout, done.stderr
+        assert list(tmp_path.glob("logs/*/checkpoints/epoch_1.pt"))

@@ -139,6 +139,10 @@ class TestOrder:
         assert sorted(list(chain(*parts))) == sorted(keys(shards.torch()))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
+    def test_a_rank_reads_the_same_samples_in_every_epoch(self, shards):
+        orders = [keys(shards.torch(epoch=epoch, rank=1, world_size=3)) for epoch in range(3)]
+        assert len(set(map(tuple, orders))) == 3 and len(set(map(frozenset, orders))) == 1
+
     def test_more_ranks_than_samples(self, shards):
         parts = [keys(shards.torch(subjects=["F0001"], rank=rank, world_size=5)) for rank in range(5)]
         assert sorted(map(len, parts)) == [0, 0, 1, 1, 1] and len(set(list(chain(*parts)))) == 3
