@@ -28,7 +28,7 @@ from smile_pipe.shards.manifest import ShardEntry
 # Copies that are made at the same time. With parts of this size each connection gets 500 MB/s at 30 ms per request.
 CONNECTIONS = 8
 _PART_BYTES = 16 << 20
-# A copy that differs from the manifest is made once more: the shard may have been replaced in the meantime.
+# A copy that failed, or differs from the manifest, is made once more; the storage may have had a moment of weakness.
 _ATTEMPTS = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUFFIX, _TEMPORARY = ".tar", ".tmp"
@@ -83,9 +83,6 @@ class ShardCache:
 
         Returns:
             The bytes, fewer if the shard ends earlier; None if the shard cannot be copied.
-
-        Raises:
-            StorageError: The storage failed.
         """
         for _ in range(_ATTEMPTS):
             copy = self._copy_of(name)
@@ -99,9 +96,6 @@ class ShardCache:
             except FileNotFoundError:
                 # Another process has removed it to make room.
                 self._forget(name, copy)
-            except Exception:
-                self._forget(name, copy)
-                raise
         return None
 
     def discard(self, name: str) -> None:
@@ -122,7 +116,7 @@ class ShardCache:
                 del self._copies[name]
 
     def _copy(self, entry: ShardEntry) -> Path | None:
-        """Copy a shard; None if there is none, if it differs from the manifest, or if the folder cannot hold it."""
+        """Copy a shard; None if the storage has no such shard, or fails, or the folder cannot hold it."""
         path = self._path(entry)
         if not _SHA256.fullmatch(entry.sha256) or not 0 <= entry.bytes <= self.max_bytes:
             return None
@@ -142,17 +136,15 @@ class ShardCache:
                             return path
         except FileNotFoundError:
             return None
-        except StorageError:
-            raise
         except OSError as error:
             reason = error.strerror or str(error)
             _log.warning("the cache of shards in %s cannot hold %s (%s)", self.folder, entry.name, reason)
             return None
-        _log.warning("%s differs from its manifest; its intact samples are read one by one", entry.name)
+        _log.warning("%s cannot be read as a whole; its intact samples are read one by one", entry.name)
         return None
 
     def _download(self, entry: ShardEntry, target: Path) -> bool:
-        """Write the content of a shard to a file; false if it is not what the manifest says."""
+        """Write the content of a shard to a file; false if the storage fails, or it is not what the manifest says."""
         source, digest = f"{self._shards_folder}/{entry.name}", hashlib.sha256()
         with open(target, "wb") as file:
             for start in range(0, entry.bytes, _PART_BYTES):
@@ -160,9 +152,11 @@ class ShardCache:
                     # The process ends, and would wait for this thread.
                     raise CancelledError
                 end = min(start + _PART_BYTES, entry.bytes)
-                with storage_errors(source):
-                    part = self._filesystem.cat_file(source, start=start, end=end)
-                if len(part) != end - start:
+                try:
+                    with storage_errors(source):
+                        part = self._filesystem.cat_file(source, start=start, end=end)
+                except StorageError:
+                    # If it goes on to fail, reading a sample raises the error.
                     return False
                 digest.update(part)
                 file.write(part)

@@ -8,6 +8,8 @@ Shards are read one after the other in a random order, and each sample waits for
 shards. So a reader of remote shards needs few of them at a time, and fetches the next ones steadily. Partitions divide
 the samples once and for all epochs: a rank that reads one partition finds in its cache what it read in the epoch
 before. Each partition is shuffled with a buffer of its own, and each step takes an equal share of each.
+
+With weights, samples are drawn in proportion to them: a sample may be read several times in an epoch, or not at all.
 """
 
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ class Sampler:
         batch_size: Samples per step and rank.
         partitions: Number of parts that the samples are divided into.
         window: Number of shards within which samples of a partition are shuffled.
+        weights: How often each sample is read, relative to the others, float64 [N]; None for once in an epoch.
     """
 
     shards: NDArray[np.int64]
@@ -44,6 +47,7 @@ class Sampler:
     rank: int = 0
     partitions: int = 1
     window: int = WINDOW
+    weights: NDArray[np.float64] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -86,13 +90,34 @@ class Sampler:
         return np.array_split(np.argsort(place[codes], kind="stable"), self.partitions)
 
     def _shuffled(self, partition: int, epoch: int) -> NDArray[np.int64]:
-        members = self._members[partition]
-        rng = np.random.default_rng([self.seed, epoch, *([partition] if partition else [])])
+        rng = np.random.default_rng([self.seed, epoch])
+        members = self._draw(self._members[partition], rng)
         names, codes = np.unique(self.shards[members], return_inverse=True)
         place, window = rng.permutation(len(names)), min(self.window, len(names))
         # A buffer that is half full at both ends: otherwise the first and the last batches would be of one shard.
         start = np.clip(place - window // 2, 0, len(names) - window)
         return members[np.argsort(start[codes] + window * rng.random(len(members)), kind="stable")]
 
+    def _draw(self, members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """As many samples as there are members, in proportion to their weights (systematic sampling)."""
+        if self.weights is None or len(members) == 0:
+            return members
+        members = rng.permutation(members)
+        reached = np.cumsum(self.weights[members])
+        reached *= len(members) / reached[-1]
+        # The last sum may be off by rounding.
+        reached[-1] = len(members)
+        return np.repeat(members, np.diff(np.floor(reached + rng.random()), prepend=0).astype(np.int64))
+
     def _part(self, order: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         return order[step * len(order) // self.num_steps : (step + 1) * len(order) // self.num_steps]
+
+
+def balancing_weights(classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights with which each class is read equally often.
+
+    Args:
+        classes: Class of each sample, int64 [N].
+    """
+    _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    return 1.0 / counts[codes]

@@ -48,7 +48,7 @@ def sample_pipeline(
 
 
 def _read_members(shards: ShardSet, rows: Iterable[SampleRow], on_bad_sample: OnBadSample) -> Iterator[dict[str, Any]]:
-    """The members of each sample, then an empty one, which ends a group."""
+    """The members of each sample."""
     for row in rows:
         origin = f"{row.shard} at {row.offset}"
         try:
@@ -58,7 +58,6 @@ def _read_members(shards: ShardSet, rows: Iterable[SampleRow], on_bad_sample: On
             continue
         for name, content in members.items():
             yield {"fname": name, "data": content, "__url__": row.key}
-        yield {}
 
 
 def _build_samples(

@@ -90,6 +90,8 @@ class SampleFilter(Frozen):
             UsageError: `where` is not a valid condition over the labels of the rows, or no row is selected.
         """
         rows = list(rows)
+        if not str(self):
+            return rows
         return [row for row, selected in zip(rows, self._select(rows), strict=True) if selected]
 
     def apply_to_table(self, table: SampleTable) -> SampleTable:
@@ -101,7 +103,7 @@ class SampleFilter(Frozen):
         if self.where is not None and rows:
             holds = parse_condition(self.where, {label for row in rows for label in row.labels})
             selected = [matches and holds(row) for row, matches in zip(rows, selected, strict=True)]
-        if not any(selected) and str(self):
+        if not any(selected):
             raise UsageError(f"no sample matches {self}; the values are {_describe_values(rows)}")
         return selected
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Protocol
 
 from blake3 import blake3
@@ -19,7 +18,7 @@ _DIGEST_LETTERS = 8
 _MAX_DIGITS = 15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScanFiles:
     """The files of one scan, as paths relative to the data directory, with '/' as separator.
 
@@ -49,7 +48,7 @@ class ScanFiles:
         return tuple(filter(None, dict.fromkeys((self.mesh, self.texture, self.landmarks))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SampleSource:
     """One sample on disk, with its labels.
 
@@ -87,7 +86,7 @@ class SampleSource:
         """`numbers`, also if none is missing."""
         return self.numbers or range(len(self.frames))
 
-    @cached_property
+    @property
     def paths(self) -> tuple[str, ...]:
         """All files that the sample depends on, each once, those of the first frame first."""
         if len(self.frames) == 1 and self.neutral is None:

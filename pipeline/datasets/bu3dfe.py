@@ -5,6 +5,9 @@ research", FG 2006). All mesh formats are accepted.
 """
 
 import re
+from collections.abc import Mapping
+from functools import cache
+from sys import intern
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.file_index import FileIndex
@@ -35,9 +38,15 @@ def _source(index: FileIndex, match: re.Match[str]) -> SampleSource:
     texture = index.first_existing(stem.removesuffix("_F3D"), _TEXTURES)
     return SampleSource(
         key=key,
-        subject=subject,
-        expression=expression,
+        # These three are shared: a dataset may have a million scans.
+        subject=intern(subject),
+        expression=intern(expression),
         level=int(level) or None,
         frames=(ScanFiles(match.string, texture, index.first_existing(stem, _LANDMARKS)),),
-        labels={"sex": subject[0], "ancestry": ancestry},
+        labels=_labels(subject[0], ancestry),
     )
+
+
+@cache
+def _labels(sex: str, ancestry: str) -> Mapping[str, str]:
+    return {"sex": sex, "ancestry": ancestry}

@@ -147,7 +147,7 @@ def open_data_dir(root: PathLike) -> Iterator[DataDir]:
         yield RemoteDir(root, Path(scratch))
 
 
-def stat_source(root: Path, path: str) -> Stat:
+def stat_source(root: Path | str, path: str) -> Stat:
     """Size and modification time of a local file; `MISSING` if there is no readable file."""
     try:
         status = os.stat(f"{root}/{path}")

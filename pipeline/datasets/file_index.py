@@ -7,7 +7,7 @@ are not followed, so no path leaves the directory through one.
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -22,7 +22,10 @@ MESH_SUFFIXES = frozenset((*SUFFIXES, ".bnt"))
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 TEXTURES = (*_IMAGES, *(suffix.upper() for suffix in _IMAGES), *(f".{suffix[1:].capitalize()}" for suffix in _IMAGES))
 LANDMARKS = (".bnd", ".lm3", "_lmk68.txt")
-MAX_FILES = 5_000_000
+MAX_BYTES = 4 << 30
+"""Limit on the memory of an index: some 30 million files."""
+# Of an entry and the header of its text.
+_BYTES_PER_FILE = 100
 _WILDCARDS = "*?["
 _LAST_LETTER = "\U0010ffff"
 
@@ -41,7 +44,7 @@ class FileIndex:
     """
 
     root: StoragePath
-    files: frozenset[str]
+    files: Set[str]
     non_utf8_names: tuple[str, ...] = ()
     linked_folders: tuple[str, ...] = ()
     stats: Mapping[str, Stat] | None = None
@@ -52,7 +55,7 @@ class FileIndex:
 
         Raises:
             UsageError: `root` is not a directory, it or a folder in it cannot be read, it has no file with a UTF-8
-                name, or it has more than `MAX_FILES` files.
+                name, or a list of its files takes more than `MAX_BYTES`.
         """
         root = StoragePath(root)
         if not root.is_local:
@@ -64,12 +67,14 @@ class FileIndex:
         files: set[str] = set()
         non_utf8_names: list[str] = []
         linked_folders: list[str] = []
+        num_bytes = 0
         for path in _walk(root.local, linked_folders):
             if path.isascii() or _is_utf8(path):
                 files.add(path)
             else:
                 non_utf8_names.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
-            if len(files) + len(non_utf8_names) > MAX_FILES:
+            num_bytes += _BYTES_PER_FILE + len(path)
+            if num_bytes > MAX_BYTES:
                 raise _too_many(root)
         if not files and non_utf8_names:
             raise UsageError(f"{root}: no file name is UTF-8, e.g. {min(non_utf8_names)}; rename the files")
@@ -80,21 +85,26 @@ class FileIndex:
             )
         if not files:
             raise UsageError(f"{root}: the directory is empty; use the folder of the dataset")
-        return cls(root, frozenset(files), tuple(sorted(non_utf8_names)), tuple(sorted(linked_folders)))
+        return cls(root, files, tuple(sorted(non_utf8_names)), tuple(sorted(linked_folders)))
 
     @classmethod
     def _under_url(cls, root: StoragePath) -> "FileIndex":
         stats = list_files(root)
-        if len(stats) > MAX_FILES:
+        if _BYTES_PER_FILE * len(stats) + sum(map(len, stats)) > MAX_BYTES:
             raise _too_many(root)
         if not stats:
             raise UsageError(f"{root}: no files at this URL; use the folder of the dataset")
-        return cls(root, frozenset(stats), stats=stats)
+        return cls(root, stats.keys(), stats=stats)
 
     @cached_property
     def meshes(self) -> Sequence[str]:
         """The files with the suffix of a mesh, sorted."""
-        return sorted(path for path in self.files if suffix_of(path) in MESH_SUFFIXES)
+        # Most files are found to be no meshes by their last letters, in a fifth of the time of `suffix_of`.
+        ends = tuple(MESH_SUFFIXES)
+        longest = max(map(len, ends))
+        return sorted(
+            path for path in self.files if path[-longest:].lower().endswith(ends) and suffix_of(path) in MESH_SUFFIXES
+        )
 
     def has_folder(self, path: str) -> bool:
         """Return whether there is a folder of that name. A link to a folder counts."""
@@ -134,7 +144,9 @@ class FileIndex:
 
 
 def _too_many(root: StoragePath) -> UsageError:
-    return UsageError(f"{root}: too many files: over {MAX_FILES:,}; use the folder of the dataset")
+    return UsageError(
+        f"{root}: too many files: a list of them takes over {MAX_BYTES >> 20:,} MB; use the folder of the dataset"
+    )
 
 
 def suffix_of(path: str) -> str:

@@ -102,7 +102,6 @@ class SourceFiles:
     def __init__(
         self,
         root: PathLike,
-        recorded: Iterable[SourceFile],
         verify: bool = False,
         listed: Mapping[str, Stat] | None = None,
     ) -> None:
@@ -110,12 +109,11 @@ class SourceFiles:
 
         Args:
             root: the data directory.
-            recorded: files with the size, time and digest that they had.
             verify: read all files, whatever their size and time.
             listed: sizes and times under a URL, which is listed if they are None: no request is made for each file.
         """
         self.root, self.verify = StoragePath(root), verify
-        self._recorded, self._listed = recorded, listed
+        self._listed = listed
         self._current: dict[str, SourceFile] = {}
 
     def are_unchanged(self, files: Iterable[SourceFile]) -> bool:
@@ -123,11 +121,16 @@ class SourceFiles:
         stat = self._stat
         return not self.verify and all([stat(file.path) == (file.size, file.mtime_ns) for file in files])
 
-    def load(self, paths: Iterable[str]) -> None:
-        """Load files, many at a time; those that changed are read."""
-        if not (wanted := dict.fromkeys(paths)):
+    def load(self, paths: Iterable[str], recorded: Iterable[SourceFile]) -> None:
+        """Load files, many at a time; those that changed are read.
+
+        Args:
+            paths: the files.
+            recorded: files with the size, time and digest that they had.
+        """
+        if not (wanted := [path for path in dict.fromkeys(paths) if path not in self._current]):
             return
-        known = {file.path: replace(file, named=False) if file.named else file for file in self._recorded}
+        known = {file.path: replace(file, named=False) if file.named else file for file in recorded}
         same = {path: known[path] for path in wanted if path in known and self.are_unchanged([known[path]])}
         stale = [path for path in wanted if path not in same]
         self._current.update(same)
@@ -142,7 +145,7 @@ class SourceFiles:
     def _stat(self) -> Callable[[str], Stat]:
         if self.root.is_local:
             # Samples of a subject follow each other, and may all depend on its neutral scan.
-            return lru_cache(_CACHE_SIZE)(partial(stat_source, self.root.local))
+            return lru_cache(_CACHE_SIZE)(partial(stat_source, str(self.root.local)))
         listed = list_files(self.root) if self._listed is None else self._listed
         return lambda path: listed.get(path, MISSING)
 

@@ -9,14 +9,22 @@ working on.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from smile_pipe.pipeline.common.directory_lock import NAME as LOCK
 from smile_pipe.pipeline.runs.cards import shards_card
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import FailureRow, IndexRow, read_failures, read_index, write_failures, write_index
+from smile_pipe.shards.index import (
+    FailureRow,
+    IndexRow,
+    read_failures,
+    read_index_by_shard,
+    write_failures,
+    write_index,
+)
 from smile_pipe.shards.manifest import (
     SHARD_NAME,
     ShardEntry,
@@ -36,7 +44,7 @@ class ShardRecord:
         name: file name of the shard.
         settings: fingerprint of the settings that its images depend on.
         entry: the shard in the manifest; None if all of its samples failed and there is no file.
-        rows: its samples in the index.
+        rows: its samples in the index; of a finished run as columns.
         failures: its failed samples.
         schema_version: see `ShardManifest`; records of releases that wrote version 2 do not have it.
     """
@@ -46,14 +54,14 @@ class ShardRecord:
     name: ShardName
     settings: str
     entry: ShardEntry | None
-    rows: tuple[IndexRow, ...]
+    rows: Annotated[Sequence[IndexRow], AfterValidator(tuple)]
     failures: tuple[FailureRow, ...]
     schema_version: int = 2
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """Keys of all samples, rendered or failed, in order."""
-        return tuple(sorted([row.key for row in self.rows] + [failure.key for failure in self.failures]))
+    def samples(self) -> list[IndexRow | FailureRow]:
+        """All samples, rendered or failed."""
+        return [*self.rows, *self.failures]
 
 
 _SHARD_RECORD = TypeAdapter(ShardRecord)
@@ -146,7 +154,9 @@ class RenderOutput(ShardSetPaths):
 
     def write_record(self, record: ShardRecord) -> None:
         """Record that a shard is finished."""
-        self._record_path(record.name).write_atomically(_SHARD_RECORD.dump_json(record))
+        self._record_path(record.name).write_atomically(
+            _SHARD_RECORD.dump_json(replace(record, rows=tuple(record.rows)))
+        )
 
     def remove_record(self, name: str) -> None:
         """Remove the record of a shard, if there is one."""
@@ -160,7 +170,7 @@ class RenderOutput(ShardSetPaths):
     def finish(self, manifest: ShardManifest, records: Sequence[ShardRecord]) -> None:
         """Finish a run: write the tables, the card and, last, the manifest; then remove the records."""
         self.refresh(records)
-        card = shards_card(manifest, [row for record in records for row in record.rows])
+        card = shards_card(manifest, (row for record in records for row in record.rows))
         self.card_path.write_atomically(card.encode())
         manifest.write(self.manifest_path)
         self.progress.remove_tree()
@@ -173,20 +183,18 @@ class RenderOutput(ShardSetPaths):
         if manifest is None:
             return []
         entries = {entry.name: entry for entry in manifest.shards}
-        rows, failures = read_index(self.index_path), read_failures(self.failures_path)
-        by_shard: dict[str, tuple[list[IndexRow], list[FailureRow]]] = {name: ([], []) for name in entries}
-        for row in rows:
-            by_shard.setdefault(row.shard, ([], []))[0].append(row)
-        for failure in failures:
-            by_shard.setdefault(failure.shard, ([], []))[1].append(failure)
+        rows = read_index_by_shard(self.index_path)
+        failures: dict[str, list[FailureRow]] = {}
+        for failure in read_failures(self.failures_path):
+            failures.setdefault(failure.shard, []).append(failure)
         return [
             ShardRecord(
                 name=name,
                 settings=manifest.images_fingerprint,
                 entry=entries.get(name),
-                rows=tuple(r),
-                failures=tuple(f),
+                rows=rows.get(name, ()),
+                failures=tuple(failures.get(name, ())),
                 schema_version=manifest.schema_version,
             )
-            for name, (r, f) in by_shard.items()
+            for name in {**entries, **rows, **failures}
         ]

@@ -139,8 +139,7 @@ def plan_shards(
     records = {record.name: record for record in known if record.settings == fingerprints.images_settings}
     sizes = output.shard_sizes()
     outdated = [name for name in sorted(sizes) if name not in records]
-    shards = _Shards(root, samples, fingerprints, sizes, retry_failed)
-    shards.check_files([*records.values()], verify_sources, stats)
+    shards = _Shards(SourceFiles(root, verify_sources, stats), samples, fingerprints, sizes, retry_failed)
     for record in records.values():
         shards.add(record)
     new = [sample for sample in samples if sample.key not in shards.placed]
@@ -169,13 +168,13 @@ class _Shards:
 
     def __init__(
         self,
-        root: StoragePath,
+        files: SourceFiles,
         samples: Sequence[SampleSource],
         fingerprints: SampleFingerprints,
         sizes: Mapping[str, int],
         retry_failed: bool,
     ) -> None:
-        self.root, self.fingerprints, self.sizes, self.retry_failed = root, fingerprints, sizes, retry_failed
+        self.files, self.fingerprints, self.sizes, self.retry_failed = files, fingerprints, sizes, retry_failed
         self.wanted = {sample.key: sample for sample in samples}
         self.placed: set[str] = set()
         self.kept: list[ShardRecord] = []
@@ -184,23 +183,14 @@ class _Shards:
         self.reasons: dict[str, int] = {}
         self.touched = False
 
-    def check_files(self, records: Sequence[ShardRecord], verify: bool, stats: Mapping[str, Stat] | None) -> None:
-        """Find the samples whose files changed, and read these files."""
-        found = [before for record in records for before in _rows_of(record)]
-        self.files = SourceFiles(self.root, (file for before in found for file in before.sources), verify, stats)
-        changed = [
-            (before, sample)
-            for before in found
-            if (sample := self.wanted.get(before.key)) is not None and not self._is_unchanged(before, sample)
-        ]
-        self.changed = {before.key for before, _ in changed}
-        self.files.load(path for before, sample in changed for path in (*sample.paths, *_named_paths(before)))
-
     def add(self, record: ShardRecord) -> None:
-        """Keep, rebuild or remove a shard."""
-        before = _rows_of(record)
+        """Keep, rebuild or remove a shard, and read those of its source files that changed."""
+        # Once: each access to the rows of a finished run creates them.
+        rows_before = tuple(record.rows)
+        before: list[IndexRow | FailureRow] = [*rows_before, *record.failures]
         wanted = {row.key: sample for row in before if (sample := self.wanted.get(row.key)) is not None}
         self.placed.update(wanted)
+        self._load_changed_files(before, wanted)
         if not wanted:
             self.removed.append(record.name)
             self._count(REMOVED, len(before))
@@ -209,7 +199,7 @@ class _Shards:
             self._count(SHARD_GONE, len(wanted))
             self._rebuild(record, [*wanted.values()], (), ())
             return
-        rows = [row for row in record.rows if row.key in wanted]
+        rows = [row for row in rows_before if row.key in wanted]
         failures = [failure for failure in record.failures if failure.key in wanted]
         reused = [again for row in rows if (again := self._reuse(row, wanted[row.key])) is not None]
         still_failed = [failure for failure in failures if self._stays_failed(failure, wanted[failure.key])]
@@ -225,7 +215,11 @@ class _Shards:
         if is_outdated or to_render or num_removed or any(sample.source is not None for sample in reused):
             self._rebuild(record, to_render, reused, still_failed)
         else:
-            self._keep(record, tuple(sample.row for sample in reused), tuple(still_failed))
+            rows_now, failures_now = tuple(sample.row for sample in reused), tuple(still_failed)
+            if (rows_now, failures_now) != (rows_before, record.failures):
+                self.touched = True
+                record = replace(record, rows=rows_now, failures=failures_now)
+            self.kept.append(record)
 
     def _reuse(self, row: IndexRow, sample: SampleSource) -> ReusedSample | None:
         """How a sample's images can be reused; None if they have to be rendered."""
@@ -253,6 +247,12 @@ class _Shards:
     def _with_current_sources(self, failure: FailureRow) -> FailureRow:
         return failure.model_copy(update={"sources": self._files_of(failure, self.wanted[failure.key])})
 
+    def _load_changed_files(self, before: Sequence[IndexRow | FailureRow], wanted: Mapping[str, SampleSource]) -> None:
+        changed = [row for row in before if row.key in wanted and not self._is_unchanged(row, wanted[row.key])]
+        self.changed = {row.key for row in changed}
+        paths = (path for row in changed for path in (*wanted[row.key].paths, *_named_paths(row)))
+        self.files.load(paths, (file for row in before for file in row.sources))
+
     def _is_unchanged(self, before: IndexRow | FailureRow, sample: SampleSource) -> bool:
         """Whether a sample has the same files as before, with the same sizes and times."""
         paths = tuple([file.path for file in before.sources if not file.named])
@@ -263,12 +263,6 @@ class _Shards:
             return before.sources
         own = [self.files[path] for path in sample.paths]
         return (*own, *(replace(self.files[path], named=True) for path in _named_paths(before)))
-
-    def _keep(self, record: ShardRecord, rows: tuple[IndexRow, ...], failures: tuple[FailureRow, ...]) -> None:
-        if (rows, failures) != (record.rows, record.failures):
-            self.touched = True
-            record = replace(record, rows=rows, failures=failures)
-        self.kept.append(record)
 
     def _rebuild(
         self,
@@ -283,10 +277,6 @@ class _Shards:
     def _count(self, reason: str, num_samples: int = 1) -> None:
         if num_samples:
             self.reasons[reason] = self.reasons.get(reason, 0) + num_samples
-
-
-def _rows_of(record: ShardRecord) -> list[IndexRow | FailureRow]:
-    return [*record.rows, *record.failures]
 
 
 def _named_paths(before: IndexRow | FailureRow) -> list[str]:

@@ -95,8 +95,7 @@ def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) 
     samples = [select_inputs(sample, settings) for sample in selected]
     _check_text(settings, samples, found.layout)
     known = output.read_records()
-    before = {key for record in known for key in record.keys}
-    if before and before.isdisjoint(sample.key for sample in samples):
+    if known and not _have_common_samples(known, samples):
         raise UsageError(
             f"holds shards of other scans than {config.data_dir}; choose another directory",
             field="out",
@@ -115,6 +114,11 @@ def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) 
         found.stats,
     )
     return replace(work, evidence=found.match_reason, ignored=found.skipped, settings=settings)
+
+
+def _have_common_samples(records: Sequence[ShardRecord], samples: Sequence[SampleSource]) -> bool:
+    keys = {sample.key for sample in samples}
+    return any(before.key in keys for record in records for before in record.samples)
 
 
 def _check_text(settings: RenderSettings, samples: Sequence[SampleSource], layout: str) -> None:
@@ -257,9 +261,11 @@ def _in_process(config: RenderConfig) -> bool:
 
 
 def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[ShardRecord]) -> ShardManifest:
-    rows = [row for record in records for row in record.rows]
+    # Not the rows of the records, which would all be created: these are the same samples.
+    failed = {failure.key for record in records for failure in record.failures}
+    samples = [sample for sample in work.samples if sample.key not in failed]
     entries = tuple(record.entry for record in records if record.entry is not None)
-    expressions = order_expressions({row.expression for row in rows})
+    expressions = order_expressions({sample.expression for sample in samples})
     prompts = {expression: templates for expression in expressions if (templates := _templates(settings, expression))}
     contents = [entry.fingerprint for entry in entries]
     return ShardManifest(
@@ -274,10 +280,10 @@ def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[Shar
         text_source=settings.text_source,
         prompts=prompts,
         expressions=expressions,
-        num_samples=len(rows),
-        num_sequences=sum(row.frame_rate > 0 for row in rows),
-        num_subjects=len({row.subject for row in rows}),
-        num_failures=sum(len(record.failures) for record in records),
+        num_samples=len(samples),
+        num_sequences=sum(sample.frame_rate is not None for sample in samples),
+        num_subjects=len({sample.subject for sample in samples}),
+        num_failures=len(failed),
         shards=entries,
     )
 

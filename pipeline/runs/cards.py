@@ -92,7 +92,7 @@ format {run.schema_version}.
 """
 
 
-def shards_card(manifest: ShardManifest, rows: Sequence[SampleRow]) -> str:
+def shards_card(manifest: ShardManifest, rows: Iterable[SampleRow]) -> str:
     """Return the dataset card of a shard set as Markdown; `rows` are those of its index."""
     counts = Counter(row.expression for row in rows)
     shown = [(word_for(name), counts[name]) for name in manifest.expressions[:MAX_CLASSES]]

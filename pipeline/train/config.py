@@ -79,6 +79,11 @@ class TrainOptions(Frozen):
     warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps in which the learning rate rises.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW, applied to matrices only.")
     num_workers: int = Field(1, ge=1, description="Training processes; more than one train data-parallel.")
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="How samples are drawn: uniform reads each once per epoch; balanced reads each expression equally "
+        "often, by its label, and so rare ones several times.",
+    )
     partitions: int = Field(
         0,
         ge=0,
@@ -205,7 +210,11 @@ class TrainConfig(TrainOptions):
         rates = self.learning_rates
         # One number if it is one, as in runs from before there were two.
         learning_rate = rates["heads"] if rates["heads"] == rates["towers"] else rates
-        return self.to_record(_NOT_RECORDED | _NOT_IN_FINGERPRINT) | {
+        options = self.to_record(_NOT_RECORDED | _NOT_IN_FINGERPRINT) | {
             "joined_batch_size": self.joined_batch_size,
             "learning_rate": learning_rate,
         }
+        # Runs from before there was a choice have no such field.
+        if self.sampling == "uniform":
+            del options["sampling"]
+        return options

@@ -27,7 +27,7 @@ from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.pipeline.train.validation import Validation
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample_table import SampleTable
-from smile_pipe.shards.sampler import Sampler
+from smile_pipe.shards.sampler import Sampler, balancing_weights
 
 
 def train(
@@ -54,7 +54,8 @@ def train(
     dataset = _open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
     ranks = (worker.world_size, worker.rank, job.partitions)
-    sampler = Sampler(rows.codes("shard"), config.batch_size, config.seed, *ranks)
+    weights = balancing_weights(rows.codes("expression")) if config.sampling == "balanced" else None
+    sampler = Sampler(rows.codes("shard"), config.batch_size, config.seed, *ranks, weights=weights)
     validation = _validation(job, dataset, rows)
     train_step = TrainStep(job, worker, model, dataset, rows)
     step = train_step.load_checkpoint(run)

@@ -33,7 +33,8 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
     """Choose the source of the text: the shards, clusters of the model's own embeddings, or none.
 
     Raises:
-        UsageError: The recipe cannot learn from the source, or the shards do not have it.
+        UsageError: The recipe cannot learn from the source, the shards do not have it, or samples are drawn by labels
+            that it does not use.
     """
     recipe, stored, requested = RECIPES[config.recipe], manifest.text_source, config.text
     need = recipe.text
@@ -59,6 +60,12 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
             f"the shards have {has}; use `text={stored}`, or render them with `text={source}`",
             field="text",
             value=source,
+        )
+    if config.sampling == "balanced" and source not in ("label", "au"):
+        raise UsageError(
+            f"draws samples by their labels, and this training learns without them (text {source}); leave it out",
+            field="sampling",
+            value="balanced",
         )
     return source
 

@@ -8,6 +8,7 @@ of this machine needs no Ray. Shards and run are on a disk or under a URL; with 
 process.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
 from smile_pipe.shards.storage import PathLike, StoragePath
 from smile_pipe.shards.urls import absolute, check_no_credentials, scheme_of
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -130,6 +133,11 @@ def _as_recorded(job: Job, record: Mapping[str, Any]) -> Job:
         return job
     recipe = RecipeConfig.model_validate(record["recipe"]) if "recipe" in record else job.recipe
     precision = record.get("precision", job.precision)
+    if "partitions" not in record:
+        _log.warning(
+            "the run was started by an earlier version, which read samples in another order: if it was stopped within "
+            "an epoch, the rest of this epoch repeats some samples and leaves out others"
+        )
     return replace(job, precision=precision, recipe=recipe, partitions=record.get("partitions", 1))
 
 

@@ -2,6 +2,9 @@
 
 import errno
 import logging
+import random
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +15,7 @@ import fsspec
 import pytest
 from filelock import FileLock
 
+from helpers.processes import wait_until
 from helpers.samples import write_shard_set
 from smile_pipe.shards import cache as module
 from smile_pipe.shards.cache import ShardCache, default_folder
@@ -238,7 +242,7 @@ class TestFaults:
                 bad.append(row)
         assert bad == [[row for row in storage.shards.rows if row.shard == NAMES[1]][1]]
         assert [record.message for record in caplog.records] == [
-            "000001.tar differs from its manifest; its intact samples are read one by one"
+            "000001.tar cannot be read as a whole; its intact samples are read one by one"
         ]
         # Twice as a whole, then sample by sample.
         assert damaged.reads[NAMES[1]] == 2 + sum(row.shard == NAMES[1] for row in storage.shards.rows)
@@ -256,7 +260,7 @@ class TestFaults:
         with pytest.raises(ShardError, match=r"^000001\.tar: listed in the manifest but missing"):
             shards.read(first_row_of(storage, NAMES[1]))
 
-    def test_failure_of_the_storage_is_raised_and_the_next_read_tries_again(self, storage, tmp_path):
+    def test_failure_of_the_storage_is_raised_and_the_next_read_tries_again(self, storage, tmp_path, caplog):
         def fail(name: str, content: bytes) -> bytes:
             raise PermissionError("ExpiredToken")
 
@@ -305,6 +309,69 @@ class TestFaults:
         assert_reads_all(shards, storage)
         cached(storage, tmp_path)
         assert not in_use.exists()
+
+    def test_shard_that_is_replaced_while_it_is_read_gives_no_wrong_sample(self, storage, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_PART_BYTES", 5_000)
+        old, new = NAMES[0], storage.shards.filesystem.cat_file(storage.shards.shard_path(NAMES[1]))
+        read = storage.cat_file
+
+        def cat_file(path: str, start: int, end: int) -> bytes:
+            content = read(path, start, end)
+            # After the first part the storage has the content of another shard under this name.
+            return new[start:end] if path.endswith(old) and storage.reads[old] > 1 else content
+
+        monkeypatch.setattr(storage, "cat_file", cat_file)
+        shards = cached(storage, tmp_path)
+        for row in storage.shards.rows:
+            if row.shard == old:
+                with pytest.raises(ShardError, match=r"^000000\.tar"):
+                    shards.read(row)
+            else:
+                assert shards.read(row) == storage.shards.read(row)
+
+    def test_killed_process_leaves_nothing_that_counts(self, storage, written, tmp_path):
+        script = f"""
+import time
+from pathlib import Path
+from smile_pipe.shards import cache
+from smile_pipe.shards.reader import ShardSet
+
+shards = ShardSet.open({str(written)!r}).with_cache(Path({str(tmp_path)!r}), 1 << 30)
+cache._PART_BYTES = 5_000
+
+class Slow:
+    def cat_file(self, path, start, end):
+        time.sleep(3600 if start else 0)
+        return shards.filesystem.cat_file(path, start=start, end=end)
+
+shards.cache._filesystem = Slow()
+shards.cache.request({NAMES!r})
+"""
+        process = subprocess.Popen([sys.executable, "-c", script])
+        wait_until(lambda: len(list(tmp_path.glob("*.tmp"))) == 3)
+        process.kill()
+        process.wait()
+        assert len(list(tmp_path.glob("*.tmp"))) == 3 and not list(tmp_path.glob("*.tar"))
+        assert_reads_all(cached(storage, tmp_path), storage)
+        assert len(copies(tmp_path)) == 3 and not list(tmp_path.glob("*.tmp"))
+
+    def test_two_jobs_with_little_room_take_copies_from_each_other_and_read_the_same(self, storage, tmp_path):
+        largest = max(entry.bytes for entry in storage.shards.manifest.shards)
+        expected = {row.key: storage.shards.read(row) for row in storage.shards.rows}
+        wrong: list[str] = []
+
+        def job(seed: int) -> None:
+            shards, rng = cached(storage, tmp_path, largest), random.Random(seed)
+            for row in rng.choices(list(storage.shards.rows), k=60):
+                if shards.read(row) != expected[row.key]:
+                    wrong.append(row.key)
+
+        threads = [threading.Thread(target=job, args=(seed,)) for seed in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong and sum(storage.reads.values()) > 20
 
     @pytest.mark.parametrize("name", ["../../outside", "a" * 63 + "/", "A" * 64, ""])
     def test_a_digest_that_is_none_is_no_file_name(self, storage, tmp_path, name):

@@ -10,7 +10,16 @@ import pytest
 
 from helpers.samples import make_row, make_samples
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import FailureRow, SourceFile, read_failures, read_index, write_failures, write_index
+from smile_pipe.shards.index import (
+    FailureRow,
+    IndexRows,
+    SourceFile,
+    read_failures,
+    read_index,
+    read_index_by_shard,
+    write_failures,
+    write_index,
+)
 from smile_pipe.shards.writer import Location
 
 SAMPLES = make_samples(num_subjects=2)
@@ -46,6 +55,34 @@ def test_index_round_trip_keeps_rows_and_order(tmp_path):
     assert read_index(tmp_path / "index.parquet") == rows
 
 
+def test_rows_of_each_shard_are_read_as_columns(tmp_path):
+    shards = ("000002.tar", "000000.tar", "000000.tar", "000001.tar", "000002.tar", "000001.tar")
+    rows = [replace(row, shard=shard) for row, shard in zip(ROWS, shards, strict=True)]
+    rows[1] = replace(rows[1], sources=SOURCES, labels={})
+    rows[5] = replace(rows[5], sources=())
+    write_index(tmp_path / "index.parquet", rows)
+    by_shard = read_index_by_shard(tmp_path / "index.parquet")
+    assert list(by_shard) == ["000002.tar", "000000.tar", "000001.tar"]
+    for shard, found in by_shard.items():
+        own = [row for row in rows if row.shard == shard]
+        assert isinstance(found, IndexRows) and found == own and found[0] == own[0] and len(found) == len(own)
+        assert found != own[:1] and found != own[::-1]
+
+
+def test_rows_are_written_a_few_at_a_time(tmp_path, monkeypatch):
+    taken, groups = [], []
+    write = pq.ParquetWriter.write_table
+
+    def write_group(writer, table):
+        groups.append((len(table), len(taken)))
+        write(writer, table)
+
+    monkeypatch.setattr("smile_pipe.shards.index._ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_group)
+    write_index(tmp_path / "index.parquet", (taken.append(row) or row for row in ROWS))
+    assert groups == [(4, 4), (2, 6)] and read_index(tmp_path / "index.parquet") == ROWS
+
+
 def test_order_of_labels_does_not_change_the_bytes(tmp_path):
     write_index(tmp_path / "a.parquet", [replace(ROWS[0], labels={"z": "1", "a": "2"})])
     write_index(tmp_path / "b.parquet", [replace(ROWS[0], labels={"a": "2", "z": "1"})])
@@ -76,11 +113,11 @@ def test_an_error_while_writing_leaves_the_old_table_and_no_temporary_file(tmp_p
     write_index(path, ROWS)
     before = path.read_bytes()
 
-    def full(table, where, **options):
-        where.write_bytes(b"PAR1")
+    def full(writer, table):
+        assert len(list(tmp_path.iterdir())) == 2
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         write_index(path, ROWS[:1])
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from smile_pipe.shards.sampler import WINDOW, Sampler
+from smile_pipe.shards.sampler import WINDOW, Sampler, balancing_weights
 
 quickly = settings(max_examples=150, deadline=None)
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=30).filter(lambda counts: sum(counts) >= 2)
@@ -155,12 +156,9 @@ def test_a_rank_reads_its_own_shards_in_every_epoch_with_partitions():
     assert len(orders) == 20
 
 
-def test_partitions_have_equal_sizes_and_are_shuffled_differently():
+def test_partitions_have_equal_sizes():
     samplers = ranks([9, 1, 30, 2, 17] * 3, 4, 0, 3, partitions=3)
     assert {len(count(sampler.batches(0))) for sampler in samplers} == {59}
-    equal = ranks([8] * 8, 4, 0, 2, partitions=2)
-    places = [np.argsort(np.concatenate(list(sampler.batches(0)))).tolist() for sampler in equal]
-    assert places[0] != places[1]
 
 
 @quickly
@@ -194,3 +192,33 @@ def test_remainder_is_spread_over_all_steps(num_samples, batch_size, world_size,
     assert sampler.num_steps == steps
     lengths = [len(batch) for batch in sampler.batches(0)]
     assert min(lengths) >= num_samples // (steps * world_size)
+
+
+class TestWeights:
+    @quickly
+    @given(sizes, batch_sizes, seeds, worlds, epochs, partition_counts, st.data())
+    def test_samples_are_read_in_proportion_to_their_weights(
+        self, counts, batch_size, seed, world_size, epoch, partitions, data
+    ):
+        total = sum(counts)
+        weights = np.array(data.draw(st.lists(st.floats(0.1, 10), min_size=total, max_size=total)))
+        samplers = [replace(s, weights=weights) for s in ranks(counts, batch_size, seed, world_size, partitions)]
+        seen = count(batch for sampler in samplers for batch in sampler.batches(epoch))
+        assert sum(seen.values()) == total
+        for members in samplers[0]._members:
+            expected = weights[members] / weights[members].sum() * len(members)
+            assert all(abs(seen[number] - n) < 1 + 1e-9 for number, n in zip(members.tolist(), expected, strict=True))
+
+    def test_epochs_draw_different_samples(self):
+        (sampler,) = ranks([30] * 2, 4, 0, 1)
+        sampler = replace(sampler, weights=np.r_[np.full(30, 1.0), np.full(30, 0.1)])
+        drawn = [frozenset(count(sampler.batches(epoch))) for epoch in range(80)]
+        assert len(set(drawn)) == 80 and frozenset.union(*drawn) == frozenset(range(60))
+
+    def test_classes_are_balanced(self):
+        classes = np.repeat([0, 1, 2], [50, 30, 10])
+        (sampler,) = ranks([9] * 10, 4, 0, 1)
+        balanced = replace(sampler, weights=balancing_weights(classes))
+        for epoch in range(5):
+            drawn = Counter(classes[balanced.order(epoch)].tolist())
+            assert all(abs(drawn[number] - 30) <= 1 for number in range(3))

@@ -12,11 +12,14 @@ import torch
 from fsspec.implementations.dirfs import DirFileSystem
 
 from helpers.samples import write_shard_set
+from helpers.trees import upload
 from smile_pipe.pipeline.data import dataset as module
 from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset
+from smile_pipe.pipeline.data.integrity import BadSampleError
 from smile_pipe.shards import cache as cache_module
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
+from smile_pipe.shards.storage import StoragePath
 
 SPEC = DecodeSpec("rgb", 8)
 NUM_SHARDS = 12
@@ -126,3 +129,34 @@ def test_with_partitions_each_machine_copies_its_part_only(disk, remote, tmp_pat
             assert len(list(faces.batches(batches))) == 6
     # With one partition each of the two machines reads a part of each shard, and copies it.
     assert set(remote.filesystem.reads.values()) == {1 if partitions == 2 else 2}
+
+
+class TestFaultyStorage:
+    """An S3 server fails in the middle of downloads; no batch differs."""
+
+    @pytest.fixture
+    def bucket(self, disk, s3_url, faulty, monkeypatch) -> ShardSet:
+        # One after another: two faults in a row of one shard are another case, and not the one that is tested.
+        monkeypatch.setattr(cache_module, "CONNECTIONS", 1)
+        return ShardSet.open(str(upload(disk.root, StoragePath(f"{s3_url}/shards"))))
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            *("500", "503", "reset", "reset in the body", "stall in the body", "short body"),
+            *("truncated body", "corrupt body"),
+        ],
+    )
+    def test_batches_are_equal_after_any_fault(self, disk, bucket, faulty, tmp_path, fault):
+        faulty.fault, faulty.every, faulty.stall_seconds = fault, 5, 0.2
+        found = list(reader(bucket, tmp_path).batches(groups(disk, 0)))
+        expected = list(FaceDataset(disk, SPEC, 0).batches(groups(disk, 0)))
+        assert [batch.keys for batch in found] == [batch.keys for batch in expected] and faulty.num_faults >= 2
+        assert all(torch.equal(one.views, other.views) for one, other in zip(found, expected, strict=True))
+
+    @pytest.mark.parametrize("fault", ["truncated body", "corrupt body"])
+    def test_damage_that_stays_is_an_error_that_names_a_sample(self, disk, bucket, faulty, tmp_path, fault):
+        faulty.fault, faulty.every = fault, 1
+        with pytest.raises(BadSampleError, match=r"^0000\d\d\.tar: the sample \w+ cannot be read"):
+            list(reader(bucket, tmp_path).batches(groups(disk, 0)))
+        assert not list(tmp_path.glob("*.tar"))

@@ -181,16 +181,16 @@ class TestPlanning:
         known = [read_source(url, path) for path in FILES]
         monkeypatch.setattr(url.fs, "info", failing(AssertionError("was asked for a file")))
         monkeypatch.setattr(url.fs, "get_file", failing(AssertionError("was fetched")))
-        files = SourceFiles(url, known, listed=FileIndex.scan(url).stats)
-        files.load(FILES)
+        files = SourceFiles(url, listed=FileIndex.scan(url).stats)
+        files.load(FILES, known)
         assert [files[path] for path in FILES] == known
 
     def test_listing_is_created_if_none_is_given(self, url):
         known = [read_source(url, path) for path in FILES]
         put(url, {"a.obj": b"changed it is"})
         url.fs.rm(f"{url.path}/labels.csv")
-        files = SourceFiles(url, known)
-        files.load(FILES)
+        files = SourceFiles(url)
+        files.load(FILES, known)
         assert files["deep/er/b.png"] == known[1]
         assert (files["a.obj"].size, files["labels.csv"].size) == (13, -1)
         assert files["a.obj"].blake3 not in ("", known[0].blake3)

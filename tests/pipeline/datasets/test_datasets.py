@@ -244,9 +244,10 @@ class TestErrors:
             find_samples(tmp_path, "auto")
 
     def test_too_many_files(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("smile_pipe.pipeline.datasets.file_index.MAX_FILES", 2)
+        # Two files of 18 letters fit, as 100 bytes are counted for each in addition.
+        monkeypatch.setattr("smile_pipe.pipeline.datasets.file_index.MAX_BYTES", 2 * 118)
         assert find_samples(touch(tmp_path, "F001/Happy/000.wrl", "F001/Happy/001.wrl"), "auto").layout == "bu4dfe"
-        with pytest.raises(UsageError, match="too many files: over 2"):
+        with pytest.raises(UsageError, match="too many files: a list of them takes over 0 MB"):
             find_samples(touch(tmp_path, "F001/Happy/002.wrl"), "auto")
 
     def test_links_to_folders_are_not_followed_and_links_to_files_are(self, tmp_path):

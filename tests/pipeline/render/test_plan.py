@@ -25,7 +25,7 @@ from smile_pipe.pipeline.render.plan import (
     ShardTask,
     plan_shards,
 )
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import IndexRow, IndexRows
 
 
 @pytest.fixture
@@ -296,6 +296,13 @@ def test_verify_sources_detects_changes_with_equal_size_and_time(rendered):
     assert work(rendered.plan(verify_sources=True).tasks) == {"000000.tar": ([KEYS[0]], [], KEYS[1:3])}
 
 
+def test_rows_of_shards_that_stay_as_they_are_are_not_kept_as_objects(rendered):
+    touch(rendered, f"{KEYS[0]}.wrl")
+    changed, *others = rendered.plan().kept
+    assert isinstance(changed.rows, tuple) and all(isinstance(record.rows, IndexRows) for record in others)
+    assert [record.name for record in others] == ["000001.tar", "000002.tar"]
+
+
 def test_retry_failed_tries_unchanged_failures_again(rendered):
     plan = rendered.plan(retry_failed=True)
     assert work(plan.tasks) == {"000001.tar": ([KEYS[4]], [], GOOD1)} and plan.reasons == {RETRIED: 1}
@@ -439,7 +446,7 @@ def test_after_any_history_each_sample_is_in_one_shard_and_no_work_is_left(tmp_p
     world.render()
     plan = world.plan()
     assert (plan.tasks, plan.removed) == ((), ())
-    assert sorted(key for record in plan.kept for key in record.keys) == sorted(world.samples)
+    assert sorted(sample.key for record in plan.kept for sample in record.samples) == sorted(world.samples)
     assert sorted(world.output.shard_sizes()) == [record.name for record in plan.kept]
 
 

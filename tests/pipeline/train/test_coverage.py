@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from helpers import small_runs
+from helpers.samples import write_shard_set
 from helpers.small_runs import NUM_LEARNED, config
 from smile_pipe.model.objectives import build_model
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
@@ -18,6 +19,7 @@ from smile_pipe.pipeline.train.loop import train
 from smile_pipe.pipeline.train.stage import prepare
 from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.pipeline.train.validation import Validation
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 
 EPOCHS = 3
@@ -124,3 +126,30 @@ def test_validation_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     sides = (shard_set.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
     seen = Validation.from_rows(*sides).accuracy(model, dataset, dataset.directions(shard_set.rows), SINGLE)
     assert rows[-1]["validation_knn"] == pytest.approx(seen, abs=1e-6)
+
+
+def test_balanced_sampling_reads_each_expression_equally_often(tmp_path):
+    shards = tmp_path / "shards"
+    samples = write_shard_set(shards, num_subjects=6, expressions=("HA", "SA", "NE"), channels=("rgb",))
+    rare = {sample.record.key for sample in samples if sample.record.expression == "SA"}
+    subjects = sorted({sample.record.subject for sample in samples})
+    # One of six people has a sad face.
+    where = f"expression != 'SA' or subject == '{subjects[0]}'"
+    options = {"split": "all", "where": where, "val_fraction": 0.0}
+    drawn = {
+        sampling: watch(job_of(shards, tmp_path / sampling, sampling=sampling, **options), SINGLE)[0][0]
+        for sampling in ("uniform", "balanced")
+    }
+    num_rare = {name: sum(key in rare for key in keys) for name, keys in drawn.items()}
+    assert num_rare["uniform"] == 1 and abs(num_rare["balanced"] - len(drawn["balanced"]) / 3) <= 1
+
+
+@pytest.mark.parametrize("options", [{"text": "none"}, {"text": "pseudo"}, {"recipe": "barlow"}])
+def test_balanced_sampling_is_refused_where_labels_are_not_used(shards, tmp_path, options):
+    with pytest.raises(UsageError, match=r"^sampling balanced: draws samples by their labels"):
+        job_of(shards, tmp_path, sampling="balanced", **options)
+
+
+def test_sampling_decides_the_result_and_earlier_runs_stay_valid(shards, tmp_path):
+    uniform, balanced = (config(shards, tmp_path, sampling=name).for_fingerprint() for name in ("uniform", "balanced"))
+    assert balanced == uniform | {"sampling": "balanced"}

@@ -1,6 +1,7 @@
 """Resuming a run: with another number of workers, from a record of an earlier version, and what is refused."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.resume import updated_world_sizes
+from smile_pipe.pipeline.train.stage import prepare
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import fingerprint
 from smile_pipe.shards.reader import ShardSet
@@ -33,7 +35,7 @@ def stopped(shards, tmp_path):
     shutil.rmtree(out / "checkpoints" / "step-000008")
     record = json.loads((out / "config.json").read_text())
     record["train"] |= {"num_workers": 2, "batch_size": 2}
-    record["world_sizes"] = [[0, 2]]
+    record |= {"world_sizes": [[0, 2]], "partitions": 2}
     (out / "config.json").write_text(json.dumps(record))
     return out
 
@@ -71,7 +73,8 @@ EARLIER_OPTIONS = {
 EARLIER_COMPUTE_OPTIONS = ("num_workers", "batch_size", "accumulate", "checkpoint_activations", "compile", "wandb")
 
 
-def test_run_of_an_earlier_version_is_resumed(shards, tmp_path):
+def test_run_of_an_earlier_version_is_resumed(shards, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     out, options = tmp_path / "run", {"drop_loss": ("cm",), "val_fraction": 0.2}
     learn(shards, out, **options)
     (out / "manifest.json").unlink()
@@ -83,10 +86,20 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path):
         "train": EARLIER_OPTIONS,
         "fingerprint": fingerprint(decisive | {"joined_batch_size": 4}, shards_fingerprint, ""),
     }
+    del record["partitions"]
     (out / "config.json").write_text(json.dumps(record))
     manifest = learn(shards, out, resume=True, keep_checkpoints=1, grad_cache_chunks=2, **options)
+    assert [record.message for record in caplog.records if "order" in record.message] == [
+        "the run was started by an earlier version, which read samples in another order: if it was stopped within an "
+        "epoch, the rest of this epoch repeats some samples and leaves out others"
+    ]
     assert manifest.num_steps == 6 and len(RunDirectory(out).checkpoints()) == 1
-    assert manifest.config == EARLIER_OPTIONS | {"accumulate": 2, "learning_rate": "auto", "partitions": 0}
+    assert manifest.config == EARLIER_OPTIONS | {
+        "accumulate": 2,
+        "learning_rate": "auto",
+        "partitions": 0,
+        "sampling": "uniform",
+    }
     assert TrainConfig.from_record(EARLIER_OPTIONS | {"unknown": 1}) == {
         **{name: value for name, value in EARLIER_OPTIONS.items() if name not in TrainConfig.OLD_NAMES},
         "drop_loss": ["cm"],
@@ -99,7 +112,9 @@ def test_run_resumes_with_another_number_of_workers(shards, stopped):
     manifest = learn(shards, stopped, resume=True, batch_size=4)
     assert manifest.world_size == 1 and manifest.world_sizes == ((0, 2), (4, 1)) and manifest.num_steps == 8
     assert RunManifest.read(stopped / "manifest.json") == manifest
-    assert json.loads((stopped / "config.json").read_text())["world_sizes"] == [[0, 2], [4, 1]]
+    record = json.loads((stopped / "config.json").read_text())
+    # The order of the samples stays that of the first start.
+    assert record["world_sizes"] == [[0, 2], [4, 1]] and record["partitions"] == 2
 
 
 def test_other_batch_size_is_refused_with_a_hint(shards, stopped):
@@ -110,6 +125,12 @@ def test_other_batch_size_is_refused_with_a_hint(shards, stopped):
         learn(shards, stopped, resume=True, seed=1)
     with pytest.raises(UsageError, match="other options"):
         learn(shards, stopped, batch_size=5)
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 2), ({"partitions": 1}, 1), ({"partitions": 6}, 6)])
+def test_each_worker_has_a_partition_unless_an_option_says_otherwise(shards, tmp_path, options, expected):
+    given = config(shards, tmp_path / "run", num_workers=2, **options)
+    assert prepare(given, in_process=False)[2].partitions == expected
 
 
 def test_manifest_records_the_number_of_workers(shards, tmp_path):
