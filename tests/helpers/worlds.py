@@ -91,7 +91,7 @@ class World:
         whole = self.fingerprints.whole(sample, images, files)
         row = IndexRow(
             sample.key, sample.subject, sample.expression, sample.level, 1, 0.0, self.layout, sample.labels, shard,
-            0, 0, "", images, whole, "bounds", "plain", files,
+            0, 0, "", whole, "bounds", "plain", images, files,
         )  # fmt: skip
         return PackedSample(f"{images} {whole}".encode().ljust(512), whole), row
 

@@ -70,8 +70,8 @@ def problems(root: Path) -> list[Problem]:
 
 def hostile(root: Path, change: Callable[[str, Members], Members]) -> str:
     """Change the members of the first sample of the second shard, with matching manifest and index; returns its key."""
-    shards = ShardSet.open(str(root))
-    rows = [row for row in shards.rows if row.shard == _SHARD]
+    before = read_index(root / "index.parquet")
+    rows = [row for row in before if row.shard == _SHARD]
     path = root / "shards" / _SHARD
     content = path.read_bytes()
     first = rows[0]
@@ -81,7 +81,7 @@ def hostile(root: Path, change: Callable[[str, Members], Members]) -> str:
     path.write_bytes(piece + content[first.bytes :])
     moved = [replace(first, bytes=len(piece), digest=digest_of(piece))]
     moved += [replace(row, offset=row.offset + len(piece) - first.bytes) for row in rows[1:]]
-    write_matching_tables(root, [row for row in shards.rows if row.shard != _SHARD] + moved)
+    write_matching_tables(root, [row for row in before if row.shard != _SHARD] + moved)
     return first.key
 
 
