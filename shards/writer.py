@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from smile_pipe.shards.manifest import ShardEntry, fingerprint
-from smile_pipe.shards.sample import Sample, to_members
+from smile_pipe.shards.sample import Sample, SampleError, to_members
 from smile_pipe.shards.storage import PathLike, StoragePath
 
 if TYPE_CHECKING:
@@ -60,15 +60,20 @@ def pack_members(members: Mapping[str, bytes]) -> bytes:
 
     Args:
         members: Contents by member name, in any order; the tar has them in alphabetical order.
+
+    Raises:
+        SampleError: The names do not have one key and different suffixes.
     """
-    (key,) = {name.partition(".")[0] for name in members}
+    keys = {name.partition(".")[0] for name in members}
     by_suffix = {name.partition(".")[2]: content for name, content in members.items()}
+    if len(keys) != 1 or "" in by_suffix:
+        raise SampleError(f"members {sorted(members)} are not one sample")
     buffer = io.BytesIO()
     # Time, owner and mode are fixed: they would differ between machines. Without `keep_meta` the images of a view whose
     # name starts with "_" would be left out.
     fixed = {"mtime": 0, "user": "", "group": "", "mode": 0o644}
     with _tar_writer()(buffer, encoder=False, keep_meta=True, **fixed) as writer:
-        writer.write({"__key__": key, **by_suffix})
+        writer.write({"__key__": keys.pop(), **by_suffix})
         end = writer.tarstream.offset
     buffer.truncate(end)
     return buffer.getvalue()

@@ -54,6 +54,7 @@ class ShardRecord:
     name: ShardName
     settings: str
     entry: ShardEntry | None
+    # A tuple also if it was read from a record, so that it equals the one that was written.
     rows: Annotated[Sequence[IndexRow], AfterValidator(tuple)]
     failures: tuple[FailureRow, ...]
     schema_version: int = 2

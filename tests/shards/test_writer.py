@@ -60,6 +60,12 @@ def test_bytes_are_pinned_for_all_versions_of_webdataset_and_python():
     assert len(content) % tarfile.BLOCKSIZE == 0 != len(content) % tarfile.RECORDSIZE
 
 
+@pytest.mark.parametrize("names", [(), ("a",), ("a.",), ("a.txt", "b.txt")])
+def test_members_of_no_sample_or_of_two_are_not_packed(names):
+    with pytest.raises(SampleError, match="are not one sample"):
+        pack_members(dict.fromkeys(names, b""))
+
+
 def test_images_of_every_valid_view_name_are_written(path):
     sample = make_sample("a", views=[View(name=name) for name in ("_left", "__key__", "-", "0")], size=4)
     _, (at,) = write_shard(path, [sample])
