@@ -14,7 +14,6 @@ import pytest
 import ray.data
 import webdataset as wds
 from torch.utils.data import DataLoader
-from webdataset.autodecode import DecodingError
 
 from helpers.samples import make_timeline, spoil, write_shard_set
 from helpers.trees import upload
@@ -356,9 +355,10 @@ class TestSafety:
             decode_member(f".{suffix}", bomb)
         with wds.TarWriter(str(tmp_path / "0.tar"), encoder=False) as tar:
             tar.write({"__key__": "a", suffix: bomb})
-        with pytest.raises(DecodingError) as caught:
+        # webdataset 1.x names the member in an error of its own.
+        with pytest.raises((SampleError, getattr(wds, "DecodingError", SampleError))) as caught:
             list(wds.WebDataset(str(tmp_path / "0.tar"), shardshuffle=False).decode(decode_member))
-        assert isinstance(caught.value.__cause__, SampleError) and not (tmp_path / "ran").exists()
+        assert isinstance(caught.value.__cause__ or caught.value, SampleError) and not (tmp_path / "ran").exists()
 
     def test_stock_decoders_of_webdataset_would_run_the_code(self, tmp_path):
         """The test before this one can fail."""
