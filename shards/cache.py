@@ -14,15 +14,17 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from smile_pipe.shards.errors import StorageError, storage_errors
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import ShardEntry
 
 # Copies that are made at the same time. With parts of this size each connection gets 500 MB/s at 30 ms per request.
@@ -30,8 +32,13 @@ CONNECTIONS = 8
 _PART_BYTES = 16 << 20
 # A copy that failed, or differs from the manifest, is made once more; the storage may have had a moment of weakness.
 _ATTEMPTS = 2
+# Largest number of groups of rows in which shards are looked for ahead of time.
+MAX_GROUPS_AHEAD = 256
+_WAIT_SECONDS = 0.05
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUFFIX, _TEMPORARY = ".tar", ".tmp"
+
+Group = TypeVar("Group", bound=Sequence[SampleRow])
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +135,6 @@ class ShardCache:
                 if _mark_as_used(path):
                     return path
                 for _ in range(_ATTEMPTS):
-                    self._make_room(entry.bytes)
                     with self._temporary(entry) as temporary:
                         if self._download(entry, temporary):
                             temporary.replace(path)
@@ -146,11 +152,9 @@ class ShardCache:
     def _download(self, entry: ShardEntry, target: Path) -> bool:
         """Write the content of a shard to a file; false if the storage fails, or it is not what the manifest says."""
         source, digest = f"{self._shards_folder}/{entry.name}", hashlib.sha256()
-        with open(target, "wb") as file:
+        with open(target, "r+b") as file:
             for start in range(0, entry.bytes, _PART_BYTES):
-                if not threading.main_thread().is_alive():
-                    # The process ends, and would wait for this thread.
-                    raise CancelledError
+                _stop_at_exit()
                 end = min(start + _PART_BYTES, entry.bytes)
                 try:
                     with storage_errors(source):
@@ -162,30 +166,43 @@ class ShardCache:
                 file.write(part)
         return digest.hexdigest() == entry.sha256
 
-    def _make_room(self, num_bytes: int) -> None:
-        with self._guard, os.scandir(self.folder) as entries:
+    @contextmanager
+    def _temporary(self, entry: ShardEntry) -> Iterator[Path]:
+        """A file that takes its room in the folder from the start, as soon as copies in progress leave enough."""
+        path = self.folder / f".{entry.sha256}.{secrets.token_hex(4)}{_TEMPORARY}"
+        try:
+            while not self._reserve(path, entry.bytes):
+                _stop_at_exit()
+                time.sleep(_WAIT_SECONDS)
+                self._remove_leftovers()
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _reserve(self, path: Path, num_bytes: int) -> bool:
+        """Create a file of this size, and remove copies for it; false if copies in progress leave too little."""
+        # Under one lock: processes that count at the same time would take the same room.
+        with FileLock(self.folder / "locks" / "room.lock"), os.scandir(self.folder) as entries:
             files = []
             for entry in entries:
                 with suppress(FileNotFoundError):
                     if entry.name.endswith((_SUFFIX, _TEMPORARY)):
                         files.append((entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)))
+            in_progress = sum(size for _, size, path in files if path.suffix == _TEMPORARY)
+            if in_progress + num_bytes > self.max_bytes:
+                return False
             excess = sum(size for _, size, _ in files) + num_bytes - self.max_bytes
-            for _, size, path in sorted(files):
+            for _, size, copy in sorted(files):
                 if excess <= 0:
                     break
-                if path.suffix == _SUFFIX:
+                if copy.suffix == _SUFFIX:
                     # Where a file that another process reads cannot be removed, it stays.
                     with suppress(OSError):
-                        path.unlink()
+                        copy.unlink()
                     excess -= size
-
-    @contextmanager
-    def _temporary(self, entry: ShardEntry) -> Iterator[Path]:
-        path = self.folder / f".{entry.sha256}.{secrets.token_hex(4)}{_TEMPORARY}"
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+            with open(path, "wb") as file:
+                file.truncate(num_bytes)
+        return True
 
     def _remove_leftovers(self) -> None:
         """Remove temporary files whose processes have ended: nobody holds their locks."""
@@ -199,6 +216,32 @@ class ShardCache:
 
     def _path(self, entry: ShardEntry) -> Path:
         return self.folder / f"{entry.sha256}{_SUFFIX}"
+
+
+def request_ahead(
+    cache: ShardCache | None, groups: Iterable[Group], is_needed: Callable[[SampleRow], bool] = lambda row: True
+) -> Iterator[Group]:
+    """Yield groups of rows; meanwhile the shards of later ones are copied, as many at a time as the cache can.
+
+    Args:
+        cache: The copies; without it, nothing is requested.
+        groups: Rows that are read together, in the order of reading.
+        is_needed: Whether the shard of a row will be read.
+    """
+    ahead: deque[Group] = deque()
+    for group in groups:
+        ahead.append(group)
+        if cache is not None:
+            cache.request(dict.fromkeys(row.shard for row in group if is_needed(row)))
+        while ahead and (cache is None or cache.is_busy or len(ahead) >= MAX_GROUPS_AHEAD):
+            yield ahead.popleft()
+    yield from ahead
+
+
+def _stop_at_exit() -> None:
+    """End a thread if the main one has ended, which would wait for it."""
+    if not threading.main_thread().is_alive():
+        raise CancelledError
 
 
 def _mark_as_used(path: Path) -> bool:

@@ -27,6 +27,7 @@ from smile_pipe.pipeline.data.integrity import (
 )
 from smile_pipe.pipeline.data.temporal import TemporalRead, select_frames
 from smile_pipe.pipeline.rendering.cameras import Rig, View
+from smile_pipe.shards.cache import request_ahead
 from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
@@ -36,8 +37,6 @@ from smile_pipe.shards.streaming import OnBadSample, sample_pipeline
 # Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
 READ_AHEAD = 3
 READ_CHUNK = 8
-# Largest number of batches in which remote shards are looked for ahead of time.
-MAX_GROUPS_AHEAD = 256
 # Least number of threads if reading does not compete with the model for cores: threads that wait for a remote storage
 # need no core, and with a GPU the cores are free.
 MIN_FREE_READERS = 8
@@ -162,7 +161,7 @@ class FaceDataset:
         """
         with ThreadPoolExecutor(self._num_readers()) as readers, ThreadPoolExecutor(1) as collator:
             pending: deque[Future[Batch | None]] = deque()
-            for group in self._request_ahead(groups):
+            for group in request_ahead(self.shards.cache, groups, lambda row: row.key not in self._cache):
                 chunks = [group[start : start + READ_CHUNK] for start in range(0, len(group), READ_CHUNK)]
                 parts = [readers.submit(self._read_chunk, chunk) for chunk in chunks]
                 pending.append(collator.submit(self._collate, group, parts, spares))
@@ -183,19 +182,6 @@ class FaceDataset:
             views = tuple(View.model_validate(view) for view in settings["views"])
             return directions_of(Rig.build(views, settings["size"], settings["projection"]).cameras)
         return directions_of(first_readable(self.shards, rows, self.on_bad_shard).record.cameras)
-
-    def _request_ahead(self, groups: Iterable[Sequence[SampleRow]]) -> Iterator[Sequence[SampleRow]]:
-        """Yield the groups; meanwhile the shards of later ones are copied, as many at a time as the cache can."""
-        if (cache := self.shards.cache) is None:
-            yield from groups
-            return
-        ahead: deque[Sequence[SampleRow]] = deque()
-        for group in groups:
-            cache.request(dict.fromkeys(row.shard for row in group if row.key not in self._cache))
-            ahead.append(group)
-            while ahead and (cache.is_busy or len(ahead) >= MAX_GROUPS_AHEAD):
-                yield ahead.popleft()
-        yield from ahead
 
     def _num_readers(self) -> int:
         """One thread per core of this process: decoding and shrinking, which are most of the work, release the GIL."""

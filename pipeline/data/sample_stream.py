@@ -1,6 +1,5 @@
 """The samples of one rank in the order of training, as a dataset of PyTorch that can resume at any sample."""
 
-from collections import deque
 from collections.abc import Callable, Container, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from smile_pipe.shards.cache import ShardCache
+from smile_pipe.shards.cache import request_ahead
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.sample_table import shard_codes
 from smile_pipe.shards.sampler import Sampler
 
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 
 # Samples per step; the order of a rank does not depend on it.
 _STEP = 1024
-# Rows that are taken from the index at a time, and the number of such groups whose shards are copied ahead of time.
-_GROUP, _MAX_GROUPS_AHEAD = 32, 256
+# Rows that are taken from the index at a time.
+_GROUP = 32
 
 
 class SampleStream(IterableDataset[Any]):
@@ -108,19 +106,7 @@ class SampleStream(IterableDataset[Any]):
     def _read(self, numbers: NDArray[np.int64]) -> Iterator[Any]:
         shards = self.shards.for_this_process()
         groups = (shards.rows.at(numbers[start : start + _GROUP]) for start in range(0, len(numbers), _GROUP))
-        for row in chain.from_iterable(_request_ahead(shards.cache, groups)):
+        for row in chain.from_iterable(request_ahead(shards.cache, groups)):
             sample = shards.read_decoded(row, self._channels)
             self._state["num_yielded"] += 1
             yield self._transform(sample) if self._transform else sample
-
-
-def _request_ahead(cache: ShardCache | None, groups: Iterator[list[SampleRow]]) -> Iterator[list[SampleRow]]:
-    """Yield the groups; meanwhile the shards of later ones are copied, as many at a time as the cache can."""
-    ahead: deque[list[SampleRow]] = deque()
-    for group in groups:
-        ahead.append(group)
-        if cache is not None:
-            cache.request(dict.fromkeys(row.shard for row in group))
-        while ahead and (cache is None or cache.is_busy or len(ahead) >= _MAX_GROUPS_AHEAD):
-            yield ahead.popleft()
-    yield from ahead

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -172,6 +173,32 @@ class TestBoundedSize:
             entry.sha256 for entry in storage.shards.manifest.shards if entry.name != "000001.tar"
         }
 
+    def test_copies_that_are_made_at_the_same_time_do_not_take_the_same_room(self, storage, tmp_path):
+        limit = sum(entry.bytes for entry in storage.shards.manifest.shards) - 1
+        sizes: list[int] = []
+
+        def answer(name: str, content: bytes) -> bytes:
+            time.sleep(0.05)
+            sizes.append(sum(path.stat().st_size for path in copies(tmp_path)))
+            return content
+
+        storage.answer = answer
+        sets = [cached(storage, tmp_path, limit), cached(storage, tmp_path, limit)]
+        for shards in sets:
+            assert shards.cache is not None
+            shards.cache.request(NAMES)
+        for shards in sets:
+            assert_reads_all(shards, storage)
+        assert len(sizes) >= 3 and max(sizes) <= limit
+
+    def test_what_a_killed_process_was_copying_takes_no_room_for_ever(self, storage, tmp_path):
+        largest = max(entry.bytes for entry in storage.shards.manifest.shards)
+        shards = cached(storage, tmp_path, largest)
+        entry = storage.shards.manifest.shards[2]
+        (tmp_path / f".{entry.sha256}.12345678.tmp").write_bytes(bytes(largest))
+        assert shards.read(first_row_of(storage, NAMES[0])) == storage.shards.read(first_row_of(storage, NAMES[0]))
+        assert len(copies(tmp_path)) == 1
+
     def test_samples_are_equal_with_room_for_one_shard(self, storage, tmp_path):
         largest = max(entry.bytes for entry in storage.shards.manifest.shards)
         shards = cached(storage, tmp_path, largest)
@@ -272,7 +299,7 @@ class TestFaults:
         storage.answer = lambda name, content: content
         assert_reads_all(shards, storage)
 
-    @pytest.mark.parametrize("what", ["open", "replace", "make room"])
+    @pytest.mark.parametrize("what", ["open", "replace", "reserve"])
     def test_full_disk_costs_speed_only(self, storage, tmp_path, monkeypatch, caplog, what):
         caplog.set_level(logging.WARNING)
         full = OSError(errno.ENOSPC, "No space left on device")
@@ -285,7 +312,7 @@ class TestFaults:
             *{
                 "open": (module, "open", fail),
                 "replace": (Path, "replace", fail),
-                "make room": (ShardCache, "_make_room", fail),
+                "reserve": (ShardCache, "_reserve", fail),
             }[what],
             raising=False,
         )

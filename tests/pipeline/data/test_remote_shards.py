@@ -100,7 +100,7 @@ def test_shards_are_copied_before_their_batches_are_due(disk, remote, tmp_path, 
 
 
 def test_groups_are_looked_at_only_so_far_ahead(disk, remote, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_GROUPS_AHEAD", 5)
+    monkeypatch.setattr(cache_module, "MAX_GROUPS_AHEAD", 5)
     asked: list[int] = []
     first = disk.rows.by_shard()["000000.tar"].at(slice(None))
     batches = reader(remote, tmp_path).batches(asked.append(number) or first for number in range(40))
