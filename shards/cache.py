@@ -77,13 +77,17 @@ class ShardCache:
     def request(self, names: Iterable[str]) -> None:
         """Start to copy shards, unless they are there; copies are made in the order of the requests."""
         for name in names:
-            self._copy_of(name)
+            copy = self._copy_of(name)
+            if copy.done() and (path := copy.result()) is not None and not _mark_as_used(path):
+                # It was removed since it was made.
+                self._forget(name, copy)
+                self._copy_of(name)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether all connections have something to copy."""
-        with self._guard:
-            return sum(not copy.done() for copy in self._copies.values()) >= CONNECTIONS
+    def num_ahead(self) -> int:
+        """Number of shards to request before they are read: enough for all connections, and a quarter of the folder."""
+        largest = max((entry.bytes for entry in self._entries.values()), default=1)
+        return max(1, min(2 * CONNECTIONS, self.max_bytes // (4 * max(largest, 1))))
 
     def read(self, name: str, start: int, end: int) -> bytes | None:
         """Read bytes `start` to `end` of a shard, when it has been copied.
@@ -137,7 +141,8 @@ class ShardCache:
                 for _ in range(_ATTEMPTS):
                     with self._temporary(entry) as temporary:
                         if self._download(entry, temporary):
-                            temporary.replace(path)
+                            with self._room():
+                                temporary.replace(path)
                             _mark_as_used(path)
                             return path
         except FileNotFoundError:
@@ -181,8 +186,7 @@ class ShardCache:
 
     def _reserve(self, path: Path, num_bytes: int) -> bool:
         """Create a file of this size, and remove copies for it; false if copies in progress leave too little."""
-        # Under one lock: processes that count at the same time would take the same room.
-        with FileLock(self.folder / "locks" / "room.lock"), os.scandir(self.folder) as entries:
+        with self._room(), os.scandir(self.folder) as entries:
             files = []
             for entry in entries:
                 with suppress(FileNotFoundError):
@@ -210,6 +214,10 @@ class ShardCache:
             with suppress(Timeout), self._lock(path.name[1:], timeout=0):
                 path.unlink(missing_ok=True)
 
+    def _room(self) -> FileLock:
+        """The lock for changes of the files: who counts meanwhile would take the same room, or miss a file."""
+        return FileLock(self.folder / "locks" / "room.lock")
+
     def _lock(self, sha256: str, timeout: float = -1) -> FileLock:
         """The lock under which a copy is made; a few hundred locks serve all shards, so that their files stay few."""
         return FileLock(self.folder / "locks" / f"{sha256[:2]}.lock", timeout=timeout)
@@ -221,21 +229,31 @@ class ShardCache:
 def request_ahead(
     cache: ShardCache | None, groups: Iterable[Group], is_needed: Callable[[SampleRow], bool] = lambda row: True
 ) -> Iterator[Group]:
-    """Yield groups of rows; meanwhile the shards of later ones are copied, as many at a time as the cache can.
+    """Yield groups of rows; meanwhile the shards of later ones are copied.
 
     Args:
         cache: The copies; without it, nothing is requested.
         groups: Rows that are read together, in the order of reading.
         is_needed: Whether the shard of a row will be read.
     """
-    ahead: deque[Group] = deque()
+    if cache is None:
+        yield from groups
+        return
+    ahead: deque[tuple[Group, int]] = deque()
+    seen: set[str] = set()
+    num_new, limit = 0, cache.num_ahead
     for group in groups:
-        ahead.append(group)
-        if cache is not None:
-            cache.request(dict.fromkeys(row.shard for row in group if is_needed(row)))
-        while ahead and (cache is None or cache.is_busy or len(ahead) >= MAX_GROUPS_AHEAD):
-            yield ahead.popleft()
-    yield from ahead
+        names = dict.fromkeys(row.shard for row in group if is_needed(row))
+        new = names.keys() - seen
+        seen |= new
+        num_new += len(new)
+        ahead.append((group, len(new)))
+        cache.request(names)
+        while ahead and (num_new >= limit or len(ahead) >= MAX_GROUPS_AHEAD):
+            first, count = ahead.popleft()
+            num_new -= count
+            yield first
+    yield from (group for group, _ in ahead)
 
 
 def _stop_at_exit() -> None:

@@ -187,8 +187,8 @@ def _fallbacks(config: RenderOptions) -> list[tuple[str, int]]:
     """Numbers of samples that were rendered without colours or without landmarks."""
     rows = ShardSet.open(str(config.out)).rows
     fallbacks = (
-        ("without colours (plain tone)", sum(row.surface == "plain" for row in rows)),
-        ("aligned by bounding box (no landmarks)", sum(row.framed_by == "bounds" for row in rows)),
+        ("without colours (plain tone)", len(rows.where("surface", ["plain"]))),
+        ("aligned by bounding box (no landmarks)", len(rows.where("framed_by", ["bounds"]))),
     )
     return [(what, count) for what, count in fallbacks if count]
 

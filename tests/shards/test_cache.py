@@ -123,19 +123,11 @@ class TestCopies:
         assert cache.read("000002.tar", 0, 512)
         assert storage.reads == dict.fromkeys(NAMES, 1)
 
-    @pytest.mark.parametrize("num_free", [1, 2])
-    def test_is_busy_while_all_connections_copy(self, storage, tmp_path, monkeypatch, num_free):
-        monkeypatch.setattr(module, "CONNECTIONS", 2)
-        opened = threading.Event()
-        storage.answer = lambda name, content: content if opened.wait(20) else b""
-        cache = cached(storage, tmp_path).cache
-        assert cache is not None and not cache.is_busy
-        cache.request(NAMES[:num_free])
-        assert cache.is_busy is (num_free == 2)
-        opened.set()
-        for name in NAMES[:num_free]:
-            cache.read(name, 0, 1)
-        assert not cache.is_busy
+    @pytest.mark.parametrize(("num_that_fit", "expected"), [(1, 1), (8, 2), (100, 16)])
+    def test_few_shards_are_requested_ahead_if_few_fit(self, storage, tmp_path, num_that_fit, expected):
+        largest = max(entry.bytes for entry in storage.shards.manifest.shards)
+        cache = cached(storage, tmp_path, num_that_fit * largest).cache
+        assert cache is not None and cache.num_ahead == expected
 
     def test_local_shards_are_copied_only_to_a_folder_that_was_named(self, storage, tmp_path):
         assert storage.shards.with_cache(None, GIB).cache is None

@@ -1,7 +1,6 @@
 """Batches of remote shards: equal to those of a disk, with shards that are copied ahead and once."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ import pytest
 import torch
 from fsspec.implementations.dirfs import DirFileSystem
 
+from helpers.processes import wait_until
 from helpers.samples import write_shard_set
 from helpers.trees import upload
 from smile_pipe.pipeline.data import dataset as module
@@ -80,23 +80,42 @@ def test_batches_equal_those_of_the_disk_and_order_of_copies_does_not_matter(
     assert set(reads.values()) == {1} if num_shards_that_fit == NUM_SHARDS else max(reads.values()) > 1
 
 
-def test_shards_are_copied_before_their_batches_are_due(disk, remote, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("num_shards_that_fit", "num_requested"), [(NUM_SHARDS, 4), (100, 7)])
+def test_shards_are_copied_before_their_batches_are_due(
+    disk, remote, tmp_path, monkeypatch, num_shards_that_fit, num_requested
+):
     monkeypatch.setattr(cache_module, "CONNECTIONS", 3)
     monkeypatch.setattr(module, "READ_AHEAD", 1)
     rows = [disk.rows.by_shard()[entry.name].at(slice(None)) for entry in disk.manifest.shards]
-    remote.filesystem.gate.clear()
-    batches, taken = reader(remote, tmp_path).batches(rows), []
-    thread = threading.Thread(target=lambda: taken.append(next(batches)))
-    thread.start()
-    # The first batch needs one shard, and the one after it is read ahead; the others are copied because they come next.
-    end = time.monotonic() + 20
-    while len(remote.filesystem.reads) < 3 and time.monotonic() < end:
-        time.sleep(0.01)
-    assert sorted(remote.filesystem.reads) == [entry.name for entry in disk.manifest.shards[:3]]
-    remote.filesystem.gate.set()
-    thread.join()
+    size = num_shards_that_fit * max(entry.bytes for entry in disk.manifest.shards)
+    faces, requested = reader(remote, tmp_path, size), []
+    request = faces.shards.cache.request
+    monkeypatch.setattr(faces.shards.cache, "request", lambda names: requested.extend(names) or request(names))
+    batches = faces.batches(rows)
+    taken = [next(batches)]
+    # The first batch needs one shard, and one more is read ahead; 3 or 6 are requested after it.
+    assert requested == [entry.name for entry in disk.manifest.shards[:num_requested]]
     assert [batch.keys for batch in (*taken, *batches)] == [[row.key for row in group] for group in rows]
     assert set(remote.filesystem.reads.values()) == {1}
+
+
+def test_shards_that_come_later_do_not_displace_those_in_use(disk, remote, tmp_path):
+    # Of the order of this epoch at most 7 shards are in use at a time.
+    largest = max(entry.bytes for entry in disk.manifest.shards)
+    found = list(reader(remote, tmp_path, 10 * largest).batches(groups(disk, 0)))
+    assert len(found) == 12 and set(remote.filesystem.reads.values()) == {1}
+
+
+def test_shards_that_were_removed_are_requested_ahead_again(disk, remote, tmp_path):
+    faces = reader(remote, tmp_path)
+    rows = [disk.rows.by_shard()[entry.name].at(slice(None)) for entry in disk.manifest.shards]
+    assert len(list(faces.batches(rows))) == NUM_SHARDS
+    for path in tmp_path.glob("*.tar"):
+        path.unlink()
+    batches = faces.batches(rows)
+    next(batches)
+    wait_until(lambda: sum(remote.filesystem.reads.values()) >= NUM_SHARDS + 6)
+    assert len(list(batches)) == NUM_SHARDS - 1 and set(remote.filesystem.reads.values()) == {2}
 
 
 def test_groups_are_looked_at_only_so_far_ahead(disk, remote, tmp_path, monkeypatch):
