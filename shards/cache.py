@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import secrets
-import tempfile
 import threading
 import time
 from collections import deque
@@ -26,16 +25,19 @@ from filelock import FileLock, Timeout
 from smile_pipe.shards.errors import StorageError, storage_errors
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import ShardEntry
+from smile_pipe.shards.private_folder import private_folder
 
 # Copies that are made at the same time. With parts of this size each connection gets 500 MB/s at 30 ms per request.
 CONNECTIONS = 8
 _PART_BYTES = 16 << 20
-# A copy that failed, or differs from the manifest, is made once more; the storage may have had a moment of weakness.
+# A copy that failed, or differs from the manifest, is made once more: the fault may have been a short one.
 _ATTEMPTS = 2
 # Largest number of groups of rows in which shards are looked for ahead of time.
 MAX_GROUPS_AHEAD = 256
 _WAIT_SECONDS = 0.05
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Other files of the folder are not counted and not removed.
+_OWN_FILE = re.compile(r"[0-9a-f]{64}\.tar|\.[0-9a-f]{64}\.[0-9a-f]{8}\.tmp")
 _SUFFIX, _TEMPORARY = ".tar", ".tmp"
 
 Group = TypeVar("Group", bound=Sequence[SampleRow])
@@ -50,8 +52,8 @@ def default_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="smile-pipe-shards-"))
-    return folder
+        return private_folder("smile-pipe-shards")
+    return folder if os.access(folder, os.W_OK | os.X_OK) else private_folder("smile-pipe-shards")
 
 
 class ShardCache:
@@ -190,7 +192,7 @@ class ShardCache:
             files = []
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    if entry.name.endswith((_SUFFIX, _TEMPORARY)):
+                    if _OWN_FILE.fullmatch(entry.name):
                         files.append((entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)))
             in_progress = sum(size for _, size, path in files if path.suffix == _TEMPORARY)
             if in_progress + num_bytes > self.max_bytes:
@@ -211,6 +213,8 @@ class ShardCache:
     def _remove_leftovers(self) -> None:
         """Remove temporary files whose processes have ended: nobody holds their locks."""
         for path in self.folder.glob(f".*{_TEMPORARY}"):
+            if not _OWN_FILE.fullmatch(path.name):
+                continue
             with suppress(Timeout), self._lock(path.name[1:], timeout=0):
                 path.unlink(missing_ok=True)
 

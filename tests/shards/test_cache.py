@@ -5,6 +5,7 @@ import logging
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -149,6 +150,12 @@ class TestCopies:
         below = {"SMILE_PIPE_CACHE": "", "XDG_CACHE_HOME": "smile-pipe/shards", "HOME": ".cache/smile-pipe/shards"}
         assert default_folder() == tmp_path / "a" / below[name] and default_folder().is_dir()
 
+    def test_default_folder_without_a_home_is_one_for_all_processes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("SMILE_PIPE_CACHE", str(tmp_path / "file" / "below"))
+        assert default_folder() == default_folder() and default_folder().parent == tmp_path
+
 
 class TestBoundedSize:
     def test_those_that_were_not_used_for_longest_are_removed(self, storage, tmp_path):
@@ -190,6 +197,14 @@ class TestBoundedSize:
         (tmp_path / f".{entry.sha256}.12345678.tmp").write_bytes(bytes(largest))
         assert shards.read(first_row_of(storage, NAMES[0])) == storage.shards.read(first_row_of(storage, NAMES[0]))
         assert len(copies(tmp_path)) == 1
+
+    def test_files_of_others_in_the_folder_stay(self, storage, tmp_path):
+        others = [tmp_path / name for name in ("000000.tar", "backup.tar", ".note.tmp", f"{'a' * 64}.tar.gz")]
+        for path in others:
+            path.write_bytes(bytes(1 << 20))
+        largest = max(entry.bytes for entry in storage.shards.manifest.shards)
+        assert_reads_all(cached(storage, tmp_path, largest), storage)
+        assert all(path.stat().st_size == 1 << 20 for path in others) and len(copies(tmp_path)) == 5
 
     def test_samples_are_equal_with_room_for_one_shard(self, storage, tmp_path):
         largest = max(entry.bytes for entry in storage.shards.manifest.shards)

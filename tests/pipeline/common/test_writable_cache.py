@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ NO_HOME = "/dev/null/home"
 def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", NO_HOME)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(writable_cache.tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
     for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
