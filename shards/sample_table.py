@@ -70,7 +70,8 @@ class SampleTable(Sequence[SampleRow]):
 
     def at(self, positions: Sequence[int] | NDArray[np.int64] | slice) -> list[SampleRow]:
         """The rows at some positions of this table, in the order of `positions`."""
-        taken = self.columns.take(pa.array(self.numbers[positions]))
+        chosen = positions if isinstance(positions, slice) else np.asarray(positions, np.int64)
+        taken = self.columns.take(pa.array(self.numbers[chosen]))
         columns = {name: taken[name].to_pylist() for name in COLUMNS}
         columns["labels"] = list(map(dict, columns["labels"]))
         return list(map(SampleRow, *(columns[name] for name in COLUMNS)))
@@ -131,3 +132,8 @@ def shard_codes(rows: Sequence[SampleRow]) -> NDArray[np.int64]:
     if isinstance(rows, SampleTable):
         return rows.codes("shard")
     return np.unique([row.shard for row in rows], return_inverse=True)[1]
+
+
+def rows_at(rows: Sequence[SampleRow], positions: Sequence[int] | NDArray[np.int64]) -> list[SampleRow]:
+    """The rows at some positions, in the order of `positions`; of a table all at once, which is much faster."""
+    return rows.at(positions) if isinstance(rows, SampleTable) else [rows[position] for position in positions]

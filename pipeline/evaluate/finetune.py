@@ -26,7 +26,7 @@ from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.index import SampleRow
-from smile_pipe.shards.sample_table import shard_codes
+from smile_pipe.shards.sample_table import rows_at, shard_codes
 from smile_pipe.shards.sampler import Sampler
 
 BATCH_SIZE = 32
@@ -156,7 +156,7 @@ def _embed_with_fresh_statistics(
             norm.momentum = None
             norm.train()
         sampler = Sampler(shard_codes(rows), BATCH_SIZE, seed)
-        mixed = [rows[number] for number in sampler.order(0)]
+        mixed = rows_at(rows, sampler.order(0))
         for _ in model.embed_faces(dataset, mixed, -(-len(rows) // sampler.num_steps)):
             pass
     model.model.eval()
@@ -190,7 +190,7 @@ def _train(
     directions, step, num_steps = dataset.directions(rows), 0, epochs * sampler.num_steps
     order, directions = mirror_order(directions), directions.to(device)
     for epoch in range(epochs):
-        groups = ([rows[number] for number in numbers] for numbers in sampler.batches(epoch))
+        groups = (rows_at(rows, numbers) for numbers in sampler.batches(epoch))
         for batch in prefetch(dataset.batches(groups), device):
             optimizer.param_groups[0]["lr"] = peak * cosine_schedule(step, num_steps, WARMUP)
             steps.start()

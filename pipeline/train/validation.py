@@ -18,6 +18,7 @@ from smile_pipe.pipeline.sequences.sampling import evenly_spaced
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.embedding import embed_rows
 from smile_pipe.shards.index import SampleRow
+from smile_pipe.shards.sample_table import rows_at
 
 # Limits that keep validation a small part of an epoch for data of any size.
 MAX_FIT, MAX_SCORED = 1024, 512
@@ -63,4 +64,4 @@ class Validation:
 
 
 def _thin_out(rows: Sequence[SampleRow], max_num: int) -> list[SampleRow]:
-    return [rows[number] for number in evenly_spaced(range(len(rows)), min(len(rows), max_num))]
+    return rows_at(rows, evenly_spaced(range(len(rows)), min(len(rows), max_num)))
