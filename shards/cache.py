@@ -2,12 +2,13 @@
 
 An object store answers a request after tens of milliseconds, so reading sample by sample waits most of the time. Here
 whole shards are copied, several at a time, before they are needed. A copy has the SHA-256 of its content as its name:
-equal shards share it, and a shard that was replaced gets another one. A killed process leaves at most a temporary file,
-which the next one removes. What cannot be copied is read from the storage instead.
+equal shards share it, and a shard that was replaced gets another one. A killed process leaves temporary files, which
+the next one removes. What cannot be copied is read from the storage instead.
 """
 
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -15,14 +16,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from smile_pipe.shards.errors import StorageError, storage_errors
+from smile_pipe.shards.errors import StorageError, UsageError, storage_errors
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import ShardEntry
 from smile_pipe.shards.private_folder import private_folder
@@ -32,8 +35,10 @@ CONNECTIONS = 8
 _PART_BYTES = 16 << 20
 # A copy that failed, or differs from the manifest, is made once more: the fault may have been a short one.
 _ATTEMPTS = 2
-# Largest number of groups of rows in which shards are looked for ahead of time.
-MAX_GROUPS_AHEAD = 256
+# Largest number of rows that are held while the shards of later ones are requested.
+MAX_ROWS_AHEAD = 8192
+# After a failure of the storage a shard is read sample by sample for this time.
+RETRY_SECONDS = 60.0
 _WAIT_SECONDS = 0.05
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Other files of the folder are not counted and not removed.
@@ -46,14 +51,48 @@ _log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """`SMILE_PIPE_CACHE`, or the cache folder of this user, or a temporary one where there is no home to write to."""
+    """`SMILE_PIPE_CACHE`, or the cache folder of this user, or a temporary one where there is no home to write to.
+
+    If even the temporary one cannot be shared, each process gets its own, and nothing removes it.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(os.environ.get("SMILE_PIPE_CACHE") or os.path.join(home, "smile-pipe", "shards"))
+    folder = Path(os.path.expanduser(os.environ.get("SMILE_PIPE_CACHE") or f"{home}/smile-pipe/shards"))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return private_folder("smile-pipe-shards")
     return folder if os.access(folder, os.W_OK | os.X_OK) else private_folder("smile-pipe-shards")
+
+
+def local_folder(path: str | Path) -> Path:
+    """A folder of copies that a user has named: created if it is missing, and independent of the working directory.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    folder = Path(os.path.expanduser(path)).absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UsageError("is not a folder that can be written", field="cache_dir", value=path)
+    return folder
+
+
+@cache
+def _workers(process: int, num_workers: int) -> "SimpleQueue[Callable[[], None]]":
+    """A queue of tasks, and threads of this process that do them; they do not keep the process from ending."""
+    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def work() -> None:
+        while True:
+            tasks.get()()
+
+    for _ in range(num_workers):
+        threading.Thread(target=work, name="shards", daemon=True).start()
+    return tasks
 
 
 class ShardCache:
@@ -71,8 +110,14 @@ class ShardCache:
         self._filesystem, self._shards_folder = filesystem, shards_folder
         self._entries: Mapping[str, ShardEntry] = {entry.name: entry for entry in entries}
         self._copies: dict[str, Future[Path | None]] = {}
+        self._retry_at: dict[str, float] = {}
         self._guard = threading.Lock()
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards")
+        largest = max((entry.bytes for entry in self._entries.values()), default=0)
+        if largest > max_bytes:
+            _log.warning(
+                "the cache of shards holds %.1f GiB, the largest shard has %.1f; too large ones are read by sample",
+                *(max_bytes / 2**30, largest / 2**30),
+            )
         (folder / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
         self._remove_leftovers()
 
@@ -80,8 +125,11 @@ class ShardCache:
         """Start to copy shards, unless they are there; copies are made in the order of the requests."""
         for name in names:
             copy = self._copy_of(name)
-            if copy.done() and (path := copy.result()) is not None and not _mark_as_used(path):
-                # It was removed since it was made.
+            if not copy.done():
+                continue
+            path = copy.result()
+            was_removed = path is not None and not _mark_as_used(path)
+            if was_removed or time.monotonic() > self._retry_at.get(name, math.inf):
                 self._forget(name, copy)
                 self._copy_of(name)
 
@@ -109,6 +157,8 @@ class ShardCache:
             except FileNotFoundError:
                 # Another process has removed it to make room.
                 self._forget(name, copy)
+            except OSError:
+                return None
         return None
 
     def discard(self, name: str) -> None:
@@ -120,13 +170,21 @@ class ShardCache:
     def _copy_of(self, name: str) -> Future[Path | None]:
         with self._guard:
             if name not in self._copies:
-                self._copies[name] = self._pool.submit(self._copy, self._entries[name])
+                copy = self._copies[name] = Future()
+                _workers(os.getpid(), CONNECTIONS).put(partial(self._work, copy, self._entries[name]))
             return self._copies[name]
+
+    def _work(self, copy: "Future[Path | None]", entry: ShardEntry) -> None:
+        try:
+            copy.set_result(self._copy(entry))
+        except BaseException as error:
+            copy.set_exception(error)
 
     def _forget(self, name: str, copy: Future[Path | None]) -> None:
         with self._guard:
             if self._copies.get(name) is copy:
                 del self._copies[name]
+                self._retry_at.pop(name, None)
 
     def _copy(self, entry: ShardEntry) -> Path | None:
         """Copy a shard; None if the storage has no such shard, or fails, or the folder cannot hold it."""
@@ -140,6 +198,10 @@ class ShardCache:
                 # Another process may have copied it in the meantime.
                 if _mark_as_used(path):
                     return path
+                # Nobody else writes files under this lock, so these are of processes that were killed.
+                for left in self.folder.glob(f".{entry.sha256[:2]}*{_TEMPORARY}"):
+                    if _OWN_FILE.fullmatch(left.name):
+                        left.unlink(missing_ok=True)
                 for _ in range(_ATTEMPTS):
                     with self._temporary(entry) as temporary:
                         if self._download(entry, temporary):
@@ -161,13 +223,13 @@ class ShardCache:
         source, digest = f"{self._shards_folder}/{entry.name}", hashlib.sha256()
         with open(target, "r+b") as file:
             for start in range(0, entry.bytes, _PART_BYTES):
-                _stop_at_exit()
                 end = min(start + _PART_BYTES, entry.bytes)
                 try:
                     with storage_errors(source):
                         part = self._filesystem.cat_file(source, start=start, end=end)
                 except StorageError:
-                    # If it goes on to fail, reading a sample raises the error.
+                    # If it keeps failing, reading a sample raises the error.
+                    self._retry_at[entry.name] = time.monotonic() + RETRY_SECONDS
                     return False
                 digest.update(part)
                 file.write(part)
@@ -179,7 +241,6 @@ class ShardCache:
         path = self.folder / f".{entry.sha256}.{secrets.token_hex(4)}{_TEMPORARY}"
         try:
             while not self._reserve(path, entry.bytes):
-                _stop_at_exit()
                 time.sleep(_WAIT_SECONDS)
                 self._remove_leftovers()
             yield path
@@ -219,7 +280,7 @@ class ShardCache:
                 path.unlink(missing_ok=True)
 
     def _room(self) -> FileLock:
-        """The lock for changes of the files: who counts meanwhile would take the same room, or miss a file."""
+        """The lock for counting and changing the files, so that two processes never reserve the same room."""
         return FileLock(self.folder / "locks" / "room.lock")
 
     def _lock(self, sha256: str, timeout: float = -1) -> FileLock:
@@ -231,39 +292,33 @@ class ShardCache:
 
 
 def request_ahead(
-    cache: ShardCache | None, groups: Iterable[Group], is_needed: Callable[[SampleRow], bool] = lambda row: True
+    copies: ShardCache | None, groups: Iterable[Group], is_needed: Callable[[SampleRow], bool] = lambda row: True
 ) -> Iterator[Group]:
     """Yield groups of rows; meanwhile the shards of later ones are copied.
 
     Args:
-        cache: The copies; without it, nothing is requested.
+        copies: Without them nothing is requested.
         groups: Rows that are read together, in the order of reading.
         is_needed: Whether the shard of a row will be read.
     """
-    if cache is None:
+    if copies is None:
         yield from groups
         return
     ahead: deque[tuple[Group, int]] = deque()
     seen: set[str] = set()
-    num_new, limit = 0, cache.num_ahead
+    num_rows, num_new, limit = 0, 0, copies.num_ahead
     for group in groups:
         names = dict.fromkeys(row.shard for row in group if is_needed(row))
         new = names.keys() - seen
         seen |= new
-        num_new += len(new)
+        num_new, num_rows = num_new + len(new), num_rows + len(group)
         ahead.append((group, len(new)))
-        cache.request(names)
-        while ahead and (num_new >= limit or len(ahead) >= MAX_GROUPS_AHEAD):
+        copies.request(names)
+        while ahead and (num_new >= limit or num_rows >= MAX_ROWS_AHEAD):
             first, count = ahead.popleft()
-            num_new -= count
+            num_new, num_rows = num_new - count, num_rows - len(first)
             yield first
     yield from (group for group, _ in ahead)
-
-
-def _stop_at_exit() -> None:
-    """End a thread if the main one has ended, which would wait for it."""
-    if not threading.main_thread().is_alive():
-        raise CancelledError
 
 
 def _mark_as_used(path: Path) -> bool:
@@ -274,4 +329,7 @@ def _mark_as_used(path: Path) -> bool:
         os.utime(path, ns=(now, now))
     except FileNotFoundError:
         return False
+    except OSError:
+        # Of another user, or on a disk that is read-only: it can be read, and looks unused.
+        return path.exists()
     return True

@@ -6,10 +6,11 @@ storage failure and a damaged shard raise different errors.
 
 import errno
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import has_magic
@@ -129,15 +130,16 @@ class ShardSet:
             raise ShardError(
                 f"{row.shard}: invalid index entry for {row.key}: {row.bytes} bytes at {row.offset}; render again"
             )
-        content = self.cache.read(row.shard, row.offset, row.offset + row.bytes) if self.cache else None
-        if content is None or digest_of(content) != row.digest:
-            if self.cache and content is not None:
-                self.cache.discard(row.shard)
-            content = self._content(row)
+        copied = self.cache.read(row.shard, row.offset, row.offset + row.bytes) if self.cache else None
+        if copied is not None and digest_of(copied) == row.digest:
+            return copied
+        content = self._content(row)
         if len(content) != row.bytes:
             raise ShardError(f"{row.shard}: ends before the end of {row.key}; copy it again or render again")
         if digest_of(content) != row.digest:
             raise ShardError(f"{row.shard} at {row.offset}: {row.key} is damaged; copy it again or render again")
+        if self.cache and copied is not None:
+            self.cache.discard(row.shard)
         return content
 
     def _content(self, row: SampleRow) -> bytes:
@@ -281,19 +283,27 @@ def _matches(filesystem: Any, spec: str) -> list[str]:
 
 
 def _read(filesystem: Any, path: str, spec: str) -> bytes:
-    return _open(filesystem, path, spec).read()
+    with _usage_errors(path, spec):
+        return filesystem.cat_file(path)
 
 
 def _open(filesystem: Any, path: str, spec: str) -> pa.NativeFile:
     """A file of a disk, or the content of a remote one."""
-    try:
+    with _usage_errors(path, spec):
         if isinstance(filesystem, LocalFileSystem):
             return pa.OSFile(path)
         return pa.BufferReader(filesystem.cat_file(path))
+
+
+@contextmanager
+def _usage_errors(path: str, spec: str) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
         name = path.rpartition("/")[2]
         raise UsageError(
             f"no {name} at {path}; run `smile-pipe render`, which writes it at the end", field="shards", value=spec
         ) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error}", field="shards", value=spec) from None
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UsageError(f"{path} cannot be read: {reason}", field="shards", value=spec) from None

@@ -12,7 +12,7 @@ before. Each partition is shuffled with a buffer of its own, and each step takes
 With weights, samples are drawn in proportion to them: a sample may be read several times in an epoch, or not at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,8 +56,8 @@ class Sampler:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """All sample numbers in the order of the steps of `epoch`, int64 [N]."""
-        orders = [self._shuffled(partition, epoch) for partition in range(self.partitions)]
-        return np.concatenate([self._part(order, step) for step in range(self.num_steps) for order in orders])
+        orders = {partition: self._shuffled(partition, epoch) for partition in range(self.partitions)}
+        return np.concatenate([self._joined(orders, step) for step in range(self.num_steps)])
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[NDArray[np.int64]]:
         """The batches of this rank, as arrays of sample numbers, from step `start_step` on.
@@ -65,10 +65,9 @@ class Sampler:
         Samples of a partition are distributed over the steps as evenly as possible, and those of a step over its ranks.
         """
         own, (share, num_shares) = self._own_partitions()
-        orders = [self._shuffled(partition, epoch) for partition in own]
+        orders = {partition: self._shuffled(partition, epoch) for partition in own}
         for step in range(start_step, self.num_steps):
-            joined = np.concatenate([self._part(order, step) for order in orders])
-            yield np.array_split(joined, num_shares)[share]
+            yield np.array_split(self._joined(orders, step), num_shares)[share]
 
     def _own_partitions(self) -> tuple[range, tuple[int, int]]:
         """The partitions that this rank reads, and which share of their samples: (2, 4) is the third of four."""
@@ -90,7 +89,7 @@ class Sampler:
         return np.array_split(np.argsort(place[codes], kind="stable"), self.partitions)
 
     def _shuffled(self, partition: int, epoch: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng([self.seed, epoch, *([partition] if partition else [])])
         members = self._draw(self._members[partition], rng)
         names, codes = np.unique(self.shards[members], return_inverse=True)
         place, window = rng.permutation(len(names)), min(self.window, len(names))
@@ -109,8 +108,15 @@ class Sampler:
         reached[-1] = len(members)
         return np.repeat(members, np.diff(np.floor(reached + rng.random()), prepend=0).astype(np.int64))
 
-    def _part(self, order: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-        return order[step * len(order) // self.num_steps : (step + 1) * len(order) // self.num_steps]
+    def _joined(self, orders: Mapping[int, NDArray[np.int64]], step: int) -> NDArray[np.int64]:
+        """The samples of a step from some partitions."""
+        parts = []
+        for partition, order in orders.items():
+            # Partition p of P is p / P samples ahead: rounded alike, all would have their larger steps together.
+            ahead, divisor = partition * self.num_steps, self.num_steps * self.partitions
+            start, end = ((at * len(order) * self.partitions + ahead) // divisor for at in (step, step + 1))
+            parts.append(order[start:end])
+        return np.concatenate(parts)
 
 
 def balancing_weights(classes: NDArray[np.int64]) -> NDArray[np.float64]:

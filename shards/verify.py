@@ -57,14 +57,21 @@ def verify_shards(shards: ShardSet, quick: bool = False) -> Iterator[tuple[str, 
         yield entry.name, list(_problems(shards, entry, rows[entry.name], sizes.get(entry.name), quick))
 
 
-def _sizes(shards: ShardSet) -> dict[str, int]:
-    """Sizes in bytes of all files in the folder of the shards, from one listing; {} if it cannot be listed."""
+def _sizes(shards: ShardSet) -> dict[str, int | None]:
+    """Sizes in bytes of what is in the folder of the shards, from one listing; {} if it cannot be listed.
+
+    The size of a link is None: the listing does not have that of its target.
+    """
     # A storage may allow reading but not listing; each size is asked for later. The storage may also remember an older
     # listing.
     with suppress(OSError), storage_errors(shards.root):
         # `glob` would take wildcard characters in the name of the folder for a pattern.
         entries = shards.filesystem.ls(f"{shards.root}/{SHARDS_FOLDER}", detail=True, refresh=True)
-        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
+        return {
+            entry["name"].rpartition("/")[2]: entry["size"] if entry["type"] == "file" else None
+            for entry in entries
+            if entry["type"] != "directory"
+        }
     return {}
 
 

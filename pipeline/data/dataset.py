@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,7 @@ class FaceDataset:
     def _read_spare(self, group: Sequence[SampleRow], spares: Sequence[SampleRow]) -> FaceSample:
         """Read the first good one of `spares`, starting at the group, so that different groups take different ones."""
         start = next((n for n, row in enumerate(spares) if row.key == group[0].key), 0)
-        for row in (*spares[start:], *spares[:start]):
+        for row in chain(spares[start:], spares[:start]):
             if faces := self._read_chunk([row]):
                 return faces[0]
         raise no_readable_sample(self.shards, len(spares))

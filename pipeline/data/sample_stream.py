@@ -68,10 +68,16 @@ class SampleStream(IterableDataset[Any]):
         """Let the next iteration continue where that of `state_dict` was.
 
         Raises:
-            UsageError: The state is of other shards.
+            UsageError: The state is of other shards, or of an iteration with another order.
         """
         if state["shards"] != self._state["shards"]:
             raise UsageError("the state is of other shards; start again", field="shards", value=self.shards.spec)
+        for name, value in self._options().items():
+            # With one worker, samples are not divided by batches.
+            if state[name] != value and (name != "batch_size" or state["num_workers"] > 1):
+                raise UsageError(
+                    f"the state is of an iteration with {state[name]}; start again", field=name, value=value
+                )
         self._state, self._is_loaded = dict(state), True
         self.set_epoch(state["epoch"])
 
@@ -82,7 +88,8 @@ class SampleStream(IterableDataset[Any]):
         self._is_loaded = False
         if state["num_workers"] == 1:
             # It has yielded the first samples, so any number of workers can continue.
-            state |= {"start": state["start"] + state["num_yielded"], "num_yielded": 0, "num_workers": count}
+            start = state["start"] + state["num_yielded"]
+            state |= {"start": start, "num_yielded": 0, "num_workers": count} | self._options()
         if state["num_workers"] != count:
             raise UsageError(f"the state is of a loader with {state['num_workers']} workers", field="num_workers")
         self._state = state
@@ -94,7 +101,13 @@ class SampleStream(IterableDataset[Any]):
         epoch = int(self._epoch)
         start = self._start if epoch == self._first_epoch else 0
         shards = self.shards.manifest.fingerprint
-        return {"epoch": epoch, "start": start, "num_yielded": 0, "num_workers": 1, "shards": shards}
+        state = {"epoch": epoch, "start": start, "num_yielded": 0, "num_workers": 1, "shards": shards}
+        return state | self._options()
+
+    def _options(self) -> dict[str, int]:
+        """What decides which samples come in which order to which worker."""
+        options = {"seed": self._seed, "rank": self._rank, "world_size": self._world_size}
+        return options | {"batch_size": self._batch_size, "num_samples": len(self.shards.rows)}
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """The row numbers of this rank in their order."""

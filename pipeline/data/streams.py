@@ -4,6 +4,7 @@ Each loads its library when it is called.
 """
 
 import copy
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.memory import MemoryFileSystem
 
 from smile_pipe.pipeline.data.integrity import DAMAGE, open_shards, raise_bad_sample
+from smile_pipe.shards.cache import local_folder
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.index import SampleRow
@@ -138,8 +140,9 @@ class StreamableShardSet(ShardSet):
         if isinstance(self.filesystem, MemoryFileSystem):
             raise UsageError("tasks of Ray cannot see memory://; copy the shards", field="shards", value=self.spec)
         tables = [part.columns.take(pa.array(part.numbers)) for part in self._select(subjects).by_shard().values()]
-        # Each task has the index rows of its shard only.
-        reader = _RowReader(replace(self, rows=self.rows[:0]), self._channels(channels))
+        # Each task has the index rows of its shard only; a slice would bring all columns.
+        no_rows = SampleTable(self.rows.columns.take(pa.array([], pa.int64())))
+        reader = _RowReader(replace(self, rows=no_rows), self._channels(channels))
         return ray.data.from_arrow(tables).map(reader)
 
     def read_decoded(self, row: SampleRow, channels: Container[str] = CHANNELS) -> dict[str, Any]:
@@ -187,9 +190,13 @@ def open_streamable(spec: str, cache_dir: str | None = None, cache_gb: float = 2
         cache_dir: See `StreamableShardSet`.
         cache_gb: See `StreamableShardSet`.
     """
+    if not 0 <= cache_gb < math.inf:
+        raise UsageError("must be 0 or more, and finite", field="cache_gb", value=cache_gb)
     shards = open_shards(spec)
     given = {field.name: getattr(shards, field.name) for field in fields(shards)}
-    return StreamableShardSet(**given, cache_dir=None if cache_dir is None else Path(cache_dir), cache_gb=cache_gb)
+    return StreamableShardSet(
+        **given, cache_dir=None if cache_dir is None else local_folder(cache_dir), cache_gb=cache_gb
+    )
 
 
 class _RowReader:

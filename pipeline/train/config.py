@@ -88,7 +88,8 @@ class TrainOptions(Frozen):
         0,
         ge=0,
         description="Parts that the samples are divided into for the whole training; each worker reads its own, which "
-        "its caches then hold. 0 takes one for each worker; 1 makes the order independent of the number of workers.",
+        "its caches then hold. 0 takes one for each worker (with balanced `sampling`, one for all); 1 makes the order "
+        "independent of the number of workers.",
     )
     precision: Literal["auto", Precision] = Field(
         "auto",
@@ -128,7 +129,9 @@ class TrainOptions(Frozen):
         description="Local folder for copies of shards; all workers of a machine share it. By default shards under a "
         "URL are copied to the cache folder of the user, and others are not copied.",
     )
-    cache_gb: float = Field(20.0, ge=0, description="Largest size of that folder, in GiB; 0 reads without copies.")
+    cache_gb: float = Field(
+        20.0, ge=0, allow_inf_nan=False, description="Largest size of that folder, in GiB; 0 reads without copies."
+    )
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
     save_every: int = Field(0, ge=0, description="Steps between further checkpoints within an epoch; 0 for none.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)

@@ -57,6 +57,7 @@ from smile_pipe.pipeline.train.resume import (
     load_run_config,
     updated_world_sizes,
 )
+from smile_pipe.shards.cache import local_folder
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
@@ -138,7 +139,10 @@ def _as_recorded(job: Job, record: Mapping[str, Any]) -> Job:
             "the run was started by an earlier version, which read samples in another order: if it was stopped within "
             "an epoch, the rest of this epoch repeats some samples and leaves out others"
         )
-    return replace(job, precision=precision, recipe=recipe, partitions=record.get("partitions", 1))
+    partitions = record.get("partitions", 1)
+    if job.config.partitions not in (0, partitions):
+        _log.warning("partitions: the run has %d since its start and keeps them", partitions)
+    return replace(job, precision=precision, recipe=recipe, partitions=partitions)
 
 
 def _train(
@@ -231,7 +235,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         "pretrained": _weights_path(config),
     }
     if config.cache_dir:
-        paths["cache_dir"] = config.cache_dir.absolute()
+        paths["cache_dir"] = local_folder(config.cache_dir)
     resolved = config.model_copy(update=paths)
     job = Job(
         config=resolved,
@@ -244,9 +248,19 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         learning_rates=config.learning_rates,
         validation_subjects=held_out,
         metadata=uses_metadata_prompts(config, source),
-        partitions=config.partitions or config.num_workers,
+        partitions=_num_partitions(config),
     )
     return shards, split, job
+
+
+def _num_partitions(config: TrainConfig) -> int:
+    if config.partitions > config.joined_batch_size:
+        raise UsageError(
+            f"more than the {config.joined_batch_size} samples in a step, so some steps would have none of a part",
+            field="partitions",
+            value=config.partitions,
+        )
+    return config.partitions or (1 if config.sampling == "balanced" else config.num_workers)
 
 
 def _check_model(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.shards.images import extension
-from smile_pipe.shards.index import write_index
+from smile_pipe.shards.index import read_index, write_index
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import Sample, to_members
@@ -17,11 +17,11 @@ from smile_pipe.shards.writer import PackedSample, write_shard
 
 def to_version_2(root: Path) -> Path:
     """Rewrite a finished shard set in place as an earlier release would have written it."""
-    shards, rows = ShardSet.open(str(root)), []
+    shards, rows, before = ShardSet.open(str(root)), [], read_index(root / "index.parquet")
     packed = {row.key: PackedSample(_pack(shards.read(row)), row.fingerprint) for row in shards.rows}
     entries = []
     for entry in shards.manifest.shards:
-        own = [row for row in shards.rows if row.shard == entry.name]
+        own = [row for row in before if row.shard == entry.name]
         written, locations = write_shard(root / "shards" / entry.name, [packed[row.key] for row in own])
         entries.append(written)
         rows += [replace(row, **vars(at)) for row, at in zip(own, locations, strict=True)]

@@ -85,11 +85,11 @@ def test_functions_pass_on_errors_of_their_stage(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_public_functions_do_the_work_of_their_stage(shards_dir, run_dir):
+def test_public_functions_do_the_work_of_their_stage(shards_dir, run_dir, tmp_path):
     # Both are finished: the stages return their manifests without starting Ray.
     config = smile_pipe.TrainConfig(shards=str(shards_dir), out=run_dir, epochs=2, batch_size=8, split="kfold:5:0")
     assert smile_pipe.train(config).num_steps > 0
-    shards = smile_pipe.open_shards(str(shards_dir), cache_dir=str(run_dir / "cache"), cache_gb=1)
+    shards = smile_pipe.open_shards(str(shards_dir), cache_dir=str(tmp_path / "cache"), cache_gb=1)
     assert len(shards.rows) == 35 and isinstance(shards, smile_pipe.StreamableShardSet)
     sample = next(iter(shards.torch(channels=["depth"])))
     assert sample["front.depth.png"].shape == (48, 48) and sample["json"]["key"] == sample["__key__"]

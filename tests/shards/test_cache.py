@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from filelock import FileLock
 from helpers.processes import wait_until
 from helpers.samples import write_shard_set
 from smile_pipe.shards import cache as module
-from smile_pipe.shards.cache import ShardCache, default_folder
-from smile_pipe.shards.errors import StorageError
+from smile_pipe.shards.cache import ShardCache, default_folder, local_folder
+from smile_pipe.shards.errors import StorageError, UsageError
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardError, ShardSet
 
@@ -156,6 +157,16 @@ class TestCopies:
         monkeypatch.setenv("SMILE_PIPE_CACHE", str(tmp_path / "file" / "below"))
         assert default_folder() == default_folder() and default_folder().parent == tmp_path
 
+    @pytest.mark.parametrize("name", ["file", "file/below", "/dev/null/below"])
+    def test_folder_that_cannot_be_written_is_a_usage_error(self, tmp_path, name):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UsageError, match=r"^cache_dir .*: is not a folder that can be written"):
+            local_folder(tmp_path / name)
+
+    def test_folder_of_the_home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert local_folder("~/copies") == tmp_path / "copies"
+
 
 class TestBoundedSize:
     def test_those_that_were_not_used_for_longest_are_removed(self, storage, tmp_path):
@@ -190,10 +201,11 @@ class TestBoundedSize:
             assert_reads_all(shards, storage)
         assert len(sizes) >= 3 and max(sizes) <= limit
 
-    def test_what_a_killed_process_was_copying_takes_no_room_for_ever(self, storage, tmp_path):
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_what_a_killed_process_was_copying_takes_no_room_for_ever(self, storage, tmp_path, number):
         largest = max(entry.bytes for entry in storage.shards.manifest.shards)
         shards = cached(storage, tmp_path, largest)
-        entry = storage.shards.manifest.shards[2]
+        entry = storage.shards.manifest.shards[number]
         (tmp_path / f".{entry.sha256}.12345678.tmp").write_bytes(bytes(largest))
         assert shards.read(first_row_of(storage, NAMES[0])) == storage.shards.read(first_row_of(storage, NAMES[0]))
         assert len(copies(tmp_path)) == 1
@@ -213,8 +225,10 @@ class TestBoundedSize:
             assert shards.read(row) == storage.shards.read(row)
             assert len(copies(tmp_path)) == 1
 
-    def test_a_shard_larger_than_the_folder_is_read_from_the_storage(self, storage, tmp_path):
+    def test_a_shard_larger_than_the_folder_is_read_from_the_storage(self, storage, tmp_path, caplog):
+        caplog.set_level(logging.WARNING)
         assert_reads_all(cached(storage, tmp_path, 1000), storage)
+        assert "too large ones are read by sample" in caplog.text
         assert not copies(tmp_path) and sum(storage.reads.values()) == len(storage.shards.rows)
 
     def test_a_copy_that_another_process_removed_is_made_again(self, storage, tmp_path):
@@ -329,6 +343,61 @@ class TestFaults:
             f"the cache of shards in {tmp_path} cannot hold {name} (No space left on device)" for name in NAMES
         }
 
+    @pytest.mark.parametrize("what", ["utime", "read"])
+    def test_copies_that_cannot_be_read_or_marked_cost_speed_only(self, storage, tmp_path, monkeypatch, what):
+        shards = cached(storage, tmp_path)
+        assert_reads_all(shards, storage)
+        broken = OSError(errno.EIO, "Input/output error") if what == "read" else PermissionError("of another user")
+
+        def fail(path: Path, *given: object, **options: object) -> None:
+            raise broken
+
+        monkeypatch.setattr(*((module, "open", fail) if what == "read" else (os, "utime", fail)), raising=False)
+        assert_reads_all(cached(storage, tmp_path), storage)
+
+    def test_copies_return_after_a_failure_of_the_storage(self, storage, tmp_path, monkeypatch):
+        def fail(name: str, content: bytes) -> bytes:
+            raise PermissionError("ExpiredToken")
+
+        storage.answer, shards = fail, cached(storage, tmp_path)
+        with pytest.raises(StorageError):
+            shards.read(storage.shards.rows[0])
+        storage.answer = lambda name, content: content
+        shards.cache.request([NAMES[0]])
+        assert shards.read(storage.shards.rows[0]) and not copies(tmp_path)
+        now = time.monotonic()
+        monkeypatch.setattr(module.time, "monotonic", lambda: now + module.RETRY_SECONDS + 1)
+        shards.cache.request([NAMES[0]])
+        assert shards.read(storage.shards.rows[0]) and len(copies(tmp_path)) == 1
+
+    def test_copy_that_the_index_contradicts_is_kept(self, storage, tmp_path):
+        shards = cached(storage, tmp_path)
+        assert_reads_all(shards, storage)
+        for row in storage.shards.rows.at([0, 1]):
+            with pytest.raises(ShardError, match="is damaged"):
+                shards.read(replace(row, digest="0" * 32))
+        assert len(copies(tmp_path)) == 3
+
+    def test_process_ends_while_shards_are_copied(self, written, tmp_path):
+        script = f"""
+import time
+from pathlib import Path
+from smile_pipe.shards.reader import ShardSet
+
+shards = ShardSet.open({str(written)!r}).with_cache(Path({str(tmp_path)!r}), 1 << 30)
+
+class Slow:
+    def cat_file(self, path, start, end):
+        time.sleep(3600)
+
+shards.cache._filesystem = Slow()
+shards.cache.request({NAMES!r})
+time.sleep(0.5)
+print("done")
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
     def test_temporary_files_of_killed_processes_are_removed_and_those_of_others_are_not(self, storage, tmp_path):
         entry, other = storage.shards.manifest.shards[:2]
         assert entry.sha256[:2] != other.sha256[:2]
@@ -380,6 +449,7 @@ class Slow:
 
 shards.cache._filesystem = Slow()
 shards.cache.request({NAMES!r})
+time.sleep(3600)
 """
         process = subprocess.Popen([sys.executable, "-c", script])
         wait_until(lambda: len(list(tmp_path.glob("*.tmp"))) == 3)

@@ -66,6 +66,39 @@ def test_batch_sizes_differ_by_at_most_one_and_never_exceed_the_batch_size(
 
 
 @quickly
+@given(sizes, st.integers(2, 9), seeds, worlds, epochs, st.integers(1, 18))
+def test_batches_have_about_equal_sizes_with_any_number_of_partitions(
+    counts, batch_size, seed, world_size, epoch, partitions
+):
+    # As many partitions as there are samples in a step are the most that training accepts.
+    if partitions <= batch_size * world_size:
+        samplers = ranks(counts, batch_size, seed, world_size, partitions)
+        joined = [sum(map(len, step)) for step in zip(*(s.batches(epoch) for s in samplers), strict=True)]
+        assert max(joined) - min(joined) <= 2 + partitions // 2
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "world_size", "partitions"),
+    [
+        (3200, 32, 1, 32),
+        (100_000, 32, 1, 30),
+        (3200, 32, 1, 3),
+        (10_000, 64, 1, 60),
+        (1000, 2, 3, 6),
+        (9999, 8, 8, 8),
+    ],
+)
+def test_rounding_of_partitions_does_not_add_up(num_samples, batch_size, world_size, partitions):
+    samplers = [
+        Sampler(np.arange(num_samples) // 8, batch_size, 0, world_size, rank, partitions) for rank in range(world_size)
+    ]
+    joined = [sum(map(len, step)) for step in zip(*(sampler.batches(1) for sampler in samplers), strict=True)]
+    mean = num_samples / samplers[0].num_steps
+    # With as many partitions as ranks, which is the default, by the rounding of two numbers; with others by a tenth.
+    assert all(abs(length - mean) <= (2 if partitions == world_size else max(2, mean / 10)) for length in joined)
+
+
+@quickly
 @given(sizes, st.integers(2, 9), seeds, worlds, epochs, st.booleans())
 def test_no_batch_is_empty_with_at_least_two_samples_per_rank(
     counts, batch_size, seed, world_size, epoch, has_partitions
@@ -159,6 +192,12 @@ def test_a_rank_reads_its_own_shards_in_every_epoch_with_partitions():
 def test_partitions_have_equal_sizes():
     samplers = ranks([9, 1, 30, 2, 17] * 3, 4, 0, 3, partitions=3)
     assert {len(count(sampler.batches(0))) for sampler in samplers} == {59}
+
+
+def test_partitions_are_shuffled_differently():
+    sampler = ranks([8] * 8, 4, 0, 1, partitions=2)[0]
+    places = [np.argsort(sampler._members[n])[np.argsort(np.argsort(sampler._shuffled(n, 0)))] for n in range(2)]
+    assert places[0].tolist() != places[1].tolist()
 
 
 @quickly

@@ -1,5 +1,7 @@
 """Samples through a pipeline of webdataset: equal to random access, in order, with damage reported by sample."""
 
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import webdataset
 from helpers.samples import spoil, write_shard_set
 from smile_pipe.shards.reader import ShardError, ShardSet
 from smile_pipe.shards.streaming import sample_pipeline
+from smile_pipe.shards.writer import digest_of
 
 
 @pytest.fixture
@@ -43,6 +46,26 @@ def test_sample_under_the_key_of_another_is_damage(shards):
     lie, bad = replace(second, key=first.key), []
     assert list(sample_pipeline(shards, [lie], lambda row, error: bad.append((row, str(error))))) == []
     assert bad == [(lie, f"000000.tar at {second.offset}: contains {second.key} instead of {first.key}; render again")]
+
+
+def test_every_row_is_read_or_reported_whatever_its_members_are_called(shards, tmp_path):
+    def tar(*names: str) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as file:
+            for name in names:
+                file.addfile(tarfile.TarInfo(name))
+            return buffer.getvalue()[: file.offset]
+
+    rows = shards.rows.at([0, 1, 2, 3])
+    pieces = [tar("nodot"), tar("k.json", "other.txt"), tar("k.__key__"), tar("k.json", "k.txt")]
+    content, lies = b"".join(pieces), []
+    for row, piece in zip(rows, pieces, strict=True):
+        start = sum(lie.bytes for lie in lies)
+        lies.append(replace(row, offset=start, bytes=len(piece), digest=digest_of(piece)))
+    (tmp_path / "shards" / "shards" / "000000.tar").write_bytes(content)
+    reported = []
+    assert list(sample_pipeline(shards, lies, lambda row, error: reported.append(row))) == []
+    assert reported == lies
 
 
 def test_failure_of_the_storage_is_not_damage(shards, monkeypatch):

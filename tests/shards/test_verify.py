@@ -182,6 +182,15 @@ def test_duplicate_and_overlapping_index_rows_are_found(copy):
     assert any("starts at 0 in the index" in p.what for p in found)
 
 
+def test_links_are_followed_and_unlisted_ones_are_reported(copy):
+    shard = copy / "shards" / "000001.tar"
+    shard.rename(copy / "elsewhere")
+    shard.symlink_to(copy / "elsewhere")
+    assert problems(copy) == []
+    (copy / "shards" / "000009.tar").symlink_to(copy / "elsewhere")
+    assert problems(copy) == [Problem("000009.tar", "", "is not in the manifest")]
+
+
 class TestStorageFailure:
     """The storage fails for one shard of three; the others are verified."""
 

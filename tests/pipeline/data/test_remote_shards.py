@@ -119,7 +119,7 @@ def test_shards_that_were_removed_are_requested_ahead_again(disk, remote, tmp_pa
 
 
 def test_groups_are_looked_at_only_so_far_ahead(disk, remote, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "MAX_GROUPS_AHEAD", 5)
+    monkeypatch.setattr(cache_module, "MAX_ROWS_AHEAD", 5 * 4)
     asked: list[int] = []
     first = disk.rows.by_shard()["000000.tar"].at(slice(None))
     batches = reader(remote, tmp_path).batches(asked.append(number) or first for number in range(40))

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray.data
 import webdataset as wds
@@ -23,6 +25,7 @@ from smile_pipe.pipeline.data.sample_stream import SampleStream
 from smile_pipe.pipeline.data.streams import StreamableShardSet
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.sample import SampleError, decode_member
+from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.storage import StoragePath
 
 NUM_SAMPLES = 21
@@ -279,6 +282,16 @@ def remote(root: Path, s3_url: str, tmp_path: Path) -> StreamableShardSet:
     return open_shards(f"{s3_url}/shards", cache_dir=str(tmp_path / "cache"))
 
 
+def test_tasks_of_ray_do_not_carry_the_whole_index(shards, monkeypatch):
+    sent = []
+    monkeypatch.setattr(ray.data, "from_arrow", lambda tables: SimpleNamespace(map=sent.append))
+    columns = pa.concat_tables([shards.rows.columns] * 500).unify_dictionaries().combine_chunks()
+    large = replace(shards, rows=SampleTable(columns))
+    large.ray()
+    (reader,) = sent
+    assert len(pickle.dumps(reader._shards.rows)) < len(pickle.dumps(large.rows)) / 100
+
+
 class TestRemote:
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_each_shard_is_copied_once_for_all_workers_and_epochs(self, remote, stock, num_workers, monkeypatch):
@@ -294,7 +307,7 @@ class TestRemote:
 
     def test_without_cache_samples_are_read_from_the_storage(self, remote, stock):
         stream = replace(remote, cache_gb=0).torch()
-        assert sorted(keys(stream)) == sorted(stock) and not (remote.cache_dir or Path()).exists()
+        assert sorted(keys(stream)) == sorted(stock) and not list((remote.cache_dir or Path()).iterdir())
 
     def test_ray_copies_each_shard_once(self, remote, stock, ray_cluster):
         assert sorted(keys(remote.ray().take_all())) == sorted(stock)
@@ -329,6 +342,16 @@ def damaged_copy(root: Path, folder: Path) -> StreamableShardSet:
     shards = open_shards(str(folder / "shards"))
     spoil(folder / "shards", [row for row in shards.rows if row.key == "F0003_SA04WH"])
     return shards
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"seed": 1}, {"rank": 1, "world_size": 2}, {"world_size": 2}, {"batch_size": 2}, {"subjects": ["F0001", "F0002"]}],
+)
+def test_state_of_another_order_is_refused(shards, options):
+    state = shards.torch().state_dict()
+    with pytest.raises(UsageError, match="the state is of an iteration with"):
+        shards.torch(**options).load_state_dict(state)
 
 
 class TestSafety:

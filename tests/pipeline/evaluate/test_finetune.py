@@ -283,8 +283,10 @@ class TestIsolation:
 
     def test_test_samples_are_read_after_the_last_step(self, dataset, tiny, monkeypatch):
         rows, events = dataset.shards.rows, []
-        real = FaceDataset.read
-        monkeypatch.setattr(FaceDataset, "read", lambda self, row: events.append(row.key) or real(self, row))
+        real = FaceDataset._read
+        monkeypatch.setattr(
+            FaceDataset, "_read", lambda self, rows, bad: events.extend(r.key for r in rows) or real(self, rows, bad)
+        )
         run_finetune(tiny, dataset, rows[:12], rows[12:], on_progress=lambda step, total: events.append(step))
         tested = [event for event in events[events.index(2) :] if event in {row.key for row in rows[12:]}]
         assert not {row.key for row in rows[12:]} & set(events[: events.index(2)])
@@ -294,9 +296,9 @@ class TestIsolation:
         _, test = split_rows
 
         class Negative(FaceDataset):
-            def read(self, row: IndexRow) -> FaceSample:
-                face = super().read(row)
-                return replace(face, views=255 - face.views) if row.key == test[2].key else face
+            def _read(self, *given: Any) -> list[FaceSample]:
+                faces = super()._read(*given)
+                return [replace(f, views=255 - f.views) if f.key == test[2].key else f for f in faces]
 
         model, other = random_model(), Negative(face_dataset.shards, face_dataset.decode_spec, 1 << 30)
         found, again = (tune_faces(model, reader, epochs=1) for reader in (face_dataset, other))

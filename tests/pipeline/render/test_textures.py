@@ -18,7 +18,7 @@ from smile_pipe.pipeline.meshes.reader import read_mesh
 from smile_pipe.pipeline.meshes.vrml import write_wrl
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
-from smile_pipe.shards.index import IndexRow
+from smile_pipe.shards.index import IndexRow, read_index
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import PathLike
 
@@ -62,7 +62,7 @@ def run(root: PathLike, out: Path, *names: str) -> dict[str, IndexRow]:
     if isinstance(root, Path):
         table(root, "path,subject,expression\n" + "".join(f"{name},s,HA\n" for name in names))
     render.run(RenderConfig(data_dir=root, out=out, size=SIZE, channels=("rgb",)))
-    return {row.key: row for row in ShardSet.open(str(out)).rows}
+    return {row.key: row for row in read_index(out / "index.parquet")}
 
 
 def front(out: Path, key: str) -> np.ndarray:

@@ -127,10 +127,32 @@ def test_other_batch_size_is_refused_with_a_hint(shards, stopped):
         learn(shards, stopped, batch_size=5)
 
 
-@pytest.mark.parametrize(("options", "expected"), [({}, 2), ({"partitions": 1}, 1), ({"partitions": 6}, 6)])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 2), ({"partitions": 1}, 1), ({"partitions": 6}, 6), ({"sampling": "balanced"}, 1)],
+)
 def test_each_worker_has_a_partition_unless_an_option_says_otherwise(shards, tmp_path, options, expected):
     given = config(shards, tmp_path / "run", num_workers=2, **options)
     assert prepare(given, in_process=False)[2].partitions == expected
+
+
+def test_more_partitions_than_samples_in_a_step_are_refused(shards, tmp_path):
+    with pytest.raises(UsageError, match=r"^partitions 9: more than the 8 samples in a step"):
+        prepare(config(shards, tmp_path, num_workers=2, batch_size=4, partitions=9), in_process=False)
+
+
+def test_other_partitions_of_a_resumed_run_are_not_ignored_silently(shards, stopped, caplog):
+    caplog.set_level(logging.WARNING)
+    learn(shards, stopped, resume=True, batch_size=4, partitions=3)
+    assert "partitions: the run has 2 since its start and keeps them" in caplog.text
+    assert json.loads((stopped / "config.json").read_text())["partitions"] == 2
+
+
+def test_cache_folder_is_checked_before_anything_is_written(shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"^cache_dir .*file: is not a folder that can be written"):
+        learn(shards, tmp_path / "run", cache_dir=tmp_path / "file")
+    assert not (tmp_path / "run").exists()
 
 
 def test_manifest_records_the_number_of_workers(shards, tmp_path):
