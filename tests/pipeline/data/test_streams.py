@@ -240,7 +240,7 @@ class TestResume:
                 StatefulLoader(shards.torch(["rgb"]), num_workers=num_workers, states=states).read(1)
 
     def test_state_of_other_shards_is_refused(self, shards):
-        state = shards.torch().state_dict()
+        state = shards.torch().state_dict() | {"num_workers": 2}
         manifest = shards.manifest.model_copy(update={"fingerprint": "other"})
         with pytest.raises(UsageError, match="other shards"):
             replace(shards, manifest=manifest).torch().load_state_dict(state)
@@ -349,7 +349,7 @@ def damaged_copy(root: Path, folder: Path) -> StreamableShardSet:
     [{"seed": 1}, {"rank": 1, "world_size": 2}, {"world_size": 2}, {"batch_size": 2}, {"subjects": ["F0001", "F0002"]}],
 )
 def test_state_of_another_order_is_refused(shards, options):
-    state = shards.torch().state_dict()
+    state = shards.torch().state_dict() | {"num_workers": 2}
     with pytest.raises(UsageError, match="the state is of an iteration with"):
         shards.torch(**options).load_state_dict(state)
 
