@@ -19,7 +19,7 @@ from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import stage as train
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import prepare
-from smile_pipe.shards import streaming
+from smile_pipe.shards import reader
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.reader import ShardSet
 
@@ -89,7 +89,7 @@ class TestWithoutLabels:
 
     @pytest.fixture
     def exchange(self, monkeypatch) -> Iterator[None]:
-        of_subjects, from_members = ShardSet.of_subjects, streaming.from_members
+        of_subjects, from_members = ShardSet.of_subjects, reader.from_members
         codes = ["AN", "DI", "FE", "HA", "SA", "SU", "NE"]
 
         def other(label: str, key: str) -> str:
@@ -114,7 +114,7 @@ class TestWithoutLabels:
 
         def exchange() -> None:
             monkeypatch.setattr(ShardSet, "of_subjects", exchanged_rows)
-            monkeypatch.setattr(streaming, "from_members", exchanged_sample)
+            monkeypatch.setattr(reader, "from_members", exchanged_sample)
 
         return exchange
 
