@@ -353,7 +353,10 @@ class TestFaults:
             raise broken
 
         monkeypatch.setattr(*((module, "open", fail) if what == "read" else (os, "utime", fail)), raising=False)
+        storage.reads.clear()
         assert_reads_all(cached(storage, tmp_path), storage)
+        # Copies whose time cannot be set are still used.
+        assert bool(storage.reads) is (what == "read")
 
     def test_copies_return_after_a_failure_of_the_storage(self, storage, tmp_path, monkeypatch):
         def fail(name: str, content: bytes) -> bytes:
