@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -93,6 +93,19 @@ def _workers(process: int, num_workers: int) -> "SimpleQueue[Callable[[], None]]
     for _ in range(num_workers):
         threading.Thread(target=work, name="shards", daemon=True).start()
     return tasks
+
+
+class CopyRequests(Protocol):
+    """What `request_ahead` needs of a cache."""
+
+    @property
+    def num_ahead(self) -> int:
+        """Number of shards to request before they are read."""
+        ...
+
+    def request(self, names: Iterable[str]) -> None:
+        """Start to copy shards, unless they are there."""
+        ...
 
 
 class ShardCache:
@@ -292,7 +305,7 @@ class ShardCache:
 
 
 def request_ahead(
-    copies: ShardCache | None, groups: Iterable[Group], is_needed: Callable[[SampleRow], bool] = lambda row: True
+    copies: CopyRequests | None, groups: Iterable[Group], is_needed: Callable[[SampleRow], bool] = lambda row: True
 ) -> Iterator[Group]:
     """Yield groups of rows; meanwhile the shards of later ones are copied.
 

@@ -6,7 +6,7 @@ machine, so equal fingerprints mean that there is nothing to do.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 from blake3 import blake3
@@ -161,3 +161,8 @@ def fingerprint(*parts: BaseModel | Any) -> str:
     for part in parts:
         digest.update(canonical_json(part, indent=None).encode())
     return digest.hexdigest(length=16)
+
+
+def joined_fingerprint(fingerprints: Sequence[str]) -> str:
+    """Fingerprint of shard sets that are read as one."""
+    return fingerprints[0] if len(fingerprints) == 1 else fingerprint(list(fingerprints))

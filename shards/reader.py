@@ -25,13 +25,13 @@ from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from smile_pipe.shards.cache import ShardCache, default_folder
+from smile_pipe.shards.cache import CopyRequests, ShardCache, default_folder
 from smile_pipe.shards.errors import StorageError, UsageError, describe_error, storage_errors
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import INDEX_NAME, MANIFEST_NAME, SHARDS_FOLDER, ShardManifest
 from smile_pipe.shards.sample import Sample, from_members
 from smile_pipe.shards.sample_table import SampleTable
-from smile_pipe.shards.urls import check_no_credentials
+from smile_pipe.shards.urls import check_no_credentials, split_sets
 from smile_pipe.shards.writer import digest_of
 
 # Larger than any sample that the render stage writes; an index with a larger size is invalid.
@@ -83,6 +83,8 @@ class ShardSet:
             UsageError: There are no shards, or the manifest or the index is missing or cannot be read.
         """
         check_no_credentials(spec)
+        if len(split_sets(spec)) > 1:
+            raise UsageError("names several shard sets; name one", field="shards", value=spec)
         filesystem, root, names = _locate(spec)
         manifest = ShardManifest.parse(_read(filesystem, f"{root}/{MANIFEST_NAME}", spec), f"{root}/{MANIFEST_NAME}")
         rows = SampleTable.read(_open(filesystem, f"{root}/{INDEX_NAME}", spec), f"{root}/{INDEX_NAME}")
@@ -95,6 +97,21 @@ class ShardSet:
         if not rows:
             raise UsageError("contains no samples", field="shards", value=spec)
         return cls(spec, filesystem, root, manifest, rows)
+
+    @property
+    def parts(self) -> "tuple[ShardSet, ...]":
+        """The sets that this one consists of: itself, or those that were joined."""
+        return (self,)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether samples are read from a disk of this machine."""
+        return isinstance(self.filesystem, LocalFileSystem) or self.cache is not None
+
+    @property
+    def copies(self) -> CopyRequests | None:
+        """Where copies of shards are requested before their samples are read; None without a cache."""
+        return self.cache
 
     def with_cache(self, folder: Path | None, max_bytes: int) -> "ShardSet":
         """The same set, read through copies on this machine: for readers of many samples of a remote storage.

@@ -49,8 +49,22 @@ class SampleTable(Sequence[SampleRow]):
             column = pieces.pop(name)
             if name != "level" and column.null_count:
                 raise UsageError(f"{origin}: a sample has no {name}; render again")
-            columns[name] = column.unify_dictionaries().combine_chunks()
+            columns[name] = _in_one_piece(column)
         return cls(pa.table(columns))
+
+    @classmethod
+    def joined(cls, tables: Sequence["SampleTable"]) -> "SampleTable":
+        """Several tables as one; keys and shards get the number of their table, from 1, as in `2:KEY`."""
+        taken = []
+        for number, table in enumerate(tables, 1):
+            columns = {name: table._taken(name) for name in COLUMNS}
+            for name in ("key", "shard"):
+                plain = columns[name].cast(pa.string())
+                marked = pc.binary_join_element_wise(pa.scalar(str(number)), plain, ":")
+                columns[name] = marked.cast(columns[name].type) if name == "key" else marked.dictionary_encode()
+            taken.append(pa.table(columns))
+        table = pa.concat_tables(taken)
+        return cls(pa.table({name: _in_one_piece(table[name]) for name in COLUMNS}))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -125,6 +139,10 @@ class SampleTable(Sequence[SampleRow]):
 
     def _taken(self, name: str) -> pa.ChunkedArray:
         return self.columns[name] if self._is_whole else self.columns[name].take(pa.array(self.numbers))
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    return column.unify_dictionaries().combine_chunks()
 
 
 def shard_codes(rows: Sequence[SampleRow]) -> NDArray[np.int64]:

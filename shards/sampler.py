@@ -119,11 +119,13 @@ class Sampler:
         return np.concatenate(parts)
 
 
-def balancing_weights(classes: NDArray[np.int64]) -> NDArray[np.float64]:
+def balancing_weights(classes: NDArray[np.int64], within: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Weights with which each class is read equally often.
 
     Args:
         classes: Class of each sample, int64 [N].
+        within: How often each sample is read relative to others of its class, float64 [N]; None for equally often.
     """
-    _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    return 1.0 / counts[codes]
+    codes = np.unique(classes, return_inverse=True)[1]
+    weights = np.ones(len(classes)) if within is None else within
+    return weights / np.bincount(codes, weights)[codes]

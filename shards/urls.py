@@ -14,6 +14,26 @@ _SECRET = re.compile(r"key|token|secret|password|signature|credential|^sig$", re
 # fsspec chains file systems: simplecache::s3://bucket/shards
 _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*([A-Za-z][A-Za-z0-9+.-]*)://")
 
+SEPARATOR = "::"
+"""Separates the shard sets of a text that names several."""
+# These take the rest of a chained URL as their storage.
+_WRAPPERS = frozenset(("simplecache", "filecache", "blockcache"))
+_ARCHIVES = frozenset(("zip", "tar", "libarchive", "reference"))
+
+
+def split_sets(text: str) -> list[str]:
+    """The shard sets that a text names: `A::simplecache::s3://bucket/B` is `A` and `simplecache::s3://bucket/B`."""
+    sets, chain = [], ""
+    for part in text.split(SEPARATOR):
+        chain += part
+        scheme, is_url, _ = part.lower().partition("://")
+        if scheme in _WRAPPERS or (is_url and scheme in _ARCHIVES):
+            chain += SEPARATOR
+        else:
+            sets.append(chain)
+            chain = ""
+    return [*sets, chain.removesuffix(SEPARATOR)] if chain else sets
+
 
 def scheme_of(text: str) -> str:
     """The scheme of a URL in lower case, of a chained URL that of the storage; "" for a path."""
@@ -36,6 +56,16 @@ def check_no_credentials(text: str) -> None:
 def absolute(text: str) -> str:
     """A path or URL, independent of the working directory; workers have another one than the user."""
     return text if scheme_of(text) else str(Path(os.path.expanduser(text)).absolute())
+
+
+def absolute_sets(text: str) -> str:
+    """`absolute` for each shard set of a text that may name several."""
+    return SEPARATOR.join(map(absolute, split_sets(text)))
+
+
+def schemes_of(text: str) -> set[str]:
+    """`scheme_of` for each shard set of a text that may name several."""
+    return set(map(scheme_of, split_sets(text)))
 
 
 def parse_path(text: str) -> UPath:

@@ -10,6 +10,7 @@ from rich.console import Console
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
+from smile_pipe.pipeline.data.integrity import verify_hint
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.formatting import pluralize
 
@@ -35,7 +36,7 @@ def register(app: typer.Typer) -> None:
             print_line(
                 console,
                 f"{pluralize(manifest.num_skipped, 'damaged sample')} left out; {config.out / 'skipped.json'} has the "
-                f"keys, and `smile-pipe verify {config.shards}` the damage",
+                f"keys, and {verify_hint(config.shards)} the damage",
             )
         if manifest.num_skipped_steps:
             print_line(

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BeforeValidator
 
+from smile_pipe.shards.urls import SEPARATOR
+
 ADDRESS_HELP = "Ray cluster to run on: local starts one on this machine; auto or HOST:PORT joins a running one."
 
 
@@ -15,8 +17,17 @@ def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _join_sets(value: Any) -> Any:
+    return SEPARATOR.join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 Repeated = "repeated"
 """Marks a tuple whose option or argument is repeated once per part, since a part may contain commas."""
 
 CommaSeparated = BeforeValidator(_split)
 """Accepts a tuple as the text `a,b,c`."""
+
+SetsOfShards = BeforeValidator(_join_sets)
+"""Accepts a list of shard sets as the text `A::B`."""
+
+SHARDS_HELP = "Shards: a directory, manifest.json, glob, brace pattern or URL; several sets as A::B, or repeated."

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from smile_pipe.pipeline.common.option_types import CommaSeparated
+from smile_pipe.pipeline.common.option_types import SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.crossval.protocols import HELP, check_split_protocol, is_split_protocol
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
@@ -29,11 +29,11 @@ class CrossvalConfig(TrainOptions):
     }
     """Names in `config.json`, which keeps those of earlier releases, with the present ones."""
 
-    shards: str | None = Field(None, description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
-    train_on: str | None = Field(
+    shards: Annotated[str | None, SetsOfShards, Repeated] = Field(None, description=SHARDS_HELP)
+    train_on: Annotated[str | None, SetsOfShards, Repeated] = Field(
         None, description="Cross-dataset evaluation, instead of `shards`: shards to train on, all of them."
     )
-    test_on: str | None = Field(
+    test_on: Annotated[str | None, SetsOfShards, Repeated] = Field(
         None, description="Cross-dataset evaluation, with `train_on`: shards to score, all of them."
     )
     out: StoragePath = Field(

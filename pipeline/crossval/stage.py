@@ -37,7 +37,7 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import steps_per_epoch
 from smile_pipe.shards.splits import split_subjects
 from smile_pipe.shards.storage import StoragePath
-from smile_pipe.shards.urls import absolute, scheme_of
+from smile_pipe.shards.urls import absolute_sets, schemes_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -120,7 +120,7 @@ def _plan(config: CrossvalConfig, shards: ShardSet) -> FoldPlan:
 def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet) -> list[Fold]:
     plan = _plan(config, train_shards)
     out = config.out.absolute()
-    source, target = (absolute(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
+    source, target = (absolute_sets(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
     classes = candidate_classes(SampleSelection(target, None, plan.where, config.on_bad_shard), test_shards)
     cross_dataset = {"split": "all", "fit_on": source} if config.is_cross_dataset else {}
     folds = []
@@ -177,7 +177,7 @@ def _run_folds(config: CrossvalConfig, folds: Sequence[Fold], num_steps: int, on
     if not unfinished:
         return
     inputs = {spec for fold in folds for spec in (fold.train.shards, fold.evaluate.shards)}
-    if config.out.is_in_memory or any(scheme_of(spec) == "memory" for spec in inputs):
+    if config.out.is_in_memory or any("memory" in schemes_of(spec) for spec in inputs):
         for fold in unfinished:
             run_fold(fold, on_metrics=report_progress)
         return

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -118,7 +117,7 @@ class DiskCache:
 
 
 class FaceDataset:
-    """Reads and decodes samples of one shard set, with a cache in memory, and one on disk for remote shards.
+    """Reads and decodes samples of shards, with a cache in memory, and one on disk for remote shards.
 
     Attributes:
         shards: The shard set.
@@ -162,7 +161,7 @@ class FaceDataset:
         """
         with ThreadPoolExecutor(self._num_readers()) as readers, ThreadPoolExecutor(1) as collator:
             pending: deque[Future[Batch | None]] = deque()
-            for group in request_ahead(self.shards.cache, groups, lambda row: row.key not in self._cache):
+            for group in request_ahead(self.shards.copies, groups, lambda row: row.key not in self._cache):
                 chunks = [group[start : start + READ_CHUNK] for start in range(0, len(group), READ_CHUNK)]
                 parts = [readers.submit(self._read_chunk, chunk) for chunk in chunks]
                 pending.append(collator.submit(self._collate, group, parts, spares))
@@ -187,8 +186,7 @@ class FaceDataset:
     def _num_readers(self) -> int:
         """One thread per core of this process: decoding and shrinking, which are most of the work, release the GIL."""
         cores = torch.get_num_threads()
-        is_local = isinstance(self.shards.filesystem, LocalFileSystem) or self.shards.cache is not None
-        competes = is_local and not self.pin_memory
+        competes = self.shards.is_near and not self.pin_memory
         return cores if competes else max(cores, MIN_FREE_READERS)
 
     def _read_chunk(self, rows: Sequence[SampleRow]) -> list[FaceSample]:

@@ -6,14 +6,17 @@ read, so a damaged image never enters training.
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NoReturn
 
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.images import ImageError
 from smile_pipe.shards.index import SampleRow
+from smile_pipe.shards.joined import open_sets
 from smile_pipe.shards.reader import ShardError, ShardSet
 from smile_pipe.shards.sample import Sample, SampleError
+from smile_pipe.shards.urls import split_sets
 from smile_pipe.shards.verify import Problem, verify_shards
 
 OnBadShard = Literal["fail", "skip"]
@@ -31,16 +34,20 @@ class BadSampleError(RuntimeError):
 
 
 def open_shards(spec: str, on_bad_shard: OnBadShard = "fail") -> ShardSet:
-    """Open a shard set, and check that its manifest, its index and the sizes of its shards agree.
+    """Open shard sets, and check that manifest, index and the sizes of the shards of each agree.
 
     Args:
-        spec: Directory, manifest.json, glob, brace pattern or URL.
+        spec: Directory, manifest.json, glob, brace pattern or URL; several sets are separated by `::`, and read as one.
         on_bad_shard: With `skip`, missing shards and shards of another size only cause a warning, because some of their
             samples may be intact.
 
     Raises:
-        UsageError: They do not agree, or see `smile_pipe.shards.reader.ShardSet.open`.
+        UsageError: They do not agree, or see `smile_pipe.shards.joined.open_sets`.
     """
+    return open_sets(spec, partial(_open_checked, on_bad_shard=on_bad_shard))
+
+
+def _open_checked(spec: str, on_bad_shard: OnBadShard) -> ShardSet:
     shards = ShardSet.open(spec)
     problems = [problem for _, found in verify_shards(shards, quick=True) for problem in found]
     damaged = _find_resized(shards, problems)
@@ -82,8 +89,13 @@ def no_readable_sample(shards: ShardSet, num_rows: int) -> BadSampleError:
     """The error for a selection of samples of which none can be read."""
     return BadSampleError(
         f"`shards={shards.spec}`: of {pluralize(num_rows, 'sample')} none can be read; "
-        f"`smile-pipe verify {shards.spec}` lists the problems"
+        f"{verify_hint(shards.spec)} lists the problems"
     )
+
+
+def verify_hint(spec: str) -> str:
+    """The commands that verify shard sets, for messages."""
+    return " or ".join(f"`smile-pipe verify {each}`" for each in split_sets(spec))
 
 
 def raise_bad_sample(row: SampleRow, error: Exception) -> NoReturn:

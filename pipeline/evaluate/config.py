@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from smile_pipe.pipeline.common.filters import WHERE_HELP
-from smile_pipe.pipeline.common.option_types import CommaSeparated
+from smile_pipe.pipeline.common.option_types import SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.runs.selection import SampleSelection
@@ -18,7 +18,7 @@ class EvaluateConfig(Frozen):
     """Options of `smile-pipe evaluate`."""
 
     run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
-    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    shards: Annotated[str, SetsOfShards, Repeated] = Field(description=SHARDS_HELP)
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),
         min_length=1,
@@ -28,7 +28,7 @@ class EvaluateConfig(Frozen):
     split: str | None = Field(
         None, description=f"{SPLIT_HELP}; all scores every sample. [default: the test subjects of the run]"
     )
-    fit_on: str | None = Field(
+    fit_on: Annotated[str | None, SetsOfShards, Repeated] = Field(
         None,
         description="Other shards to fit knn and probe on, such as the training shards; all of `shards` is scored "
         "(cross-dataset evaluation).",

@@ -1,8 +1,11 @@
 """Options and result of the export stage."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from smile_pipe.pipeline.common.filters import WHERE_HELP
+from smile_pipe.pipeline.common.option_types import SHARDS_HELP, Repeated, SetsOfShards
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
@@ -22,9 +25,7 @@ class ExportConfig(Frozen):
     embeddings: StoragePath | None = Field(
         None, description="Output parquet file of the fused embeddings of `shards`, one row per sample."
     )
-    shards: str | None = Field(
-        None, description="Shards for `embeddings`: a directory, manifest.json, glob, brace pattern or URL."
-    )
+    shards: Annotated[str | None, SetsOfShards, Repeated] = Field(None, description=f"For `embeddings`. {SHARDS_HELP}")
     split: str = Field("all", description=f"Samples for `embeddings`: the test part of {SPLIT_HELP}.")
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Number of samples embedded at a time.")

@@ -14,6 +14,7 @@ class RunManifest(Manifest):
 
     Attributes:
         shards_fingerprint: Fingerprint of the shards.
+        joined_fingerprints: If several sets were read as one, the fingerprint of each.
         config: Options of the run; see `TrainConfig.recorded`.
         recipe: Configuration of the model.
         channel: Channel of the input images.
@@ -45,6 +46,7 @@ class RunManifest(Manifest):
     schema_version: Literal[5] = 5
     stage: Literal["train"] = "train"
     shards_fingerprint: str
+    joined_fingerprints: tuple[str, ...] = ()
     config: Mapping[str, Any]
     recipe: Mapping[str, Any]
     channel: str
@@ -73,6 +75,10 @@ class RunManifest(Manifest):
     metadata: bool = False
     final_losses: Mapping[str, float]
     checkpoint: str
+
+    def is_trained_on(self, shards_fingerprint: str) -> bool:
+        """Whether the run was trained on these shards, alone or joined with others."""
+        return shards_fingerprint in (self.shards_fingerprint, *self.joined_fingerprints)
 
     def training_data_summary(self) -> str:
         """Describe the samples, subjects and sequences that the run learned from, for cards and reports."""

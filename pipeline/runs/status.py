@@ -5,6 +5,7 @@ Read-only: no file is written and no shard is opened. A file that cannot be read
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from smile_pipe.pipeline.runs.run_directory import STATE, RunDirectory
 from smile_pipe.pipeline.runs.run_index import StageOutput, find_stage_outputs, folders_in, read_manifest
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
-from smile_pipe.shards.manifest import MANIFEST_NAME, Frozen, ShardManifest, ShardSetPaths
+from smile_pipe.shards.manifest import MANIFEST_NAME, Frozen, ShardManifest, ShardSetPaths, joined_fingerprint
 from smile_pipe.shards.storage import StoragePath
+from smile_pipe.shards.urls import SEPARATOR, split_sets
 
 
 class NextStep(Frozen):
@@ -86,7 +88,7 @@ def status(root: StoragePath) -> StatusReport:
         [output for output in outputs if output.kind == kind] for kind in ("shards", "run", "crossval")
     )
     sources = {output.path: _source(output, shard_sets) for output in (*runs, *crossvals)}
-    used = {source.path for source in sources.values() if source}
+    used = {each.path for source in sources.values() if source for each in source.sets}
     rows = [_shards_row(root, output, output.path in used) for output in shard_sets]
     for run in runs:
         rows += _run_rows(root, run, sources[run.path], shard_sets)
@@ -95,22 +97,50 @@ def status(root: StoragePath) -> StatusReport:
     return StatusReport(root=str(root), rows=tuple(rows))
 
 
-def _source(run: StageOutput, shard_sets: Sequence[StageOutput]) -> StageOutput | None:
-    """Find the shards of a run: at the place that it records, else with the fingerprint that it records."""
+@dataclass(frozen=True)
+class _Source:
+    """The shards of a run.
+
+    Attributes:
+        sets: the shard sets, one or several that are read as one.
+    """
+
+    sets: tuple[StageOutput, ...]
+
+    @property
+    def spec(self) -> str:
+        """The text that names them as an option."""
+        return SEPARATOR.join(str(each.path) for each in self.sets)
+
+    @property
+    def fingerprint(self) -> str:
+        """Their fingerprint, "" where one of them is not finished."""
+        each = [output.fingerprint for output in self.sets]
+        return joined_fingerprint(each) if all(each) else ""
+
+    def shown(self, root: StoragePath) -> str:
+        """Their paths below `root`."""
+        return SEPARATOR.join(str(each.path.relative_to(root)) for each in self.sets)
+
+
+def _source(run: StageOutput, shard_sets: Sequence[StageOutput]) -> _Source | None:
+    """Find the shards of a run: at the places that it records, else with the fingerprint that it records."""
     recorded = run.options.get("shards")
-    location = _resolve_recorded(recorded, run.path) if isinstance(recorded, str) else ""
-    same_place = [output for output in shard_sets if str(output.path.resolve()) == location]
+    locations = _resolve_recorded(recorded, run.path) if isinstance(recorded, str) else []
+    by_place = {str(output.path.resolve()): output for output in shard_sets}
+    if locations and all(location in by_place for location in locations):
+        return _Source(tuple(by_place[location] for location in locations))
     same_content = [
         output for output in shard_sets if output.fingerprint and output.fingerprint == run.shards_fingerprint
     ]
-    return next(iter(same_place + same_content), None)
+    return _Source((same_content[0],)) if same_content else None
 
 
-def _resolve_recorded(recorded: str, run: StoragePath) -> str:
-    """Make a recorded location absolute, without access to it; "" where it is invalid."""
+def _resolve_recorded(recorded: str, run: StoragePath) -> list[str]:
+    """Make the recorded location of each shard set absolute, without access to it; empty where one is invalid."""
     with suppress(ValueError):
-        return run.resolve_reference(recorded)
-    return ""
+        return [run.resolve_reference(each) for each in split_sets(recorded)]
+    return []
 
 
 def _shards_row(root: StoragePath, output: StageOutput, is_used: bool) -> StatusRow:
@@ -138,7 +168,7 @@ def _shards_row(root: StoragePath, output: StageOutput, is_used: bool) -> Status
 
 
 def _run_rows(
-    root: StoragePath, run: StageOutput, source: StageOutput | None, shard_sets: Sequence[StageOutput]
+    root: StoragePath, run: StageOutput, source: _Source | None, shard_sets: Sequence[StageOutput]
 ) -> list[StatusRow]:
     """The rows of a run and of its evaluation."""
     manifest, problem = read_manifest(EvaluationManifest, RunDirectory(run.path).evaluation_manifest_path)
@@ -165,9 +195,9 @@ def _run_rows(
     return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": None})]
 
 
-def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) -> StatusRow:
-    shards = str(source.path) if source else "SHARDS"
-    common: dict[str, Any] = {"made_from": str(source.path.relative_to(root)) if source else ""}
+def _run_row(root: StoragePath, run: StageOutput, source: _Source | None) -> StatusRow:
+    shards = source.spec if source else "SHARDS"
+    common: dict[str, Any] = {"made_from": source.shown(root) if source else ""}
     resume = NextStep(
         stage="train",
         options={"out": str(run.path), "shards": shards},
@@ -177,7 +207,8 @@ def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) ->
     if run.problem:
         return _row(root, run, "damaged", about=f"{run.problem}; remove it and go on", next=resume, **common)
     changed = source is not None and source.fingerprint != run.shards_fingerprint and bool(run.shards_fingerprint)
-    reason = "stale: the shards changed since" if source and source.manifest else "stale: the shards are not finished"
+    is_finished = source is not None and source.fingerprint
+    reason = "stale: the shards changed since" if is_finished else "stale: the shards are not finished"
     retrain = resume.model_copy(update={"options": {"out": "NEW_RUN", "shards": shards}, "resume": False})
     if run.manifest is None:
         step, num_steps = RunDirectory(run.path).progress()
@@ -204,17 +235,17 @@ def _run_row(root: StoragePath, run: StageOutput, source: StageOutput | None) ->
     return _row(root, run, "finished", about=about, next=step_after, **common)
 
 
-def _crossval_row(root: StoragePath, output: StageOutput, source: StageOutput | None) -> StatusRow:
-    shards = str(source.path) if source else "SHARDS"
+def _crossval_row(root: StoragePath, output: StageOutput, source: _Source | None) -> StatusRow:
+    shards = source.spec if source else "SHARDS"
     scored_on = output.options.get("scored_on")
     inputs = {"shards": shards}
     if isinstance(scored_on, str) and scored_on != output.options.get("shards"):
-        inputs = {"train_on": shards, "test_on": _resolve_recorded(scored_on, output.path)}
+        inputs = {"train_on": shards, "test_on": SEPARATOR.join(_resolve_recorded(scored_on, output.path))}
     recorded = _recorded_options(output, "crossval")
     resume = NextStep(stage="crossval", options={"out": str(output.path), **inputs}, recorded=recorded)
     folds = [RunDirectory(path).evaluation_manifest_path for path in folders_in(output.path / "folds")]
     common: dict[str, Any] = {
-        "made_from": str(source.path.relative_to(root)) if source else "",
+        "made_from": source.shown(root) if source else "",
         "counts": {"folds": sum(path.exists() for path in folds)},
     }
     if output.problem:
@@ -228,8 +259,8 @@ def _crossval_row(root: StoragePath, output: StageOutput, source: StageOutput | 
     return _row(root, output, "finished", about=about, **common)
 
 
-def _evaluate_step(run: StageOutput, source: StageOutput | None) -> NextStep:
-    shards = str(source.path) if source else "SHARDS"
+def _evaluate_step(run: StageOutput, source: _Source | None) -> NextStep:
+    shards = source.spec if source else "SHARDS"
     return NextStep(stage="evaluate", inputs=(str(run.path),), options={"shards": shards})
 
 

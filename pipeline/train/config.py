@@ -9,7 +9,7 @@ from pydantic import Field
 from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource, is_hub_model
 from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.optimization import LEARNING_RATE, PRETRAINED_LEARNING_RATE
-from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
+from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.sample import Temporal
@@ -84,12 +84,17 @@ class TrainOptions(Frozen):
         description="How samples are drawn: uniform reads each once per epoch; balanced reads each expression equally "
         "often, by its label, and so rare ones several times.",
     )
+    shard_weights: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], CommaSeparated] = Field(
+        (),
+        description="How often samples of each set of `shards` are read, relative to those of the others, such as 1,3. "
+        "By default all are read once per epoch.",
+    )
     partitions: int = Field(
         0,
         ge=0,
         description="Parts that the samples are divided into for the whole training; each worker reads its own, which "
-        "its caches then hold. 0 takes one for each worker (with balanced `sampling`, one for all); 1 makes the order "
-        "independent of the number of workers.",
+        "its caches then hold. 0 takes one for each worker (with balanced `sampling` or `shard_weights`, one for all); "
+        "1 makes the order independent of the number of workers.",
     )
     precision: Literal["auto", Precision] = Field(
         "auto",
@@ -191,7 +196,7 @@ _NOT_IN_FINGERPRINT = frozenset(
 class TrainConfig(TrainOptions):
     """Options of `smile-pipe train`."""
 
-    shards: str = Field(description="Shards: a directory, manifest.json, glob, brace pattern or URL.")
+    shards: Annotated[str, SetsOfShards, Repeated] = Field(description=SHARDS_HELP)
     out: StoragePath = Field(description="Directory of the run, or its URL: checkpoints, metrics, manifest.")
     split: str = Field("kfold:10:0", description=f"{SPLIT_HELP}; the test side is never read.")
     resume: bool = Field(False, description="Continue from the last checkpoint in `out`.")
@@ -220,4 +225,6 @@ class TrainConfig(TrainOptions):
         # Runs from before there was a choice have no such field.
         if self.sampling == "uniform":
             del options["sampling"]
+        if not self.shard_weights:
+            del options["shard_weights"]
         return options

@@ -11,8 +11,10 @@ steps.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from smile_pipe.model.objectives import ContrastiveModel, build_model
 from smile_pipe.model.towers import set_matmul_precision
@@ -22,9 +24,11 @@ from smile_pipe.pipeline.data.prefetch import prefetch
 from smile_pipe.pipeline.data.selection import select_training_rows
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_log import RunLog
+from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job, Worker
 from smile_pipe.pipeline.train.train_step import TrainStep
 from smile_pipe.pipeline.train.validation import Validation
+from smile_pipe.shards.joined import JoinedShardSet, open_sets
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.sampler import Sampler, balancing_weights
@@ -54,7 +58,7 @@ def train(
     dataset = _open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
     ranks = (worker.world_size, worker.rank, job.partitions)
-    weights = balancing_weights(rows.codes("expression")) if config.sampling == "balanced" else None
+    weights = _sampling_weights(config, dataset.shards, rows)
     sampler = Sampler(rows.codes("shard"), config.batch_size, config.seed, *ranks, weights=weights)
     validation = _validation(job, dataset, rows)
     train_step = TrainStep(job, worker, model, dataset, rows)
@@ -103,8 +107,16 @@ def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> Fa
     config, is_gpu = job.config, device.type == "cuda"
     decode_spec = DecodeSpec(job.channel, model.towers.image_size, job.temporal, config.max_frames)
     disk_cache = DiskCache(config.cache_dir, round(config.cache_gb * 2**30))
-    shards, cache_bytes = ShardSet.open(config.shards), config.cache_mb << 20
+    shards, cache_bytes = open_sets(config.shards), config.cache_mb << 20
     return FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard, is_gpu, disk_cache)
+
+
+def _sampling_weights(config: TrainConfig, shards: ShardSet, rows: SampleTable) -> NDArray[np.float64] | None:
+    """How often each sample is read, relative to the others; None for once in an epoch."""
+    weights = None
+    if config.shard_weights and isinstance(shards, JoinedShardSet):
+        weights = np.array(config.shard_weights)[shards.set_numbers(rows)]
+    return balancing_weights(rows.codes("expression"), weights) if config.sampling == "balanced" else weights
 
 
 def _validation(job: Job, dataset: FaceDataset, rows: SampleTable) -> Validation | None:

@@ -64,7 +64,7 @@ from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
 from smile_pipe.shards.storage import PathLike, StoragePath
-from smile_pipe.shards.urls import absolute, check_no_credentials, scheme_of
+from smile_pipe.shards.urls import SEPARATOR, absolute_sets, check_no_credentials, scheme_of, schemes_of
 
 _log = logging.getLogger(__name__)
 
@@ -193,6 +193,12 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     _check_model(config)
     check_wandb(config.wandb)
     shards = open_shards(config.shards, config.on_bad_shard)
+    if config.shard_weights and len(config.shard_weights) != len(shards.parts):
+        raise UsageError(
+            f"needs a number for each of {pluralize(len(shards.parts), 'shard set')}",
+            field="shard_weights",
+            value=",".join(f"{weight:g}" for weight in config.shard_weights),
+        )
     source = resolve_text_source(config, shards.manifest)
     if source in ("label", "pseudo") and config.recipe != "supervised":
         warn_on_equal_tokens(build_tokenizer(config.arch), shards.manifest.prompts)
@@ -231,7 +237,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         )
     paths: dict[str, Any] = {
         "out": config.out.absolute(),
-        "shards": absolute(config.shards),
+        "shards": absolute_sets(config.shards),
         "pretrained": _weights_path(config),
     }
     if config.cache_dir:
@@ -260,7 +266,7 @@ def _num_partitions(config: TrainConfig) -> int:
             field="partitions",
             value=config.partitions,
         )
-    return config.partitions or (1 if config.sampling == "balanced" else config.num_workers)
+    return config.partitions or (1 if config.sampling == "balanced" or config.shard_weights else config.num_workers)
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -294,6 +300,7 @@ def _manifest(
     return RunManifest(
         fingerprint=fingerprint(run_fingerprint, sorted(skipped)) if skipped else run_fingerprint,
         shards_fingerprint=shards.manifest.fingerprint,
+        joined_fingerprints=tuple(part.manifest.fingerprint for part in shards.parts if len(shards.parts) > 1),
         config=config.recorded(),
         recipe=job.recipe.model_dump(mode="json"),
         channel=job.channel,
@@ -327,15 +334,17 @@ def _manifest(
 
 def relative_shards_path(root: PathLike, shards: ShardSet) -> str:
     """Path of shards relative to the directory of a run, so that both can be moved together; otherwise their URL."""
-    url = str(shards.filesystem.unstrip_protocol(shards.root))
-    check_no_credentials(url)
-    root = StoragePath(root)
-    return url if root.is_local and scheme_of(url) != "file" else StoragePath(url).seen_from(root)
+    root, paths = StoragePath(root), []
+    for part in shards.parts:
+        url = str(part.filesystem.unstrip_protocol(part.root))
+        check_no_credentials(url)
+        paths.append(url if root.is_local and scheme_of(url) != "file" else StoragePath(url).seen_from(root))
+    return SEPARATOR.join(paths)
 
 
 def _in_process(config: TrainConfig) -> bool:
     """Whether shards or run are in memory://, which workers of Ray cannot access."""
-    return config.out.is_in_memory or scheme_of(config.shards) == "memory"
+    return config.out.is_in_memory or "memory" in schemes_of(config.shards)
 
 
 def _weights_path(config: TrainConfig) -> str | None:

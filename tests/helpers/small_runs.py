@@ -40,12 +40,12 @@ def register(folder: Path) -> None:
     tiny_arch.register(folder, DROPPING_ARCH, text_cfg=text, vision_cfg=vision | {"patch_dropout": 0.5})
 
 
-def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
+def config(shards: Path | str, out: Path, **options: Any) -> TrainConfig:
     defaults = {"shards": str(shards), "out": out, "epochs": 2, "batch_size": 4, "split": "kfold:6:0", "arch": ARCH}
     return TrainConfig.model_validate(defaults | options)
 
 
-def learn(shards: Path, out: Path, **options: Any) -> RunManifest:
+def learn(shards: Path | str, out: Path, **options: Any) -> RunManifest:
     """Train in this process, without Ray."""
     return train.run(config(shards, out, **options), in_process=True)
 

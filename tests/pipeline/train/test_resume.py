@@ -99,6 +99,7 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path, caplog):
         "learning_rate": "auto",
         "partitions": 0,
         "sampling": "uniform",
+        "shard_weights": [],
     }
     assert TrainConfig.from_record(EARLIER_OPTIONS | {"unknown": 1}) == {
         **{name: value for name, value in EARLIER_OPTIONS.items() if name not in TrainConfig.OLD_NAMES},
