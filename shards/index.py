@@ -233,7 +233,8 @@ def read_columns(
                     f"{origin}: the columns differ from those of this release: {', '.join(differing)}; render again"
                 )
             table = file.read(list(only) or None, use_threads=False)
-        table = table.cast(pa.schema([_coded(schema.field(name), coded) for name in table.column_names]))
+        expected = map(schema.field, table.column_names)
+        table = table.cast(pa.schema(map(as_coded, expected) if coded else expected))
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{origin}: not a readable table: {str(error).splitlines()[0]}; render again") from None
     for name in table["shard"].unique().to_pylist():
@@ -242,8 +243,9 @@ def read_columns(
     return table
 
 
-def _coded(field: pa.Field, coded: bool) -> pa.Field:
-    return field.with_type(pa.dictionary(pa.int32(), field.type)) if coded and field.name in CODED else field
+def as_coded(field: pa.Field) -> pa.Field:
+    """The column with codes for its values, if it is one of `CODED`."""
+    return field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in CODED else field
 
 
 def _nested(column: pa.ChunkedArray, entries: Callable[..., Iterable[Any]], collect: Callable[[Any], Any]) -> list[Any]:

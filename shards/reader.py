@@ -29,6 +29,7 @@ from smile_pipe.shards.cache import CopyRequests, ShardCache, default_folder
 from smile_pipe.shards.errors import StorageError, UsageError, describe_error, storage_errors
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import INDEX_NAME, MANIFEST_NAME, SHARDS_FOLDER, ShardManifest
+from smile_pipe.shards.mapped_index import read_samples
 from smile_pipe.shards.sample import Sample, from_members
 from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.urls import check_no_credentials, split_sets
@@ -87,7 +88,8 @@ class ShardSet:
             raise UsageError("names several shard sets; name one", field="shards", value=spec)
         filesystem, root, names = _locate(spec)
         manifest = ShardManifest.parse(_read(filesystem, f"{root}/{MANIFEST_NAME}", spec), f"{root}/{MANIFEST_NAME}")
-        rows = SampleTable.read(_open(filesystem, f"{root}/{INDEX_NAME}", spec), f"{root}/{INDEX_NAME}")
+        index = _open(filesystem, f"{root}/{INDEX_NAME}", spec)
+        rows = read_samples(index, f"{root}/{INDEX_NAME}", manifest.num_samples)
         known = {entry.name for entry in manifest.shards}
         if len(rows) != manifest.num_samples or not known.issuperset(rows.distinct("shard")):
             raise UsageError(f"manifest and index of {root} do not match; render again", field="shards", value=spec)

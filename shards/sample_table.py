@@ -14,10 +14,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.index import INDEX_SCHEMA, SampleRow, read_columns
+from smile_pipe.shards.index import INDEX_SCHEMA, SampleRow, as_coded, read_columns
 from smile_pipe.shards.storage import PathLike
 
 COLUMNS = tuple(field.name for field in fields(SampleRow))
+TABLE_SCHEMA = pa.schema([as_coded(INDEX_SCHEMA.field(name)) for name in COLUMNS])
+"""The columns of a `SampleTable`."""
 _ROWS_AT_A_TIME = 10_000
 
 

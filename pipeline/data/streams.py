@@ -22,6 +22,7 @@ from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sample import decode_sample
 from smile_pipe.shards.sample_table import SampleTable
+from smile_pipe.shards.urls import split_sets
 
 if TYPE_CHECKING:
     import ray.data
@@ -192,6 +193,8 @@ def open_streamable(spec: str, cache_dir: str | None = None, cache_gb: float = 2
     """
     if not 0 <= cache_gb < math.inf:
         raise UsageError("must be 0 or more, and finite", field="cache_gb", value=cache_gb)
+    if len(split_sets(spec)) > 1:
+        raise UsageError("names several shard sets; open and stream each", field="shards", value=spec)
     shards = open_shards(spec)
     given = {field.name: getattr(shards, field.name) for field in fields(shards)}
     return StreamableShardSet(

@@ -397,3 +397,8 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.path),)
+
+
+def test_streams_are_of_one_set(root):
+    with pytest.raises(UsageError, match="names several shard sets; open and stream each"):
+        open_shards(f"{root}::{root}")
