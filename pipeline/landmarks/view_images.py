@@ -1,0 +1,174 @@
+"""Views of the landmark detector: cameras around a scan, images as input of a network, and the way back to the surface.
+
+Cameras are orthographic, so that a pixel and its depth are a point without a division.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.rendering.cameras import Rig
+from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
+from smile_pipe.shards.sample import Camera
+
+Floats = NDArray[np.float64]
+
+# Distance of the cameras from the point that they look at, in halves of the image: nothing is behind them.
+DISTANCE = 20.0
+# Depths that differ more than this (halves of the image) within two by two pixels belong to two surfaces.
+STEP = 0.06
+NUM_CHANNELS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Views of one scan.
+
+    Attributes:
+        rotations: float64 [V, 3, 3], from scan axes to left, up and towards the viewer in each image, row vectors.
+        centers: float64 [V, 3], points in the middle of the images.
+        half_spans: float64 [V], distance from the middle of an image to its edge, in units of the scan.
+        images: float32 [V, H, W, 4]: normal (right, up, to the viewer), and height above the middle, in halves of the
+            image, from -1 to 1; all are 0 where there is no surface.
+        depths: float64 [V, H, W], height above the middle in units of the scan; NaN where there is no surface.
+    """
+
+    rotations: Floats
+    centers: Floats
+    half_spans: Floats
+    images: NDArray[np.float32]
+    depths: Floats
+
+    def lift(self, view: int, peaks: Floats) -> Floats:
+        """Bring points of an image onto the surface.
+
+        Args:
+            view: number of the view.
+            peaks: float64 [N, 2], column and row, relative to the width and height of the image.
+
+        Returns:
+            float64 [N, 3], in the axes of the scan; NaN where there is no surface within a pixel.
+        """
+        size = self.depths.shape[1]
+        half = self.half_spans[view]
+        heights = np.array([_depth_at(self.depths[view], x * size - 0.5, y * size - 0.5, STEP * half) for x, y in peaks])
+        local = np.stack([(1 - 2 * peaks[:, 0]) * half, (1 - 2 * peaks[:, 1]) * half, heights], axis=1)
+        return multiply(local, self.rotations[view].T) + self.centers[view]
+
+    def project(self, view: int, points: Floats) -> Floats:
+        """Return the column, row (relative to width and height) and height above the middle of points, [N, 3]."""
+        local = multiply(points - self.centers[view], self.rotations[view])
+        half = self.half_spans[view]
+        return np.stack([(1 - local[:, 0] / half) / 2, (1 - local[:, 1] / half) / 2, local[:, 2]], axis=1)
+
+
+def draw_views(mesh: Mesh, rotations: Floats, centers: Floats, half_spans: Floats, size: int) -> Views:
+    """Draw a mesh from several directions.
+
+    Args:
+        mesh: the scan, in any unit.
+        rotations, centers, half_spans: see `Views`.
+        size: height and width of the images in pixels.
+    """
+    renderer, num = ZBufferRenderer(), len(rotations)
+    # The renderer has limits in frame units: the largest view is two units wide.
+    unit = float(half_spans.max())
+    middle = centers.mean(axis=0)
+    scaled = Mesh(((mesh.vertices.astype(np.float64) - middle) / unit).astype(np.float32), mesh.faces)
+    cameras = [
+        _camera(rotation, (center - middle) / unit, half / unit, size)
+        for rotation, center, half in zip(rotations, centers, half_spans, strict=True)
+    ]
+    drawn = renderer.render([scaled], [Rig(tuple(cameras), size)])[0]
+    is_surface = drawn.depth > 0
+    depths = np.where(is_surface, (DISTANCE - drawn.depth.astype(np.float64)) * unit, np.nan)
+    images = np.zeros((num, size, size, NUM_CHANNELS), np.float32)
+    images[..., :3] = drawn.normal
+    images[..., 3] = np.where(is_surface, np.clip(depths / half_spans[:, None, None], -1, 1), 0)
+    return Views(rotations, centers, half_spans, images, depths)
+
+
+def _camera(rotation: Floats, center: Floats, half_span: float, size: int) -> Camera:
+    # The camera looks along its z axis, so left and z are reversed together; +x is left in both.
+    R = rotation * (1.0, 1.0, -1.0)
+    focal = size / 2 / half_span
+    shift = -multiply(center[None], R)[0]
+    K = ((focal, 0.0, size / 2), (0.0, focal, size / 2), (0.0, 0.0, 1.0))
+    return Camera.model_construct(
+        name="view", projection="orthographic", K=K, R=R.tolist(), T=(shift[0], shift[1], shift[2] + DISTANCE)
+    )
+
+
+def _depth_at(depths: Floats, x: float, y: float, step: float) -> float:
+    """Interpolate between two by two pixels; at an edge, take the mean of those near the foremost surface."""
+    size = len(depths)
+    column, row = int(np.floor(x)), int(np.floor(y))
+    for reach in (0, 1):
+        rows, columns = slice(max(row - reach, 0), row + 2 + reach), slice(max(column - reach, 0), column + 2 + reach)
+        square = depths[rows, columns]
+        if square.size and not np.isnan(square).all():
+            break
+    else:
+        return np.nan
+    front = np.nanmax(square)
+    inside = 0 <= row < size - 1 and 0 <= column < size - 1
+    if reach == 0 and inside and square.min() > front - step:
+        a, b = x - column, y - row
+        upper, lower = square[0] if square.shape[0] else square, square[1]
+        return float((upper[0] * (1 - a) + upper[1] * a) * (1 - b) + (lower[0] * (1 - a) + lower[1] * a) * b)
+    return float(square[square > front - step].mean())
+
+
+def multiply(points: Floats, matrix: Floats) -> Floats:
+    """Multiply row vectors [N, 3] by a matrix [3, 3], with the same bits on every machine."""
+    x, y, z = points[:, 0, None], points[:, 1, None], points[:, 2, None]
+    return x * matrix[0] + y * matrix[1] + z * matrix[2]
+
+
+def look_along(directions: Floats) -> Floats:
+    """Rotations [N, 3, 3] of views from the directions [N, 3], which point to the viewer; the roll is arbitrary."""
+    rotations = []
+    for direction in directions:
+        front = direction / np.sqrt((direction**2).sum())
+        up = np.eye(3)[1 if abs(front[1]) < 0.9 else 2]
+        left = np.cross(up, front)
+        left /= np.sqrt((left**2).sum())
+        rotations.append(np.stack([left, np.cross(front, left), front], axis=1))
+    return np.round(np.array(rotations), 9)
+
+
+def directions_over_sphere(num: int) -> Floats:
+    """Directions [num, 3], spread evenly over the sphere (a Fibonacci spiral)."""
+    z = 1 - (2 * np.arange(num) + 1) / num
+    turn = np.arange(num) * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - z**2)
+    return np.round(np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1), 9)
+
+
+def rotation_about(axis: Sequence[float], degrees: float) -> Floats:
+    """Rotation [3, 3] for row vectors by an angle about an axis (Rodrigues)."""
+    x, y, z = np.asarray(axis, np.float64) / np.sqrt(np.square(axis).sum())
+    K = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.deg2rad(degrees)
+    # The square of K, written out: no matrix product of a library.
+    square = np.array([[x * x - 1, x * y, x * z], [x * y, y * y - 1, y * z], [x * z, y * z, z * z - 1]])
+    return np.round(np.eye(3) + np.sin(angle) * K + (1 - np.cos(angle)) * square, 9).T
+
+
+def bounds(mesh: Mesh, num_samples: int = 4096) -> tuple[Floats, float]:
+    """Centre [3] and half of the largest extent of a scan, from the middle 98 % of its area along each axis."""
+    corners = mesh.vertices[mesh.faces[:: -(-len(mesh.faces) // num_samples)]].astype(np.float64)
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    normals = np.stack([a[:, i] * b[:, j] - a[:, j] * b[:, i] for i, j in ((1, 2), (2, 0), (0, 1))])
+    areas = np.sqrt((normals**2).sum(axis=0))
+    centers = corners.sum(axis=1) / 3
+    low, high = np.zeros(3), np.zeros(3)
+    for axis in range(3):
+        order = np.argsort(centers[:, axis], kind="stable")
+        share = np.cumsum(areas[order])
+        at = np.searchsorted(share, np.array([0.01, 0.99]) * share[-1])
+        low[axis], high[axis] = centers[order[np.minimum(at, len(order) - 1)], axis]
+    return (low + high) / 2, float((high - low).max()) / 2
