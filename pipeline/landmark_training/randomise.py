@@ -143,7 +143,8 @@ def _add_hair(shape: Shape, rng: Generator) -> Shape:
     if rng.uniform() < 0.4:
         size = rng.uniform((14, 70, 30), (30, 130, 60))
         for side in (-1, 1):
-            parts.append(_blob(eyes + (side * rng.uniform(76, 92), -40, -85), size, rng, rough=True))
+            shift = np.array([side * rng.uniform(76, 92), -40, -85])
+            parts.append(_blob(eyes + shift, size, rng, rough=True))
     return _union(parts)
 
 
@@ -187,9 +188,7 @@ def _box(center: Floats, radii: Floats, rng: Generator) -> Shape:
 
 
 def _ball(num_rows: int = 24, num_columns: int = 40) -> tuple[Floats, NDArray[np.int32]]:
-    rows, columns = np.meshgrid(
-        np.linspace(0, np.pi, num_rows), np.linspace(0, 2 * np.pi, num_columns), indexing="ij"
-    )
+    rows, columns = np.meshgrid(np.linspace(0, np.pi, num_rows), np.linspace(0, 2 * np.pi, num_columns), indexing="ij")
     rays = np.stack([np.sin(rows) * np.cos(columns), np.cos(rows), np.sin(rows) * np.sin(columns)], axis=-1)
     index = np.arange(num_rows * num_columns, dtype=np.int32).reshape(num_rows, num_columns)
     a, b, c, d = (q.ravel() for q in (index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]))

@@ -19,12 +19,15 @@ from smile_pipe.pipeline.landmark_training.network import TorchHeatmapNetwork, h
 from smile_pipe.pipeline.landmark_training.samples import SCALE, SceneSpec, TrainingViews, draw_scene
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_SIZE, NUM_LANDMARKS
 from smile_pipe.pipeline.landmarks.view_images import NUM_CHANNELS
-from smile_pipe.shards.manifest import Manifest
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.manifest import Manifest, fingerprint
 
 POOL_VIEWS = {"coarse": 16_000, "fine": 8_000}
 BATCH = {"coarse": 48, "fine": 16}
 SIGMA = 1.3  # of the heat maps, in their pixels
 MAX_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 1e-4, 200
+# Increase it when the same options give other weights.
+REVISION = 1
 # Scenes in the pool before the first step.
 FIRST_SCENES = 64
 # The weights are written after so many steps, and at the end.
@@ -32,7 +35,7 @@ SAVE_STEPS = 500
 
 
 class LandmarkTrainingManifest(Manifest):
-    """Result of the stage."""
+    """Result of the stage, written next to the weights with the ending `.json`."""
 
     schema_version: Literal[1] = 1
     stage: Literal["train-landmarks"] = "train-landmarks"
@@ -72,10 +75,21 @@ def run(
         config: Options of the stage.
         on_progress: Called after each step with the number of steps done and of all steps.
 
+    Returns:
+        The manifest. If `out` and the manifest of the same options exist, nothing is trained.
+
     Raises:
-        UsageError: A face model is not one.
-        OSError: The file cannot be written.
+        UsageError: A face model is not one, or the folder of `out` does not exist.
     """
+    manifest_path = config.out.with_suffix(".json")
+    options = fingerprint(config.model_dump(mode="json", exclude={"out", "workers"}), REVISION)
+    if config.out.exists() and manifest_path.exists():
+        finished = LandmarkTrainingManifest.read(manifest_path)
+        if finished.fingerprint == options:
+            return finished
+    if not config.out.parent.is_dir():
+        raise UsageError("its folder does not exist", field="out", value=config.out)
+    manifest_path.unlink(missing_ok=True)
     mean = mean_face(build_sources(config.face_model), config.seed)
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 1])
@@ -114,14 +128,17 @@ def run(
                 _save(config.out, networks, mean)
             if on_progress:
                 on_progress(step + 1, config.steps)
-    return LandmarkTrainingManifest(
+    manifest = LandmarkTrainingManifest(
+        fingerprint=options,
         face_models=config.face_model,
         steps=config.steps,
         seed=config.seed,
         num_scenes=num_scenes,
         num_parameters=sum(p.numel() for p in parameters),
-        losses=losses,
+        losses={name: round(loss, 6) for name, loss in losses.items()},
     )
+    manifest.write(manifest_path)
+    return manifest
 
 
 def _save(path: Path, networks: Mapping[str, TorchHeatmapNetwork], mean: NDArray[np.float64]) -> None:

@@ -169,8 +169,6 @@ def _look(network: HeatmapNetwork, views: Views) -> Candidates:
     return Candidates(np.array([points for points, _ in found]), np.array([heights for _, heights in found]))
 
 
-def _in_threads(
-    function: Callable[[int], tuple[Floats, Floats]], items: Iterable[int]
-) -> list[tuple[Floats, Floats]]:
+def _in_threads(function: Callable[[int], tuple[Floats, Floats]], items: Iterable[int]) -> list[tuple[Floats, Floats]]:
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
         return list(threads.map(function, items))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
@@ -54,7 +55,9 @@ class Views:
         """
         size = self.depths.shape[1]
         half = self.half_spans[view]
-        heights = np.array([_depth_at(self.depths[view], x * size - 0.5, y * size - 0.5, STEP * half) for x, y in peaks])
+        heights = np.array(
+            [_depth_at(self.depths[view], x * size - 0.5, y * size - 0.5, STEP * half) for x, y in peaks]
+        )
         local = np.stack([(1 - 2 * peaks[:, 0]) * half, (1 - 2 * peaks[:, 1]) * half, heights], axis=1)
         return multiply(local, self.rotations[view].T) + self.centers[view]
 
@@ -102,24 +105,46 @@ def _camera(rotation: Floats, center: Floats, half_span: float, size: int) -> Ca
     )
 
 
-def _depth_at(depths: Floats, x: float, y: float, step: float) -> float:
-    """Interpolate between two by two pixels; at an edge, take the mean of those near the foremost surface."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def _heights_at(depths: Floats, pixels: Floats, step: float) -> Floats:
+    """Heights of the surface at points of an image.
+
+    Two by two pixels are interpolated. At an edge, the mean of those near the foremost surface is taken; beyond an
+    edge, that of four by four pixels; further away, NaN.
+
+    Args:
+        depths: float64 [H, W], NaN where there is no surface.
+        pixels: float64 [N, 2], column and row; pixel centres are integers.
+        step: largest difference of depths of one surface.
+    """
     size = len(depths)
-    column, row = int(np.floor(x)), int(np.floor(y))
-    for reach in (0, 1):
-        rows, columns = slice(max(row - reach, 0), row + 2 + reach), slice(max(column - reach, 0), column + 2 + reach)
-        square = depths[rows, columns]
-        if square.size and not np.isnan(square).all():
+    heights = np.full(len(pixels), np.nan)
+    for n in range(len(pixels)):
+        column, row = int(np.floor(pixels[n, 0])), int(np.floor(pixels[n, 1]))
+        for reach in range(2):
+            front, back, total, count = -np.inf, np.inf, 0.0, 0
+            top, left = max(row - reach, 0), max(column - reach, 0)
+            bottom, right = min(row + 2 + reach, size), min(column + 2 + reach, size)
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    if not np.isnan(depths[y, x]):
+                        front, back, count = max(front, depths[y, x]), min(back, depths[y, x]), count + 1
+            if count == 0:
+                continue
+            if reach == 0 and count == 4 and back > front - step:
+                a, b = pixels[n, 0] - column, pixels[n, 1] - row
+                upper = depths[row, column] * (1 - a) + depths[row, column + 1] * a
+                lower = depths[row + 1, column] * (1 - a) + depths[row + 1, column + 1] * a
+                heights[n] = upper * (1 - b) + lower * b
+                break
+            count = 0
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    if depths[y, x] > front - step:
+                        total, count = total + depths[y, x], count + 1
+            heights[n] = total / count
             break
-    else:
-        return np.nan
-    front = np.nanmax(square)
-    inside = 0 <= row < size - 1 and 0 <= column < size - 1
-    if reach == 0 and inside and square.min() > front - step:
-        a, b = x - column, y - row
-        upper, lower = square[0] if square.shape[0] else square, square[1]
-        return float((upper[0] * (1 - a) + upper[1] * a) * (1 - b) + (lower[0] * (1 - a) + lower[1] * a) * b)
-    return float(square[square > front - step].mean())
+    return heights
 
 
 def multiply(points: Floats, matrix: Floats) -> Floats:
