@@ -55,9 +55,7 @@ class Views:
         """
         size = self.depths.shape[1]
         half = self.half_spans[view]
-        heights = np.array(
-            [_depth_at(self.depths[view], x * size - 0.5, y * size - 0.5, STEP * half) for x, y in peaks]
-        )
+        heights = _heights_at(self.depths[view], peaks * size - 0.5, STEP * half)
         local = np.stack([(1 - 2 * peaks[:, 0]) * half, (1 - 2 * peaks[:, 1]) * half, heights], axis=1)
         return multiply(local, self.rotations[view].T) + self.centers[view]
 
@@ -117,34 +115,31 @@ def _heights_at(depths: Floats, pixels: Floats, step: float) -> Floats:
         pixels: float64 [N, 2], column and row; pixel centres are integers.
         step: largest difference of depths of one surface.
     """
-    size = len(depths)
-    heights = np.full(len(pixels), np.nan)
+    heights = np.empty(len(pixels))
     for n in range(len(pixels)):
         column, row = int(np.floor(pixels[n, 0])), int(np.floor(pixels[n, 1]))
-        for reach in range(2):
-            front, back, total, count = -np.inf, np.inf, 0.0, 0
-            top, left = max(row - reach, 0), max(column - reach, 0)
-            bottom, right = min(row + 2 + reach, size), min(column + 2 + reach, size)
-            for y in range(top, bottom):
-                for x in range(left, right):
-                    if not np.isnan(depths[y, x]):
-                        front, back, count = max(front, depths[y, x]), min(back, depths[y, x]), count + 1
-            if count == 0:
-                continue
-            if reach == 0 and count == 4 and back > front - step:
-                a, b = pixels[n, 0] - column, pixels[n, 1] - row
-                upper = depths[row, column] * (1 - a) + depths[row, column + 1] * a
-                lower = depths[row + 1, column] * (1 - a) + depths[row + 1, column + 1] * a
-                heights[n] = upper * (1 - b) + lower * b
-                break
-            count = 0
-            for y in range(top, bottom):
-                for x in range(left, right):
-                    if depths[y, x] > front - step:
-                        total, count = total + depths[y, x], count + 1
-            heights[n] = total / count
-            break
+        height, is_smooth = _front_mean(depths, row, column, 0, step)
+        if is_smooth:
+            a, b = pixels[n, 0] - column, pixels[n, 1] - row
+            upper = depths[row, column] * (1 - a) + depths[row, column + 1] * a
+            lower = depths[row + 1, column] * (1 - a) + depths[row + 1, column + 1] * a
+            height = upper * (1 - b) + lower * b
+        heights[n] = _front_mean(depths, row, column, 1, step)[0] if np.isnan(height) else height
     return heights
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _front_mean(depths: Floats, row: int, column: int, reach: int, step: float) -> tuple[float, bool]:
+    """Mean of the pixels near the foremost surface, NaN without any; and whether all pixels are near it."""
+    top, left = max(row - reach, 0), max(column - reach, 0)
+    square = depths[top : max(row + 2 + reach, 0), left : max(column + 2 + reach, 0)]
+    front, total, count = -np.inf, 0.0, 0
+    for depth in square.flat:
+        front = front if np.isnan(depth) else max(front, depth)
+    for depth in square.flat:
+        if depth > front - step:
+            total, count = total + depth, count + 1
+    return (total / count if count else np.nan), count == (2 + 2 * reach) ** 2
 
 
 def multiply(points: Floats, matrix: Floats) -> Floats:
