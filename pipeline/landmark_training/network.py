@@ -44,7 +44,7 @@ class TorchHeatmapNetwork(nn.Module):
             values[name] = functional.interpolate(value, scale_factor=2.0, mode="nearest") if kind == "up" else value
         return values["maps"]
 
-    def export(self, prefix: str) -> dict[str, NDArray[np.float16]]:
+    def export(self, prefix: str, dtype: type[np.floating] = np.float16) -> dict[str, NDArray[np.floating]]:
         """Return the weights for `HeatmapNetwork.from_arrays`, with the normalisation folded into the convolutions."""
         arrays = {}
         for name, _, _ in LAYERS:
@@ -58,8 +58,8 @@ class TorchHeatmapNetwork(nn.Module):
                 bias = (bias - norm.running_mean) * gain + norm.bias.detach()
             kernel = weight.permute(2, 3, 1, 0).numpy()  # rows, columns, channels in, channels out
             rows, columns, num_in, num_out = kernel.shape
-            arrays[f"{prefix}.{name}.weight"] = kernel.reshape(rows, columns * num_in, num_out).astype(np.float16)
-            arrays[f"{prefix}.{name}.bias"] = bias.numpy().astype(np.float16)
+            arrays[f"{prefix}.{name}.weight"] = kernel.reshape(rows, columns * num_in, num_out).astype(dtype)
+            arrays[f"{prefix}.{name}.bias"] = bias.numpy().astype(dtype)
         return arrays
 
 

@@ -1,6 +1,8 @@
 """Views of the landmark detector: cameras around a scan, images as input of a network, and the way back to the surface.
 
-Cameras are orthographic, so that a pixel and its depth are a point without a division.
+Cameras are orthographic, so that a pixel and its depth are a point without a division. The images are mirror images:
+the left side of a face is on the left. To a network that learned from such images this makes no difference, and the
+axes of an image are those of a face.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,8 @@ class Views:
     """Views of one scan.
 
     Attributes:
-        rotations: float64 [V, 3, 3], from scan axes to left, up and towards the viewer in each image, row vectors.
+        rotations: float64 [V, 3, 3], from scan axes to left, up and towards the viewer in each image, for row vectors;
+            a face that looks at the viewer has its left side on the left.
         centers: float64 [V, 3], points in the middle of the images.
         half_spans: float64 [V], distance from the middle of an image to its edge, in units of the scan.
         images: float32 [V, H, W, 4]: normal (right, up, to the viewer), and height above the middle, in halves of the
@@ -93,7 +96,7 @@ def draw_views(mesh: Mesh, rotations: Floats, centers: Floats, half_spans: Float
 
 
 def _camera(rotation: Floats, center: Floats, half_span: float, size: int) -> Camera:
-    # The camera looks along its z axis, so left and z are reversed together; +x is left in both.
+    # Only z is reversed, into the scene, which mirrors the image.
     R = rotation * (1.0, 1.0, -1.0)
     focal = size / 2 / half_span
     shift = -multiply(center[None], R)[0]
