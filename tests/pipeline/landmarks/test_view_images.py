@@ -30,7 +30,7 @@ def test_visible_points_come_back_to_where_they_are(face):
     views = draw_views(face, look_along(np.array([[0, 0, 1.0], [0.3, 0, 1]])), np.zeros((2, 3)), np.full(2, 105.0), 128)
     for view in range(2):
         lifted = views.lift(view, views.project(view, points)[:, :2])
-        assert np.linalg.norm(lifted - points, axis=1).max() < 1.5
+        assert np.linalg.norm(lifted - points, axis=1).max() < 2
 
 
 def test_image_axes_are_right_up_and_to_the_viewer(face):
