@@ -64,22 +64,26 @@ class TorchHeatmapNetwork(nn.Module):
 
 
 def target_heatmaps(points_nlp: Tensor, size: int, sigma: float) -> Tensor:
-    """Gaussians of height 1 at the points.
+    """Probabilities of the position of each landmark: a Gaussian at the point.
 
     Args:
-        points_nlp: [N, L, 2], column and row relative to the size of the image; NaN gives an empty map.
+        points_nlp: [N, L, 2], column and row relative to the size of the image; NaN if it is not visible.
         size: height and width of the maps.
         sigma: standard deviation in pixels of the maps.
 
     Returns:
-        [N, L, size, size].
+        [N, L, size * size + 1]; the last is the probability that the landmark is not visible, 0 or 1.
     """
     centers = torch.arange(size, dtype=torch.float32) + 0.5
     away = (centers - points_nlp[..., None] * size) / sigma
     column, row = torch.nan_to_num(torch.exp(-0.5 * away**2), nan=0.0).unbind(dim=2)
-    return row[..., :, None] * column[..., None, :]
+    maps = (row[..., :, None] * column[..., None, :]).flatten(2)
+    maps = maps / maps.sum(dim=2, keepdim=True).clamp(min=1e-6)
+    is_hidden = torch.isnan(points_nlp[..., :1]).float()
+    return torch.cat([maps, is_hidden], dim=2)
 
 
-def heatmap_loss(maps: Tensor, targets: Tensor) -> Tensor:
-    """Squared error, which counts ten times as much at the landmarks as in the background."""
-    return ((maps - targets) ** 2 * (1 + 9 * targets)).mean()
+def heatmap_loss(maps_nlhw: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of the positions, with a logit of 0 for a landmark that is not visible."""
+    logits = functional.pad(maps_nlhw.flatten(2), (0, 1))
+    return -(targets * functional.log_softmax(logits, dim=2)).sum(dim=2).mean()

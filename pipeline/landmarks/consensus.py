@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 # Candidates below this height of their peak are ignored.
-MIN_HEIGHT = 0.15
+MIN_HEIGHT = 0.1
 # Distance at which a candidate no longer supports a fit, in units of the mean face (mm): first for a hypothesis, later
 # for its refinement.
 TOLERANCES = (24.0, 18.0, 15.0)

@@ -35,7 +35,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("maps", ("merge1",), "point"),
 )
 # Half the width of the square around the highest pixel of a heat map whose centroid is the position of the peak.
-_REACH = 2
+_REACH = 3
+# Exponents below this count as nothing.
+_SMALLEST = -16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,8 @@ class HeatmapNetwork:
             image: float32 [H, W, C]; H and W are multiples of 16.
 
         Returns:
-            float32 [H / 2, W / 2, L]: about 1 at a landmark, about 0 far from it.
+            float32 [H / 2, W / 2, L]: logits of the position of each landmark; 0 is the logit of a landmark that the
+            view does not show.
         """
         values: dict[str, Floats] = {"image": np.ascontiguousarray(image, np.float32)}
         for name, sources, kind in LAYERS:
@@ -116,16 +119,42 @@ def _convolve(image: Floats, weight: Floats, bias: Floats, step: int, rectify: b
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def find_peaks(heatmaps: Floats) -> NDArray[np.float64]:
-    """Find the highest point of each heat map.
+    """Find the most likely point of each heat map.
 
     Args:
-        heatmaps: float32 [H, W, L].
+        heatmaps: float32 [H, W, L], logits.
 
     Returns:
-        float64 [L, 3]: column and row in pixels, with pixel centres at halves, and the height.
+        float64 [L, 3]: column and row in pixels, with pixel centres at halves, and the probability that the landmark is
+        there, within a few pixels.
     """
     height, width, num = heatmaps.shape
+    best, rows, columns = _highest(heatmaps)
+    best = np.maximum(best, 0.0)
+    sums = np.zeros((num, 4))  # in the window: probability, times column, times row; and outside of it
+    for y in range(height):
+        for x in range(width):
+            for n in range(num):
+                logit = heatmaps[y, x, n] - best[n]
+                if logit > _SMALLEST:
+                    value = _exp(logit)
+                    if abs(y - rows[n]) <= _REACH and abs(x - columns[n]) <= _REACH:
+                        sums[n, 0], sums[n, 1] = sums[n, 0] + value, sums[n, 1] + value * (x + 0.5)
+                        sums[n, 2] += value * (y + 0.5)
+                    else:
+                        sums[n, 3] += value
     peaks = np.zeros((num, 3))
+    for n in range(num):
+        inside = max(sums[n, 0], 1e-12)
+        peaks[n, 0], peaks[n, 1] = sums[n, 1] / inside, sums[n, 2] / inside
+        peaks[n, 2] = sums[n, 0] / (sums[n, 0] + sums[n, 3] + _exp(-best[n]))
+    return peaks
+
+
+@njit(cache=True, nogil=True)
+def _highest(heatmaps: Floats) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Value, row and column of the highest pixel of each map."""
+    height, width, num = heatmaps.shape
     best = np.full(num, -np.inf)
     rows, columns = np.zeros(num, np.int64), np.zeros(num, np.int64)
     for y in range(height):
@@ -133,12 +162,15 @@ def find_peaks(heatmaps: Floats) -> NDArray[np.float64]:
             for n in range(num):
                 if heatmaps[y, x, n] > best[n]:
                     best[n], rows[n], columns[n] = heatmaps[y, x, n], y, x
-    for n in range(num):
-        sum_x, sum_y, total = 0.0, 0.0, 0.0
-        for y in range(max(rows[n] - _REACH, 0), min(rows[n] + _REACH + 1, height)):
-            for x in range(max(columns[n] - _REACH, 0), min(columns[n] + _REACH + 1, width)):
-                value = max(np.float64(heatmaps[y, x, n]), 0.0)
-                sum_x, sum_y, total = sum_x + value * (x + 0.5), sum_y + value * (y + 0.5), total + value
-        if total > 0:
-            peaks[n, 0], peaks[n, 1], peaks[n, 2] = sum_x / total, sum_y / total, best[n]
-    return peaks
+    return best, rows, columns
+
+
+@njit(cache=True, nogil=True)
+def _exp(x: float) -> float:
+    """Exponential function for x <= 0, within 1 % of it down to -4; unlike a library's the same on every machine."""
+    if x < _SMALLEST:
+        return 0.0
+    value = 1.0 + x / 1024
+    for _ in range(10):
+        value *= value
+    return value

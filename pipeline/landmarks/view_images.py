@@ -1,8 +1,6 @@
 """Views of the landmark detector: cameras around a scan, images as input of a network, and the way back to the surface.
 
-Cameras are orthographic, so that a pixel and its depth are a point without a division. The images are mirror images:
-the left side of a face is on the left. To a network that learned from such images this makes no difference, and the
-axes of an image are those of a face.
+Cameras are orthographic, so that a pixel and its depth are a point without a division.
 """
 
 from collections.abc import Sequence
@@ -31,8 +29,8 @@ class Views:
     """Views of one scan.
 
     Attributes:
-        rotations: float64 [V, 3, 3], from scan axes to left, up and towards the viewer in each image, for row vectors;
-            a face that looks at the viewer has its left side on the left.
+        rotations: float64 [V, 3, 3], from scan axes to right, up and towards the viewer in each image, for row vectors:
+            left, up and front of a face that looks at the viewer.
         centers: float64 [V, 3], points in the middle of the images.
         half_spans: float64 [V], distance from the middle of an image to its edge, in units of the scan.
         images: float32 [V, H, W, 4]: normal (right, up, to the viewer), and height above the middle, in halves of the
@@ -59,14 +57,14 @@ class Views:
         size = self.depths.shape[1]
         half = self.half_spans[view]
         heights = _heights_at(self.depths[view], peaks * size - 0.5, STEP * half)
-        local = np.stack([(1 - 2 * peaks[:, 0]) * half, (1 - 2 * peaks[:, 1]) * half, heights], axis=1)
+        local = np.stack([(2 * peaks[:, 0] - 1) * half, (1 - 2 * peaks[:, 1]) * half, heights], axis=1)
         return multiply(local, self.rotations[view].T) + self.centers[view]
 
     def project(self, view: int, points: Floats) -> Floats:
         """Return the column, row (relative to width and height) and height above the middle of points, [N, 3]."""
         local = multiply(points - self.centers[view], self.rotations[view])
         half = self.half_spans[view]
-        return np.stack([(1 - local[:, 0] / half) / 2, (1 - local[:, 1] / half) / 2, local[:, 2]], axis=1)
+        return np.stack([(1 + local[:, 0] / half) / 2, (1 - local[:, 1] / half) / 2, local[:, 2]], axis=1)
 
 
 def draw_views(mesh: Mesh, rotations: Floats, centers: Floats, half_spans: Floats, size: int) -> Views:
@@ -96,8 +94,8 @@ def draw_views(mesh: Mesh, rotations: Floats, centers: Floats, half_spans: Float
 
 
 def _camera(rotation: Floats, center: Floats, half_span: float, size: int) -> Camera:
-    # Only z is reversed, into the scene, which mirrors the image.
-    R = rotation * (1.0, 1.0, -1.0)
+    # The camera's axes are left, up and into the scene.
+    R = rotation * (-1.0, 1.0, -1.0)
     focal = size / 2 / half_span
     shift = -multiply(center[None], R)[0]
     K = ((focal, 0.0, size / 2), (0.0, focal, size / 2), (0.0, 0.0, 1.0))

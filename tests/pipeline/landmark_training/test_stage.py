@@ -13,10 +13,8 @@ from smile_pipe.pipeline.landmark_training.samples import SceneSpec, draw_scene
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_SIZE, FINE_YAWS, LandmarkDetector
 from smile_pipe.shards.errors import UsageError
 
-FACE_MODELS = [
-    ("parametric",),
-    pytest.param((str(ICT_FILE),), marks=pytest.mark.skipif(not ICT_FILE.exists(), reason=MISSING)),
-]
+NEEDS_ICT = pytest.mark.skipif(not ICT_FILE.exists(), reason=MISSING)
+FACE_MODELS = [("parametric",), pytest.param((str(ICT_FILE),), marks=NEEDS_ICT)]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from smile_pipe.pipeline.landmark_training.network import TorchHeatmapNetwork, target_heatmaps
+from smile_pipe.pipeline.landmark_training.network import TorchHeatmapNetwork, heatmap_loss, target_heatmaps
 from smile_pipe.pipeline.landmarks.heatmap_network import HeatmapNetwork, find_peaks
 
 
@@ -46,21 +46,33 @@ def test_a_missing_array_is_an_error(trained):
         HeatmapNetwork.from_arrays(arrays, "x")
 
 
+POINTS = torch.tensor([[[0.31, 0.62], [0.5, 0.5], [0.77, 0.2], [torch.nan, torch.nan]]])
+
+
+def logits_of(targets: torch.Tensor, size: int) -> np.ndarray:
+    """Heat maps [H, W, L] whose probabilities are `targets`."""
+    logits = torch.log(targets[0] + 1e-9)
+    maps = logits[:, :-1] - logits[:, -1:]
+    return maps.reshape(-1, size, size).permute(1, 2, 0).contiguous().numpy()
+
+
 def test_peaks_are_found_between_pixels():
-    points = np.array([[0.31, 0.62], [0.5, 0.5], [0.77, 0.2]], np.float32)
-    maps = target_heatmaps(torch.from_numpy(points)[None], 48, 1.3)[0].permute(1, 2, 0).contiguous().numpy()
-    peaks = find_peaks(maps)
-    assert np.abs(peaks[:, :2] - points * 48).max() < 0.15
-    assert (peaks[:, 2] > 0.8).all()
+    peaks = find_peaks(logits_of(target_heatmaps(POINTS, 48, 1.3), 48))
+    assert np.abs(peaks[:3, :2] - POINTS[0, :3].numpy() * 48).max() < 0.1
+    assert (peaks[:3, 2] > 0.8).all()
+    assert peaks[3, 2] < 0.01
 
 
-def test_a_map_without_heat_has_no_height():
-    peaks = find_peaks(np.full((8, 8, 2), -0.1, np.float32))
-    assert (peaks[:, 2] == 0).all()
+def test_two_peaks_share_the_probability():
+    maps = np.full((16, 16, 1), -9, np.float32)
+    maps[3, 4], maps[12, 12] = 9.0, 9.0
+    assert find_peaks(maps)[0].tolist() == pytest.approx([4.5, 3.5, 0.5], abs=1e-3)
 
 
-def test_hidden_points_have_an_empty_target():
-    points = torch.tensor([[[torch.nan, torch.nan], [0.5, 0.5]]])
-    maps = target_heatmaps(points, 16, 1.3)
-    assert maps[0, 0].abs().max() == 0
-    assert maps[0, 1].max() > 0.8
+def test_loss_is_least_where_the_maps_are_the_targets():
+    targets = target_heatmaps(POINTS, 16, 1.3)
+    best = torch.from_numpy(logits_of(targets, 16)).permute(2, 0, 1)[None]
+    least = heatmap_loss(best, targets)
+    assert least < heatmap_loss(best.roll(1, dims=3), targets)
+    assert least < heatmap_loss(0.5 * best, targets)
+    assert least < heatmap_loss(torch.zeros_like(best), targets)

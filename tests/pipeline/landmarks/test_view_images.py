@@ -44,7 +44,7 @@ def test_image_axes_are_right_up_and_to_the_viewer(face):
     assert normals[rows[chin], columns[chin], 1].mean() < 0
     heights = views.depths[0]
     assert np.nanargmax(np.nan_to_num(heights, nan=-np.inf)) // 64 in range(30, 44)  # the tip of the nose
-    assert views.project(0, np.array([[50.0, 0, 0]]))[0, 0] < 0.5  # mirrored: left is left
+    assert views.project(0, np.array([[50.0, 0, 0]]))[0, 0] > 0.5
 
 
 def test_nothing_is_found_beside_the_surface(face):
