@@ -23,6 +23,7 @@ from smile_pipe.pipeline.landmarks.view_images import (
     bounds,
     directions_over_sphere,
     draw_views,
+    ends,
     look_along,
     rotation_about,
 )
@@ -41,6 +42,9 @@ MARGIN = 1.1
 # in millimetres.
 ZOOM_TURNS, ZOOM_HALF_SPAN = ((0, 0), (40, 0), (-40, 0), (0, 35), (0, -35)), 125.0
 FINE_YAWS, FINE_SIZE, FINE_HALF_SPAN, NUM_FINE = (0.0, 35.0, -35.0), 96, 102.0, 2
+# With less support, the face may be too small: the ends of the scan are looked at one by one, in these shares of half
+# of its extent. The head of a standing person is a seventh of the height.
+ENOUGH_SUPPORT, END_SIZES = 0.4, (0.25, 0.5)
 _SHIPPED = "detector.npz"
 _NUM_THREADS = 2
 
@@ -107,14 +111,26 @@ class LandmarkDetector:
         return Detection(points, np.round(confidences, 6), round(confidence, 6), round(residual, 4))
 
     def _find_face(self, mesh: Mesh) -> Pose | None:
-        """Find the pose of the face with the first network: from all sides, then from around the face."""
-        mean = self.mean[list(COARSE)]
+        """Find the pose of the face with the first network, in the whole scan, or else at one of its ends."""
         center, extent = bounds(mesh)
         if extent <= 0:
             return None
+        best = self._search(mesh, center, MARGIN * extent)
+        if best is None or best.support < ENOUGH_SUPPORT:
+            for end, half_span in ends(mesh, END_SIZES):
+                pose = self._search(mesh, end, half_span)
+                if pose is not None and (best is None or pose.support > best.support):
+                    best = pose
+                if best is not None and best.support >= ENOUGH_SUPPORT:
+                    break
+        return best
+
+    def _search(self, mesh: Mesh, center: Floats, half_span: float) -> Pose | None:
+        """Look at a region from all sides, then from around the face that was found there."""
+        mean = self.mean[list(COARSE)]
         rotations = look_along(directions_over_sphere(NUM_DIRECTIONS))
         num = len(rotations)
-        views = draw_views(mesh, rotations, np.repeat(center[None], num, 0), np.full(num, MARGIN * extent), COARSE_SIZE)
+        views = draw_views(mesh, rotations, np.repeat(center[None], num, 0), np.full(num, half_span), COARSE_SIZE)
         pose = find_pose(_look(self.coarse, views), mean)
         if pose is None:
             return None

@@ -3,7 +3,7 @@
 Cameras are orthographic, so that a pixel and its depth are a point without a division.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,17 +179,49 @@ def rotation_about(axis: Sequence[float], degrees: float) -> Floats:
     return np.round(np.eye(3) + np.sin(angle) * K + (1 - np.cos(angle)) * square, 9).T
 
 
-def bounds(mesh: Mesh, num_samples: int = 4096) -> tuple[Floats, float]:
+def bounds(mesh: Mesh) -> tuple[Floats, float]:
     """Centre [3] and half of the largest extent of a scan, from the middle 98 % of its area along each axis."""
+    centers, areas = _sample_faces(mesh)
+    low, high = np.zeros(3), np.zeros(3)
+    for axis in range(3):
+        low[axis], high[axis] = _quantiles(centers[:, axis], areas, (0.01, 0.99))
+    return (low + high) / 2, float((high - low).max()) / 2
+
+
+def ends(mesh: Mesh, sizes: Sequence[float]) -> Iterator[tuple[Floats, float]]:
+    """Regions at both ends of a scan along its principal axes, the longest first.
+
+    Args:
+        mesh: the scan.
+        sizes: half of the size of a region, relative to half of the extent of the scan along its longest axis.
+
+    Yields:
+        Centre [3] and half of the size of a region.
+    """
+    centers, areas = _sample_faces(mesh)
+    centered = centers - (areas[:, None] * centers).sum(axis=0) / areas.sum()
+    moments = (areas[:, None, None] * centered[:, :, None] * centered[:, None]).sum(axis=0)
+    axes = np.round(np.linalg.eigh(moments)[1].T[::-1], 6)
+    along = (centered[:, None] * axes).sum(axis=2)
+    extent = max(np.subtract(*_quantiles(along[:, n], areas, (0.998, 0.002))) for n in range(3)) / 2
+    for size in sizes:
+        for n in range(3):
+            for side in (1, -1):
+                last = _quantiles(side * along[:, n], areas, (0.998,))[0]
+                is_end = side * along[:, n] > last - 2 * size * extent
+                yield np.median(centers[is_end], axis=0), size * extent
+
+
+def _sample_faces(mesh: Mesh, num_samples: int = 4096) -> tuple[Floats, Floats]:
+    """Centres [N, 3] and areas [N] of faces, evenly spaced in their order."""
     corners = mesh.vertices[mesh.faces[:: -(-len(mesh.faces) // num_samples)]].astype(np.float64)
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     normals = np.stack([a[:, i] * b[:, j] - a[:, j] * b[:, i] for i, j in ((1, 2), (2, 0), (0, 1))])
-    areas = np.sqrt((normals**2).sum(axis=0))
-    centers = corners.sum(axis=1) / 3
-    low, high = np.zeros(3), np.zeros(3)
-    for axis in range(3):
-        order = np.argsort(centers[:, axis], kind="stable")
-        share = np.cumsum(areas[order])
-        at = np.searchsorted(share, np.array([0.01, 0.99]) * share[-1])
-        low[axis], high[axis] = centers[order[np.minimum(at, len(order) - 1)], axis]
-    return (low + high) / 2, float((high - low).max()) / 2
+    return corners.sum(axis=1) / 3, np.sqrt((normals**2).sum(axis=0))
+
+
+def _quantiles(values: Floats, weights: Floats, shares: Sequence[float]) -> Floats:
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    at = np.searchsorted(total, np.array(shares) * total[-1])
+    return values[order[np.minimum(at, len(order) - 1)]]
