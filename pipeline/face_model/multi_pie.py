@@ -1,8 +1,8 @@
 """The 68 landmarks of Multi-PIE on the parametric face, which carries the 83 of BU-3DFE by itself.
 
-Multi-PIE's points are defined in images; these are their places on the chart by our reading, which was compared with the
-68 vertices of ICT-FaceKit. The outline has no anatomy: its first and last points are at the ears on the height of the
-eyes, the middle one under the chin.
+Multi-PIE's points are defined in images; these are their places on the chart by our reading, which was compared with
+the 68 vertices of ICT-FaceKit. The outline has no anatomy: its first and last points are at the ears on the height of
+the eyes, the middle one under the chin.
 """
 
 import numpy as np

@@ -94,8 +94,8 @@ def run(
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 1])
     networks = {
-        "coarse": TorchHeatmapNetwork(len(COARSE)).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        "fine": TorchHeatmapNetwork(NUM_LANDMARKS).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        "coarse": TorchHeatmapNetwork(len(COARSE)).to(memory_format=torch.channels_last),
+        "fine": TorchHeatmapNetwork(NUM_LANDMARKS).to(memory_format=torch.channels_last),
     }
     pools = {
         "coarse": _Pool(POOL_VIEWS["coarse"], COARSE_SIZE, len(COARSE)),

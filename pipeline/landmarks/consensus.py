@@ -149,7 +149,8 @@ def _hypotheses(candidates: Candidates, mean: Floats) -> tuple[Floats, Floats, F
         if len(best) < 3:
             continue
         points = np.where(heights[view, :, None] > 0, candidates.points[view], 0.0)
-        for chosen in ((np.arange(num)), *combinations(best.tolist(), 3)):
+        chosen_sets: list[tuple[int, ...]] = [tuple(range(num)), *combinations(best.tolist(), 3)]
+        for chosen in chosen_sets:
             weight = np.zeros(num)
             weight[list(chosen)] = heights[view, list(chosen)]
             sources.append(mean)

@@ -90,8 +90,8 @@ class LandmarkDetector:
             KeyError, ValueError: it is not a file of weights.
         """
         with np.load(path or str(files("smile_pipe.pipeline.landmarks") / _SHIPPED), allow_pickle=False) as arrays:
-            networks = [HeatmapNetwork.from_arrays(arrays, name) for name in ("coarse", "fine")]
-            return cls(*networks, arrays["mean"].astype(np.float64))
+            coarse, fine = (HeatmapNetwork.from_arrays(arrays, name) for name in ("coarse", "fine"))
+            return cls(coarse, fine, arrays["mean"].astype(np.float64))
 
     def detect(self, mesh: Mesh) -> Detection | None:
         """Find the landmarks of a scan; see `detect`."""

@@ -103,7 +103,7 @@ def test_shipped_weights_are_small_and_match_their_card():
     with np.load(str(folder / "detector.npz"), allow_pickle=False) as arrays:
         num = sum(arrays[name].size for name in arrays.files if name != "mean")
         assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
-    assert f"{num:,} parameters" in (folder / "detector.md").read_text()
+    assert f"{num:,} parameters" in (folder / "README.md").read_text()
 
 
 def test_a_file_that_is_not_of_weights_is_an_error(tmp_path):
