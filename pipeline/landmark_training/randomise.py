@@ -78,12 +78,12 @@ def _union(parts: list[Shape]) -> Shape:
 
 def _warp(shape: Shape, rng: Generator) -> Shape:
     """Scale along the axes, shear, and move smoothly by waves; all of it moves the landmarks too."""
-    matrix = np.diag(np.exp(rng.normal(0, 0.07, 3))) + rng.normal(0, 0.025, (3, 3))
-    num_waves = 5
-    lengths = rng.uniform(80, 260, num_waves)
+    matrix = np.diag(np.exp(rng.normal(0, 0.08, 3))) + rng.normal(0, 0.03, (3, 3))
+    num_waves = 6
+    lengths = rng.uniform(50, 260, num_waves)
     directions = rng.normal(size=(num_waves, 3))
     directions *= (2 * np.pi / lengths / np.linalg.norm(directions, axis=1))[:, None]
-    moves = rng.normal(0, 0.011, (num_waves, 3)) * lengths[:, None]
+    moves = rng.normal(0, 0.012, (num_waves, 3)) * lengths[:, None]
     phases = rng.uniform(0, 2 * np.pi, num_waves)
 
     def move(points: Floats) -> Floats:
