@@ -17,7 +17,7 @@ class LandmarkTrainingConfig(Frozen):
         ("parametric",),
         description="Face to learn from: `parametric` or ICT-FaceKit as a packed .npz file or a checkout; repeatable.",
     )
-    steps: int = Field(10_000, ge=1, description="Number of training steps.")
+    steps: int = Field(6_000, ge=1, description="Number of training steps.")
     seed: int = Field(0, ge=0, description="Random seed of the scenes and of the initialisation.")
     scenes_per_step: int = Field(1, ge=1, description="New scenes in each step; each is used in several steps.")
     workers: int = Field(1, ge=1, description="Number of processes that draw scenes.")

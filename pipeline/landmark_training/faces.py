@@ -15,11 +15,12 @@ from smile_pipe.pipeline.face_model.ict_files import BEHIND, NARROW_FACE
 from smile_pipe.pipeline.face_model.interface import ActionUnits, FaceModel
 from smile_pipe.pipeline.face_model.multi_pie import multi_pie_vertices
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.landmark_training.randomise import Shape
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, canonical_frame
+from smile_pipe.pipeline.landmark_training.randomise import Shape, warp
+from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, canonical_frame, fit_similarity
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
 PARAMETRIC = "parametric"
+NUM_SHAPES, NUM_MODES = 200, 40  # faces of each source, and principal components of their landmarks
 # Vertices of the face with its ears, without neck and back of the head (README of ICT-FaceKit).
 _FACE_AND_EARS = range(0, 9409)
 
@@ -77,16 +78,37 @@ def build_sources(face_models: Sequence[str]) -> list[FaceSource]:
     return [ParametricSource() if name == PARAMETRIC else IctSource(Path(name)) for name in face_models]
 
 
-def mean_face(sources: Sequence[FaceSource], seed: int, num_faces: int = 100) -> NDArray[np.float64]:
-    """Mean of the landmarks of random faces of all sources, [68, 3], in millimetres about the canonical origin."""
-    means = []
+def shape_model(
+    sources: Sequence[FaceSource], seed: int, num_faces: int = NUM_SHAPES
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and principal components of the landmarks of random faces of all sources and of their mirror images.
+
+    Args:
+        sources: where the faces come from.
+        seed: random seed.
+        num_faces: number of faces of each source.
+
+    Returns:
+        The mean, [68, 3], in millimetres about the canonical origin, and the components [K, 68, 3], each of the length
+        of one standard deviation.
+    """
+    samples = []
     for number, source in enumerate(sources):
         rng = np.random.default_rng([seed, number])
-        points = [_canonical_landmarks(source.draw(rng)) for _ in range(num_faces)]
-        means.append(np.mean(points, axis=0))
-    mean = np.mean(means, axis=0)
-    mirrored = mean[MIRRORED] * (-1, 1, 1)
-    return np.round((mean + mirrored) / 2 * UNIT_MM, 2)
+        for _ in range(num_faces):
+            points = _canonical_landmarks(warp(source.draw(rng), rng))
+            samples += [points, points[MIRRORED] * (-1, 1, 1)]
+    mean = np.mean(samples, axis=0)
+    # The canonical frame is fitted to some of the landmarks. For the deviations, all of them are fitted to the mean.
+    fitted = []
+    for points in samples:
+        scale, R, T = fit_similarity(points, mean)
+        fitted.append(scale * points @ R + T)
+    deviations = np.reshape(fitted - np.mean(fitted, axis=0), (len(fitted), -1))
+    _, singular, components = np.linalg.svd(deviations, full_matrices=False)
+    num = min(NUM_MODES, len(singular))
+    modes = components[:num] * (singular[:num] / np.sqrt(len(samples)))[:, None]
+    return np.round(mean * UNIT_MM, 2), np.round(modes.reshape(num, 68, 3) * UNIT_MM, 3)
 
 
 def _canonical_landmarks(shape: Shape) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ def randomise(shape: Shape, rng: Generator) -> Shape:
         shape = _add_hair(shape, rng)
     if rng.uniform() < 0.25:
         shape = _add_body(shape, rng)
-    shape = _warp(shape, rng)
+    shape = warp(shape, rng)
     if rng.uniform() < 0.35:
         shape = _crop_sphere(shape, rng)
     if rng.uniform() < 0.3:
@@ -64,7 +64,7 @@ def scene_without_face(rng: Generator) -> Shape:
         for _ in range(rng.integers(1, 9)):
             build = _box if rng.uniform() < 0.3 else _blob
             parts.append(build(rng.normal(0, 50, 3), rng.uniform(8, 90, 3), rng))
-    return _add_noise(_warp(_union(parts), rng), rng)
+    return _add_noise(warp(_union(parts), rng), rng)
 
 
 def _union(parts: list[Shape]) -> Shape:
@@ -76,7 +76,7 @@ def _union(parts: list[Shape]) -> Shape:
     )
 
 
-def _warp(shape: Shape, rng: Generator) -> Shape:
+def warp(shape: Shape, rng: Generator) -> Shape:
     """Scale along the axes, shear, and move smoothly by waves; all of it moves the landmarks too."""
     matrix = np.diag(np.exp(rng.normal(0, 0.08, 3))) + rng.normal(0, 0.03, (3, 3))
     num_waves = 6

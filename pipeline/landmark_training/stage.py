@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses
 from smile_pipe.pipeline.landmark_training.config import LandmarkTrainingConfig
-from smile_pipe.pipeline.landmark_training.faces import build_sources, mean_face
+from smile_pipe.pipeline.landmark_training.faces import build_sources, shape_model
 from smile_pipe.pipeline.landmark_training.network import TorchHeatmapNetwork, heatmap_loss, target_heatmaps
 from smile_pipe.pipeline.landmark_training.samples import SCALE, SceneSpec, TrainingViews, draw_scene
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_SIZE, NUM_LANDMARKS
@@ -90,7 +90,7 @@ def run(
     if not config.out.parent.is_dir():
         raise UsageError("its folder does not exist", field="out", value=config.out)
     manifest_path.unlink(missing_ok=True)
-    mean = mean_face(build_sources(config.face_model), config.seed)
+    mean, modes = shape_model(build_sources(config.face_model), config.seed)
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 1])
     networks = {
@@ -125,7 +125,7 @@ def run(
             optimizer.step()
             schedule.step()
             if (step + 1) % SAVE_STEPS == 0 or step + 1 == config.steps:
-                _save(config.out, networks, mean)
+                _save(config.out, networks, {"mean": mean, "modes": modes})
             if on_progress:
                 on_progress(step + 1, config.steps)
     manifest = LandmarkTrainingManifest(
@@ -141,8 +141,8 @@ def run(
     return manifest
 
 
-def _save(path: Path, networks: Mapping[str, TorchHeatmapNetwork], mean: NDArray[np.float64]) -> None:
-    arrays: dict[str, NDArray] = {"mean": mean}
+def _save(path: Path, networks: Mapping[str, TorchHeatmapNetwork], shapes: Mapping[str, NDArray[np.float64]]) -> None:
+    arrays: dict[str, NDArray] = {name: values.astype(np.float32) for name, values in shapes.items()}
     for name, network in networks.items():
         arrays |= network.export(name)
     temporary = path.with_suffix(".partial.npz")

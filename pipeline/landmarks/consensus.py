@@ -17,9 +17,9 @@ TOLERANCES = (24.0, 18.0, 15.0)
 _NUM_VIEWS, _NUM_IN_VIEW = 8, 7
 # Distance at which candidates of one landmark in several views count half, mm on the mean face.
 _AGREEMENT = 4.0
-# A landmark with candidates of this height is half of what was found and half of what its neighbours imply.
-_HALF_TRUST = 0.08
-_NEIGHBOUR = 12.0  # mm on the mean face, the distance at which neighbours count half
+# Errors of a landmark of confidence 1, deviations from the shape model, distance from it at which a landmark counts
+# half, and distance from which on it is not one of the face; mm on the mean face.
+_ERROR, _DEVIATION, _OUTLIER, _TOO_FAR = 1.5, 2.0, 6.0, 22.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,19 @@ class Candidates:
 
     points: Floats
     heights: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeModel:
+    """Landmarks of faces: normally distributed about their mean.
+
+    Attributes:
+        mean: float64 [L, 3], millimetres.
+        modes: float64 [K, L, 3], principal components of the length of one standard deviation, millimetres.
+    """
+
+    mean: Floats
+    modes: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +66,11 @@ class Pose:
 
     def to_scan(self, points: Floats) -> Floats:
         """Bring points [N, 3] of the mean face into the scan."""
-        return _apply(self.scale, self.R, self.T, points)
+        return self.scale * (points[:, :, None] * self.R).sum(axis=1) + self.T
+
+    def to_mean(self, points: Floats) -> Floats:
+        """Bring points [N, 3] of the scan to the mean face."""
+        return ((points - self.T)[:, None] * self.R).sum(axis=2) / self.scale
 
 
 def find_pose(candidates: Candidates, mean: Floats) -> Pose | None:
@@ -91,15 +108,15 @@ def fit_pose(mean: Floats, points: Floats, weights: Floats) -> Pose:
     return Pose(float(f"{scale:.7g}"), np.round(R, 7), _rounded(T, scale), float(weights.mean()))
 
 
-def agree(candidates: Candidates, mean: Floats, pose: Pose) -> tuple[Floats, Floats]:
+def agree(candidates: Candidates, faces: ShapeModel, pose: Pose) -> tuple[Floats, Floats]:
     """Combine the candidates of all views to one point and one confidence for each landmark.
 
-    A landmark that no view shows well is placed as its neighbours are, relative to the mean face.
+    What was found is corrected by what is likely for a face, the more the less confident it is. A landmark that no view
+    shows is placed as the others imply.
 
     Returns:
         Points float64 [L, 3] and confidences float64 [L], from 0 to 1.
     """
-    expected = pose.to_scan(mean)
     unit = _AGREEMENT * pose.scale
     heights = np.where(candidates.heights > MIN_HEIGHT, candidates.heights, 0.0)
     points = np.where(heights[..., None] > 0, candidates.points, 0.0)
@@ -115,20 +132,34 @@ def agree(candidates: Candidates, mean: Floats, pose: Pose) -> tuple[Floats, Flo
         found = (weights[..., None] * points).sum(axis=0) / np.maximum(total, 1e-9)[:, None]
     far = ((points - found) ** 2).sum(axis=-1) / unit**2
     confidence = np.clip((heights / (1 + far)).max(axis=0), 0, 1)
-    # Points far from where the mean face has them are not of this face.
-    off = ((found - expected) ** 2).sum(axis=-1) / (25.0 * pose.scale) ** 2
-    confidence = np.where(off < 1, confidence, 0.0)
-    return _rounded(_fill(found, confidence, expected, mean), pose.scale), confidence
+    likely, is_far = _most_likely(pose.to_mean(found), confidence, faces)
+    confidence = np.where(is_far, 0.0, confidence)
+    return _rounded(pose.to_scan(likely), pose.scale), confidence
 
 
-def _fill(found: Floats, confidence: Floats, expected: Floats, mean: Floats) -> Floats:
-    """Move expected points as their found neighbours are moved, and blend them with the found ones."""
-    shift = np.where(confidence[:, None] > 0, found - expected, 0.0)
-    near = 1 / (1 + ((mean[:, None] - mean[None]) ** 2).sum(axis=-1) / _NEIGHBOUR**2) ** 2
-    weights = near * confidence
-    implied = expected + (weights[..., None] * shift).sum(axis=1) / (weights.sum(axis=1) + 1e-3)[:, None]
-    trust = (confidence / (confidence + _HALF_TRUST))[:, None]
-    return np.where(confidence[:, None] > 0, trust * found + (1 - trust) * implied, implied)
+def _most_likely(found: Floats, confidence: Floats, faces: ShapeModel) -> tuple[Floats, NDArray[np.bool_]]:
+    """The most likely landmarks of a face given noisy ones, all in the axes of the mean face (mm).
+
+    A face is the mean plus a normally distributed sum of modes plus small deviations of each landmark; what was found
+    has an error that is larger at low confidence.
+
+    Returns:
+        The landmarks [L, 3], and which of those that were found are too far from the face to be its landmarks, [L].
+    """
+    modes = faces.modes.reshape(len(faces.modes), -1)
+    weights = confidence**2 / _ERROR**2
+    shape = faces.mean
+    for _ in range(3):
+        squares = ((found - shape) ** 2).sum(axis=1)
+        robust = np.repeat(weights / (1 + squares / _OUTLIER**2), 3)
+        # Solved by numpy's linear algebra; the result is rounded.
+        normal = (modes[:, None] * modes[None] * robust).sum(axis=2) + np.eye(len(modes))
+        sums = (modes * robust * (found - faces.mean).ravel()).sum(axis=1)
+        strengths = np.round(np.linalg.solve(normal, sums), 7)
+        shape = faces.mean + (strengths[:, None] * modes).sum(axis=0).reshape(-1, 3)
+    is_far = ((found - shape) ** 2).sum(axis=1) > _TOO_FAR**2
+    trust = np.where(is_far, 0.0, weights / (weights + 1 / _DEVIATION**2))
+    return shape + trust[:, None] * (found - shape), is_far
 
 
 def _rounded(points: Floats, scale: float) -> Floats:
@@ -186,7 +217,3 @@ def _support(
     expected = scale[:, None, None] * (mean[None, :, :, None] * R[:, None]).sum(axis=2) + T[:, None]
     squares = ((expected - points) ** 2).sum(axis=-1)
     return heights * np.clip(1 - squares / (tolerance * scale[:, None]) ** 2, 0, None)
-
-
-def _apply(scale: float, R: Floats, T: Floats, points: Floats) -> Floats:
-    return scale * (points[:, :, None] * R).sum(axis=1) + T

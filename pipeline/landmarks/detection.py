@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_pipe.pipeline.landmarks.consensus import Candidates, Pose, agree, find_pose, fit_pose
+from smile_pipe.pipeline.landmarks.consensus import Candidates, Pose, ShapeModel, agree, find_pose, fit_pose
 from smile_pipe.pipeline.landmarks.heatmap_network import HeatmapNetwork, find_peaks
 from smile_pipe.pipeline.landmarks.view_images import (
     Views,
@@ -74,12 +74,12 @@ class LandmarkDetector:
 
     Attributes:
         coarse, fine: the first and the second network.
-        mean: float64 [68, 3], the mean face in millimetres about the origin of the canonical frame.
+        faces: the landmarks of faces, about the origin of the canonical frame.
     """
 
     coarse: HeatmapNetwork
     fine: HeatmapNetwork
-    mean: Floats
+    faces: ShapeModel
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -91,21 +91,21 @@ class LandmarkDetector:
         """
         with np.load(path or str(files("smile_pipe.pipeline.landmarks") / _SHIPPED), allow_pickle=False) as arrays:
             coarse, fine = (HeatmapNetwork.from_arrays(arrays, name) for name in ("coarse", "fine"))
-            return cls(coarse, fine, arrays["mean"].astype(np.float64))
+            return cls(coarse, fine, ShapeModel(*(arrays[name].astype(np.float64) for name in ("mean", "modes"))))
 
     def detect(self, mesh: Mesh) -> Detection | None:
         """Find the landmarks of a scan; see `detect`."""
         pose = self._find_face(mesh)
         if pose is None:
             return None
-        points, confidences = pose.to_scan(self.mean), np.zeros(NUM_LANDMARKS)
+        points, confidences = pose.to_scan(self.faces.mean), np.zeros(NUM_LANDMARKS)
         support = pose.support
         for _ in range(NUM_FINE):
             turns = [rotation_about((0, 1, 0), yaw) for yaw in FINE_YAWS]
             views = draw_views(mesh, *_around(pose, turns, FINE_HALF_SPAN), FINE_SIZE)
-            points, confidences = agree(_look(self.fine, views), self.mean, pose)
-            pose = fit_pose(self.mean, points, confidences)
-        squares = ((points - pose.to_scan(self.mean)) ** 2).sum(axis=1)
+            points, confidences = agree(_look(self.fine, views), self.faces, pose)
+            pose = fit_pose(self.faces.mean, points, confidences)
+        squares = ((points - pose.to_scan(self.faces.mean)) ** 2).sum(axis=1)
         residual = float(np.sqrt((confidences * squares).sum() / (confidences.sum() + 1e-9))) / pose.scale
         confidence = float(np.sqrt(support * confidences.mean()))
         return Detection(points, np.round(confidences, 6), round(confidence, 6), round(residual, 4))
@@ -127,7 +127,7 @@ class LandmarkDetector:
 
     def _search(self, mesh: Mesh, center: Floats, half_span: float) -> Pose | None:
         """Look at a region from all sides, then from around the face that was found there."""
-        mean = self.mean[list(COARSE)]
+        mean = self.faces.mean[list(COARSE)]
         rotations = look_along(directions_over_sphere(NUM_DIRECTIONS))
         num = len(rotations)
         views = draw_views(mesh, rotations, np.repeat(center[None], num, 0), np.full(num, half_span), COARSE_SIZE)

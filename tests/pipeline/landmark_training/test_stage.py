@@ -8,7 +8,7 @@ import pytest
 from helpers.shared_faces import ICT_FILE, MISSING
 from smile_pipe.pipeline.landmark_training import stage
 from smile_pipe.pipeline.landmark_training.config import LandmarkTrainingConfig
-from smile_pipe.pipeline.landmark_training.faces import MIRRORED, build_sources, mean_face
+from smile_pipe.pipeline.landmark_training.faces import MIRRORED, build_sources, shape_model
 from smile_pipe.pipeline.landmark_training.samples import SceneSpec, draw_scene
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_SIZE, FINE_YAWS, LandmarkDetector
 from smile_pipe.shards.errors import UsageError
@@ -35,7 +35,7 @@ def test_equal_options_give_equal_weights_and_finished_ones_are_kept(tmp_path, _
     assert stage.run(first) == manifest
     assert first.out.read_bytes() == b"kept"
     stage.run(first.model_copy(update={"seed": 4}))
-    assert LandmarkDetector.load(first.out).mean.shape == (68, 3)
+    assert LandmarkDetector.load(first.out).faces.mean.shape == (68, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.npz", "b.json", "b.npz"]
 
 
@@ -49,7 +49,7 @@ def test_missing_folder_and_wrong_model_are_reported(tmp_path):
 
 @pytest.mark.parametrize("face_models", FACE_MODELS)
 def test_a_scene_depends_on_its_seed_and_number_only(face_models):
-    mean = tuple(map(tuple, mean_face(build_sources(face_models), 0, 3).tolist()))
+    mean = tuple(map(tuple, shape_model(build_sources(face_models), 0, 3)[0].tolist()))
     drawn = {
         (seed, number): draw_scene(SceneSpec(face_models, mean, seed, number))
         for seed, number in ((0, 5), (0, 6), (1, 5))
@@ -69,7 +69,7 @@ def test_a_scene_depends_on_its_seed_and_number_only(face_models):
 
 @pytest.mark.parametrize("face_models", FACE_MODELS)
 def test_landmarks_of_scenes_are_seen_and_are_on_the_surface(face_models):
-    mean = tuple(map(tuple, mean_face(build_sources(face_models), 0, 3).tolist()))
+    mean = tuple(map(tuple, shape_model(build_sources(face_models), 0, 3)[0].tolist()))
     shares, is_covered = [], []
     for number in range(20):
         _, fine = draw_scene(SceneSpec(face_models, mean, 0, number))
@@ -85,9 +85,11 @@ def test_landmarks_of_scenes_are_seen_and_are_on_the_surface(face_models):
 
 @pytest.mark.parametrize("face_models", FACE_MODELS)
 def test_mean_face_is_symmetric_and_upright(face_models):
-    mean = mean_face(build_sources(face_models), 0, 5)
+    mean, modes = shape_model(build_sources(face_models), 0, 5)
     np.testing.assert_allclose(mean, mean[MIRRORED] * (-1, 1, 1), atol=0.02)
     np.testing.assert_array_equal(MIRRORED[MIRRORED], np.arange(68))
+    assert modes.shape == (10, 68, 3)
+    assert 5 < np.sqrt((modes**2).sum(axis=(1, 2)))[0] < 200
     right_eye, left_eye, chin, tip = mean[36:42].mean(axis=0), mean[42:48].mean(axis=0), mean[8], mean[30]
     assert left_eye[0] > 20 > -20 > right_eye[0]
     assert chin[1] < mean[57, 1] < tip[1] < left_eye[1] < mean[24, 1]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smile_pipe.pipeline.landmarks.consensus import Candidates, agree, find_pose, fit_pose
+from smile_pipe.pipeline.landmarks.consensus import Candidates, ShapeModel, agree, find_pose, fit_pose
 from smile_pipe.pipeline.landmarks.view_images import rotation_about
 
 NUM_VIEWS, NUM_POINTS = 10, 13
@@ -56,29 +56,45 @@ def test_pose_is_never_mirrored(mean, rng):
     assert pose.support < 0.6
 
 
-def test_a_view_that_sees_something_else_is_outvoted(mean):
-    expected = SCALE * mean @ R + T
+@pytest.fixture
+def faces(mean) -> ShapeModel:
+    """Faces that differ in height only, by 5 % at one standard deviation."""
+    return ShapeModel(mean, 0.05 * mean[None] * np.array([0, 1.0, 0]))
+
+
+def test_a_view_that_sees_something_else_is_outvoted(faces):
+    expected = SCALE * faces.mean @ R + T
     points = np.repeat(expected[None], 3, axis=0)
     points[1] += 20 * SCALE
     heights = np.full((3, NUM_POINTS), 0.5)
     heights[1] = 0.6
-    found, confidence = agree(Candidates(points, heights), mean, fit_pose(mean, expected, np.ones(NUM_POINTS)))
+    pose = fit_pose(faces.mean, expected, np.ones(NUM_POINTS))
+    found, confidence = agree(Candidates(points, heights), faces, pose)
     assert np.linalg.norm(found - expected, axis=1).max() < 1.5 * SCALE
     assert (confidence > 0.4).all()
 
 
-def test_a_landmark_that_no_view_shows_moves_with_its_neighbours(mean):
-    mean = mean.copy()
-    mean[1] = mean[0] + (3, 0, 0)
-    raised = mean + np.array([0, 8, 0])
-    moved = SCALE * raised @ R + T
+def test_a_landmark_that_no_view_shows_is_implied_by_the_others(faces):
+    moved = SCALE * (faces.mean + 2 * faces.modes[0]) @ R + T
     heights = np.full((3, NUM_POINTS), 0.9)
-    heights[:, 1] = 0
+    hidden = int(np.abs(faces.mean[:, 1]).argmax())
+    heights[:, hidden] = 0
     points = np.where(heights[..., None] > 0, moved, np.nan)
-    pose = fit_pose(mean, SCALE * mean @ R + T, np.ones(NUM_POINTS))
-    found, confidence = agree(Candidates(points, heights), mean, pose)
-    assert confidence[1] == 0 and confidence[0] > 0.8
-    assert np.linalg.norm(found[1] - moved[1]) < 3 * SCALE
+    pose = fit_pose(faces.mean, SCALE * faces.mean @ R + T, np.ones(NUM_POINTS))
+    found, confidence = agree(Candidates(points, heights), faces, pose)
+    assert confidence[hidden] == 0 and np.delete(confidence, hidden).min() > 0.8
+    assert np.linalg.norm(moved[hidden] - pose.to_scan(faces.mean)[hidden]) > 4 * SCALE
+    assert np.linalg.norm(found - moved, axis=1).max() < SCALE
+
+
+def test_a_point_far_from_any_face_is_replaced(faces):
+    expected = SCALE * faces.mean @ R + T
+    points = np.repeat(expected[None], 3, axis=0)
+    points[:, 4] += 60 * SCALE
+    pose = fit_pose(faces.mean, expected, np.ones(NUM_POINTS))
+    found, confidence = agree(Candidates(points, np.full((3, NUM_POINTS), 0.9)), faces, pose)
+    assert confidence[4] == 0
+    assert np.linalg.norm(found - expected, axis=1).max() < 5 * SCALE
 
 
 def test_unit_does_not_change_the_result(mean, rng):
