@@ -34,8 +34,8 @@ def randomise(shape: Shape, rng: Generator) -> Shape:
     """Deform, crop, damage and surround a face (millimetres, facing +z)."""
     if rng.uniform() < 0.3:
         shape = _add_hair(shape, rng)
-    if rng.uniform() < 0.25:
-        shape = _add_body(shape, rng)
+    if rng.uniform() < 0.35:
+        shape = _add_head(shape, rng)
     shape = warp(shape, rng)
     if rng.uniform() < 0.35:
         shape = _crop_sphere(shape, rng)
@@ -148,14 +148,19 @@ def _add_hair(shape: Shape, rng: Generator) -> Shape:
     return _union(parts)
 
 
-def _add_body(shape: Shape, rng: Generator) -> Shape:
-    """Add a neck, and in most cases shoulders and chest."""
+def _add_head(shape: Shape, rng: Generator) -> Shape:
+    """Add a neck, and in many cases shoulders and chest, the back of the head, and ears."""
     chin = shape.landmarks[8]
     neck = _blob(chin + rng.normal((0, -40, -75), 8), rng.uniform((48, 70, 48), (68, 100, 68)), rng)
     parts = [shape, neck]
     if rng.uniform() < 0.7:
         parts.append(_blob(chin + rng.normal((0, -130, -90), 15), rng.uniform((150, 60, 70), (230, 130, 120)), rng))
-    if rng.uniform() < 0.3:  # the back of the head of a mask
+    if rng.uniform() < 0.6:
+        radii = rng.uniform((4, 22, 10), (9, 32, 18))
+        shift = rng.uniform((4, -25, -28), (14, -5, -6))
+        for side, end in ((-1, shape.landmarks[0]), (1, shape.landmarks[16])):
+            parts.append(_blob(end + shift * (side, 1, 1), radii, rng, rough=True))
+    if rng.uniform() < 0.5:
         parts.append(_blob(chin + rng.normal((0, 125, -100), 6), rng.uniform((66, 85, 75), (78, 100, 90)), rng))
     return _union(parts)
 
