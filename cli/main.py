@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Export a trained RUN for open_clip or as an ONNX graph, or embeddings of shards as a table.",
     "crossval": "Train and score each fold, and report mean and deviation; run again to continue after a stop.",
     "compare": "Compare the cross-validations in DIRECTORY over the same folds; those of several seeds are one row.",
+    "train-landmarks": "Train the detector of landmarks on random views of face models, and write its weights.",
     "inspect": "Show the contents of TARGET, which is shards or a run.",
     "status": "Show what DIRECTORY holds, what was made from what, what is stale, and the next commands.",
 }
@@ -41,7 +42,7 @@ app = typer.Typer(
 def load_command(name: str) -> Any:
     """Import a command with its options and return it."""
     only = typer.Typer(add_completion=False)
-    import_module(f"smile_pipe.cli.commands.{name}").register(only)
+    import_module(f"smile_pipe.cli.commands.{name.replace('-', '_')}").register(only)
     return typer.main.get_command(only)
 
 

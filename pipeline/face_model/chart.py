@@ -180,14 +180,15 @@ def landmark_vertices(chart: Chart) -> NDArray[np.intp]:
         (inner_lip[5:], ~chart.above_mouth),
         (contour, anywhere),
     )
-    return np.array([_nearest(chart, at, among) for points, among in groups for at in points])
+    return np.array([nearest_vertex(chart, at, among) for points, among in groups for at in points])
 
 
 def _mirrored(points: Points) -> list[tuple[float, float]]:
     return [(-x, y) for x, y in points]
 
 
-def _nearest(chart: Chart, at: tuple[float, float], among: NDArray[np.bool_]) -> int:
+def nearest_vertex(chart: Chart, at: tuple[float, float], among: NDArray[np.bool_]) -> int:
+    """Return the vertex nearest to a point (x, y) of the closed face, among some vertices and not on a rim."""
     among = among & (chart.parent == np.arange(len(chart.x)))  # not the rims
     distance = np.hypot(chart.x - at[0], chart.y - at[1])
     return int(np.argmin(np.where(among, distance, np.inf)))

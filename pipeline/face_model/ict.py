@@ -42,10 +42,11 @@ SHAPES: dict[str, dict[str, float]] = {
 
 
 class IctFace:
-    """ICT-FaceKit cropped to the narrow face; see `smile_pipe.pipeline.face_model.interface.FaceModel`.
+    """ICT-FaceKit; see `smile_pipe.pipeline.face_model.interface.FaceModel`.
 
     Args:
         path: The model as a packed `.npz` file, or a checkout of its repository.
+        is_cropped: Whether it is cropped to the narrow face, like a scan of BU-3DFE, or has ears, head and neck.
 
     Raises:
         UsageError: `path` is not the model, or the model lacks a blend shape that an action unit needs.
@@ -53,8 +54,8 @@ class IctFace:
 
     name = "ict-facekit"
 
-    def __init__(self, path: Path) -> None:
-        self._model = load_ict(path)
+    def __init__(self, path: Path, is_cropped: bool = True) -> None:
+        self._model = load_ict(path, is_cropped)
         self.landmarks = self._model.landmarks
         missing = sorted(
             {name for parts in SHAPES.values() for name in parts if not _shapes_by_side(self._model, name)}

@@ -26,7 +26,7 @@ BEHIND = range(11248, 24591)
 
 @dataclass(frozen=True, eq=False)
 class IctModel:
-    """The model, cropped to the narrow face and the parts behind it; centimetres.
+    """The model, whole or cropped to the narrow face and the parts behind it; centimetres.
 
     Attributes:
         neutral: float32 [V, 3], the mean face.
@@ -49,15 +49,19 @@ class IctModel:
     landmarks: NDArray[np.intp]
 
 
-def load_ict(path: Path) -> IctModel:
+def load_ict(path: Path, is_cropped: bool = True) -> IctModel:
     """Read the model from a packed file or a checkout.
+
+    Args:
+        path: The file or the folder.
+        is_cropped: Whether to keep only the narrow face and the parts behind it; otherwise ears, head and neck stay.
 
     Raises:
         UsageError: `path` is neither, or a part of the model is missing.
     """
     try:
         model = _from_checkout(path) if path.is_dir() else _from_npz(path)
-        return _cropped(model)
+        return _reduced(model, (NARROW_FACE, BEHIND) if is_cropped else (range(len(model.neutral)),))
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename or path} does not exist", field="face_model", value=path) from None
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
@@ -123,12 +127,12 @@ def _face_materials(path: Path) -> NDArray[np.str_]:
     return np.array(names)
 
 
-def _cropped(model: IctModel) -> IctModel:
+def _reduced(model: IctModel, parts: tuple[range, ...]) -> IctModel:
     if len(model.landmarks) != 68:
         raise ValueError(f"has {len(model.landmarks)} landmarks, not 68")
     faces = model.faces
     keep = np.zeros(len(faces), bool)
-    for part in (NARROW_FACE, BEHIND):
+    for part in parts:
         keep |= ((faces >= part.start) & (faces < part.stop)).all(axis=1)
     used, numbered = np.unique(np.concatenate([faces[keep].ravel(), model.landmarks]), return_inverse=True)
     used_uvs, numbered_uvs = np.unique(model.face_uvs[keep], return_inverse=True)

@@ -15,13 +15,13 @@ import pytest
 
 from helpers.paths import REPOSITORY
 
-STAGES = ("render", "train", "evaluate", "crossval", "predict", "export", "synth", "app")
+STAGES = ("render", "train", "evaluate", "crossval", "predict", "export", "synth", "app", "landmark_training")
 # Each library may import those before it.
 LIBRARIES = (
     "common",
     "meshes",
-    "landmarks",
     "rendering",
+    "landmarks",
     "face_model",
     "datasets",
     "sequences",

@@ -1,0 +1,117 @@
+"""Detection of landmarks with the shipped weights, on generated faces."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smile_pipe.pipeline.face_model.multi_pie import multi_pie_vertices
+from smile_pipe.pipeline.face_model.parametric import ParametricFace
+from smile_pipe.pipeline.landmarks import detection
+from smile_pipe.pipeline.landmarks.alignment import canonical_frame
+from smile_pipe.pipeline.landmarks.detection import LandmarkDetector, detect
+from smile_pipe.pipeline.meshes.mesh import Mesh
+
+ROTATIONS = [
+    np.eye(3)[list(order)] * signs
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+    if np.linalg.det(np.eye(3)[list(order)] * signs) > 0
+]
+
+
+def build_face(seed: int) -> Mesh:
+    """A smiling face in millimetres with its 68 landmarks."""
+    model = ParametricFace()
+    mesh = model.mesh(model.identity(np.random.default_rng(seed)), {"AU12": (0.8, 0.8), "AU6": (0.5, 0.5)})
+    return replace(mesh, landmarks=mesh.vertices[multi_pie_vertices(model.chart)])
+
+
+def transform(mesh: Mesh, rotation: np.ndarray, scale: float, shift: float) -> Mesh:
+    vertices = (mesh.vertices @ rotation + shift) * scale
+    return Mesh.build(vertices.astype(np.float32), mesh.faces)
+
+
+def build_ball() -> Mesh:
+    rows, columns = np.meshgrid(np.linspace(0, np.pi, 30), np.linspace(0, 2 * np.pi, 50), indexing="ij")
+    rays = np.stack([np.sin(rows) * np.cos(columns), np.cos(rows), np.sin(rows) * np.sin(columns)], axis=-1)
+    index = np.arange(30 * 50).reshape(30, 50)
+    a, b, c, d = (q.ravel() for q in (index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]))
+    faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    return Mesh.build((80 * rays.reshape(-1, 3)).astype(np.float32), faces)
+
+
+@pytest.fixture(scope="module")
+def face() -> Mesh:
+    return build_face(11)
+
+
+def test_landmarks_are_found_in_24_rotations_and_in_any_unit(face):
+    for number, rotation in enumerate(ROTATIONS):
+        scale = (1.0, 0.001, 25.4)[number % 3]
+        found = detect(transform(face, rotation, scale, 50.0))
+        points = (found.landmarks / scale - 50) @ rotation.T
+        errors = np.linalg.norm(points - face.landmarks, axis=1)
+        assert np.median(errors) < 4, number
+        assert np.percentile(errors, 95) < 10, number
+        assert found.confidence > 0.4
+        assert found.residual < 8
+
+
+def test_frame_of_found_landmarks_is_that_of_the_known_ones(face):
+    found = detect(transform(face, ROTATIONS[13], 0.01, 0.0))
+    frames = [
+        canonical_frame(replace(transform(face, ROTATIONS[13], 0.01, 0.0), landmarks=points.astype(np.float32)))
+        for points in (face.landmarks @ ROTATIONS[13] * 0.01, found.landmarks)
+    ]
+    known, detected = (np.array(frame.R) for frame in frames)
+    assert frames[1].method == "landmarks"
+    assert np.degrees(np.arccos((np.trace(known.T @ detected) - 1) / 2)) < 6
+    assert frames[1].scale == pytest.approx(frames[0].scale, rel=0.08)
+
+
+def test_the_same_scan_gives_the_same_bytes_with_any_number_of_threads(face, monkeypatch):
+    first = detect(face)
+    monkeypatch.setattr(detection, "_NUM_THREADS", 1)
+    second = detect(face)
+    assert first.landmarks.tobytes() == second.landmarks.tobytes()
+    assert (first.confidence, first.residual) == (second.confidence, second.residual)
+
+
+def test_landmarks_that_were_cut_off_have_no_confidence(face):
+    is_kept = face.vertices[:, 1] > -30  # without mouth and chin
+    found = detect(Mesh.build(face.vertices, face.faces[is_kept[face.faces].all(axis=1)]))
+    assert found.confidences[[8, 48, 54, 57]].max() < found.confidences[[36, 39, 42, 45]].min()
+    assert np.isfinite(found.landmarks).all()
+
+
+def test_a_ball_is_hardly_a_face(face):
+    found = detect(build_ball())
+    assert found is None or found.confidence < 0.5 * detect(face).confidence
+
+
+def test_a_mesh_without_extent_has_no_face():
+    assert detect(Mesh.build(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]]))) is None
+
+
+def test_shipped_weights_are_small_and_match_their_card():
+    folder = detection.files("smile_pipe.pipeline.landmarks")
+    assert len((folder / "detector.npz").read_bytes()) < 2_000_000
+    with np.load(str(folder / "detector.npz"), allow_pickle=False) as arrays:
+        num = sum(arrays[name].size for name in arrays.files if name != "mean")
+        assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+    assert f"{num:,} parameters" in (folder / "README.md").read_text()
+
+
+def test_a_file_that_is_not_of_weights_is_an_error(tmp_path):
+    np.savez(tmp_path / "x.npz", mean=np.zeros((68, 3)))
+    with pytest.raises(KeyError):
+        LandmarkDetector.load(tmp_path / "x.npz")
+
+
+def test_detection_imports_no_torch():
+    code = "import sys, smile_pipe.pipeline.landmarks.detection; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

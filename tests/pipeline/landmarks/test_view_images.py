@@ -1,0 +1,86 @@
+"""Views of the landmark detector: cameras, images, and the way back to the surface."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smile_pipe.pipeline.face_model.interface import Identity
+from smile_pipe.pipeline.face_model.parametric import ParametricFace
+from smile_pipe.pipeline.landmarks.view_images import (
+    bounds,
+    directions_over_sphere,
+    draw_views,
+    look_along,
+    rotation_about,
+)
+from smile_pipe.pipeline.meshes.mesh import Mesh
+
+
+@pytest.fixture(scope="module")
+def face() -> Mesh:
+    model = ParametricFace()
+    identity = model.identity(np.random.default_rng(0))
+    mesh = model.mesh(Identity(identity.shape * 0, identity.appearance), {})
+    return replace(mesh, landmarks=mesh.vertices[model.landmarks])
+
+
+def test_visible_points_come_back_to_where_they_are(face):
+    points = face.landmarks[[4, 12, 20, 50, 54, 60]].astype(np.float64)
+    views = draw_views(face, look_along(np.array([[0, 0, 1.0], [0.3, 0, 1]])), np.zeros((2, 3)), np.full(2, 105.0), 128)
+    for view in range(2):
+        lifted = views.lift(view, views.project(view, points)[:, :2])
+        assert np.linalg.norm(lifted - points, axis=1).max() < 2
+
+
+def test_image_axes_are_right_up_and_to_the_viewer(face):
+    views = draw_views(face, np.eye(3)[None], np.zeros((1, 3)), np.array([105.0]), 64)
+    normals = views.images[0]
+    is_surface = normals[..., 2] > 0
+    rows, columns = np.nonzero(is_surface)
+    # The face bulges to the viewer: what is on the right of the image faces right, and its lower part faces down.
+    assert normals[rows[columns > 45], columns[columns > 45], 0].mean() > 0.3
+    chin = rows > rows.max() - 4
+    assert normals[rows[chin], columns[chin], 1].mean() < 0
+    heights = views.depths[0]
+    assert np.nanargmax(np.nan_to_num(heights, nan=-np.inf)) // 64 in range(30, 44)  # the tip of the nose
+    assert views.project(0, np.array([[50.0, 0, 0]]))[0, 0] > 0.5
+
+
+def test_nothing_is_found_beside_the_surface(face):
+    views = draw_views(face, np.eye(3)[None], np.zeros((1, 3)), np.array([105.0]), 64)
+    assert np.isnan(views.lift(0, np.array([[0.02, 0.02], [0.5, 0.5]]))[:, 0]).tolist() == [True, False]
+
+
+def test_unit_does_not_change_the_images(face):
+    small = Mesh.build(face.vertices / np.float32(1024), face.faces)
+    first, second = (
+        draw_views(mesh, np.eye(3)[None], np.zeros((1, 3)), np.array([105.0 * scale]), 64).images
+        for scale, mesh in ((1.0, face), (1 / 1024, small))
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_bounds_ignore_debris(face):
+    center, extent = bounds(face)
+    triangle = np.array([[900, 0, 0], [901, 0, 0], [900, 1, 0]], np.float32)
+    vertices = np.concatenate([face.vertices, triangle])
+    faces = np.concatenate([face.faces, [[len(face.vertices) + i for i in range(3)]]]).astype(np.int32)
+    with_debris, extent_with_debris = bounds(Mesh.build(vertices, faces))
+    assert np.abs(center - with_debris).max() < 1
+    assert extent_with_debris == pytest.approx(extent, rel=0.02)
+    assert 60 < extent < 110
+
+
+def test_directions_cover_the_sphere():
+    directions = directions_over_sphere(26)
+    cosines = directions @ directions.T - 2 * np.eye(26)
+    assert np.degrees(np.arccos(cosines.max(axis=1))).max() < 45
+    rotations = look_along(directions)
+    np.testing.assert_allclose(rotations[:, :, 2], directions, atol=1e-8)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+
+
+def test_rotation_turns_by_the_angle():
+    turn = rotation_about((0, 1, 0), 90)
+    np.testing.assert_allclose(np.array([0, 0, 1.0]) @ turn, [1, 0, 0], atol=1e-8)
