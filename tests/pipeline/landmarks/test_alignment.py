@@ -378,7 +378,7 @@ class TestWrongLandmarks:
             without = canonical_frame(changed(face, landmark, np.nan))
             for x in range(0, 60, 5):
                 frame = canonical_frame(changed(face, landmark, face.landmarks[landmark] + (0, x, 0)))
-                assert max_distance(frame, canonical_frame(face), face) < 15
+                assert max_distance(frame, canonical_frame(face), face) < 20
                 assert x < 40 or max_distance(frame, without, face) < 0.5
 
     def test_record_has_the_number_of_points_and_the_residual(self):
