@@ -4,8 +4,7 @@ The unit is 90 mm; +x is the subject's left, +y up, +z out of the face. The orig
 midpoint between the eyes. This centres a face in its views and lets it turn about its own centre.
 
 The similarity is fitted to landmarks if the mesh has a known landmark set and the set forms a face (`landmark_fit`).
-Otherwise it comes from robust bounds of the surface without debris, assuming an upright scan that faces +z, or the
-given axes.
+Otherwise it comes from the surface without debris (`bounds`), assuming an upright scan that faces +z or the given axes.
 """
 
 from dataclasses import replace
@@ -14,14 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes
+from smile_pipe.pipeline.landmarks.bounds import fit_bounds
 from smile_pipe.pipeline.landmarks.landmark_fit import LandmarkFit, Similarity, fit_landmarks, to_known_size
 from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
-from smile_pipe.pipeline.landmarks.surface import main_piece
-from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh, MeshError
+from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh
 from smile_pipe.shards.sample import Frame
-
-# Without landmarks: height of the middle 96 % of the vertices of faces, in frame units.
-BOUNDS_HEIGHT = 2.0
 
 
 def canonical_frame(mesh: Mesh, axes: str = UPRIGHT) -> Frame:
@@ -36,7 +32,7 @@ def canonical_frame(mesh: Mesh, axes: str = UPRIGHT) -> Frame:
     """
     matrix = matrix_of_axes(axes)
     found = None if mesh.landmarks is None else fit_landmarks(mesh.landmarks.astype(np.float64) @ matrix)
-    similarity = found.similarity if found else _fit_bounds(mesh.vertices[main_piece(mesh)] @ matrix)
+    similarity = found.similarity if found else fit_bounds(mesh, matrix)
     return _make_frame(similarity, matrix, mesh.origin, found)
 
 
@@ -82,16 +78,6 @@ def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
     landmarks = None if mesh.landmarks is None else transform(mesh.landmarks)
     flow = None if mesh.flow is None else (mesh.flow @ rotation).astype(np.float32)
     return replace(mesh, vertices=transform(mesh.vertices), landmarks=landmarks, flow=flow, origin=NO_ORIGIN)
-
-
-def _fit_bounds(vertices: NDArray[np.float64]) -> Similarity:
-    low, high = np.percentile(vertices, [2, 98], axis=0)
-    extent = float((high - low).max())
-    if extent <= 0:
-        raise MeshError("no extent: all vertices are at one point")
-    # The height is the largest extent of a face; a larger extent of another axis only enlarges the margin.
-    scale = BOUNDS_HEIGHT / extent
-    return scale, np.eye(3), -scale * (low + high) / 2
 
 
 def _make_frame(

@@ -20,8 +20,8 @@ STAGES = ("render", "train", "evaluate", "crossval", "predict", "export", "synth
 LIBRARIES = (
     "common",
     "meshes",
-    "landmarks",
     "rendering",
+    "landmarks",
     "face_model",
     "datasets",
     "sequences",
