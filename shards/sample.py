@@ -43,12 +43,21 @@ class Camera(Frozen):
 
 
 class Frame(Frozen):
-    """Similarity transform from scan coordinates to the canonical frame: x_frame = scale * x R + T (row vectors)."""
+    """Similarity transform from scan coordinates to the canonical frame: x_frame = scale * x R + T (row vectors).
+
+    Attributes:
+        method: What it was fitted to: landmarks, or the bounds of the surface.
+        num_points: Number of landmarks that it was fitted to; 0 with bounds, and in records of earlier versions.
+        residual: Root mean square distance of these landmarks (of the means of their groups) from their places on the
+            mean face, millimetres of that face; 0 with bounds, and in records of earlier versions.
+    """
 
     method: Literal["landmarks", "bounds"]
     scale: float
     R: tuple[tuple[float, float, float], ...]
     T: tuple[float, float, float]
+    num_points: int = 0
+    residual: float = 0.0
 
 
 class DepthScale(Frozen):
@@ -120,7 +129,10 @@ Level = Annotated[int | None, BeforeValidator(lambda level: level or None), Plai
 
 
 class MeshStatistics(Frozen):
-    """Numbers of the rendered mesh; for a sequence, of its first rendered frame."""
+    """Numbers of the rendered mesh; for a sequence, of its first rendered frame.
+
+    `num_landmarks` counts those that are known and not rejected; `SampleRecord.notes` has the reason for the others.
+    """
 
     num_vertices: int
     num_faces: int

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, PHRASES, join_phrases, with_intensity
 from smile_pipe.pipeline.landmarks import regions
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
+from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
 
 
 @dataclass(frozen=True)

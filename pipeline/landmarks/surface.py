@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
-# Pieces closer than one or two cells of a grid over the whole mesh are one. Pieces with fewer vertices than this share
+# Pieces closer than one or two cells of a grid over the whole mesh are one. Those with less than this share of the area
 # of the largest are debris.
 GRID, MIN_SHARE = 32, 0.25
 # Largest median distance of landmarks from the surface, relative to the spread of the landmarks (root mean square
@@ -39,9 +39,14 @@ def main_piece(mesh: Mesh) -> NDArray[np.bool_]:
             return kept
         cells = np.clip((mesh.vertices - low) * (GRID / extent), 0, GRID - 1)
         pieces = _pieces(np.where(kept[:, None], cells, 0).astype(np.int32), mesh.faces, kept)
-        sizes = np.bincount(pieces[kept])
+        if not pieces.any():
+            return kept
+        whole = mesh.faces[kept[mesh.faces].all(axis=1)]
+        corners = mesh.vertices[whole].astype(np.float64)
+        areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        sizes = np.bincount(pieces[whole[:, 0]], areas, minlength=int(pieces.max()) + 1)
         is_large = sizes >= MIN_SHARE * sizes.max()
-        if is_large[sizes > 0].all():
+        if is_large[pieces[kept]].all():
             return kept
         kept = kept & is_large[np.where(kept, pieces, 0)]
 

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
@@ -302,7 +303,7 @@ def _statistics(mesh: Mesh) -> MeshStatistics:
     surface: Literal["texture", "vertex-colors", "plain"] = (
         "texture" if mesh.texture is not None else "plain" if mesh.colors is None else "vertex-colors"
     )
-    num_landmarks = 0 if mesh.landmarks is None else len(mesh.landmarks)
+    num_landmarks = 0 if mesh.landmarks is None else int(np.isfinite(mesh.landmarks).all(axis=1).sum())
     return MeshStatistics(
         num_vertices=len(mesh.vertices), num_faces=len(mesh.faces), surface=surface, num_landmarks=num_landmarks
     )

@@ -14,7 +14,7 @@ from smile_pipe.pipeline.captions.geometry import measure
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.datasets.file_index import printable
-from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
 from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.landmarks.surface import landmarks_problem, orientation_problem
@@ -113,10 +113,13 @@ class SourceReader:
         if mesh.landmarks is not None and (problem := landmarks_problem(mesh)):
             self.note(scan.landmarks or scan.mesh, problem)
             return replace(mesh, landmarks=None)
+        mesh, problem = drop_wrong_landmarks(mesh)
+        if problem:
+            self.note(scan.landmarks or scan.mesh, problem)
         return mesh
 
     def frame_of(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> Frame:
-        """Return the canonical frame of a scan; note if landmarks give none, or if the scan looks turned.
+        """Return the canonical frame of a scan; note if its landmarks are unknown, or if the scan looks turned.
 
         Raises:
             MeshError: the mesh has no extent.
@@ -127,7 +130,7 @@ class SourceReader:
         except MeshError as error:
             raise MeshError(f"{scan.mesh}: {error}") from None
         if frame.method == "bounds" and mesh.landmarks is not None:
-            self.note(scan.landmarks or scan.mesh, "landmarks give no alignment: too few of a known set, or not a face")
+            self.note(scan.landmarks or scan.mesh, "landmarks give no alignment: not a known set")
         if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
             self.note(scan.mesh, problem)
         return frame
@@ -207,10 +210,11 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
     mesh = reader.read_for(sample.frames[0], settings)
     frame = reader.frame_of(mesh, sample.frames[0], settings)
     mesh = apply_frame(mesh, frame)
-    neutral = None
+    neutral = neutral_frame = None
     if sample.neutral is not None:
         neutral = reader.read_shape(sample.neutral)
-        neutral = apply_frame(neutral, reader.frame_of(neutral, sample.neutral, settings))
+        neutral_frame = reader.frame_of(neutral, sample.neutral, settings)
+        neutral = apply_frame(neutral, neutral_frame)
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
             raise MeshError(
@@ -219,7 +223,8 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
         mesh = _apply_reference(mesh, neutral or mesh, sample.frames[0].mesh, settings)
     if settings.text_source != "geometry":
         return ReadInfo(frame), [mesh]
-    return ReadInfo(frame, measures=(_measure(mesh),), reference=_measure(neutral) if neutral else None), [mesh]
+    reference = _measure(neutral, neutral_frame) if neutral and neutral_frame else None
+    return ReadInfo(frame, measures=(_measure(mesh, frame),), reference=reference), [mesh]
 
 
 def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
@@ -240,7 +245,8 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
         return ReadInfo(frame, numbers, apex), meshes
-    return ReadInfo(frame, numbers, apex, tuple(map(_measure, meshes)), _measure(onset)), meshes
+    measures = tuple(_measure(mesh, frame) for mesh in meshes)
+    return ReadInfo(frame, numbers, apex, measures, _measure(onset, frame)), meshes
 
 
 def _apply_reference(mesh: Mesh, reference: Mesh, path: str, settings: RenderSettings, magnify: float = 1.0) -> Mesh:
@@ -255,5 +261,6 @@ def _displacements(onset: Mesh, files: Mapping[int, ScanFiles], reader: SourceRe
     return {number: displacement(onset, reader.read_shape(scan)) for number, scan in files.items()}
 
 
-def _measure(mesh: Mesh) -> Measures:
-    return None if mesh.landmarks is None else measure(mesh.landmarks)
+def _measure(mesh: Mesh, frame: Frame) -> Measures:
+    # Millimetres in a frame by bounds are not comparable.
+    return None if mesh.landmarks is None or frame.method == "bounds" else measure(mesh.landmarks)

@@ -16,7 +16,7 @@ from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
 # Increment when the images or the record of a sample change for another reason than its renderer: alignment, codecs.
 # How they are packed is the schema version of the manifest.
-DATA_VERSION = 6
+DATA_VERSION = 7
 # Codecs, and the compiler of the kernels: another version may give other bytes.
 LIBRARIES = ("imagecodecs", "numba", "pillow", "simplejpeg", "zlib-ng")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from smile_pipe.pipeline.landmarks.alignment import fit_similarity
+from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 
 # Number of points that are compared with the other surface if meshes are not in correspondence and have no landmarks.

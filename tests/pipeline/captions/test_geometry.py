@@ -16,7 +16,7 @@ from smile_pipe.pipeline.captions.geometry import (
     describe,
     measure,
 )
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
+from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
 
 FEATURE = {feature.phrase: feature for feature in FEATURES}
 SETS = (22, 68, 83)

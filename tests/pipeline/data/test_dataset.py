@@ -25,7 +25,7 @@ from smile_pipe.pipeline.data.temporal import (
     select_frames,
     stored_temporal,
 )
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM
+from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
 from smile_pipe.pipeline.rendering.cameras import DISTANCE
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.images import Pixels, decode_image, encode_image

@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
-from smile_pipe.pipeline.landmarks.alignment import (
-    ORIGIN,
-    SCHEMES,
-    UNIT_MM,
-    apply_frame,
-    canonical_frame,
-    fit_similarity,
-)
-from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
+from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, apply_frame, canonical_frame, drop_wrong_landmarks
+from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
+from smile_pipe.pipeline.landmarks.mean_face import ORIGIN, SCHEMES
+from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.shards.sample import Frame
 
 RNG = np.random.default_rng(0)
@@ -29,50 +25,12 @@ OUTLINE = {22: slice(15, 22), 68: slice(0, 17), 83: slice(68, 83)}
 JAW = {22: slice(15, 22), 68: slice(1, 16), 83: slice(69, 82)}
 
 
-def oval(num: int, x: float, y: float, width: float, height: float, z: float) -> np.ndarray:
-    angles = np.linspace(np.pi, -np.pi, num, endpoint=False)
-    return np.stack([x + width * np.cos(angles), y + height * np.sin(angles), np.full(num, z)], axis=1)
-
-
-def jaw(num: int) -> np.ndarray:
-    """From the ear on the subject's right over the chin to the other ear, behind the eyes."""
-    angles = np.linspace(np.pi, 2 * np.pi, num)
-    return np.stack([72 * np.cos(angles), 2 + 111 * np.sin(angles), -52 - 66 * np.sin(angles)], axis=1)
-
-
-def nose_contour() -> np.ndarray:
-    """The 12 points of BU-3DFE around the nose, from its root on the subject's right to that on the left."""
-    left = np.array([(8, 3, 7), (9, -16, 15), (14, -28, 18), (17, -36, 18), (14, -42, 18), (6, -45, 16)], float)
-    return np.concatenate([left * (-1, 1, 1), left[::-1]])
-
-
-def bosphorus_landmarks() -> np.ndarray:
-    """The 22 points of Bosphorus in the order of their names, the right one before the left one."""
-    brows = [(x, 20, 5) for x in (-53, -33, -13, 13, 33, 53)]
-    eyes = [(-45, 0, -7), (-19, 0, -1), (19, 0, -1), (45, 0, -7)]
-    nose = [(-8, 0, 8), (8, 0, 8), (-16, -41, 15), (0, -30, 38), (16, -41, 15)]
-    mouth = [(-25, -70, 12), (0, -60, 26), (25, -70, 12), (0, -68, 22), (0, -70, 22), (0, -80, 25)]
-    return np.array([*brows, *eyes, *nose, *mouth, (0, -110, 16)], float)
-
-
-def face_landmarks(num: int) -> np.ndarray:
-    """Landmarks of a plain face, millimetres from the midpoint between the eyes, the subject's right at -x."""
-    if num == 22:
-        return bosphorus_landmarks()
-    right_eye, left_eye = (oval(num // 10, x, 0, 14, 5, 0) for x in (-33, 33))
-    brows = [oval(10 if num == 83 else 5, x, 20, 20, 3, 5) for x in (-33, 33)]
-    mouth = oval(20, 0, -72, 25, 12, 8)
-    if num == 83:
-        return np.concatenate([right_eye, left_eye, *brows, nose_contour(), mouth, jaw(15)])
-    bridge = np.linspace([0, 3, 13], [0, -30, 32], 4)
-    base = np.linspace([-12, -45, 22], [12, -45, 22], 5)
-    return np.concatenate([jaw(17), *brows, bridge, base, right_eye, left_eye, mouth])
-
-
 def make_face(num_landmarks: int) -> Mesh:
     vertices = RNG.normal((0, -30, 0), 40, (200, 3))
     mesh = Mesh.build(vertices, np.arange(198).reshape(-1, 3))
-    return replace(mesh, landmarks=face_landmarks(num_landmarks).astype(np.float32))
+    # Wider, lower and deeper than the mean face.
+    landmarks = SCHEMES[num_landmarks].positions * (1.01, 0.98, 1.04)
+    return replace(mesh, landmarks=landmarks.astype(np.float32))
 
 
 FACES = {num: make_face(num) for num in COUNTS}
@@ -101,21 +59,10 @@ def rotation_of(quaternion: list[float]) -> np.ndarray:
     )
 
 
-# Bosphorus' landmarks with left and right exchanged, as a file would have them that names the other side.
-BOSPHORUS_FROM_THE_OTHER_SIDE = [5, 4, 3, 2, 1, 0, 9, 8, 7, 6, 11, 10, 14, 13, 12, 17, 16, 15, 18, 19, 20, 21]
-
-
 def with_swapped_sides(face: Mesh) -> Mesh:
     """The same face in a file whose "left" is the other side."""
-    num = len(face.landmarks)
-    right, left = EYES[num]
-    if num == 22:
-        return replace(face, landmarks=face.landmarks[BOSPHORUS_FROM_THE_OTHER_SIDE])
-    order = np.arange(num)
-    order[right], order[left] = order[left].copy(), order[right].copy()
-    mirrored = [OUTLINE[num], NOSE[num]]
-    for group in mirrored:
-        order[group] = order[group][::-1]
+    positions = SCHEMES[len(face.landmarks)].positions
+    order = cdist(positions * (-1, 1, 1), positions).argmin(axis=1)
     return replace(face, landmarks=face.landmarks[order])
 
 
@@ -203,12 +150,26 @@ class TestByLandmarks:
         assert max_distance(canonical_frame(without), canonical_frame(face), face) < 0.5
         assert canonical_frame(without) != canonical_frame(changed(face, slice(31, 34), np.nan))
 
-    @pytest.mark.parametrize("num", [68, 83])
-    def test_one_corner_of_an_eye_is_no_anchor(self, num):
-        face, (right, _) = FACES[num], EYES[num]
+    def test_one_corner_of_an_eye_is_compared_with_its_own_place(self):
+        face, (right, _) = FACES[68], EYES[68]
+        one_corner = canonical_frame(changed(face, slice(right.start + 1, right.stop), np.nan))
+        assert one_corner != canonical_frame(changed(face, right, np.nan))
+        assert max_distance(one_corner, canonical_frame(face), face) < 3
+
+    def test_one_corner_of_an_eye_is_no_anchor_where_the_ring_may_start_at_either_end(self):
+        face, (right, _) = FACES[83], EYES[83]
         without_eye = canonical_frame(changed(face, right, np.nan))
         assert canonical_frame(changed(face, slice(right.start + 1, right.stop), np.nan)) == without_eye
         assert max_distance(without_eye, canonical_frame(face), face) < 6
+
+    def test_rings_may_start_at_either_end(self):
+        order = np.arange(83)
+        for start, size in ((0, 8), (16, 10), (26, 10), (48, 12), (60, 8)):
+            order[start : start + size] = np.roll(order[start : start + size], size // 2)
+        face = FACES[83]
+        turned = replace(face, landmarks=face.landmarks[order])
+        assert canonical_frame(turned) == canonical_frame(face)
+        assert not drop_wrong_landmarks(turned)[1]
 
     @pytest.mark.parametrize("num", [22, 68])
     def test_three_anchors_that_span_a_plane_are_sufficient(self, num):
@@ -258,7 +219,7 @@ class TestSideViews:
         [
             pytest.param([6, 7, 8, 9, 16, 21], id="the eyes alone, near one line"),
             pytest.param([6, 13, 16, 21], id="two anchors"),
-            pytest.param([6, 7, 8, 9, 12, 13, 14], id="neither mouth nor chin"),
+            pytest.param([6, 7, 13, 14, 16], id="five points"),
         ],
     )
     def test_too_few_landmarks_fall_back_to_bounds(self, left):
@@ -279,24 +240,11 @@ class TestWithoutUsableLandmarks:
             assert canonical_frame(changed(face, sorted({*range(num)} - kept), np.nan)).method == "bounds"
 
     @pytest.mark.parametrize("num", COUNTS)
-    def test_missing_outline_falls_back_to_bounds(self, num):
-        assert canonical_frame(changed(FACES[num], OUTLINE[num], np.nan)).method == "bounds"
-
-    @pytest.mark.parametrize("num", COUNTS)
     def test_landmarks_in_another_order_fall_back_to_bounds(self, num):
-        face = FACES[num]
-        shuffled = [replace(face, landmarks=RNG.permutation(face.landmarks)) for _ in range(50)]
-        # A shuffle may by chance look like a face; hardly any does.
-        assert sum(canonical_frame(mesh).method == "landmarks" for mesh in shuffled) <= 3
-        assert canonical_frame(replace(face, landmarks=face.landmarks[::-1].copy())).method == "bounds"
-
-    @pytest.mark.parametrize("num", COUNTS)
-    def test_misplaced_nose_falls_back_to_bounds(self, num):
-        face, nose = FACES[num], NOSE[num]
-        for shift in ((60, 0, 0), (0, 0, 60)):
-            mislabelled = changed(face, nose, face.landmarks[nose] + shift)
-            assert canonical_frame(mislabelled).method == "bounds"
-        assert canonical_frame(changed(face, nose, face.landmarks[nose] + (3, -4, 3))).method == "landmarks"
+        points = FACES[num].landmarks
+        orders = [RNG.permutation(points) for _ in range(50)]
+        orders += [points[::-1], *(np.roll(points, by, axis=0) for by in (-2, -1, 1, 2, num // 2))]
+        assert {canonical_frame(replace(FACES[num], landmarks=order.copy())).method for order in orders} == {"bounds"}
 
     @pytest.mark.parametrize("num", COUNTS)
     def test_landmarks_in_one_point_or_on_one_line_fall_back_to_bounds(self, num):
@@ -310,43 +258,101 @@ class TestWithoutUsableLandmarks:
         landmarks = RNG.normal(size=(num, 3)).astype(np.float32)
         assert canonical_frame(replace(FACES[68], landmarks=landmarks)).method == "bounds"
 
-    @settings(deadline=None)
-    @given(scales, shifts)
-    def test_upright_face_alignment_is_invariant_to_scale_and_shift(self, scale, shift):
-        face = replace(FACES[68], landmarks=None)
-        other = replace(face, vertices=(scale * (face.vertices + shift)).astype(np.float32))
-        frame = canonical_frame(other)
-        assert frame.method == "bounds" and np.array_equal(frame.R, np.eye(3))
-        expected = apply_frame(face, canonical_frame(face)).vertices
-        assert apply_frame(other, frame).vertices == pytest.approx(expected, abs=1e-3)
-
-    def test_centre_and_height_match_the_frame(self):
-        points = RNG.uniform((-60, -100, -50), (60, 100, 50), (21_000, 3))
-        face = Mesh.build(points, np.arange(21_000).reshape(-1, 3))
-        vertices = apply_frame(face, canonical_frame(face)).vertices
-        assert np.median(vertices, axis=0) == pytest.approx(np.zeros(3), abs=0.05)
-        assert np.ptp(vertices[:, 1]) == pytest.approx(2 / 0.96, rel=0.01)
-
-    def test_stray_vertices_do_not_shrink_the_face(self):
-        face = replace(FACES[68], landmarks=None)
-        stray = np.concatenate([face.vertices, [[1e5, 0, 0], [0, -1e5, 0]]]).astype(np.float32)
-        faces = np.concatenate([face.faces, [[0, len(stray) - 2, len(stray) - 1]]]).astype(np.int32)
-        frame = canonical_frame(replace(face, vertices=stray, faces=faces))
-        assert frame.scale == pytest.approx(canonical_frame(face).scale, rel=0.15)
-
-    def test_vertices_without_a_face_change_nothing(self):
-        face = replace(FACES[68], landmarks=None)
-        more = np.concatenate([face.vertices, RNG.uniform(-500, 100, (900, 3))]).astype(np.float32)
-        assert canonical_frame(replace(face, vertices=more)) == canonical_frame(face)
-
-    def test_mesh_without_extent_is_rejected(self):
-        point = Mesh.build(np.ones((3, 3)), np.array([[0, 1, 2]]))
-        with pytest.raises(MeshError, match="no extent"):
-            canonical_frame(point)
-
     def test_mesh_without_extent_is_aligned_by_landmarks(self):
         point = replace(Mesh.build(np.ones((3, 3)), np.array([[0, 1, 2]])), landmarks=FACES[68].landmarks)
         assert canonical_frame(point).method == "landmarks"
+
+
+class TestPartsOfASet:
+    """Known landmarks are compared with their own places, so a part of a set is as good as the whole."""
+
+    @pytest.mark.parametrize("num", COUNTS)
+    @pytest.mark.parametrize(
+        "is_missing",
+        [
+            pytest.param(lambda x, y: x > 1, id="right half"),
+            pytest.param(lambda x, y: x < -1, id="left half"),
+            pytest.param(lambda x, y: y < -50, id="upper half"),
+        ],
+    )
+    def test_half_of_the_landmarks_gives_nearly_the_frame_of_all(self, num, is_missing):
+        face = FACES[num]
+        missing = is_missing(*face.landmarks[:, :2].T)
+        assert 0.3 * num < missing.sum() < 0.6 * num
+        half = changed(face, missing, np.nan)
+        frame = canonical_frame(half)
+        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 12
+        kept, problem = drop_wrong_landmarks(half)
+        assert problem == "" and np.array_equal(kept.landmarks, half.landmarks, equal_nan=True)
+
+    @pytest.mark.parametrize("num", COUNTS)
+    def test_outline_may_be_missing(self, num):
+        face = FACES[num]
+        frame = canonical_frame(changed(face, OUTLINE[num], np.nan))
+        assert frame.method == "landmarks" and max_distance(frame, canonical_frame(face), face) < 12
+
+    def test_51_points_are_those_of_68_without_the_outline(self):
+        face = FACES[68]
+        inner = replace(face, landmarks=face.landmarks[17:])
+        assert canonical_frame(inner) == canonical_frame(changed(face, slice(0, 17), np.nan))
+        kept, problem = drop_wrong_landmarks(inner)
+        assert problem == "" and np.array_equal(kept.landmarks[17:], face.landmarks[17:])
+        assert len(kept.landmarks) == 68 and np.isnan(kept.landmarks[:17]).all()
+
+
+class TestWrongLandmarks:
+    @pytest.mark.parametrize("num", COUNTS)
+    @pytest.mark.parametrize("share", [0.05, 0.15])
+    def test_a_few_wrong_landmarks_do_not_move_the_frame_and_are_removed(self, num, share):
+        face, rng = FACES[num], np.random.default_rng(num)
+        for _ in range(20):
+            wrong = rng.permutation(num)[: max(int(share * num), 1)]
+            bent = changed(face, wrong, face.landmarks[wrong] + rng.choice([-1, 1], (len(wrong), 3)) * (50, 60, 70))
+            without = changed(face, wrong, np.nan)
+            assert canonical_frame(bent) == canonical_frame(without)
+            kept, problem = drop_wrong_landmarks(bent)
+            assert np.array_equal(np.isnan(kept.landmarks).any(axis=1).nonzero()[0], np.sort(wrong))
+            assert problem == f"landmarks far from their place on a face are not used: {len(wrong)}"
+
+    @pytest.mark.parametrize("num", [68, 83])
+    def test_misplaced_nose_is_removed(self, num):
+        face, nose = FACES[num], NOSE[num]
+        for shift in ((60, 0, 0), (0, 0, 60)):
+            kept, _ = drop_wrong_landmarks(changed(face, nose, face.landmarks[nose] + shift))
+            assert np.isnan(kept.landmarks[nose]).all() and np.isfinite(np.delete(kept.landmarks, nose, 0)).all()
+        assert drop_wrong_landmarks(changed(face, nose, face.landmarks[nose] + (3, -4, 3)))[1] == ""
+
+    def test_one_landmark_at_infinity_of_the_file_does_not_matter(self):
+        face = FACES[68]
+        for place in (0, 1e6, -1e30):
+            assert canonical_frame(changed(face, 36, place)) == canonical_frame(changed(face, 36, np.nan))
+
+    @pytest.mark.parametrize("num", COUNTS)
+    def test_landmarks_in_another_order_are_removed(self, num):
+        face = FACES[num]
+        kept, problem = drop_wrong_landmarks(replace(face, landmarks=face.landmarks[::-1].copy()))
+        assert kept.landmarks is None and problem.startswith("landmarks are not used: they do not form a face")
+
+    def test_sets_of_unknown_size_are_kept(self):
+        face = replace(FACES[68], landmarks=RNG.normal(size=(77, 3)).astype(np.float32))
+        assert drop_wrong_landmarks(face) == (face, "")
+
+    @pytest.mark.parametrize("num", COUNTS)
+    def test_frame_follows_a_wrong_anchor_not_far(self, num):
+        face = FACES[num]
+        for landmark in SCHEMES[num].anchors[0].landmarks:
+            without = canonical_frame(changed(face, landmark, np.nan))
+            for x in range(0, 60, 5):
+                frame = canonical_frame(changed(face, landmark, face.landmarks[landmark] + (0, x, 0)))
+                assert max_distance(frame, canonical_frame(face), face) < 25
+                assert x < 40 or max_distance(frame, without, face) < 0.5
+
+    def test_record_has_the_number_of_points_and_the_residual(self):
+        frame = canonical_frame(FACES[68])
+        assert frame.num_points == 14 and 0 < frame.residual < 5
+        assert canonical_frame(changed(FACES[68], [0, 33], np.nan)).num_points == 12
+        by_bounds = canonical_frame(replace(FACES[68], landmarks=None))
+        assert (by_bounds.num_points, by_bounds.residual) == (0, 0)
 
 
 class TestApplying:

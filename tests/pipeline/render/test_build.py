@@ -1,12 +1,14 @@
-"""Building samples: records that are rewritten around the same images."""
+"""Building samples: records that are rewritten around the same images, and what rejected landmarks must not reach."""
 
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from helpers.shapes import sphere
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.render.build import BuiltSample, build_shard
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
@@ -118,15 +120,67 @@ def test_axes_of_a_scan_and_of_its_neutral_scan_change_its_fingerprint(settings)
 def test_landmarks_of_something_else_are_not_used_with_a_note(settings, tmp_path):
     points = sphere(2, 100.0).vertices[:68]
     text = {}
-    for name, landmarks in {"own": points, "metres": points / 1000}.items():
+    for name, landmarks in {"own": points, "metres": points / 1000, "sixty": points[:60]}.items():
         (tmp_path / f"{name}.txt").write_text("\n".join("{} {} {}".format(*point) for point in landmarks.tolist()))
         source = replace(SOURCE, frames=(ScanFiles("a.obj", landmarks=f"{name}.txt"),))
         record = process_sample(source, tmp_path, settings, "folder").sample.record
         text[name] = (record.mesh.num_landmarks, record.notes)
     # They are on the surface, but not those of a face.
-    assert text["own"] == (68, "own.txt: landmarks give no alignment: too few of a known set, or not a face")
+    count, note = text["own"]
+    assert count == 0 and note.startswith("own.txt: landmarks are not used: they do not form a face; ")
+    assert text["sixty"] == (60, "sixty.txt: landmarks give no alignment: not a known set")
     count, note = text["metres"]
     assert count == 0 and note.startswith("metres.txt: landmarks are not used: ")
+
+
+class TestCaptionsFromWrongLandmarks:
+    """What is rejected for the frame is not measured either."""
+
+    @pytest.fixture
+    def face(self, settings, tmp_path):
+        """Returns a function that renders a face with changed landmarks and a caption of its geometry."""
+        model = ParametricFace()
+        mesh = model.mesh(model.identity(np.random.default_rng(1)), {"AU26": (1.0, 1.0)})
+        lines = ["v {} {} {}".format(*v) for v in mesh.vertices.tolist()]
+        lines += ["f {} {} {}".format(*f) for f in (mesh.faces + 1).tolist()]
+        (tmp_path / "a.obj").write_text("\n".join(lines))
+        how = settings.model_copy(update={"text_source": "geometry"})
+
+        def render(change) -> BuiltSample:
+            points = change(mesh.vertices[model.landmarks].copy())
+            (tmp_path / "a.txt").write_text("\n".join("{} {} {}".format(*point) for point in points.tolist()))
+            return process_sample(replace(SOURCE, frames=(ScanFiles("a.obj", None, "a.txt"),)), tmp_path, how, "folder")
+
+        return render
+
+    def test_right_landmarks_are_measured(self, face):
+        sample = face(lambda points: points).sample
+        assert "parted lips" in sample.text or "jaw" in sample.text, sample.text
+        record = sample.record
+        assert (record.frame.method, record.mesh.num_landmarks, record.notes) == ("landmarks", 83, "")
+        assert record.frame.num_points == 18 and 0 < record.frame.residual < 6
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda points: np.roll(points, 1, axis=0), id="by one place"),
+            pytest.param(np.random.default_rng(0).permutation, id="permuted"),
+        ],
+    )
+    def test_landmarks_in_another_order_give_no_caption(self, face, change):
+        built = face(change)
+        assert built.sample is None and built.failure.stage == "text"
+
+    def test_wrong_landmarks_are_left_out_of_the_measures(self, face):
+        def swap_brows(points):
+            points[16:36] = np.concatenate([points[26:36], points[16:26]])
+            return points
+
+        right, swapped = face(lambda points: points).sample.record, face(swap_brows).sample.record
+        assert right.frame == swapped.frame and swapped.mesh.num_landmarks == 63
+        assert swapped.notes == "a.txt: landmarks far from their place on a face are not used: 20"
+        kept = {name: value for name, value in right.caption.numbers.items() if "brow" not in name}
+        assert swapped.caption.numbers == kept and len(kept) == len(right.caption.numbers) - 3
 
 
 def test_a_scan_that_looks_turned_has_a_note_until_its_axes_are_given(settings, tmp_path):

@@ -16,7 +16,7 @@ from helpers.trees import contents
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.face_model.actor import Subject
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.landmarks.alignment import fit_similarity
+from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.layouts import SequenceLayout
 from smile_pipe.pipeline.synth.stage import SynthManifest, run
