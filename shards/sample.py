@@ -46,18 +46,20 @@ class Frame(Frozen):
     """Similarity transform from scan coordinates to the canonical frame: x_frame = scale * x R + T (row vectors).
 
     Attributes:
-        method: What it was fitted to: landmarks, or the bounds of the surface.
+        method: What it was fitted to: landmarks of a file, landmarks that were detected, or the bounds of the surface.
         num_points: Number of landmarks that it was fitted to; 0 with bounds, and in records of earlier versions.
         residual: Root mean square distance of these landmarks (of the means of their groups) from their places on the
             mean face, millimetres of that face; 0 with bounds, and in records of earlier versions.
+        confidence: Of the detection, from 0 to 1; None if the landmarks were not detected.
     """
 
-    method: Literal["landmarks", "bounds"]
+    method: Literal["landmarks", "detected", "bounds"]
     scale: float
     R: tuple[tuple[float, float, float], ...]
     T: tuple[float, float, float]
     num_points: int = 0
     residual: float = 0.0
+    confidence: float | None = None
 
 
 class DepthScale(Frozen):

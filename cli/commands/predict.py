@@ -28,8 +28,10 @@ def register(app: typer.Typer) -> None:
             result = run(config, progress.update)
         console.print(_table(result))
         for prediction in result.predictions:
-            if prediction.failure:
-                print_line(console, f"{prediction.source}: {prediction.failure}")
+            # A scan that shows no face, or that is turned, has an answer which means little.
+            remark = prediction.notes if prediction.alignment == "bounds" else prediction.failure
+            if remark:
+                print_line(console, f"{prediction.source}: {remark}")
         if config.save_views:
             print_line(console, f"views: {config.save_views}")
         if all(prediction.failure for prediction in result.predictions):

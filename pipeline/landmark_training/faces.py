@@ -16,7 +16,9 @@ from smile_pipe.pipeline.face_model.interface import ActionUnits, FaceModel
 from smile_pipe.pipeline.face_model.multi_pie import multi_pie_vertices
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmark_training.randomise import Shape, warp
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, canonical_frame, fit_similarity
+from smile_pipe.pipeline.landmarks.alignment import canonical_frame
+from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
+from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
 PARAMETRIC = "parametric"

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmark_training.faces import FaceSource, build_sources
 from smile_pipe.pipeline.landmark_training.randomise import Shape, randomise, scene_without_face
-from smile_pipe.pipeline.landmarks.alignment import fit_similarity
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_HALF_SPAN, FINE_SIZE, FINE_YAWS
+from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
 from smile_pipe.pipeline.landmarks.view_images import Views, bounds, draw_views, look_along, rotation_about
 from smile_pipe.pipeline.meshes.mesh import Mesh
 

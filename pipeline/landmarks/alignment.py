@@ -20,12 +20,13 @@ from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh
 from smile_pipe.shards.sample import Frame
 
 
-def canonical_frame(mesh: Mesh, axes: str = UPRIGHT) -> Frame:
+def canonical_frame(mesh: Mesh, axes: str = UPRIGHT, confidence: float | None = None) -> Frame:
     """Compute the similarity from the axes of `mesh` to the canonical frame.
 
     Args:
         mesh: the scan.
         axes: see `parse_axes`. Landmarks give the frame without them, except that left-handed axes mirror the scan.
+        confidence: of the landmarks, if they were detected.
 
     Raises:
         MeshError: the mesh has no extent, so the scale is undefined.
@@ -33,7 +34,7 @@ def canonical_frame(mesh: Mesh, axes: str = UPRIGHT) -> Frame:
     matrix = matrix_of_axes(axes)
     found = None if mesh.landmarks is None else fit_landmarks(mesh.landmarks.astype(np.float64) @ matrix)
     similarity = found.similarity if found else fit_bounds(mesh, matrix)
-    return _make_frame(similarity, matrix, mesh.origin, found)
+    return _make_frame(similarity, matrix, mesh.origin, found, confidence)
 
 
 def drop_wrong_landmarks(mesh: Mesh) -> tuple[Mesh, str]:
@@ -81,7 +82,11 @@ def apply_frame(mesh: Mesh, frame: Frame) -> Mesh:
 
 
 def _make_frame(
-    similarity: Similarity, matrix: NDArray[np.float64], origin: tuple[float, float, float], fit: LandmarkFit | None
+    similarity: Similarity,
+    matrix: NDArray[np.float64],
+    origin: tuple[float, float, float],
+    fit: LandmarkFit | None,
+    confidence: float | None,
 ) -> Frame:
     """Build the frame for coordinates of the file from the similarity for `(coordinates - origin) @ matrix`."""
     scale, R, T = similarity
@@ -91,4 +96,6 @@ def _make_frame(
     frame = {"method": "landmarks" if fit else "bounds", "scale": scale, "R": R.tolist(), "T": T.tolist()}
     if fit:
         frame |= {"num_points": fit.num_points, "residual": round(fit.residual * UNIT_MM, 2)}
+    if fit and confidence is not None:
+        frame |= {"method": "detected", "confidence": round(confidence, 3)}
     return Frame.model_validate(frame)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from smile_pipe.pipeline.common.option_types import Repeated
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis
+from smile_pipe.pipeline.landmarks.locate import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
@@ -35,6 +36,7 @@ class PredictConfig(Frozen):
     save_views: StoragePath | None = Field(None, description="Directory to write the rendered views into.")
     up: UpAxis = Field("y", description=UP_HELP)
     axes: Axes | None = Field(None, description=AXES_HELP)
+    landmarks: LandmarkSource = Field("auto", description=LANDMARKS_HELP)
     renderer: RendererName = Field("auto", description="Renderer, as for render.")
     use_gpu: bool = Field(False, description="Compute embeddings on the GPU.")
 
@@ -49,6 +51,9 @@ class Prediction(Frozen):
         labelled: its expression according to its dataset; None if unknown.
         expression: the most probable class; None if the scan could not be read.
         probabilities: probability of each class.
+        alignment: what the face was aligned by: landmarks of a file, detected ones, or bounds; None if not read.
+        confidence: of the detection of landmarks, from 0 to 1; None if they were not detected.
+        notes: what is odd about the scan; a scan that shows no face is marked here.
         failure: why the scan could not be read; None if it was.
     """
 
@@ -58,6 +63,9 @@ class Prediction(Frozen):
     labelled: str | None = None
     expression: str | None = None
     probabilities: Mapping[str, float] = {}
+    alignment: Literal["landmarks", "detected", "bounds"] | None = None
+    confidence: float | None = None
+    notes: str = ""
     failure: str | None = None
 
 

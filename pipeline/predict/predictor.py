@@ -14,6 +14,7 @@ from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.classifiers.knn import Features
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT
+from smile_pipe.pipeline.landmarks.locate import LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
 from smile_pipe.pipeline.predict.config import ClassifierName, Prediction
@@ -58,6 +59,7 @@ class Predictor:
         renderer: RendererName = "auto",
         use_gpu: bool = False,
         axes: str = UPRIGHT,
+        landmarks: LandmarkSource = "auto",
     ) -> "Predictor":
         """Load a run.
 
@@ -67,13 +69,14 @@ class Predictor:
             renderer: which renderer to use, see `RenderConfig.renderer`.
             use_gpu: compute embeddings on the GPU.
             axes: axes of the scans to predict, see `smile_pipe.pipeline.landmarks.axes.parse_axes`.
+            landmarks: what scans are aligned by, see `RenderConfig.landmarks`.
 
         Raises:
             UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
         """
         root = StoragePath(run)
         manifest, checkpoint = open_run(root)
-        settings = render_settings_of(root, manifest, choose_renderer(renderer), axes)
+        settings = render_settings_of(root, manifest, choose_renderer(renderer), axes, landmarks)
         if use_gpu and not torch.cuda.is_available():
             raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
@@ -138,6 +141,9 @@ class Predictor:
             labelled=None if label == UNKNOWN else label,
             expression=classifier.classes[int(probabilities.argmax())],
             probabilities=dict(zip(classifier.classes, probabilities.tolist(), strict=True)),
+            alignment=sample.record.frame.method,
+            confidence=sample.record.frame.confidence,
+            notes=sample.record.notes,
         )
 
     def embed(self, sample: Sample) -> FaceEmbeddings:
@@ -189,7 +195,11 @@ def predict_input(
 
 
 def render_settings_of(
-    root: StoragePath, run: RunManifest, renderer: RendererName, axes: str = UPRIGHT
+    root: StoragePath,
+    run: RunManifest,
+    renderer: RendererName,
+    axes: str = UPRIGHT,
+    landmarks: LandmarkSource = "auto",
 ) -> RenderSettings:
     """Return the render settings of a run's shards, with the channel `rgb` for people, and without jitter.
 
@@ -198,6 +208,7 @@ def render_settings_of(
         run: the run's manifest.
         renderer: the renderer of this machine.
         axes: axes of the scans to predict; they may differ from those of the training data.
+        landmarks: what the scans to predict are aligned by.
 
     Raises:
         UsageError: the manifest has no valid render settings.
@@ -211,6 +222,7 @@ def render_settings_of(
         "renderer": renderer,
         "renderer_version": renderer_version(renderer),
         "axes": axes,
+        "landmarks": landmarks,
         "jitter_deg": 0.0,
         "channels": [channel for channel in CHANNELS if channel in (run.channel, "rgb")],
         "needs_colors": run.channel == "rgb",
@@ -221,7 +233,8 @@ def render_settings_of(
         "prompts": PromptBank(templates={}, others=("{}",)),
     }
     try:
-        return RenderSettings.model_validate({**run.settings, **changes})
+        recorded = {name: value for name, value in run.settings.items() if name != "detector"}
+        return RenderSettings.model_validate({**recorded, **changes})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))

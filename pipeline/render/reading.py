@@ -17,6 +17,8 @@ from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
 from smile_pipe.pipeline.landmarks.files import read_scan
+from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
+from smile_pipe.pipeline.landmarks.locate import locate_landmarks
 from smile_pipe.pipeline.landmarks.surface import landmarks_problem, orientation_problem
 from smile_pipe.pipeline.meshes.materials import MAX_STACK_PIXELS, apply_materials, load_images
 from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
@@ -118,22 +120,33 @@ class SourceReader:
             self.note(scan.landmarks or scan.mesh, problem)
         return mesh
 
-    def frame_of(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> Frame:
-        """Return the canonical frame of a scan; note if its landmarks are unknown, or if the scan looks turned.
+    def align(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, Frame]:
+        """Find the canonical frame of a scan; note if it shows no face, or looks turned.
+
+        Returns:
+            The scan with the landmarks that are used, not yet transformed, and its frame.
 
         Raises:
             MeshError: the mesh has no extent.
         """
         axes = scan.axes or settings.axes
+        mesh, confidence = self.locate(mesh, scan, settings)
         try:
-            frame = canonical_frame(mesh, axes)
+            frame = canonical_frame(mesh, axes, confidence)
         except MeshError as error:
             raise MeshError(f"{scan.mesh}: {error}") from None
-        if frame.method == "bounds" and mesh.landmarks is not None:
-            self.note(scan.landmarks or scan.mesh, "landmarks give no alignment: not a known set")
         if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
             self.note(scan.mesh, problem)
-        return frame
+        return mesh, frame
+
+    def locate(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, float | None]:
+        """Give a scan the landmarks that `settings` select; returns the confidence of detected ones as well."""
+        if settings.landmarks != "detect" and mesh.landmarks is not None and to_known_size(mesh.landmarks) is None:
+            self.note(scan.landmarks or scan.mesh, "landmarks are not used: not a known set")
+        mesh, confidence, problem = locate_landmarks(mesh, scan.axes or settings.axes, settings.landmarks)
+        if problem:
+            self.note(scan.mesh, problem)
+        return mesh, confidence
 
     def note(self, path: str, text: str) -> None:
         """Add a note about a file."""
@@ -208,12 +221,11 @@ def read_frames(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) 
 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
     mesh = reader.read_for(sample.frames[0], settings)
-    frame = reader.frame_of(mesh, sample.frames[0], settings)
+    mesh, frame = reader.align(mesh, sample.frames[0], settings)
     mesh = apply_frame(mesh, frame)
     neutral = neutral_frame = None
     if sample.neutral is not None:
-        neutral = reader.read_shape(sample.neutral)
-        neutral_frame = reader.frame_of(neutral, sample.neutral, settings)
+        neutral, neutral_frame = reader.align(reader.read_shape(sample.neutral), sample.neutral, settings)
         neutral = apply_frame(neutral, neutral_frame)
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
@@ -231,8 +243,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
     sample, sequences = unit.sample, settings.sequences
     files = dict(zip(sample.numbers, sample.frames, strict=True))
     start = sample.numbers[0]
-    onset = reader.read_for(files[start], settings)
-    frame = reader.frame_of(onset, files[start], settings)
+    onset, frame = reader.align(reader.read_for(files[start], settings), files[start], settings)
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
     onset = apply_frame(onset, frame)
     try:
@@ -241,7 +252,13 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
         raise MeshError(f"{files[start].mesh}: {error}") from None
     meshes = []
     for number in numbers[unit.start : unit.stop]:
-        mesh = onset if number == start else apply_frame(reader.read_for(files[number], settings), frame)
+        if number == start:
+            mesh = onset
+        else:
+            mesh = reader.read_for(files[number], settings)
+            if settings.text_source == "geometry" and frame.method != "bounds":
+                mesh, _ = reader.locate(mesh, files[number], settings)
+            mesh = apply_frame(mesh, frame)
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
         return ReadInfo(frame, numbers, apex), meshes

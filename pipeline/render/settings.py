@@ -9,6 +9,7 @@ from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
+from smile_pipe.pipeline.landmarks.locate import LandmarkSource, detector_version
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
@@ -27,10 +28,15 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
+def _detector_of(landmarks: LandmarkSource) -> str:
+    return detector_version() if landmarks in ("auto", "detect") else ""
+
+
 class RenderSettings(Frozen):
     """Everything that decides the bytes of a shard, except the scans.
 
     Attributes:
+        detector: version of the landmark detector, "" where none is used.
         needs_colors: whether a scan fails if its images cannot be read and `rgb` is drawn. It is True for shards, and
             not recorded.
     """
@@ -48,6 +54,8 @@ class RenderSettings(Frozen):
     channels: tuple[str, ...]
     jpeg: Literal["cpu", "gpu"] = "cpu"
     axes: Axes = UPRIGHT
+    landmarks: LandmarkSource = "auto"
+    detector: str = Field(default_factory=lambda given: _detector_of(given["landmarks"]))
     sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
     prompts: PromptBank

@@ -27,8 +27,9 @@ from smile_pipe.pipeline.face_model.actor import Subject
 from smile_pipe.pipeline.face_model.multi_pie import multi_pie_vertices
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmark_training.randomise import scene_without_face
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, canonical_frame
+from smile_pipe.pipeline.landmarks.alignment import canonical_frame
 from smile_pipe.pipeline.landmarks.detection import Detection, LandmarkDetector
+from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
 from smile_pipe.pipeline.landmarks.view_images import draw_views
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.meshes.reader import read_mesh

@@ -18,7 +18,7 @@ def notes(folder, needs_colors: bool = False) -> tuple[tuple[str, ...], bool]:
     """The notes on a scan, and whether it has a texture."""
     (folder / "face.obj").write_text(OBJ)
     (folder / "face.mtl").write_text("newmtl skin\nmap_Kd skin.tga\n")
-    settings = RenderConfig(data_dir=folder, out=folder / "out", channels=("rgb", "depth")).resolve()
+    settings = RenderConfig(data_dir=folder, out=folder / "out", channels=("rgb", "depth"), landmarks="file").resolve()
     predictor = SimpleNamespace(settings=settings.model_copy(update={"needs_colors": needs_colors}))
     (mesh,), found = _read_meshes(predictor, find_inputs([str(folder / "face.obj")])[0])
     return found, mesh.texture is not None

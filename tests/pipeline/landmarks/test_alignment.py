@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, apply_frame, canonical_frame, drop_wrong_landmarks
+from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
 from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
-from smile_pipe.pipeline.landmarks.mean_face import ORIGIN, SCHEMES
+from smile_pipe.pipeline.landmarks.mean_face import ORIGIN, SCHEMES, UNIT_MM
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.shards.sample import Frame
 

@@ -8,7 +8,8 @@ import pytest
 
 from helpers.shapes import sphere
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.shards.sample import Frame
 

@@ -32,7 +32,7 @@ def settings(tmp_path) -> RenderSettings:
     lines += ["f {} {} {}".format(*f) for f in (ball.faces + 1).tolist()]
     (tmp_path / "a.obj").write_text("\n".join(lines))
     return RenderConfig(
-        data_dir=tmp_path, out=tmp_path / "out", size=32, channels=("rgb",), renderer="zbuffer"
+        data_dir=tmp_path, out=tmp_path / "out", size=32, channels=("rgb",), renderer="zbuffer", landmarks="file"
     ).resolve()
 
 
@@ -128,7 +128,7 @@ def test_landmarks_of_something_else_are_not_used_with_a_note(settings, tmp_path
     # They are on the surface, but not those of a face.
     count, note = text["own"]
     assert count == 0 and note.startswith("own.txt: landmarks are not used: they do not form a face; ")
-    assert text["sixty"] == (60, "sixty.txt: landmarks give no alignment: not a known set")
+    assert text["sixty"] == (60, "sixty.txt: landmarks are not used: not a known set")
     count, note = text["metres"]
     assert count == 0 and note.startswith("metres.txt: landmarks are not used: ")
 

@@ -17,6 +17,7 @@ from smile_pipe.shards.errors import UsageError
 def settings(**changes) -> RenderSettings:
     values = {
         "data_version": 4,
+        "landmarks": "file",
         "renderer": "zbuffer",
         "renderer_version": "1",
         "libraries": {},
@@ -30,7 +31,7 @@ def settings(**changes) -> RenderSettings:
 
 
 def test_fingerprint_is_that_of_shards_that_exist():
-    assert settings().images_fingerprint == "b766137ebd1e881c0e615b0937464135"
+    assert settings().images_fingerprint == "66d2bc85936093159f63352e63917995"
 
 
 def test_jpeg_on_a_gpu_has_another_fingerprint():

@@ -1,0 +1,71 @@
+"""Which landmarks a scan is aligned by: those of its file, those that are found on its surface, or none."""
+
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+import numpy as np
+from blake3 import blake3
+
+from smile_pipe.pipeline.landmarks.alignment import drop_wrong_landmarks
+from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
+from smile_pipe.pipeline.landmarks.detection import SHIPPED, detect
+from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
+from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh
+
+LandmarkSource = Literal["auto", "file", "detect", "none"]
+LANDMARKS_HELP = (
+    "Landmarks that scans are aligned by: file takes those of their files, detect finds 68 on the surface, auto finds "
+    "them where the files have none that fit, none aligns by the outer shape."
+)
+# Scans whose detection is less confident than this are aligned by their bounds: it is no face, or not the place of one.
+MIN_CONFIDENCE = 0.3
+
+
+def locate_landmarks(mesh: Mesh, axes: str, source: LandmarkSource) -> tuple[Mesh, float | None, str]:
+    """Give a scan the landmarks that it is aligned by.
+
+    Args:
+        mesh: the scan with the landmarks of its file, if they are usable.
+        axes: see `parse_axes`; only a mirrored scan needs them.
+        source: see `LANDMARKS_HELP`.
+
+    Returns:
+        The scan with its landmarks or without, the confidence of the detection from 0 to 1 (None if these are not
+        detected), and why a detection is not used, or "".
+    """
+    if source in ("detect", "none"):
+        mesh = replace(mesh, landmarks=None)
+    has_known = mesh.landmarks is not None and to_known_size(mesh.landmarks) is not None
+    if has_known or source in ("file", "none"):
+        return mesh, None, ""
+    matrix = matrix_of_axes(axes)
+    if np.linalg.det(matrix) > 0:
+        found = detect(mesh)
+        points = None if found is None else found.landmarks
+    else:
+        # A mirrored face is seen in a mirror: its left side would be taken for its right side.
+        mirrored = replace(
+            mesh,
+            vertices=(mesh.vertices @ matrix).astype(np.float32),
+            faces=mesh.faces[:, ::-1].copy(),
+            face_uvs=None,
+            origin=NO_ORIGIN,
+        )
+        found = detect(mirrored)
+        points = None if found is None else found.landmarks @ matrix.T
+    confidence = 0.0 if found is None else found.confidence
+    if found is None or points is None or confidence < MIN_CONFIDENCE:
+        return mesh, None, f"no face found (confidence {confidence:.2f}); aligned by its outer shape"
+    seen = np.where(found.confidences[:, None] > 0, points, np.nan).astype(np.float32)
+    located, problem = drop_wrong_landmarks(replace(mesh, landmarks=seen))
+    if located.landmarks is None:
+        return mesh, None, f"no face found (confidence {confidence:.2f}): {problem}; aligned by its outer shape"
+    return located, confidence, ""
+
+
+@cache
+def detector_version() -> str:
+    """Digest of the weights of the detector, on which the images of scans without landmarks depend."""
+    return blake3((files("smile_pipe.pipeline.landmarks") / SHIPPED).read_bytes()).hexdigest(length=8)

@@ -1,0 +1,89 @@
+"""Renders of scans without landmarks: they are found, recorded, and measured for captions."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from smile_pipe.pipeline.render import settings as settings_module
+from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.stage import run
+from smile_pipe.pipeline.synth.config import SynthConfig
+from smile_pipe.pipeline.synth.stage import run as synth
+from smile_pipe.shards.reader import ShardSet
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven scans of one subject in the layout of BU-3DFE, without landmark files."""
+    out = tmp_path_factory.mktemp("data") / "faces"
+    synth(SynthConfig(out=out, subjects=1, levels=(4,), texture_size=64))
+    return remove_landmarks(out)
+
+
+def remove_landmarks(folder: Path) -> Path:
+    found = list(folder.rglob("*.bnd"))
+    assert found
+    for path in found:
+        path.unlink()
+    return folder
+
+
+def render(data: Path, out: Path, **options: object) -> ShardSet:
+    given = {"data_dir": data, "out": out, "size": 48, "channels": ("normal",)} | options
+    run(RenderConfig.model_validate(given))
+    return ShardSet.open(str(out))
+
+
+def test_landmarks_are_found_and_recorded(data, tmp_path):
+    shards = render(data, tmp_path / "shards")
+    assert shards.rows.distinct("framed_by") == ["detected"]
+    for row in shards.rows:
+        record = shards.read(row).record
+        assert record.frame.confidence is not None and record.frame.confidence > 0.4
+        assert record.mesh.num_landmarks > 60
+
+
+def test_frames_of_one_subject_do_not_depend_on_the_expression(data, tmp_path):
+    shards = render(data, tmp_path / "shards")
+    scales = [shards.read(row).record.frame.scale for row in shards.rows]
+    assert max(scales) / min(scales) < 1.06
+
+
+def test_captions_are_measured(data, tmp_path):
+    shards = render(data, tmp_path / "shards", text="geometry")
+    texts = {row.expression: shards.read(row).text for row in shards.rows}
+    assert "jaw dropped" in texts["SU"] and "jaw dropped" not in texts["HA"]
+    assert len(set(texts.values())) > 4
+
+
+@pytest.mark.parametrize("source", ["file", "none"])
+def test_nothing_is_found_without_a_search(data, tmp_path, source):
+    shards = render(data, tmp_path / "shards", landmarks=source)
+    assert shards.rows.distinct("framed_by") == ["bounds"]
+
+
+def test_another_detector_renders_again_where_it_is_used(tmp_path, monkeypatch):
+    def fingerprints() -> list[str]:
+        sources = ("auto", "detect", "file", "none")
+        configs = [RenderConfig(data_dir=tmp_path, out=tmp_path / "out", landmarks=source) for source in sources]
+        return [each.resolve().images_fingerprint for each in configs]
+
+    before = fingerprints()
+    monkeypatch.setattr(settings_module, "detector_version", lambda: "another")
+    after = fingerprints()
+    assert len({*before, *after}) == 6
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True, True]
+
+
+def test_sequence_without_landmarks_has_the_frame_of_its_onset_and_captions(tmp_path):
+    data = tmp_path / "faces"
+    synth(SynthConfig(out=data, kind="sequences", subjects=1, frames=8, texture_size=64))
+    remove_landmarks(data)
+    folders = sorted({path.parent for path in data.rglob("*.wrl")})
+    for folder in folders[1:]:
+        shutil.rmtree(folder)
+    shards = render(data, tmp_path / "shards", text="geometry")
+    (row,) = shards.rows
+    sample = shards.read(row)
+    assert sample.record.frame.method == "detected" and sample.text
