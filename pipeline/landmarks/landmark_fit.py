@@ -12,7 +12,7 @@ Bolles, "Random sample consensus", Communications of the ACM 24(6), 1981.
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from smile_pipe.pipeline.landmarks.mean_face import ORIGIN, SCHEMES, UNIT_MM
 
 Similarity: TypeAlias = tuple[float, NDArray[np.float64], NDArray[np.float64]]
 """Scale s, rotation R [3, 3] and shift T [3]."""
+Float = TypeVar("Float", np.float32, np.float64)
 
 # A distance from the mean face is relative to the tolerance of the landmark. The error of a fit is the mean of
 # min(distance^2, 1). Measured: up to 0.24 on faces of usual shape with any expression, 0.43 with 1.7 times the
@@ -85,14 +86,14 @@ class _Target:
     landmarks: NDArray[np.intp]
 
 
-def to_known_size(landmarks: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def to_known_size(landmarks: NDArray[Float]) -> NDArray[Float] | None:
     """Return landmarks [L, 3] as one of the known sets, with NaN for what is missing; None if there is none."""
     if len(landmarks) == _INNER:
         landmarks = np.concatenate([np.full((_ALL - _INNER, 3), np.nan, landmarks.dtype), landmarks])
     return landmarks if len(landmarks) in SCHEMES else None
 
 
-def fit_landmarks(landmarks: NDArray[np.floating]) -> LandmarkFit | None:
+def fit_landmarks(landmarks: NDArray[np.float64]) -> LandmarkFit | None:
     """Fit the canonical frame to landmarks [L, 3], in any unit; a missing point is NaN.
 
     The files do not state which side comes first, so both are tried.
@@ -103,8 +104,8 @@ def fit_landmarks(landmarks: NDArray[np.floating]) -> LandmarkFit | None:
     points = to_known_size(landmarks)
     if points is None:
         return None
-    known = np.isfinite(points).all(axis=1)
-    points = np.where(known[:, None], points, 0).astype(np.float64)
+    known: NDArray[np.bool_] = np.isfinite(points).all(axis=1)
+    points = np.where(known[:, None], points, 0)
     targets = [_target(len(points), is_mirrored) for is_mirrored in (False, True)]
     fits = [_refine(points, known, known.astype(np.float64), target) for target in targets]
     best = _best(fits)
