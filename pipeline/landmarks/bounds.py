@@ -28,7 +28,7 @@ _LARGEST, _WINDOW, _MARGIN = 2.2, (0.5, 99.5), 0.1
 FACE_WIDTH = 147.0
 REACH = 0.22  # from the tip of the nose to the cheeks, the eyes and the mouth
 MIN_NOSE, MAX_NOSE = 0.1, 0.25  # how far it is in front of them
-TIP = 0.06  # drop of the score around the tip
+TIP, LIPS = 0.06, 0.15  # drop of the score around the tip, and between it and the lips
 WEIGHT = 2.0  # of the nearness to the viewer
 ROWS, DEPTH = 0.3, 0.65  # height of the rows above the tip of the nose; depth of the surface behind it
 _NUM_ROUNDS = 12
@@ -108,9 +108,16 @@ def _find_nose(heights: NDArray[np.float64], width: float) -> tuple[float, float
     # The surface under the chin is far in front of its sides too, but the nose is in front of it.
     cheeks = surface - (padded[:, : -2 * reach] + padded[:, 2 * reach :]) / 2
     scores = np.nan_to_num(np.minimum(cheeks, MAX_NOSE * width) + WEIGHT * surface, nan=-np.inf)
-    row, column = divmod(int(scores.argmax()), _SIZE)
-    best = scores[row, column]
-    if not np.isfinite(best) or cheeks[row, column] < MIN_NOSE * width:
+    of_rows = scores.max(axis=1)
+    # Lips may be as far in front as the nose, which is above them: the first of the runs of rows with high scores.
+    is_high = of_rows > of_rows.max() - LIPS * width
+    if not is_high.any():
+        return None
+    first = int(is_high.argmax())
+    run = of_rows[first : first + int(np.append(~is_high[first:], True).argmax())]
+    row = first + int(run.argmax())
+    column, best = int(scores[row].argmax()), run.max()
+    if cheeks[row, column] < MIN_NOSE * width:
         return None
     top, left = max(row - reach // 2, 0), max(column - reach // 2, 0)
     near = (slice(top, row + reach // 2 + 1), slice(left, column + reach // 2 + 1))
