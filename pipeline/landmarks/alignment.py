@@ -51,7 +51,7 @@ def drop_wrong_landmarks(mesh: Mesh) -> tuple[Mesh, str]:
     """
     if mesh.landmarks is None or (points := to_known_size(mesh.landmarks)) is None:
         return mesh, ""
-    fit = fit_landmarks(points)
+    fit = fit_landmarks(points.astype(np.float64))
     if fit is None:
         return replace(mesh, landmarks=None), (
             "landmarks are not used: they do not form a face; check their order, and that enough of them are known"

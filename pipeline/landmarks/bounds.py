@@ -28,7 +28,7 @@ _LARGEST, _WINDOW, _MARGIN = 2.2, (0.5, 99.5), 0.1
 FACE_WIDTH = 147.0
 REACH = 0.22  # from the tip of the nose to the cheeks, the eyes and the mouth
 MIN_NOSE, MAX_NOSE = 0.1, 0.25  # how far it is in front of them
-TIP = 0.06  # drop of the score around the tip
+TIP, LIPS = 0.06, 0.15  # drop of the score around the tip, and between it and the lips
 WEIGHT = 2.0  # of the nearness to the viewer
 ROWS, DEPTH = 0.3, 0.65  # height of the rows above the tip of the nose; depth of the surface behind it
 _NUM_ROUNDS = 12
@@ -102,28 +102,28 @@ def _find_face(heights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 def _find_nose(heights: NDArray[np.float64], width: float) -> tuple[float, float] | None:
     """Find height in the image and nearness of the tip of the nose; None if there is none."""
-    reach = round(REACH * width / _PIXEL)
-    padded = np.pad(np.where(np.isfinite(heights), heights, np.nan), reach, constant_values=np.nan)
-
-    def over(rows: int, columns: int) -> NDArray[np.float64]:
-        """How far each pixel is in front of another one, so many rows and columns away."""
-        return heights - padded[reach + rows :, reach + columns :][:_SIZE, :_SIZE]
-
-    # The surface under the chin is far in front of what is beside it, but not of the nose.
-    cheeks = (over(0, -reach) + over(0, reach)) / 2
-    scores = np.minimum(cheeks, MAX_NOSE * width) + WEIGHT * np.where(np.isfinite(heights), heights, np.nan)
-    scores = np.where(np.isfinite(scores), scores, -np.inf)
-    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
-    best = scores[row, column]
-    if not np.isfinite(best) or cheeks[row, column] < MIN_NOSE * width:
+    reach = max(round(REACH * width / _PIXEL), 1)
+    surface = np.where(np.isfinite(heights), heights, np.nan)
+    padded = np.pad(surface, ((0, 0), (reach, reach)), constant_values=np.nan)
+    # The surface under the chin is far in front of its sides too, but the nose is in front of it.
+    cheeks = surface - (padded[:, : -2 * reach] + padded[:, 2 * reach :]) / 2
+    scores = np.nan_to_num(np.minimum(cheeks, MAX_NOSE * width) + WEIGHT * surface, nan=-np.inf)
+    of_rows = scores.max(axis=1)
+    # Lips may be as far in front as the nose, which is above them: the first of the runs of rows with high scores.
+    is_high = of_rows > of_rows.max() - LIPS * width
+    if not is_high.any():
         return None
-    near = (
-        slice(max(row - reach // 2, 0), row + reach // 2 + 1),
-        slice(max(column - reach // 2, 0), column + reach // 2 + 1),
-    )
+    first = int(is_high.argmax())
+    run = of_rows[first : first + int(np.append(~is_high[first:], True).argmax())]
+    row = first + int(run.argmax())
+    column, best = int(scores[row].argmax()), run.max()
+    if cheeks[row, column] < MIN_NOSE * width:
+        return None
+    top, left = max(row - reach // 2, 0), max(column - reach // 2, 0)
+    near = (slice(top, row + reach // 2 + 1), slice(left, column + reach // 2 + 1))
     weights = np.maximum(scores[near] - best + TIP * width, 0)
-    rows = np.arange(_SIZE)[near[0]]
-    return float((weights.sum(axis=1) * _y(rows)).sum() / weights.sum()), float(heights[near][weights > 0].max())
+    y = (weights.sum(axis=1) * _y(top + np.arange(len(weights)))).sum() / weights.sum()
+    return float(y), float(heights[near][weights > 0].max())
 
 
 def _ends(shown: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -131,9 +131,9 @@ def _ends(shown: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]
     return shown.argmax(axis=1), _SIZE - shown[:, ::-1].argmax(axis=1)
 
 
-def _x(columns: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float64]:
-    return (columns + 0.5) * _PIXEL - HALF_SPAN
+def _x(columns: NDArray[np.float64] | NDArray[np.intp]) -> NDArray[np.float64]:
+    return np.asarray(columns, np.float64) * _PIXEL + (0.5 * _PIXEL - HALF_SPAN)
 
 
-def _y(rows: NDArray[np.integer]) -> NDArray[np.float64]:
-    return HALF_SPAN - (rows + 0.5) * _PIXEL
+def _y(rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    return -_x(rows)

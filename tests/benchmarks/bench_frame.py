@@ -6,10 +6,14 @@ For each face model: subjects with the six expressions at four levels, compared 
 and neutral faces with noise of 1.5 mm on each landmark. Root mean squares of scale (percent), direction (degrees) and
 position of the face's centre (mm); the change of scale in disgust alone; and mean and deviation of the pitch (degrees)
 of neutral faces, which both models place upright.
+
+Then the same without landmarks, for the meshes as they are, with larger triangles, and with four times the vertices
+below the nose: scale relative to that by landmarks (mean and standard deviation), change of scale and position with
+the expression (root mean squares), and scale of the strongest surprise relative to the neutral face (mean, smallest).
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,8 +83,67 @@ def measure(subjects: list[tuple[Landmarks, dict[str, list[Landmarks]]]]) -> str
     return " | ".join(f"{value:.2f}" for value in cells)
 
 
+def coarse(mesh: Mesh, cell: float = 8.0) -> Mesh:
+    """Merge the vertices in each cell of a grid, mm."""
+    cells, number = np.unique(np.floor(mesh.vertices / cell), axis=0, return_inverse=True)
+    sums = np.stack([np.bincount(number.ravel(), axis, len(cells)) for axis in mesh.vertices.T], axis=1)
+    faces = number.ravel()[mesh.faces]
+    is_face = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
+    return Mesh.build(sums / np.bincount(number.ravel())[:, None], faces[is_face])
+
+
+def dense_below(mesh: Mesh, height: float) -> Mesh:
+    """Divide the faces below a height into nine, without moving the surface."""
+    is_low = mesh.vertices[mesh.faces].mean(axis=1)[:, 1] < height
+    shares = np.array([(i, j, 3 - i - j) for i in range(4) for j in range(4 - i)]) / 3
+    points = (shares @ mesh.vertices[mesh.faces[is_low]]).reshape(-1, 3)
+    index = {tuple(np.rint(3 * share)): number for number, share in enumerate(shares)}
+    small = [
+        [index[i + a[0], j + a[1], 3 - i - j - a[0] - a[1]] for a in corners]
+        for i in range(3)
+        for j in range(3 - i)
+        for corners in (((0, 0), (1, 0), (0, 1)), ((1, 0), (1, 1), (0, 1)))
+        if all(3 - i - j - a[0] - a[1] >= 0 for a in corners)
+    ]
+    starts = len(mesh.vertices) + len(shares) * np.arange(is_low.sum())
+    faces = (starts[:, None, None] + np.array(small)).reshape(-1, 3)
+    return Mesh.build(np.concatenate([mesh.vertices, points]), np.concatenate([mesh.faces[~is_low], faces]))
+
+
+def measure_bounds(model: FaceModel, num: int, change: Callable[[Mesh], Mesh]) -> str:
+    """A row of the table without landmarks."""
+    relative, changes, surprises = [], [], []
+    for number in range(num):
+        rng = np.random.default_rng(number)
+        subject, style = model.identity(rng), ActorStyle.sample(rng)
+
+        def frames(units: dict[str, tuple[float, float]], subject=subject) -> tuple[Frame, Landmarks]:
+            mesh = model.mesh(subject, units)
+            points = mesh.vertices[model.landmarks].astype(np.float64)
+            relative.append((frame := canonical_frame(change(mesh))).scale / frame_of(points).scale)
+            return frame, points
+
+        neutral, points = frames({})
+        for name in EXPRESSIONS:
+            frame, _ = frames(sample_action_units(name, 4, style, rng))
+            changes.append(difference(frame, neutral, points))
+            surprises += [frame.scale / neutral.scale] if name == "SU" else []
+    scale, _, position = _rms(changes)
+    return (
+        f"{np.mean(relative):.3f} | {np.std(relative):.3f} | {scale:.1f} | {position:.1f} | "
+        f"{np.mean(surprises):.3f} | {np.min(surprises):.3f}"
+    )
+
+
 def _rms(rows: list[tuple[float, ...]] | NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sqrt(np.square(rows).mean(axis=0))
+
+
+KINDS: dict[str, Callable[[Mesh], Mesh]] = {
+    "": lambda mesh: mesh,
+    ", coarse": coarse,
+    ", dense below": lambda mesh: dense_below(mesh, float(np.median(mesh.vertices[:, 1]))),
+}
 
 
 def main() -> None:
@@ -100,6 +163,12 @@ def main() -> None:
     print(f"|{'---|' * 10}")
     for name, subjects in kinds.items():
         print(f"| {name} | {measure(subjects)} |", flush=True)
+    print("\n| without landmarks | scale | dev. | change of scale | position | surprise: mean | smallest |")
+    print(f"|{'---|' * 7}")
+    models = {"parametric": ParametricFace()} | ({"ICT-FaceKit": IctFace(given.ict)} if given.ict else {})
+    for name, model in models.items():
+        for kind, change in KINDS.items():
+            print(f"| {name}{kind} | {measure_bounds(model, given.subjects // 4, change)} |", flush=True)
 
 
 if __name__ == "__main__":
