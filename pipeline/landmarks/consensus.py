@@ -19,7 +19,7 @@ _NUM_VIEWS, _NUM_IN_VIEW = 8, 7
 _AGREEMENT = 4.0
 # Errors of a landmark of confidence 1, deviations from the shape model, distance from it at which a landmark counts
 # half, and distance from which on it is not one of the face; mm on the mean face.
-_ERROR, _DEVIATION, _OUTLIER, _TOO_FAR = 1.5, 2.0, 6.0, 22.0
+_ERROR, _DEVIATION, _OUTLIER, _TOO_FAR = 2.5, 3.0, 4.0, 12.0
 
 
 @dataclass(frozen=True, eq=False)

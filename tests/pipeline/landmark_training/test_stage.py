@@ -95,3 +95,12 @@ def test_mean_face_is_symmetric_and_upright(face_models):
     assert chin[1] < mean[57, 1] < tip[1] < left_eye[1] < mean[24, 1]
     assert mean[:, 2].argmax() == 30
     assert np.abs(np.diff(mean[:17], axis=0)).max() < 40
+
+
+@NEEDS_ICT
+def test_faces_of_ict_are_cropped_or_whole():
+    (source,) = build_sources((str(ICT_FILE),))
+    heights = [
+        np.ptp(shape.vertices[shape.faces][..., 1]) for shape in map(source.draw, map(np.random.default_rng, range(12)))
+    ]
+    assert min(heights) < 220 < 260 < max(heights)
