@@ -40,6 +40,17 @@ def test_pose_is_found_among_outliers(mean, rng, share):
     assert pose.support > 0.6
 
 
+def test_pose_is_found_although_most_of_each_view_is_wrong_together(mean, rng):
+    candidates = seen(mean, rng, 0.0)
+    points = candidates.points.copy()
+    for view in range(NUM_VIEWS):
+        wrong = rng.permutation(NUM_POINTS)[:8]
+        points[view, wrong] += rng.normal(0, 90 * SCALE, 3)
+    pose = find_pose(Candidates(points, candidates.heights), mean)
+    assert np.abs(pose.R - R).max() < 0.05
+    assert np.abs(pose.T - T).max() < 2 * SCALE
+
+
 def test_points_at_random_have_little_support(mean, rng):
     assert find_pose(seen(mean, rng, 1.0), mean).support < 0.4
 

@@ -64,9 +64,10 @@ def test_unit_does_not_change_the_images(face):
 
 def test_bounds_ignore_debris(face):
     center, extent = bounds(face)
-    triangle = np.array([[900, 0, 0], [901, 0, 0], [900, 1, 0]], np.float32)
-    vertices = np.concatenate([face.vertices, triangle])
-    faces = np.concatenate([face.faces, [[len(face.vertices) + i for i in range(3)]]]).astype(np.int32)
+    num = len(face.faces) // 60
+    debris = np.random.default_rng(0).normal((900, 0, 0), 0.4, (3 * num, 3))
+    vertices = np.concatenate([face.vertices, debris.astype(np.float32)])
+    faces = np.concatenate([face.faces, len(face.vertices) + np.arange(3 * num).reshape(num, 3)]).astype(np.int32)
     with_debris, extent_with_debris = bounds(Mesh.build(vertices, faces))
     assert np.abs(center - with_debris).max() < 1
     assert extent_with_debris == pytest.approx(extent, rel=0.02)
