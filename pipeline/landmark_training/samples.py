@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmark_training.faces import FaceSource, build_sources
 from smile_pipe.pipeline.landmark_training.randomise import Shape, randomise, scene_without_face
-from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_HALF_SPAN, FINE_SIZE, FINE_YAWS
+from smile_pipe.pipeline.landmarks.detection import (
+    COARSE,
+    COARSE_SIZE,
+    FINE_HALF_SPAN,
+    FINE_SIZE,
+    FINE_YAWS,
+    NUM_LANDMARKS,
+)
 from smile_pipe.pipeline.landmarks.landmark_fit import fit_similarity
 from smile_pipe.pipeline.landmarks.view_images import Views, bounds, draw_views, look_along, rotation_about
 from smile_pipe.pipeline.meshes.mesh import Mesh
@@ -115,25 +122,36 @@ def _rolled(rotations: Floats, degrees: Floats) -> Floats:
 
 
 def _pack(views: Views, landmarks: Floats, numbers: Sequence[int], rng: np.random.Generator) -> TrainingViews:
-    points = np.full((len(views.images), len(numbers), 2), np.nan, np.float32)
-    if len(landmarks):
-        size = views.images.shape[1]
-        tolerance = _HIDDEN_MM * np.linalg.norm(landmarks[36] - landmarks[45]) / 90
-        front = np.cross(landmarks[45] - landmarks[36], landmarks[27] - landmarks[8])
-        front /= np.linalg.norm(front)
-        for v in range(len(points)):
-            if views.rotations[v][:, 2] @ front < _MIN_FRONT:
-                continue
-            projected = views.project(v, landmarks[list(numbers)])
-            pixel = np.clip((projected[:, :2] * size).astype(int), 0, size - 1)
-            is_inside = (np.abs(projected[:, :2] - 0.5) < 0.5).all(axis=1)
-            heights = np.pad(np.nan_to_num(views.depths[v], nan=-np.inf), 1, constant_values=-np.inf)
-            around = [heights[pixel[:, 1] + row, pixel[:, 0] + column] for row in range(3) for column in range(3)]
-            # A point at an edge may have background in its pixel and is visible; one that was cut off is not.
-            is_hidden = heights[pixel[:, 1] + 1, pixel[:, 0] + 1] > projected[:, 2] + tolerance
-            is_missing = np.max(around, axis=0) < projected[:, 2] - 2 * tolerance
-            points[v] = np.where((is_inside & ~is_hidden & ~is_missing)[:, None], projected[:, :2], np.nan)
-    return TrainingViews(_degrade(views.images, rng), points)
+    points = visible_points(views, landmarks)[:, list(numbers)]
+    return TrainingViews(_degrade(views.images, rng), points.astype(np.float32))
+
+
+def visible_points(views: Views, landmarks: Floats) -> Floats:
+    """Project the landmarks [68, 3] (or [0, 3], without a face) to views: [V, 68, 2], NaN where they are not visible.
+
+    A landmark is not visible if it is outside of the image, behind the surface, where the surface is cut off, or in a
+    view of the inside of a face.
+    """
+    points = np.full((len(views.images), NUM_LANDMARKS, 2), np.nan)
+    if len(landmarks) == 0:
+        return points
+    size = views.images.shape[1]
+    tolerance = _HIDDEN_MM * np.linalg.norm(landmarks[36] - landmarks[45]) / 90
+    front = np.cross(landmarks[45] - landmarks[36], landmarks[27] - landmarks[8])
+    front /= np.linalg.norm(front)
+    for v in range(len(points)):
+        if views.rotations[v][:, 2] @ front < _MIN_FRONT:
+            continue
+        projected = views.project(v, landmarks)
+        pixel = np.clip((projected[:, :2] * size).astype(int), 0, size - 1)
+        is_inside = (np.abs(projected[:, :2] - 0.5) < 0.5).all(axis=1)
+        heights = np.pad(np.nan_to_num(views.depths[v], nan=-np.inf), 1, constant_values=-np.inf)
+        around = [heights[pixel[:, 1] + row, pixel[:, 0] + column] for row in range(3) for column in range(3)]
+        # A point at an edge may have background in its pixel and is visible; one that was cut off is not.
+        is_hidden = heights[pixel[:, 1] + 1, pixel[:, 0] + 1] > projected[:, 2] + tolerance
+        is_missing = np.max(around, axis=0) < projected[:, 2] - 2 * tolerance
+        points[v] = np.where((is_inside & ~is_hidden & ~is_missing)[:, None], projected[:, :2], np.nan)
+    return points
 
 
 def _degrade(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.int8]:

@@ -1,7 +1,6 @@
 """Robust consensus of the points that networks find in several views: where the face is, and each of its landmarks."""
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,11 @@ MIN_HEIGHT = 0.1
 # Distance at which a candidate no longer supports a fit, in units of the mean face (mm): first for a hypothesis, later
 # for its refinement.
 TOLERANCES = (24.0, 18.0, 15.0)
-# Views with the highest candidates, and their candidates, from which hypotheses are made: all of three.
-_NUM_VIEWS, _NUM_IN_VIEW = 8, 7
 # Distance at which candidates of one landmark in several views count half, mm on the mean face.
 _AGREEMENT = 4.0
 # Errors of a landmark of confidence 1, deviations from the shape model, distance from it at which a landmark counts
 # half, and distance from which on it is not one of the face; mm on the mean face.
-_ERROR, _DEVIATION, _OUTLIER, _TOO_FAR = 1.5, 2.0, 6.0, 22.0
+_ERROR, _DEVIATION, _OUTLIER, _TOO_FAR = 2.5, 3.0, 4.0, 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +71,7 @@ class Pose:
 
 
 def find_pose(candidates: Candidates, mean: Floats) -> Pose | None:
-    """Find the similarity that most candidates agree with.
+    """Find the similarity that most candidates agree with: each view proposes one, the candidates of all views vote.
 
     Args:
         candidates: of all views.
@@ -83,11 +80,12 @@ def find_pose(candidates: Candidates, mean: Floats) -> Pose | None:
     Returns:
         The pose, or None if no view has three candidates.
     """
-    sources, targets, weights = _hypotheses(candidates, mean)
-    if len(sources) == 0:
-        return None
-    fits = _fit(sources, targets, weights)
     is_found = candidates.heights > MIN_HEIGHT
+    weights = np.where(is_found, candidates.heights, 0.0)[is_found.sum(axis=1) >= 3]
+    if len(weights) == 0:
+        return None
+    in_views = np.where(is_found[..., None], candidates.points, 0.0)[is_found.sum(axis=1) >= 3]
+    fits = _fit(np.broadcast_to(mean, in_views.shape), in_views, weights)
     _, numbers = np.nonzero(is_found)
     points, heights = candidates.points[is_found], candidates.heights[is_found]
     for tolerance in TOLERANCES:
@@ -166,28 +164,6 @@ def _rounded(points: Floats, scale: float) -> Floats:
     """Round to about a thousandth of a millimetre: a power of two, in any unit."""
     step = 2.0 ** (np.frexp(scale)[1] - 10)
     return np.round(points / step) * step
-
-
-def _hypotheses(candidates: Candidates, mean: Floats) -> tuple[Floats, Floats, Floats]:
-    """Triples of candidates of one view, and all candidates of a view: [N, P, 3] twice, and weights [N, P]."""
-    heights = np.where(candidates.heights > MIN_HEIGHT, candidates.heights, 0.0)
-    order = np.argsort(-heights.sum(axis=1), kind="stable")[:_NUM_VIEWS]
-    num = mean.shape[0]
-    sources, targets, weights = [], [], []
-    for view in order:
-        best = np.argsort(-heights[view], kind="stable")[:_NUM_IN_VIEW]
-        best = best[heights[view, best] > 0]
-        if len(best) < 3:
-            continue
-        points = np.where(heights[view, :, None] > 0, candidates.points[view], 0.0)
-        chosen_sets: list[tuple[int, ...]] = [tuple(range(num)), *combinations(best.tolist(), 3)]
-        for chosen in chosen_sets:
-            weight = np.zeros(num)
-            weight[list(chosen)] = heights[view, list(chosen)]
-            sources.append(mean)
-            targets.append(points)
-            weights.append(weight)
-    return np.array(sources), np.array(targets), np.array(weights)
 
 
 def _fit(source: Floats, target: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:

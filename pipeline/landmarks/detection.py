@@ -5,13 +5,13 @@ them agree with is the pose of the face. A second network looks at the face from
 all landmarks; this is repeated with the better pose. The scan can have any pose, unit and up axis, but not be mirrored.
 """
 
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.landmarks.consensus import Candidates, Pose, ShapeModel, agree, find_pose, fit_pose
 from smile_pipe.pipeline.landmarks.heatmap_network import HeatmapNetwork, find_peaks
 from smile_pipe.pipeline.landmarks.view_images import (
-    Views,
     bounds,
     directions_over_sphere,
     draw_views,
@@ -30,6 +29,8 @@ from smile_pipe.pipeline.landmarks.view_images import (
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
 Floats = NDArray[np.float64]
+Cameras: TypeAlias = tuple[Floats, Floats, Floats]
+"""Rotations, centres and half spans of views, see `Views`."""
 
 NUM_LANDMARKS = 68
 # Points of the first network: ends of the outline, chin, corners of the eyes, root, tip and wings of the nose, corners
@@ -46,7 +47,7 @@ FINE_YAWS, FINE_SIZE, FINE_HALF_SPAN, NUM_FINE = (0.0, 35.0, -35.0), 96, 102.0, 
 # of its extent. The head of a standing person is a seventh of the height.
 ENOUGH_SUPPORT, END_SIZES = 0.4, (0.25, 0.5)
 SHIPPED = "detector.npz"
-_NUM_THREADS = 2
+NUM_THREADS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +103,8 @@ class LandmarkDetector:
         support = pose.support
         for _ in range(NUM_FINE):
             turns = [rotation_about((0, 1, 0), yaw) for yaw in FINE_YAWS]
-            views = draw_views(mesh, *_around(pose, turns, FINE_HALF_SPAN), FINE_SIZE)
-            points, confidences = agree(_look(self.fine, views), self.faces, pose)
+            found = _look(self.fine, mesh, _around(pose, turns, FINE_HALF_SPAN), FINE_SIZE)
+            points, confidences = agree(found, self.faces, pose)
             pose = fit_pose(self.faces.mean, points, confidences)
         squares = ((points - pose.to_scan(self.faces.mean)) ** 2).sum(axis=1)
         residual = float(np.sqrt((confidences * squares).sum() / (confidences.sum() + 1e-9))) / pose.scale
@@ -130,13 +131,12 @@ class LandmarkDetector:
         mean = self.faces.mean[list(COARSE)]
         rotations = look_along(directions_over_sphere(NUM_DIRECTIONS))
         num = len(rotations)
-        views = draw_views(mesh, rotations, np.repeat(center[None], num, 0), np.full(num, half_span), COARSE_SIZE)
-        pose = find_pose(_look(self.coarse, views), mean)
+        cameras = rotations, np.repeat(center[None], num, 0), np.full(num, half_span)
+        pose = find_pose(_look(self.coarse, mesh, cameras, COARSE_SIZE), mean)
         if pose is None:
             return None
         turns = [_turn(yaw, pitch) for yaw, pitch in ZOOM_TURNS]
-        views = draw_views(mesh, *_around(pose, turns, ZOOM_HALF_SPAN), COARSE_SIZE)
-        return find_pose(_look(self.coarse, views), mean)
+        return find_pose(_look(self.coarse, mesh, _around(pose, turns, ZOOM_HALF_SPAN), COARSE_SIZE), mean)
 
 
 def detect(mesh: Mesh) -> Detection | None:
@@ -158,8 +158,8 @@ def shipped_detector() -> LandmarkDetector:
     return LandmarkDetector.load()
 
 
-def _around(pose: Pose, turns: list[Floats], half_span: float) -> tuple[Floats, Floats, Floats]:
-    """Rotations, centres and half spans of views of a face, turned from the front."""
+def _around(pose: Pose, turns: list[Floats], half_span: float) -> Cameras:
+    """Views of a face, turned from the front."""
     rotations = np.array([_product(pose.R.T, turn) for turn in turns])
     return rotations, np.repeat(pose.T[None], len(turns), 0), np.full(len(turns), half_span * pose.scale)
 
@@ -172,19 +172,19 @@ def _product(a: Floats, b: Floats) -> Floats:
     return (a[:, :, None] * b[None]).sum(axis=1)
 
 
-def _look(network: HeatmapNetwork, views: Views) -> Candidates:
-    """Find the landmarks in each view and bring them onto the surface."""
+def _look(network: HeatmapNetwork, mesh: Mesh, cameras: Cameras, size: int) -> Candidates:
+    """Draw views, find the landmarks in each, and bring them onto the surface."""
 
-    def look(view: int) -> tuple[Floats, Floats]:
-        heatmaps = network.heatmaps(views.images[view])
-        peaks = find_peaks(heatmaps)
-        points = views.lift(view, peaks[:, :2] / heatmaps.shape[0])
-        return points, np.where(np.isnan(points[:, 0]), 0.0, np.clip(peaks[:, 2], 0, 1))
+    def look(numbers: NDArray[np.intp]) -> list[tuple[Floats, Floats]]:
+        views, found = draw_views(mesh, *(values[numbers] for values in cameras), size), []
+        for view, image in enumerate(views.images):
+            heatmaps = network.heatmaps(image)
+            peaks = find_peaks(heatmaps)
+            points = views.lift(view, peaks[:, :2] / heatmaps.shape[0])
+            found.append((points, np.where(np.isnan(points[:, 0]), 0.0, peaks[:, 2])))
+        return found
 
-    found = _in_threads(look, range(len(views.images)))
-    return Candidates(np.array([points for points, _ in found]), np.array([heights for _, heights in found]))
-
-
-def _in_threads(function: Callable[[int], tuple[Floats, Floats]], items: Iterable[int]) -> list[tuple[Floats, Floats]]:
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        return list(threads.map(function, items))
+    parts = np.array_split(np.arange(len(cameras[0])), NUM_THREADS)
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        points, heights = zip(*chain.from_iterable(threads.map(look, parts)), strict=True)
+    return Candidates(np.array(points), np.array(heights))

@@ -78,7 +78,7 @@ def draw_views(mesh: Mesh, rotations: Floats, centers: Floats, half_spans: Float
     renderer, num = ZBufferRenderer(), len(rotations)
     # The renderer has limits in frame units: the largest view is two units wide.
     unit = float(half_spans.max())
-    middle = centers.mean(axis=0)
+    middle = centers[0]
     scaled = Mesh(((mesh.vertices.astype(np.float64) - middle) / unit).astype(np.float32), mesh.faces)
     cameras = [
         _camera(rotation, (center - middle) / unit, half / unit, size)

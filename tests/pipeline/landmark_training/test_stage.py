@@ -9,8 +9,10 @@ from helpers.shared_faces import ICT_FILE, MISSING
 from smile_pipe.pipeline.landmark_training import stage
 from smile_pipe.pipeline.landmark_training.config import LandmarkTrainingConfig
 from smile_pipe.pipeline.landmark_training.faces import MIRRORED, build_sources, shape_model
-from smile_pipe.pipeline.landmark_training.samples import SceneSpec, draw_scene
+from smile_pipe.pipeline.landmark_training.samples import SceneSpec, draw_scene, visible_points
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_SIZE, FINE_YAWS, LandmarkDetector
+from smile_pipe.pipeline.landmarks.view_images import draw_views, look_along
+from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.shards.errors import UsageError
 
 NEEDS_ICT = pytest.mark.skipif(not ICT_FILE.exists(), reason=MISSING)
@@ -83,6 +85,22 @@ def test_landmarks_of_scenes_are_seen_and_are_on_the_surface(face_models):
     assert np.mean(is_covered) > 0.95
 
 
+def test_points_behind_the_surface_or_on_its_inside_are_not_visible():
+    (source,) = build_sources(("parametric",))
+    shape = source.draw(np.random.default_rng(2))
+    mesh = Mesh.build(shape.vertices.astype(np.float32), shape.faces)
+    directions = np.array([[0, 0, 1.0], [1, 0, 0.1], [-1, 0, 0.1], [0, 0, -1]])  # front, both sides, back
+    center = shape.landmarks.mean(axis=0)
+    views = draw_views(mesh, look_along(directions), np.repeat(center[None], 4, 0), np.full(4, 110.0), 96)
+    is_seen = np.isfinite(visible_points(views, shape.landmarks)[..., 0])
+    assert is_seen[0].mean() > 0.9
+    right, left = [*range(7), 17, 18, 36, 37, 41], [*range(10, 17), 25, 26, 44, 45, 46]
+    assert is_seen[1, left].mean() > 0.7 > 0.2 > is_seen[1, right].mean()
+    assert is_seen[2, right].mean() > 0.7 > 0.2 > is_seen[2, left].mean()
+    assert not is_seen[3].any()
+    assert np.isnan(visible_points(views, shape.landmarks[:0])).all()
+
+
 @pytest.mark.parametrize("face_models", FACE_MODELS)
 def test_mean_face_is_symmetric_and_upright(face_models):
     mean, modes = shape_model(build_sources(face_models), 0, 5)
@@ -95,3 +113,12 @@ def test_mean_face_is_symmetric_and_upright(face_models):
     assert chin[1] < mean[57, 1] < tip[1] < left_eye[1] < mean[24, 1]
     assert mean[:, 2].argmax() == 30
     assert np.abs(np.diff(mean[:17], axis=0)).max() < 40
+
+
+@NEEDS_ICT
+def test_faces_of_ict_are_cropped_or_whole():
+    (source,) = build_sources((str(ICT_FILE),))
+    heights = [
+        np.ptp(shape.vertices[shape.faces][..., 1]) for shape in map(source.draw, map(np.random.default_rng, range(12)))
+    ]
+    assert min(heights) < 220 < 260 < max(heights)

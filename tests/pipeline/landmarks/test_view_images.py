@@ -11,6 +11,7 @@ from smile_pipe.pipeline.landmarks.view_images import (
     bounds,
     directions_over_sphere,
     draw_views,
+    ends,
     look_along,
     rotation_about,
 )
@@ -63,13 +64,25 @@ def test_unit_does_not_change_the_images(face):
 
 def test_bounds_ignore_debris(face):
     center, extent = bounds(face)
-    triangle = np.array([[900, 0, 0], [901, 0, 0], [900, 1, 0]], np.float32)
-    vertices = np.concatenate([face.vertices, triangle])
-    faces = np.concatenate([face.faces, [[len(face.vertices) + i for i in range(3)]]]).astype(np.int32)
+    num = len(face.faces) // 60
+    debris = np.random.default_rng(0).normal((900, 0, 0), 0.4, (3 * num, 3))
+    vertices = np.concatenate([face.vertices, debris.astype(np.float32)])
+    faces = np.concatenate([face.faces, len(face.vertices) + np.arange(3 * num).reshape(num, 3)]).astype(np.int32)
     with_debris, extent_with_debris = bounds(Mesh.build(vertices, faces))
     assert np.abs(center - with_debris).max() < 1
     assert extent_with_debris == pytest.approx(extent, rel=0.02)
     assert 60 < extent < 110
+
+
+def test_ends_of_a_scan_are_along_its_longest_axis_first():
+    stick = np.random.default_rng(0).uniform((-50, -900, -90), (50, 900, 90), (900, 3))
+    turn = rotation_about((1, 2, 3), 50)
+    mesh = Mesh.build((stick @ turn).astype(np.float32), np.arange(900).reshape(300, 3))
+    found = list(ends(mesh, (0.25, 0.5)))
+    assert len(found) == 12
+    (first, size), (second, _) = found[:2]
+    assert 100 < size < 225
+    assert sorted((np.array([first, second]) @ turn.T)[:, 1]) == pytest.approx([-600, 600], abs=200)
 
 
 def test_directions_cover_the_sphere():
