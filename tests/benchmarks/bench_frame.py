@@ -7,6 +7,9 @@ and neutral faces with noise of 1.5 mm on each landmark. Root mean squares of sc
 position of the face's centre (mm); the change of scale in disgust alone; and mean and deviation of the pitch (degrees)
 of neutral faces, which both models place upright.
 
+Then the difference between the frame from a part of the landmarks, or with wrong ones (40-150 mm away), and that from
+all of them: root mean squares of scale, direction and position, largest direction, and how many sets are rejected.
+
 Then the same without landmarks, for the meshes as they are, with larger triangles, and with four times the vertices
 below the nose: scale relative to that by landmarks (mean and standard deviation), change of scale and position with
 the expression (root mean squares), and scale of the strongest surprise relative to the neutral face (mean, smallest).
@@ -25,6 +28,7 @@ from smile_pipe.pipeline.face_model.ict import IctFace
 from smile_pipe.pipeline.face_model.interface import FaceModel
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks.alignment import UNIT_MM, canonical_frame
+from smile_pipe.pipeline.landmarks.mean_face import SCHEMES
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.shards.sample import Frame
 
@@ -81,6 +85,58 @@ def measure(subjects: list[tuple[Landmarks, dict[str, list[Landmarks]]]]) -> str
         noisy += [difference(frame_of(landmarks), frame, neutral) for landmarks in shaken]
     cells = [*_rms(changes), *_rms(np.array(disgust)[:, None]), *_rms(noisy), np.mean(pitches), np.std(pitches)]
     return " | ".join(f"{value:.2f}" for value in cells)
+
+
+def with_wrong(share: float) -> Callable[[Landmarks, Landmarks, np.random.Generator], Landmarks]:
+    """Move a share of the landmarks away."""
+
+    def change(points: Landmarks, _: Landmarks, rng: np.random.Generator) -> Landmarks:
+        wrong = rng.permutation(len(points))[: int(share * len(points))]
+        away = rng.normal(size=(len(wrong), 3))
+        away *= rng.uniform(40, 150, (len(wrong), 1)) / np.linalg.norm(away, axis=1, keepdims=True)
+        changed = points.copy()
+        changed[wrong] += away
+        return changed
+
+    return change
+
+
+# Changed landmarks from the landmarks, their places on the mean face, and a random generator.
+CHANGES: dict[str, Callable[[Landmarks, Landmarks, np.random.Generator], Landmarks]] = {
+    "right half": lambda points, places, _: np.where(places[:, :1] > 1, np.nan, points),
+    "upper half": lambda points, places, _: np.where(places[:, 1:2] < -50, np.nan, points),
+    "no ears, jaw, chin": lambda points, places, _: np.where(is_outline(places), np.nan, points),
+    "5 % wrong": with_wrong(0.05),
+    "15 % wrong": with_wrong(0.15),
+    "permuted": lambda points, _, rng: rng.permutation(points),
+    "one place on": lambda points, _, rng: np.roll(points, 1, axis=0),
+    "other part first": lambda points, _, rng: np.roll(points, rng.integers(9, len(points) - 9), axis=0),
+    "reversed": lambda points, _, rng: points[::-1],
+}
+
+
+def is_outline(places: Landmarks) -> NDArray[np.bool_]:
+    """Which landmarks [L, 1] are those from ear to chin to ear."""
+    return (places[:, 1:2] < -84) | (np.abs(places[:, :1]) > 60)
+
+
+def measure_changes(name: str, subjects: list[tuple[Landmarks, dict[str, list[Landmarks]]]]) -> Iterator[str]:
+    """Rows of the table of parts of sets and wrong landmarks."""
+    faces = [
+        points for neutral, expressions in subjects for points in (neutral, *(x[-1] for x in expressions.values()))
+    ]
+    places = SCHEMES[len(faces[0])].positions
+    for kind, change in CHANGES.items():
+        rng, found, num_rejected = np.random.default_rng(0), [], 0
+        for points in faces:
+            changed = change(points, places, rng).astype(np.float32)
+            mesh = Mesh.build(points, np.array([[0, 1, 2]]))
+            frame = canonical_frame(replace(mesh, landmarks=changed))
+            if frame.method == "landmarks":
+                found.append(difference(frame, frame_of(points), points))
+            num_rejected += frame.method != "landmarks"
+        cells = [f"{value:.1f}" for value in (*_rms(found), np.max(found, axis=0)[1])] if found else ["", "", "", ""]
+        yield f"| {name}, {kind} | {' | '.join(cells)} | {num_rejected} of {len(faces)} |"
 
 
 def coarse(mesh: Mesh, cell: float = 8.0) -> Mesh:
@@ -163,6 +219,11 @@ def main() -> None:
     print(f"|{'---|' * 10}")
     for name, subjects in kinds.items():
         print(f"| {name} | {measure(subjects)} |", flush=True)
+    print("\n| landmarks | scale | direction | position | largest direction | rejected |")
+    print(f"|{'---|' * 6}")
+    for name, subjects in kinds.items():
+        for row in measure_changes(name, subjects):
+            print(row, flush=True)
     print("\n| without landmarks | scale | dev. | change of scale | position | surprise: mean | smallest |")
     print(f"|{'---|' * 7}")
     models = {"parametric": ParametricFace()} | ({"ICT-FaceKit": IctFace(given.ict)} if given.ict else {})

@@ -31,7 +31,7 @@ import trimesh
 from smile_pipe.pipeline.common.ray_session import WORKERS_ENVIRONMENT
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import stat_source
-from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
 from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.landmarks.surface import landmarks_problem
 from smile_pipe.pipeline.meshes.mesh import Mesh
@@ -136,6 +136,7 @@ def of_scan(sample: SampleSource, root: Path, laps: Laps) -> tuple[Mesh, Frame]:
     laps.lap("texture")
     if mesh.landmarks is not None and (problem := landmarks_problem(mesh)):
         raise SystemExit(f"{files.mesh}: {problem}")
+    mesh, _ = drop_wrong_landmarks(mesh)
     frame = canonical_frame(mesh)
     mesh = apply_frame(mesh, frame)
     laps.lap("frame")

@@ -71,6 +71,12 @@ def test_missing_level_is_written_as_0(level, written):
     assert from_members(members).record.level == level
 
 
+def test_frame_of_an_older_record_lacks_points_and_residual(members):
+    frame = json.loads(members["a.json"])["frame"]
+    assert (frame.pop("num_points"), frame.pop("residual")) == (0, 0.0)
+    assert from_members(changed_record(members, frame=frame)) == from_members(members)
+
+
 def test_the_order_of_members_does_not_matter_when_they_are_read(members):
     assert from_members(dict(reversed(members.items()))) == make_sample("a")
 

@@ -47,6 +47,11 @@ class TestDebris:
         crumbs = [moved(self.CRUMB, *(distance * RNG.normal(size=3))) for _ in range(4)]
         assert canonical_frame(with_pieces(MASK, *crumbs)) == canonical_frame(MASK)
 
+    def test_a_small_piece_with_many_vertices_is_debris(self):
+        crumb = moved(sphere(4, 20.0), 500, 0, 0)
+        assert len(crumb.vertices) > len(MASK.vertices)
+        assert main_piece(with_pieces(MASK, crumb)).nonzero()[0].tolist() == list(range(len(MASK.vertices)))
+
     def test_debris_hides_more_debris(self):
         pieces = with_pieces(MASK, moved(self.CRUMB, 0, 1e6, 0), moved(self.CRUMB, 400, 0, 0))
         assert main_piece(pieces).nonzero()[0].tolist() == list(range(len(MASK.vertices)))
