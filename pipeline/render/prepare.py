@@ -48,7 +48,9 @@ def prepare_steps(
     limits = limits.model_copy(update={"seconds": min(limits.seconds, _MAX_SECONDS)})
     scans = {suffix_of(sample.frames[0].mesh): sample.frames[0] for sample in reversed(samples)}
     reads = [partial(_read, scan, root, settings, limits, deaths) for scan in scans.values()]
-    return [partial(_draw_triangle, settings), *reads]
+    lack_landmarks = any(frame.landmarks is None for sample in samples for frame in sample.frames[:1])
+    searches = settings.landmarks == "detect" or (settings.landmarks == "auto" and lack_landmarks)
+    return [partial(_draw_triangle, settings), *reads, *([_search_ball] if searches else [])]
 
 
 def prepare_in(
@@ -72,6 +74,18 @@ def _read(scan: ScanFiles, root: StoragePath, settings: RenderSettings, limits: 
     name = f"prepare{suffix_of(scan.mesh)}"
     with suppress(Exception), open_data_dir(root) as files, enforce_limits(limits, StoragePath(deaths), name):
         SourceReader(files).read_for(scan, settings)
+
+
+def _search_ball() -> None:
+    """Search a ball for a face; it has none, but it is looked at from all sides."""
+    from smile_pipe.pipeline.landmarks.detection import detect
+
+    rows, columns = np.meshgrid(np.linspace(0, np.pi, 20), np.linspace(0, 2 * np.pi, 40), indexing="ij")
+    ball = np.stack([np.sin(rows) * np.cos(columns), np.cos(rows), np.sin(rows) * np.sin(columns)], axis=-1)
+    index = np.arange(ball[..., 0].size).reshape(rows.shape)
+    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]))
+    faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    detect(Mesh.build(ball.reshape(-1, 3).astype(np.float32), faces))
 
 
 def _draw_triangle(settings: RenderSettings) -> None:

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.render import settings as settings_module
 from smile_pipe.pipeline.render.config import RenderConfig
+from smile_pipe.pipeline.render.limits import Limits
+from smile_pipe.pipeline.render.plan import ShardTask
+from smile_pipe.pipeline.render.prepare import _search_ball, prepare_steps
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.storage import StoragePath
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +92,17 @@ def test_sequence_without_landmarks_has_the_frame_of_its_onset_and_captions(tmp_
     (row,) = shards.rows
     sample = shards.read(row)
     assert sample.record.frame.method == "detected" and sample.text
+
+
+@pytest.mark.parametrize(
+    ("source", "landmarks", "expected"),
+    [("auto", None, True), ("auto", "a.bnd", False), ("detect", "a.bnd", True), ("file", None, False)],
+)
+def test_kernels_of_the_search_are_loaded_if_scans_may_need_it(tmp_path, source, landmarks, expected):
+    settings = RenderConfig(data_dir=tmp_path, out=tmp_path / "out", landmarks=source).resolve()
+    sample = SampleSource(
+        key="a", subject="a", expression="NE", level=None, frames=(ScanFiles("a.obj", landmarks=landmarks),)
+    )
+    tasks = [ShardTask("000000.tar", (sample,))]
+    steps = prepare_steps(tasks, StoragePath(tmp_path), settings, Limits(), "")
+    assert (_search_ball in steps) == expected
