@@ -104,5 +104,5 @@ def test_kernels_of_the_search_are_loaded_if_scans_may_need_it(tmp_path, source,
         key="a", subject="a", expression="NE", level=None, frames=(ScanFiles("a.obj", landmarks=landmarks),)
     )
     tasks = [ShardTask("000000.tar", (sample,))]
-    steps = prepare_steps(tasks, StoragePath(tmp_path), settings, Limits(), "")
+    steps = prepare_steps(tasks, StoragePath(tmp_path), settings, Limits(seconds=60, megabytes=1000), "")
     assert (_search_ball in steps) == expected
