@@ -152,7 +152,7 @@ class TestOtherSurfaces:
 
     def test_faces_far_outside_are_not_drawn(self):
         mesh = face(1)
-        far = np.concatenate([mesh.vertices, [[1e5, 0, 0], [0, -1e5, 0]]]).astype(np.float32)
+        far = np.concatenate([mesh.vertices, [[300, 0, 400], [0, -300, 400]]]).astype(np.float32)
         stray = replace(mesh, vertices=far, faces=np.concatenate([mesh.faces, [[0, len(far) - 2, len(far) - 1]]]))
         frame = by_bounds(replace(stray, faces=stray.faces.astype(np.int32)))
         assert frame.scale == pytest.approx(by_bounds(mesh).scale, rel=0.01)

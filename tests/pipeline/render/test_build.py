@@ -171,6 +171,13 @@ class TestCaptionsFromWrongLandmarks:
         built = face(change)
         assert built.sample is None and built.failure.stage == "text"
 
+    def test_frames_are_not_measured_if_the_onset_has_no_landmarks(self, face, settings, tmp_path):
+        face(lambda points: points)
+        frames = (ScanFiles("a.obj"), ScanFiles("a.obj", None, "a.txt"))
+        how = settings.model_copy(update={"text_source": "geometry"})
+        built = process_sample(replace(SOURCE, frames=frames, frame_rate=25.0, numbers=(0, 1)), tmp_path, how, "folder")
+        assert built.sample is None and built.failure.stage == "text"
+
     def test_wrong_landmarks_are_left_out_of_the_measures(self, face):
         def swap_brows(points):
             points[16:36] = np.concatenate([points[26:36], points[16:26]])
