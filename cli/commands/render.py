@@ -184,11 +184,12 @@ def _busy(shares: Utilization) -> str:
 
 
 def _fallbacks(config: RenderOptions) -> list[tuple[str, int]]:
-    """Numbers of samples that were rendered without colours or without landmarks."""
+    """Numbers of samples that were rendered without colours, or without landmarks of a file."""
     rows = ShardSet.open(str(config.out)).rows
     fallbacks = (
         ("without colours (plain tone)", len(rows.where("surface", ["plain"]))),
-        ("aligned by bounding box (no landmarks)", len(rows.where("framed_by", ["bounds"]))),
+        ("aligned by landmarks found on the surface", len(rows.where("framed_by", ["detected"]))),
+        ("aligned by the outer shape (no landmarks)", len(rows.where("framed_by", ["bounds"]))),
     )
     return [(what, count) for what, count in fallbacks if count]
 
