@@ -46,14 +46,8 @@ def locate_landmarks(mesh: Mesh, axes: str, source: LandmarkSource) -> tuple[Mes
         points = None if found is None else found.landmarks
     else:
         # A mirrored face is seen in a mirror: its left side would be taken for its right side.
-        mirrored = replace(
-            mesh,
-            vertices=(mesh.vertices @ matrix).astype(np.float32),
-            faces=mesh.faces[:, ::-1].copy(),
-            face_uvs=None,
-            origin=NO_ORIGIN,
-        )
-        found = detect(mirrored)
+        vertices = (mesh.vertices @ matrix).astype(np.float32)
+        found = detect(replace(mesh, vertices=vertices, origin=NO_ORIGIN))
         points = None if found is None else found.landmarks @ matrix.T
     confidence = 0.0 if found is None else found.confidence
     if found is None or points is None or confidence < MIN_CONFIDENCE:

@@ -10,6 +10,7 @@ from smile_pipe.pipeline.face_model.multi_pie import multi_pie_vertices
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks import locate as module
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
+from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
 from smile_pipe.pipeline.landmarks.locate import MIN_CONFIDENCE, detector_version, locate_landmarks
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
@@ -86,14 +87,16 @@ class TestDetected:
         # The unit of the frame is 90 mm.
         assert 90 * np.linalg.norm(moved - aligned, axis=1).max() < 8
 
-    def test_mirrored_scan_is_mirrored_back_by_its_axes(self, face):
+    @pytest.mark.parametrize("axes", ["-x,y,z", "y,z,-x"])
+    def test_mirrored_scan_is_mirrored_back_by_its_axes(self, face, axes):
         upright, confidence, _ = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
-        mirror = np.float32([-1, 1, 1])
-        mirrored = replace(without_landmarks(face), vertices=face.vertices * mirror, faces=face.faces[:, ::-1].copy())
-        located, _, problem = locate_landmarks(mirrored, "-x,y,z", "auto")
+        matrix = matrix_of_axes(axes).astype(np.float32)
+        vertices, faces = face.vertices @ matrix.T, face.faces[:, ::-1].copy()
+        mirrored = replace(without_landmarks(face), vertices=vertices, faces=faces)
+        located, _, problem = locate_landmarks(mirrored, axes, "auto")
         assert problem == ""
-        assert located.landmarks * mirror == pytest.approx(upright.landmarks, abs=0.05, nan_ok=True)
-        frames = canonical_frame(located, "-x,y,z", confidence), canonical_frame(upright, "x,y,z", confidence)
+        assert located.landmarks @ matrix == pytest.approx(upright.landmarks, abs=0.05, nan_ok=True)
+        frames = canonical_frame(located, axes, confidence), canonical_frame(upright, "x,y,z", confidence)
         shown = [apply_frame(mesh, frame).vertices for mesh, frame in zip((mirrored, upright), frames, strict=True)]
         assert shown[0] == pytest.approx(shown[1], abs=0.01)
 
