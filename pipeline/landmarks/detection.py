@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmarks.consensus import Candidates, Pose, ShapeModel, agree, find_pose, fit_pose
 from smile_pipe.pipeline.landmarks.heatmap_network import HeatmapNetwork, find_peaks
+from smile_pipe.pipeline.landmarks.source import WEIGHTS
 from smile_pipe.pipeline.landmarks.view_images import (
     bounds,
     directions_over_sphere,
@@ -46,7 +47,6 @@ FINE_YAWS, FINE_SIZE, FINE_HALF_SPAN, NUM_FINE = (0.0, 35.0, -35.0), 96, 102.0, 
 # With less support, the face may be too small: the ends of the scan are looked at one by one, in these shares of half
 # of its extent. The head of a standing person is a seventh of the height.
 ENOUGH_SUPPORT, END_SIZES = 0.4, (0.25, 0.5)
-SHIPPED = "detector.npz"
 NUM_THREADS = 2
 
 
@@ -90,7 +90,7 @@ class LandmarkDetector:
             OSError: the file cannot be read.
             KeyError, ValueError: it is not a file of weights.
         """
-        with np.load(path or str(files("smile_pipe.pipeline.landmarks") / SHIPPED), allow_pickle=False) as arrays:
+        with np.load(path or str(files("smile_pipe.pipeline.landmarks") / WEIGHTS), allow_pickle=False) as arrays:
             coarse, fine = (HeatmapNetwork.from_arrays(arrays, name) for name in ("coarse", "fine"))
             return cls(coarse, fine, ShapeModel(*(arrays[name].astype(np.float64) for name in ("mean", "modes"))))
 

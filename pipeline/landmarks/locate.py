@@ -1,24 +1,16 @@
 """Which landmarks a scan is aligned by: those of its file, those that are found on its surface, or none."""
 
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files
-from typing import Literal
 
 import numpy as np
-from blake3 import blake3
 
 from smile_pipe.pipeline.landmarks.alignment import drop_wrong_landmarks
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
-from smile_pipe.pipeline.landmarks.detection import SHIPPED, detect
+from smile_pipe.pipeline.landmarks.detection import detect
 from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
+from smile_pipe.pipeline.landmarks.source import LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh
 
-LandmarkSource = Literal["auto", "file", "detect", "none"]
-LANDMARKS_HELP = (
-    "Landmarks that scans are aligned by: file takes those of their files, detect finds 68 on the surface, auto finds "
-    "them where the files have none that fit, none aligns by the outer shape."
-)
 # Scans whose detection is less confident than this are aligned by their bounds: it is no face, or not the place of one.
 MIN_CONFIDENCE = 0.3
 
@@ -29,7 +21,7 @@ def locate_landmarks(mesh: Mesh, axes: str, source: LandmarkSource) -> tuple[Mes
     Args:
         mesh: the scan with the landmarks of its file, if they are usable.
         axes: see `parse_axes`; only a mirrored scan needs them.
-        source: see `LANDMARKS_HELP`.
+        source: see `smile_pipe.pipeline.landmarks.source`.
 
     Returns:
         The scan with its landmarks or without, the confidence of the detection from 0 to 1 (None if these are not
@@ -57,9 +49,3 @@ def locate_landmarks(mesh: Mesh, axes: str, source: LandmarkSource) -> tuple[Mes
     if located.landmarks is None:
         return mesh, None, f"no face found (confidence {confidence:.2f}): {problem}; aligned by its outer shape"
     return located, confidence, ""
-
-
-@cache
-def detector_version() -> str:
-    """Digest of the weights of the detector, on which the images of scans without landmarks depend."""
-    return blake3((files("smile_pipe.pipeline.landmarks") / SHIPPED).read_bytes()).hexdigest(length=8)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from smile_pipe.pipeline.common.option_types import Repeated
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis
-from smile_pipe.pipeline.landmarks.locate import LANDMARKS_HELP, LandmarkSource
+from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath

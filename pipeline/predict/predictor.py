@@ -14,7 +14,7 @@ from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.classifiers.knn import Features
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT
-from smile_pipe.pipeline.landmarks.locate import LandmarkSource
+from smile_pipe.pipeline.landmarks.source import LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
 from smile_pipe.pipeline.predict.config import ClassifierName, Prediction

@@ -12,7 +12,7 @@ from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.common.ray_session import cluster_has_gpu
 from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis, resolve_axes
-from smile_pipe.pipeline.landmarks.locate import LANDMARKS_HELP, LandmarkSource
+from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
-from smile_pipe.pipeline.landmarks.locate import LandmarkSource, detector_version
+from smile_pipe.pipeline.landmarks.source import LandmarkSource, detector_version
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings

@@ -11,7 +11,8 @@ from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks import locate as module
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
-from smile_pipe.pipeline.landmarks.locate import MIN_CONFIDENCE, detector_version, locate_landmarks
+from smile_pipe.pipeline.landmarks.locate import MIN_CONFIDENCE, locate_landmarks
+from smile_pipe.pipeline.landmarks.source import detector_version
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
 

@@ -18,7 +18,7 @@ from smile_pipe.shards.index import FailureRow, read_failures
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
 
-OPTIONS = {"size": 16, "channels": ("rgb",), "samples_per_shard": 16}
+OPTIONS = {"landmarks": "file", "size": 16, "channels": ("rgb",), "samples_per_shard": 16}
 # Numbers of vertices of ico-spheres.
 SMALL, LARGE = 42, 162
 
