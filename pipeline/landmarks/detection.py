@@ -176,7 +176,8 @@ def _look(network: HeatmapNetwork, mesh: Mesh, cameras: Cameras, size: int) -> C
     """Draw views, find the landmarks in each, and bring them onto the surface."""
 
     def look(numbers: NDArray[np.intp]) -> list[tuple[Floats, Floats]]:
-        views, found = draw_views(mesh, *(values[numbers] for values in cameras), size), []
+        rotations, centers, half_spans = (values[numbers] for values in cameras)
+        views, found = draw_views(mesh, rotations, centers, half_spans, size), []
         for view, image in enumerate(views.images):
             heatmaps = network.heatmaps(image)
             peaks = find_peaks(heatmaps)
