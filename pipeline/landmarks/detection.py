@@ -176,9 +176,8 @@ def _look(network: HeatmapNetwork, mesh: Mesh, cameras: Cameras, size: int) -> C
     """Draw views, find the landmarks in each, and bring them onto the surface."""
 
     def look(numbers: NDArray[np.intp]) -> list[tuple[Floats, Floats]]:
-        rotations, centers, half_spans = cameras
-        views = draw_views(mesh, rotations[numbers], centers[numbers], half_spans[numbers], size)
-        found = []
+        rotations, centers, half_spans = (values[numbers] for values in cameras)
+        views, found = draw_views(mesh, rotations, centers, half_spans, size), []
         for view, image in enumerate(views.images):
             heatmaps = network.heatmaps(image)
             peaks = find_peaks(heatmaps)

@@ -111,9 +111,9 @@ def test_wheel_contains_one_top_level_package(wheel):
 
 def test_wheel_contains_every_module_and_data_file(wheel):
     tracked = run("git", "ls-files", "-z", *FOLDERS, cwd=REPOSITORY).split("\0")
-    suffixes = (".py", ".json", ".yaml", ".html", ".css", ".jinja")
+    suffixes = (".py", ".json", ".yaml", ".html", ".css", ".jinja", ".npz")
     needed = {name for name in tracked if name.endswith(suffixes) and (REPOSITORY / name).is_file()}
-    assert {"model/configs/smile-tiny.json", "pipeline/reports/templates/page.html"} <= needed
+    assert {"model/configs/smile-tiny.json", "pipeline/landmarks/detector.npz"} <= needed
     needed = {f"smile_pipe/{name}" for name in needed} - {"smile_pipe/pipeline/api/__init__.py"}
     assert needed | {"smile_pipe/__init__.py", "smile_pipe/py.typed"} <= contents(wheel)
 

@@ -11,7 +11,7 @@ from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks import locate as module
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
-from smile_pipe.pipeline.landmarks.locate import MIN_CONFIDENCE, locate_landmarks
+from smile_pipe.pipeline.landmarks.locate import LOW_CONFIDENCE, MIN_CONFIDENCE, locate_landmarks
 from smile_pipe.pipeline.landmarks.source import detector_version
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
@@ -110,6 +110,16 @@ class TestDetected:
         monkeypatch.setattr(module, "detect", lambda mesh: found)
         located, _, _ = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
         assert np.isnan(located.landmarks).any(axis=1).nonzero()[0].tolist() == [0, 40]
+
+    @pytest.mark.parametrize("confidence", [MIN_CONFIDENCE, LOW_CONFIDENCE - 0.01, LOW_CONFIDENCE])
+    def test_low_confidence_is_noted(self, face, monkeypatch, confidence):
+        found = SimpleNamespace(
+            landmarks=face.landmarks.astype(np.float64), confidences=np.ones(68), confidence=confidence, residual=0.0
+        )
+        monkeypatch.setattr(module, "detect", lambda mesh: found)
+        located, stated, problem = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
+        assert located.landmarks is not None and stated == confidence
+        assert ("low confidence" in problem) == (confidence < LOW_CONFIDENCE)
 
 
 class TestNoFace:
