@@ -47,6 +47,8 @@ FINE_YAWS, FINE_SIZE, FINE_HALF_SPAN, NUM_FINE = (0.0, 35.0, -35.0), 96, 102.0, 
 # With less support, the face may be too small: the ends of the scan are looked at one by one, in these shares of half
 # of its extent. The head of a standing person is a seventh of the height.
 ENOUGH_SUPPORT, END_SIZES = 0.4, (0.25, 0.5)
+# A surface of fewer faces has no eyes and no mouth.
+MIN_FACES = 400
 NUM_THREADS = 2
 
 
@@ -113,6 +115,8 @@ class LandmarkDetector:
 
     def _find_face(self, mesh: Mesh) -> Pose | None:
         """Find the pose of the face with the first network, in the whole scan, or else at one of its ends."""
+        if len(mesh.faces) < MIN_FACES:
+            return None
         center, extent = bounds(mesh)
         if extent <= 0:
             return None

@@ -8,7 +8,7 @@ and then by a random rotation of up to `--tilt` degrees (0 by default), and is s
 
 Prints Markdown tables: the error in millimetres (of the scan; `--unit` gives them for units other than mm) by part of
 the face, the share of scans whose canonical frame from the found landmarks is more than 10 degrees or 10 mm from that
-of the known ones, and the time of a scan. With `--negatives N`, also how well the confidence tells scenes without a
+of the known ones, and the time of a scan. With `--negatives N`, also how well the confidence separates scenes without a
 face from faces.
 """
 

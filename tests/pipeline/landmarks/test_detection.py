@@ -132,3 +132,9 @@ def test_a_file_that_is_not_of_weights_is_an_error(tmp_path):
 def test_detection_imports_no_torch():
     code = "import sys, smile_pipe.pipeline.landmarks.detection; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_surface_of_few_faces_is_not_searched(face, monkeypatch):
+    few = Mesh.build(face.vertices, face.faces[: detection.MIN_FACES - 1])
+    monkeypatch.setattr(detection, "draw_views", lambda *given: pytest.fail("searched"))
+    assert detect(few) is None
