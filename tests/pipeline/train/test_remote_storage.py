@@ -347,7 +347,10 @@ class TestWhereShardsLie:
     )
     def test_relative_shards_path(self, run, shards, expected):
         filesystem, root = fsspec.core.url_to_fs(shards)
-        assert relative_shards_path(StoragePath(run), SimpleNamespace(filesystem=filesystem, root=root)) == expected
+        part = SimpleNamespace(filesystem=filesystem, root=root)
+        assert relative_shards_path(StoragePath(run), SimpleNamespace(parts=(part,))) == expected
+        both = SimpleNamespace(parts=(part, part))
+        assert relative_shards_path(StoragePath(run), both) == f"{expected}::{expected}"
 
 
 class TestCredentials:
