@@ -30,6 +30,7 @@ _SAME_SETTINGS = {
     "size": ("image size", None),
     "projection": ("projection", "perspective"),
     "jitter_deg": ("camera jitter", 0.0),
+    "data_version": ("version of the images", None),
 }
 
 
@@ -44,6 +45,8 @@ def open_sets(spec: str, open_set: Callable[[str], ShardSet] = ShardSet.open) ->
         UsageError: See `ShardSet.open` and `JoinedShardSet.join`.
     """
     specs = split_sets(spec)
+    if not all(specs):
+        raise UsageError("names an empty shard set; leave out the `::`", field="shards", value=spec)
     return open_set(spec) if len(specs) == 1 else JoinedShardSet.join(list(map(open_set, specs)))
 
 
@@ -177,7 +180,10 @@ def _check_alike(sets: Sequence[ShardSet]) -> None:
         manifest, pair = each.manifest, (sets[0], each)
         if manifest.fingerprint in {earlier.manifest.fingerprint for earlier in sets[:number]}:
             raise UsageError(
-                "is named twice; use `shard_weights` to read it more often", field="shards", value=each.spec
+                "is a part of a set that is named before; name both parts by one pattern, or leave it out and use "
+                "`shard_weights` to read the set more often",
+                field="shards",
+                value=each.spec,
             )
         for name, (words, default) in _SAME_SETTINGS.items():
             values = [_plain(settings.get(name, default)) for settings in (first.settings, manifest.settings)]

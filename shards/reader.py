@@ -106,6 +106,11 @@ class ShardSet:
         return (self,)
 
     @property
+    def fingerprints(self) -> frozenset[str]:
+        """Fingerprints of the sets that this one consists of."""
+        return frozenset(part.manifest.fingerprint for part in self.parts)
+
+    @property
     def is_near(self) -> bool:
         """Whether samples are read from a disk of this machine."""
         return isinstance(self.filesystem, LocalFileSystem) or self.cache is not None

@@ -9,6 +9,7 @@ from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import CheckFailedError, Result, command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.common.expressions import word_for
+from smile_pipe.pipeline.landmarks.source import LOW_CONFIDENCE
 from smile_pipe.pipeline.predict.config import PredictConfig, Prediction, Predictions
 from smile_pipe.pipeline.runs.evaluation_manifest import single_view
 
@@ -28,8 +29,9 @@ def register(app: typer.Typer) -> None:
             result = run(config, progress.update)
         console.print(_table(result))
         for prediction in result.predictions:
-            # A scan that shows no face, or that is turned, has an answer which means little.
-            remark = prediction.notes if prediction.alignment == "bounds" else prediction.failure
+            # The answer means little if the scan shows no face, or hardly one.
+            is_doubtful = prediction.alignment == "bounds" or (prediction.confidence or 1.0) < LOW_CONFIDENCE
+            remark = prediction.notes if is_doubtful else prediction.failure
             if remark:
                 print_line(console, f"{prediction.source}: {remark}")
         if config.save_views:

@@ -99,6 +99,8 @@ def _open_shards(config: CrossvalConfig) -> tuple[ShardSet, ShardSet]:
     """Open the shards to train on and those to score: two sets, or the same one twice."""
     if config.is_cross_dataset:
         first, second = (open_shards(str(spec), config.on_bad_shard) for spec in (config.train_on, config.test_on))
+        if first.fingerprints & second.fingerprints:
+            raise UsageError("contains shards of `train_on`; name another dataset", field="test_on", value=second.spec)
         return first, second
     shards = open_shards(str(config.shards), config.on_bad_shard)
     return shards, shards

@@ -115,7 +115,7 @@ def _notes(config: ExportConfig, run: RunManifest, samples: _Samples | None) -> 
     notes = []
     if config.onnx and run.temporal != "none":
         notes.append("the ONNX graph embeds single frames: it does not contain the temporal pooling of the run")
-    if samples and samples.shards.manifest.fingerprint != run.shards_fingerprint:
+    if samples and not samples.shards.fingerprints <= run.training_sets:
         notes.append("the shards are not those of the run: the column `side` is based on the names of subjects only")
     if samples and (differences := rig_differences(run, samples.shards.manifest)):
         notes.append(f"the run was trained on another rig than that of the shards: {'; '.join(differences)}")

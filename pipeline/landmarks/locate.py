@@ -8,12 +8,8 @@ from smile_pipe.pipeline.landmarks.alignment import drop_wrong_landmarks
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
 from smile_pipe.pipeline.landmarks.detection import detect
 from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
-from smile_pipe.pipeline.landmarks.source import LandmarkSource
+from smile_pipe.pipeline.landmarks.source import LOW_CONFIDENCE, MIN_CONFIDENCE, LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh
-
-# A detection of less confidence is not used: it is no face, or not its place. Thresholds from 0.15 to 0.5 separate 312
-# generated faces from 200 scenes without one (README.md). Below the second limit the detection is used, with a note.
-MIN_CONFIDENCE, LOW_CONFIDENCE = 0.35, 0.5
 
 
 def locate_landmarks(mesh: Mesh, axes: str, source: LandmarkSource) -> tuple[Mesh, float | None, str]:
@@ -46,8 +42,8 @@ def locate_landmarks(mesh: Mesh, axes: str, source: LandmarkSource) -> tuple[Mes
     if found is None or points is None or confidence < MIN_CONFIDENCE:
         return mesh, None, f"no face found (confidence {confidence:.2f}); aligned by its outer shape"
     seen = np.where(found.confidences[:, None] > 0, points, np.nan).astype(np.float32)
-    located, problem = drop_wrong_landmarks(replace(mesh, landmarks=seen))
+    located, _ = drop_wrong_landmarks(replace(mesh, landmarks=seen))
     if located.landmarks is None:
-        return mesh, None, f"no face found (confidence {confidence:.2f}): {problem}; aligned by its outer shape"
+        return mesh, None, "no face found (the points that were found do not form one); aligned by its outer shape"
     doubt = f"landmarks were found with a low confidence ({confidence:.2f})" if confidence < LOW_CONFIDENCE else ""
     return located, confidence, doubt

@@ -12,6 +12,8 @@ from smile_pipe.pipeline.meshes.mesh import Mesh
 # Pieces closer than one or two cells of a grid over the whole mesh are one. Those with less than this share of the area
 # of the largest are debris.
 GRID, MIN_SHARE = 32, 0.25
+# Largest area of a face that counts, relative to the median.
+MAX_AREA = 20.0
 # Largest median distance of landmarks from the surface, relative to the spread of the landmarks (root mean square
 # distance from their mean, about 55 mm on a face). Half of the length of an edge is added, at most as much again.
 MAX_DISTANCE = 0.08
@@ -42,8 +44,7 @@ def main_piece(mesh: Mesh) -> NDArray[np.bool_]:
         if not pieces.any():
             return kept
         whole = mesh.faces[kept[mesh.faces].all(axis=1)]
-        corners = mesh.vertices[whole].astype(np.float64)
-        areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        areas = capped_areas(mesh.vertices[whole].astype(np.float64))
         sizes = np.bincount(pieces[whole[:, 0]], areas, minlength=int(pieces.max()) + 1)
         is_large = sizes >= MIN_SHARE * sizes.max()
         if is_large[pieces[kept]].all():
@@ -65,6 +66,17 @@ def _pieces(cells: NDArray[np.int32], faces: NDArray[np.int32], kept: NDArray[np
     edges = (np.ones(is_edge.sum()), (rows[is_edge], columns[is_edge]))
     _, pieces = connected_components(coo_array(edges, shape=(num_blocks + 1, num_blocks + 1)), directed=False)
     return pieces[block_of]
+
+
+def capped_areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas [F] of faces with corners [F, 3, 3], at most `MAX_AREA` times their median.
+
+    So a floor of two large triangles, or a face that a stray vertex has pulled out, counts little.
+    """
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    normals = np.stack([a[:, i] * b[:, j] - a[:, j] * b[:, i] for i, j in ((1, 2), (2, 0), (0, 1))])
+    areas = np.sqrt((normals**2).sum(axis=0)) / 2
+    return np.minimum(areas, MAX_AREA * np.median(areas)) if areas.any() else areas
 
 
 def landmarks_problem(mesh: Mesh) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from smile_pipe.pipeline.landmarks.surface import capped_areas
 from smile_pipe.pipeline.meshes.mesh import Mesh
 from smile_pipe.pipeline.rendering.cameras import Rig
 from smile_pipe.pipeline.rendering.zbuffer import ZBufferRenderer
@@ -213,11 +214,13 @@ def ends(mesh: Mesh, sizes: Sequence[float]) -> Iterator[tuple[Floats, float]]:
 
 
 def _sample_faces(mesh: Mesh, num_samples: int = 4096) -> tuple[Floats, Floats]:
-    """Centres [N, 3] and areas [N] of faces, evenly spaced in their order."""
-    corners = mesh.vertices[mesh.faces[:: -(-len(mesh.faces) // num_samples)]].astype(np.float64)
-    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    normals = np.stack([a[:, i] * b[:, j] - a[:, j] * b[:, i] for i, j in ((1, 2), (2, 0), (0, 1))])
-    return corners.sum(axis=1) / 3, np.sqrt((normals**2).sum(axis=0))
+    """Centres [N, 3] and areas [N] of faces, spread over their order; see `capped_areas`."""
+    num = len(mesh.faces)
+    # Multiples of the golden ratio: equal steps would hit few columns of a grid.
+    spread = np.arange(num_samples) * 0.6180339887498949 % 1
+    places = np.arange(num) if num <= num_samples else (spread * num).astype(np.intp)
+    corners = mesh.vertices[mesh.faces[places]].astype(np.float64)
+    return corners.sum(axis=1) / 3, capped_areas(corners)
 
 
 def _quantiles(values: Floats, weights: Floats, shares: Sequence[float]) -> Floats:

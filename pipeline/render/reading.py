@@ -235,7 +235,9 @@ def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSetti
         mesh = _apply_reference(mesh, neutral or mesh, sample.frames[0].mesh, settings)
     if settings.text_source != "geometry":
         return ReadInfo(frame), [mesh]
-    reference = _measure(neutral, neutral_frame) if neutral and neutral_frame else None
+    reference = None
+    if neutral is not None and neutral_frame is not None and _is_comparable(mesh, frame, neutral, neutral_frame):
+        reference = _measure(neutral, neutral_frame)
     return ReadInfo(frame, measures=(_measure(mesh, frame),), reference=reference), [mesh]
 
 
@@ -256,8 +258,9 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
             mesh = onset
         else:
             mesh = reader.read_for(files[number], settings)
-            if settings.text_source == "geometry" and frame.method != "bounds":
-                mesh, _ = reader.locate(mesh, files[number], settings)
+            if settings.text_source == "geometry" and frame.method == "detected":
+                # Landmarks of another source are at slightly other places, which would look like motion.
+                mesh, _ = reader.locate(mesh, files[number], settings.model_copy(update={"landmarks": "detect"}))
             mesh = apply_frame(mesh, frame)
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
@@ -276,6 +279,13 @@ def _apply_reference(mesh: Mesh, reference: Mesh, path: str, settings: RenderSet
 
 def _displacements(onset: Mesh, files: Mapping[int, ScanFiles], reader: SourceReader) -> dict[int, float]:
     return {number: displacement(onset, reader.read_shape(scan)) for number, scan in files.items()}
+
+
+def _is_comparable(mesh: Mesh, frame: Frame, reference: Mesh, reference_frame: Frame) -> bool:
+    """Whether landmarks are of the same source and set: others are at slightly other places, which look like motion."""
+    if mesh.landmarks is None or reference.landmarks is None:
+        return False
+    return frame.method == reference_frame.method and len(mesh.landmarks) == len(reference.landmarks)
 
 
 def _measure(mesh: Mesh, frame: Frame) -> Measures:

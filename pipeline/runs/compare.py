@@ -204,7 +204,9 @@ def _group_seeds(members: Sequence[_Crossval]) -> list[list[_Crossval]]:
 
 
 def _system_key(manifest: CrossvalManifest) -> str:
-    options = {name: value for name, value in manifest.config.items() if name not in ("seed", "wandb")}
+    # Earlier releases recorded no `shard_weights`.
+    left_out = {"seed", "wandb"} | ({"shard_weights"} if not manifest.config.get("shard_weights") else set())
+    options = {name: value for name, value in manifest.config.items() if name not in left_out}
     shards = (manifest.shards_fingerprint, manifest.scored_on)
     return fingerprint(options, manifest.system, manifest.text_source, manifest.channel, manifest.precision, shards)
 

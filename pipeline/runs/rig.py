@@ -12,6 +12,7 @@ _SETTINGS = {
     "projection": ("projection", "perspective"),
     "samples": ("samples per pixel", 1),
     "jitter_deg": ("degrees of camera jitter", 0.0),
+    "data_version": ("version of alignment and images", None),
 }
 
 _log = logging.getLogger(__name__)

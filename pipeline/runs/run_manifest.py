@@ -76,9 +76,10 @@ class RunManifest(Manifest):
     final_losses: Mapping[str, float]
     checkpoint: str
 
-    def is_trained_on(self, shards_fingerprint: str) -> bool:
-        """Whether the run was trained on these shards, alone or joined with others."""
-        return shards_fingerprint in (self.shards_fingerprint, *self.joined_fingerprints)
+    @property
+    def training_sets(self) -> frozenset[str]:
+        """Fingerprints of the shard sets that the run was trained on."""
+        return frozenset(self.joined_fingerprints or (self.shards_fingerprint,))
 
     def training_data_summary(self) -> str:
         """Describe the samples, subjects and sequences that the run learned from, for cards and reports."""

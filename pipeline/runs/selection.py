@@ -80,7 +80,7 @@ def select_rows(selection: SampleSelection, run: RunManifest, shards: ShardSet) 
     spec, sample_filter = selection.split or run.split, selection.sample_filter
     if spec == "all":
         return shards.rows[:0], sample_filter.apply_to_table(shards.rows)
-    if selection.split is None and not run.is_trained_on(shards.manifest.fingerprint):
+    if selection.split is None and not shards.fingerprints <= run.training_sets:
         raise UsageError(
             f"not the shards that the run was trained on; select the samples to score with `split` "
             f"({run.split} as in training, or all for another dataset)",
@@ -119,14 +119,14 @@ def select_rows_cross_dataset(
     """
     if selection.split not in (None, "all"):
         raise UsageError("every sample of `shards` is scored; leave `split` out", field="fit_on")
-    scored, fitted = shards.manifest.fingerprint, fit_shards.manifest.fingerprint
-    if scored == fitted or run.is_trained_on(scored):
+    if shards.fingerprints & (fit_shards.fingerprints | run.training_sets):
         raise UsageError(
-            "`shards` are the same shards, or those of the run; leave `fit_on` out, and select the samples to score "
-            "with `split`",
+            "`shards` contain the same shards, or those of the run; leave `fit_on` out, and select the samples to "
+            "score with `split`",
             field="fit_on",
         )
-    rows = fit_shards.of_subjects(run.train_subjects) if run.is_trained_on(fitted) else fit_shards.rows
+    is_training_set = bool(fit_shards.fingerprints & run.training_sets)
+    rows = fit_shards.of_subjects(run.train_subjects) if is_training_set else fit_shards.rows
     classes = candidate_classes(selection, shards)
     shared = selection.sample_filter.apply_to_table(rows).where("expression", classes)
     if not shared:

@@ -186,7 +186,7 @@ class TestRefusals:
             open_sets(f"{tmp_path / 'a'}::{tmp_path / 'b'}")
 
     def test_the_same_set_twice(self, pair):
-        with pytest.raises(UsageError, match="is named twice; use `shard_weights`"):
+        with pytest.raises(UsageError, match="is a part of a set that is named before"):
             join(pair, "a", "b", "a")
 
     def test_several_sets_where_one_is_needed(self, pair):

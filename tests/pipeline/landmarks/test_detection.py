@@ -138,3 +138,36 @@ def test_surface_of_few_faces_is_not_searched(face, monkeypatch):
     few = Mesh.build(face.vertices, face.faces[: detection.MIN_FACES - 1])
     monkeypatch.setattr(detection, "draw_views", lambda *given: pytest.fail("searched"))
     assert detect(few) is None
+
+
+def with_floor(mesh: Mesh, is_first: bool) -> Mesh:
+    """The face, and a floor of 2 m x 2 m of two triangles below it."""
+    corners = np.array([[x, -120, z] for x in (-1000, 1000) for z in (-1000, 1000)], np.float32)
+    floor = np.array([[0, 1, 2], [1, 3, 2]], np.int32) + len(mesh.vertices)
+    faces = np.concatenate([floor, mesh.faces] if is_first else [mesh.faces, floor])
+    return Mesh.build(np.concatenate([mesh.vertices, corners]), faces.astype(np.int32))
+
+
+def with_stray_vertex(mesh: Mesh, metres: float) -> Mesh:
+    vertices = mesh.vertices.copy()
+    vertices[100] += np.float32([0, 1000 * metres, 0])
+    return Mesh.build(vertices, mesh.faces)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda mesh: with_floor(mesh, True), id="floor first"),
+        pytest.param(lambda mesh: with_floor(mesh, False), id="floor last"),
+        pytest.param(lambda mesh: with_stray_vertex(mesh, 10), id="10 m"),
+        pytest.param(lambda mesh: with_stray_vertex(mesh, 1000), id="1 km"),
+    ],
+)
+def test_large_planes_and_stray_vertices_do_not_hide_the_face(face, change):
+    scan = change(replace(face, landmarks=None))
+    found = detect(scan)
+    errors = np.linalg.norm(found.landmarks - face.landmarks, axis=1)
+    assert found.confidence > 0.5 and np.median(errors) < 4
+    # Without landmarks the frame is that of the face as well.
+    expected = canonical_frame(replace(face, landmarks=None))
+    assert canonical_frame(scan).scale == pytest.approx(expected.scale, rel=0.1)

@@ -11,8 +11,8 @@ from smile_pipe.pipeline.face_model.parametric import ParametricFace
 from smile_pipe.pipeline.landmarks import locate as module
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame
 from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
-from smile_pipe.pipeline.landmarks.locate import LOW_CONFIDENCE, MIN_CONFIDENCE, locate_landmarks
-from smile_pipe.pipeline.landmarks.source import detector_version
+from smile_pipe.pipeline.landmarks.locate import locate_landmarks
+from smile_pipe.pipeline.landmarks.source import LOW_CONFIDENCE, MIN_CONFIDENCE, detector_version
 from smile_pipe.pipeline.meshes.mesh import Mesh
 
 
@@ -142,7 +142,7 @@ class TestNoFace:
 
     def test_points_that_form_no_face_are_not_used(self, face, detections):
         located, confidence, problem = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
-        assert located.landmarks is None and confidence is None and "do not form a face" in problem
+        assert located.landmarks is None and confidence is None and "do not form one" in problem
 
 
 def test_version_is_that_of_the_weights():

@@ -97,3 +97,14 @@ def test_directions_cover_the_sphere():
 def test_rotation_turns_by_the_angle():
     turn = rotation_about((0, 1, 0), 90)
     np.testing.assert_allclose(np.array([0, 0, 1.0]) @ turn, [1, 0, 0], atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [257, 513, 1025])
+def test_bounds_of_a_grid_do_not_depend_on_its_resolution(size):
+    x, y = np.meshgrid(np.linspace(-100, 100, size), np.linspace(-100, 100, size))
+    vertices = np.stack([x, y, 0 * x], axis=-1).reshape(-1, 3).astype(np.float32)
+    index = np.arange(size * size).reshape(size, size)
+    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]))
+    faces = np.stack([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)], axis=1).reshape(-1, 3)
+    center, extent = bounds(Mesh(vertices, faces.astype(np.int32)))
+    assert np.abs(center).max() < 3 and extent == pytest.approx(98, abs=3)

@@ -2,7 +2,9 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
@@ -11,6 +13,7 @@ from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.prepare import _search_ball, prepare_steps
+from smile_pipe.pipeline.render.reading import _is_comparable
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
@@ -53,6 +56,18 @@ def test_frames_of_one_subject_do_not_depend_on_the_expression(data, tmp_path):
     shards = render(data, tmp_path / "shards")
     scales = [shards.read(row).record.frame.scale for row in shards.rows]
     assert max(scales) / min(scales) < 1.06
+
+
+@pytest.mark.parametrize("expression", ["NE", "HA"])
+def test_scan_is_not_compared_with_landmarks_of_another_source(tmp_path, expression):
+    synth(SynthConfig(out=tmp_path / "faces", subjects=1, levels=(4,), texture_size=64))
+    (path,) = (tmp_path / "faces").rglob(f"*_{expression}*.bnd")
+    path.unlink()
+    shards = render(tmp_path / "faces", tmp_path / "shards", text="geometry", where="expression == 'HA'")
+    (row,) = shards.rows
+    record = shards.read(row).record
+    assert record.caption is not None and record.caption.reference == "population"
+    assert record.frame.method == ("landmarks" if expression == "NE" else "detected")
 
 
 def test_captions_are_measured(data, tmp_path):
@@ -108,3 +123,20 @@ def test_kernels_of_the_search_are_loaded_if_scans_may_need_it(tmp_path, source,
     tasks = [ShardTask("000000.tar", (sample,))]
     steps = prepare_steps(tasks, StoragePath(tmp_path), settings, Limits(seconds=60, megabytes=1000), "")
     assert (_search_ball in steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("methods", "numbers", "expected"),
+    [
+        (("landmarks", "landmarks"), (68, 68), True),
+        (("detected", "detected"), (68, 68), True),
+        (("detected", "landmarks"), (68, 68), False),
+        (("landmarks", "landmarks"), (83, 68), False),
+        (("landmarks", "landmarks"), (None, 68), False),
+        (("landmarks", "landmarks"), (68, None), False),
+    ],
+)
+def test_only_landmarks_of_one_source_and_set_are_compared(methods, numbers, expected):
+    frames = [SimpleNamespace(method=method) for method in methods]
+    meshes = [SimpleNamespace(landmarks=None if num is None else np.zeros((num, 3))) for num in numbers]
+    assert _is_comparable(meshes[0], frames[0], meshes[1], frames[1]) == expected

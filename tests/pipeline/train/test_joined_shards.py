@@ -9,10 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from helpers.samples import write_shard_set
-from helpers.small_runs import config, learn, register, same, timeless, weights
+from helpers.small_runs import ARCH, config, learn, register, same, timeless, weights
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.crossval.stage import _folds
+from smile_pipe.pipeline.crossval.stage import run as crossval
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
 from smile_pipe.pipeline.runs.run_directory import RunDirectory, open_run
@@ -142,6 +143,53 @@ class TestScores:
         selection = SampleSelection(shards.spec, None, None, "fail", fit_on.spec)
         fitted, scored = select_rows_cross_dataset(selection, run, fit_on, shards)
         assert set(fitted.distinct("subject")) == set(run.train_subjects) and len(scored) == 9
+
+
+class TestOverlaps:
+    """Sets that share a part with what is scored, fitted on or learned from."""
+
+    @pytest.fixture(scope="class")
+    def third(self, root: Path) -> Path:
+        write_shard_set(root / "c", 3, size=32, channels=("normal",))
+        learn(root / "a", root / "run_a", split="all")
+        return root
+
+    def score(self, root: Path, run: str, shards: str, fit_on: str) -> None:
+        spec, other = ("::".join(str(root / name) for name in names) for names in (shards, fit_on))
+        evaluate(EvaluateConfig(run=root / run, shards=spec, fit_on=other, protocol=("knn",)))
+
+    @pytest.mark.parametrize(
+        ("run", "shards", "fit_on"),
+        [
+            ("run_a", "ab", "a"),
+            ("run_a", "b", "bc"),
+            ("run_a", "cb", "b"),
+            ("run", "ba", "c"),
+            ("run", "ac", "c"),
+            ("run", "ca", "b"),
+        ],
+    )
+    def test_what_was_seen_is_no_other_dataset(self, third, run, shards, fit_on):
+        with pytest.raises(UsageError, match="contain the same shards, or those of the run"):
+            self.score(third, run, shards, fit_on)
+
+    def test_sets_in_another_order_are_those_of_the_run(self, root):
+        spec = f"{root / 'b'}::{root / 'a'}"
+        run = open_run(root / "run")[0]
+        report = evaluate(EvaluateConfig(run=root / "run", shards=spec, protocol=("knn",)))
+        assert report.num_scans == sum(row.subject in run.test_subjects for row in open_sets(spec).rows)
+
+    def test_cross_validation_refuses_them_before_training(self, third, tmp_path):
+        options = {
+            "train_on": [third / "a", third / "b"],
+            "test_on": str(third / "b"),
+            "out": tmp_path / "cv",
+            "arch": ARCH,
+        }
+        given = CrossvalConfig.model_validate(options)
+        with pytest.raises(UsageError, match="contains shards of `train_on`"):
+            crossval(given)
+        assert not (tmp_path / "cv").exists()
 
 
 def test_finished_run_is_found_and_stopped_one_continues(root, tmp_path):
