@@ -143,9 +143,13 @@ class MeshStatistics(Frozen):
 
 
 class SampleRecord(Frozen):
-    """`KEY.json`: labels, provenance, cameras, the scales of the images, and what is odd about the scan."""
+    """`KEY.json`: labels, provenance, cameras, the scales of the images, and what is odd about the scan.
 
-    schema_version: Literal[2] = 2
+    Attributes:
+        schema_version: Version 2 lacks the fields of `Frame` that have defaults.
+    """
+
+    schema_version: Literal[2, 3] = 3
     key: str
     subject: str
     expression: str

@@ -44,8 +44,8 @@ Axes = Annotated[str, AfterValidator(parse_axes)]
 
 
 UP_HELP = (
-    "Axis of the scans' files that points up; -y is half a turn about x, z and -z are a quarter. Scans with landmarks "
-    "do not need it."
+    "Axis of the scans' files that points up; -y is half a turn about x, z and -z are a quarter. Scans with landmarks, "
+    "or whose landmarks are found, do not need it."
 )
 AXES_HELP = (
     "Axes of the scans' files that point to the subject's left, up and to the front, such as x,-y,z; instead of `up`."

@@ -167,7 +167,7 @@ def _rounded(points: Floats, scale: float) -> Floats:
 
 
 def _fit(source: Floats, target: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Fit N similarities at once, see `smile_pipe.pipeline.landmarks.alignment.fit_similarity`.
+    """Fit N similarities at once, see `smile_pipe.pipeline.landmarks.landmark_fit.fit_similarity`.
 
     Args:
         source, target: float64 [N, P, 3].

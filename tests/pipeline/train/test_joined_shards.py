@@ -149,10 +149,12 @@ class TestOverlaps:
     """Sets that share a part with what is scored, fitted on or learned from."""
 
     @pytest.fixture(scope="class")
-    def third(self, root: Path) -> Path:
-        write_shard_set(root / "c", 3, size=32, channels=("normal",))
-        learn(root / "a", root / "run_a", split="all")
-        return root
+    def third(self, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder with another set and a run on the first one alone."""
+        folder = Path(shutil.copytree(root, tmp_path_factory.mktemp("overlaps") / "joined"))
+        write_shard_set(folder / "c", 3, size=32, channels=("normal",))
+        learn(folder / "a", folder / "run_a", split="all")
+        return folder
 
     def score(self, root: Path, run: str, shards: str, fit_on: str) -> None:
         spec, other = ("::".join(str(root / name) for name in names) for names in (shards, fit_on))
