@@ -313,7 +313,7 @@ class TestFitOn:
             run(EvaluateConfig(**{"run": run_dir, "shards": str(other), "fit_on": str(shards_dir)} | options))
 
     def test_training_shards_of_the_run_raise(self, run_dir, shards_dir, other):
-        with pytest.raises(UsageError, match="are the same shards, or those of the run"):
+        with pytest.raises(UsageError, match="contain the same shards, or those of the run"):
             run(EvaluateConfig(run=run_dir, shards=str(shards_dir), fit_on=str(other)))
 
     def test_shards_without_a_common_expression_raise(self, run_dir, other, tmp_path):
