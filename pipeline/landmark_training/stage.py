@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses
 from smile_pipe.pipeline.landmark_training.config import LandmarkTrainingConfig
-from smile_pipe.pipeline.landmark_training.faces import build_sources, shape_model
+from smile_pipe.pipeline.landmark_training.faces import PARAMETRIC, build_sources, shape_model
 from smile_pipe.pipeline.landmark_training.network import TorchHeatmapNetwork, heatmap_loss, target_heatmaps
 from smile_pipe.pipeline.landmark_training.samples import SCALE, SceneSpec, TrainingViews, draw_scene
 from smile_pipe.pipeline.landmarks.detection import COARSE, COARSE_SIZE, FINE_SIZE, NUM_LANDMARKS
@@ -79,10 +80,12 @@ def run(
         The manifest. If `out` and the manifest of the same options exist, nothing is trained.
 
     Raises:
-        UsageError: A face model is not one, or the folder of `out` does not exist.
+        UsageError: A face model is not one, or `out` is no .npz file, or its folder does not exist.
     """
+    if config.out.suffix != ".npz":
+        raise UsageError("must end in .npz", field="out", value=config.out)
     manifest_path = config.out.with_suffix(".json")
-    options = fingerprint(config.model_dump(mode="json", exclude={"out", "workers"}), REVISION)
+    options = _fingerprint(config)
     if config.out.exists() and manifest_path.exists():
         finished = LandmarkTrainingManifest.read(manifest_path)
         if finished.fingerprint == options:
@@ -139,6 +142,13 @@ def run(
     )
     manifest.write(manifest_path)
     return manifest
+
+
+def _fingerprint(config: LandmarkTrainingConfig) -> str:
+    """Fingerprint of the options, and of the files of the face models."""
+    files = [Path(model) for model in config.face_model if model != PARAMETRIC and Path(model).is_file()]
+    contents = [blake3(file.read_bytes()).hexdigest(length=16) for file in files]
+    return fingerprint(config.model_dump(mode="json", exclude={"out", "workers"}), REVISION, contents)
 
 
 def _save(path: Path, networks: Mapping[str, TorchHeatmapNetwork], shapes: Mapping[str, NDArray[np.float64]]) -> None:

@@ -49,6 +49,21 @@ def test_missing_folder_and_wrong_model_are_reported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_are_in_a_file_of_their_own(tmp_path):
+    with pytest.raises(UsageError, match=r"must end in \.npz"):
+        stage.run(LandmarkTrainingConfig(out=tmp_path / "a.json", steps=1))
+
+
+def test_another_content_of_a_face_model_has_another_fingerprint(tmp_path):
+    model = tmp_path / "model.npz"
+    config = LandmarkTrainingConfig(out=tmp_path / "a.npz", face_model=("parametric", str(model)))
+    fingerprints = []
+    for content in (b"one", b"two"):
+        model.write_bytes(content)
+        fingerprints.append(stage._fingerprint(config))
+    assert fingerprints[0] != fingerprints[1]
+
+
 @pytest.mark.parametrize("face_models", FACE_MODELS)
 def test_a_scene_depends_on_its_seed_and_number_only(face_models):
     mean = tuple(map(tuple, shape_model(build_sources(face_models), 0, 3)[0].tolist()))
