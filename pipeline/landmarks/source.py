@@ -11,7 +11,7 @@ LANDMARKS_HELP = (
     "Landmarks that scans are aligned by: file takes those of their files, detect finds 68 on the surface, auto finds "
     "them where the files have none that fit, none aligns by the outer shape."
 )
-# A detection of less confidence is not used: it is no face, or not its place. Thresholds from 0.15 to 0.5 separate 312
+# A detection of less confidence is not used: it is no face, or not its place. Thresholds from 0.3 to 0.5 separate 312
 # generated faces from 200 scenes without one (README.md). Below the second limit the detection is used, with a note.
 MIN_CONFIDENCE, LOW_CONFIDENCE = 0.35, 0.5
 WEIGHTS = "detector.npz"

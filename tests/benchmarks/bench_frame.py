@@ -1,6 +1,6 @@
 """How much the canonical frame of a subject depends on the expression and on noise of the landmarks.
 
-    python tests/benchmarks/bench_frame.py --ict ../shared/faces/ict_facekit.npz
+    python tests/benchmarks/bench_frame.py --ict ict_facekit.npz
 
 For each face model: subjects with the six expressions at four levels, compared with the frame of their neutral face;
 and neutral faces with noise of 1.5 mm on each landmark. Root mean squares of scale (percent), direction (degrees) and
