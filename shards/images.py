@@ -7,6 +7,7 @@ for the image that represents all frames.
     depth           uint16 [H, W]       16-bit grey PNG
     normal          uint8 [H, W, 3]     8-bit PNG
     flow            uint16 [H, W, 3]    16-bit PNG
+    landmarks       uint8 [H, W, 3]     8-bit PNG, outlines drawn through the landmarks
     *.dynamic       uint8 [H, W] for depth, else [H, W, 3]     8-bit PNG
 
 PNG is lossless. With the same codec versions, the same pixels give the same bytes. Images of another kind, or larger
@@ -20,7 +21,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-EXTENSION = {"rgb": "jpg", "depth": "png", "normal": "png", "flow": "png"}
+LANDMARKS = "landmarks"
+EXTENSION = {"rgb": "jpg", "depth": "png", "normal": "png", "flow": "png", LANDMARKS: "png"}
 CHANNELS = tuple(EXTENSION)
 DYNAMIC = "dynamic"
 
@@ -31,7 +33,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _HEADER = struct.Struct(">8s4x4sIIBB")
 # The bit depth and colour type of PNG: 0 is grey, 2 is RGB.
-_PNG_KIND = {"depth": (16, 0), "normal": (8, 2), "flow": (16, 2)}
+_PNG_KIND = {"depth": (16, 0), "normal": (8, 2), "flow": (16, 2), LANDMARKS: (8, 2)}
 _KIND_NAME = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 

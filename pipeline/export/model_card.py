@@ -28,6 +28,7 @@ _CHANNELS: Mapping[str, str] = {
     "with both numbers from the sample's JSON",
     "flow": f"displacement d since the onset in frame units (90 mm), as 128 + 127 tanh(d / {FLOW_BEND}) in red, green "
     "and blue; a stored 16-bit value v is (v - 32768) `flow.step`, with `flow.step` from the sample's JSON",
+    "landmarks": "outlines through the landmarks as stored: red has the brows, green eyes and nose, blue the lips",
 }
 # Of runs whose `input_version` is 1.
 _OLD_DEPTH = "depth as grey: 255 - d // 258 of the stored 16-bit value d, and 0 for the background, where d is 0"

@@ -25,7 +25,7 @@ from smile_pipe.pipeline.rendering.choose_backend import (
 )
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings, Window
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.images import CHANNELS, MAX_SIDE
+from smile_pipe.shards.images import CHANNELS, LANDMARKS, MAX_SIDE
 from smile_pipe.shards.sample import Sampling, Temporal
 from smile_pipe.shards.storage import StoragePath
 
@@ -57,7 +57,8 @@ class RenderConfig(SampleFilter):
     channels: Annotated[tuple[str, ...], CommaSeparated] = Field(
         ("rgb", "depth", "normal"),
         min_length=1,
-        description="Channels to render: rgb, depth, normal, and flow (displacement from the neutral face).",
+        description="Channels to render: rgb, depth, normal, flow (displacement from the neutral face), and landmarks "
+        "(outlines through the landmarks, for models that read faces of other sources).",
     )
     renderer: RendererName = Field(
         "auto",
@@ -125,6 +126,8 @@ class RenderConfig(SampleFilter):
             raise ValueError(
                 f"`size={self.size}` with `supersample={self.supersample}`: draws over {MAX_SIDE} pixels a side"
             )
+        if self.landmarks == "none" and LANDMARKS in self.channels:
+            raise ValueError(f"`landmarks=none`: there is nothing to draw in the channel `{LANDMARKS}`")
         return self
 
     @property

@@ -99,8 +99,7 @@ def _draw_triangle(settings: RenderSettings) -> None:
     # As the textures of scans are, which matters to Numba.
     texture.flags.writeable = False
     triangle = Mesh(corners, face, corners[:, :2].copy(), face, texture=texture, flow=np.zeros_like(corners))
-    (images,) = draw(
-        cached_renderer(settings.renderer), [(triangle, settings.rig_of(""))], settings.channels, settings.samples
-    )
+    pairs = [(triangle, settings.rig_of(""))]
+    (images,) = draw(cached_renderer(settings.renderer), pairs, settings.rendered_channels, settings.samples)
     if not isinstance(images, Exception):
         encode_frame(images.pixels)

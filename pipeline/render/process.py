@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
+from smile_pipe.pipeline.landmarks.outlines import draw_outlines, has_outlines
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
@@ -42,6 +44,7 @@ from smile_pipe.pipeline.rendering.choose_backend import RendererName, build_ren
 from smile_pipe.pipeline.rendering.device_errors import as_device_error, free_device_memory
 from smile_pipe.pipeline.rendering.encoding import encode_frame
 from smile_pipe.pipeline.sequences.dynamic_images import rank_pooling_weights, weighted_sum
+from smile_pipe.shards.images import LANDMARKS
 from smile_pipe.shards.sample import MeshStatistics, Temporal
 from smile_pipe.shards.storage import StoragePath
 
@@ -174,16 +177,20 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
     readable = [unit for unit in units if unit.failure is None]
     rigs = [settings.rig_of(unit.work.sample.key) for unit in readable]
     pairs = [(mesh, rig) for unit, rig in zip(readable, rigs, strict=True) for mesh in unit.meshes]
-    drawn = iter(draw(renderer, pairs, settings.channels, settings.samples))
+    drawn = iter(draw(renderer, pairs, settings.rendered_channels, settings.samples))
     common_seconds = (time.perf_counter() - began) / max(len(readable), 1)
+    rig_of_unit = iter(rigs)
     for unit in units:
         if unit.failure is not None:
             yield unit
             continue
         began = time.perf_counter()
+        rig = next(rig_of_unit)
         result, own = replace(unit, meshes=()), [next(drawn) for _ in unit.meshes]
         try:
             pixels = [_visible_pixels(images) for images in own]
+            if LANDMARKS in settings.channels:
+                pixels = [*map(partial(_add_outlines, unit.work, settings, rig), pixels, unit.meshes)]
             result = replace(result, pixels=pixels, statistics=_statistics(unit.meshes[0]))
         except MeshError as error:
             path = unit.work.sample.frames[0].mesh
@@ -297,6 +304,16 @@ def _visible_pixels(images: QuantisedViews | Exception) -> Mapping[str, NDArray]
     if not images.is_visible:
         raise MeshError("shows nothing in any view: the mesh is empty, degenerate or out of sight")
     return images.pixels
+
+
+def _add_outlines(
+    work: WorkUnit, settings: RenderSettings, rig: Rig, pixels: Mapping[str, NDArray], mesh: Mesh
+) -> Mapping[str, NDArray]:
+    """Add the channel `landmarks`; a frame of a sequence without landmarks has an empty image, a scan fails."""
+    if work.sample.frame_rate is None and not has_outlines(mesh.landmarks):
+        raise MeshError(f"has no landmarks to draw (channel `{LANDMARKS}`), in its file or found on its surface")
+    outlines = draw_outlines(mesh.landmarks, rig)
+    return {name: outlines if name == LANDMARKS else pixels[name] for name in settings.channels}
 
 
 def _statistics(mesh: Mesh) -> MeshStatistics:

@@ -258,7 +258,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
             mesh = onset
         else:
             mesh = reader.read_for(files[number], settings)
-            if settings.text_source == "geometry" and frame.method == "detected":
+            if settings.reads_landmarks and frame.method == "detected":
                 # Landmarks of another source are at slightly other places, which would look like motion.
                 mesh, _ = reader.locate(mesh, files[number], settings.model_copy(update={"landmarks": "detect"}))
             mesh = apply_frame(mesh, frame)

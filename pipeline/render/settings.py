@@ -13,6 +13,7 @@ from smile_pipe.pipeline.landmarks.source import LandmarkSource, detector_versio
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
+from smile_pipe.shards.images import LANDMARKS
 from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 
 # Increment when the images or the record of a sample change for another reason than its renderer: alignment, codecs.
@@ -70,6 +71,16 @@ class RenderSettings(Frozen):
     def needs_neutral(self) -> bool:
         """Whether a scan is compared with its subject's neutral one."""
         return self.text_source == "geometry" or "flow" in self.channels
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Whether each frame of a sequence needs its own landmarks, for its caption or for its image of them."""
+        return self.text_source == "geometry" or LANDMARKS in self.channels
+
+    @property
+    def rendered_channels(self) -> tuple[str, ...]:
+        """The channels that a renderer draws from the surface: all but `landmarks`, and at least one."""
+        return tuple(name for name in self.channels if name != LANDMARKS) or ("depth",)
 
     def rig_of(self, key: str) -> Rig:
         """Return the cameras of a sample: those of the views, or with jitter the sample's own."""

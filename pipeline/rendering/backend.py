@@ -30,8 +30,8 @@ BACKGROUND = (240, 240, 240)
 # Limit of a face's size (twice its area, square frame units) for vertex normals. A larger face has an outlier vertex;
 # the normals of its other vertices are computed without it.
 MAX_FACE_AREA = 2.0**18
-# Bytes of a pixel of `QuantisedViews`, by channel.
-QUANTISED_BYTES = {"rgb": 3, "depth": 2, "normal": 3, "flow": 6}
+# Bytes of a pixel that is stored, by channel. Renderers draw all of these but `landmarks`.
+QUANTISED_BYTES = {"rgb": 3, "depth": 2, "normal": 3, "flow": 6, "landmarks": 3}
 
 
 class DeviceError(RuntimeError):

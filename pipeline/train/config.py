@@ -16,7 +16,7 @@ from smile_pipe.shards.sample import Temporal
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
 from smile_pipe.shards.storage import StoragePath
 
-InputChannel = Literal["auto", "rgb", "depth", "normal", "flow"]
+InputChannel = Literal["auto", "rgb", "depth", "normal", "flow", "landmarks"]
 
 
 class TrainOptions(Frozen):

@@ -18,8 +18,8 @@ def resolve_channel(config: TrainConfig, manifest: ShardManifest) -> str:
         UsageError: The shards lack the channel.
     """
     if config.channel == "auto":
-        preferred = ("rgb", "normal", "depth", "flow") if config.is_pretrained else ("normal", "rgb", "depth", "flow")
-        return next(channel for channel in preferred if channel in manifest.channels)
+        preferred = ("rgb", "normal") if config.is_pretrained else ("normal", "rgb")
+        return next(name for name in (*preferred, "depth", "flow", "landmarks") if name in manifest.channels)
     if config.channel not in manifest.channels:
         raise UsageError(
             f"the shards have {', '.join(manifest.channels)}; choose one of these",

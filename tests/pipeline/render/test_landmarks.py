@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.render import settings as settings_module
@@ -17,7 +18,10 @@ from smile_pipe.pipeline.render.reading import _is_comparable
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
+from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.index import read_failures
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.sample import decode_sample
 from smile_pipe.shards.storage import StoragePath
 
 
@@ -77,6 +81,40 @@ def test_captions_are_measured(data, tmp_path):
     assert len(set(texts.values())) > 4
 
 
+def test_outlines_are_drawn_as_a_channel(data, tmp_path):
+    shards = render(data, tmp_path / "shards", channels=("landmarks", "normal"))
+    assert shards.manifest.channels == ("normal", "landmarks")
+    row = shards.rows[0]
+    decoded = decode_sample(shards.read(row))
+    for camera in shards.read(row).record.cameras:
+        outlines = decoded[f"{camera.name}.landmarks.png"]
+        normal = decoded[f"{camera.name}.normal.png"]
+        assert outlines.shape == normal.shape and all(outlines[..., part].max() > 200 for part in range(3))
+        # Lips are below the eyes, in the face.
+        eyes, lips = (np.argwhere(outlines[..., part] > 128) for part in (1, 2))
+        assert lips[:, 0].mean() > eyes[:, 0].mean()
+        assert (normal[lips[:, 0], lips[:, 1]] != 128).any(axis=1).mean() > 0.8
+
+
+def test_outlines_alone(data, tmp_path):
+    shards = render(data, tmp_path / "shards", channels=("landmarks",))
+    names = {name.split(".")[1] for name in decode_sample(shards.read(shards.rows[0])) if name.endswith(".png")}
+    assert names == {"landmarks"}
+
+
+def test_scan_without_landmarks_is_a_failure_where_they_are_drawn(data, tmp_path):
+    with pytest.raises(UsageError, match="contains no samples"):
+        render(data, tmp_path / "shards", channels=("landmarks",), landmarks="file")
+    failures = read_failures(tmp_path / "shards" / "failures.parquet")
+    assert len(failures) == 7
+    assert all("has no landmarks to draw" in failure.reason for failure in failures)
+
+
+def test_outlines_without_a_source_of_landmarks_are_refused(tmp_path):
+    with pytest.raises(ValidationError, match="nothing to draw"):
+        RenderConfig(data_dir=tmp_path, out=tmp_path / "out", channels=("landmarks",), landmarks="none")
+
+
 @pytest.mark.parametrize("source", ["file", "none"])
 def test_nothing_is_found_without_a_search(data, tmp_path, source):
     shards = render(data, tmp_path / "shards", landmarks=source)
@@ -96,13 +134,28 @@ def test_another_detector_renders_again_where_it_is_used(tmp_path, monkeypatch):
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True, True]
 
 
-def test_sequence_without_landmarks_has_the_frame_of_its_onset_and_captions(tmp_path):
-    data = tmp_path / "faces"
+@pytest.fixture(scope="module")
+def surprise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One sequence without landmark files."""
+    data = tmp_path_factory.mktemp("sequence") / "faces"
     synth(SynthConfig(out=data, kind="sequences", subjects=1, frames=8, texture_size=64))
     remove_landmarks(data)
     for folder in {path.parent for path in data.rglob("*.wrl")}:
         if folder.name != "Surprise":
             shutil.rmtree(folder)
+    return data
+
+
+def test_outlines_follow_the_frames_of_a_sequence(surprise, tmp_path):
+    shards = render(surprise, tmp_path / "shards", channels=("landmarks",))
+    decoded = decode_sample(shards.read(shards.rows[0]))
+    heights = [np.ptp(np.argwhere(decoded[f"front.landmarks.{n:02d}.png"][..., 2] > 128)[:, 0]) for n in range(8)]
+    # The mouth opens, and closes.
+    assert max(heights[2:6]) > heights[0] + 1 and max(heights[2:6]) > heights[-1] + 1
+
+
+def test_sequence_without_landmarks_has_the_frame_of_its_onset_and_captions(surprise, tmp_path):
+    data = surprise
     shards = render(data, tmp_path / "shards", text="geometry")
     (row,) = shards.rows
     sample = shards.read(row)
