@@ -60,6 +60,7 @@ class Predictor:
         use_gpu: bool = False,
         axes: str = UPRIGHT,
         landmarks: LandmarkSource = "auto",
+        knowledge: Path | None = None,
     ) -> "Predictor":
         """Load a run.
 
@@ -70,6 +71,7 @@ class Predictor:
             use_gpu: compute embeddings on the GPU.
             axes: axes of the scans to predict, see `smile_pipe.pipeline.landmarks.axes.parse_axes`.
             landmarks: what scans are aligned by, see `RenderConfig.landmarks`.
+            knowledge: file of expression knowledge, see `PredictConfig.knowledge`.
 
         Raises:
             UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
@@ -82,7 +84,8 @@ class Predictor:
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
         temporal = settings.sequences.temporal
         decode_spec = model.decode_spec(manifest, temporal)
-        return cls(root, manifest, model, settings, decode_spec, choose_classifier(head, root, manifest, model))
+        classifier = choose_classifier(head, root, manifest, model, knowledge)
+        return cls(root, manifest, model, settings, decode_spec, classifier)
 
     def prompt_classifier(self, texts: Sequence[str], with_expressions: bool = False) -> Classifier:
         """Return a zero-shot classifier whose classes are texts.

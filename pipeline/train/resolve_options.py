@@ -2,6 +2,8 @@
 
 from smile_pipe.model.config import RECIPES, Precision, RunTextSource
 from smile_pipe.model.towers import native_precision
+from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.captions.naming import AXES, ExpressionNamer
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
@@ -30,7 +32,7 @@ def resolve_channel(config: TrainConfig, manifest: ShardManifest) -> str:
 
 
 def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunTextSource:
-    """Choose the source of the text: the shards, clusters of the model's own embeddings, or none.
+    """Choose the source of the text: the shards, expression knowledge, clusters of the model's embeddings, or none.
 
     Raises:
         UsageError: The recipe cannot learn from the source, the shards do not have it, or samples are drawn by labels
@@ -54,12 +56,20 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
             raise UsageError(
                 f"needs prompts of several expressions, and the shards have {reason}", field="text", value="pseudo"
             )
+    elif source == "knowledge":
+        _check_named(config, manifest)
     elif source not in ("none", stored):
         has = "no prompts" if stored == "none" else f"prompts from {stored}"
         raise UsageError(
             f"the shards have {has}; use `text={stored}`, or render them with `text={source}`",
             field="text",
             value=source,
+        )
+    if config.knowledge and source != "knowledge":
+        raise UsageError(
+            "needs `text=knowledge`; without it, give the file to evaluate and predict",
+            field="knowledge",
+            value=config.knowledge,
         )
     if config.sampling == "balanced" and source not in ("label", "au"):
         raise UsageError(
@@ -70,13 +80,34 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
     return source
 
 
+def _check_named(config: TrainConfig, manifest: ShardManifest) -> None:
+    """Check that the shards have captions, and prompts of at least two expressions that knowledge can name.
+
+    Raises:
+        UsageError: They have not.
+    """
+    if manifest.text_source not in AXES:
+        raise UsageError(
+            "needs captions, and the shards have none; render them with `text=geometry`",
+            field="text",
+            value="knowledge",
+        )
+    classes = [name for name in manifest.expressions if manifest.prompts.get(name)]
+    if ExpressionNamer(load_knowledge(config.knowledge), classes, manifest.text_source).known.sum() < 2:
+        raise UsageError(
+            "needs prototypes and prompts of at least two expressions of the shards; add prototypes with `knowledge`",
+            field="text",
+            value="knowledge",
+        )
+
+
 def uses_metadata_prompts(config: TrainConfig, source: RunTextSource) -> bool:
     """Whether half of the prompts also describe the person.
 
     Raises:
         UsageError: The option requires it, and the training reads no prompts of the shards.
     """
-    has_prompts = source not in ("none", "pseudo") and config.recipe != "supervised"
+    has_prompts = source not in ("none", "knowledge", "pseudo") and config.recipe != "supervised"
     if config.metadata == "on" and not has_prompts:
         raise UsageError(
             "extends the prompts of the shards, and this training reads none; leave it out",

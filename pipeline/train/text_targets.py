@@ -1,7 +1,8 @@
 """Text and targets of a batch: prompts as tokens, and the numbers by which the losses compare samples.
 
-The prompts are those of the shards, or prompts of pseudo-labels: before each epoch the model assigns each sample to a
-class by its embedding, without looking at any label. Equal concepts have equal numbers in every process.
+The prompts are those of the shards, or those of expression knowledge (`knowledge_prompts.py`), or prompts of
+pseudo-labels: before each epoch the model assigns each sample to a class by its embedding, without looking at any
+label. Equal concepts have equal numbers in every process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,12 @@ from smile_pipe.model.pseudo_labels import pseudo_labels
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
+from smile_pipe.pipeline.captions.knowledge import Knowledge
 from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.embedding import embed_rows
+from smile_pipe.pipeline.train.knowledge_prompts import KnowledgePrompts
 from smile_pipe.shards.index import SampleRow
 
 
@@ -78,7 +81,7 @@ class PseudoPrompts:
 class TextTargets:
     """Text and targets of batches; with pseudo-labels those of the current epoch.
 
-    With the text sources `none` and `pseudo` no label is used.
+    With the text sources `none`, `knowledge` and `pseudo` no label is used.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class TextTargets:
         rows: Sequence[SampleRow],
         seed: int,
         metadata: bool = False,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self.source, self.reads_text = source, model.reads_text
         self.dataset, self.rows, self.seed = dataset, rows, seed
@@ -97,6 +101,11 @@ class TextTargets:
         self.class_numbers = {concept_id(name): n for n, name in enumerate(manifest.expressions)}
         self.concept_numbers: dict[str, int] = {}
         self.pseudo = PseudoPrompts(manifest.prompts, rows, seed) if source == "pseudo" else None
+        self.knowledge = (
+            KnowledgePrompts(manifest.prompts, knowledge, manifest.text_source, seed)
+            if source == "knowledge" and knowledge
+            else None
+        )
         self.people = {row.key: who for row in rows if (who := describe_person(row.labels))} if metadata else {}
 
     def start_epoch(self, model: ContrastiveModel, directions_v3: Tensor, worker: Worker) -> None:
@@ -116,6 +125,8 @@ class TextTargets:
             return None, None, subject_ids
         if self.pseudo:
             texts, concepts = self.pseudo.draw(batch.keys, epoch)
+        elif self.knowledge:
+            texts, concepts = self.knowledge.draw(batch, epoch)
         else:
             texts, concepts = self._shard_prompts(batch, epoch), batch.concepts
         ids = self._number(concepts)
