@@ -64,7 +64,7 @@ class ProtocolPredictor:
         if protocol == "caption-vote":
             if self.votes is None:
                 raise ValueError("caption-vote needs the captions of the run")
-            return caption_vote(x[data.num_train :], *self.votes)
+            return caption_vote(x[data.num_train :], *self.votes, self.model.scale)
         if protocol == "finetune":
             raise ValueError("finetune learns from images, not from embeddings")
 

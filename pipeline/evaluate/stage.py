@@ -98,6 +98,8 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     texts = {name: shards.manifest.prompts[name] for name in classes if "zero-shot" in names}
     warn_on_equal_tokens(model.tokenizer, texts)
     prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
+    if config.knowledge and "caption-vote" not in names:
+        raise UsageError("needs `protocol=caption-vote`", field="knowledge", value=config.knowledge)
     votes = _caption_votes(config, model, classes) if "caption-vote" in names else None
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}

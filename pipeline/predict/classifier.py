@@ -108,7 +108,7 @@ def _caption_classifier(root: StoragePath, run: RunManifest, model: TrainedModel
     added = knowledge.prototypes.keys() - captions.knowledge.prototypes.keys() if knowledge else ()
     classes = order_expressions((*run.classes, *added))
     anchors, shares = embed_captions(model, captions), captions.shares(classes, knowledge)
-    return Classifier("captions", classes, lambda x: caption_vote(x, anchors, shares))
+    return Classifier("captions", classes, lambda x: caption_vote(x, anchors, shares, model.scale))
 
 
 def _warn_on_other_rig(root: StoragePath) -> None:
