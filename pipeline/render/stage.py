@@ -88,7 +88,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 @_without_garbage_collection()
 def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) -> RenderPlan:
-    found = find_samples(config.data_dir, config.layout, settings.needs_neutral and settings.neutral == "label")
+    found = find_samples(config.data_dir, config.layout, settings.needs_neutral)
     if not found.samples:
         raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample; choose another `layout`")
     output.check_writable()

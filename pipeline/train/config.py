@@ -66,6 +66,11 @@ class TrainOptions(Frozen):
         "prototypes name them; none trains without text; others must be in the shards.",
     )
     knowledge: Path | None = Field(None, description=KNOWLEDGE_HELP)
+    pseudo_start: Literal["prompts", "knowledge"] = Field(
+        "prompts",
+        description="Start of the clusters of pseudo-labels: prompts, in clusters of equal size; or, for shards with "
+        "captions, knowledge: the samples that captions name, with their shares.",
+    )
     metadata: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Description of the person (sex, age, ancestry) in half of the prompts, where labels have it; auto "
@@ -230,6 +235,8 @@ class TrainConfig(TrainOptions):
             del options["sampling"]
         if not self.shard_weights:
             del options["shard_weights"]
+        if self.pseudo_start == "prompts":
+            del options["pseudo_start"]
         # The content of the file counts (`stage.py`), and not its name.
         del options["knowledge"]
         return options

@@ -4,13 +4,16 @@ The name of a sample is the expression whose published prototypes its caption ma
 (`smile_pipe.pipeline.captions.naming`). It is the concept of both kinds of text. No label is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from blake3 import blake3
 
 from smile_pipe.pipeline.captions.knowledge import Knowledge
 from smile_pipe.pipeline.captions.naming import ExpressionNamer, activity_of
 from smile_pipe.pipeline.data.dataset import Batch
+from smile_pipe.shards.index import SampleRow
+from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.streaming import sample_pipeline
 
 
 class KnowledgePrompts:
@@ -48,3 +51,20 @@ class KnowledgePrompts:
                 texts.append(text)
                 names.append(text)
         return texts, names
+
+
+def name_samples(
+    shards: ShardSet, rows: Sequence[SampleRow], knowledge: Knowledge, classes: Sequence[str]
+) -> list[int]:
+    """Name samples by their captions, for which their records are read.
+
+    Returns:
+        The index of each sample's expression in `classes`, in the order of the rows; -1 for a sample that has no name,
+        or cannot be read.
+    """
+    namer = ExpressionNamer(knowledge, classes, shards.manifest.text_source)
+    numbers: dict[str, int | None] = {}
+    for sample in sample_pipeline(shards, rows, lambda row, error: None):
+        caption = sample.record.caption
+        numbers[sample.record.key] = None if caption is None else namer.name(activity_of(caption))
+    return [-1 if (number := numbers.get(row.key)) is None else number for row in rows]

@@ -56,21 +56,14 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
             raise UsageError(
                 f"needs prompts of several expressions, and the shards have {reason}", field="text", value="pseudo"
             )
-    elif source == "knowledge":
-        _check_named(config, manifest)
-    elif source not in ("none", stored):
+    elif source not in ("none", "knowledge", stored):
         has = "no prompts" if stored == "none" else f"prompts from {stored}"
         raise UsageError(
             f"the shards have {has}; use `text={stored}`, or render them with `text={source}`",
             field="text",
             value=source,
         )
-    if config.knowledge and source != "knowledge":
-        raise UsageError(
-            "needs `text=knowledge`; without it, give the file to evaluate and predict",
-            field="knowledge",
-            value=config.knowledge,
-        )
+    _check_knowledge(config, manifest, source)
     if config.sampling == "balanced" and source not in ("label", "au"):
         raise UsageError(
             f"draws samples by their labels, and this training learns without them (text {source}); leave it out",
@@ -80,24 +73,29 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
     return source
 
 
-def _check_named(config: TrainConfig, manifest: ShardManifest) -> None:
-    """Check that the shards have captions, and prompts of at least two expressions that knowledge can name.
+def _check_knowledge(config: TrainConfig, manifest: ShardManifest, source: RunTextSource) -> None:
+    """Check that knowledge is given only where it is read, and that shards have the captions and prompts that it needs.
 
     Raises:
-        UsageError: They have not.
+        UsageError: A condition does not hold.
     """
+    if config.pseudo_start == "knowledge" and source != "pseudo":
+        raise UsageError("needs `text=pseudo`; leave it out", field="pseudo_start", value="knowledge")
+    if source != "knowledge" and config.pseudo_start != "knowledge":
+        if config.knowledge:
+            raise UsageError(
+                "needs `text=knowledge` or `pseudo_start=knowledge`; without it, give the file to evaluate and predict",
+                field="knowledge",
+                value=config.knowledge,
+            )
+        return
     if manifest.text_source not in AXES:
-        raise UsageError(
-            "needs captions, and the shards have none; render them with `text=geometry`",
-            field="text",
-            value="knowledge",
-        )
+        raise UsageError("knowledge needs captions, and the shards have none; render them with `text=geometry`")
     classes = [name for name in manifest.expressions if manifest.prompts.get(name)]
     if ExpressionNamer(load_knowledge(config.knowledge), classes, manifest.text_source).known.sum() < 2:
         raise UsageError(
-            "needs prototypes and prompts of at least two expressions of the shards; add prototypes with `knowledge`",
-            field="text",
-            value="knowledge",
+            "knowledge needs prototypes and prompts of at least two expressions of the shards; add prototypes with the "
+            "option `knowledge`"
         )
 
 

@@ -102,7 +102,8 @@ def run(
     directory = RunDirectory(config.out)
     # The other channels are converted as in version 1.
     version: list[Any] = [INPUT_VERSION] if job.channel == "depth" else []
-    version += [fingerprint(job.knowledge)] if job.text_source == "knowledge" else []
+    reads_knowledge = job.text_source == "knowledge" or config.pseudo_start == "knowledge"
+    version += [fingerprint(job.knowledge)] if reads_knowledge else []
     run_fingerprint = fingerprint(
         config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config), *version
     )
@@ -128,7 +129,7 @@ def run(
         record["partitions"] = job.partitions
         _train(job, directory, record, on_metrics, in_process, on_wait)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
-        if job.knowledge:
+        if job.knowledge and job.text_source in CAPTION_SOURCES:
             _collect_captions(shards, manifest, config, job.knowledge).write(directory.root)
         directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
@@ -250,6 +251,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     if config.cache_dir:
         paths["cache_dir"] = local_folder(config.cache_dir)
     resolved = config.model_copy(update=paths)
+    needs_knowledge = source in CAPTION_SOURCES or config.pseudo_start == "knowledge"
     job = Job(
         config=resolved,
         recipe=resolved.recipe_config(len(shards.manifest.expressions)),
@@ -262,7 +264,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         validation_subjects=held_out,
         metadata=uses_metadata_prompts(config, source),
         partitions=_num_partitions(config),
-        knowledge=load_knowledge(config.knowledge) if source in CAPTION_SOURCES else None,
+        knowledge=load_knowledge(config.knowledge) if needs_knowledge else None,
     )
     return shards, split, job
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smile_pipe.model.config import RunTextSource
 from smile_pipe.model.objectives import ContrastiveModel
-from smile_pipe.model.pseudo_labels import pseudo_labels
+from smile_pipe.model.pseudo_labels import named_start, pseudo_labels
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
@@ -24,7 +24,7 @@ from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.embedding import embed_rows
-from smile_pipe.pipeline.train.knowledge_prompts import KnowledgePrompts
+from smile_pipe.pipeline.train.knowledge_prompts import KnowledgePrompts, name_samples
 from smile_pipe.shards.index import SampleRow
 
 
@@ -35,8 +35,15 @@ class PseudoPrompts:
         labels: Class of each sample, int64 [N] in the order of the rows; empty before the first epoch.
     """
 
-    def __init__(self, prompts: Mapping[str, tuple[str, ...]], rows: Sequence[SampleRow], seed: int) -> None:
-        self.prompts, self.seed = dict(prompts), seed
+    def __init__(
+        self,
+        prompts: Mapping[str, tuple[str, ...]],
+        rows: Sequence[SampleRow],
+        seed: int,
+        knowledge: Knowledge | None = None,
+    ) -> None:
+        self.prompts, self.seed, self.knowledge = dict(prompts), seed, knowledge
+        self.names: Tensor | None = None
         self.classes = tuple(self.prompts)
         self.positions = {row.key: position for position, row in enumerate(rows)}
         self.labels = torch.empty(0, dtype=torch.int64)
@@ -52,6 +59,9 @@ class PseudoPrompts:
     ) -> None:
         """Assign all samples to classes by the current model (model/pseudo_labels.py).
 
+        The clusters start at the prompts; with knowledge, at the means of the samples that captions name, and their
+        shares are those of the names.
+
         All ranks must call this together, and get the same labels.
         """
         embedded, _ = embed_rows(model, dataset, rows, directions_v3, worker)
@@ -61,7 +71,12 @@ class PseudoPrompts:
             tokens = (tokenizer(list(self.prompts[name])) for name in self.classes)
             anchors = torch.stack([F.normalize(model.embed_text(each).float(), dim=-1).mean(dim=0) for each in tokens])
         model.train(was_training)
-        self.labels = pseudo_labels(embedded, anchors).cpu()
+        shares = None
+        if self.knowledge:
+            if self.names is None:
+                self.names = torch.tensor(name_samples(dataset.shards, rows, self.knowledge, self.classes))
+            anchors, shares = named_start(embedded, anchors, self.names)
+        self.labels = pseudo_labels(embedded, anchors, shares_k=shares).cpu()
 
     def draw(self, keys: Sequence[str], epoch: int) -> tuple[list[str], list[str]]:
         """Draw a prompt of its class for each sample, another one each epoch.
@@ -100,7 +115,7 @@ class TextTargets:
         manifest = dataset.shards.manifest
         self.class_numbers = {concept_id(name): n for n, name in enumerate(manifest.expressions)}
         self.concept_numbers: dict[str, int] = {}
-        self.pseudo = PseudoPrompts(manifest.prompts, rows, seed) if source == "pseudo" else None
+        self.pseudo = PseudoPrompts(manifest.prompts, rows, seed, knowledge) if source == "pseudo" else None
         self.knowledge = (
             KnowledgePrompts(manifest.prompts, knowledge, manifest.text_source, seed)
             if source == "knowledge" and knowledge

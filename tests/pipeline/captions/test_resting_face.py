@@ -17,7 +17,7 @@ def scans_of(seed, num=12):
     scans = [{name: value + rng.normal(0, 0.1) for name, value in REST.items()} for _ in range(num)]
     for number, scan in enumerate(scans):
         if number != 5:
-            scan[list(REST)[number % len(REST)]] += 4.0
+            scan[list(REST)[number % len(REST)]] += 4.0 * (-1) ** number
     return scans
 
 

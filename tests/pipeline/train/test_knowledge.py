@@ -1,16 +1,20 @@
 """Training with expression knowledge: texts and concepts, options, and fingerprints."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers import small_runs
+from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.objectives import build_model
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
 from smile_pipe.pipeline.data.dataset import Batch
 from smile_pipe.pipeline.train.knowledge_prompts import KnowledgePrompts
+from smile_pipe.pipeline.train.text_targets import TextTargets, concept_id
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.sample import Caption
 
@@ -63,13 +67,24 @@ class TestTexts:
         assert texts == concepts == batch.texts
 
 
+def test_both_kinds_of_text_have_the_name_as_concept():
+    manifest = SimpleNamespace(prompts=PROMPTS, expressions=tuple(PROMPTS), text_source="geometry")
+    dataset = SimpleNamespace(shards=SimpleNamespace(manifest=manifest))
+    model = build_model(RecipeConfig())
+    targets = TextTargets("knowledge", model, dataset, [], 0, knowledge=load_knowledge())
+    batch = batch_of([SMILE, FROWN], 40)
+    tokens, concepts, _ = targets.encode(batch, 0, torch.device("cpu"))
+    assert concepts.tolist() == [concept_id("HA"), concept_id("AN")] * 20
+    assert torch.equal(tokens, targets.tokenizer(prompts_of().draw(batch, 0)[0]))
+
+
 class TestOptions:
     @pytest.fixture
     def shards(self, tmp_path):
         return small_runs.write_shards(tmp_path)
 
     def test_knowledge_needs_captions(self, shards, tmp_path):
-        with pytest.raises(UsageError, match="needs captions, and the shards have none"):
+        with pytest.raises(UsageError, match="knowledge needs captions, and the shards have none"):
             small_runs.learn(shards, tmp_path / "run", text="knowledge")
 
     def test_a_file_of_knowledge_needs_the_text_source(self, shards, tmp_path):
@@ -78,4 +93,10 @@ class TestOptions:
 
     def test_the_option_is_not_in_fingerprints_of_other_runs(self, shards, tmp_path):
         options = small_runs.config(shards, tmp_path / "run").for_fingerprint()
-        assert "knowledge" not in options
+        assert not {"knowledge", "pseudo_start"} & options.keys()
+
+    def test_the_start_of_clusters_needs_pseudo_labels(self, shards, tmp_path):
+        with pytest.raises(UsageError, match="needs `text=pseudo`"):
+            small_runs.learn(shards, tmp_path / "run", pseudo_start="knowledge")
+        with pytest.raises(UsageError, match="knowledge needs captions"):
+            small_runs.learn(shards, tmp_path / "run", text="pseudo", pseudo_start="knowledge")

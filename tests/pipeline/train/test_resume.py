@@ -99,6 +99,7 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path, caplog):
         "knowledge": None,
         "learning_rate": "auto",
         "partitions": 0,
+        "pseudo_start": "prompts",
         "sampling": "uniform",
         "shard_weights": [],
     }
