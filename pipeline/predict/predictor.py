@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.classifiers.knn import Features
+from smile_pipe.pipeline.common.option_types import ClassifierName
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT
 from smile_pipe.pipeline.landmarks.source import LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
-from smile_pipe.pipeline.predict.config import ClassifierName, Prediction
+from smile_pipe.pipeline.predict.config import Prediction
 from smile_pipe.pipeline.predict.inputs import UNKNOWN, ScanInput, find_inputs
 from smile_pipe.pipeline.render.process import process_sample
 from smile_pipe.pipeline.render.settings import RenderSettings

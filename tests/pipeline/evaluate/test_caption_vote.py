@@ -2,12 +2,16 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from smile_pipe.cli.main import app
+from smile_pipe.pipeline.app.config import AppConfig
+from smile_pipe.pipeline.app.stage import PAGE
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
 from smile_pipe.pipeline.captions.naming import ExpressionNamer, activity_of
 from smile_pipe.pipeline.evaluate import stage as evaluate
@@ -127,3 +131,13 @@ def test_other_knowledge_is_another_evaluation(run, shards, own_knowledge):
     plain = evaluate.run(EvaluateConfig(**options))
     other = evaluate.run(EvaluateConfig(**options, knowledge=own_knowledge))
     assert plain.fingerprint != other.fingerprint and plain.classes == other.classes
+
+
+def test_the_page_names_by_captions(run, own_knowledge, monkeypatch):
+    config = AppConfig(run=run, head="captions", knowledge=own_knowledge)
+    monkeypatch.setattr(sys, "argv", ["page.py", config.model_dump_json()])
+    # Streamlit puts the script here; processes that later tests spawn would run it as theirs.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    page = AppTest.from_file(str(PAGE), default_timeout=120).run()
+    assert not page.exception and not page.error
+    assert any("named by: captions" in caption.value for caption in page.caption)
