@@ -49,6 +49,11 @@ from smile_pipe.shards.reader import ShardSet
 # For decoded images, which every epoch of fine-tuning needs; as much as the default of training.
 FINETUNE_CACHE_BYTES = 1 << 30
 
+VOTE_NOTE = (
+    "caption-vote names faces by published prototypes of action units; on faces that were generated from such mixes of "
+    "action units, its scores are partly circular"
+)
+
 Progress = Callable[[int, int], None]
 
 
@@ -101,6 +106,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     if config.knowledge and "caption-vote" not in names:
         raise UsageError("needs `protocol=caption-vote`", field="knowledge", value=config.knowledge)
     votes = _caption_votes(config, model, classes) if "caption-vote" in names else None
+    notes = (*notes, VOTE_NOTE) if votes else notes
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)

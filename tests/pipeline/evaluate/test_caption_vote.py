@@ -86,6 +86,10 @@ def test_captions_alone_name_more_scans_than_chance(shards):
 def test_predictions_without_shards_equal_those_of_the_evaluation(run, shards, faces_dir):
     result = evaluate.run(EvaluateConfig(run=run, shards=str(shards), protocol=("caption-vote", "knn")))
     assert list(result.protocols) == ["caption-vote", "knn"]
+    assert "partly circular" in result.notes[0]
+    assert "partly circular" in (run / "evaluation" / "report.html").read_text()
+    assert evaluate.run(EvaluateConfig(run=run, shards=str(shards), protocol="knn")).notes == ()
+    evaluate.run(EvaluateConfig(run=run, shards=str(shards), protocol=("caption-vote", "knn")))
     with (run / "evaluation" / "predictions.csv").open(newline="") as file:
         expected = {row["key"]: row for row in csv.DictReader(file)}
     scans = sorted(path for key in expected for path in faces_dir.rglob(f"{key}*") if path.suffix in (".wrl", ".ply"))
