@@ -17,7 +17,7 @@ HUB_PREFIX = "hf-hub:"
 PoolingKind = Literal["attention", "mean"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 TextNeed = Literal["any", "label", "pseudo", "none"]
-RunTextSource = Literal["label", "geometry", "au", "pseudo", "none"]
+RunTextSource = Literal["label", "geometry", "au", "knowledge", "pseudo", "none"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,12 @@
 """Options of the app stage."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field
 
+from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
+from smile_pipe.pipeline.common.option_types import HEAD_HELP, ClassifierName
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
@@ -11,6 +16,8 @@ class AppConfig(Frozen):
     """Options of `smile-pipe app`."""
 
     run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
+    head: Literal["auto", ClassifierName] = Field("auto", description=HEAD_HELP)
+    knowledge: Path | None = Field(None, description=f"For captions: {KNOWLEDGE_HELP} [default: as in training]")
     host: str = Field(
         "localhost", description="Address to listen on; 0.0.0.0 admits other machines, without a password."
     )

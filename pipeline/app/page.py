@@ -31,7 +31,9 @@ _CHART_CONFIG = {"displayModeBar": False}
 def load_predictor(options: str) -> Predictor:
     """Load the predictor once for all visitors."""
     config = AppConfig.model_validate_json(options)
-    return Predictor.load(config.run, renderer=config.renderer, use_gpu=config.use_gpu)
+    return Predictor.load(
+        config.run, config.head, renderer=config.renderer, use_gpu=config.use_gpu, knowledge=config.knowledge
+    )
 
 
 @st.cache_resource(show_spinner=False)
@@ -88,6 +90,7 @@ def show_run(predictor: Predictor) -> None:
         f"trained on {pluralize(run.num_train_samples, 'sample')} of {pluralize(len(run.train_subjects), 'subject')}",
         f"uses {run.channel} images from {pluralize(len(predictor.settings.views), 'view')}",
         f"text: {run.text_source}",
+        f"named by: {predictor.classifier.name}",
     ]
     st.divider()
     st.caption("  \n".join(facts))

@@ -125,18 +125,19 @@ def has_unnamed_units(units: Mapping[str, float]) -> bool:
     return sum(intensity > 0 for intensity in units.values()) > MAX_PHRASES
 
 
-def _number(name: str) -> int | None:
+def unit_number(name: str) -> int | None:
+    """The number of an action unit: "AU06" -> 6; None for another name."""
     match = _NAME.fullmatch(name.strip())
     return int(match[1]) if match else None
 
 
 def _order(name: str) -> tuple[int, int]:
-    number = _number(name)
+    number = unit_number(name)
     return (1, 0) if number is None else (0, number)
 
 
 def _phrase(name: str) -> str:
-    number = _number(name)
+    number = unit_number(name)
     if number in PHRASES:
         return PHRASES[number]
     plain = name.strip() if number is None else str(number)

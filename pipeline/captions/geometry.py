@@ -7,7 +7,7 @@ A feature's score is a weighted sum of deviations (mm). Most features use one me
 point, a second measure cancels the other muscle.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,8 @@ class Feature:
         threshold: Smallest score at which the feature is named, relative to the subject's own resting face.
         resting_std: Standard deviation of the score over resting faces.
         full_score: Score of the action at full strength.
+        units: Action units that move what it measures in this direction; prototypes of expressions are compared by
+            them (`naming.py`).
     """
 
     phrase: str
@@ -36,6 +38,7 @@ class Feature:
     threshold: float
     resting_std: float
     full_score: float
+    units: tuple[int, ...]
 
     def score(self, deviations: Mapping[str, float]) -> float | None:
         """Return the weighted sum of the deviations (mm), or None if a measure is missing."""
@@ -48,22 +51,22 @@ class Feature:
 # their own resting faces: the scores of an action unit at a quarter of its strength (more if it could be confused with
 # another unit) and at full strength. `resting_std` is measured on 100 other ICT subjects (101-200) at rest.
 FEATURES = (
-    Feature(PHRASES[1], {"inner_brow_height": 1}, 1.18, 1.58, 4.7),
-    Feature(PHRASES[2], {"outer_brow_height": 1}, 1.65, 1.44, 5.4),
-    Feature(PHRASES[4], {"inner_brow_gap": -1}, 0.6, 0.93, 3.5),
-    Feature(PHRASES[5], {"eye_opening": 1}, 0.5, 1.15, 2.3),
-    Feature(PHRASES[7], {"lower_lid_height": 1}, 0.45, 0.55, 2.4),
-    Feature(PHRASES[43], {"eye_opening": -1, "lower_lid_height": -1}, 2.5, 1.02, 7.3),
-    Feature(PHRASES[9], {"nostril_lift": 1, "upper_lip_length": 0.25}, 1.75, 0.89, 4.9),
-    Feature(PHRASES[10], {"upper_lip_length": -1, "nose_length": -1}, 3.21, 2.38, 13.2),
-    Feature(PHRASES[12], {"lip_corner_height": 1, "mouth_width": 0.25}, 2.2, 1.51, 9.1),
-    Feature(PHRASES[15], {"lip_corner_height": -1, "mouth_width": -0.1, "mouth_opening": -0.1}, 1.0, 1.39, 3.5),
-    Feature(PHRASES[20], {"mouth_width": 1, "lip_corner_height": -1.9, "chin_drop": 0.5}, 9.2, 4.53, 16.5),
-    Feature("lips {}pushed forward", {"lip_protrusion": 1}, 1.5, 2.13, 6.5),
-    Feature("{}thinned lips", {"lip_thickness": -1}, 2.3, 3.02, 7.3),
-    Feature(PHRASES[25], {"mouth_opening": 1}, 3.2, 1.26, 23.0),
-    Feature(PHRASES[26], {"chin_drop": 1}, 7.0, 4.17, 25.0),
-    Feature(PHRASES[17], {"chin_drop": -1}, 2.6, 4.17, 8.5),
+    Feature(PHRASES[1], {"inner_brow_height": 1}, 1.18, 1.58, 4.7, (1,)),
+    Feature(PHRASES[2], {"outer_brow_height": 1}, 1.65, 1.44, 5.4, (2,)),
+    Feature(PHRASES[4], {"inner_brow_gap": -1}, 0.6, 0.93, 3.5, (4,)),
+    Feature(PHRASES[5], {"eye_opening": 1}, 0.5, 1.15, 2.3, (5,)),
+    Feature(PHRASES[7], {"lower_lid_height": 1}, 0.45, 0.55, 2.4, (6, 7)),
+    Feature(PHRASES[43], {"eye_opening": -1, "lower_lid_height": -1}, 2.5, 1.02, 7.3, (43, 64)),
+    Feature(PHRASES[9], {"nostril_lift": 1, "upper_lip_length": 0.25}, 1.75, 0.89, 4.9, (9,)),
+    Feature(PHRASES[10], {"upper_lip_length": -1, "nose_length": -1}, 3.21, 2.38, 13.2, (10,)),
+    Feature(PHRASES[12], {"lip_corner_height": 1, "mouth_width": 0.25}, 2.2, 1.51, 9.1, (12,)),
+    Feature(PHRASES[15], {"lip_corner_height": -1, "mouth_width": -0.1, "mouth_opening": -0.1}, 1.0, 1.39, 3.5, (15,)),
+    Feature(PHRASES[20], {"mouth_width": 1, "lip_corner_height": -1.9, "chin_drop": 0.5}, 9.2, 4.53, 16.5, (20,)),
+    Feature("lips {}pushed forward", {"lip_protrusion": 1}, 1.5, 2.13, 6.5, (18, 22)),
+    Feature("{}thinned lips", {"lip_thickness": -1}, 2.3, 3.02, 7.3, (23, 24)),
+    Feature(PHRASES[25], {"mouth_opening": 1}, 3.2, 1.26, 23.0, (25,)),
+    Feature(PHRASES[26], {"chin_drop": 1}, 7.0, 4.17, 25.0, (26, 27)),
+    Feature(PHRASES[17], {"chin_drop": -1}, 2.6, 4.17, 8.5, (17,)),
 )
 # The mean of each measure (mm) over the same 100 resting faces, by their 68 landmarks.
 POPULATION = {
@@ -178,21 +181,34 @@ def describe(measures: Mapping[str, float], reference: Mapping[str, float] | Non
     base = reference if reference is not None and has_reference else POPULATION
     # The caption is made from the rounded numbers, so it can be reproduced from the record. + 0.0 avoids -0.0.
     numbers = {name: round(value - base[name], 2) + 0.0 for name, value in measures.items() if name in base}
-    strengths = {}
-    for feature in FEATURES:
-        score = feature.score(numbers)
-        minimum = (
-            feature.threshold
-            if has_reference
-            else max(feature.threshold, POPULATION_THRESHOLD_STDS * feature.resting_std)
-        )
-        if score is not None and score >= minimum:
-            strengths[feature.phrase] = score / feature.full_score
+    strengths = {
+        feature.phrase: strength
+        for feature, strength, is_named in feature_strengths(numbers, has_reference)
+        if is_named
+    }
     strongest = sorted(strengths, key=lambda phrase: -strengths[phrase])[:MAX_PHRASES]
     text = join_phrases(
         with_intensity(phrase, strength) for phrase, strength in strengths.items() if phrase in strongest
     )
     return Description(text, "subject" if has_reference else "population", numbers, sum(strengths.values()))
+
+
+def feature_strengths(numbers: Mapping[str, float], has_reference: bool) -> Iterator[tuple[Feature, float, bool]]:
+    """Yield the strength of each feature that can be computed, from the forehead down.
+
+    Args:
+        numbers: Deviations of measures (mm) from a resting face.
+        has_reference: Whether they are from the subject's own resting face, and not from the population mean.
+
+    Yields:
+        A feature, its strength (1 at full strength, negative for the opposite movement), and whether its score reaches
+        its threshold, so that a caption can name it.
+    """
+    for feature in FEATURES:
+        score = feature.score(numbers)
+        if score is not None:
+            in_population = max(feature.threshold, POPULATION_THRESHOLD_STDS * feature.resting_std)
+            yield feature, score / feature.full_score, score >= (feature.threshold if has_reference else in_population)
 
 
 def _upper_face(

@@ -4,7 +4,7 @@ An option is declared once, as a field of the config of its stage. The command l
 declaration.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -31,3 +31,10 @@ SetsOfShards = BeforeValidator(_join_sets)
 """Accepts a list of shard sets as the text `A::B`."""
 
 SHARDS_HELP = "Shards: a directory, manifest.json, glob, brace pattern or URL; several sets as A::B, or repeated."
+
+ClassifierName = Literal["zero-shot", "probe", "classifier", "captions"]
+HEAD_HELP = (
+    "Classifier: zero-shot (prompts), probe (the linear probe of `smile-pipe evaluate`), classifier (of a supervised "
+    "run) or captions (the captions of training name the face, by expression knowledge); auto takes the first that the "
+    "run has of classifier, zero-shot and probe."
+)

@@ -7,7 +7,7 @@ sequence no more frames are decoded than `DecodeSpec` allows. Damaged samples ne
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from smile_pipe.shards.cache import request_ahead
 from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
-from smile_pipe.shards.sample import Camera, Sample
+from smile_pipe.shards.sample import Camera, Caption, Sample
 from smile_pipe.shards.streaming import OnBadSample, sample_pipeline
 
 # Number of batches read ahead, and of samples per task: waking a thread for each sample has a cost.
@@ -72,6 +72,7 @@ class FaceSample:
         concept: What the prompt means; equal for prompts of one expression.
         key: Its unique name.
         subject: The person.
+        caption: What the prompt was measured from; None if it is not a caption.
     """
 
     views: NDArray[np.uint8]
@@ -80,6 +81,7 @@ class FaceSample:
     concept: str
     key: str
     subject: str
+    caption: Caption | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Batch:
         concepts: Concepts of the prompts.
         keys: Names of the samples.
         subjects: Persons.
+        captions: What the prompts were measured from.
     """
 
     views: Tensor
@@ -101,6 +104,7 @@ class Batch:
     concepts: list[str]
     keys: list[str]
     subjects: list[str]
+    captions: list[Caption | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def decode_face(sample: Sample, decode_spec: DecodeSpec) -> FaceSample:
             pixels = decode_image(name, sample.images[camera.name, name], min_side=size)
             fit_view(pixels, record, decode_spec.channel, views[t, v], decode_spec.input_version)
     times = np.array([frame.time for frame in frames], np.float32)
-    return FaceSample(views, times, sample.text, record.concept, record.key, record.subject)
+    return FaceSample(views, times, sample.text, record.concept, record.key, record.subject, record.caption)
 
 
 def collate(faces: Sequence[FaceSample], pin_memory: bool = False) -> Batch:
@@ -268,4 +272,5 @@ def collate(faces: Sequence[FaceSample], pin_memory: bool = False) -> Batch:
         concepts=[face.concept for face in faces],
         keys=[face.key for face in faces],
         subjects=[face.subject for face in faces],
+        captions=[face.caption for face in faces],
     )

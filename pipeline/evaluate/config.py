@@ -1,9 +1,11 @@
 """Options of the evaluation stage."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
 from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.option_types import SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
@@ -22,9 +24,10 @@ class EvaluateConfig(Frozen):
     protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),
         min_length=1,
-        description="Evaluation protocols: any of zero-shot (for a run with a classifier: the classifier), knn, probe "
-        "and finetune.",
+        description="Evaluation protocols: any of zero-shot (for a run with a classifier: the classifier), knn, probe, "
+        "finetune, and caption-vote (the captions of training name the face, by expression knowledge).",
     )
+    knowledge: Path | None = Field(None, description=f"For caption-vote: {KNOWLEDGE_HELP} [default: as in training]")
     split: str | None = Field(
         None, description=f"{SPLIT_HELP}; all scores every sample. [default: the test subjects of the run]"
     )

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
 from smile_pipe.pipeline.classifiers.knn import ClassIndices, Features, Probabilities, knn
 from smile_pipe.pipeline.classifiers.probe import LinearProbe, fit_probe
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
@@ -31,6 +32,7 @@ class ProtocolPredictor:
         prompts: embeddings [P, D] of each class's prompts, for `zero-shot`.
         anchor_classes: the class of each anchor of the model's classifier, for `classifier`.
         seed: random seed of the probe.
+        votes: embeddings [C, D] of the captions of training and their shares [C, K] of the classes, for `caption-vote`.
     """
 
     model: TrainedModel
@@ -38,6 +40,7 @@ class ProtocolPredictor:
     prompts: Mapping[str, Features]
     anchor_classes: tuple[str, ...]
     seed: int
+    votes: tuple[Features, Probabilities] | None = None
 
     def probabilities(self, protocol: Protocol, x: Features) -> Probabilities:
         """Predict the scored samples.
@@ -51,13 +54,17 @@ class ProtocolPredictor:
 
         Raises:
             UsageError: there is no sample, or no other subject, to fit on.
-            ValueError: the protocol is `finetune`, which needs images.
+            ValueError: the protocol is `finetune`, which needs images, or `caption-vote` without `votes`.
         """
         data = self.data
         if protocol == "zero-shot":
             return zero_shot(x[data.num_train :], self.prompts, self.model.scale)
         if protocol == "classifier":
             return self._classify(x[data.num_train :])
+        if protocol == "caption-vote":
+            if self.votes is None:
+                raise ValueError("caption-vote needs the captions of the run")
+            return caption_vote(x[data.num_train :], *self.votes, self.model.scale)
         if protocol == "finetune":
             raise ValueError("finetune learns from images, not from embeddings")
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
-from smile_pipe.pipeline.classifiers.knn import Probabilities
+from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
@@ -39,6 +40,7 @@ from smile_pipe.pipeline.runs.selection import (
     select_rows,
     select_rows_cross_dataset,
 )
+from smile_pipe.pipeline.runs.training_captions import TrainingCaptions, embed_captions
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import ShardManifest, fingerprint
@@ -46,6 +48,11 @@ from smile_pipe.shards.reader import ShardSet
 
 # For decoded images, which every epoch of fine-tuning needs; as much as the default of training.
 FINETUNE_CACHE_BYTES = 1 << 30
+
+VOTE_NOTE = (
+    "caption-vote names faces by published prototypes of action units; on faces that were generated from such mixes of "
+    "action units, its scores are partly circular"
+)
 
 Progress = Callable[[int, int], None]
 
@@ -96,7 +103,11 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     texts = {name: shards.manifest.prompts[name] for name in classes if "zero-shot" in names}
     warn_on_equal_tokens(model.tokenizer, texts)
     prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
-    predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed)
+    if config.knowledge and "caption-vote" not in names:
+        raise UsageError("needs `protocol=caption-vote`", field="knowledge", value=config.knowledge)
+    votes = _caption_votes(config, model, classes) if "caption-vote" in names else None
+    notes = (*notes, VOTE_NOTE) if votes else notes
+    predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
     scores["rig_differences"] = differences
@@ -115,6 +126,15 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     _write(RunDirectory(config.run), files, manifest)
     RunDirectory(config.run).card_path.write_atomically(run_card(run_manifest, manifest).encode())
     return manifest
+
+
+def _caption_votes(
+    config: EvaluateConfig, model: TrainedModel, classes: tuple[str, ...]
+) -> tuple[Features, Probabilities]:
+    """Embed the captions of the run, and compute their shares of the candidates."""
+    captions = TrainingCaptions.read(config.run)
+    knowledge = load_knowledge(config.knowledge) if config.knowledge else None
+    return embed_captions(model, captions), captions.shares(classes, knowledge)
 
 
 def _rig_differences(run: RunManifest, shards: ShardSet, fit_shards: ShardSet | None) -> tuple[str, ...]:
@@ -173,6 +193,7 @@ def _manifest(
     epochs = config.finetune_epochs if "finetune" in names else None
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
+    fingerprinted += [load_knowledge(config.knowledge)] if config.knowledge else []
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
     fingerprinted += [] if data.classes == shards.expressions else [data.classes]
     if run.num_skipped_steps:

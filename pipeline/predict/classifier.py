@@ -4,16 +4,21 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
+from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
 from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
-from smile_pipe.pipeline.predict.config import ClassifierName
+from smile_pipe.pipeline.common.expressions import order_expressions
+from smile_pipe.pipeline.common.option_types import ClassifierName
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
+from smile_pipe.pipeline.runs.training_captions import TrainingCaptions, embed_captions
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
@@ -36,7 +41,11 @@ class Classifier:
 
 
 def choose_classifier(
-    name: Literal["auto", ClassifierName], root: StoragePath, run: RunManifest, model: TrainedModel
+    name: Literal["auto", ClassifierName],
+    root: StoragePath,
+    run: RunManifest,
+    model: TrainedModel,
+    knowledge: Path | None = None,
 ) -> Classifier:
     """Return a classifier of a run by name; `auto` takes its classifier, else its prompts, else its probe.
 
@@ -45,10 +54,16 @@ def choose_classifier(
         root: the run's directory.
         run: the run's manifest.
         model: the run's model.
+        knowledge: file of expression knowledge for `captions`; None for that of the training. Expressions that only
+            this file has are classes as well.
 
     Raises:
-        UsageError: the run has no such classifier, or none at all.
+        UsageError: the run has no such classifier, or none at all, or it does not use the knowledge.
     """
+    if knowledge and name != "captions":
+        raise UsageError("needs `head=captions`", field="knowledge", value=knowledge)
+    if name == "captions":
+        return _caption_classifier(root, run, model, knowledge)
     has_classifier = run.recipe["name"] == "supervised"
     if name == "auto":
         name = "classifier" if has_classifier else "zero-shot" if run.text_source != "none" else "probe"
@@ -85,6 +100,15 @@ def prompt_classifier(
     warn_on_equal_tokens(model.tokenizer, prompts)
     anchors = {name: model.embed_prompts(list(texts)) for name, texts in prompts.items()}
     return Classifier("zero-shot", tuple(prompts), lambda x: zero_shot(x, anchors, model.scale))
+
+
+def _caption_classifier(root: StoragePath, run: RunManifest, model: TrainedModel, path: Path | None) -> Classifier:
+    captions = TrainingCaptions.read(root)
+    knowledge = load_knowledge(path) if path else None
+    added = knowledge.prototypes.keys() - captions.knowledge.prototypes.keys() if knowledge else ()
+    classes = order_expressions((*run.classes, *added))
+    anchors, shares = embed_captions(model, captions), captions.shares(classes, knowledge)
+    return Classifier("captions", classes, lambda x: caption_vote(x, anchors, shares, model.scale))
 
 
 def _warn_on_other_rig(root: StoragePath) -> None:

@@ -1,18 +1,18 @@
 """Options and results of the predict stage."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from smile_pipe.pipeline.common.option_types import Repeated
+from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
+from smile_pipe.pipeline.common.option_types import HEAD_HELP, ClassifierName, Repeated
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis
 from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
-
-ClassifierName = Literal["zero-shot", "probe", "classifier"]
 
 
 class PredictConfig(Frozen):
@@ -27,9 +27,9 @@ class PredictConfig(Frozen):
     )
     head: Literal["auto", ClassifierName] = Field(
         "auto",
-        description="Classifier: zero-shot (prompts), probe (the linear probe of `smile-pipe evaluate`) or classifier "
-        "(of a supervised run); auto takes the first that the run has of classifier, zero-shot and probe.",
+        description=HEAD_HELP,
     )
+    knowledge: Path | None = Field(None, description=f"For captions: {KNOWLEDGE_HELP} [default: as in training]")
     sequence: bool = Field(False, description="Read each folder as the frames of one sequence, in the order of names.")
     frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames per second of `sequence`.")
     layout: str = Field("auto", description="Layout of folders, as for render; auto detects it.")

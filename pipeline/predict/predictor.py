@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.classifiers.knn import Features
+from smile_pipe.pipeline.common.option_types import ClassifierName
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT
 from smile_pipe.pipeline.landmarks.source import LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
-from smile_pipe.pipeline.predict.config import ClassifierName, Prediction
+from smile_pipe.pipeline.predict.config import Prediction
 from smile_pipe.pipeline.predict.inputs import UNKNOWN, ScanInput, find_inputs
 from smile_pipe.pipeline.render.process import process_sample
 from smile_pipe.pipeline.render.settings import RenderSettings
@@ -60,6 +61,7 @@ class Predictor:
         use_gpu: bool = False,
         axes: str = UPRIGHT,
         landmarks: LandmarkSource = "auto",
+        knowledge: Path | None = None,
     ) -> "Predictor":
         """Load a run.
 
@@ -70,6 +72,7 @@ class Predictor:
             use_gpu: compute embeddings on the GPU.
             axes: axes of the scans to predict, see `smile_pipe.pipeline.landmarks.axes.parse_axes`.
             landmarks: what scans are aligned by, see `RenderConfig.landmarks`.
+            knowledge: file of expression knowledge, see `PredictConfig.knowledge`.
 
         Raises:
             UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
@@ -82,7 +85,8 @@ class Predictor:
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
         temporal = settings.sequences.temporal
         decode_spec = model.decode_spec(manifest, temporal)
-        return cls(root, manifest, model, settings, decode_spec, choose_classifier(head, root, manifest, model))
+        classifier = choose_classifier(head, root, manifest, model, knowledge)
+        return cls(root, manifest, model, settings, decode_spec, classifier)
 
     def prompt_classifier(self, texts: Sequence[str], with_expressions: bool = False) -> Classifier:
         """Return a zero-shot classifier whose classes are texts.

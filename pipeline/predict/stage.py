@@ -26,7 +26,13 @@ def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda 
     """
     inputs = find_inputs(config.scans, config.layout, config.sequence, config.frame_rate)
     predictor = Predictor.load(
-        config.run, config.head, config.renderer, config.use_gpu, resolve_axes(config.up, config.axes), config.landmarks
+        config.run,
+        config.head,
+        config.renderer,
+        config.use_gpu,
+        resolve_axes(config.up, config.axes),
+        config.landmarks,
+        config.knowledge,
     )
     classifier = predictor.prompt_classifier(config.prompts) if config.prompts else predictor.classifier
     predictions = []

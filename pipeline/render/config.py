@@ -14,7 +14,7 @@ from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis, resolve_axes
 from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.render.limits import Limits
-from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.pipeline.render.settings import NeutralChoice, RenderSettings
 from smile_pipe.pipeline.rendering.cameras import Projection, build_views, samples_per_side
 from smile_pipe.pipeline.rendering.choose_backend import (
     GPU_RENDERERS,
@@ -104,6 +104,12 @@ class RenderConfig(SampleFilter):
     )
     limit: int | None = Field(None, ge=1, description="Render only the first N samples by key.")
     address: str = Field("local", description=ADDRESS_HELP)
+    neutral: NeutralChoice = Field(
+        "label",
+        description="What captions of scans (`text=geometry`) are measured relative to: the subject's scan that is "
+        "labelled neutral, the subject's scan of least activity (estimate; reads no label, but every scan once more), "
+        "or none, which is the mean of all people.",
+    )
     max_frames_without_ray: int = Field(
         500,
         ge=0,
@@ -139,6 +145,12 @@ class RenderConfig(SampleFilter):
     def limits(self) -> Limits:
         """Limits on the reading of one unit."""
         return Limits(seconds=self.sample_timeout, megabytes=self.sample_memory)
+
+    @model_validator(mode="after")
+    def _has_reference(self) -> Self:
+        if self.neutral != "label" and (self.text != "geometry" or "flow" in self.channels):
+            raise ValueError(f"`neutral={self.neutral}` is for `text=geometry`, without the channel flow")
+        return self
 
     def _has_gpu(self) -> bool:
         if self.address == "local":
@@ -179,5 +191,6 @@ class RenderConfig(SampleFilter):
                 magnify=self.magnify,
             ),
             text_source=self.text,
+            neutral=self.neutral,
             prompts=load_bank(self.prompts),
         )

@@ -288,6 +288,17 @@ def _is_comparable(mesh: Mesh, frame: Frame, reference: Mesh, reference_frame: F
     return frame.method == reference_frame.method and len(mesh.landmarks) == len(reference.landmarks)
 
 
+def measure_aligned(reader: SourceReader, scan: ScanFiles, settings: RenderSettings) -> Measures:
+    """Measure a scan in its canonical frame, as captions do; None without landmarks of a known set.
+
+    Raises:
+        MeshError: the scan cannot be read.
+        StorageError: the storage of the data directory failed.
+    """
+    mesh, frame = reader.align(reader.read_shape(scan), scan, settings)
+    return _measure(apply_frame(mesh, frame), frame)
+
+
 def _measure(mesh: Mesh, frame: Frame) -> Measures:
     # Millimetres in a frame by bounds are not comparable.
     return None if mesh.landmarks is None or frame.method == "bounds" else measure(mesh.landmarks)

@@ -19,6 +19,7 @@ from smile_pipe.shards.manifest import Frozen, TextSource, fingerprint
 # Increment when the images or the record of a sample change for another reason than its renderer: alignment, codecs.
 # How they are packed is the schema version of the manifest.
 DATA_VERSION = 7
+NeutralChoice = Literal["label", "estimate", "none"]
 # Codecs, and the compiler of the kernels: another version may give other bytes.
 LIBRARIES = ("imagecodecs", "numba", "pillow", "simplejpeg", "zlib-ng")
 
@@ -38,6 +39,8 @@ class RenderSettings(Frozen):
 
     Attributes:
         detector: version of the landmark detector, "" where none is used.
+        neutral: what captions of scans are measured relative to: the scan that is labelled as neutral, an estimated
+            one, or none, which is the population mean.
         needs_colors: whether a scan fails if its images cannot be read and `rgb` is drawn. It is True for shards, and
             not recorded.
     """
@@ -59,18 +62,19 @@ class RenderSettings(Frozen):
     detector: str = Field(default_factory=lambda given: _detector_of(given["landmarks"]))
     sequences: SequenceSettings = SequenceSettings()
     text_source: TextSource = "label"
+    neutral: NeutralChoice = "label"
     prompts: PromptBank
     needs_colors: bool = Field(default=True, exclude=True)
 
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "prompts"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts"}))
 
     @property
     def needs_neutral(self) -> bool:
-        """Whether a scan is compared with its subject's neutral one."""
-        return self.text_source == "geometry" or "flow" in self.channels
+        """Whether a scan is compared with its subject's neutral one, labelled or estimated."""
+        return (self.text_source == "geometry" and self.neutral != "none") or "flow" in self.channels
 
     @property
     def reads_landmarks(self) -> bool:

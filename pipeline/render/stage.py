@@ -27,6 +27,7 @@ from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.limits import can_limit_memory
 from smile_pipe.pipeline.render.output import RenderOutput, ShardRecord
 from smile_pipe.pipeline.render.plan import RenderPlan, plan_shards
+from smile_pipe.pipeline.render.reference_scans import add_least_active_scans
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds, Utilization, Workers
 from smile_pipe.pipeline.render.units import num_stored_frames, select_inputs
@@ -92,6 +93,9 @@ def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) 
         raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample; choose another `layout`")
     output.check_writable()
     selected = config.filter.apply(found.samples)[: config.limit]
+    if settings.neutral == "estimate":
+        root, here = config.data_dir.absolute(), _in_process(config)
+        selected = add_least_active_scans(selected, found.samples, root, settings, config.limits, here)
     samples = [select_inputs(sample, settings) for sample in selected]
     _check_text(settings, samples, found.layout)
     known = output.read_records()
@@ -267,11 +271,12 @@ def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[Shar
     entries = tuple(record.entry for record in records if record.entry is not None)
     expressions = order_expressions({sample.expression for sample in samples})
     prompts = {expression: templates for expression in expressions if (templates := _templates(settings, expression))}
-    contents = [entry.fingerprint for entry in entries]
+    contents, is_labelled = [entry.fingerprint for entry in entries], settings.neutral == "label"
     return ShardManifest(
         fingerprint=fingerprint(settings.images_fingerprint, settings.text_source, prompts, contents),
         layout=work.layout,
-        settings=settings.model_dump(mode="json", exclude={"prompts"}),
+        # Shards from before there was a choice have no such setting.
+        settings=settings.model_dump(mode="json", exclude={"prompts", *(["neutral"] if is_labelled else [])}),
         images_fingerprint=settings.images_fingerprint,
         renderer=settings.renderer,
         views=tuple(view.name for view in settings.views),

@@ -41,7 +41,7 @@ _PALETTE = (
     "#b5b000",
 )
 # One for each protocol; the palette above is for expressions.
-_PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86", "#8a4f9e")
+_PROTOCOL_COLORS = ("#2f6fb0", "#e08a2e", "#3a9a86", "#8a4f9e", "#b5484d")
 _MAX_TSNE = 3000
 _MIN_TSNE = 10
 

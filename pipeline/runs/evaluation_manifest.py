@@ -7,7 +7,7 @@ from smile_pipe.model.config import RunTextSource
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.shards.manifest import Frozen, Manifest
 
-Protocol = Literal["zero-shot", "knn", "probe", "classifier", "finetune"]
+Protocol = Literal["zero-shot", "knn", "probe", "classifier", "finetune", "caption-vote"]
 
 PROTOCOL_TITLES = {
     "zero-shot": "zero-shot",
@@ -15,6 +15,7 @@ PROTOCOL_TITLES = {
     "knn": "nearest neighbours",
     "probe": "linear probe",
     "finetune": "fine-tuning",
+    "caption-vote": "caption vote",
 }
 
 Interval = tuple[float, float]

@@ -6,6 +6,7 @@
     RUN/skipped.json                    keys of damaged samples that were left out, if any
     RUN/wandb.json                      id of the run in Weights & Biases, if it is logged there
     RUN/checkpoints/step-000500/        model.safetensors, state.pt (optimiser and position)
+    RUN/captions.json                   captions of the training samples and what they say of expressions, if any
     RUN/README.md                       the model card
     RUN/manifest.json                   written last
     RUN/evaluation/                     written by `smile-pipe evaluate`; `smile-pipe predict` reads its linear probe
@@ -72,6 +73,7 @@ class RunDirectory:
         self.tensorboard_path = root / "tensorboard"
         self.skipped_path = root / "skipped.json"
         self.wandb_path = root / "wandb.json"
+        self.captions_path = root / "captions.json"
         self.card_path = root / "README.md"
         self.evaluation_path = root / "evaluation"
         self.evaluation_manifest_path = self.evaluation_path / "manifest.json"

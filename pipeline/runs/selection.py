@@ -12,6 +12,7 @@ from smile_pipe.pipeline.data.integrity import OnBadShard
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal, stored_temporal
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
+from smile_pipe.pipeline.runs.training_captions import CAPTION_SOURCES
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.index import SampleRow
@@ -168,6 +169,12 @@ def resolve_protocols(
             "give another split, or leave finetune out",
             field="protocol",
             value="finetune",
+        )
+    if "caption-vote" in requested and run.text_source not in CAPTION_SOURCES:
+        raise UsageError(
+            f"the run was trained with text from {run.text_source}, not with captions (`text=geometry`); leave it out",
+            field="protocol",
+            value="caption-vote",
         )
     if run.recipe["name"] == "supervised":
         if not set(run.classes) & set(classes):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource, is_hub_model
+from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
 from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.optimization import LEARNING_RATE, PRETRAINED_LEARNING_RATE
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
@@ -61,7 +62,14 @@ class TrainOptions(Frozen):
     text: Literal["auto", RunTextSource] = Field(
         "auto",
         description="Source of the text: auto takes what the recipe needs and the shards have; pseudo takes prompts of "
-        "clusters, assigned without labels; none trains without text; others must be in the shards.",
+        "clusters, assigned without labels; knowledge takes the captions of the shards, and prompts of what published "
+        "prototypes name them; none trains without text; others must be in the shards.",
+    )
+    knowledge: Path | None = Field(None, description=KNOWLEDGE_HELP)
+    pseudo_start: Literal["prompts", "knowledge"] = Field(
+        "prompts",
+        description="Start of the clusters of pseudo-labels: prompts, in clusters of equal size; or, for shards with "
+        "captions, knowledge: the samples that captions name, with their shares.",
     )
     metadata: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -227,4 +235,8 @@ class TrainConfig(TrainOptions):
             del options["sampling"]
         if not self.shard_weights:
             del options["shard_weights"]
+        if self.pseudo_start == "prompts":
+            del options["pseudo_start"]
+        # The content of the file counts (`stage.py`), and not its name.
+        del options["knowledge"]
         return options

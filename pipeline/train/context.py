@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from smile_pipe.model.config import Precision, RecipeConfig, RunTextSource
+from smile_pipe.pipeline.captions.knowledge import Knowledge
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.train.config import TrainConfig
 
@@ -26,6 +27,7 @@ class Job:
         validation_subjects: Training subjects that are held out and scored after every epoch.
         metadata: Whether half of the prompts also describe the person.
         partitions: Parts that the samples are divided into; see `smile_pipe.shards.sampler`.
+        knowledge: Prototypes of expressions, if the text contains captions.
     """
 
     config: TrainConfig
@@ -39,6 +41,7 @@ class Job:
     validation_subjects: tuple[str, ...] = ()
     metadata: bool = False
     partitions: int = 1
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True)

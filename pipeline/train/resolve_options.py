@@ -2,6 +2,8 @@
 
 from smile_pipe.model.config import RECIPES, Precision, RunTextSource
 from smile_pipe.model.towers import native_precision
+from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.captions.naming import AXES, ExpressionNamer
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
@@ -30,7 +32,7 @@ def resolve_channel(config: TrainConfig, manifest: ShardManifest) -> str:
 
 
 def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunTextSource:
-    """Choose the source of the text: the shards, clusters of the model's own embeddings, or none.
+    """Choose the source of the text: the shards, expression knowledge, clusters of the model's embeddings, or none.
 
     Raises:
         UsageError: The recipe cannot learn from the source, the shards do not have it, or samples are drawn by labels
@@ -54,13 +56,14 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
             raise UsageError(
                 f"needs prompts of several expressions, and the shards have {reason}", field="text", value="pseudo"
             )
-    elif source not in ("none", stored):
+    elif source not in ("none", "knowledge", stored):
         has = "no prompts" if stored == "none" else f"prompts from {stored}"
         raise UsageError(
             f"the shards have {has}; use `text={stored}`, or render them with `text={source}`",
             field="text",
             value=source,
         )
+    _check_knowledge(config, manifest, source)
     if config.sampling == "balanced" and source not in ("label", "au"):
         raise UsageError(
             f"draws samples by their labels, and this training learns without them (text {source}); leave it out",
@@ -70,13 +73,39 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
     return source
 
 
+def _check_knowledge(config: TrainConfig, manifest: ShardManifest, source: RunTextSource) -> None:
+    """Check that knowledge is given only where it is read, and that shards have the captions and prompts that it needs.
+
+    Raises:
+        UsageError: A condition does not hold.
+    """
+    if config.pseudo_start == "knowledge" and source != "pseudo":
+        raise UsageError("needs `text=pseudo`; leave it out", field="pseudo_start", value="knowledge")
+    if source != "knowledge" and config.pseudo_start != "knowledge":
+        if config.knowledge:
+            raise UsageError(
+                "needs `text=knowledge` or `pseudo_start=knowledge`; without it, give the file to evaluate and predict",
+                field="knowledge",
+                value=config.knowledge,
+            )
+        return
+    if manifest.text_source not in AXES:
+        raise UsageError("knowledge needs captions, and the shards have none; render them with `text=geometry`")
+    classes = [name for name in manifest.expressions if manifest.prompts.get(name)]
+    if ExpressionNamer(load_knowledge(config.knowledge), classes, manifest.text_source).known.sum() < 2:
+        raise UsageError(
+            "knowledge needs prototypes and prompts of at least two expressions of the shards; add prototypes with the "
+            "option `knowledge`"
+        )
+
+
 def uses_metadata_prompts(config: TrainConfig, source: RunTextSource) -> bool:
     """Whether half of the prompts also describe the person.
 
     Raises:
         UsageError: The option requires it, and the training reads no prompts of the shards.
     """
-    has_prompts = source not in ("none", "pseudo") and config.recipe != "supervised"
+    has_prompts = source not in ("none", "knowledge", "pseudo") and config.recipe != "supervised"
     if config.metadata == "on" and not has_prompts:
         raise UsageError(
             "extends the prompts of the shards, and this training reads none; leave it out",

@@ -23,10 +23,11 @@ from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.objectives import check_recipe
 from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
+from smile_pipe.pipeline.captions.knowledge import Knowledge, load_knowledge
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.input_images import INPUT_VERSION
-from smile_pipe.pipeline.data.integrity import open_shards
+from smile_pipe.pipeline.data.integrity import open_shards, raise_bad_sample
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.data.temporal import sequences_of, stored_temporal
 from smile_pipe.pipeline.runs.cards import run_card
@@ -34,6 +35,7 @@ from smile_pipe.pipeline.runs.loggers import check_wandb
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.runs.tail_metrics import tail_metrics
+from smile_pipe.pipeline.runs.training_captions import CAPTION_SOURCES, TrainingCaptions
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.context import Job
 from smile_pipe.pipeline.train.local_job import (
@@ -60,10 +62,12 @@ from smile_pipe.pipeline.train.resume import (
 from smile_pipe.shards.cache import local_folder
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.manifest import canonical_json, fingerprint
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.splits import Split, split_subjects
 from smile_pipe.shards.storage import PathLike, StoragePath
+from smile_pipe.shards.streaming import sample_pipeline
 from smile_pipe.shards.urls import SEPARATOR, absolute_sets, check_no_credentials, scheme_of, schemes_of
 
 _log = logging.getLogger(__name__)
@@ -97,7 +101,9 @@ def run(
     shards, split, job = prepare(config, in_process)
     directory = RunDirectory(config.out)
     # The other channels are converted as in version 1.
-    version = [INPUT_VERSION] if job.channel == "depth" else []
+    version: list[Any] = [INPUT_VERSION] if job.channel == "depth" else []
+    reads_knowledge = job.text_source == "knowledge" or config.pseudo_start == "knowledge"
+    version += [fingerprint(job.knowledge)] if reads_knowledge else []
     run_fingerprint = fingerprint(
         config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config), *version
     )
@@ -123,6 +129,8 @@ def run(
         record["partitions"] = job.partitions
         _train(job, directory, record, on_metrics, in_process, on_wait)
         manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
+        if job.knowledge and job.text_source in CAPTION_SOURCES:
+            _collect_captions(shards, manifest, config, job.knowledge).write(directory.root)
         directory.card_path.write_atomically(run_card(manifest).encode())
         manifest.write(directory.manifest_path)
     return manifest
@@ -243,6 +251,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     if config.cache_dir:
         paths["cache_dir"] = local_folder(config.cache_dir)
     resolved = config.model_copy(update=paths)
+    needs_knowledge = source in CAPTION_SOURCES or config.pseudo_start == "knowledge"
     job = Job(
         config=resolved,
         recipe=resolved.recipe_config(len(shards.manifest.expressions)),
@@ -255,6 +264,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         validation_subjects=held_out,
         metadata=uses_metadata_prompts(config, source),
         partitions=_num_partitions(config),
+        knowledge=load_knowledge(config.knowledge) if needs_knowledge else None,
     )
     return shards, split, job
 
@@ -330,6 +340,21 @@ def _manifest(
         final_losses={name: value for name, value in losses.items() if name.startswith("loss_")},
         checkpoint=checkpoint.path.name,
     )
+
+
+def _collect_captions(
+    shards: ShardSet, manifest: RunManifest, config: TrainConfig, knowledge: Knowledge
+) -> TrainingCaptions:
+    """Collect the captions of the training samples from their records; samples that were left out have none."""
+    rows = select_training_rows(shards, manifest.train_subjects, config.where)
+    cached = shards.with_cache(config.cache_dir, round(config.cache_gb * 2**30))
+
+    def fail_or_skip(row: SampleRow, error: Exception) -> None:
+        if config.on_bad_shard == "fail":
+            raise_bad_sample(row, error)
+
+    samples = sample_pipeline(cached, rows, fail_or_skip)
+    return TrainingCaptions.collect(samples, knowledge, shards.manifest.text_source)
 
 
 def relative_shards_path(root: PathLike, shards: ShardSet) -> str:

@@ -1,7 +1,8 @@
 """Text and targets of a batch: prompts as tokens, and the numbers by which the losses compare samples.
 
-The prompts are those of the shards, or prompts of pseudo-labels: before each epoch the model assigns each sample to a
-class by its embedding, without looking at any label. Equal concepts have equal numbers in every process.
+The prompts are those of the shards, or those of expression knowledge (`knowledge_prompts.py`), or prompts of
+pseudo-labels: before each epoch the model assigns each sample to a class by its embedding, without looking at any
+label. Equal concepts have equal numbers in every process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from smile_pipe.model.config import RunTextSource
 from smile_pipe.model.objectives import ContrastiveModel
-from smile_pipe.model.pseudo_labels import pseudo_labels
+from smile_pipe.model.pseudo_labels import named_start, pseudo_labels
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
+from smile_pipe.pipeline.captions.knowledge import Knowledge
 from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
 from smile_pipe.pipeline.train.context import Worker
 from smile_pipe.pipeline.train.embedding import embed_rows
+from smile_pipe.pipeline.train.knowledge_prompts import KnowledgePrompts, name_samples
 from smile_pipe.shards.index import SampleRow
 
 
@@ -32,8 +35,15 @@ class PseudoPrompts:
         labels: Class of each sample, int64 [N] in the order of the rows; empty before the first epoch.
     """
 
-    def __init__(self, prompts: Mapping[str, tuple[str, ...]], rows: Sequence[SampleRow], seed: int) -> None:
-        self.prompts, self.seed = dict(prompts), seed
+    def __init__(
+        self,
+        prompts: Mapping[str, tuple[str, ...]],
+        rows: Sequence[SampleRow],
+        seed: int,
+        knowledge: Knowledge | None = None,
+    ) -> None:
+        self.prompts, self.seed, self.knowledge = dict(prompts), seed, knowledge
+        self.names: Tensor | None = None
         self.classes = tuple(self.prompts)
         self.positions = {row.key: position for position, row in enumerate(rows)}
         self.labels = torch.empty(0, dtype=torch.int64)
@@ -49,6 +59,9 @@ class PseudoPrompts:
     ) -> None:
         """Assign all samples to classes by the current model (model/pseudo_labels.py).
 
+        The clusters start at the prompts; with knowledge, at the means of the samples that captions name, and their
+        shares are those of the names.
+
         All ranks must call this together, and get the same labels.
         """
         embedded, _ = embed_rows(model, dataset, rows, directions_v3, worker)
@@ -58,7 +71,12 @@ class PseudoPrompts:
             tokens = (tokenizer(list(self.prompts[name])) for name in self.classes)
             anchors = torch.stack([F.normalize(model.embed_text(each).float(), dim=-1).mean(dim=0) for each in tokens])
         model.train(was_training)
-        self.labels = pseudo_labels(embedded, anchors).cpu()
+        shares = None
+        if self.knowledge:
+            if self.names is None:
+                self.names = torch.tensor(name_samples(dataset.shards, rows, self.knowledge, self.classes))
+            anchors, shares = named_start(embedded, anchors, self.names)
+        self.labels = pseudo_labels(embedded, anchors, shares_k=shares).cpu()
 
     def draw(self, keys: Sequence[str], epoch: int) -> tuple[list[str], list[str]]:
         """Draw a prompt of its class for each sample, another one each epoch.
@@ -78,7 +96,7 @@ class PseudoPrompts:
 class TextTargets:
     """Text and targets of batches; with pseudo-labels those of the current epoch.
 
-    With the text sources `none` and `pseudo` no label is used.
+    With the text sources `none`, `knowledge` and `pseudo` no label is used.
     """
 
     def __init__(
@@ -89,6 +107,7 @@ class TextTargets:
         rows: Sequence[SampleRow],
         seed: int,
         metadata: bool = False,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self.source, self.reads_text = source, model.reads_text
         self.dataset, self.rows, self.seed = dataset, rows, seed
@@ -96,7 +115,12 @@ class TextTargets:
         manifest = dataset.shards.manifest
         self.class_numbers = {concept_id(name): n for n, name in enumerate(manifest.expressions)}
         self.concept_numbers: dict[str, int] = {}
-        self.pseudo = PseudoPrompts(manifest.prompts, rows, seed) if source == "pseudo" else None
+        self.pseudo = PseudoPrompts(manifest.prompts, rows, seed, knowledge) if source == "pseudo" else None
+        self.knowledge = (
+            KnowledgePrompts(manifest.prompts, knowledge, manifest.text_source, seed)
+            if source == "knowledge" and knowledge
+            else None
+        )
         self.people = {row.key: who for row in rows if (who := describe_person(row.labels))} if metadata else {}
 
     def start_epoch(self, model: ContrastiveModel, directions_v3: Tensor, worker: Worker) -> None:
@@ -116,6 +140,8 @@ class TextTargets:
             return None, None, subject_ids
         if self.pseudo:
             texts, concepts = self.pseudo.draw(batch.keys, epoch)
+        elif self.knowledge:
+            texts, concepts = self.knowledge.draw(batch, epoch)
         else:
             texts, concepts = self._shard_prompts(batch, epoch), batch.concepts
         ids = self._number(concepts)

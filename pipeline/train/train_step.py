@@ -49,7 +49,7 @@ class TrainStep:
         self.finite_steps = FiniteSteps(self.optimizer, learned, list(model.buffers()))
         directions = dataset.directions(rows)
         self.directions, self.mirror_order = directions.to(worker.device), mirror_order(directions)
-        self.text_targets = TextTargets(job.text_source, model, dataset, rows, config.seed, job.metadata)
+        self.text_targets = TextTargets(job.text_source, model, dataset, rows, config.seed, job.metadata, job.knowledge)
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         if config.checkpoint_activations:
             model.towers.checkpoint_activations()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smile_pipe.model.pseudo_labels import balanced_assignment, pseudo_labels
+from smile_pipe.model.pseudo_labels import balanced_assignment, named_start, pseudo_labels
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -73,3 +73,40 @@ def test_labels_are_deterministic():
 
 def test_more_anchors_than_points():
     assert pseudo_labels(randn(3, 16), randn(7, 16)).shape == (3,)
+
+
+def test_columns_sum_to_given_shares():
+    shares = torch.tensor([0.5, 0.3, 0.1, 0.1], dtype=torch.float64)
+    found = balanced_assignment(randn(40, 4), entropy=0.5, shares_k=shares)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(40, dtype=torch.float64))
+    torch.testing.assert_close(found.sum(dim=0), 40 * shares, rtol=1e-3, atol=0)
+
+
+def test_equal_shares_are_the_default():
+    points, _, centres = clusters(25, noise=0.4)
+    assert torch.equal(pseudo_labels(points, centres), pseudo_labels(points, centres, shares_k=torch.full((4,), 0.25)))
+
+
+def test_named_start_is_the_mean_of_the_named_embeddings():
+    points, truth, centres = clusters(25, noise=0.3)
+    names = torch.where(torch.arange(100) % 3 == 0, -1, truth)
+    names[truth == 3] = -1
+    anchors, shares = named_start(5 * points, centres, names)
+    for k in range(3):
+        expected = sum(point / point.norm() for point, name in zip(points, names.tolist(), strict=True) if name == k)
+        torch.testing.assert_close(anchors[k], expected)
+    torch.testing.assert_close(anchors[3], centres[3])
+    counts = torch.tensor([(names == k).sum() for k in range(3)] + [1]).double()
+    torch.testing.assert_close(shares, counts / counts.sum())
+
+
+def test_shares_help_clusters_of_unequal_size():
+    points, truth, _ = clusters(50, noise=0.1)
+    kept = (truth > 0) | (torch.arange(200) % 10 == 0)
+    points, truth = points[kept], truth[kept]
+    names = torch.where(torch.arange(len(truth)) % 5 == 0, (truth + 1) % 4, truth)
+    anchors, shares = named_start(points, randn(4, 16, seed=9), names)
+    for num_rounds in (0, 20):
+        found = [pseudo_labels(points, anchors, num_rounds, given) for given in (shares, None)]
+        with_shares, with_equal = ((labels == truth).double().mean() for labels in found)
+        assert with_shares > with_equal

@@ -136,6 +136,7 @@ def test_headline_names_recipe_samples_and_protocols():
         ({"text_source": "label"}, "These prompts are supervision.", "No text took part"),
         ({"text_source": "au"}, "These prompts are supervision.", "No text took part"),
         ({"text_source": "geometry"}, "No label wrote these prompts.", "supervision"),
+        ({"text_source": "knowledge"}, "this knowledge is partly circular.", "supervision"),
         ({"text_source": "pseudo"}, "No label chose these prompts.", "supervision"),
         ({"text_source": "none"}, "No text took part in training", "supervision"),
         (

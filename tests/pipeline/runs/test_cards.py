@@ -60,7 +60,7 @@ class TestShardsCard:
 
     def test_every_layout_and_text_source_has_a_description(self):
         assert SOURCES.keys() == LAYOUTS.keys() - {"folder"}
-        assert TEXT_SOURCES.keys() == {"label", "au", "geometry", "pseudo", "none"}
+        assert TEXT_SOURCES.keys() == {"label", "au", "geometry", "knowledge", "pseudo", "none"}
 
 
 class TestRunCard:

@@ -134,6 +134,25 @@ class TestWithoutLabels:
         assert manifest.text_source == "geometry"
         assert same(weights(tmp_path / "true"), weights(tmp_path / "exchanged"))
 
+    def test_labels_do_not_matter_with_pseudo_labels_that_start_at_knowledge(self, measured_dir, tmp_path, exchange):
+        options = {"recipe": "multiview-vlm", "pseudo_start": "knowledge"}
+        train.run(config(measured_dir, tmp_path / "true", **options))
+        train.run(config(measured_dir, tmp_path / "prompts", recipe="multiview-vlm"))
+        exchange()
+        train.run(config(measured_dir, tmp_path / "exchanged", **options))
+        assert same(weights(tmp_path / "true"), weights(tmp_path / "exchanged"))
+        assert not same(weights(tmp_path / "true"), weights(tmp_path / "prompts"))
+
+    @pytest.mark.parametrize("recipe", ["smile-vlm", "facet-vlm"])
+    def test_labels_do_not_matter_with_knowledge(self, measured_dir, tmp_path, exchange, recipe):
+        train.run(config(measured_dir, tmp_path / "true", recipe=recipe, text="knowledge"))
+        exchange()
+        manifest = train.run(config(measured_dir, tmp_path / "exchanged", recipe=recipe, text="knowledge"))
+        assert manifest.text_source == "knowledge"
+        assert same(weights(tmp_path / "true"), weights(tmp_path / "exchanged"))
+        captions = [(tmp_path / name / "captions.json").read_bytes() for name in ("true", "exchanged")]
+        assert captions[0] == captions[1]
+
     @pytest.mark.parametrize("recipe", ["smile-vlm", "supervised"])
     def test_labels_matter_with_label_text(self, shards_dir, tmp_path, exchange, recipe):
         train.run(config(shards_dir, tmp_path / "true", recipe=recipe))
