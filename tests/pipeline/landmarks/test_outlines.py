@@ -1,9 +1,11 @@
 """Outlines drawn through landmarks."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from smile_pipe.pipeline.landmarks.outlines import HALF_WIDTH, draw_outlines, has_outlines
+from smile_pipe.pipeline.landmarks.outlines import HALF_WIDTH, _segments, draw_outlines, has_outlines
 from smile_pipe.pipeline.landmarks.regions import PARTS
 from smile_pipe.pipeline.rendering.cameras import Rig, View, project
 
@@ -86,3 +88,25 @@ def test_size_of_the_image_changes_only_the_scale():
     small, large = draw_outlines(face(68), RIG), draw_outlines(face(68), Rig.build((View(name="front"),), 192))
     reduced = large[0].reshape(96, 2, 96, 2, 3).astype(float).mean(axis=(1, 3))
     assert abs(reduced - small[0]).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("num_landmarks", "closed", "open_ones"),
+    [
+        # Points along each line: eyes and lips are closed; brows are closed only if both of their edges are marked.
+        (22, [(6, 7), (8, 9)], [(0, 1, 2), (3, 4, 5), (12, 14)]),
+        (
+            68,
+            [range(36, 42), range(42, 48), range(48, 60), range(60, 68)],
+            [range(17, 22), range(22, 27), (31, 33, 35)],
+        ),
+        (83, [range(0, 8), range(8, 16), range(16, 26), range(26, 36), range(48, 60)], [(39, 41, 42, 44)]),
+    ],
+)
+def test_lines_are_closed_or_open(num_landmarks, closed, open_ones):
+    drawn = set(zip(*(numbers.tolist() for numbers in _segments(num_landmarks)[:2]), strict=True))
+    for line in map(list, closed):
+        assert drawn.issuperset(itertools.pairwise([*line, line[0]]))
+    for line in map(list, open_ones):
+        assert drawn.issuperset(itertools.pairwise(line))
+        assert (line[-1], line[0]) not in drawn

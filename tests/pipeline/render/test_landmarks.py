@@ -154,6 +154,13 @@ def test_outlines_follow_the_frames_of_a_sequence(surprise, tmp_path):
     assert max(heights[2:6]) > heights[0] + 1 and max(heights[2:6]) > heights[-1] + 1
 
 
+def test_frames_without_landmarks_have_empty_outlines(surprise, tmp_path):
+    shards = render(surprise, tmp_path / "shards", channels=("landmarks",), landmarks="file")
+    decoded = decode_sample(shards.read(shards.rows[0]))
+    images = [pixels for name, pixels in decoded.items() if name.endswith(".png")]
+    assert len(images) == 3 * 8 and not np.any(images)
+
+
 def test_sequence_without_landmarks_has_the_frame_of_its_onset_and_captions(surprise, tmp_path):
     data = surprise
     shards = render(data, tmp_path / "shards", text="geometry")
