@@ -43,6 +43,10 @@ class Feature:
             return None
         return sum(weight * deviations[name] for name, weight in self.weights.items())
 
+    def minimum(self, *, has_reference: bool) -> float:
+        """Return the smallest score at which the feature is named, relative to the subject or to the population."""
+        return self.threshold if has_reference else max(self.threshold, POPULATION_THRESHOLD_STDS * self.resting_std)
+
 
 # From the forehead down. `threshold` and `full_score` are our choice, from the ICT faces of subjects 1-10 relative to
 # their own resting faces: the scores of an action unit at a quarter of its strength (more if it could be confused with
@@ -181,12 +185,7 @@ def describe(measures: Mapping[str, float], reference: Mapping[str, float] | Non
     strengths = {}
     for feature in FEATURES:
         score = feature.score(numbers)
-        minimum = (
-            feature.threshold
-            if has_reference
-            else max(feature.threshold, POPULATION_THRESHOLD_STDS * feature.resting_std)
-        )
-        if score is not None and score >= minimum:
+        if score is not None and score >= feature.minimum(has_reference=has_reference):
             strengths[feature.phrase] = score / feature.full_score
     strongest = sorted(strengths, key=lambda phrase: -strengths[phrase])[:MAX_PHRASES]
     text = join_phrases(

@@ -155,11 +155,13 @@ def resolve_protocols(
         classes: the candidates; see `candidate_classes`.
 
     Returns:
-        Protocols in order, and notes on those that are left out.
+        Protocols in order, and notes on those that are left out; none of both if none is requested.
 
     Raises:
         UsageError: none is possible, or a protocol that is not possible was requested by itself.
     """
+    if not requested:
+        return [], ()
     if "finetune" in requested and selection.fit_on:
         raise UsageError("is fitted on samples of `shards`; leave `fit_on` out", field="protocol", value="finetune")
     if "finetune" in requested and (selection.split or run.split) == "all":
