@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 
         with StageProgress("evaluate") as progress:
             manifest = run(config, progress.update)
-        console.print(_table(manifest))
+        if manifest.protocols:
+            console.print(_table(manifest))
+        if manifest.questions:
+            console.print(_question_table(manifest))
         if manifest.rig_differences:
             print_line(console, f"the run was trained on another rig: {'; '.join(manifest.rig_differences)}")
         for note in manifest.notes:
@@ -45,6 +48,19 @@ def _table(manifest: EvaluationManifest) -> Table:
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
         accuracy, macro_f1 = (score.accuracy, score.accuracy_interval), (score.macro_f1, score.macro_f1_interval)
         table.add_row(name, _score_cell(*accuracy), _score_cell(*macro_f1), *cells)
+    return table
+
+
+def _question_table(manifest: EvaluationManifest) -> Table:
+    """The main answers; all of them are in the report."""
+    table = Table(title="answers to questions, percent")
+    for column in ("question", "of", "answers", "correct", "chance"):
+        table.add_column(column, justify="right" if column in ("answers", "correct", "chance") else "left")
+    for question, score in manifest.questions.items():
+        for part in score.parts:
+            if ": " not in part.name:
+                cells = (_score_cell(part.accuracy, part.interval), f"{100 * part.chance:.1f}")
+                table.add_row(question, f"{part.group}: {part.name}", str(part.num_questions), *cells)
     return table
 
 

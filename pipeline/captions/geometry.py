@@ -46,6 +46,10 @@ class Feature:
             return None
         return sum(weight * deviations[name] for name, weight in self.weights.items())
 
+    def minimum(self, *, has_reference: bool) -> float:
+        """Return the smallest score at which the feature is named, relative to the subject or to the population."""
+        return self.threshold if has_reference else max(self.threshold, POPULATION_THRESHOLD_STDS * self.resting_std)
+
 
 # From the forehead down. `threshold` and `full_score` are our choice, from the ICT faces of subjects 1-10 relative to
 # their own resting faces: the scores of an action unit at a quarter of its strength (more if it could be confused with
@@ -207,8 +211,7 @@ def feature_strengths(numbers: Mapping[str, float], has_reference: bool) -> Iter
     for feature in FEATURES:
         score = feature.score(numbers)
         if score is not None:
-            in_population = max(feature.threshold, POPULATION_THRESHOLD_STDS * feature.resting_std)
-            yield feature, score / feature.full_score, score >= (feature.threshold if has_reference else in_population)
+            yield feature, score / feature.full_score, score >= feature.minimum(has_reference=has_reference)
 
 
 def _upper_face(

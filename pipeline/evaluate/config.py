@@ -1,7 +1,7 @@
 """Options of the evaluation stage."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.option_types import SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
+from smile_pipe.pipeline.runs.question_scores import Fewshot, Question
 from smile_pipe.pipeline.runs.selection import SampleSelection
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
@@ -21,11 +22,13 @@ class EvaluateConfig(Frozen):
 
     run: StoragePath = Field(description="Directory of a finished training run, or its URL.")
     shards: Annotated[str, SetsOfShards, Repeated] = Field(description=SHARDS_HELP)
-    protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
+    protocol: Annotated[tuple[Protocol | Question | Fewshot, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),
         min_length=1,
         description="Evaluation protocols: any of zero-shot (for a run with a classifier: the classifier), knn, probe, "
-        "finetune, and caption-vote (the captions of training name the face, by expression knowledge).",
+        "finetune, and caption-vote (the captions of training name the face, by expression knowledge); and questions: "
+        "any of analogy, missing-views, few-labels (with finetune too, if it is named), caption-check (for a run with "
+        "text=geometry) and fewshot:K.",
     )
     knowledge: Path | None = Field(None, description=f"For caption-vote: {KNOWLEDGE_HELP} [default: as in training]")
     split: str | None = Field(
@@ -44,6 +47,16 @@ class EvaluateConfig(Frozen):
         0, ge=0, description="Random seed for the probe's inner split, finetune, and the bootstrap of intervals."
     )
     use_gpu: bool = Field(False, description="Embed on the GPU.")
+
+    @property
+    def class_protocols(self) -> list[Protocol]:
+        """The requested protocols that predict the classes of samples."""
+        return [cast(Protocol, name) for name in self.protocol if name in get_args(Protocol)]
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The requested questions."""
+        return tuple(dict.fromkeys(name for name in self.protocol if name not in get_args(Protocol)))
 
     @property
     def selection(self) -> SampleSelection:

@@ -17,7 +17,11 @@ from smile_pipe.shards.formatting import describe_samples
 
 
 def evaluation_page(
-    manifest: EvaluationManifest, run: RunManifest, figures: Mapping[str, bytes], contact_sheet: bytes | None
+    manifest: EvaluationManifest,
+    run: RunManifest,
+    figures: Mapping[str, bytes],
+    contact_sheet: bytes | None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> str:
     """Return the report of an evaluation.
 
@@ -26,6 +30,7 @@ def evaluation_page(
         run: manifest of the evaluated run.
         figures: SVG or PNG by caption, in order; see `evaluation_figures`.
         contact_sheet: image of some of the scored faces, if there is one.
+        pictures: picture of a question's answers, by question.
     """
     facts = {
         "recipe": manifest.recipe,
@@ -47,7 +52,7 @@ def evaluation_page(
         "other files": "scores.csv, predictions.csv, manifest.json",
         "evaluation fingerprint": manifest.fingerprint,
     }
-    return render_page("evaluation.html", manifest, manifest.protocols, figures, facts, contact_sheet)
+    return render_page("evaluation.html", manifest, manifest.protocols, figures, facts, contact_sheet, pictures)
 
 
 def evaluation_figures(
@@ -70,9 +75,9 @@ def evaluation_figures(
         f"Confusion, {name}": plots.confusion_matrix(score, classes) for name, score in scores.items()
     }
     figures |= {
-        "Recall of each expression": plots.class_recall(scores, classes),
+        "Recall of each expression": plots.class_recall(scores, classes) if scores else None,
         "Accuracy by intensity": plots.level_accuracy(scores),
-        "Calibration": plots.reliability(scores),
+        "Calibration": plots.reliability(scores) if scores else None,
         "Embeddings of the scored samples": plots.embedding_map(x, y, classes),
         "Training": plots.training_curves(losses),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
-from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
+from smile_pipe.pipeline.classifiers.knn import ClassIndices, Features, Probabilities
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
@@ -21,6 +21,7 @@ from smile_pipe.pipeline.data.temporal import frames_read, sequences_of
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
+from smile_pipe.pipeline.evaluate.questions import QuestionData, ask, check_questions, has_text, question_pictures
 from smile_pipe.pipeline.evaluate.report import evaluation_figures, evaluation_page
 from smile_pipe.pipeline.evaluate.retrieval import retrieval_score
 from smile_pipe.pipeline.evaluate.tables import predictions_csv, scores_csv
@@ -90,17 +91,22 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     else:
         train_rows, test_rows = select_rows(selection, run_manifest, shards)
     classes = candidate_classes(selection, shards)
-    names, notes = resolve_protocols(config.protocol, selection, run_manifest, shards.manifest, classes)
+    names, notes = list[Protocol](), tuple[str, ...]()
+    if config.class_protocols:
+        names, notes = resolve_protocols(config.class_protocols, selection, run_manifest, shards.manifest, classes)
+    check_questions(config.questions, run_manifest, shards.manifest)
     stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
     temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
     decode_spec = model.decode_spec(run_manifest, temporal)
     # Without fine-tuning each sample is read once, so a cache would be useless.
-    cache_bytes = FINETUNE_CACHE_BYTES if "finetune" in names else 0
+    tunes = "finetune" in names
+    cache_bytes = FINETUNE_CACHE_BYTES if tunes else 0
     dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)
     fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
     data = embed(model, dataset, train_rows, test_rows, classes, config.batch_size, on_progress, fit_dataset)
-    texts = {name: shards.manifest.prompts[name] for name in classes if "zero-shot" in names}
+    reads_text = "zero-shot" in names or (config.questions and has_text(run_manifest, shards.manifest, classes))
+    texts = {name: shards.manifest.prompts[name] for name in classes if reads_text}
     warn_on_equal_tokens(model.tokenizer, texts)
     prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
     if config.knowledge and "caption-vote" not in names:
@@ -110,12 +116,16 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
+    question_data = QuestionData(predictor, shards, _finetuner(config, predictor, dataset) if tunes else None)
+    answers = ask(config.questions, question_data)
+    scores["questions"] = {name: given.score for name, given in answers.items()}
     scores["rig_differences"] = differences
     scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
     manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
     x, y = data.x[data.num_train :], data.test_labels.y
     figures = evaluation_figures(manifest, RunDirectory(config.run).metrics(), x, y)
-    page = evaluation_page(manifest, run_manifest, figures, preview_png(shards, data.test_rows))
+    pictures = question_pictures(answers, question_data)
+    page = evaluation_page(manifest, run_manifest, figures, preview_png(shards, data.test_rows), pictures)
     files = {
         "report.html": page.encode(),
         "scores.csv": scores_csv(manifest),
@@ -146,23 +156,37 @@ def _rig_differences(run: RunManifest, shards: ShardSet, fit_shards: ShardSet | 
 def _predict(
     name: Protocol, config: EvaluateConfig, predictor: ProtocolPredictor, dataset: FaceDataset, on_progress: Progress
 ) -> Probabilities:
-    data = predictor.data
     if name != "finetune":
-        return predictor.probabilities(name, data.x)
+        return predictor.probabilities(name, predictor.data.x)
+    return _finetuner(config, predictor, dataset, on_progress)(np.arange(predictor.data.num_train))
+
+
+def _finetuner(
+    config: EvaluateConfig,
+    predictor: ProtocolPredictor,
+    dataset: FaceDataset,
+    on_progress: Progress = lambda done, total: None,
+) -> Callable[[ClassIndices], Probabilities]:
+    """Return a function that fine-tunes on some of the samples to fit on, and predicts the scored ones."""
     from smile_pipe.pipeline.evaluate.finetune import finetune
 
-    probabilities = finetune(
-        predictor.model,
-        dataset,
-        data.train_rows,
-        data.test_rows,
-        y_train=data.y[: data.num_train],
-        num_classes=len(data.classes),
-        seed=config.seed,
-        epochs=config.finetune_epochs,
-        on_progress=on_progress,
-    )
-    return np.asarray(probabilities, np.float64)
+    data = predictor.data
+
+    def predict(numbers: ClassIndices) -> Probabilities:
+        probabilities = finetune(
+            predictor.model,
+            dataset,
+            [data.train_rows[number] for number in numbers],
+            data.test_rows,
+            y_train=data.y[numbers],
+            num_classes=len(data.classes),
+            seed=config.seed,
+            epochs=config.finetune_epochs,
+            on_progress=on_progress,
+        )
+        return np.asarray(probabilities, np.float64)
+
+    return predict
 
 
 def _scores(
@@ -175,7 +199,7 @@ def _scores(
         "protocols": {name: score(data.test_labels, values, seed) for name, values in predicted.items()},
         "view_protocol": ablated,
         "view_scores": view_scores(predictor, ablated, views, seed) if ablated else (),
-        "retrieval": retrieval_score(x, data.test_labels.y, predictor.prompts) if predictor.prompts else None,
+        "retrieval": retrieval_score(x, data.test_labels.y, predictor.prompts) if "zero-shot" in predicted else None,
     }
 
 
@@ -194,6 +218,7 @@ def _manifest(
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
     fingerprinted += [load_knowledge(config.knowledge)] if config.knowledge else []
+    fingerprinted += [list(scores["questions"])] if scores["questions"] else []
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
     fingerprinted += [] if data.classes == shards.expressions else [data.classes]
     if run.num_skipped_steps:

@@ -18,6 +18,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import (
     ProtocolScore,
     RetrievalScore,
 )
+from smile_pipe.pipeline.runs.question_scores import QuestionScore
 from smile_pipe.shards.index import SampleRow
 
 Row = tuple[object, ...]
@@ -34,6 +35,8 @@ def scores_csv(manifest: EvaluationManifest) -> bytes:
         rows.append(_row(name, "macro_f1", part.macro_f1, part.macro_f1_interval, views=views))
     if manifest.retrieval is not None:
         rows += _retrieval_rows(manifest.retrieval)
+    for name, answered in manifest.questions.items():
+        rows += _question_rows(name, answered)
     return csv_table([("protocol", "measure", "class", "level", "views", "value", "low", "high"), *rows])
 
 
@@ -88,6 +91,16 @@ def _protocol_rows(name: str, score: ProtocolScore, views: str) -> Iterator[Row]
         yield row("uar", score.labels.uar)
         yield from (row("label_f1", value, of_class=c) for c, value in score.labels.f1.items())
         yield from (row("label_recall", value, of_class=c) for c, value in score.labels.recall.items())
+
+
+def _question_rows(name: str, score: QuestionScore) -> Iterator[Row]:
+    """The measure of a row names the group and the part of the questions: "class: change"."""
+    for part in score.parts:
+        measure = f"{part.group}: {part.name}"
+        yield _row(name, measure, part.accuracy, part.interval)
+        yield _row(name, f"{measure}, chance", part.chance)
+        if part.baseline is not None:
+            yield _row(name, f"{measure}, {score.baseline}", part.baseline)
 
 
 def _retrieval_rows(score: RetrievalScore) -> Iterator[Row]:

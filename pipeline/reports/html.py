@@ -17,6 +17,7 @@ from smile_pipe.pipeline.data.temporal import describe_temporal
 from smile_pipe.pipeline.reports.formatting import format_deviation, format_interval, format_percent, protocol_title
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, single_view
+from smile_pipe.pipeline.runs.question_scores import question_title
 from smile_pipe.shards.formatting import describe_samples, pluralize
 
 
@@ -27,6 +28,7 @@ def render_page(
     figures: Mapping[str, bytes],
     facts: Mapping[str, str],
     contact_sheet: bytes | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> str:
     """Render a report.
 
@@ -37,6 +39,7 @@ def render_page(
         figures: SVG or PNG by caption, in order.
         facts: facts on the run and its data, by name.
         contact_sheet: image of some of the scored faces (SVG or PNG), if there is one.
+        pictures: picture of a question's answers (SVG or PNG), by its name.
     """
     levels = {level for score in scores.values() for level in score.per_level}
     return _ENVIRONMENT.get_template(template).render(
@@ -45,6 +48,7 @@ def render_page(
         figures=figures,
         facts=facts,
         contact_sheet=contact_sheet,
+        pictures=pictures or {},
         levels=sorted(levels, key=lambda level: (len(level), level)),
         is_supervised=manifest.recipe in RECIPES and RECIPES[manifest.recipe].system == "Supervised",
     )
@@ -70,6 +74,7 @@ _ENVIRONMENT.filters |= {
     "percent": format_percent,
     "pluralize": pluralize,
     "single_view": single_view,
+    "question_title": question_title,
     "title_of": protocol_title,
     "word": word_for,
 }

@@ -25,6 +25,7 @@ from smile_pipe.pipeline.reports.formatting import protocol_title
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalScore
 from smile_pipe.pipeline.runs.curves import Curve, curve_title
 from smile_pipe.pipeline.runs.evaluation_manifest import ProtocolScore
+from smile_pipe.pipeline.runs.question_scores import QuestionPart
 
 _INK, _FAINT, _GRID, _CELL = "#24272d", "#6b7078", "#d9dce1", "#1f5f9f"
 # Distinct in hue, and in lightness for colour-blind readers: after Okabe and Ito, "Color universal design", 2008.
@@ -101,6 +102,33 @@ def class_recall(protocols: Mapping[str, ProtocolScore], classes: Sequence[str])
     axes.set_xticks(positions, [word_for(c) for c in classes])
     axes.tick_params(axis="x", length=0)
     _share_axis(axes, "recall")
+    _legend(figure, axes)
+    return _render(figure)
+
+
+def accuracy_lines(parts: Sequence[QuestionPart], label: str, *, is_log: bool = False) -> bytes:
+    """Plot the accuracy of answers with their intervals, one line per group.
+
+    Args:
+        parts: groups of questions; those without a position are left out.
+        label: label of the axis of positions.
+        is_log: whether this axis is logarithmic.
+    """
+    figure, axes = _canvas(5.4, 3.4)
+    for color, group in zip(_PROTOCOL_COLORS, dict.fromkeys(part.group for part in parts), strict=False):
+        shown = [part for part in parts if part.group == group and part.position is not None]
+        positions = np.array([part.position for part in shown], np.float64)
+        accuracies = np.array([part.accuracy for part in shown])
+        low, high = np.array([part.interval or (part.accuracy, part.accuracy) for part in shown]).T
+        axes.plot(positions, accuracies, color=color, marker="o", markersize=5, label=protocol_title(group))
+        axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
+    marks = sorted({part.position for part in parts if part.position is not None})
+    if is_log:
+        axes.set_xscale("log")
+    axes.set_xticks(marks, [f"{mark:g}" for mark in marks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(label)
+    _share_axis(axes, "accuracy")
     _legend(figure, axes)
     return _render(figure)
 

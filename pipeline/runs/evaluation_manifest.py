@@ -5,6 +5,7 @@ from typing import Literal
 
 from smile_pipe.model.config import RunTextSource
 from smile_pipe.pipeline.data.temporal import TemporalRead
+from smile_pipe.pipeline.runs.question_scores import QuestionScore
 from smile_pipe.shards.manifest import Frozen, Manifest
 
 Protocol = Literal["zero-shot", "knn", "probe", "classifier", "finetune", "caption-vote"]
@@ -159,6 +160,7 @@ class EvaluationManifest(Manifest):
         protocols: scores by protocol, one of `PROTOCOL_TITLES`.
         view_protocol, view_scores: the protocol that was scored on subsets of the views, and its scores.
         retrieval: retrieval scores, where zero-shot was scored.
+        questions: answers to questions that were requested, by question.
     """
 
     schema_version: Literal[4] = 4
@@ -186,3 +188,4 @@ class EvaluationManifest(Manifest):
     view_protocol: str | None = None
     view_scores: tuple[ViewScore, ...] = ()
     retrieval: RetrievalScore | None = None
+    questions: Mapping[str, QuestionScore] = {}
