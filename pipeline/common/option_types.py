@@ -33,6 +33,7 @@ SetsOfShards = BeforeValidator(_join_sets)
 SHARDS_HELP = "Shards: a directory, manifest.json, glob, brace pattern or URL; several sets as A::B, or repeated."
 
 ClassifierName = Literal["zero-shot", "probe", "classifier", "captions"]
+ClassifierKind = Literal[ClassifierName, "examples"]
 HEAD_HELP = (
     "Classifier: zero-shot (prompts), probe (the linear probe of `smile-pipe evaluate`), classifier (of a supervised "
     "run) or captions (the captions of training name the face, by expression knowledge); auto takes the first that the "

@@ -13,7 +13,7 @@ from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
 from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
 from smile_pipe.pipeline.common.expressions import order_expressions
-from smile_pipe.pipeline.common.option_types import ClassifierName
+from smile_pipe.pipeline.common.option_types import ClassifierKind, ClassifierName
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
@@ -35,7 +35,7 @@ class Classifier:
         probabilities: maps fused embeddings float32 [N, D] to probabilities float64 [N, K].
     """
 
-    name: ClassifierName
+    name: ClassifierKind
     classes: tuple[str, ...]
     probabilities: Callable[[Features], Probabilities]
 

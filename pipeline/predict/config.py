@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
-from smile_pipe.pipeline.common.option_types import HEAD_HELP, ClassifierName, Repeated
+from smile_pipe.pipeline.common.option_types import HEAD_HELP, ClassifierKind, ClassifierName, Repeated
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis
 from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
@@ -25,10 +25,12 @@ class PredictConfig(Frozen):
     prompts: Annotated[tuple[str, ...], Repeated] = Field(
         (), description="Texts to choose from instead of the run's expressions; repeat the option for each text."
     )
-    head: Literal["auto", ClassifierName] = Field(
-        "auto",
-        description=HEAD_HELP,
+    examples: StoragePath | None = Field(
+        None,
+        description="Folder of example faces, with a folder for each class (`FOLDER/CLASS/*.obj`), whose name is free. "
+        "Each text of `prompts` is a class too, or the words of the class with this name.",
     )
+    head: Literal["auto", ClassifierName] = Field("auto", description=HEAD_HELP)
     knowledge: Path | None = Field(None, description=f"For captions: {KNOWLEDGE_HELP} [default: as in training]")
     sequence: bool = Field(False, description="Read each folder as the frames of one sequence, in the order of names.")
     frame_rate: float = Field(25.0, gt=0, le=100_000, description="Frames per second of `sequence`.")
@@ -80,7 +82,7 @@ class Predictions(Frozen):
         predictions: one a scan or sequence.
     """
 
-    head: ClassifierName
+    head: ClassifierKind
     text_source: str
     views: tuple[str, ...]
     classes: tuple[str, ...]

@@ -53,6 +53,28 @@ def find_inputs(
     return list(_with_unique_keys(inputs))
 
 
+def find_inputs_by_folder(root: StoragePath) -> dict[str, list[ScanInput]]:
+    """Find the meshes in each folder of a folder, at any depth; each mesh is a scan.
+
+    Returns:
+        The scans by the name of the folder, in the natural order of names.
+
+    Raises:
+        UsageError: the folder does not exist, or no folder in it has a mesh.
+    """
+    files = FileIndex.scan(root)
+    found: dict[str, list[ScanInput]] = {}
+    for mesh in sorted(files.meshes, key=natural_order):
+        folder, _, rest = mesh.partition("/")
+        if rest and not any(part.startswith(".") for part in mesh.split("/")):
+            found.setdefault(folder, []).append(
+                ScanInput(root, _scan(ScanFiles.with_sidecars(mesh, files)), f"{root / mesh}")
+            )
+    if not found:
+        raise UsageError(f"{root}: has no folder with meshes; give one folder for each class")
+    return found
+
+
 def _inputs_at(path: StoragePath, layout: str, sequence: bool, frame_rate: float) -> list[ScanInput]:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")

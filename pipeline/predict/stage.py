@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from smile_pipe.pipeline.landmarks.axes import resolve_axes
 from smile_pipe.pipeline.predict.config import PredictConfig, Predictions
+from smile_pipe.pipeline.predict.examples import example_classifier
 from smile_pipe.pipeline.predict.inputs import find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor, predict_input
 
@@ -35,6 +36,8 @@ def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda 
         config.knowledge,
     )
     classifier = predictor.prompt_classifier(config.prompts) if config.prompts else predictor.classifier
+    if config.examples:
+        classifier = example_classifier(predictor, config.examples, config.prompts)
     predictions = []
     for number, scan in enumerate(inputs):
         on_progress(number, len(inputs))
