@@ -43,11 +43,11 @@ class TrainingCaptions(Frozen):
 
     @classmethod
     def collect(cls, samples: Iterable[Sample], knowledge: Knowledge, source: str) -> Self:
-        """Collect the captions of samples, each of which has one from `source`."""
+        """Collect the captions of samples, which are from `source`; samples whose record has none are left out."""
         captions: dict[str, list[Activity]] = {}
         for sample in samples:
-            assert sample.record.caption is not None
-            captions.setdefault(sample.text, []).append(activity_of(sample.record.caption))
+            if sample.record.caption is not None:
+                captions.setdefault(sample.text, []).append(activity_of(sample.record.caption))
         # Sorted, so that the order of the samples does not matter.
         ordered = {text: sorted(captions[text], key=lambda activity: activity.strengths) for text in sorted(captions)}
         return cls.model_validate({"source": source, "knowledge": knowledge, "captions": ordered})
@@ -60,14 +60,15 @@ class TrainingCaptions(Frozen):
             UsageError: The run has none, or they are damaged.
         """
         path = RunDirectory(root).captions_path
-        if not path.exists():
+        try:
+            found = cls.model_validate_json(path.read_bytes()) if path.exists() else None
+        except ValidationError as error:
+            raise UsageError(f"{path}: not captions of a run ({error.errors()[0]['msg']}); train again") from None
+        if found is None or not found.captions:
             raise UsageError(
                 f"{root}: has no captions; train on shards with captions (`text=geometry`), by this release"
             )
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise UsageError(f"{path}: not captions of a run ({error.errors()[0]['msg']}); train again") from None
+        return found
 
     def write(self, root: StoragePath) -> None:
         """Write `captions.json` into the directory of a run."""

@@ -115,7 +115,7 @@ def test_name_longer_than_a_tar_header_is_kept(path):
     content = path.read_bytes()[: at.bytes]
     assert from_members(read_members(content, "range")) == sample
     with tarfile.open(path) as tar:
-        assert max(map(len, tar.getnames())) == 80 + 40 + len("..normal.png")
+        assert max(map(len, tar.getnames())) == 80 + 40 + len("..landmarks.png")
 
 
 class TestAfterAnError:

@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 
+from helpers.samples import make_sample
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
 from smile_pipe.pipeline.captions.naming import AXES, Activity
 from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.runs.training_captions import TrainingCaptions
 from smile_pipe.shards.errors import UsageError
+from smile_pipe.shards.storage import StoragePath
 
 CLASSES = tuple(EXPRESSIONS)
 
@@ -106,3 +108,13 @@ def test_other_knowledge_changes_the_shares(captions, tmp_path):
 def test_candidates_without_any_prototype_are_an_error(captions):
     with pytest.raises(UsageError, match="has none of smirk, frown; add prototypes"):
         captions.shares(("smirk", "frown"))
+
+
+def test_samples_without_a_caption_are_left_out(tmp_path):
+    sample = make_sample("F0001_HA", text_source="geometry")
+    assert sample.record.caption is None
+    collected = TrainingCaptions.collect([sample], load_knowledge(), "geometry")
+    assert not collected.captions
+    collected.write(StoragePath(tmp_path))
+    with pytest.raises(UsageError, match="has no captions"):
+        TrainingCaptions.read(StoragePath(tmp_path))

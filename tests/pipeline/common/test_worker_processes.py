@@ -129,8 +129,11 @@ def test_a_call_that_hangs_is_killed_at_the_end(processes, tmp_path):
         next_result.result()
 
 
+# A shell that runs the tests in the background lets its commands ignore SIGINT.
 COMMAND = f"""
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from {NAME} import WorkerProcesses
 from {Path(__file__).stem} import hang
 with WorkerProcesses(2) as processes:
