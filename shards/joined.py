@@ -23,14 +23,15 @@ from smile_pipe.shards.sample import Sample
 from smile_pipe.shards.sample_table import SampleTable
 from smile_pipe.shards.urls import SEPARATOR, split_sets
 
-# Settings of a render that decide what an image shows, with the words for them; and their defaults where older shards
-# do not record them.
+# Settings of a render that decide what an image or a caption shows, with the words for them; and their defaults where
+# shards do not record them.
 _SAME_SETTINGS = {
     "views": ("views", ()),
     "size": ("image size", None),
     "projection": ("projection", "perspective"),
     "jitter_deg": ("camera jitter", 0.0),
     "data_version": ("version of the images", None),
+    "neutral": ("choice of the neutral scan", "label"),
 }
 
 

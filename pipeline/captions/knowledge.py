@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from smile_pipe.pipeline.captions.action_units import PHRASES
 from smile_pipe.pipeline.common.expressions import expression_code
@@ -52,7 +52,18 @@ def _to_units(value: object) -> object:
     return parse_units(value) if isinstance(value, str | int) else value
 
 
-Units = Annotated[Mapping[int, Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_to_units), Field(min_length=1)]
+def _check_units(units: Mapping[int, float]) -> Mapping[int, float]:
+    if unknown := sorted(units.keys() - PHRASES.keys()):
+        raise ValueError(f"{unknown[0]} is not an action unit that is known")
+    return units
+
+
+Units = Annotated[
+    Mapping[int, Annotated[float, Field(gt=0, le=1)]],
+    BeforeValidator(_to_units),
+    AfterValidator(_check_units),
+    Field(min_length=1),
+]
 """Intensities from 0 to 1 by action unit, also parsed from the notation of FACS."""
 
 
@@ -101,15 +112,22 @@ def load_knowledge(path: Path | None = None) -> Knowledge:
         UsageError: The file cannot be read or is not expression knowledge.
     """
     shipped = _parse((files("smile_pipe.pipeline.captions") / _SHIPPED).read_text(encoding="utf-8"), _SHIPPED)
-    if path is None:
-        return shipped
+    own = read_knowledge(path) if path else Knowledge(sources={}, prototypes={})
+    return Knowledge(sources={**shipped.sources, **own.sources}, prototypes={**shipped.prototypes, **own.prototypes})
+
+
+def read_knowledge(path: Path) -> Knowledge:
+    """Read the expression knowledge of a file alone, without the built-in one.
+
+    Raises:
+        UsageError: See `load_knowledge`.
+    """
     try:
-        own = _parse(path.read_text(encoding="utf-8"), str(path))
+        return _parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UsageError(f"{path}: the expression knowledge cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: the expression knowledge is not UTF-8 text") from None
-    return Knowledge(sources={**shipped.sources, **own.sources}, prototypes={**shipped.prototypes, **own.prototypes})
 
 
 def _parse(text: str, origin: str) -> Knowledge:
@@ -126,6 +144,8 @@ def _parse(text: str, origin: str) -> Knowledge:
     prototypes: dict[str, tuple[Prototype, ...]] = {}
     for word, variants in content.expressions.items():
         code = expression_code(word)
+        if not code:
+            raise UsageError(f"{origin}: {word!r} is not the name of an expression")
         if code == NEUTRAL:
             raise UsageError(f"{origin}: neutral has no prototype: it is the absence of activity; remove {word!r}")
         if code in prototypes:

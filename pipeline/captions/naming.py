@@ -9,9 +9,11 @@ The name is the expression with the largest s_k, and neutral if no strength reac
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from smile_pipe.pipeline.captions.action_units import PHRASES, unit_number
 from smile_pipe.pipeline.captions.geometry import FEATURES, feature_strengths
@@ -19,6 +21,9 @@ from smile_pipe.pipeline.captions.knowledge import NEUTRAL, Knowledge
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.sample import Caption
 
+NAMING_VERSION = 1
+"""Version of the rule, part of the fingerprint of what depends on names: increase it if the same caption and knowledge
+give another name."""
 MAX_STRENGTH = 1.2
 # Rounded, so that processors which round sums differently give the same name.
 _DECIMALS, _SCORE_DECIMALS = 4, 6
@@ -39,7 +44,7 @@ class Activity(Frozen):
         is_neutral: Whether no strength reaches its threshold.
     """
 
-    strengths: tuple[float, ...]
+    strengths: tuple[Annotated[float, Field(ge=0, le=MAX_STRENGTH)], ...]
     is_neutral: bool
 
 

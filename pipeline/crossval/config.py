@@ -97,7 +97,7 @@ class CrossvalConfig(TrainOptions):
 
     def recorded(self) -> dict[str, Any]:
         """The options for `config.json`, without those that name places, by the names of earlier releases."""
-        return self.to_record({"out", "shards", "train_on", "test_on", "address"})
+        return self.to_record({"out", "shards", "train_on", "test_on", "address", "knowledge"})
 
     def train_config(self, shards: str, split: str, where: str | None, out: StoragePath) -> TrainConfig:
         """The training options of one fold.
@@ -109,4 +109,6 @@ class CrossvalConfig(TrainOptions):
             out: directory of the fold's run.
         """
         options = self.model_dump(include=set(TrainOptions.model_fields))
+        # Workers of a cluster have another working directory.
+        options["knowledge"] = self.knowledge and self.knowledge.absolute()
         return TrainConfig.model_validate({**options, "shards": shards, "out": out, "split": split, "where": where})

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.captions.naming import NAMING_VERSION
 from smile_pipe.pipeline.common.directory_lock import NAME as LOCK_NAME
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
@@ -64,8 +66,12 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
     train_shards, test_shards = _open_shards(config)
     folds = _folds(config, train_shards, test_shards)
     num_steps = _num_steps(folds, train_shards)
+    reads_knowledge = "knowledge" in (config.text, config.pseudo_start)
     folds_fingerprint = fingerprint(
-        [fold.train.for_fingerprint() for fold in folds], train_shards.manifest.fingerprint, folds[0].scored_on
+        [fold.train.for_fingerprint() for fold in folds],
+        train_shards.manifest.fingerprint,
+        folds[0].scored_on,
+        *([load_knowledge(config.knowledge), NAMING_VERSION] if reads_knowledge else []),
     )
     result_fingerprint = fingerprint(folds_fingerprint, config.protocol)
     config.out.check_output_folder()

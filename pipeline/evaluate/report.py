@@ -15,6 +15,12 @@ from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.formatting import describe_samples
 
+_REFERENCES = {
+    "label": "the scan that is labelled neutral",
+    "estimate": "the subject's scan of least activity; no label chose it",
+    "none": "a population",
+}
+
 
 def evaluation_page(
     manifest: EvaluationManifest,
@@ -46,6 +52,9 @@ def evaluation_page(
         "shards fingerprint": manifest.shards_fingerprint,
         "scored split": manifest.split,
         "text source": manifest.text_source,
+        "captions are relative to": _REFERENCES[run.settings.get("neutral", "label")]
+        if run.text_source in ("geometry", "knowledge")
+        else "-",
         "scored": describe_samples(manifest.num_scans, manifest.num_sequences),
         "read of sequences": describe_temporal(manifest.temporal, manifest.max_frames),
         "expressions": ", ".join(word_for(c) for c in manifest.classes),

@@ -12,6 +12,7 @@ import numpy as np
 
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.captions.naming import NAMING_VERSION
 from smile_pipe.pipeline.classifiers.knn import ClassIndices, Features, Probabilities
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
@@ -98,6 +99,11 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
     temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")
+    # Before the samples are read, which takes most of the time.
+    if config.knowledge and "caption-vote" not in names:
+        raise UsageError("needs `protocol=caption-vote`", field="knowledge", value=config.knowledge)
+    votes = _caption_votes(config, model, classes) if "caption-vote" in names else None
+    notes = (*notes, VOTE_NOTE) if votes else notes
     decode_spec = model.decode_spec(run_manifest, temporal)
     # Without fine-tuning each sample is read once, so a cache would be useless.
     tunes = "finetune" in names
@@ -109,10 +115,6 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     texts = {name: shards.manifest.prompts[name] for name in classes if reads_text}
     warn_on_equal_tokens(model.tokenizer, texts)
     prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
-    if config.knowledge and "caption-vote" not in names:
-        raise UsageError("needs `protocol=caption-vote`", field="knowledge", value=config.knowledge)
-    votes = _caption_votes(config, model, classes) if "caption-vote" in names else None
-    notes = (*notes, VOTE_NOTE) if votes else notes
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
@@ -217,7 +219,9 @@ def _manifest(
     epochs = config.finetune_epochs if "finetune" in names else None
     fingerprinted: list[Any] = [run.fingerprint, shards.fingerprint, split, names, config.seed, config.where]
     fingerprinted += [] if epochs is None else [epochs]
-    fingerprinted += [load_knowledge(config.knowledge)] if config.knowledge else []
+    if "caption-vote" in names:
+        knowledge = load_knowledge(config.knowledge) if config.knowledge else None
+        fingerprinted += [TrainingCaptions.read(config.run), knowledge, NAMING_VERSION]
     fingerprinted += [list(scores["questions"])] if scores["questions"] else []
     fingerprinted += [scores["fitted_on"]] if scores["fitted_on"] else []
     fingerprinted += [] if data.classes == shards.expressions else [data.classes]

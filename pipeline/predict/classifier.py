@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
-from smile_pipe.pipeline.captions.knowledge import load_knowledge
+from smile_pipe.pipeline.captions.knowledge import load_knowledge, read_knowledge
 from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
 from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
@@ -54,8 +54,8 @@ def choose_classifier(
         root: the run's directory.
         run: the run's manifest.
         model: the run's model.
-        knowledge: file of expression knowledge for `captions`; None for that of the training. Expressions that only
-            this file has are classes as well.
+        knowledge: file of expression knowledge for `captions`; None for that of the training. The expressions of the
+            file are classes as well.
 
     Raises:
         UsageError: the run has no such classifier, or none at all, or it does not use the knowledge.
@@ -105,7 +105,7 @@ def prompt_classifier(
 def _caption_classifier(root: StoragePath, run: RunManifest, model: TrainedModel, path: Path | None) -> Classifier:
     captions = TrainingCaptions.read(root)
     knowledge = load_knowledge(path) if path else None
-    added = knowledge.prototypes.keys() - captions.knowledge.prototypes.keys() if knowledge else ()
+    added = read_knowledge(path).prototypes if path else ()
     classes = order_expressions((*run.classes, *added))
     anchors, shares = embed_captions(model, captions), captions.shares(classes, knowledge)
     return Classifier("captions", classes, lambda x: caption_vote(x, anchors, shares, model.scale))

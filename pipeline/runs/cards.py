@@ -34,7 +34,7 @@ TEXT_SOURCES = {
     "au": "derived from action units, coded by people or by the authors of the shapes: text is supervision here",
     "geometry": "derived from measurements on the mesh: it contains no label",
     "knowledge": "captions of each sample, and prompts of the expression that published prototypes of action units "
-    "name by the caption: it contains no label that the captions do not contain",
+    "give for the caption: no label of an expression was read",
     "pseudo": "chosen by the model itself among the prompts: no label was read",
     "none": "not used",
 }

@@ -1,4 +1,4 @@
-"""The captions that a run was trained with, in its directory: what they say of expressions without the shards.
+"""The captions that a run was trained with, in its directory, so that they can name expressions without the shards.
 
 `captions.json` has each distinct caption with the activities of its samples (`smile_pipe.pipeline.captions.naming`),
 and the expression knowledge of the training. Nothing in it is read from a label of an expression.
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from smile_pipe.pipeline.captions.knowledge import Knowledge
-from smile_pipe.pipeline.captions.naming import Activity, ExpressionNamer, activity_of
+from smile_pipe.pipeline.captions.naming import AXES, Activity, ExpressionNamer, activity_of
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen, canonical_json
@@ -40,6 +40,13 @@ class TrainingCaptions(Frozen):
     source: Literal["geometry", "au"]
     knowledge: Knowledge
     captions: Mapping[str, tuple[Activity, ...]]
+
+    @model_validator(mode="after")
+    def _fits_axes(self) -> Self:
+        num_axes = len(AXES[self.source])
+        if any(len(activity.strengths) != num_axes for given in self.captions.values() for activity in given):
+            raise ValueError(f"an activity of {self.source} has {num_axes} strengths")
+        return self
 
     @classmethod
     def collect(cls, samples: Iterable[Sample], knowledge: Knowledge, source: str) -> Self:

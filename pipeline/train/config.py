@@ -62,14 +62,17 @@ class TrainOptions(Frozen):
     text: Literal["auto", RunTextSource] = Field(
         "auto",
         description="Source of the text: auto takes what the recipe needs and the shards have; pseudo takes prompts of "
-        "clusters, assigned without labels; knowledge takes the captions of the shards, and prompts of what published "
-        "prototypes name them; none trains without text; others must be in the shards.",
+        "clusters, assigned without labels; knowledge takes the captions of the shards, and prompts of the expression "
+        "that published prototypes give for each caption; none trains without text; others must be in the shards.",
     )
-    knowledge: Path | None = Field(None, description=KNOWLEDGE_HELP)
+    knowledge: Path | None = Field(
+        None, description=f"For `text=knowledge` and `pseudo_start=knowledge`: {KNOWLEDGE_HELP}"
+    )
     pseudo_start: Literal["prompts", "knowledge"] = Field(
         "prompts",
-        description="Start of the clusters of pseudo-labels: prompts, in clusters of equal size; or, for shards with "
-        "captions, knowledge: the samples that captions name, with their shares.",
+        description="Where the clusters of pseudo-labels start: at the prompts, with clusters of equal size; or, for "
+        "shards with measured captions, by knowledge: each at the mean of the samples that prototypes give its "
+        "expression, with as large a share.",
     )
     metadata: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -191,7 +194,7 @@ class TrainOptions(Frozen):
 # Options that do not appear in the record of a run: paths, and what the process needs. A damaged run is resumed with
 # another `on_bad_shard`; the manifest says what it skipped.
 _NOT_RECORDED = frozenset(("out", "shards", "address", "resume", "keep_checkpoints", "save_every")) | frozenset(
-    ("cache_mb", "cache_dir", "cache_gb", "cpus_per_worker", "on_bad_shard")
+    ("cache_mb", "cache_dir", "cache_gb", "cpus_per_worker", "on_bad_shard", "knowledge")
 )
 
 # Options that decide how a result is computed and not what it is: how the samples of a step are distributed over
@@ -237,6 +240,4 @@ class TrainConfig(TrainOptions):
             del options["shard_weights"]
         if self.pseudo_start == "prompts":
             del options["pseudo_start"]
-        # The content of the file counts (`stage.py`), and not its name.
-        del options["knowledge"]
         return options

@@ -3,7 +3,7 @@
 from smile_pipe.model.config import RECIPES, Precision, RunTextSource
 from smile_pipe.model.towers import native_precision
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
-from smile_pipe.pipeline.captions.naming import AXES, ExpressionNamer
+from smile_pipe.pipeline.captions.naming import ExpressionNamer
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.errors import UsageError
@@ -80,7 +80,7 @@ def _check_knowledge(config: TrainConfig, manifest: ShardManifest, source: RunTe
         UsageError: A condition does not hold.
     """
     if config.pseudo_start == "knowledge" and source != "pseudo":
-        raise UsageError("needs `text=pseudo`; leave it out", field="pseudo_start", value="knowledge")
+        raise UsageError("needs `text=pseudo`", field="pseudo_start", value="knowledge")
     if source != "knowledge" and config.pseudo_start != "knowledge":
         if config.knowledge:
             raise UsageError(
@@ -89,8 +89,9 @@ def _check_knowledge(config: TrainConfig, manifest: ShardManifest, source: RunTe
                 value=config.knowledge,
             )
         return
-    if manifest.text_source not in AXES:
-        raise UsageError("knowledge needs captions, and the shards have none; render them with `text=geometry`")
+    if manifest.text_source != "geometry":
+        # Action units that people coded are labels, and this training claims to read none.
+        raise UsageError("knowledge needs measured captions; render the shards with `text=geometry`")
     classes = [name for name in manifest.expressions if manifest.prompts.get(name)]
     if ExpressionNamer(load_knowledge(config.knowledge), classes, manifest.text_source).known.sum() < 2:
         raise UsageError(

@@ -24,6 +24,7 @@ from smile_pipe.model.objectives import check_recipe
 from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import Knowledge, load_knowledge
+from smile_pipe.pipeline.captions.naming import NAMING_VERSION
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.input_images import INPUT_VERSION
@@ -103,7 +104,7 @@ def run(
     # The other channels are converted as in version 1.
     version: list[Any] = [INPUT_VERSION] if job.channel == "depth" else []
     reads_knowledge = job.text_source == "knowledge" or config.pseudo_start == "knowledge"
-    version += [fingerprint(job.knowledge)] if reads_knowledge else []
+    version += [fingerprint(job.knowledge, NAMING_VERSION)] if reads_knowledge else []
     run_fingerprint = fingerprint(
         config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config), *version
     )

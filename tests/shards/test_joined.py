@@ -159,13 +159,15 @@ class TestRefusals:
         with pytest.raises(UsageError, match=message):
             open_sets(f"{pair / 'a'}::{tmp_path / 'c'}")
 
-    @pytest.mark.parametrize(("name", "value"), [("projection", "orthographic"), ("jitter_deg", 5.0)])
-    def test_sets_of_other_cameras(self, pair, tmp_path, name, value):
+    @pytest.mark.parametrize(
+        ("name", "value"), [("projection", "orthographic"), ("jitter_deg", 5.0), ("neutral", "estimate")]
+    )
+    def test_sets_of_other_cameras_or_captions(self, pair, tmp_path, name, value):
         write_shard_set(tmp_path / "c", 4, channels=("rgb",))
         path = tmp_path / "c" / "manifest.json"
         record = json.loads(path.read_text())
         path.write_text(json.dumps(record | {"settings": record["settings"] | {name: value}}))
-        with pytest.raises(UsageError, match=r"differ in (projection|camera jitter)"):
+        with pytest.raises(UsageError, match=r"differ in (projection|camera jitter|choice of the neutral scan)"):
             open_sets(f"{pair / 'a'}::{tmp_path / 'c'}")
 
     def test_settings_of_older_shards_have_their_defaults(self, pair, tmp_path):

@@ -80,6 +80,8 @@ class TestKnowledge:
             ("sources: {A: a}\nexpressions: {x: {A: [6+12F]}}", "'12F' in '6[+]12F' is not an action unit"),
             ("sources: {A: a}\nexpressions: {x: {A: [6+6B]}}", "the action unit 6 is in '6[+]6B' twice"),
             ("sources: {A: a}\nexpressions: {x: {A: [{6: 2}]}}", "less than or equal to 1"),
+            ("sources: {A: a}\nexpressions: {x: {A: [{99: 1}]}}", "99 is not an action unit"),
+            ("sources: {A: a}\nexpressions: {';': {A: [6]}}", "';' is not the name of an expression"),
             ("sources: {A: a}\nexpressions: {x: {B: [6]}}", "names the source 'B', which `sources` lacks"),
             ("sources: {A: a}\nexpressions: {joy: {A: [6]}, HA: {A: [12]}}", "'HA' has second variants"),
             ("sources: {A: a}\nexpressions: {neutral: {A: [6]}}", "neutral has no prototype"),
@@ -115,6 +117,18 @@ class TestNames:
     def test_published_prototypes_name_typical_movements(self, changes, expected):
         namer = ExpressionNamer(load_knowledge(), CLASSES, "geometry")
         assert CLASSES[namer.name(activity_of(caption_of(changes)))] == expected
+
+    def test_each_variant_of_a_basic_expression_has_its_name(self):
+        knowledge = load_knowledge()
+        namer, num_named = ExpressionNamer(knowledge, CLASSES, "geometry"), 0
+        for name in EXPRESSIONS.keys() - {"NE"}:
+            for prototype in knowledge.prototypes[name]:
+                strengths = tuple(max(prototype.units.get(unit, 0.0) for unit in axis) for axis in AXES["geometry"])
+                if any(strengths):
+                    number = namer.name(Activity(strengths=strengths, is_neutral=False))
+                    assert number is not None and CLASSES[number] == name
+                    num_named += 1
+        assert num_named == 35
 
     @pytest.mark.parametrize(
         "changes", [{"lip_corner_height": 20.0, "eye_opening": -1.0}, {"chin_drop": 9.0, "inner_brow_height": 1.0}]

@@ -14,6 +14,8 @@ from smile_pipe.pipeline.app.config import AppConfig
 from smile_pipe.pipeline.app.stage import PAGE
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
 from smile_pipe.pipeline.captions.naming import ExpressionNamer, activity_of
+from smile_pipe.pipeline.crossval import stage as crossval
+from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.evaluate import stage as evaluate
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.render import stage as render
@@ -53,7 +55,7 @@ def run(shards, tmp_path_factory) -> Path:
 @pytest.fixture
 def own_knowledge(tmp_path) -> Path:
     path = tmp_path / "mine.yaml"
-    path.write_text("sources: {ME: mine}\nexpressions: {big grin: {ME: [6+12]}, HA: {ME: [43]}}\n")
+    path.write_text("sources: {ME: mine}\nexpressions: {big grin: {ME: [6+12]}, pain: {ME: [4+6+9]}, HA: {ME: [43]}}\n")
     return path
 
 
@@ -107,7 +109,8 @@ def test_expressions_of_the_user_become_classes(run, faces_dir, own_knowledge):
     scan = next(path for path in sorted(faces_dir.rglob("*SU04*")) if path.suffix in (".wrl", ".ply"))
     command = ["predict", str(run), str(scan), "--knowledge", str(own_knowledge), "--json"]
     reply = CliRunner().invoke(app, [*command, "--head", "captions"])
-    assert json.loads(reply.stdout)["classes"][-1] == "big grin"
+    # Pain is in the built-in knowledge too, and the user asks for it.
+    assert json.loads(reply.stdout)["classes"][-2:] == ["big grin", "pain"]
     assert json.loads(reply.stdout)["predictions"][0]["probabilities"]["big grin"] > 0
     reply = CliRunner().invoke(app, command)
     assert reply.exit_code == 2 and "needs --head captions" in " ".join(reply.stderr.split())
@@ -135,6 +138,80 @@ def test_other_knowledge_is_another_evaluation(run, shards, own_knowledge):
     plain = evaluate.run(EvaluateConfig(**options))
     other = evaluate.run(EvaluateConfig(**options, knowledge=own_knowledge))
     assert plain.fingerprint != other.fingerprint and plain.classes == other.classes
+
+
+def test_other_captions_of_the_run_are_another_evaluation(shards, tmp_path):
+    learn(shards, tmp_path / "run")
+    options = {"run": tmp_path / "run", "shards": str(shards)}
+    before = [evaluate.run(EvaluateConfig(**options, protocol=name)).fingerprint for name in ("caption-vote", "knn")]
+    captions = TrainingCaptions.read(StoragePath(tmp_path / "run"))
+    first = next(iter(captions.captions))
+    captions.model_copy(update={"captions": {first: captions.captions[first]}}).write(StoragePath(tmp_path / "run"))
+    after = [evaluate.run(EvaluateConfig(**options, protocol=name)).fingerprint for name in ("caption-vote", "knn")]
+    assert before[0] != after[0] and before[1] == after[1]
+
+
+def test_knowledge_is_checked_before_samples_are_read(run, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "embed", None)
+    with pytest.raises(UsageError, match="cannot be read"):
+        evaluate.run(
+            EvaluateConfig(run=run, shards=str(shards), protocol="caption-vote", knowledge=tmp_path / "none.yaml")
+        )
+
+
+def test_another_file_of_knowledge_is_another_training_and_cross_validation(shards, tmp_path, monkeypatch):
+    path = tmp_path / "mine.yaml"
+
+    def learn_with(text: str) -> tuple[str, str]:
+        path.write_text(text)
+        stops = []
+
+        def stop(out, fingerprint):
+            stops.append(fingerprint)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "load_finished", lambda directory, fingerprint: stop(directory, fingerprint))
+            with pytest.raises(KeyboardInterrupt):
+                learn(shards, tmp_path / "run", text="knowledge", knowledge=path)
+            patch.setattr(crossval, "_holds_other_files", stop)
+            config = CrossvalConfig(
+                shards=str(shards), out=tmp_path / "cv", split_protocol="kfold:5", text="knowledge", knowledge=path
+            )
+            with pytest.raises(KeyboardInterrupt):
+                crossval.run(config)
+        return stops[0], stops[1]
+
+    file = "sources: {ME: mine}\nexpressions: {HA: {ME: [%s]}}\n"
+    one, other = learn_with(file % "12"), learn_with(file % "6+12")
+    assert one[0] != other[0] and one[1] != other[1]
+    assert learn_with(file % "12") == one
+
+
+def test_folds_read_the_file_from_anywhere(shards, tmp_path, own_knowledge, monkeypatch):
+    monkeypatch.chdir(own_knowledge.parent)
+    config = CrossvalConfig(shards=str(shards), out=tmp_path / "cv", text="knowledge", knowledge=Path("mine.yaml"))
+    fold = config.train_config(str(shards), "kfold:5:0", None, StoragePath(tmp_path / "fold"))
+    assert fold.knowledge == own_knowledge
+    # The record has no path of this machine.
+    assert "knowledge" not in fold.recorded() and "knowledge" not in config.recorded()
+
+
+def test_captions_of_other_axes_raise(shards, tmp_path):
+    learn(shards, tmp_path / "run")
+    path = RunDirectory(tmp_path / "run").captions_path
+    content = json.loads(path.read_bytes())
+    for activities in content["captions"].values():
+        for activity in activities:
+            activity["strengths"].pop()
+    path.write_atomically(json.dumps(content).encode())
+    with pytest.raises(UsageError, match="not captions of a run"):
+        TrainingCaptions.read(StoragePath(tmp_path / "run"))
+
+
+def test_report_says_what_captions_are_relative_to(run, shards):
+    evaluate.run(EvaluateConfig(run=run, shards=str(shards), protocol="knn"))
+    assert "the scan that is labelled neutral" in (run / "evaluation" / "report.html").read_text()
 
 
 def test_the_page_names_by_captions(run, own_knowledge, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers import small_runs
+from helpers.samples import write_shard_set
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.objectives import build_model
 from smile_pipe.model.packing import PackedFrames
@@ -84,8 +85,15 @@ class TestOptions:
         return small_runs.write_shards(tmp_path)
 
     def test_knowledge_needs_captions(self, shards, tmp_path):
-        with pytest.raises(UsageError, match="knowledge needs captions, and the shards have none"):
+        with pytest.raises(UsageError, match="needs measured captions"):
             small_runs.learn(shards, tmp_path / "run", text="knowledge")
+
+    def test_coded_action_units_are_labels_and_refused(self, tmp_path):
+        shards = tmp_path / "shards"
+        write_shard_set(shards, num_subjects=4, channels=("rgb",), text_source="au")
+        for options in ({"text": "knowledge"}, {"text": "pseudo", "pseudo_start": "knowledge"}):
+            with pytest.raises(UsageError, match="needs measured captions"):
+                small_runs.learn(shards, tmp_path / "run", **options)
 
     def test_a_file_of_knowledge_needs_the_text_source(self, shards, tmp_path):
         with pytest.raises(UsageError, match="needs `text=knowledge`"):
@@ -98,5 +106,5 @@ class TestOptions:
     def test_the_start_of_clusters_needs_pseudo_labels(self, shards, tmp_path):
         with pytest.raises(UsageError, match="needs `text=pseudo`"):
             small_runs.learn(shards, tmp_path / "run", pseudo_start="knowledge")
-        with pytest.raises(UsageError, match="knowledge needs captions"):
+        with pytest.raises(UsageError, match="needs measured captions"):
             small_runs.learn(shards, tmp_path / "run", text="pseudo", pseudo_start="knowledge")

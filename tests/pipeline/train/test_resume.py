@@ -96,7 +96,6 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path, caplog):
     assert manifest.num_steps == 6 and len(RunDirectory(out).checkpoints()) == 1
     assert manifest.config == EARLIER_OPTIONS | {
         "accumulate": 2,
-        "knowledge": None,
         "learning_rate": "auto",
         "partitions": 0,
         "pseudo_start": "prompts",
