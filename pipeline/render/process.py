@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
-from smile_pipe.pipeline.landmarks.outlines import draw_outlines, has_outlines
+from smile_pipe.pipeline.landmarks.outlines import draw_outlines
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.render.build import BuiltSample, build_samples
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
@@ -190,7 +190,9 @@ def render_units(units: Sequence[ProcessedUnit], settings: RenderSettings) -> It
         try:
             pixels = [_visible_pixels(images) for images in own]
             if LANDMARKS in settings.channels:
-                pixels = [*map(partial(_add_outlines, unit.work, settings, rig), pixels, unit.meshes)]
+                if unit.info is not None and unit.info.frame.method == "bounds":
+                    raise MeshError(f"has no landmarks to draw (channel `{LANDMARKS}`), in its file or found")
+                pixels = [*map(partial(_add_outlines, settings, rig), pixels, unit.meshes)]
             result = replace(result, pixels=pixels, statistics=_statistics(unit.meshes[0]))
         except MeshError as error:
             path = unit.work.sample.frames[0].mesh
@@ -307,11 +309,9 @@ def _visible_pixels(images: QuantisedViews | Exception) -> Mapping[str, NDArray]
 
 
 def _add_outlines(
-    work: WorkUnit, settings: RenderSettings, rig: Rig, pixels: Mapping[str, NDArray], mesh: Mesh
+    settings: RenderSettings, rig: Rig, pixels: Mapping[str, NDArray], mesh: Mesh
 ) -> Mapping[str, NDArray]:
-    """Add the channel `landmarks`; a frame of a sequence without landmarks has an empty image, a scan fails."""
-    if work.sample.frame_rate is None and not has_outlines(mesh.landmarks):
-        raise MeshError(f"has no landmarks to draw (channel `{LANDMARKS}`), in its file or found on its surface")
+    """Add the channel `landmarks`; it is empty for a frame of a sequence without landmarks."""
     outlines = draw_outlines(mesh.landmarks, rig)
     return {name: outlines if name == LANDMARKS else pixels[name] for name in settings.channels}
 

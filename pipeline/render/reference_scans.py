@@ -14,9 +14,9 @@ from smile_pipe.pipeline.captions.resting_face import least_active
 from smile_pipe.pipeline.common.worker_processes import WorkerProcesses, available_cores
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import open_data_dir
-from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.render.limits import Limits, enforce_limits
 from smile_pipe.pipeline.render.settings import RenderSettings
+from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.storage import StoragePath
 
 
@@ -88,5 +88,8 @@ def _measure_scan(
                 return measure_aligned(SourceReader(data_dir), scan.frames[0], settings)
             with enforce_limits(limits, deaths, scan.key):
                 return measure_aligned(SourceReader(data_dir), scan.frames[0], settings)
-        except MeshError:
+        except StorageError:
+            raise
+        except Exception:
+            # The render reads the scan again, and records why it fails.
             return None

@@ -154,11 +154,23 @@ def test_outlines_follow_the_frames_of_a_sequence(surprise, tmp_path):
     assert max(heights[2:6]) > heights[0] + 1 and max(heights[2:6]) > heights[-1] + 1
 
 
-def test_frames_without_landmarks_have_empty_outlines(surprise, tmp_path):
-    shards = render(surprise, tmp_path / "shards", channels=("landmarks",), landmarks="file")
+def test_sequence_without_any_landmarks_is_a_failure_where_they_are_drawn(surprise, tmp_path):
+    with pytest.raises(UsageError, match="contains no samples"):
+        render(surprise, tmp_path / "shards", channels=("landmarks",), landmarks="file")
+    (failure,) = read_failures(tmp_path / "shards" / "failures.parquet")
+    assert "has no landmarks to draw" in failure.reason
+
+
+def test_later_frame_without_landmarks_has_empty_outlines(tmp_path):
+    data = tmp_path / "faces"
+    synth(SynthConfig(out=data, kind="sequences", subjects=1, frames=5, texture_size=64))
+    for folder in {path.parent for path in data.rglob("*.wrl")}:
+        if folder.name != "Surprise":
+            shutil.rmtree(folder)
+    sorted(data.rglob("*.bnd"))[-1].unlink()
+    shards = render(data, tmp_path / "shards", channels=("landmarks",), landmarks="file")
     decoded = decode_sample(shards.read(shards.rows[0]))
-    images = [pixels for name, pixels in decoded.items() if name.endswith(".png")]
-    assert len(images) == 3 * 8 and not np.any(images)
+    assert [bool(decoded[f"front.landmarks.{n:02d}.png"].any()) for n in range(5)] == [True, True, True, True, False]
 
 
 def test_sequence_without_landmarks_has_the_frame_of_its_onset_and_captions(surprise, tmp_path):

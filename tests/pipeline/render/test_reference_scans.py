@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from smile_pipe.pipeline.common.expressions import EXPRESSIONS
 from smile_pipe.pipeline.datasets import find_samples
+from smile_pipe.pipeline.render import reading
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.reference_scans import add_least_active_scans
+from smile_pipe.shards.errors import StorageError
 from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.storage import StoragePath
 
@@ -112,6 +114,23 @@ def test_unreadable_scans_and_small_subjects_are_left_out(faces_dir, tmp_path):
     assert any(found[key] for key in found if key.startswith(first))
     others = [key for key in found if not key.startswith((first, second))]
     assert [found[key] for key in others] == [true[key] for key in others]
+
+
+@pytest.mark.parametrize("error", [ValueError, StorageError])
+def test_an_unexpected_error_of_a_scan_leaves_it_out_and_one_of_the_storage_ends_the_job(faces_dir, monkeypatch, error):
+    def fail_for_surprise(reader, scan, settings):
+        if "_SU" in scan.mesh:
+            raise error("unexpected")
+        return measure(reader, scan, settings)
+
+    measure = reading.measure_aligned
+    monkeypatch.setattr(reading, "measure_aligned", fail_for_surprise)
+    if error is StorageError:
+        with pytest.raises(StorageError):
+            samples_and_references(faces_dir)
+    else:
+        found = samples_and_references(faces_dir)
+        assert any(found.values()) and not any("_SU" in mesh for mesh in found.values())
 
 
 @pytest.mark.parametrize("options", [{"text": "label"}, {"channels": ("flow",)}])
