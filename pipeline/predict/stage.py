@@ -1,6 +1,6 @@
 """The predict stage: a run and scans in, probabilities of expressions out.
 
-    find scans -> read, render, encode (as for shards) -> embed -> classify by prompts, probe or classifier
+    find scans -> read, render, encode (as for shards) -> embed -> classify by prompts, captions, examples ...
 
 A scan is processed like the samples of the shards that the run was trained on, JPEG compression included, so that a
 face gets the same prediction from its file as from a shard.
@@ -13,6 +13,7 @@ from smile_pipe.pipeline.predict.config import PredictConfig, Predictions
 from smile_pipe.pipeline.predict.examples import example_classifier
 from smile_pipe.pipeline.predict.inputs import find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor, predict_input
+from smile_pipe.shards.errors import UsageError
 
 
 def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Predictions:
@@ -23,8 +24,12 @@ def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda 
         on_progress: called with the number of finished and of all scans.
 
     Raises:
-        UsageError: no finished run, no scan, or no such classifier.
+        UsageError: no finished run, no scan, no such classifier, or options that exclude each other.
     """
+    if config.examples and config.head != "auto":
+        raise UsageError("has no effect with `examples`; leave it out", field="head", value=config.head)
+    if config.prompts and config.head not in ("auto", "zero-shot"):
+        raise UsageError("has no effect with `prompts`; leave it out", field="head", value=config.head)
     inputs = find_inputs(config.scans, config.layout, config.sequence, config.frame_rate)
     predictor = Predictor.load(
         config.run,

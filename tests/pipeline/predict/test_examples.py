@@ -96,3 +96,13 @@ def test_links_out_of_the_folder_and_hidden_files_are_not_read(examples, tmp_pat
     (examples / "outside").symlink_to(tmp_path / "other")
     shutil.copytree(examples / "a big smile", examples / ".cache")
     assert set(find_inputs_by_folder(StoragePath(examples))) == {"a big smile", "shock"}
+
+
+@pytest.mark.parametrize(
+    "options", [["--examples", "FOLDER", "--head", "probe"], ["--prompts", "a", "--head", "captions"]]
+)
+def test_a_head_without_effect_is_refused(run_dir, examples, options):
+    arguments = [str(examples) if option == "FOLDER" else option for option in options]
+    face = mesh_in(examples / "a big smile")
+    result = CliRunner().invoke(app, ["predict", str(run_dir), str(face), *arguments])
+    assert result.exit_code == 2 and "has no effect" in " ".join(result.stderr.split())
