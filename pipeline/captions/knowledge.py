@@ -14,11 +14,10 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from smile_pipe.pipeline.captions.action_units import PHRASES
-from smile_pipe.pipeline.common.expressions import expression_code
+from smile_pipe.pipeline.common.expressions import NEUTRAL, expression_code
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
 
-NEUTRAL = "NE"
 INTENSITIES = {"A": 0.2, "B": 0.4, "C": 0.6, "D": 0.8, "E": 1.0, "": 1.0}
 """Intensity of an action unit by its FACS letter; prototypes without a letter are complete."""
 

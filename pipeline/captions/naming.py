@@ -17,7 +17,8 @@ from pydantic import Field
 
 from smile_pipe.pipeline.captions.action_units import PHRASES, unit_number
 from smile_pipe.pipeline.captions.geometry import FEATURES, feature_strengths
-from smile_pipe.pipeline.captions.knowledge import NEUTRAL, Knowledge
+from smile_pipe.pipeline.captions.knowledge import Knowledge
+from smile_pipe.pipeline.common.expressions import NEUTRAL
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.sample import Caption
 

@@ -12,6 +12,7 @@ EXPRESSIONS = {
     "SU": "surprise",
     "NE": "neutral",
 }
+NEUTRAL = "NE"
 
 _WORDS = {
     "AN": ("angry",),

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.classifiers.knn import Features, unit_vectors
 from smile_pipe.pipeline.classifiers.metrics import Labels
-from smile_pipe.pipeline.common.expressions import word_for
+from smile_pipe.pipeline.common.expressions import NEUTRAL, word_for
 from smile_pipe.pipeline.evaluate.answers import Answers, Example, score_part, select_examples
 from smile_pipe.pipeline.runs.question_scores import QuestionPart, QuestionScore
 from smile_pipe.shards.errors import UsageError
 
-NEUTRAL = "NE"
 STRUCTURES = ("change", "from neutral", "to neutral", "distraction", "stable", "arithmetic")
 # All ordered pairs of 20 subjects are 380; of more subjects, each has fewer others, which are drawn.
 MAX_SUBJECT_PAIRS = 400

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, MODERATE, STRONG, join_phrases, with_intensity
-from smile_pipe.pipeline.captions.geometry import FEATURES, Feature
+from smile_pipe.pipeline.captions.geometry import FEATURES, Feature, feature_strengths
 from smile_pipe.pipeline.classifiers.knn import Features, unit_vectors
 from smile_pipe.pipeline.evaluate.answers import Answers, Example, score_part, select_examples
 from smile_pipe.pipeline.runs.question_scores import QuestionPart, QuestionScore
@@ -151,11 +151,8 @@ class CaptionSpace:
 
 def named_features(caption: Caption) -> dict[int, float]:
     """Return the strengths of the features that a caption names, by their index in `FEATURES`, in its order."""
-    strengths = {}
-    for number, feature in enumerate(FEATURES):
-        score = feature.score(caption.numbers)
-        if score is not None and score >= feature.minimum(has_reference=caption.reference != "population"):
-            strengths[number] = score / feature.full_score
+    found = feature_strengths(caption.numbers, caption.reference != "population")
+    strengths = {FEATURES.index(feature): strength for feature, strength, is_named in found if is_named}
     strongest = sorted(strengths, key=lambda number: -strengths[number])[:MAX_PHRASES]
     return {number: strength for number, strength in strengths.items() if number in strongest}
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.classifiers.examples import example_anchors, subtract_neutral
 from smile_pipe.pipeline.classifiers.knn import ClassIndices, Features, Probabilities, unit_vectors
+from smile_pipe.pipeline.common.expressions import NEUTRAL
 from smile_pipe.pipeline.evaluate.answers import Answers, score_part
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet
 from smile_pipe.pipeline.evaluate.protocols import out_of_fold_predict
 from smile_pipe.pipeline.runs.question_scores import QuestionPart, QuestionScore
 
-NEUTRAL = "NE"
 NUM_DRAWS = 5
 """Number of drawn sets of examples, whose mean is scored."""
 
