@@ -72,6 +72,7 @@ class RecipeConfig(BaseModel):
         margin: Initial margin of AffectVLM; learned, and kept within `margin_bounds`.
         margin_bounds: Lower and upper bound of the margin.
         num_classes: Number of classes of `supervised`; 0 for other recipes.
+        num_channels: Number of channels of the images; each has a model of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +90,7 @@ class RecipeConfig(BaseModel):
     margin: float = 0.3
     margin_bounds: tuple[float, float] = (0.05, 0.6)
     num_classes: int = Field(0, ge=0)
+    num_channels: int = Field(1, ge=1)
 
     @property
     def weights(self) -> Mapping[str, float]:

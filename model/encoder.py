@@ -113,6 +113,21 @@ class FaceEncoder(nn.Module):
         """Inverse temperature of the contrastive losses, clamped to its upper bound."""
         return self.log_scale.clamp(max=self.max_log_scale).exp()
 
+    @property
+    def embed_dim(self) -> int:
+        """Size of an embedding in the joint space."""
+        return self.config.joint_dim
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input images, in pixels."""
+        return self.towers.image_size
+
+    @property
+    def all_towers(self) -> list[Towers]:
+        """Its towers, as a list: a model of several channels has those of each."""
+        return [self.towers]
+
 
 def projector(width_in: int, width: int, width_out: int) -> nn.Sequential:
     """Two linear layers with a GELU between them."""

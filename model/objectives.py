@@ -1,21 +1,21 @@
 """Training objectives: the systems that recipes are built from, each a face encoder with named loss terms.
 
-`build_model` makes the model of a `RecipeConfig`. The model maps views and prompts to embeddings, and embeddings to a
-dict of loss terms whose weighted sum, under `total`, is minimised.
+A model maps views and prompts to embeddings, and embeddings to a dict of loss terms whose weighted sum, under `total`,
+is minimised. `smile_pipe.model.recipes` builds the model of a recipe.
 """
 
-import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
 from smile_pipe.model import losses as L
-from smile_pipe.model.config import RECIPES, RecipeConfig
+from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.distributed import Rows, gather_rows, sum_over_ranks, world_size
 from smile_pipe.model.encoder import Embeddings, FaceEncoder, projector
 from smile_pipe.model.towers import full_matmul_precision
@@ -140,6 +140,10 @@ class ContrastiveModel(FaceEncoder):
     def learned_scalars(self) -> dict[str, float]:
         """Learned scalars to log: temperature or margin."""
         return {"temperature": (1 / self.scale).item()}
+
+    def class_anchors(self) -> Tensor | None:
+        """Unit vectors of the classes, [K, D]; None if the system has no classifier."""
+        return None
 
 
 class SmileVLM(ContrastiveModel):
@@ -288,6 +292,10 @@ class Supervised(ContrastiveModel):
 
         return {"ce": _term("fused concept_ids scale", cross_entropy, compares=False)}
 
+    @override
+    def class_anchors(self) -> Tensor:
+        return F.normalize(self.anchors.float(), dim=-1)
+
 
 def _term(needs: str, of: Callable[[GatheredBatch], Tensor], compares: bool = True) -> Term:
     return Term(of, frozenset(needs.split()), compares)
@@ -334,35 +342,3 @@ def _gather(
 
 def _at_least_single(rows: Tensor) -> Tensor:
     return rows.to(torch.promote_types(rows.dtype, torch.float32)) if rows.is_floating_point() else rows
-
-
-def check_recipe(name: str, drop_losses: Sequence[str] = ()) -> None:
-    """Check the name of a recipe and of the loss terms to drop from it.
-
-    Raises:
-        ValueError: There is no such recipe, it has no such terms, or no term remains.
-    """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(RECIPES)}"
-        raise ValueError(f"unknown recipe {name!r}; {hint}")
-    terms = RECIPES[name].weights
-    if unknown := sorted(set(drop_losses) - terms.keys()):
-        raise ValueError(f"{name} has no loss {unknown[0]!r}; its losses: {', '.join(terms)}")
-    if terms.keys() <= set(drop_losses):
-        raise ValueError(f"{name} without {', '.join(drop_losses)} has no loss left; keep at least one")
-
-
-_SYSTEMS: dict[str, type[ContrastiveModel]] = {
-    system.__name__: system for system in (SmileVLM, AffectVLM, MultiviewVLM, FacetVLM, Supervised)
-}
-
-
-def build_model(config: RecipeConfig) -> ContrastiveModel:
-    """Build the model of a recipe, with pretrained weights if its config names them.
-
-    Raises:
-        ValueError: The recipe, a loss, the architecture or the pretrained weights are unknown.
-    """
-    check_recipe(config.name, config.without)
-    return _SYSTEMS[RECIPES[config.name].system](config)

@@ -88,7 +88,7 @@ def show_run(predictor: Predictor) -> None:
     facts = [
         f"{run.recipe['name']}, {run.recipe['arch']}",
         f"trained on {pluralize(run.num_train_samples, 'sample')} of {pluralize(len(run.train_subjects), 'subject')}",
-        f"uses {run.channel} images from {pluralize(len(predictor.settings.views), 'view')}",
+        f"uses {' and '.join(run.channels)} images from {pluralize(len(predictor.settings.views), 'view')}",
         f"text: {run.text_source}",
         f"named by: {predictor.classifier.name}",
     ]
@@ -144,10 +144,10 @@ def select_views(predictor: Predictor, face: FaceAnalysis, frame: int) -> list[i
 
 
 def view_image(predictor: Predictor, face: FaceAnalysis, view: str, frame: int) -> NDArray[np.uint8]:
-    """Return the view in colour, and below it the channel that the model uses, if that is another one."""
+    """Return the view in colour, and below it the channels that the model uses, if they are others."""
     timeline = face.sample.record.timeline
     suffix = "" if timeline is None else f".{timeline.moments[min(frame, len(timeline.moments) - 1)]}"
-    channels = dict.fromkeys(("rgb", predictor.run.channel))
+    channels = dict.fromkeys(("rgb", *predictor.run.channels))
     names = [f"{channel}{suffix}" for channel in channels]
     return np.vstack([as_rgb(decode_image(name, face.sample.images[view, name])) for name in names])
 

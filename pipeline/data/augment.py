@@ -5,6 +5,8 @@ Normals and flow are vectors in image axes: where an image is mirrored or turned
 Each view gets its own similarity transform, which may be what the AffectVLM description calls mixed view augmentation.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,7 @@ def mirror_order(directions_v3: Tensor) -> list[int] | None:
 
 def augment(
     views_nvchw: Tensor,
-    channel: str,
+    channels: Sequence[str],
     order: list[int] | None,
     generator: torch.Generator,
     frames: PackedFrames | None = None,
@@ -35,17 +37,18 @@ def augment(
     """Augment views; the result depends only on the arguments, so a resumed run sees the same images.
 
     All frames of a sample are mirrored, moved and recoloured alike, so that motion between them is motion of the face.
-    Each view gets its own transform. Random numbers are drawn on the CPU, and images are changed on their own device.
+    Each view gets its own transform, the same in all channels. Random numbers are drawn on the CPU, and images are
+    changed on their own device.
 
     Args:
-        views_nvchw: Views, uint8 [N, V, 3, H, W]; not modified.
-        channel: Channel of the views.
+        views_nvchw: Views, uint8 [N, V, 3 C, H, W]; not modified.
+        channels: The C channels of the views.
         order: See `mirror_order`; None disables mirroring.
         generator: Source of random numbers, on the CPU.
         frames: Layout of the N frames, on the CPU; without it each of them is a scan.
 
     Returns:
-        Views in [0, 1], float32 [N, V, 3, H, W].
+        Views in [0, 1], float32 [N, V, 3 C, H, W].
     """
     frames = frames or PackedFrames.of_scans(len(views_nvchw))
     num_faces, num_views = len(frames.counts), views_nvchw.shape[1]
@@ -57,12 +60,16 @@ def augment(
     # The transforms of `_similarities` flip the pixels; views are permuted here.
     as_is = torch.arange(num_views)
     sources = torch.where(is_mirrored[:, None], as_is if order is None else torch.tensor(order), as_is)
-    zeros = _zeros(channel, frames)
-    factors = _colour_factors(num_faces, num_views, frames, generator) if channel == "rgb" else None
-    if views_nvchw.device.type == "cpu":
-        factors = torch.ones(len(views_nvchw), num_views, 3) if factors is None else factors
-        return warp(views_nvchw, sources, zeros, _vector_maps(theta), theta, factors)
-    return _warp_on_device(views_nvchw, sources, zeros, _vector_maps(theta), theta, factors)
+    moved = []
+    for channel, views in zip(channels, views_nvchw.chunk(len(channels), dim=2), strict=True):
+        zeros = _zeros(channel, frames)
+        factors = _colour_factors(num_faces, num_views, frames, generator) if channel == "rgb" else None
+        if views.device.type == "cpu":
+            factors = torch.ones(len(views), num_views, 3) if factors is None else factors
+            moved.append(warp(views.contiguous(), sources, zeros, _vector_maps(theta), theta, factors))
+        else:
+            moved.append(_warp_on_device(views, sources, zeros, _vector_maps(theta), theta, factors))
+    return moved[0] if len(moved) == 1 else torch.cat(moved, dim=2)
 
 
 def _zeros(channel: str, frames: PackedFrames) -> Tensor:

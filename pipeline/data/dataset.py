@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +47,14 @@ class DecodeSpec:
     """Which images of a sample are decoded, and at which size.
 
     Attributes:
-        channel: Channel of the images.
+        channels: Channels of the images; a view has three colours of each, in this order.
         image_size: Height and width of the result, in pixels.
         temporal: Which frames of a sequence are read; see `select_frames`.
         max_frames: Largest number of frames of a sequence.
         input_version: See `INPUT_VERSION`.
     """
 
-    channel: str
+    channels: tuple[str, ...]
     image_size: int
     temporal: TemporalRead = "none"
     max_frames: int = 16
@@ -66,7 +66,7 @@ class FaceSample:
     """One decoded sample.
 
     Attributes:
-        views: uint8 [T, V, 3, H, W].
+        views: uint8 [T, V, 3 C, H, W] with C channels.
         times: float32 [T]; see `PackedFrames`.
         text: Its prompt.
         concept: What the prompt means; equal for prompts of one expression.
@@ -89,7 +89,7 @@ class Batch:
     """B samples with all of their N frames.
 
     Attributes:
-        views: uint8 [N, V, 3, H, W].
+        views: uint8 [N, V, 3 C, H, W] with C channels.
         frames: Which views belong to which sample, and when.
         texts: Prompts, one per sample.
         concepts: Concepts of the prompts.
@@ -247,14 +247,14 @@ def decode_face(sample: Sample, decode_spec: DecodeSpec) -> FaceSample:
         SampleError: See `select_frames`; or the sample has images of depth or flow without their scale.
         ImageError: An image cannot be decoded.
     """
-    record, size = sample.record, decode_spec.image_size
+    record, size, channels = sample.record, decode_spec.image_size, decode_spec.channels
     frames = select_frames(record, decode_spec.temporal, decode_spec.max_frames)
-    views = np.empty((len(frames), len(record.cameras), 3, size, size), np.uint8)
-    for t, frame in enumerate(frames):
-        name = f"{decode_spec.channel}{frame.suffix}"
+    views = np.empty((len(frames), len(record.cameras), 3 * len(channels), size, size), np.uint8)
+    for (t, frame), (c, channel) in product(enumerate(frames), enumerate(channels)):
+        name = f"{channel}{frame.suffix}"
         for v, camera in enumerate(record.cameras):
             pixels = decode_image(name, sample.images[camera.name, name], min_side=size)
-            fit_view(pixels, record, decode_spec.channel, views[t, v], decode_spec.input_version)
+            fit_view(pixels, record, channel, views[t, v, 3 * c : 3 * c + 3], decode_spec.input_version)
     times = np.array([frame.time for frame in frames], np.float32)
     return FaceSample(views, times, sample.text, record.concept, record.key, record.subject, record.caption)
 

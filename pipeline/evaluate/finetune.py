@@ -195,7 +195,7 @@ def _train(
             optimizer.param_groups[0]["lr"] = peak * cosine_schedule(step, num_steps, WARMUP)
             steps.start()
             generator = generator_for(seed, epoch, step)
-            views = augment(batch.views.to(device), dataset.decode_spec.channel, order, generator, batch.frames)
+            views = augment(batch.views.to(device), dataset.decode_spec.channels, order, generator, batch.frames)
             with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
                 _, fused, _ = encoder.embed_faces(views, directions, batch.frames.to(device))
             columns = torch.tensor([column_of[key] for key in batch.keys], device=device)

@@ -46,7 +46,7 @@ def write_embeddings(
     Raises:
         BadSampleError: a sample is damaged, or, if these are skipped, all samples are; nothing has been written.
     """
-    schema = _schema(model.model.config.joint_dim, run, dataset.shards.manifest.fingerprint)
+    schema = _schema(model.model.embed_dim, run, dataset.shards.manifest.fingerprint)
     by_key, split_parts = {row.key: row for row in rows}, subject_split_parts(run)
     num_written, pending = 0, list[pa.RecordBatch]()
     with StoragePath(path).replacing() as file:

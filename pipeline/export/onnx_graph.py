@@ -2,7 +2,7 @@
 
 Inputs, for any N faces and V views:
 
-    views             float32 [N, V, 3, H, W], in [0, 1]
+    views             float32 [N, V, 3, H, W], in [0, 1]; with C channels [N, V, 3 C, H, W], in the order of the run
     directions        float32 [V, 3], unit vectors from the face towards the cameras
 
 Outputs, not of unit length:
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import PathLike, StoragePath
 
@@ -46,12 +46,12 @@ class DisagreementError(RuntimeError):
 class FaceGraph(nn.Module):
     """The exported part of a model: views and directions -> fused embeddings and embeddings of the views."""
 
-    def __init__(self, model: ContrastiveModel) -> None:
+    def __init__(self, model: RecipeModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, views: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed views [N, V, 3, H, W] in [0, 1] with directions [V, 3]; returns [N, D] and [N, V, D]."""
+        """Embed views [N, V, 3 C, H, W] in [0, 1] with directions [V, 3]; returns [N, D] and [N, V, D]."""
         view_embeddings = self.model.embed_frames(views)
         return self.model.fuse(view_embeddings, directions)[1], view_embeddings
 
@@ -62,16 +62,16 @@ def check_onnx() -> None:
         raise UsageError(f"needs {', '.join(missing)}; pip install 'smile-pipe[onnx]'", field="onnx")
 
 
-def check_size(model: ContrastiveModel) -> None:
+def check_size(model: RecipeModel) -> None:
     """Raise UsageError if the image tower is too large for one file."""
-    image_tower = model.towers.clip.get_submodule("visual")
-    if sum(weight.nbytes for weight in image_tower.parameters()) > MAX_BYTES:
+    image_towers = [towers.clip.get_submodule("visual") for towers in model.all_towers]
+    if sum(weight.nbytes for tower in image_towers for weight in tower.parameters()) > MAX_BYTES:
         raise UsageError(
             "the image tower has over 2 GiB of weights, the limit of an ONNX file; use `open_clip`", field="onnx"
         )
 
 
-def write_onnx(path: PathLike, model: ContrastiveModel, metadata: Mapping[str, str]) -> float:
+def write_onnx(path: PathLike, model: RecipeModel, metadata: Mapping[str, str]) -> float:
     """Write the graph of a model.
 
     Args:
@@ -132,8 +132,9 @@ def _difference(graph: FaceGraph, file: Path) -> float:
 
 
 def _example(graph: FaceGraph, num_faces: int, num_views: int) -> tuple[Tensor, Tensor]:
-    size, generator = graph.model.towers.image_size, torch.Generator().manual_seed(num_views)
-    views = torch.rand(num_faces, num_views, 3, size, size, generator=generator)
+    size, generator = graph.model.image_size, torch.Generator().manual_seed(num_views)
+    num_colors = 3 * graph.model.config.num_channels
+    views = torch.rand(num_faces, num_views, num_colors, size, size, generator=generator)
     return views, nn.functional.normalize(torch.randn(num_views, 3, generator=generator), dim=-1)
 
 

@@ -20,6 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from smile_pipe.model import patch_cnn
+from smile_pipe.model.multichannel import MultiChannelModel
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.towers import check_arch
 from smile_pipe.pipeline.export.model_card import model_card
 from smile_pipe.pipeline.runs.load_model import TrainedModel
@@ -48,6 +50,15 @@ def check_folder(folder: StoragePath) -> None:
         raise UsageError("holds other files; name a new or empty directory", field="open_clip", value=folder)
 
 
+def check_towers(trained: TrainedModel, run: RunManifest) -> None:
+    """Raise UsageError if a model has several image towers, for which open_clip's format has no place."""
+    if isinstance(trained.model, MultiChannelModel):
+        raise UsageError(
+            f"the run has a tower for each of {' and '.join(run.channels)}, and the format has one; use `onnx`",
+            field="open_clip",
+        )
+
+
 def write_open_clip(folder: PathLike, trained: TrainedModel, run: RunManifest, metadata: Mapping[str, str]) -> None:
     """Write the directory.
 
@@ -57,11 +68,13 @@ def write_open_clip(folder: PathLike, trained: TrainedModel, run: RunManifest, m
         run: manifest of its run.
         metadata: metadata of the files of weights.
     """
+    model = trained.model
+    assert isinstance(model, ContrastiveModel), "see `check_towers`"
     folder = StoragePath(folder)
     folder.ensure_folder()
     # Without its config the directory cannot be loaded; while files are written, they may be of different models.
     (folder / CONFIG).unlink(missing_ok=True)
-    weights = trained.model.state_dict()
+    weights = model.state_dict()
     clip = {
         name.removeprefix(_CLIP_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_CLIP_PREFIX)
     }
@@ -69,16 +82,16 @@ def write_open_clip(folder: PathLike, trained: TrainedModel, run: RunManifest, m
     _save(folder / TOWERS, clip, metadata)
     _save(folder / FUSION, others, metadata)
     _save_tokenizer(folder, trained.tokenizer)
-    if trained.model.config.arch == patch_cnn.ARCH:
+    if model.config.arch == patch_cnn.ARCH:
         tower = Path(patch_cnn.__file__)
         (folder / tower.name).write_atomically(tower.read_bytes())
-    (folder / CARD).write_atomically(model_card(trained.model, run).encode())
-    (folder / CONFIG).write_atomically(canonical_json(_config(trained)).encode())
+    (folder / CARD).write_atomically(model_card(model, run).encode())
+    (folder / CONFIG).write_atomically(canonical_json(_config(model)).encode())
 
 
-def _config(trained: TrainedModel) -> dict[str, Any]:
+def _config(model: ContrastiveModel) -> dict[str, Any]:
     """Return the config: `preprocess` stretches to a square as in training, and normalises as the checkpoint."""
-    towers = trained.model.towers
+    towers = model.towers
     preprocess = {
         "size": towers.image_size,
         "mean": towers.get_buffer("mean").flatten().tolist(),
@@ -86,7 +99,7 @@ def _config(trained: TrainedModel) -> dict[str, Any]:
         "interpolation": "bilinear",
         "resize_mode": "squash",
     }
-    return {"model_cfg": deepcopy(check_arch(trained.model.config.arch)), "preprocess_cfg": preprocess}
+    return {"model_cfg": deepcopy(check_arch(model.config.arch)), "preprocess_cfg": preprocess}
 
 
 def _save(path: StoragePath, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

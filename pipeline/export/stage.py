@@ -17,7 +17,7 @@ from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.export.config import ExportConfig, ExportResult
 from smile_pipe.pipeline.export.embeddings_table import write_embeddings
 from smile_pipe.pipeline.export.onnx_graph import check_onnx, check_size, write_onnx
-from smile_pipe.pipeline.export.open_clip_folder import check_folder, write_open_clip
+from smile_pipe.pipeline.export.open_clip_folder import check_folder, check_towers, write_open_clip
 from smile_pipe.pipeline.runs.load_model import TrainedModel
 from smile_pipe.pipeline.runs.rig import rig_differences
 from smile_pipe.pipeline.runs.run_directory import open_run
@@ -56,6 +56,8 @@ def run(config: ExportConfig, on_progress: Callable[[int, int], None] = lambda d
     trained = TrainedModel.load(manifest, checkpoint)
     if config.onnx:
         check_size(trained.model)
+    if config.open_clip:
+        check_towers(trained, manifest)
     metadata = _metadata(manifest)
     result: dict[str, Any] = {"notes": _notes(config, manifest, samples)}
     if config.open_clip:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, Supervised, build_model
+from smile_pipe.model.recipes import RecipeModel, build_model
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.pipeline.common.finite_steps import DivergedError, check_finite
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
@@ -47,7 +47,7 @@ class TrainedModel:
         device: Device that it computes on.
     """
 
-    model: ContrastiveModel
+    model: RecipeModel
     tokenizer: Tokenizer
     device: torch.device
 
@@ -72,8 +72,8 @@ class TrainedModel:
 
     def decode_spec(self, manifest: RunManifest, temporal: TemporalRead) -> DecodeSpec:
         """Which images of samples are the input, converted as in the training; `temporal` is what of sequences."""
-        size = self.model.towers.image_size
-        return DecodeSpec(manifest.channel, size, temporal, manifest.max_frames, manifest.input_version)
+        size = self.model.image_size
+        return DecodeSpec(manifest.channels, size, temporal, manifest.max_frames, manifest.input_version)
 
     @property
     def scale(self) -> float:
@@ -126,7 +126,7 @@ class TrainedModel:
         Raises:
             TypeError: The recipe has no classifier.
         """
-        if not isinstance(self.model, Supervised):
+        anchors = self.model.class_anchors()
+        if anchors is None:
             raise TypeError(f"{self.model.config.name} has no classifier")
-        anchors = torch.nn.functional.normalize(self.model.anchors.float(), dim=-1).cpu()
-        return (torch.nn.functional.normalize(torch.from_numpy(embeddings), dim=-1) @ anchors.T).numpy()
+        return (torch.nn.functional.normalize(torch.from_numpy(embeddings), dim=-1) @ anchors.cpu().T).numpy()

@@ -17,7 +17,7 @@ class RunManifest(Manifest):
         joined_fingerprints: If several sets were read as one, the fingerprint of each.
         config: Options of the run; see `TrainConfig.recorded`.
         recipe: Configuration of the model.
-        channel: Channel of the input images.
+        channel: Channel of the input images, or several, separated by commas.
         settings: How the shards were rendered, from their manifest: new scans are rendered in the same way.
         prompts: Prompts of each expression, from the manifest of the shards: new scans are classified with the same.
         temporal: What was read of sequences; `none` if all samples were scans.
@@ -75,6 +75,11 @@ class RunManifest(Manifest):
     metadata: bool = False
     final_losses: Mapping[str, float]
     checkpoint: str
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channels of the input images."""
+        return tuple(self.channel.split(","))
 
     @property
     def training_sets(self) -> frozenset[str]:

@@ -49,12 +49,13 @@ class SampleSelection:
 def check_channel(
     selection: SampleSelection, run: RunManifest, shards: ShardSet, fit_shards: ShardSet | None = None
 ) -> None:
-    """Raise UsageError if shards lack the channel that the run was trained on."""
+    """Raise UsageError if shards lack a channel that the run was trained on."""
     sets = (("shards", selection.shards, shards), ("fit_on", selection.fit_on, fit_shards))
     for field, spec, shard_set in sets:
-        if shard_set is not None and run.channel not in shard_set.manifest.channels:
+        missing = () if shard_set is None else sorted(set(run.channels) - set(shard_set.manifest.channels))
+        if missing:
             raise UsageError(
-                f"lack the channel {run.channel}, which the run was trained on; render with `channels={run.channel}`",
+                f"lack the channel {missing[0]}, which the run was trained on; render with `channels={run.channel}`",
                 field=field,
                 value=spec,
             )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource, is_hub_model
 from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
@@ -12,12 +12,23 @@ from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.optimization import LEARNING_RATE, PRETRAINED_LEARNING_RATE
 from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
+from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.sample import Temporal
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
 from smile_pipe.shards.storage import StoragePath
 
-InputChannel = Literal["auto", "rgb", "depth", "normal", "flow", "landmarks"]
+
+def _check_channels(value: str) -> str:
+    names = [name.strip() for name in value.split(",")]
+    if names != ["auto"] and not set(names) <= set(CHANNELS):
+        raise ValueError(f"choose auto, or from {', '.join(CHANNELS)}")
+    if len(set(names)) < len(names):
+        raise ValueError("names a channel twice")
+    return ",".join(names)
+
+
+InputChannels = Annotated[str, AfterValidator(_check_channels)]
 
 
 class TrainOptions(Frozen):
@@ -45,9 +56,10 @@ class TrainOptions(Frozen):
         "smile-nano", description="Architecture of the towers, by open_clip's name; smile-nano is for CPUs."
     )
     pretrained: str | None = Field(None, description="Weights of the towers: an open_clip tag or a file.")
-    channel: InputChannel = Field(
+    channel: InputChannels = Field(
         "auto",
-        description="Input of the image tower; auto takes rgb with `pretrained`, else normal if the shards have it.",
+        description=f"Input of the image tower: {', '.join(CHANNELS)}, or several, such as normal,landmarks, each with "
+        "towers and losses of its own; auto takes rgb with `pretrained`, else normal if the shards have it.",
     )
     temporal: Literal["auto", Temporal] = Field(
         "auto",
@@ -167,7 +179,7 @@ class TrainOptions(Frozen):
         towers = PRETRAINED_LEARNING_RATE if self.is_pretrained else LEARNING_RATE
         return {"towers": towers, "heads": LEARNING_RATE}
 
-    def recipe_config(self, num_classes: int = 0) -> RecipeConfig:
+    def recipe_config(self, num_classes: int = 0, num_channels: int = 1) -> RecipeConfig:
         """The options that define the model; `num_classes` is the number of expressions of the samples."""
         return RecipeConfig(
             name=self.recipe,
@@ -176,6 +188,7 @@ class TrainOptions(Frozen):
             arch=self.arch,
             pretrained=self.pretrained,
             temporal_pooling=self.temporal_pooling,
+            num_channels=num_channels,
         )
 
     def to_record(self, exclude: Collection[str] = ()) -> dict[str, Any]:

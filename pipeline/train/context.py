@@ -18,7 +18,7 @@ class Job:
     Attributes:
         config: The options.
         recipe: Configuration of the model.
-        channel: Channel of the input images.
+        channels: Channels of the input images.
         subjects: Subjects to learn from.
         text_source: Where prompts come from.
         temporal: What is read of sequences.
@@ -32,7 +32,7 @@ class Job:
 
     config: TrainConfig
     recipe: RecipeConfig
-    channel: str
+    channels: tuple[str, ...]
     subjects: tuple[str, ...]
     text_source: RunTextSource
     temporal: TemporalRead

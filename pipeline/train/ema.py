@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import RecipeModel
 
 
 class ExponentialMovingAverage:
@@ -21,11 +21,11 @@ class ExponentialMovingAverage:
         num_averaged: Number of updates so far, a scalar on the device.
     """
 
-    def __init__(self, model: ContrastiveModel, decay: float) -> None:
+    def __init__(self, model: RecipeModel, decay: float) -> None:
         self.decay, self.averaged_model = decay, deepcopy(model)
         # The tensors of a state dict share the memory of the model.
         self._pairs = [*zip(self.averaged_model.state_dict().values(), model.state_dict().values(), strict=True)]
-        self.num_averaged = torch.zeros((), device=model.log_scale.device)
+        self.num_averaged = torch.zeros((), device=model.scale.device)
 
     @torch.no_grad()
     def update(self, was_skipped: Tensor) -> None:

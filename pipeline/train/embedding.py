@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.common.finite_steps import DivergedError
 from smile_pipe.pipeline.data.dataset import FaceDataset
@@ -18,7 +18,7 @@ BATCH_SIZE = 64
 
 
 def embed_rows(
-    model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[SampleRow], directions_v3: Tensor, worker: Worker
+    model: RecipeModel, dataset: FaceDataset, rows: Sequence[SampleRow], directions_v3: Tensor, worker: Worker
 ) -> tuple[Tensor, Tensor]:
     """Compute fused embeddings of samples in evaluation mode; all ranks must call this together.
 
@@ -46,7 +46,7 @@ def embed_rows(
     was_training = model.training
     model.eval()
     # The last column is 1 for samples that were read, and 0 for skipped ones.
-    embedded = torch.zeros(len(rows), model.config.joint_dim + 1, device=device)
+    embedded = torch.zeros(len(rows), model.embed_dim + 1, device=device)
     with torch.inference_mode():
         groups = [own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]
         for batch in prefetch(dataset.batches(groups), device):

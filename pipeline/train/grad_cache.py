@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from smile_pipe.model.config import Precision
 from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import RecipeModel
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def embed(network: nn.Module, inputs: ModelInputs, precision: Precision) -> Embe
 
 def backward(
     network: nn.Module,
-    model: ContrastiveModel,
+    model: RecipeModel,
     inputs: ModelInputs,
     precision: Precision,
     num_chunks: int = 1,

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.recipes import RecipeModel, build_model
 from smile_pipe.model.towers import set_matmul_precision
 from smile_pipe.pipeline.common.optimization import cosine_schedule
 from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset
@@ -103,9 +103,9 @@ def logged_rates(learning_rates: Mapping[str, float]) -> dict[str, float]:
     return {"learning_rate": heads} | ({} if towers == heads else {"learning_rate_towers": towers})
 
 
-def _open_dataset(job: Job, model: ContrastiveModel, device: torch.device) -> FaceDataset:
+def _open_dataset(job: Job, model: RecipeModel, device: torch.device) -> FaceDataset:
     config, is_gpu = job.config, device.type == "cuda"
-    decode_spec = DecodeSpec(job.channel, model.towers.image_size, job.temporal, config.max_frames)
+    decode_spec = DecodeSpec(job.channels, model.image_size, job.temporal, config.max_frames)
     disk_cache = DiskCache(config.cache_dir, round(config.cache_gb * 2**30))
     shards, cache_bytes = open_sets(config.shards), config.cache_mb << 20
     return FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard, is_gpu, disk_cache)

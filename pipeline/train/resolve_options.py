@@ -10,25 +10,26 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 
 
-def resolve_channel(config: TrainConfig, manifest: ShardManifest) -> str:
-    """Choose the channel of the input images.
+def resolve_channels(config: TrainConfig, manifest: ShardManifest) -> tuple[str, ...]:
+    """Choose the channels of the input images.
 
     `auto` is `rgb` for pretrained towers, which were trained on photographs, and otherwise `normal`, which shows shape
     without skin tone and light (model/README.md).
 
     Raises:
-        UsageError: The shards lack the channel.
+        UsageError: The shards lack a channel.
     """
     if config.channel == "auto":
         preferred = ("rgb", "normal") if config.is_pretrained else ("normal", "rgb")
-        return next(name for name in (*preferred, "depth", "flow", "landmarks") if name in manifest.channels)
-    if config.channel not in manifest.channels:
+        return (next(name for name in (*preferred, "depth", "flow", "landmarks") if name in manifest.channels),)
+    channels = tuple(config.channel.split(","))
+    if not set(channels) <= set(manifest.channels):
         raise UsageError(
-            f"the shards have {', '.join(manifest.channels)}; choose one of these",
+            f"the shards have {', '.join(manifest.channels)}; choose from these",
             field="channel",
             value=config.channel,
         )
-    return config.channel
+    return channels
 
 
 def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunTextSource:

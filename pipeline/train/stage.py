@@ -20,7 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from smile_pipe.model.config import RECIPES, RecipeConfig
-from smile_pipe.model.objectives import check_recipe
+from smile_pipe.model.recipes import check_recipe
 from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import Knowledge, load_knowledge
@@ -47,7 +47,7 @@ from smile_pipe.pipeline.train.local_job import (
     train_in_process,
 )
 from smile_pipe.pipeline.train.resolve_options import (
-    resolve_channel,
+    resolve_channels,
     resolve_precision,
     resolve_temporal,
     resolve_text_source,
@@ -102,7 +102,7 @@ def run(
     shards, split, job = prepare(config, in_process)
     directory = RunDirectory(config.out)
     # The other channels are converted as in version 1.
-    version: list[Any] = [INPUT_VERSION] if job.channel == "depth" else []
+    version: list[Any] = [INPUT_VERSION] if "depth" in job.channels else []
     reads_knowledge = job.text_source == "knowledge" or config.pseudo_start == "knowledge"
     version += [fingerprint(job.knowledge, NAMING_VERSION)] if reads_knowledge else []
     run_fingerprint = fingerprint(
@@ -253,10 +253,11 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         paths["cache_dir"] = local_folder(config.cache_dir)
     resolved = config.model_copy(update=paths)
     needs_knowledge = source in CAPTION_SOURCES or config.pseudo_start == "knowledge"
+    channels = resolve_channels(config, shards.manifest)
     job = Job(
         config=resolved,
-        recipe=resolved.recipe_config(len(shards.manifest.expressions)),
-        channel=resolve_channel(config, shards.manifest),
+        recipe=resolved.recipe_config(len(shards.manifest.expressions), len(channels)),
+        channels=channels,
         subjects=split.train,
         text_source=source,
         temporal=temporal,
@@ -314,7 +315,7 @@ def _manifest(
         joined_fingerprints=tuple(part.manifest.fingerprint for part in shards.parts if len(shards.parts) > 1),
         config=config.recorded(),
         recipe=job.recipe.model_dump(mode="json"),
-        channel=job.channel,
+        channel=",".join(job.channels),
         settings=shards.manifest.settings,
         prompts=shards.manifest.prompts,
         temporal=job.temporal,

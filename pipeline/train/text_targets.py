@@ -14,8 +14,8 @@ from blake3 import blake3
 from torch import Tensor
 
 from smile_pipe.model.config import RunTextSource
-from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.pseudo_labels import named_start, pseudo_labels
+from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
@@ -50,7 +50,7 @@ class PseudoPrompts:
 
     def assign(
         self,
-        model: ContrastiveModel,
+        model: RecipeModel,
         tokenizer: Tokenizer,
         dataset: FaceDataset,
         rows: Sequence[SampleRow],
@@ -102,7 +102,7 @@ class TextTargets:
     def __init__(
         self,
         source: RunTextSource,
-        model: ContrastiveModel,
+        model: RecipeModel,
         dataset: FaceDataset,
         rows: Sequence[SampleRow],
         seed: int,
@@ -123,7 +123,7 @@ class TextTargets:
         )
         self.people = {row.key: who for row in rows if (who := describe_person(row.labels))} if metadata else {}
 
-    def start_epoch(self, model: ContrastiveModel, directions_v3: Tensor, worker: Worker) -> None:
+    def start_epoch(self, model: RecipeModel, directions_v3: Tensor, worker: Worker) -> None:
         """Assign new pseudo-labels if the text source is `pseudo`."""
         if self.pseudo:
             self.pseudo.assign(model, self.tokenizer, self.dataset, self.rows, directions_v3, worker)

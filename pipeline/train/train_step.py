@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.common.finite_steps import FiniteSteps, check_finite
 from smile_pipe.pipeline.common.optimization import BETAS
@@ -37,7 +37,7 @@ class TrainStep:
     """
 
     def __init__(
-        self, job: Job, worker: Worker, model: ContrastiveModel, dataset: FaceDataset, rows: Sequence[SampleRow]
+        self, job: Job, worker: Worker, model: RecipeModel, dataset: FaceDataset, rows: Sequence[SampleRow]
     ) -> None:
         self.job, self.worker, self.model = job, worker, model
         config = job.config
@@ -52,12 +52,14 @@ class TrainStep:
         self.text_targets = TextTargets(job.text_source, model, dataset, rows, config.seed, job.metadata, job.knowledge)
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         if config.checkpoint_activations:
-            model.towers.checkpoint_activations()
+            for towers in model.all_towers:
+                towers.checkpoint_activations()
         if config.compile:
-            model.towers.compile_image_tower(COMPILE_BACKEND)
+            for towers in model.all_towers:
+                towers.compile_image_tower(COMPILE_BACKEND)
 
     @property
-    def result(self) -> ContrastiveModel:
+    def result(self) -> RecipeModel:
         """The model whose weights are the result: the trained one, or its moving average."""
         return self.ema.averaged_model if self.ema else self.model
 
@@ -149,7 +151,7 @@ class TrainStep:
             group["lr"] = peak * schedule
         generator = generator_for(config.seed, epoch, step, self.worker.rank)
         views = to_device(batch.views, device)
-        views = augment(views, self.job.channel, self.mirror_order, generator, batch.frames)
+        views = augment(views, self.job.channels, self.mirror_order, generator, batch.frames)
         text_and_targets = self.text_targets.encode(batch, epoch, device)
         seed_dropout(generator)
         inputs = ModelInputs(views, self.directions, batch.frames, *text_and_targets)
@@ -169,7 +171,7 @@ def _parameter_groups(
     by_rate: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = learning_rates["towers" if name.startswith("towers.") else "heads"]
+            rate = learning_rates["towers" if "towers" in name.split(".") else "heads"]
             by_rate.setdefault(rate, []).append(parameter)
     for rate, learned in by_rate.items():
         yield {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay, "lr": rate}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.pipeline.classifiers.knn import knn
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.data.integrity import no_readable_sample
@@ -41,7 +41,7 @@ class Validation:
         """Take at most `MAX_FIT` and `MAX_SCORED` samples, evenly spaced."""
         return cls(_thin_out(training, MAX_FIT), _thin_out(held_out, MAX_SCORED))
 
-    def accuracy(self, model: ContrastiveModel, dataset: FaceDataset, directions_v3: Tensor, worker: Worker) -> float:
+    def accuracy(self, model: RecipeModel, dataset: FaceDataset, directions_v3: Tensor, worker: Worker) -> float:
         """Share of the scored samples that their neighbours classify correctly (`smile_pipe.pipeline.classifiers.knn`).
 
         All ranks must call this together, and get the same result.

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.distributed import Rows
-from smile_pipe.model.objectives import ContrastiveModel, GatheredBatch, build_model
+from smile_pipe.model.objectives import ContrastiveModel, GatheredBatch
+from smile_pipe.model.recipes import build_model
 from smile_pipe.model.towers import build_tokenizer
 
 BYTES = 4

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 
 import torch
 
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.common.threads import THREADS_ENVIRONMENT
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.data.selection import select_training_rows
@@ -52,7 +52,7 @@ def measure(shards: str, arch: str, precision: str, seconds: float) -> float:
         model = build_model(job.recipe)
         model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
         opened = ShardSet.open(shards)
-        dataset = FaceDataset(opened, DecodeSpec(job.channel, model.towers.image_size, job.temporal), 0)
+        dataset = FaceDataset(opened, DecodeSpec(job.channels, model.towers.image_size, job.temporal), 0)
         rows = select_training_rows(opened, job.subjects, config.where)
         size = config.batch_size
         batches = [*dataset.batches([rows[n * size : (n + 1) * size] for n in range(NUM_BATCHES)])]

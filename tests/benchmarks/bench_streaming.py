@@ -113,7 +113,7 @@ class Reader:
 
     def _with_cache(self, folder: str | None, max_bytes: int) -> Callable[[], int]:
         cache = DiskCache(None if self.is_local or folder is None else Path(folder), max_bytes)
-        dataset = FaceDataset(self.shards, DecodeSpec(self.channel, self.size), cache_bytes=0, disk_cache=cache)
+        dataset = FaceDataset(self.shards, DecodeSpec((self.channel,), self.size), cache_bytes=0, disk_cache=cache)
         return partial(self._read, dataset)
 
     def _read(self, dataset: FaceDataset) -> int:
@@ -250,7 +250,7 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     torch.set_num_threads(given.cores)
     local = ShardSet.open(given.shards)
-    FaceDataset(local, DecodeSpec(given.channel, given.size), 0).read(local.rows[0])  # compiles
+    FaceDataset(local, DecodeSpec((given.channel,), given.size), 0).read(local.rows[0])  # compiles
     common = (given.channel, given.size, given.batch_size, given.cores)
     with ExitStack() as stack:
         store = stack.enter_context(slow_store())

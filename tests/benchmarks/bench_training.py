@@ -118,7 +118,7 @@ class Benchmark:
         return self._load(reader)
 
     def _reader(self, cache_bytes: int) -> FaceDataset:
-        return FaceDataset(self.shards, DecodeSpec(self.channel, self.size), cache_bytes)
+        return FaceDataset(self.shards, DecodeSpec((self.channel,), self.size), cache_bytes)
 
     def _load(self, reader: FaceDataset) -> Rate:
         rows = self.shards.rows

@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import tiny_arch
 from helpers.samples import write_shard_set
-from smile_pipe.model.objectives import build_model
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import build_model
 from smile_pipe.model.towers import set_matmul_precision
 from smile_pipe.pipeline.common.optimization import BETAS
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
@@ -83,13 +83,13 @@ class SmilePipe:
 
     @cached_property
     def dataset(self) -> FaceDataset:
-        return FaceDataset(ShardSet.open(self.config.shards), DecodeSpec("rgb", 16), 0)
+        return FaceDataset(ShardSet.open(self.config.shards), DecodeSpec(("rgb",), 16), 0)
 
     @cached_property
     def step(self) -> TrainStep:
         """The step, prepared as by `smile_pipe.pipeline.train.loop.train`."""
         recipe, learning_rates = self.config.recipe_config(), self.config.learning_rates
-        job = Job(self.config, recipe, "rgb", (), "label", "none", "bfloat16", learning_rates)
+        job = Job(self.config, recipe, ("rgb",), (), "label", "none", "bfloat16", learning_rates)
         torch.manual_seed(0)
         model = build_model(job.recipe)
         model.freeze_unreached(with_text=True, with_sequences=False)

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import build_model
 from smile_pipe.model.towers import build_tokenizer
 from smile_pipe.pipeline.common.optimization import cosine_schedule
 from smile_pipe.pipeline.data.augment import BRIGHTNESS, SHIFT, TINT, TURN, ZOOM

@@ -5,7 +5,8 @@ import torch
 from bench_scaling import Assumed, Measured, epoch_seconds, limits, losses_a_pair, measure, step_on
 
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 
 BATCH, NUM_SAMPLES = 64, 100_000

@@ -9,10 +9,11 @@ from torch import Tensor
 from helpers import tiny_arch
 from helpers.one_rank import on_one_rank
 from smile_pipe.model import losses as L
-from smile_pipe.model.config import RecipeConfig
+from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.objectives import RECIPES, ContrastiveModel, build_model, check_recipe
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import build_model, check_recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.encoder import Embeddings
-from smile_pipe.model.objectives import GatheredBatch, Term, build_model
+from smile_pipe.model.objectives import GatheredBatch, Term
+from smile_pipe.model.recipes import build_model
 from smile_pipe.model.towers import Towers, full_matmul_precision, native_precision, set_matmul_precision
 
 

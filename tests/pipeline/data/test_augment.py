@@ -97,7 +97,10 @@ class TestMirroring:
         mesh = lopsided()
         as_is, mirrored = render(mesh, rig, channel), render(mirror_image(mesh), rig, channel)
         found = augment(
-            as_is.expand(16, *as_is.shape), channel, mirror_order(directions(build_views(rig, 30.0))), generator_for(0)
+            as_is.expand(16, *as_is.shape),
+            [channel],
+            mirror_order(directions(build_views(rig, 30.0))),
+            generator_for(0),
         )
         as_is, mirrored = as_is / 255, mirrored / 255
         is_mirrored = [bool((views - mirrored).abs().max() < (views - as_is).abs().max()) for views in found]
@@ -117,7 +120,7 @@ class TestMirroring:
 
     def test_views_of_an_asymmetric_rig_are_not_mirrored(self, only_mirrored):
         views = batch()
-        torch.testing.assert_close(augment(views, "normal", None, generator_for(0)), views / 255, atol=1e-5, rtol=0)
+        torch.testing.assert_close(augment(views, ["normal"], None, generator_for(0)), views / 255, atol=1e-5, rtol=0)
 
 
 def step_by_step(
@@ -166,7 +169,7 @@ class TestStepByStep:
         for seed, frames in enumerate((packed_frames([1] * 9), packed_frames([1, 3, 2, 3], dynamic=(3, 5, 8)))):
             views = torch.randint(0, 256, (9, 3, 3, 20, 14), dtype=torch.uint8, generator=generator_for(seed))
             generators = generator_for(seed, 1), generator_for(seed, 1)
-            found = augment(views, channel, order, generators[0], frames)
+            found = augment(views, [channel], order, generators[0], frames)
             expected = step_by_step(views / 255, channel, order, generators[1], frames)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
             assert torch.equal(*(generator.get_state() for generator in generators))
@@ -183,7 +186,7 @@ class TestTurning:
         theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=torch.float32).expand(1, 1, 2, 3).clone()
         theta[..., 0] *= -1 if mirrors else 1
         monkeypatch.setattr(augmentation, "_similarities", lambda *_: theta)
-        found = augment(render(mesh, "sphere:1", "normal")[None], "normal", None, generator_for(0))[0, 0]
+        found = augment(render(mesh, "sphere:1", "normal")[None], ["normal"], None, generator_for(0))[0, 0]
         found, expected = 2 * found - 1, render(turned, "sphere:1", "normal")[0] / 127.5 - 1
         cosines = functional.cosine_similarity(found, expected, dim=0)
         is_face = (expected.norm(dim=0) > 0.9) & (found.norm(dim=0) > 0.9)
@@ -192,7 +195,7 @@ class TestTurning:
 
     def test_turned_flow_keeps_its_length(self):
         flow = 128 + torch.tensor([30.0, 40.0, 20.0]).view(1, 1, 3, 1, 1).expand(32, 1, 3, 8, 8)
-        x, y, z = (augment(flow.to(torch.uint8), "flow", None, generator_for(0)) * 255 - 128).unbind(2)
+        x, y, z = (augment(flow.to(torch.uint8), ["flow"], None, generator_for(0)) * 255 - 128).unbind(2)
         torch.testing.assert_close(torch.hypot(x, y), torch.full_like(x, 50.0), atol=1e-3, rtol=0)
         torch.testing.assert_close(z, torch.full_like(z, 20.0), atol=1e-3, rtol=0)
         assert torch.rad2deg(torch.atan2(y, x)).std() > 2
@@ -201,19 +204,19 @@ class TestTurning:
 class TestMoving:
     def test_shape_and_range_are_kept(self):
         for channel in ("rgb", "depth", "normal"):
-            found = augment(batch(), channel, [0, 2, 1], generator_for(1))
+            found = augment(batch(), [channel], [0, 2, 1], generator_for(1))
             assert found.shape == (8, 3, 3, 16, 16) and found.min() >= 0 and found.max() <= 1
 
     def test_each_view_has_its_own_transform(self):
         views = batch(1, 1).expand(2, 3, -1, -1, -1)
-        found = augment(views, "depth", None, generator_for(2)).flatten(0, 1)
+        found = augment(views, ["depth"], None, generator_for(2)).flatten(0, 1)
         assert all((found[i] - found[j]).abs().max() > 0.01 for i in range(6) for j in range(i))
 
     def test_points_move_within_the_limits(self):
         size, reach = 64, 20
         views = torch.zeros(64, 1, 3, size, size, dtype=torch.uint8)
         views[..., size // 2 + reach, size // 2 + reach] = 255
-        found = augment(views, "depth", None, generator_for(3))[:, 0, 0]
+        found = augment(views, ["depth"], None, generator_for(3))[:, 0, 0]
         rows, columns = (found.sum(dim=axis) @ torch.arange(float(size)) / found.sum(dim=(1, 2)) for axis in (2, 1))
         distance = torch.hypot(rows - size / 2 - reach, columns - size / 2 - reach)
         farthest = 2**0.5 * size / 2 * augmentation.SHIFT + reach * 2**0.5 * 0.15
@@ -221,8 +224,8 @@ class TestMoving:
 
     def test_only_colour_images_change_their_colours(self):
         grey = torch.full((8, 3, 3, 16, 16), 0.4)
-        torch.testing.assert_close(augment(to_bytes(grey), "depth", [0, 2, 1], generator_for(4)), grey)
-        ratio = augment(to_bytes(grey), "rgb", [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.4
+        torch.testing.assert_close(augment(to_bytes(grey), ["depth"], [0, 2, 1], generator_for(4)), grey)
+        ratio = augment(to_bytes(grey), ["rgb"], [0, 2, 1], generator_for(4)).mean(dim=(-1, -2)) / 0.4
         assert 0.1 < ratio.std() < 0.3 and ratio.std(dim=2).min() > 0
         assert ratio.min() >= 0.7 * 0.9 and ratio.max() <= 1.3 * 1.1
 
@@ -237,13 +240,15 @@ def packed_frames(counts: list[int], dynamic: tuple[int, ...] = ()) -> PackedFra
 class TestSequences:
     def test_scans_are_augmented_equally_with_and_without_frames(self):
         for channel in ("rgb", "normal", "flow"):
-            found = [augment(batch(), channel, [0, 2, 1], generator_for(8), m) for m in (None, packed_frames([1] * 8))]
+            found = [
+                augment(batch(), [channel], [0, 2, 1], generator_for(8), m) for m in (None, packed_frames([1] * 8))
+            ]
             assert torch.equal(*found)
 
     @pytest.mark.parametrize("channel", ["rgb", "depth", "normal", "flow"])
     def test_frames_share_a_transform_and_views_do_not(self, channel):
         still = batch(4).repeat_interleave(5, dim=0)
-        found = augment(still, channel, [0, 2, 1], generator_for(9), packed_frames([5] * 4)).unflatten(0, (4, 5))
+        found = augment(still, [channel], [0, 2, 1], generator_for(9), packed_frames([5] * 4)).unflatten(0, (4, 5))
         for face in found:
             assert all(torch.equal(frame, face[0]) for frame in face)
         faces = [frame for face in found for frame in face[0]]
@@ -251,20 +256,20 @@ class TestSequences:
 
     def test_transform_does_not_depend_on_the_lengths_of_other_samples(self):
         scans = batch(3)
-        lone = augment(scans, "rgb", [0, 2, 1], generator_for(10))
-        packed = augment(scans[[0, 1, 1, 1, 2]], "rgb", [0, 2, 1], generator_for(10), packed_frames([1, 3, 1]))
+        lone = augment(scans, ["rgb"], [0, 2, 1], generator_for(10))
+        packed = augment(scans[[0, 1, 1, 1, 2]], ["rgb"], [0, 2, 1], generator_for(10), packed_frames([1, 3, 1]))
         assert torch.equal(packed, lone[[0, 1, 1, 1, 2]])
 
     def test_dynamic_image_at_rest_stays_at_rest(self):
         still = torch.full((8, 3, 3, 16, 16), 128, dtype=torch.uint8)
         for channel in ("rgb", "depth", "normal", "flow"):
             frames = packed_frames([1] * 8, dynamic=tuple(range(8)))
-            torch.testing.assert_close(augment(still, channel, [0, 2, 1], generator_for(11), frames), still / 255)
+            torch.testing.assert_close(augment(still, [channel], [0, 2, 1], generator_for(11), frames), still / 255)
 
     def test_frames_are_recoloured_and_dynamic_images_are_not(self):
         grey = torch.full((16, 3, 3, 16, 16), 0.4)
         frames = packed_frames([2] * 8, dynamic=tuple(range(1, 16, 2)))
-        found = augment(to_bytes(grey), "rgb", None, generator_for(12), frames)
+        found = augment(to_bytes(grey), ["rgb"], None, generator_for(12), frames)
         torch.testing.assert_close(found[1::2], grey[1::2])
         assert ((found[0::2] - 0.4).abs().amax(dim=(1, 2, 3, 4)) > 0.01).all()
 
@@ -280,7 +285,7 @@ class TestSequences:
         mirrored = torch.cat([255 - mirrored[:, :, :1], mirrored[:, :, 1:]], dim=2)
         as_is, expected = dynamic(frames), dynamic(mirrored)
         frames = packed_frames([1] * 16, dynamic=tuple(range(16)))
-        found = augment(to_bytes(as_is).expand(16, *as_is.shape), "normal", [0, 2, 1], generator_for(0), frames)
+        found = augment(to_bytes(as_is).expand(16, *as_is.shape), ["normal"], [0, 2, 1], generator_for(0), frames)
         chosen = [bool((views - expected).abs().max() < (views - as_is).abs().max()) for views in found]
         assert 3 <= sum(chosen) <= 13
         for views, mirrors in zip(found, chosen, strict=True):
@@ -293,7 +298,7 @@ class TestSequences:
         displacement[:, :, :4] = 0
         expected = displacement[[0, 2, 1]].flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
         views = (128 + displacement).to(torch.uint8).expand(16, -1, -1, -1, -1)
-        found = augment(views, "flow", [0, 2, 1], generator_for(0), packed_frames([1] * 16, dynamic)) * 255 - 128
+        found = augment(views, ["flow"], [0, 2, 1], generator_for(0), packed_frames([1] * 16, dynamic)) * 255 - 128
         close = [[bool((f - e).abs().max() < 0.01) for e in (displacement, expected)] for f in found]
         assert all(sum(pair) == 1 for pair in close) and 3 <= sum(pair[1] for pair in close) <= 13
 
@@ -303,7 +308,7 @@ class TestChance:
         found = []
         for seed in (5, 6):
             torch.manual_seed(seed)
-            found.append(augment(batch(), "rgb", [0, 2, 1], generator_for(0, 1, 2, 3)))
+            found.append(augment(batch(), ["rgb"], [0, 2, 1], generator_for(0, 1, 2, 3)))
         assert torch.equal(*found)
 
     def test_each_number_changes_the_stream(self):
@@ -315,7 +320,7 @@ class TestChance:
     def test_input_is_not_modified(self):
         views = batch()
         before = views.clone()
-        augment(views, "normal", [0, 2, 1], generator_for(7))
+        augment(views, ["normal"], [0, 2, 1], generator_for(7))
         assert torch.equal(views, before)
 
 

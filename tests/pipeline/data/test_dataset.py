@@ -142,7 +142,7 @@ class TestDecoding:
     @pytest.mark.parametrize("channel", ["rgb", "normal"])
     def test_views_are_ordered_by_frame_and_camera(self, channel):
         sample = sequence(3, size=16)
-        face = decode_face(sample, DecodeSpec(channel, 16, "both"))
+        face = decode_face(sample, DecodeSpec((channel,), 16, "both"))
         assert face.views.shape == (4, 3, 3, 16, 16) and face.views.dtype == np.uint8
         assert face.times.tolist() == pytest.approx([0, 10 / 29, 20 / 29, -1]) and face.times.dtype == np.float32
         for t, moment in enumerate(("00", "01", "02", "dynamic")):
@@ -159,12 +159,12 @@ class TestDecoding:
             return decode_image(name, content, min_side)
 
         monkeypatch.setattr(dataset, "decode_image", spy)
-        face = decode_face(sequence(10), DecodeSpec("rgb", 16, "frames", max_frames=2))
+        face = decode_face(sequence(10), DecodeSpec(("rgb",), 16, "frames", max_frames=2))
         assert sorted(decoded) == ["rgb.00"] * 3 + ["rgb.09"] * 3 and len(face.views) == 2
 
     def test_images_are_brought_to_the_size_of_the_tower(self):
         for temporal in ("frames", "dynamic"):
-            face = decode_face(sequence(2, size=16, channels=("depth",)), DecodeSpec("depth", 24, temporal))
+            face = decode_face(sequence(2, size=16, channels=("depth",)), DecodeSpec(("depth",), 24, temporal))
             assert face.views.shape[-2:] == (24, 24)
 
     def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same(self, monkeypatch):
@@ -173,7 +173,7 @@ class TestDecoding:
         sample = Sample(sample.record, "", dict.fromkeys(sample.images, encode_image("rgb", pixels)))
         shapes = []
         monkeypatch.setattr(input_images, "fit_image", lambda p, out: shapes.append(p.shape) or fit_image(p, out))
-        face = decode_face(sample, DecodeSpec("rgb", 28))
+        face = decode_face(sample, DecodeSpec(("rgb",), 28))
         assert shapes == [(32, 32, 3)] * 3
         expected = np.asarray(Image.fromarray(pixels).resize((28, 28), Image.Resampling.BOX)).transpose(2, 0, 1)
         assert np.abs(face.views[0, 0].astype(int) - expected).mean() < 4 < np.abs(expected - 128.0).mean()
@@ -258,7 +258,7 @@ class TestFlow:
         pixels = np.full((8, 8, 3), 32768 + 1000, np.uint16)
         record = sample.record.model_copy(update={"flow": sample.record.flow.model_copy(update={"step": 1e-4})})
         images = {name: encode_image("flow", pixels) for name in sample.images}
-        face = decode_face(Sample(record, "", images), DecodeSpec("flow", 8))
+        face = decode_face(Sample(record, "", images), DecodeSpec(("flow",), 8))
         assert set(face.views.ravel().tolist()) == {round(128 + 127 * np.tanh(0.1 / FLOW_BEND))}
 
     @pytest.mark.parametrize("channel", ["flow", "depth"])
@@ -266,11 +266,11 @@ class TestFlow:
         sample = make_sample(channels=(channel,))
         record = sample.record.model_copy(update={channel: None})
         with pytest.raises(SampleError, match=rf"F0001_HA04WH\.json: has {channel} images without their scale"):
-            decode_face(Sample(record, "", sample.images), DecodeSpec(channel, 16))
+            decode_face(Sample(record, "", sample.images), DecodeSpec((channel,), 16))
 
     def test_dynamic_image_of_flow_needs_no_scale(self):
         sample = sequence(3, "dynamic", channels=("flow",))
-        face = decode_face(sample, DecodeSpec("flow", 16, "dynamic"))
+        face = decode_face(sample, DecodeSpec(("flow",), 16, "dynamic"))
         stored = decode_image("flow.dynamic", sample.images["front", "flow.dynamic"])
         assert np.array_equal(face.views[0, 0], stored.transpose(2, 0, 1))
 
@@ -320,7 +320,7 @@ class TestDataset:
         return ShardSet.open(str(tmp_path / "shards"))
 
     def read(self, shards: ShardSet, cache_bytes: int = 0, max_frames: int = 4) -> FaceDataset:
-        return FaceDataset(shards, DecodeSpec("rgb", 16, "frames", max_frames), cache_bytes)
+        return FaceDataset(shards, DecodeSpec(("rgb",), 16, "frames", max_frames), cache_bytes)
 
     def test_batch_packs_frames_in_order(self, mixed):
         reader, rows = self.read(mixed), mixed.rows[:4]
@@ -373,7 +373,7 @@ class TestDataset:
         monkeypatch.setattr(dataset, "collate", lambda faces, pin_memory: faces)
         shards = mixed if storage == "disk" else replace(mixed, filesystem=DirFileSystem("/", mixed.filesystem))
         disk_cache = DiskCache(tmp_path / "cache", (1 << 30) * (storage == "copies"))
-        spec = DecodeSpec("rgb", 8, "frames")
+        spec = DecodeSpec(("rgb",), 8, "frames")
         reader = FaceDataset(shards, spec, 0, pin_memory=pin_memory, disk_cache=disk_cache)
         list(reader.batches([shards.rows[:2]]))
         assert started == [expected, 1]

@@ -71,7 +71,7 @@ def test_pinned_memory_is_requested_and_holds_the_same_views(monkeypatch):
         return empty(*shape, **options)
 
     monkeypatch.setattr(torch, "empty", without_gpu)
-    faces = [decode_face(make_sample("F0001_HA04WH", "F0001", "HA"), DecodeSpec("rgb", 8))] * 2
+    faces = [decode_face(make_sample("F0001_HA04WH", "F0001", "HA"), DecodeSpec(("rgb",), 8))] * 2
     pinned, plain = collate(faces, pin_memory=True), collate(faces)
     assert requested == [True, False] and torch.equal(pinned.views, plain.views)
 

@@ -21,7 +21,7 @@ from smile_pipe.shards.reader import ShardSet
 from smile_pipe.shards.sampler import Sampler
 from smile_pipe.shards.storage import StoragePath
 
-SPEC = DecodeSpec("rgb", 8)
+SPEC = DecodeSpec(("rgb",), 8)
 NUM_SHARDS = 12
 
 

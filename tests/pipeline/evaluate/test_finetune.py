@@ -18,7 +18,7 @@ from torch import Tensor
 from helpers import tiny_arch
 from helpers.samples import make_timeline, spoil, write_shard_set
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.model.towers import build_tokenizer
 from smile_pipe.pipeline.classifiers.probe import PROBE_DEFAULT_STRENGTH
 from smile_pipe.pipeline.common import finite_steps
@@ -64,7 +64,7 @@ def cross_entropy(probabilities: NDArray[np.float32], y: NDArray[np.int64]) -> f
 @pytest.fixture(scope="module")
 def face_dataset(shards_dir: Path) -> FaceDataset:
     """Seven rendered expressions of each of five subjects."""
-    return FaceDataset(ShardSet.open(str(shards_dir)), DecodeSpec("normal", 96), 1 << 30)
+    return FaceDataset(ShardSet.open(str(shards_dir)), DecodeSpec(("normal",), 96), 1 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
 def dataset(tmp_path: Path) -> FaceDataset:
     """Three expressions of six subjects as noise of three grey values, in the image size of `tiny`."""
     write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",))
-    return FaceDataset(ShardSet.open(str(tmp_path / "shards")), DecodeSpec("rgb", tiny_arch.IMAGE_SIZE), 0, "skip")
+    return FaceDataset(ShardSet.open(str(tmp_path / "shards")), DecodeSpec(("rgb",), tiny_arch.IMAGE_SIZE), 0, "skip")
 
 
 @pytest.fixture
@@ -192,7 +192,9 @@ class TestLearning:
 
     def test_temporal_pooling_is_trained_with_sequences(self, tmp_path, tiny, copies):
         write_shard_set(tmp_path / "4d", timelines=(None, make_timeline(3, "frames")), channels=("rgb",))
-        reader = FaceDataset(ShardSet.open(str(tmp_path / "4d")), DecodeSpec("rgb", tiny_arch.IMAGE_SIZE, "frames"), 0)
+        reader = FaceDataset(
+            ShardSet.open(str(tmp_path / "4d")), DecodeSpec(("rgb",), tiny_arch.IMAGE_SIZE, "frames"), 0
+        )
         rows = reader.shards.rows
         assert run_finetune(tiny, reader, rows[:6], rows[6:]).shape == (3, NUM_CLASSES)
         assert changed_parts(tiny, copies[0]) == {"towers.clip.visual", "project_image", "fusion", "temporal"}
@@ -258,7 +260,9 @@ class TestLearning:
                 orders.append((self.seed, epoch))
                 return super().batches(epoch, start_step)
 
-        def augment(views: Tensor, channel: str, order: object, generator: torch.Generator, moments: object) -> Tensor:
+        def augment(
+            views: Tensor, channels: Sequence[str], order: object, generator: torch.Generator, moments: object
+        ) -> Tensor:
             states.append(generator.get_state().numpy().tobytes())
             return views / 255
 

@@ -142,7 +142,7 @@ class TestFineTuning:
         manifest, checkpoint = open_run(copied)
         run(EvaluateConfig(run=copied, shards=str(shards_dir), protocol=("finetune",), finetune_epochs=1))
         shard_set, model = ShardSet.open(str(shards_dir)), TrainedModel.load(manifest, checkpoint)
-        reader = FaceDataset(shard_set, DecodeSpec(manifest.channel, model.model.towers.image_size), 0)
+        reader = FaceDataset(shard_set, DecodeSpec(manifest.channels, model.model.towers.image_size), 0)
         train_rows, test_rows = (
             shard_set.of_subjects(subjects) for subjects in (manifest.train_subjects, manifest.test_subjects)
         )

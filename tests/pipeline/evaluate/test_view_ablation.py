@@ -10,7 +10,8 @@ import torch
 from helpers import tiny_arch
 from helpers.samples import make_timeline, write_shard_set
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.objectives import ContrastiveModel
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.classifiers.knn import knn
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.classifiers.zero_shot import zero_shot
@@ -50,7 +51,7 @@ def trained(arch: str, name: str) -> TrainedModel:
 
 
 def reader_of(shards: ShardSet) -> FaceDataset:
-    return FaceDataset(shards, DecodeSpec("rgb", tiny_arch.IMAGE_SIZE, "frames"), 0)
+    return FaceDataset(shards, DecodeSpec(("rgb",), tiny_arch.IMAGE_SIZE, "frames"), 0)
 
 
 def make_embeddings(model: TrainedModel, shards: ShardSet, num_train: int = 9) -> EmbeddingSet:

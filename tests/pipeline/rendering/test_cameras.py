@@ -91,7 +91,7 @@ class TestJitter:
                 assert 0 < np.degrees(np.arccos(cosine)) < 5 * np.sqrt(2)
         # A model gets the directions of the rig without jitter.
         for name in ("plain", "moved"):
-            reader = FaceDataset(ShardSet.open(str(tmp_path / name)), DecodeSpec("rgb", 32), 0)
+            reader = FaceDataset(ShardSet.open(str(tmp_path / name)), DecodeSpec(("rgb",), 32), 0)
             rows = reader.shards.of_subjects(reader.shards.subjects)
             assert reader.directions(rows).numpy() == pytest.approx(camera_directions(build_views("3", 30.0)), abs=1e-6)
 

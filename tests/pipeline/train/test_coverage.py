@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from helpers import small_runs
 from helpers.samples import write_shard_set
 from helpers.small_runs import NUM_LEARNED, config
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.context import Job, Worker
@@ -81,7 +81,7 @@ def embed_five_rows(shards: Path, out: Path, worker: Worker) -> tuple[torch.Tens
     model = build_model(job.recipe)
     model.towers.mean.add_(worker.rank)
     shard_set = ShardSet.open(str(shards))
-    dataset = FaceDataset(shard_set, DecodeSpec(job.channel, model.towers.image_size), 0)
+    dataset = FaceDataset(shard_set, DecodeSpec(job.channels, model.towers.image_size), 0)
     return embed_rows(model, dataset, shard_set.rows[:5], dataset.directions(shard_set.rows), worker)
 
 
@@ -122,7 +122,7 @@ def test_validation_on_two_ranks_equals_one_rank(ranks, shards, tmp_path):
     model = build_model(job.recipe)
     model.load_state_dict(run.checkpoints()[-1].load_model())
     shard_set = ShardSet.open(str(shards))
-    dataset = FaceDataset(shard_set, DecodeSpec(job.channel, model.towers.image_size), 0)
+    dataset = FaceDataset(shard_set, DecodeSpec(job.channels, model.towers.image_size), 0)
     sides = (shard_set.of_subjects(subjects) for subjects in (job.subjects, job.validation_subjects))
     seen = Validation.from_rows(*sides).accuracy(model, dataset, dataset.directions(shard_set.rows), SINGLE)
     assert rows[-1]["validation_knn"] == pytest.approx(seen, abs=1e-6)

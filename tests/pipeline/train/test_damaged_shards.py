@@ -105,7 +105,7 @@ class TestOpening:
 
 class TestDataset:
     def dataset(self, shards: Path, on_bad_shard: str = "skip") -> FaceDataset:
-        return FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0, on_bad_shard)
+        return FaceDataset(ShardSet.open(str(shards)), DecodeSpec(("rgb",), 16), 0, on_bad_shard)
 
     def test_fail_names_shard_and_key(self, shards):
         dataset = self.dataset(shards, "fail")
@@ -169,7 +169,7 @@ class TestDataset:
         spoil(tmp_path / "shards", shard_set.rows[:2])
         assert first_readable(shard_set, shard_set.rows, "skip").record.key == shard_set.rows[2].key
         assert stored_temporal(shard_set, shard_set.rows, "skip") == "both"
-        decode_spec = DecodeSpec("rgb", 16, "frames")
+        decode_spec = DecodeSpec(("rgb",), 16, "frames")
         assert FaceDataset(shard_set, decode_spec, 0, "skip").directions(shard_set.rows).shape == (3, 3)
         for read in (first_readable, stored_temporal):
             with pytest.raises(BadSampleError, match=shard_set.rows[0].key):
@@ -267,7 +267,7 @@ def test_index_offset_outside_of_shard_is_damage(shards):
 
 @pytest.mark.parametrize("kind", [ShardError, SampleError, ImageError])
 def test_every_damage_error_names_shard_and_key(shards, monkeypatch, kind):
-    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 16), 0)
+    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec(("rgb",), 16), 0)
 
     def refuse(*given: object) -> None:
         raise kind("odd bytes")

@@ -6,7 +6,7 @@ import torch
 from helpers import small_runs
 from helpers.small_runs import learn, learn_until, same, timeless, weights
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.ema import ExponentialMovingAverage
 from smile_pipe.pipeline.train.train_step import TrainStep

@@ -11,23 +11,23 @@ from torch import Tensor
 from helpers import tiny_arch
 from helpers.tiny_models import NAMES, faces, make_model
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, build_model
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import RecipeModel, build_model
 from smile_pipe.pipeline.train.grad_cache import ModelInputs, backward
 
 TOTAL = 7
 """Number of samples; the first two are sequences of three and two frames."""
 
 
-def make_inputs() -> ModelInputs:
-    views, directions, tokens, concepts, frames = faces(TOTAL, slice(None))
+def make_inputs(num_channels: int = 1) -> ModelInputs:
+    views, directions, tokens, concepts, frames = faces(TOTAL, slice(None), num_channels)
     return ModelInputs(views, directions, frames, tokens, concepts, torch.arange(TOTAL) // 2)
 
 
-def learn(model: ContrastiveModel, num_chunks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def learn(model: RecipeModel, num_chunks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses, and gradients by names of parameters."""
     model.zero_grad(set_to_none=True)
-    losses = backward(model, model, make_inputs(), "float32", num_chunks)
+    losses = backward(model, model, make_inputs(model.config.num_channels), "float32", num_chunks)
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

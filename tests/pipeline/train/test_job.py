@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from helpers import small_runs
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train import job as training_job
@@ -74,7 +74,7 @@ def test_gradients_are_in_memory_once(job, process_group, tmp_path: Path):
     model = build_model(job.recipe)
     model.freeze_unreached(with_text=True, with_sequences=False)
     shards = ShardSet.open(job.config.shards)
-    dataset = FaceDataset(shards, DecodeSpec(job.channel, model.towers.image_size), 0)
+    dataset = FaceDataset(shards, DecodeSpec(job.channels, model.towers.image_size), 0)
     train_step = TrainStep(job, Worker(0, 2, torch.device("cpu")), model, dataset, shards.rows)
     train_step.load_checkpoint(RunDirectory(job.config.out))
     (batch,) = dataset.batches([shards.rows[:4]])

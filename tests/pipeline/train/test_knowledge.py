@@ -9,8 +9,8 @@ import torch
 from helpers import small_runs
 from helpers.samples import write_shard_set
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import build_model
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.captions.bank import load_bank
 from smile_pipe.pipeline.captions.knowledge import load_knowledge
 from smile_pipe.pipeline.data.dataset import Batch

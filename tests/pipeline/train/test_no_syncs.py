@@ -13,7 +13,7 @@ from helpers import small_runs
 from helpers.samples import make_timeline, write_shard_set
 from helpers.sync_detector import no_device_syncs
 from smile_pipe.model.config import RECIPES
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.train.context import Worker
@@ -56,7 +56,7 @@ def make_step(shards, tmp_path, monkeypatch) -> Callable[..., tuple[TrainStep, B
         model = build_model(job.recipe)
         model.freeze_unreached(with_text=job.text_source != "none", with_sequences=True)
         size = model.towers.image_size
-        dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec(job.channel, size, job.temporal), 0)
+        dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec(job.channels, size, job.temporal), 0)
         rows = dataset.shards.rows[:5]
         (batch,) = dataset.batches([rows])
         train_step = TrainStep(job, Worker(0, 1, device), model.to(device), dataset, rows)

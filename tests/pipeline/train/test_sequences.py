@@ -8,7 +8,7 @@ import torch
 
 from helpers.samples import make_timeline, write_shard_set
 from smile_pipe.cli.commands.evaluate import _table
-from smile_pipe.model.objectives import build_model
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run as evaluate
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest

@@ -15,7 +15,7 @@ from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train.cluster import cores_per_worker, resources_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
-from smile_pipe.pipeline.train.resolve_options import resolve_channel, resolve_temporal, resolve_text_source
+from smile_pipe.pipeline.train.resolve_options import resolve_channels, resolve_temporal, resolve_text_source
 from smile_pipe.pipeline.train.stage import _weights_digest, _weights_path, run
 from smile_pipe.pipeline.train.text_targets import concept_id
 from smile_pipe.shards.errors import UsageError
@@ -152,15 +152,15 @@ def test_training_without_text_uses_the_view_loss_only(shards_dir, ray_cluster, 
 
 def test_auto_channel_follows_the_shards(shards_dir, tmp_path):
     manifest = ShardManifest.read(shards_dir / "manifest.json")
-    assert resolve_channel(config(shards_dir, tmp_path), manifest) == "normal"
-    assert resolve_channel(config(shards_dir, tmp_path, pretrained="openai"), manifest) == "rgb"
-    assert resolve_channel(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == "rgb"
+    assert resolve_channels(config(shards_dir, tmp_path), manifest) == ("normal",)
+    assert resolve_channels(config(shards_dir, tmp_path, pretrained="openai"), manifest) == ("rgb",)
+    assert resolve_channels(config(shards_dir, tmp_path, arch="hf-hub:people/faces"), manifest) == ("rgb",)
     without = manifest.model_copy(update={"channels": ("rgb",)})
-    assert resolve_channel(config(shards_dir, tmp_path), without) == "rgb"
+    assert resolve_channels(config(shards_dir, tmp_path), without) == ("rgb",)
     only_flow = manifest.model_copy(update={"channels": ("flow",)})
-    assert resolve_channel(config(shards_dir, tmp_path), only_flow) == "flow"
+    assert resolve_channels(config(shards_dir, tmp_path), only_flow) == ("flow",)
     with pytest.raises(UsageError, match="channel depth"):
-        resolve_channel(config(shards_dir, tmp_path, channel="depth"), without)
+        resolve_channels(config(shards_dir, tmp_path, channel="depth"), without)
 
 
 @pytest.mark.parametrize(

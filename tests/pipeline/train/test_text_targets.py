@@ -9,8 +9,9 @@ import torch
 
 from helpers.samples import make_row, make_sample, write_shard_set
 from smile_pipe.model.config import RecipeConfig
-from smile_pipe.model.objectives import ContrastiveModel, build_model
+from smile_pipe.model.objectives import ContrastiveModel
 from smile_pipe.model.packing import PackedFrames
+from smile_pipe.model.recipes import build_model
 from smile_pipe.pipeline.data.dataset import Batch, DecodeSpec, FaceDataset
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.resolve_options import uses_metadata_prompts
@@ -29,7 +30,7 @@ KEYS = [f"k{n}" for n in range(1000)]
 def dataset(tmp_path_factory) -> FaceDataset:
     root = tmp_path_factory.mktemp("words")
     write_shard_set(root)
-    return FaceDataset(ShardSet.open(str(root)), DecodeSpec("normal", 8), 0)
+    return FaceDataset(ShardSet.open(str(root)), DecodeSpec(("normal",), 8), 0)
 
 
 @cache

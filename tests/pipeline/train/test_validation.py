@@ -83,7 +83,7 @@ def test_each_epoch_ends_with_a_validation_row(validated):
 def test_validation_accuracy_equals_evaluation(validated, shards):
     out, manifest, _ = validated
     shard_set, model = ShardSet.open(str(shards)), TrainedModel.load(*open_run(out))
-    dataset = FaceDataset(shard_set, DecodeSpec("rgb", 8), 0)
+    dataset = FaceDataset(shard_set, DecodeSpec(("rgb",), 8), 0)
     fit, scored = (shard_set.of_subjects(side) for side in (manifest.train_subjects, manifest.validation_subjects))
     x = np.concatenate([*model.embed_faces(dataset, [*fit, *scored], 4)])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -125,7 +125,7 @@ class TestDamage:
     @pytest.fixture
     def dataset(self, shards, monkeypatch):
         """A dataset with some unreadable samples."""
-        dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0, "skip")
+        dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec(("rgb",), 8), 0, "skip")
         self.rows = list(dataset.shards.rows)
         return dataset
 
@@ -167,7 +167,7 @@ def test_holding_out_all_sequences_is_refused(tmp_path):
 
 
 def test_embed_rows_uses_evaluation_mode_and_restores_training_mode(shards, validated):
-    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec("rgb", 8), 0)
+    dataset = FaceDataset(ShardSet.open(str(shards)), DecodeSpec(("rgb",), 8), 0)
     model = TrainedModel.load(*open_run(validated[0])).model.train()
     modes: list[bool] = []
     model.towers.clip.visual.register_forward_hook(lambda module, *_: modes.append(module.training))
