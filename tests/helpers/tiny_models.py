@@ -17,7 +17,8 @@ NUM_CLASSES = 4
 
 TWO_CHANNELS = "facet-vlm of two channels"
 # Recipes that only preset the terms of another recipe's system are left out.
-NAMES = [*(name for name in RECIPES if name not in ("barlow", "clip")), TWO_CHANNELS]
+SYSTEMS = [name for name in RECIPES if name not in ("barlow", "clip")]
+NAMES = [*SYSTEMS, TWO_CHANNELS]
 
 
 def make_model(folder: Path, name: str, with_text: bool = True, coca: bool = False, **options: Any) -> RecipeModel:

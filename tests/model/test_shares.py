@@ -12,14 +12,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from helpers.tiny_models import NAMES, NUM_CLASSES, make_model
+from helpers.tiny_models import NUM_CLASSES, SYSTEMS, make_model
 from smile_pipe.model import losses as L
 from smile_pipe.model.encoder import Embeddings
 from smile_pipe.model.objectives import ContrastiveModel
 
 NUM_RANKS, NUM_VIEWS, DIM = 3, 3, 4
 COUNTS = {"even": (2, 2, 2), "ragged": (4, 1, 2), "none": (3, 0, 2), "one": (0, 6, 0)}
-CASES = [(size, name) for size in COUNTS for name in NAMES]
+CASES = [(size, name) for size in COUNTS for name in SYSTEMS]
 
 
 def make_embeddings(num: int, own: slice) -> list[Tensor]:
@@ -122,7 +122,7 @@ def test_shares_have_the_losses_and_gradients_of_the_joined_batch(ranks, tmp_pat
             torch.testing.assert_close(found, grad, **close)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_joined_losses_have_gradients(tmp_path, name):
     """The comparison above is of numbers that are not zero."""
     alone = learn(make_model(tmp_path, name), 6, slice(None))
