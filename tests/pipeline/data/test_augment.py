@@ -207,6 +207,14 @@ class TestMoving:
             found = augment(batch(), [channel], [0, 2, 1], generator_for(1))
             assert found.shape == (8, 3, 3, 16, 16) and found.min() >= 0 and found.max() <= 1
 
+    def test_channels_move_alike_and_as_each_alone(self):
+        views = batch()
+        both = augment(torch.cat([views, views], dim=2), ["depth", "normal"], [0, 2, 1], generator_for(1))
+        assert both.shape == (8, 3, 6, 16, 16)
+        for number, channel in enumerate(("depth", "normal")):
+            alone = augment(views, [channel], [0, 2, 1], generator_for(1))
+            assert torch.equal(both[:, :, 3 * number : 3 * number + 3], alone)
+
     def test_each_view_has_its_own_transform(self):
         views = batch(1, 1).expand(2, 3, -1, -1, -1)
         found = augment(views, ["depth"], None, generator_for(2)).flatten(0, 1)
