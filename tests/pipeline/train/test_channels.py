@@ -131,5 +131,5 @@ def test_missing_channel_is_refused(shards, run, tmp_path):
     with pytest.raises(UsageError, match=r"the shards have rgb, normal; choose from these"):
         learn(shards, tmp_path / "run", channel="normal,depth")
     write_shard_set(tmp_path / "shards", num_subjects=6, channels=("rgb",))
-    with pytest.raises(UsageError, match="lack the channel normal, .* render with `channels=normal,rgb`"):
+    with pytest.raises(UsageError, match=r"lack the channel normal, .* render with `channels=normal,rgb`"):
         evaluate.run(EvaluateConfig(run=run, shards=str(tmp_path / "shards")))
