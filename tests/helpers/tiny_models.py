@@ -39,9 +39,7 @@ def make_model(folder: Path, name: str, with_text: bool = True, coca: bool = Fal
     return model
 
 
-def faces(
-    total: int, samples: slice, num_channels: int = 1
-) -> tuple[Tensor, Tensor, Tensor, Tensor, PackedFrames]:
+def faces(total: int, samples: slice, num_channels: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor, PackedFrames]:
     """Views, directions, tokens, concepts and frames of `samples` out of `total`; each channel has other images.
 
     The first two samples are sequences, which rank 0 reads; rank 1 has scans only.

@@ -35,9 +35,7 @@ EVEN, RAGGED = (4, 4), (3, 2)
 NUM_PSEUDO = 13
 
 
-def learn(
-    model: RecipeModel, network: torch.nn.Module, samples: slice, total: int
-) -> dict[str, dict[str, Tensor]]:
+def learn(model: RecipeModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, dict[str, Tensor]]:
     """Losses, and the gradients of all parameters for their total, of one batch out of `total` samples."""
     views, directions, tokens, concepts, frames = faces(total, samples, model.config.num_channels)
     losses = model.losses(network(views, directions, tokens, frames), concepts, torch.arange(total)[samples] // 2)
