@@ -228,6 +228,7 @@ def render_settings_of(
         "axes": axes,
         "landmarks": landmarks,
         "jitter_deg": 0.0,
+        "variant": 0,
         "channels": [channel for channel in CHANNELS if channel in (*run.channels, "rgb")],
         "needs_colors": "rgb" in run.channels,
         "jpeg": "cpu",

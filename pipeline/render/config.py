@@ -110,6 +110,13 @@ class RenderConfig(SampleFilter):
         "labelled neutral, the subject's scan of least activity (estimate; reads no label, but every scan once more), "
         "or none, which is the mean of all people.",
     )
+    variant: int = Field(
+        0,
+        ge=0,
+        description="0 draws the shapes as they are. Each other number changes them at random, all scans of a person "
+        "alike: further heads to learn from (`train --shards PLAIN --shards VARIED`), for models that read scans of "
+        "other sources.",
+    )
     max_frames_without_ray: int = Field(
         500,
         ge=0,
@@ -192,5 +199,6 @@ class RenderConfig(SampleFilter):
             ),
             text_source=self.text,
             neutral=self.neutral,
+            variant=self.variant,
             prompts=load_bank(self.prompts),
         )

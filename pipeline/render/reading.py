@@ -4,7 +4,7 @@ A scan is aligned to its own canonical frame. The frames of a sequence are align
 so that motion is motion of the face and not of the camera.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
-from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes
 from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
 from smile_pipe.pipeline.landmarks.locate import locate_landmarks
@@ -25,6 +25,7 @@ from smile_pipe.pipeline.meshes.mesh import Material, Mesh, MeshError
 from smile_pipe.pipeline.meshes.paths import escapes_root
 from smile_pipe.pipeline.meshes.sidecar_files import SidecarFiles
 from smile_pipe.pipeline.meshes.texture import downscale_texture, read_texture
+from smile_pipe.pipeline.meshes.variation import Variation
 from smile_pipe.pipeline.render.fingerprints import hash_source
 from smile_pipe.pipeline.render.limits import pause_limits
 from smile_pipe.pipeline.render.settings import RenderSettings
@@ -222,11 +223,11 @@ def read_frames(unit: WorkUnit, reader: SourceReader, settings: RenderSettings) 
 def _read_scan(sample: SampleSource, reader: SourceReader, settings: RenderSettings) -> tuple[ReadInfo, list[Mesh]]:
     mesh = reader.read_for(sample.frames[0], settings)
     mesh, frame = reader.align(mesh, sample.frames[0], settings)
-    mesh = apply_frame(mesh, frame)
+    mesh = _placement(mesh, frame, sample.subject, settings)(mesh)
     neutral = neutral_frame = None
     if sample.neutral is not None:
         neutral, neutral_frame = reader.align(reader.read_shape(sample.neutral), sample.neutral, settings)
-        neutral = apply_frame(neutral, neutral_frame)
+        neutral = _placement(neutral, neutral_frame, sample.subject, settings)(neutral)
     if "flow" in settings.channels:
         if neutral is None and sample.expression != "NE":
             raise MeshError(
@@ -247,7 +248,8 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
     start = sample.numbers[0]
     onset, frame = reader.align(reader.read_for(files[start], settings), files[start], settings)
     displacements = _displacements(onset, files, reader) if sequences.sampling == "apex" else {}
-    onset = apply_frame(onset, frame)
+    place = _placement(onset, frame, sample.subject, settings)
+    onset = place(onset)
     try:
         numbers, apex = sequences.select_frames(sample.numbers, displacements)
     except ValueError as error:
@@ -261,12 +263,26 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
             if settings.reads_landmarks and frame.method == "detected":
                 # Landmarks of another source are at slightly other places, which would look like motion.
                 mesh, _ = reader.locate(mesh, files[number], settings.model_copy(update={"landmarks": "detect"}))
-            mesh = apply_frame(mesh, frame)
+            mesh = place(mesh)
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
         return ReadInfo(frame, numbers, apex), meshes
     measures = tuple(_measure(mesh, frame) for mesh in meshes)
     return ReadInfo(frame, numbers, apex, measures, _measure(onset, frame)), meshes
+
+
+def _placement(mesh: Mesh, frame: Frame, subject: str, settings: RenderSettings) -> Callable[[Mesh], Mesh]:
+    """What brings the scans of a subject from the coordinates of `mesh` to the canonical frame.
+
+    With a variant, shapes are changed there, and `mesh` is aligned again by its landmarks.
+    """
+    if not settings.variant:
+        return lambda scan: apply_frame(scan, frame)
+    vary = Variation.of(subject, settings.variant).apply
+    if frame.method == "bounds":
+        return lambda scan: vary(apply_frame(scan, frame))
+    again = canonical_frame(vary(apply_frame(mesh, frame)), UPRIGHT)
+    return lambda scan: apply_frame(vary(apply_frame(scan, frame)), again)
 
 
 def _apply_reference(mesh: Mesh, reference: Mesh, path: str, settings: RenderSettings, magnify: float = 1.0) -> Mesh:

@@ -10,6 +10,7 @@ from pydantic import Field
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
 from smile_pipe.pipeline.landmarks.source import LandmarkSource, detector_version
+from smile_pipe.pipeline.meshes.variation import VERSION as VARIATION_VERSION
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.pipeline.sequences.sampling import SequenceSettings
@@ -41,6 +42,7 @@ class RenderSettings(Frozen):
         detector: version of the landmark detector, "" where none is used.
         neutral: what captions of scans are measured relative to: the scan that is labelled as neutral, an estimated
             one, or none, which is the population mean.
+        variant: 0, or the number of a random change of the shapes, see `smile_pipe.pipeline.meshes.variation`.
         needs_colors: whether a scan fails if its images cannot be read and `rgb` is drawn. It is True for shards, and
             not recorded.
     """
@@ -64,12 +66,15 @@ class RenderSettings(Frozen):
     text_source: TextSource = "label"
     neutral: NeutralChoice = "label"
     prompts: PromptBank
+    variant: int = Field(0, ge=0)
     needs_colors: bool = Field(default=True, exclude=True)
 
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts"}))
+        shown = self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts", "variant"})
+        # Shards from before there were variants have none in their fingerprint.
+        return fingerprint(shown, self.variant, VARIATION_VERSION) if self.variant else fingerprint(shown)
 
     @property
     def needs_neutral(self) -> bool:

@@ -271,12 +271,13 @@ def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[Shar
     entries = tuple(record.entry for record in records if record.entry is not None)
     expressions = order_expressions({sample.expression for sample in samples})
     prompts = {expression: templates for expression in expressions if (templates := _templates(settings, expression))}
-    contents, is_labelled = [entry.fingerprint for entry in entries], settings.neutral == "label"
+    contents = [entry.fingerprint for entry in entries]
+    # Shards from before there was a choice have no such setting.
+    unset = {"neutral": settings.neutral == "label", "variant": settings.variant == 0}
     return ShardManifest(
         fingerprint=fingerprint(settings.images_fingerprint, settings.text_source, prompts, contents),
         layout=work.layout,
-        # Shards from before there was a choice have no such setting.
-        settings=settings.model_dump(mode="json", exclude={"prompts", *(["neutral"] if is_labelled else [])}),
+        settings=settings.model_dump(mode="json", exclude={"prompts", *(name for name in unset if unset[name])}),
         images_fingerprint=settings.images_fingerprint,
         renderer=settings.renderer,
         views=tuple(view.name for view in settings.views),

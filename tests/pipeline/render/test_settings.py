@@ -38,6 +38,14 @@ def test_jpeg_on_a_gpu_has_another_fingerprint():
     assert settings(jpeg="gpu").images_fingerprint != settings().images_fingerprint
 
 
+def test_variants_have_other_fingerprints(monkeypatch):
+    fingerprints = [settings(variant=number).images_fingerprint for number in range(3)]
+    assert len(set(fingerprints)) == 3
+    monkeypatch.setattr(settings_module, "VARIATION_VERSION", 99)
+    later = [settings(variant=number).images_fingerprint for number in range(3)]
+    assert [old == new for old, new in zip(fingerprints, later, strict=True)] == [True, False, False]
+
+
 def test_axes_have_another_fingerprint_and_may_be_given_by_the_one_that_points_up():
     assert resolve(renderer="zbuffer", up="z") == resolve(renderer="zbuffer", axes="x z -y")
     turned, upright = (resolve(renderer="zbuffer", **options) for options in ({"up": "-y"}, {}))
