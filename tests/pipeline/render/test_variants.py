@@ -1,12 +1,15 @@
 """Renders of varied shapes: other heads with the same expressions, for training next to the plain ones."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from helpers.small_runs import learn, register
+from smile_pipe.pipeline.meshes.variation import Variation
 from smile_pipe.pipeline.predict.predictor import render_settings_of
+from smile_pipe.pipeline.render import reading
 from smile_pipe.pipeline.render import stage as render
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.runs.run_directory import open_run
@@ -54,17 +57,35 @@ def test_each_variant_shows_other_shapes_of_the_same_samples(rendered):
         for one, other in ((0, 1), (0, 2), (1, 2)):
             assert 0.005 < (silhouettes[one] != silhouettes[other]).mean() < 0.35
     assert len({ShardSet.open(str(path)).manifest.fingerprint for path in rendered.values()}) == 3
-    assert [ShardSet.open(str(path)).manifest.settings.get("variant", 0) for path in rendered.values()] == [0, 1, 2]
+    settings = [ShardSet.open(str(path)).manifest.settings for path in rendered.values()]
+    # As in shards of earlier releases.
+    assert "variant" not in settings[0] and [each["variant"] for each in settings[1:]] == [1, 2]
 
 
-def test_faces_stay_in_their_place(rendered):
-    """Landmarks are drawn at about the same pixels, as the varied face is aligned again."""
-    centers = [
-        np.array([np.argwhere(image.max(axis=2) > 0).mean(axis=0) for image in images(path, "landmarks").values()])
-        for path in rendered.values()
-    ]
-    for center in centers[1:]:
-        assert np.abs(center - centers[0]).max() < 2.5
+def test_change_is_that_of_the_person(faces_dir, tmp_path, monkeypatch):
+    people: set[tuple[str, int]] = set()
+
+    def spy(subject: str, variant: int) -> Variation:
+        people.add((subject, variant))
+        return Variation.of(subject, variant)
+
+    monkeypatch.setattr(reading, "Variation", SimpleNamespace(of=spy))
+    render.run(config(faces_dir, tmp_path / "shards", variant=4, channels=("depth",)))
+    assert people == {(subject, 4) for subject in ShardSet.open(str(tmp_path / "shards")).subjects}
+
+
+def test_faces_stay_in_their_place_and_size(rendered):
+    """The varied face is aligned again by its landmarks: where they are drawn changes little."""
+    places = []
+    for path in rendered.values():
+        brows, lips = (
+            np.array([np.argwhere(image[..., part] > 0).mean(axis=0) for image in images(path, "landmarks").values()])
+            for part in (0, 2)
+        )
+        places.append((brows, lips[:, 0] - brows[:, 0]))
+    for brows, heights in places[1:]:
+        assert np.abs(brows - places[0][0]).max() < 2.5
+        assert np.abs(heights / places[0][1] - 1).max() < 0.3
 
 
 def test_captions_are_measured_on_the_varied_scan_and_its_varied_neutral_one(rendered):
