@@ -145,7 +145,8 @@ def _inspect_run(root: StoragePath, picture: StoragePath | None, console: Consol
 
 def _run_table(manifest: RunManifest) -> Table:
     facts = Table(show_header=False, box=None)
-    facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {manifest.channel} images")
+    images = f"{' and '.join(manifest.channels)} images"
+    facts.add_row("recipe", f"{manifest.recipe['name']}, {manifest.recipe['arch']} on {images}")
     facts.add_row("trained on", manifest.training_data_summary())
     if manifest.validation_subjects:
         facts.add_row("held back", pluralize(len(manifest.validation_subjects), "subject"))

@@ -40,7 +40,7 @@ def evaluation_page(
     """
     facts = {
         "recipe": manifest.recipe,
-        "image tower": f"{run.recipe['arch']} on {run.channel} images",
+        "image tower": f"{run.recipe['arch']} on {' and '.join(run.channels)} images",
         "views": ", ".join(manifest.views),
         "views in training": ", ".join(run.views),
         "trained on": run.training_data_summary(),

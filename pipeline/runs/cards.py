@@ -55,16 +55,18 @@ def run_card(run: RunManifest, evaluation: EvaluationManifest | None = None) -> 
     # The name of the file only: its directory may be private.
     file_name = Path(str(recipe.get("pretrained") or "")).name
     weights = f"the weights {escape_markdown(file_name)}" if file_name else "random weights"
+    joined = "; of each channel, with joined embeddings" if len(run.channels) > 1 else ""
     data = ModelCardData(library_name="smile-pipe", pipeline_tag="zero-shot-image-classification", tags=[*MODEL_TAGS])
     return f"""{front_matter(data)}
 # {recipe["name"]} for 3D facial expressions
 
 The recipe `{recipe["name"]}`{without} with the architecture `{recipe["arch"]}`, initialised with {weights}: a shared
-encoder of {pluralize(len(run.views), "view")} of a face ({", ".join(run.views)}), their fusion, and a text encoder.
+encoder of {pluralize(len(run.views), "view")} of a face ({", ".join(run.views)}), their fusion, and a text
+encoder{joined}.
 
 ## Training data
 
-{run.training_data_summary()}; `{run.channel}` images; split `{run.split}`.
+{run.training_data_summary()}; `{'`, `'.join(run.channels)}` images; split `{run.split}`.
 Prompts: {describe_text_source(run.text_source)}. Held-out test data: {pluralize(len(run.test_subjects), "subject")}.
 The card of the shards states the source and the terms of the scans; the terms apply to the model too.
 

@@ -48,6 +48,11 @@ def test_each_channel_has_a_system_that_learns(run, shards, tmp_path):
         assert names and all(not torch.equal(early[name], late[name]) for name in names)
 
 
+def test_card_names_both(run):
+    card = " ".join((run / "README.md").read_text().split())
+    assert "a text encoder; of each channel, with joined embeddings." in card and "`normal`, `rgb` images" in card
+
+
 def test_order_of_colours_is_that_of_the_channels():
     sample = make_sample(size=16, channels=("rgb", "normal"))
     both = decode_face(sample, DecodeSpec(CHANNELS, 16)).views
