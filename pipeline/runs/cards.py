@@ -66,7 +66,7 @@ encoder{joined}.
 
 ## Training data
 
-{run.training_data_summary()}; `{'`, `'.join(run.channels)}` images; split `{run.split}`.
+{run.training_data_summary()}; `{"`, `".join(run.channels)}` images; split `{run.split}`.
 Prompts: {describe_text_source(run.text_source)}. Held-out test data: {pluralize(len(run.test_subjects), "subject")}.
 The card of the shards states the source and the terms of the scans; the terms apply to the model too.
 
