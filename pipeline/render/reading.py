@@ -127,12 +127,12 @@ class SourceReader:
             The scan with the landmarks that are used, not yet transformed, and its frame.
 
         Raises:
-            MeshError: the mesh has no extent.
+            MeshError: the mesh has no extent, or its face has not the size of a face in its unit.
         """
         axes = scan.axes or settings.axes
         mesh, confidence = self.locate(mesh, scan, settings)
         try:
-            frame = canonical_frame(mesh, axes, confidence)
+            frame = canonical_frame(mesh, axes, confidence, settings.units)
         except MeshError as error:
             raise MeshError(f"{scan.mesh}: {error}") from None
         if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
@@ -143,7 +143,8 @@ class SourceReader:
         """Give a scan the landmarks that `settings` select; returns the confidence of detected ones as well."""
         if settings.landmarks != "detect" and mesh.landmarks is not None and to_known_size(mesh.landmarks) is None:
             self.note(scan.landmarks or scan.mesh, "landmarks are not used: not a known set")
-        mesh, confidence, problem = locate_landmarks(mesh, scan.axes or settings.axes, settings.landmarks)
+        axes = scan.axes or settings.axes
+        mesh, confidence, problem = locate_landmarks(mesh, axes, settings.landmarks, settings.units)
         if problem:
             self.note(scan.mesh, problem)
         return mesh, confidence

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
+from smile_pipe.pipeline.landmarks.length_units import LengthUnit
 from smile_pipe.pipeline.landmarks.source import LandmarkSource, detector_version
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
@@ -58,6 +59,7 @@ class RenderSettings(Frozen):
     channels: tuple[str, ...]
     jpeg: Literal["cpu", "gpu"] = "cpu"
     axes: Axes = UPRIGHT
+    units: LengthUnit = "auto"
     landmarks: LandmarkSource = "auto"
     detector: str = Field(default_factory=lambda given: _detector_of(given["landmarks"]))
     sequences: SequenceSettings = SequenceSettings()
@@ -69,7 +71,9 @@ class RenderSettings(Frozen):
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts"}))
+        # Earlier versions have no `units`.
+        others = {"units"} if self.units == "auto" else set[str]()
+        return fingerprint(self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts", *others}))
 
     @property
     def needs_neutral(self) -> bool:

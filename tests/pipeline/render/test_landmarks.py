@@ -121,6 +121,17 @@ def test_nothing_is_found_without_a_search(data, tmp_path, source):
     assert shards.rows.distinct("framed_by") == ["bounds"]
 
 
+@pytest.mark.parametrize("source", ["auto", "none"])
+def test_wrong_unit_is_a_failure_that_names_the_right_one(data, tmp_path, source):
+    with pytest.raises(UsageError, match="contains no samples"):
+        render(data, tmp_path / "shards", landmarks=source, units="m")
+    reasons = [failure.reason for failure in read_failures(tmp_path / "shards" / "failures.parquet")]
+    assert len(reasons) == 7 and {reason.rpartition("; ")[2] for reason in reasons} == {"use `units=mm`"}
+    known = render(data, tmp_path / "known", landmarks=source, units="mm")
+    free = render(data, tmp_path / "free", landmarks=source)
+    assert [known.read(row).images for row in known.rows] == [free.read(row).images for row in free.rows]
+
+
 def test_another_detector_renders_again_where_it_is_used(tmp_path, monkeypatch):
     def fingerprints() -> list[str]:
         sources = ("auto", "detect", "file", "none")
