@@ -15,7 +15,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
-from smile_pipe.pipeline.landmarks.axes import matrix_of_axes
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes, turn_problem
 from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
 from smile_pipe.pipeline.landmarks.locate import locate_landmarks
@@ -121,7 +121,7 @@ class SourceReader:
         return mesh
 
     def align(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, Frame]:
-        """Find the canonical frame of a scan; note if it shows no face, or looks turned.
+        """Find the canonical frame of a scan; note if it shows no face, or looks turned, or its axes are wrong.
 
         Returns:
             The scan with the landmarks that are used, not yet transformed, and its frame.
@@ -136,6 +136,10 @@ class SourceReader:
         except MeshError as error:
             raise MeshError(f"{scan.mesh}: {error}") from None
         if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
+            self.note(scan.mesh, problem)
+        # The default is not a statement about the file.
+        is_given = bool(scan.axes) or settings.axes != UPRIGHT
+        if frame.method == "detected" and is_given and (problem := turn_problem(axes, frame.R)):
             self.note(scan.mesh, problem)
         return mesh, frame
 
