@@ -130,7 +130,9 @@ class SourceReader:
             MeshError: the mesh has no extent, or its face has not the size of a face in its unit.
         """
         axes = scan.axes or settings.axes
-        mesh, confidence = self.locate(mesh, scan, settings)
+        mesh, confidence, problem = self.locate(mesh, scan, settings)
+        if problem:
+            self.note(scan.mesh, problem)
         try:
             frame = canonical_frame(mesh, axes, confidence, settings.units)
         except MeshError as error:
@@ -143,15 +145,11 @@ class SourceReader:
             self.note(scan.mesh, problem)
         return mesh, frame
 
-    def locate(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, float | None]:
-        """Give a scan the landmarks that `settings` select; returns the confidence of detected ones as well."""
+    def locate(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, float | None, str]:
+        """Give a scan the landmarks that `settings` select; see `locate_landmarks`."""
         if settings.landmarks != "detect" and mesh.landmarks is not None and to_known_size(mesh.landmarks) is None:
             self.note(scan.landmarks or scan.mesh, "landmarks are not used: not a known set")
-        axes = scan.axes or settings.axes
-        mesh, confidence, problem = locate_landmarks(mesh, axes, settings.landmarks, settings.units)
-        if problem:
-            self.note(scan.mesh, problem)
-        return mesh, confidence
+        return locate_landmarks(mesh, scan.axes or settings.axes, settings.landmarks, settings.units)
 
     def note(self, path: str, text: str) -> None:
         """Add a note about a file."""
@@ -257,7 +255,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
         numbers, apex = sequences.select_frames(sample.numbers, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
-    meshes = []
+    meshes, num_without_face = [], 0
     for number in numbers[unit.start : unit.stop]:
         if number == start:
             mesh = onset
@@ -265,13 +263,19 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
             mesh = reader.read_for(files[number], settings)
             if settings.reads_landmarks and frame.method == "detected":
                 # Landmarks of another source are at slightly other places, which would look like motion.
-                mesh, _ = reader.locate(mesh, files[number], settings.model_copy(update={"landmarks": "detect"}))
+                search = settings.model_copy(update={"landmarks": "detect"})
+                mesh, _, problem = reader.locate(mesh, files[number], search)
+                if mesh.landmarks is None:
+                    num_without_face += 1
+                elif problem:
+                    reader.note(files[number].mesh, problem)
             mesh = apply_frame(mesh, frame)
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
-        return ReadInfo(frame, numbers, apex), meshes
+        return ReadInfo(frame, numbers, apex, num_without_face=num_without_face), meshes
     measures = tuple(_measure(mesh, frame) for mesh in meshes)
-    return ReadInfo(frame, numbers, apex, measures, _measure(onset, frame)), meshes
+    reference = _measure(onset, frame)
+    return ReadInfo(frame, numbers, apex, measures, reference, num_without_face=num_without_face), meshes
 
 
 def _apply_reference(mesh: Mesh, reference: Mesh, path: str, settings: RenderSettings, magnify: float = 1.0) -> Mesh:
