@@ -122,6 +122,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     answers = ask(config.questions, question_data)
     scores["questions"] = {name: given.score for name, given in answers.items()}
     scores["rig_differences"] = differences
+    scores["joined_fingerprints"] = shards.joined_fingerprints
     scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
     manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
     x, y = data.x[data.num_train :], data.test_labels.y
