@@ -111,6 +111,11 @@ class ShardSet:
         return frozenset(part.manifest.fingerprint for part in self.parts)
 
     @property
+    def joined_fingerprints(self) -> tuple[str, ...]:
+        """Fingerprints of the sets that were joined, in their order; none for a single set."""
+        return tuple(part.manifest.fingerprint for part in self.parts if len(self.parts) > 1)
+
+    @property
     def is_near(self) -> bool:
         """Whether samples are read from a disk of this machine."""
         return isinstance(self.filesystem, LocalFileSystem) or self.cache is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smile_pipe.pipeline.app.uploads import notes_on_upload, unpack
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
 from smile_pipe.pipeline.predict.inputs import ScanInput, find_inputs
 from smile_pipe.pipeline.predict.predictor import Predictor
@@ -103,9 +104,12 @@ def analyze_example(predictor: Predictor, name: str) -> FaceAnalysis:
     Raises:
         MeshError: it cannot be read, as the run needs a neutral scan of the subject (channel flow).
     """
+    # Axes and units of the predictor are those of uploads.
+    settings = predictor.settings.model_copy(update={"axes": UPRIGHT, "units": "auto"})
     with tempfile.TemporaryDirectory(prefix="smile-pipe-") as folder:
         kind, key_part = EXAMPLES[name]
         options = {"kind": "sequences", "frames": 16} if kind == "sequences" else {"levels": (4,)}
         run(SynthConfig.model_validate({"out": Path(folder) / "faces", "subjects": 1, "seed": _SEED, **options}))
         scans = find_inputs([str(Path(folder) / "faces")])
-        return analyze(predictor, next(scan for scan in scans if key_part in scan.source.key), name)
+        scan = next(scan for scan in scans if key_part in scan.source.key)
+        return analyze(replace(predictor, settings=settings), scan, name)

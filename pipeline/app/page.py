@@ -16,6 +16,7 @@ from smile_pipe.pipeline.app.figures import face_figure, probabilities_figure, p
 from smile_pipe.pipeline.app.free_text import parse_free_text
 from smile_pipe.pipeline.app.uploads import ACCEPTED, UploadError
 from smile_pipe.pipeline.common.expressions import word_for
+from smile_pipe.pipeline.landmarks.axes import resolve_axes
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.predictor import Classifier, Predictor
 from smile_pipe.shards.errors import UsageError
@@ -32,7 +33,13 @@ def load_predictor(options: str) -> Predictor:
     """Load the predictor once for all visitors."""
     config = AppConfig.model_validate_json(options)
     return Predictor.load(
-        config.run, config.head, renderer=config.renderer, use_gpu=config.use_gpu, knowledge=config.knowledge
+        config.run,
+        config.head,
+        config.renderer,
+        config.use_gpu,
+        resolve_axes(config.up, config.axes),
+        knowledge=config.knowledge,
+        units=config.units,
     )
 
 

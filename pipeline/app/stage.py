@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from smile_pipe.pipeline.app.config import AppConfig
+from smile_pipe.pipeline.landmarks.axes import resolve_axes
 from smile_pipe.pipeline.runs.run_directory import open_run
 from smile_pipe.shards.errors import UsageError
 
@@ -20,9 +21,10 @@ def run(config: AppConfig) -> int:
         The exit code of the server.
 
     Raises:
-        UsageError: the run is not finished, or Streamlit or Plotly is not installed.
+        UsageError: the run is not finished, Streamlit or Plotly is not installed, or options exclude each other.
     """
     open_run(config.run)
+    resolve_axes(config.up, config.axes)
     if missing := [name for name in ("streamlit", "plotly") if importlib.util.find_spec(name) is None]:
         raise UsageError(f"{' and '.join(missing)} is not installed; run `pip install 'smile-pipe[app]'`")
     return subprocess.run(

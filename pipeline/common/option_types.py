@@ -4,9 +4,10 @@ An option is declared once, as a field of the config of its stage. The command l
 declaration.
 """
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from smile_pipe.shards.urls import SEPARATOR
 
@@ -31,6 +32,19 @@ SetsOfShards = BeforeValidator(_join_sets)
 """Accepts a list of shard sets as the text `A::B`."""
 
 SHARDS_HELP = "Shards: a directory, manifest.json, glob, brace pattern or URL; several sets as A::B, or repeated."
+
+CacheFolder = Annotated[
+    Path | None,
+    Field(
+        description="Local folder for copies of shards; all workers of a machine share it. By default shards under a "
+        "URL are copied to the cache folder of the user, and others are not copied."
+    ),
+]
+CacheGigabytes = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False, description="Largest size of that folder, in GiB; 0 reads without copies."),
+]
+DEFAULT_CACHE_GB = 20.0
 
 ClassifierName = Literal["zero-shot", "probe", "classifier", "captions"]
 ClassifierKind = Literal[ClassifierName, "examples"]

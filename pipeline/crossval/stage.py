@@ -32,6 +32,7 @@ from smile_pipe.pipeline.runs.rig import rig_differences
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
 from smile_pipe.pipeline.runs.selection import SampleSelection, candidate_classes
 from smile_pipe.pipeline.train import stage as train
+from smile_pipe.shards.cache import local_folder
 from smile_pipe.shards.errors import UsageError, storage_errors
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import canonical_json, fingerprint
@@ -127,6 +128,9 @@ def _plan(config: CrossvalConfig, shards: ShardSet) -> FoldPlan:
 
 def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet) -> list[Fold]:
     plan = _plan(config, train_shards)
+    if config.cache_dir:
+        # Workers of a cluster have another working directory.
+        config = config.model_copy(update={"cache_dir": local_folder(config.cache_dir)})
     out = config.out.absolute()
     source, target = (absolute_sets(str(spec or config.shards)) for spec in (config.train_on, config.test_on))
     classes = candidate_classes(SampleSelection(target, None, plan.where, config.on_bad_shard), test_shards)
@@ -139,6 +143,8 @@ def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet
             "shards": target,
             "protocol": config.protocol,
             "where": plan.where,
+            "cache_dir": config.cache_dir,
+            "cache_gb": config.cache_gb,
             "on_bad_shard": config.on_bad_shard,
             "seed": config.seed,
             "use_gpu": config.use_gpu,

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from smile_pipe.pipeline.data.integrity import (
 )
 from smile_pipe.pipeline.data.temporal import TemporalRead, select_frames
 from smile_pipe.pipeline.rendering.cameras import Rig, View
-from smile_pipe.shards.cache import request_ahead
+from smile_pipe.shards.cache import local_folder, request_ahead
 from smile_pipe.shards.images import decode_image
 from smile_pipe.shards.index import SampleRow
 from smile_pipe.shards.reader import ShardSet
@@ -118,6 +119,15 @@ class DiskCache:
 
     folder: Path | None = None
     max_bytes: int = 20 << 30
+
+    @classmethod
+    def of(cls, folder: Path | None, gigabytes: float) -> Self:
+        """Return the cache that two options give; a folder that is given is created.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
+        return cls(local_folder(folder) if folder else None, round(gigabytes * 2**30))
 
 
 class FaceDataset:

@@ -7,7 +7,15 @@ from pydantic import Field
 
 from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
 from smile_pipe.pipeline.common.filters import WHERE_HELP
-from smile_pipe.pipeline.common.option_types import SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
+from smile_pipe.pipeline.common.option_types import (
+    DEFAULT_CACHE_GB,
+    SHARDS_HELP,
+    CacheFolder,
+    CacheGigabytes,
+    CommaSeparated,
+    Repeated,
+    SetsOfShards,
+)
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
 from smile_pipe.pipeline.runs.question_scores import Fewshot, Question
@@ -41,6 +49,8 @@ class EvaluateConfig(Frozen):
     )
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Number of samples embedded at a time.")
+    cache_dir: CacheFolder = None
+    cache_gb: CacheGigabytes = DEFAULT_CACHE_GB
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     finetune_epochs: int = Field(5, ge=1, description="Number of epochs of finetune.")
     seed: int = Field(

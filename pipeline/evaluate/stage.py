@@ -6,6 +6,7 @@ The scored subjects are unseen ones, those that training left out, except with t
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from smile_pipe.pipeline.captions.naming import NAMING_VERSION
 from smile_pipe.pipeline.classifiers.knn import ClassIndices, Features, Probabilities
 from smile_pipe.pipeline.classifiers.metrics import score
 from smile_pipe.pipeline.common.directory_lock import directory_lock
-from smile_pipe.pipeline.data.dataset import DecodeSpec, FaceDataset
+from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.temporal import frames_read, sequences_of
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
@@ -85,6 +86,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     shards = open_shards(config.shards, config.on_bad_shard)
     fit_shards = open_shards(config.fit_on, config.on_bad_shard) if config.fit_on else None
     check_channel(selection, run_manifest, shards, fit_shards)
+    disk_cache = DiskCache.of(config.cache_dir, config.cache_gb)
     differences = _rig_differences(run_manifest, shards, fit_shards)
     warn_on_other_rig(differences)
     if fit_shards:
@@ -108,8 +110,9 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     # Without fine-tuning each sample is read once, so a cache would be useless.
     tunes = "finetune" in names
     cache_bytes = FINETUNE_CACHE_BYTES if tunes else 0
-    dataset = FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard)
-    fit_dataset = FaceDataset(fit_shards, decode_spec, 0, config.on_bad_shard) if fit_shards else None
+    open_dataset = partial(FaceDataset, on_bad_shard=config.on_bad_shard, disk_cache=disk_cache)
+    dataset = open_dataset(shards, decode_spec, cache_bytes)
+    fit_dataset = open_dataset(fit_shards, decode_spec, 0) if fit_shards else None
     data = embed(model, dataset, train_rows, test_rows, classes, config.batch_size, on_progress, fit_dataset)
     reads_text = "zero-shot" in names or (config.questions and has_text(run_manifest, shards.manifest, classes))
     texts = {name: shards.manifest.prompts[name] for name in classes if reads_text}
@@ -118,10 +121,11 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
-    question_data = QuestionData(predictor, shards, _finetuner(config, predictor, dataset) if tunes else None)
+    question_data = QuestionData(predictor, dataset.shards, _finetuner(config, predictor, dataset) if tunes else None)
     answers = ask(config.questions, question_data)
     scores["questions"] = {name: given.score for name, given in answers.items()}
     scores["rig_differences"] = differences
+    scores["joined_fingerprints"] = shards.joined_fingerprints
     scores["fitted_on"] = fit_shards.manifest.fingerprint if fit_shards else None
     manifest = _manifest(config, run_manifest, shards.manifest, decode_spec, data, scores, notes)
     x, y = data.x[data.num_train :], data.test_labels.y

@@ -5,7 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from smile_pipe.pipeline.common.filters import WHERE_HELP
-from smile_pipe.pipeline.common.option_types import SHARDS_HELP, Repeated, SetsOfShards
+from smile_pipe.pipeline.common.option_types import (
+    DEFAULT_CACHE_GB,
+    SHARDS_HELP,
+    CacheFolder,
+    CacheGigabytes,
+    Repeated,
+    SetsOfShards,
+)
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.splits import HELP as SPLIT_HELP
@@ -29,6 +36,8 @@ class ExportConfig(Frozen):
     split: str = Field("all", description=f"Samples for `embeddings`: the test part of {SPLIT_HELP}.")
     where: str | None = Field(None, description=WHERE_HELP)
     batch_size: int = Field(64, ge=1, description="Number of samples embedded at a time.")
+    cache_dir: CacheFolder = None
+    cache_gb: CacheGigabytes = DEFAULT_CACHE_GB
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)
     use_gpu: bool = Field(False, description="Embed on the GPU.")
 

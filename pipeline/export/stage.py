@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from smile_pipe.pipeline.data.dataset import FaceDataset
+from smile_pipe.pipeline.data.dataset import DiskCache, FaceDataset
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.temporal import TemporalRead
 from smile_pipe.pipeline.export.config import ExportConfig, ExportResult
@@ -36,6 +36,7 @@ class _Samples:
     shards: ShardSet
     rows: SampleTable
     temporal: TemporalRead
+    disk_cache: DiskCache
 
 
 def run(config: ExportConfig, on_progress: Callable[[int, int], None] = lambda done, total: None) -> ExportResult:
@@ -66,7 +67,7 @@ def run(config: ExportConfig, on_progress: Callable[[int, int], None] = lambda d
         result["onnx_difference"] = write_onnx(_with_parent(config.onnx), trained.model, metadata)
     if config.embeddings and samples:
         decode_spec = trained.decode_spec(manifest, samples.temporal)
-        dataset = FaceDataset(samples.shards, decode_spec, 0, config.on_bad_shard)
+        dataset = FaceDataset(samples.shards, decode_spec, 0, config.on_bad_shard, disk_cache=samples.disk_cache)
         if config.use_gpu:
             trained = replace(trained, model=trained.model.cuda(), device=torch.device("cuda"))
         path = _with_parent(config.embeddings)
@@ -99,7 +100,8 @@ def _select_samples(config: ExportConfig, spec: str, run: RunManifest) -> _Sampl
     shards = open_shards(spec, config.on_bad_shard)
     check_channel(selection, run, shards)
     _, rows = select_rows(selection, run, shards)
-    return _Samples(shards, rows, resolve_temporal_read(selection, run, shards, rows))
+    disk_cache = DiskCache.of(config.cache_dir, config.cache_gb)
+    return _Samples(shards, rows, resolve_temporal_read(selection, run, shards, rows), disk_cache)
 
 
 def _metadata(run: RunManifest) -> dict[str, str]:

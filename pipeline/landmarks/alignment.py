@@ -15,25 +15,31 @@ from numpy.typing import NDArray
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes
 from smile_pipe.pipeline.landmarks.bounds import fit_bounds
 from smile_pipe.pipeline.landmarks.landmark_fit import LandmarkFit, Similarity, fit_landmarks, to_known_size
+from smile_pipe.pipeline.landmarks.length_units import LengthUnit, size_problem
 from smile_pipe.pipeline.landmarks.mean_face import UNIT_MM
-from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh
+from smile_pipe.pipeline.meshes.mesh import NO_ORIGIN, Mesh, MeshError
 from smile_pipe.shards.sample import Frame
 
 
-def canonical_frame(mesh: Mesh, axes: str = UPRIGHT, confidence: float | None = None) -> Frame:
+def canonical_frame(
+    mesh: Mesh, axes: str = UPRIGHT, confidence: float | None = None, units: LengthUnit = "auto"
+) -> Frame:
     """Compute the similarity from the axes of `mesh` to the canonical frame.
 
     Args:
         mesh: the scan.
         axes: see `parse_axes`. Landmarks give the frame without them, except that left-handed axes mirror the scan.
         confidence: of the landmarks, if they were detected.
+        units: unit of `mesh`.
 
     Raises:
-        MeshError: the mesh has no extent, so the scale is undefined.
+        MeshError: the mesh has no extent, so the scale is undefined, or its face has not the size of a face.
     """
     matrix = matrix_of_axes(axes)
     found = None if mesh.landmarks is None else fit_landmarks(mesh.landmarks.astype(np.float64) @ matrix)
-    similarity = found.similarity if found else fit_bounds(mesh, matrix)
+    similarity = found.similarity if found else fit_bounds(mesh, matrix, units)
+    if problem := size_problem(similarity[0], units):
+        raise MeshError(problem)
     return _make_frame(similarity, matrix, mesh.origin, found, confidence)
 
 

@@ -1,6 +1,7 @@
 """Axes of a scan's file: which of them point to the subject's left, up, and out of the face."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ _BY_UP = {
     "-x": "y,-x,z",
 }
 _AXIS = re.compile(r"[+-]?[xyz]")
+MAX_TURN = 60.0
+"""Degrees between a face and the axes of its file; a face that is turned more is not as the axes state."""
 
 
 def parse_axes(text: str) -> str:
@@ -74,3 +77,20 @@ def matrix_of_axes(axes: str) -> NDArray[np.float64]:
     for column, axis in enumerate(axes.split(",")):
         matrix["xyz".index(axis[-1]), column] = -1.0 if axis[0] == "-" else 1.0
     return matrix
+
+
+def turn_problem(axes: str, R: Sequence[Sequence[float]]) -> str:
+    """Compare given axes with the pose of the face that was found.
+
+    Args:
+        axes: see `parse_axes`.
+        R: [3, 3], rotation from the axes of the file to the canonical frame, for row vectors; see `Frame`.
+
+    Returns:
+        By how much the face is turned, if it is more than `MAX_TURN`; or "".
+    """
+    cosine = (np.trace(matrix_of_axes(axes).T @ np.array(R)) - 1) / 2
+    degrees = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    if degrees <= MAX_TURN:
+        return ""
+    return f"its face is turned by {degrees:.0f} degrees against the given axes {axes}; check `up` and `axes`"

@@ -3,7 +3,7 @@
 The surface is drawn from the front, so what counts is what is seen, not how many vertices a part has or what is behind
 it. The nose is where the surface is in front of both cheeks and of the rest of the face. The width is that of the rows
 from the tip of the nose up to the brows, without what is far behind: ears and hair. Mouth, chin, crown and neck change
-neither. A surface without a nose is placed by its bounds.
+neither. A surface without a nose is placed by its bounds, in its real size if its unit is known.
 """
 
 from functools import cache
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmarks.landmark_fit import Similarity
+from smile_pipe.pipeline.landmarks.length_units import MILLIMETRES, LengthUnit, size_problem
 from smile_pipe.pipeline.landmarks.mean_face import NOSE_TIP, ORIGIN, UNIT_MM
 from smile_pipe.pipeline.landmarks.surface import main_piece
 from smile_pipe.pipeline.meshes.mesh import Mesh, MeshError
@@ -36,12 +37,13 @@ _NUM_ROUNDS = 12
 BOUNDS_HEIGHT = 2.0
 
 
-def fit_bounds(mesh: Mesh, matrix: NDArray[np.float64]) -> Similarity:
+def fit_bounds(mesh: Mesh, matrix: NDArray[np.float64], units: LengthUnit = "auto") -> Similarity:
     """Fit the canonical frame to the surface of a mesh; the face is not turned.
 
     Args:
         mesh: the scan; small pieces far from the largest are ignored.
         matrix: [3, 3], from the axes of the scan to left, up and front.
+        units: unit of the scan.
 
     Returns:
         The similarity from `vertices @ matrix` to the canonical frame.
@@ -58,8 +60,11 @@ def fit_bounds(mesh: Mesh, matrix: NDArray[np.float64]) -> Similarity:
     centre, zoom = (low + high) / 2, _LARGEST / extent / (1 + 2 * _MARGIN)
     kept &= (np.abs(vertices - centre) <= (high - low) / 2 + _MARGIN * extent).all(axis=1)
     drawn = Mesh(((vertices - centre) * zoom).astype(np.float32), mesh.faces[kept[mesh.faces].all(axis=1)])
-    point, goal, scale = _find_face(_draw(drawn))
+    point, is_nose, scale = _find_face(_draw(drawn))
     scale *= zoom
+    goal = (np.array(NOSE_TIP) - ORIGIN) / UNIT_MM if is_nose else np.zeros(3)
+    if units != "auto" and not is_nose and not size_problem(scale, units):
+        scale = MILLIMETRES[units] / UNIT_MM
     return scale, np.eye(3), goal - scale * (centre + point / zoom)
 
 
@@ -75,18 +80,18 @@ def _draw(mesh: Mesh) -> NDArray[np.float64]:
     return np.where(depth > 0, DISTANCE - depth, -np.inf)
 
 
-def _find_face(heights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Find a point [3] in the image, its place [3] in the canonical frame, and the scale between them."""
+def _find_face(heights: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool, float]:
+    """Find a point [3] in the image, whether it is the nose or the middle, and the scale to the canonical frame."""
     shown = np.isfinite(heights)
     if not shown.any():  # edge-on
-        return np.zeros(3), np.zeros(3), BOUNDS_HEIGHT / _LARGEST
+        return np.zeros(3), False, BOUNDS_HEIGHT / _LARGEST
     width = float(np.median(shown.sum(axis=1)[shown.any(axis=1)])) * _PIXEL
     tip = _find_nose(heights, width)
     if tip is None:
         rows, columns = np.nonzero(shown)
         points = np.stack([_x(columns), _y(rows), heights[shown]], axis=1)
         low, high = np.percentile(points, [2, 98], axis=0)
-        return (low + high) / 2, np.zeros(3), BOUNDS_HEIGHT / max(float((high - low).max()), _PIXEL)
+        return (low + high) / 2, False, BOUNDS_HEIGHT / max(float((high - low).max()), _PIXEL)
     y, z = tip
     middle = 0.0
     for _ in range(_NUM_ROUNDS):
@@ -97,7 +102,7 @@ def _find_face(heights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
             break
         width = float((right - left).mean()) * _PIXEL
         middle = float(_x((left + right - 1) / 2).mean())
-    return np.array([middle, y, z]), (np.array(NOSE_TIP) - ORIGIN) / UNIT_MM, FACE_WIDTH / UNIT_MM / width
+    return np.array([middle, y, z]), True, FACE_WIDTH / UNIT_MM / width
 
 
 def _find_nose(heights: NDArray[np.float64], width: float) -> tuple[float, float] | None:

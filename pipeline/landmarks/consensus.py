@@ -1,5 +1,6 @@
 """Robust consensus of the points that networks find in several views: where the face is, and each of its landmarks."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,28 +71,33 @@ class Pose:
         return ((points - self.T)[:, None] * self.R).sum(axis=2) / self.scale
 
 
-def find_pose(candidates: Candidates, mean: Floats) -> Pose | None:
+def find_pose(candidates: Candidates, mean: Floats, scales: tuple[float, float] = (0.0, math.inf)) -> Pose | None:
     """Find the similarity that most candidates agree with: each view proposes one, the candidates of all views vote.
 
     Args:
         candidates: of all views.
         mean: float64 [L, 3], the mean face in millimetres.
+        scales: the least and the largest `Pose.scale`.
 
     Returns:
-        The pose, or None if no view has three candidates.
+        The pose, or None if no view has three candidates of a face of this size.
     """
     is_found = candidates.heights > MIN_HEIGHT
     weights = np.where(is_found, candidates.heights, 0.0)[is_found.sum(axis=1) >= 3]
     if len(weights) == 0:
         return None
     in_views = np.where(is_found[..., None], candidates.points, 0.0)[is_found.sum(axis=1) >= 3]
-    fits = _fit(np.broadcast_to(mean, in_views.shape), in_views, weights)
+    fits = _of_size(_fit(np.broadcast_to(mean, in_views.shape), in_views, weights), scales)
+    if fits is None:
+        return None
     _, numbers = np.nonzero(is_found)
     points, heights = candidates.points[is_found], candidates.heights[is_found]
     for tolerance in TOLERANCES:
         support = _support(fits, mean[numbers], points, heights, tolerance)
         best = int(support.sum(axis=1).argmax())
-        fits = _fit(mean[numbers][None], points[None], support[best][None] + 1e-9)
+        fits = _of_size(_fit(mean[numbers][None], points[None], support[best][None] + 1e-9), scales)
+        if fits is None:
+            return None
     support = _support(fits, mean[numbers], points, heights, TOLERANCES[-1])[0]
     best_of = np.zeros(len(mean))
     np.maximum.at(best_of, numbers, support)
@@ -183,6 +189,12 @@ def _fit(source: Floats, target: Floats, weights: Floats) -> tuple[Floats, Float
     scale = (singular * signs).sum(axis=1) / np.maximum((w * X**2).sum(axis=(1, 2)), 1e-12)
     scale = np.maximum(scale, 1e-12)
     return scale, R, target_mean - scale[:, None] * (source_mean[:, :, None] * R).sum(axis=1)
+
+
+def _of_size(fits: tuple[Floats, Floats, Floats], scales: tuple[float, float]) -> tuple[Floats, Floats, Floats] | None:
+    """The similarities whose scales are between two; None if there are none."""
+    is_kept = (scales[0] <= fits[0]) & (fits[0] <= scales[1])
+    return (fits[0][is_kept], fits[1][is_kept], fits[2][is_kept]) if is_kept.any() else None
 
 
 def _support(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from smile_pipe.pipeline.landmarks.consensus import Candidates, Pose, ShapeModel, agree, find_pose, fit_pose
 from smile_pipe.pipeline.landmarks.heatmap_network import HeatmapNetwork, find_peaks
+from smile_pipe.pipeline.landmarks.length_units import LengthUnit, scale_limits
 from smile_pipe.pipeline.landmarks.source import WEIGHTS
 from smile_pipe.pipeline.landmarks.view_images import (
     bounds,
@@ -96,9 +97,10 @@ class LandmarkDetector:
             coarse, fine = (HeatmapNetwork.from_arrays(arrays, name) for name in ("coarse", "fine"))
             return cls(coarse, fine, ShapeModel(*(arrays[name].astype(np.float64) for name in ("mean", "modes"))))
 
-    def detect(self, mesh: Mesh) -> Detection | None:
+    def detect(self, mesh: Mesh, units: LengthUnit = "auto") -> Detection | None:
         """Find the landmarks of a scan; see `detect`."""
-        pose = self._find_face(mesh)
+        scales = scale_limits(units)
+        pose = self._find_face(mesh, scales)
         if pose is None:
             return None
         points, confidences = pose.to_scan(self.faces.mean), np.zeros(NUM_LANDMARKS)
@@ -108,52 +110,55 @@ class LandmarkDetector:
             found = _look(self.fine, mesh, _around(pose, turns, FINE_HALF_SPAN), FINE_SIZE)
             points, confidences = agree(found, self.faces, pose)
             pose = fit_pose(self.faces.mean, points, confidences)
+        if not scales[0] <= pose.scale <= scales[1]:
+            return None
         squares = ((points - pose.to_scan(self.faces.mean)) ** 2).sum(axis=1)
         residual = float(np.sqrt((confidences * squares).sum() / (confidences.sum() + 1e-9))) / pose.scale
         confidence = float(np.sqrt(support * confidences.mean()))
         return Detection(points, np.round(confidences, 6), round(confidence, 6), round(residual, 4))
 
-    def _find_face(self, mesh: Mesh) -> Pose | None:
+    def _find_face(self, mesh: Mesh, scales: tuple[float, float]) -> Pose | None:
         """Find the pose of the face with the first network, in the whole scan, or else at one of its ends."""
         if len(mesh.faces) < MIN_FACES:
             return None
         center, extent = bounds(mesh)
         if extent <= 0:
             return None
-        best = self._search(mesh, center, MARGIN * extent)
+        best = self._search(mesh, center, MARGIN * extent, scales)
         if best is None or best.support < ENOUGH_SUPPORT:
             for end, half_span in ends(mesh, END_SIZES):
-                pose = self._search(mesh, end, half_span)
+                pose = self._search(mesh, end, half_span, scales)
                 if pose is not None and (best is None or pose.support > best.support):
                     best = pose
                 if best is not None and best.support >= ENOUGH_SUPPORT:
                     break
         return best
 
-    def _search(self, mesh: Mesh, center: Floats, half_span: float) -> Pose | None:
+    def _search(self, mesh: Mesh, center: Floats, half_span: float, scales: tuple[float, float]) -> Pose | None:
         """Look at a region from all sides, then from around the face that was found there."""
         mean = self.faces.mean[list(COARSE)]
         rotations = look_along(directions_over_sphere(NUM_DIRECTIONS))
         num = len(rotations)
         cameras = rotations, np.repeat(center[None], num, 0), np.full(num, half_span)
-        pose = find_pose(_look(self.coarse, mesh, cameras, COARSE_SIZE), mean)
+        pose = find_pose(_look(self.coarse, mesh, cameras, COARSE_SIZE), mean, scales)
         if pose is None:
             return None
         turns = [_turn(yaw, pitch) for yaw, pitch in ZOOM_TURNS]
-        return find_pose(_look(self.coarse, mesh, _around(pose, turns, ZOOM_HALF_SPAN), COARSE_SIZE), mean)
+        return find_pose(_look(self.coarse, mesh, _around(pose, turns, ZOOM_HALF_SPAN), COARSE_SIZE), mean, scales)
 
 
-def detect(mesh: Mesh) -> Detection | None:
+def detect(mesh: Mesh, units: LengthUnit = "auto") -> Detection | None:
     """Find the 68 landmarks of a scan with the shipped weights.
 
     Args:
         mesh: a scan in any pose, unit and with any up axis; texture and landmarks are not used.
+        units: unit of the scan; a face of another size than in this unit is not found.
 
     Returns:
         The landmarks, or None if nothing looks like a face. A scan without a face can also give a detection of low
         confidence.
     """
-    return shipped_detector().detect(mesh)
+    return shipped_detector().detect(mesh, units)
 
 
 @lru_cache(maxsize=1)

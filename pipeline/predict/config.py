@@ -9,6 +9,7 @@ from pydantic import Field
 from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
 from smile_pipe.pipeline.common.option_types import HEAD_HELP, ClassifierKind, ClassifierName, Repeated
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis
+from smile_pipe.pipeline.landmarks.length_units import UNITS_HELP, LengthUnit
 from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.rendering.choose_backend import RendererName
 from smile_pipe.shards.manifest import Frozen
@@ -38,6 +39,7 @@ class PredictConfig(Frozen):
     save_views: StoragePath | None = Field(None, description="Directory to write the rendered views into.")
     up: UpAxis = Field("y", description=UP_HELP)
     axes: Axes | None = Field(None, description=AXES_HELP)
+    units: LengthUnit = Field("auto", description=UNITS_HELP)
     landmarks: LandmarkSource = Field("auto", description=LANDMARKS_HELP)
     renderer: RendererName = Field("auto", description="Renderer, as for render.")
     use_gpu: bool = Field(False, description="Compute embeddings on the GPU.")

@@ -15,6 +15,7 @@ from smile_pipe.pipeline.classifiers.knn import Features
 from smile_pipe.pipeline.common.option_types import ClassifierName
 from smile_pipe.pipeline.data.dataset import DecodeSpec, collate, decode_face, directions_of
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT
+from smile_pipe.pipeline.landmarks.length_units import LengthUnit
 from smile_pipe.pipeline.landmarks.source import LandmarkSource
 from smile_pipe.pipeline.meshes.mesh import MeshError
 from smile_pipe.pipeline.predict.classifier import Classifier, choose_classifier, prompt_classifier
@@ -62,6 +63,7 @@ class Predictor:
         axes: str = UPRIGHT,
         landmarks: LandmarkSource = "auto",
         knowledge: Path | None = None,
+        units: LengthUnit = "auto",
     ) -> "Predictor":
         """Load a run.
 
@@ -73,13 +75,14 @@ class Predictor:
             axes: axes of the scans to predict, see `smile_pipe.pipeline.landmarks.axes.parse_axes`.
             landmarks: what scans are aligned by, see `RenderConfig.landmarks`.
             knowledge: file of expression knowledge, see `PredictConfig.knowledge`.
+            units: unit of length of the scans to predict, see `RenderConfig.units`.
 
         Raises:
             UsageError: the run is not finished or has no such classifier, or the renderer or the GPU is not available.
         """
         root = StoragePath(run)
         manifest, checkpoint = open_run(root)
-        settings = render_settings_of(root, manifest, choose_renderer(renderer), axes, landmarks)
+        settings = render_settings_of(root, manifest, choose_renderer(renderer), axes, landmarks, units)
         if use_gpu and not torch.cuda.is_available():
             raise UsageError("PyTorch finds no GPU on this machine; leave it out", field="use_gpu")
         model = TrainedModel.load(manifest, checkpoint, "cuda" if use_gpu else "cpu")
@@ -204,6 +207,7 @@ def render_settings_of(
     renderer: RendererName,
     axes: str = UPRIGHT,
     landmarks: LandmarkSource = "auto",
+    units: LengthUnit = "auto",
 ) -> RenderSettings:
     """Return the render settings of a run's shards, with the channel `rgb` for people, and without jitter.
 
@@ -213,6 +217,7 @@ def render_settings_of(
         renderer: the renderer of this machine.
         axes: axes of the scans to predict; they may differ from those of the training data.
         landmarks: what the scans to predict are aligned by.
+        units: unit of length of the scans to predict.
 
     Raises:
         UsageError: the manifest has no valid render settings.
@@ -227,6 +232,7 @@ def render_settings_of(
         "renderer_version": renderer_version(renderer),
         "axes": axes,
         "landmarks": landmarks,
+        "units": units,
         "jitter_deg": 0.0,
         "variant": 0,
         "channels": [channel for channel in CHANNELS if channel in (*run.channels, "rgb")],

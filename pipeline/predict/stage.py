@@ -39,6 +39,7 @@ def run(config: PredictConfig, on_progress: Callable[[int, int], None] = lambda 
         resolve_axes(config.up, config.axes),
         config.landmarks,
         config.knowledge,
+        config.units,
     )
     classifier = predictor.prompt_classifier(config.prompts) if config.prompts else predictor.classifier
     if config.examples:

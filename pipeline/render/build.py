@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from smile_pipe.pipeline.captions.prompts import Measures, Prompt, write_prompt
+from smile_pipe.pipeline.captions.prompts import Prompt, write_prompt
 from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.datasets.data_dir import DataDir, open_data_dir
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
@@ -21,7 +21,7 @@ from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.reading import SourceReader, read_frames
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.timings import StepSeconds
-from smile_pipe.pipeline.render.units import STORAGE, Failure, ProcessedUnit, ReadInfo, split_into_units
+from smile_pipe.pipeline.render.units import STORAGE, Failure, ProcessedUnit, ReadInfo, notes_of, split_into_units
 from smile_pipe.pipeline.rendering.encoding import DEPTH_SCALE, FLOW_SCALE
 from smile_pipe.pipeline.sequences.dynamic_images import quantise_dynamic
 from smile_pipe.shards.errors import StorageError
@@ -172,7 +172,7 @@ def rewrite_sample(
 ) -> BuiltSample:
     """Give a sample a new record and prompt around the images that it has.
 
-    Files are read only for captions, which measure the meshes.
+    Files are read only for captions, which measure the meshes, or to find out which notes of earlier captions remain.
 
     Args:
         source: the sample's files and labels now.
@@ -185,13 +185,18 @@ def rewrite_sample(
     built = _without_sample(source, row.sources, fingerprints)
     with open_data_dir(root) as data_dir:
         try:
-            measures, reference = _measure(source, settings, data_dir)
+            was_measured = stored.record.text_source == "geometry" and bool(stored.record.notes)
+            infos = _read(source, settings, data_dir) if settings.text_source == "geometry" or was_measured else []
+            measures = [measured for info in infos for measured in info.measures]
+            reference = infos[0].reference if infos else None
             prompt = write_prompt(source, settings.text_source, settings.prompts, measures, reference)
         except StorageError:
             raise
         except Exception as error:
             return replace(built, failure=Failure.of("text", error, str(data_dir.root)))
     changes = _labels_and_text(built, fingerprints.layout, prompt, settings)
+    if infos:
+        changes["notes"] = _join_notes(notes_of(source, infos))
     return replace(built, sample=replace(stored, record=stored.record.model_copy(update=changes), text=prompt.text))
 
 
@@ -225,7 +230,7 @@ def _sample(built: BuiltSample, units: Sequence[ProcessedUnit], layout: str, set
         flow=FLOW_SCALE if "flow" in settings.channels else None,
         mesh=statistics,
         timeline=None if source.frame_rate is None else _timeline(source, infos[0], settings, scales),
-        notes=_join_notes(list(dict.fromkeys(note for info in infos for note in info.notes))),
+        notes=_join_notes(notes_of(source, infos)),
     )
     encoded = iter([image for unit in units for image in unit.images])
     return Sample(record, prompt.text, dynamic | {name: next(encoded) for name in _frame_image_names(record)})
@@ -252,12 +257,9 @@ def _labels_and_text(built: BuiltSample, layout: str, prompt: Prompt, settings: 
     }
 
 
-def _measure(source: SampleSource, settings: RenderSettings, data_dir: DataDir) -> tuple[list[Measures], Measures]:
-    if settings.text_source != "geometry":
-        return [], None
+def _read(source: SampleSource, settings: RenderSettings, data_dir: DataDir) -> list[ReadInfo]:
     reader = SourceReader(data_dir)
-    infos = [read_frames(unit, reader, settings)[0] for unit in split_into_units(source, settings)]
-    return [measured for info in infos for measured in info.measures], infos[0].reference
+    return [read_frames(unit, reader, settings)[0] for unit in split_into_units(source, settings)]
 
 
 def _timeline(

@@ -12,6 +12,7 @@ from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, CommaSeparated
 from smile_pipe.pipeline.common.ray_session import cluster_has_gpu
 from smile_pipe.pipeline.datasets import LAYOUTS
 from smile_pipe.pipeline.landmarks.axes import AXES_HELP, UP_HELP, Axes, UpAxis, resolve_axes
+from smile_pipe.pipeline.landmarks.length_units import UNITS_HELP, LengthUnit
 from smile_pipe.pipeline.landmarks.source import LANDMARKS_HELP, LandmarkSource
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.settings import NeutralChoice, RenderSettings
@@ -53,6 +54,7 @@ class RenderConfig(SampleFilter):
     jitter_seed: int = Field(0, ge=0, description="Seed of the camera jitter.")
     up: UpAxis = Field("y", description=UP_HELP)
     axes: Axes | None = Field(None, description=AXES_HELP)
+    units: LengthUnit = Field("auto", description=UNITS_HELP)
     landmarks: LandmarkSource = Field("auto", description=LANDMARKS_HELP)
     channels: Annotated[tuple[str, ...], CommaSeparated] = Field(
         ("rgb", "depth", "normal"),
@@ -188,6 +190,7 @@ class RenderConfig(SampleFilter):
             jitter_seed=self.jitter_seed if self.jitter_deg else 0,
             channels=self.channels,
             axes=resolve_axes(self.up, self.axes),
+            units=self.units,
             landmarks=self.landmarks,
             jpeg=self.jpeg if "rgb" in self.channels else "cpu",
             sequences=SequenceSettings(

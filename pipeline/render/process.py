@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from smile_pipe.pipeline.render.units import (
     ProcessedUnit,
     ReadInfo,
     WorkUnit,
+    notes_of,
     select_inputs,
     split_into_units,
 )
@@ -84,8 +86,8 @@ def read_meshes(
     units = split_into_units(select_inputs(sample, settings), settings)
     with open_data_dir(root) as data_dir:
         reader = SourceReader(data_dir)
-        meshes = [mesh for unit in units for mesh in read_frames(unit, reader, settings)[1]]
-        return meshes, tuple(dict.fromkeys(reader.notes))
+        infos, meshes = zip(*(read_frames(unit, reader, settings) for unit in units), strict=True)
+        return [*chain.from_iterable(meshes)], tuple(notes_of(sample, infos))
 
 
 def process_units(

@@ -15,7 +15,7 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
 from smile_pipe.pipeline.datasets.data_dir import DataDir
 from smile_pipe.pipeline.datasets.file_index import printable
 from smile_pipe.pipeline.landmarks.alignment import apply_frame, canonical_frame, drop_wrong_landmarks
-from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes
+from smile_pipe.pipeline.landmarks.axes import UPRIGHT, matrix_of_axes, turn_problem
 from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.landmarks.landmark_fit import to_known_size
 from smile_pipe.pipeline.landmarks.locate import locate_landmarks
@@ -122,32 +122,35 @@ class SourceReader:
         return mesh
 
     def align(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, Frame]:
-        """Find the canonical frame of a scan; note if it shows no face, or looks turned.
+        """Find the canonical frame of a scan; note if it shows no face, or looks turned, or its axes are wrong.
 
         Returns:
             The scan with the landmarks that are used, not yet transformed, and its frame.
 
         Raises:
-            MeshError: the mesh has no extent.
+            MeshError: the mesh has no extent, or its face has not the size of a face in its unit.
         """
         axes = scan.axes or settings.axes
-        mesh, confidence = self.locate(mesh, scan, settings)
+        mesh, confidence, problem = self.locate(mesh, scan, settings)
+        if problem:
+            self.note(scan.mesh, problem)
         try:
-            frame = canonical_frame(mesh, axes, confidence)
+            frame = canonical_frame(mesh, axes, confidence, settings.units)
         except MeshError as error:
             raise MeshError(f"{scan.mesh}: {error}") from None
         if frame.method == "bounds" and (problem := orientation_problem(mesh, matrix_of_axes(axes))):
             self.note(scan.mesh, problem)
+        # The default is not a statement about the file.
+        is_given = bool(scan.axes) or settings.axes != UPRIGHT
+        if frame.method == "detected" and is_given and (problem := turn_problem(axes, frame.R)):
+            self.note(scan.mesh, problem)
         return mesh, frame
 
-    def locate(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, float | None]:
-        """Give a scan the landmarks that `settings` select; returns the confidence of detected ones as well."""
+    def locate(self, mesh: Mesh, scan: ScanFiles, settings: RenderSettings) -> tuple[Mesh, float | None, str]:
+        """Give a scan the landmarks that `settings` select; see `locate_landmarks`."""
         if settings.landmarks != "detect" and mesh.landmarks is not None and to_known_size(mesh.landmarks) is None:
             self.note(scan.landmarks or scan.mesh, "landmarks are not used: not a known set")
-        mesh, confidence, problem = locate_landmarks(mesh, scan.axes or settings.axes, settings.landmarks)
-        if problem:
-            self.note(scan.mesh, problem)
-        return mesh, confidence
+        return locate_landmarks(mesh, scan.axes or settings.axes, settings.landmarks, settings.units)
 
     def note(self, path: str, text: str) -> None:
         """Add a note about a file."""
@@ -254,7 +257,7 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
         numbers, apex = sequences.select_frames(sample.numbers, displacements)
     except ValueError as error:
         raise MeshError(f"{files[start].mesh}: {error}") from None
-    meshes = []
+    meshes, num_without_face = [], 0
     for number in numbers[unit.start : unit.stop]:
         if number == start:
             mesh = onset
@@ -262,13 +265,19 @@ def _read_sequence(unit: WorkUnit, reader: SourceReader, settings: RenderSetting
             mesh = reader.read_for(files[number], settings)
             if settings.reads_landmarks and frame.method == "detected":
                 # Landmarks of another source are at slightly other places, which would look like motion.
-                mesh, _ = reader.locate(mesh, files[number], settings.model_copy(update={"landmarks": "detect"}))
+                search = settings.model_copy(update={"landmarks": "detect"})
+                mesh, _, problem = reader.locate(mesh, files[number], search)
+                if mesh.landmarks is None:
+                    num_without_face += 1
+                elif problem:
+                    reader.note(files[number].mesh, problem)
             mesh = place(mesh)
         meshes.append(_apply_reference(mesh, onset, files[number].mesh, settings, sequences.magnify))
     if settings.text_source != "geometry":
-        return ReadInfo(frame, numbers, apex), meshes
+        return ReadInfo(frame, numbers, apex, num_without_face=num_without_face), meshes
     measures = tuple(_measure(mesh, frame) for mesh in meshes)
-    return ReadInfo(frame, numbers, apex, measures, _measure(onset, frame)), meshes
+    reference = _measure(onset, frame)
+    return ReadInfo(frame, numbers, apex, measures, reference, num_without_face=num_without_face), meshes
 
 
 def _placement(mesh: Mesh, frame: Frame, subject: str, settings: RenderSettings) -> Callable[[Mesh], Mesh]:

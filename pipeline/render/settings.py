@@ -9,6 +9,7 @@ from pydantic import Field
 
 from smile_pipe.pipeline.captions.bank import PromptBank
 from smile_pipe.pipeline.landmarks.axes import UPRIGHT, Axes
+from smile_pipe.pipeline.landmarks.length_units import LengthUnit
 from smile_pipe.pipeline.landmarks.source import LandmarkSource, detector_version
 from smile_pipe.pipeline.meshes.variation import VERSION as VARIATION_VERSION
 from smile_pipe.pipeline.rendering.cameras import Projection, Rig, View, jitter_views
@@ -60,6 +61,7 @@ class RenderSettings(Frozen):
     channels: tuple[str, ...]
     jpeg: Literal["cpu", "gpu"] = "cpu"
     axes: Axes = UPRIGHT
+    units: LengthUnit = "auto"
     landmarks: LandmarkSource = "auto"
     detector: str = Field(default_factory=lambda given: _detector_of(given["landmarks"]))
     sequences: SequenceSettings = SequenceSettings()
@@ -72,9 +74,10 @@ class RenderSettings(Frozen):
     @cached_property
     def images_fingerprint(self) -> str:
         """Fingerprint of the settings that images depend on; if it changes, all images are rendered again."""
-        shown = self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts", "variant"})
-        # Shards from before there were variants have none in their fingerprint.
-        return fingerprint(shown, self.variant, VARIATION_VERSION) if self.variant else fingerprint(shown)
+        # Earlier versions have neither `units` nor `variant`.
+        unset = {name for name, value in (("units", "auto"), ("variant", 0)) if getattr(self, name) == value}
+        shown = self.model_dump(mode="json", exclude={"text_source", "neutral", "prompts", *unset})
+        return fingerprint(shown, VARIATION_VERSION) if self.variant else fingerprint(shown)
 
     @property
     def needs_neutral(self) -> bool:

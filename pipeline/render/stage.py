@@ -273,7 +273,7 @@ def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[Shar
     prompts = {expression: templates for expression in expressions if (templates := _templates(settings, expression))}
     contents = [entry.fingerprint for entry in entries]
     # Shards from before there was a choice have no such setting.
-    unset = {"neutral": settings.neutral == "label", "variant": settings.variant == 0}
+    unset = {"neutral": settings.neutral == "label", "units": settings.units == "auto", "variant": settings.variant == 0}
     return ShardManifest(
         fingerprint=fingerprint(settings.images_fingerprint, settings.text_source, prompts, contents),
         layout=work.layout,

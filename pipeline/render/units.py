@@ -69,6 +69,7 @@ class ReadInfo:
         reference: measures that they are compared with: of the subject's neutral scan or of the onset; None compares
             with the population.
         notes: what is odd about the scans that were read, each with the path of its file.
+        num_without_face: number of frames of the unit, after the onset, in which no landmarks are found.
     """
 
     frame: Frame
@@ -77,6 +78,7 @@ class ReadInfo:
     measures: tuple[Measures, ...] = ()
     reference: Measures = None
     notes: tuple[str, ...] = ()
+    num_without_face: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,15 @@ def select_inputs(sample: SampleSource, settings: RenderSettings) -> SampleSourc
         numbers=numbers,
         num_recorded=num_recorded,
     )
+
+
+def notes_of(sample: SampleSource, infos: Sequence[ReadInfo]) -> list[str]:
+    """Return the notes on a sample that was read in units, each once."""
+    notes = list(dict.fromkeys(note for info in infos for note in info.notes))
+    if num_without_face := sum(info.num_without_face for info in infos):
+        frames = f"{num_without_face} of {len(infos[0].numbers)} frames"
+        notes.append(printable(f"{sample.frames[0].mesh}: no face found in {frames}; they have no landmarks"))
+    return notes
 
 
 def num_stored_frames(sample: SampleSource, settings: RenderSettings) -> int:

@@ -140,6 +140,8 @@ class EvaluationManifest(Manifest):
     Attributes:
         run_fingerprint: fingerprint of the evaluated run.
         shards_fingerprint: fingerprint of the scored shards.
+        joined_fingerprints: if several sets were scored as one, the fingerprint of each; empty in manifests of earlier
+            releases.
         split: the split by subject whose test part was scored, or "all" for every sample.
         fitted_on: fingerprint of the other shards that protocols were fitted on; None where they were fitted on these.
         where: condition that selected the samples to fit on and to score, if there was one.
@@ -167,6 +169,7 @@ class EvaluationManifest(Manifest):
     stage: Literal["evaluate"] = "evaluate"
     run_fingerprint: str
     shards_fingerprint: str
+    joined_fingerprints: tuple[str, ...] = ()
     split: str
     fitted_on: str | None = None
     where: str | None

@@ -124,16 +124,22 @@ class _Source:
 
 
 def _source(run: StageOutput, shard_sets: Sequence[StageOutput]) -> _Source | None:
-    """Find the shards of a run: at the places that it records, else with the fingerprint that it records."""
+    """Find the shards of a run or a cross-validation: at the recorded places, else with the recorded fingerprint."""
     recorded = run.options.get("shards")
     locations = _resolve_recorded(recorded, run.path) if isinstance(recorded, str) else []
     by_place = {str(output.path.resolve()): output for output in shard_sets}
     if locations and all(location in by_place for location in locations):
         return _Source(tuple(by_place[location] for location in locations))
-    same_content = [
-        output for output in shard_sets if output.fingerprint and output.fingerprint == run.shards_fingerprint
-    ]
-    return _Source((same_content[0],)) if same_content else None
+    return _find_sets([run.shards_fingerprint], shard_sets) if run.shards_fingerprint else None
+
+
+def _find_sets(fingerprints: Sequence[str], shard_sets: Sequence[StageOutput]) -> _Source | None:
+    """Find the shard set of each fingerprint; None where one of them is not there."""
+    # The first of several sets of the same content.
+    by_content = {output.fingerprint: output for output in reversed(shard_sets)}
+    if all(each in by_content for each in fingerprints):
+        return _Source(tuple(by_content[each] for each in fingerprints))
+    return None
 
 
 def _resolve_recorded(recorded: str, run: StoragePath) -> list[str]:
@@ -189,9 +195,11 @@ def _run_rows(
     if is_of_other_run or (on_own_shards and row.state != "finished"):
         about = f"of {'another run' if is_of_other_run else 'other shards'} than there is now"
         return [row, _row(root, output, "stale", kind="evaluation", about=about, **common)]
-    scored = next((each for each in shard_sets if each.fingerprint == manifest.shards_fingerprint), None)
+    scored = _find_sets(manifest.joined_fingerprints or (manifest.shards_fingerprint,), shard_sets)
+    if scored is None and on_own_shards:
+        scored = source
     missing = f"on shards {manifest.shards_fingerprint[:8]}, which are not here, or not any more"
-    about = f"on {scored.path.relative_to(root)}" if scored else missing
+    about = f"on {scored.shown(root)}" if scored else missing
     return [row, _row(root, output, "finished", kind="evaluation", about=about, **common | {"next": None})]
 
 

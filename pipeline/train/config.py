@@ -10,7 +10,16 @@ from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfi
 from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
 from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.optimization import LEARNING_RATE, PRETRAINED_LEARNING_RATE
-from smile_pipe.pipeline.common.option_types import ADDRESS_HELP, SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
+from smile_pipe.pipeline.common.option_types import (
+    ADDRESS_HELP,
+    DEFAULT_CACHE_GB,
+    SHARDS_HELP,
+    CacheFolder,
+    CacheGigabytes,
+    CommaSeparated,
+    Repeated,
+    SetsOfShards,
+)
 from smile_pipe.pipeline.data.integrity import ON_BAD_SHARD_HELP, OnBadShard
 from smile_pipe.shards.images import CHANNELS
 from smile_pipe.shards.manifest import Frozen
@@ -152,14 +161,8 @@ class TrainOptions(Frozen):
     use_gpu: bool = Field(False, description="Give each worker a GPU.")
     seed: int = Field(0, ge=0, description="Random seed for initialisation, shuffling and augmentation.")
     cache_mb: int = Field(1024, ge=0, description="Memory for decoded images, in MiB per worker.")
-    cache_dir: Path | None = Field(
-        None,
-        description="Local folder for copies of shards; all workers of a machine share it. By default shards under a "
-        "URL are copied to the cache folder of the user, and others are not copied.",
-    )
-    cache_gb: float = Field(
-        20.0, ge=0, allow_inf_nan=False, description="Largest size of that folder, in GiB; 0 reads without copies."
-    )
+    cache_dir: CacheFolder = None
+    cache_gb: CacheGigabytes = DEFAULT_CACHE_GB
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; one is written after every epoch.")
     save_every: int = Field(0, ge=0, description="Steps between further checkpoints within an epoch; 0 for none.")
     on_bad_shard: OnBadShard = Field("fail", description=ON_BAD_SHARD_HELP)

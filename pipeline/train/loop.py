@@ -106,7 +106,7 @@ def logged_rates(learning_rates: Mapping[str, float]) -> dict[str, float]:
 def _open_dataset(job: Job, model: RecipeModel, device: torch.device) -> FaceDataset:
     config, is_gpu = job.config, device.type == "cuda"
     decode_spec = DecodeSpec(job.channels, model.image_size, job.temporal, config.max_frames)
-    disk_cache = DiskCache(config.cache_dir, round(config.cache_gb * 2**30))
+    disk_cache = DiskCache.of(config.cache_dir, config.cache_gb)
     shards, cache_bytes = open_sets(config.shards), config.cache_mb << 20
     return FaceDataset(shards, decode_spec, cache_bytes, config.on_bad_shard, is_gpu, disk_cache)
 

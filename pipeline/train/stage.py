@@ -312,7 +312,7 @@ def _manifest(
     return RunManifest(
         fingerprint=fingerprint(run_fingerprint, sorted(skipped)) if skipped else run_fingerprint,
         shards_fingerprint=shards.manifest.fingerprint,
-        joined_fingerprints=tuple(part.manifest.fingerprint for part in shards.parts if len(shards.parts) > 1),
+        joined_fingerprints=shards.joined_fingerprints,
         config=config.recorded(),
         recipe=job.recipe.model_dump(mode="json"),
         channel=",".join(job.channels),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.app.config import AppConfig
 from smile_pipe.pipeline.app.stage import PAGE, server_command, streamlit_environment
+from smile_pipe.pipeline.predict.predictor import Predictor
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
 
@@ -224,6 +226,11 @@ def test_signals_stop_the_page_with_their_exit_codes(run_dir, tmp_path, number, 
     assert [line for line in lines if line.startswith(("stopped", "failed"))] == said
 
 
+def test_axes_that_exclude_each_other_are_refused(run_dir):
+    result = CliRunner().invoke(app, ["app", str(run_dir), "--up", "z", "--axes", "x,z,-y"])
+    assert result.exit_code == 2 and "--axes x,z,-y: use either --up z or this" in " ".join(result.stderr.split())
+
+
 def test_a_port_in_use_is_a_clear_error(run_dir):
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
@@ -232,13 +239,20 @@ def test_a_port_in_use_is_a_clear_error(run_dir):
 
 
 def test_the_script_of_the_page_runs_without_a_browser(run_dir, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["page.py", AppConfig(run=run_dir).model_dump_json()])
+    # Examples are upright and in millimetres, whatever uploads are.
+    config = AppConfig(run=run_dir, axes="-x,y,z", units="m")
+    monkeypatch.setattr(sys, "argv", ["page.py", config.model_dump_json()])
+    loaded, load = [], Predictor.load
+    monkeypatch.setattr(Predictor, "load", lambda *args, **named: loaded.append(load(*args, **named)) or loaded[0])
     # Streamlit puts the script here; processes that later tests spawn would run it as theirs.
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
+    assert (loaded[0].settings.axes, loaded[0].settings.units) == ("-x,y,z", "m")
     assert [info.value for info in page.info] == ["Send a scan, or click on one of the examples."]
     next(button for button in page.button if button.label == "a smile").click().run()
     assert not page.exception and not page.error and len(page.checkbox) == 3
+    R = np.array(page.session_state["analysis"].sample.record.frame.R)
+    assert np.linalg.det(R) > 0
     page.text_area[0].set_value("a polite smile\nanger").run()
     assert not page.exception
     assert any("scored anyway" in caption.value for caption in page.caption)

@@ -257,6 +257,17 @@ def test_invalid_options_raise_before_anything_is_written(shards_dir, tmp_path, 
     assert not (tmp_path / "cv").exists()
 
 
+def test_folds_are_trained_and_scored_through_copies_in_the_given_folder(shards_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"cache_dir": "copies", "cache_gb": 3, "split_protocol": "loso"}
+    shards = ShardSet.open(str(shards_dir))
+    folds = crossval._folds(CrossvalConfig(shards=str(shards_dir), out=tmp_path / "cv", **options), shards, shards)
+    # Workers of a cluster have another working directory.
+    for fold in folds:
+        for part in (fold.train, fold.evaluate):
+            assert (part.cache_dir, part.cache_gb) == (tmp_path / "copies", 3)
+
+
 def test_more_cores_than_a_node_has_raise(shards_dir, ray_cluster, tmp_path):
     with pytest.raises(UsageError, match="cores_per_fold 999: no node has more than"):
         run(config(shards_dir, tmp_path / "cv", cores_per_fold=999))

@@ -52,6 +52,30 @@ def test_the_manifest_has_every_score_of_every_protocol(evaluation, run_dir):
         assert score["accuracy"] == pytest.approx(right / 7)
 
 
+def test_shards_are_read_through_copies_in_the_given_folder(evaluation, copied, shards_dir, tmp_path):
+    config = EvaluateConfig(run=copied, shards=str(shards_dir), cache_dir=tmp_path / "copies", cache_gb=0.5)
+    assert run(config).protocols == evaluation.protocols
+    assert [path.stat().st_size for path in (tmp_path / "copies").glob("*.tar")]
+    run(config.model_copy(update={"cache_dir": tmp_path / "none", "cache_gb": 0}))
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_other_shards_to_fit_on_are_read_through_copies(copied, shards_dir, tmp_path):
+    write_shard_set(tmp_path / "other", expressions=("HA", "SA", "SU"), size=48)
+    options = {"shards": str(tmp_path / "other"), "fit_on": str(shards_dir), "protocol": ("knn",)}
+    run(EvaluateConfig(run=copied, cache_dir=tmp_path / "copies", **options))
+    copies = {path.read_bytes() for path in (tmp_path / "copies").glob("*.tar")}
+    assert copies & {path.read_bytes() for path in (shards_dir / "shards").iterdir()}
+    assert copies & {path.read_bytes() for path in (tmp_path / "other" / "shards").iterdir()}
+
+
+def test_cache_folder_is_checked_before_anything_is_written(run_dir, shards_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is not a folder that can be written") as error:
+        run(EvaluateConfig(run=run_dir, shards=str(shards_dir), cache_dir=tmp_path / "file"))
+    assert error.value.field == "cache_dir"
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

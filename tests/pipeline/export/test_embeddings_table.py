@@ -68,6 +68,21 @@ def test_each_sample_is_a_row_with_labels_and_fused_embedding(export_table, run,
     np.testing.assert_allclose(np.stack(table["embedding"].to_numpy()), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_shards_are_read_through_copies_in_the_given_folder(export_table, tmp_path):
+    _, expected = export_table()
+    assert export_table(cache_dir=tmp_path / "copies", cache_gb=0.5)[1] == expected
+    assert list((tmp_path / "copies").glob("*.tar"))
+    export_table(cache_dir=tmp_path / "none", cache_gb=0)
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_cache_folder_is_checked_before_anything_is_written(export_table, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is not a folder that can be written"):
+        export_table(cache_dir=tmp_path / "file", open_clip=tmp_path / "open_clip")
+    assert not (tmp_path / "open_clip").exists()
+
+
 def test_schema_has_type_run_shards_and_text_source(export_table, run, shards):
     _, table = export_table()
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), DIM)

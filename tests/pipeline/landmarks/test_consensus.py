@@ -55,6 +55,13 @@ def test_points_at_random_have_little_support(mean, rng):
     assert find_pose(seen(mean, rng, 1.0), mean).support < 0.4
 
 
+def test_pose_of_another_scale_is_not_found(mean, rng):
+    candidates = seen(mean, rng, 0.0)
+    assert find_pose(candidates, mean, (SCALE / 2, SCALE * 2)).scale == find_pose(candidates, mean).scale
+    assert find_pose(candidates, mean, (SCALE * 2, np.inf)) is None
+    assert find_pose(candidates, mean, (0.0, SCALE / 2)) is None
+
+
 def test_without_candidates_there_is_no_pose(mean):
     nothing = Candidates(np.full((NUM_VIEWS, NUM_POINTS, 3), np.nan), np.zeros((NUM_VIEWS, NUM_POINTS)))
     assert find_pose(nothing, mean) is None

@@ -29,7 +29,7 @@ def detections(monkeypatch: pytest.MonkeyPatch) -> list[Mesh]:
     """The scans that are searched; the detection is replaced, and finds points of the confidence in `found`."""
     searched: list[Mesh] = []
 
-    def watched(mesh: Mesh) -> SimpleNamespace:
+    def watched(mesh: Mesh, units: str) -> SimpleNamespace:
         searched.append(mesh)
         return SimpleNamespace(
             landmarks=np.zeros((68, 3)), confidences=np.ones(68), confidence=MIN_CONFIDENCE, residual=0.0
@@ -107,7 +107,7 @@ class TestDetected:
         found = SimpleNamespace(
             landmarks=face.landmarks.astype(np.float64), confidences=confidences, confidence=0.9, residual=0.0
         )
-        monkeypatch.setattr(module, "detect", lambda mesh: found)
+        monkeypatch.setattr(module, "detect", lambda mesh, units: found)
         located, _, _ = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
         assert np.isnan(located.landmarks).any(axis=1).nonzero()[0].tolist() == [0, 40]
 
@@ -116,7 +116,7 @@ class TestDetected:
         found = SimpleNamespace(
             landmarks=face.landmarks.astype(np.float64), confidences=np.ones(68), confidence=confidence, residual=0.0
         )
-        monkeypatch.setattr(module, "detect", lambda mesh: found)
+        monkeypatch.setattr(module, "detect", lambda mesh, units: found)
         located, stated, problem = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
         assert located.landmarks is not None and stated == confidence
         assert ("low confidence" in problem) == (confidence < LOW_CONFIDENCE)
@@ -136,7 +136,7 @@ class TestNoFace:
             confidence=MIN_CONFIDENCE - 0.01,
             residual=0.0,
         )
-        monkeypatch.setattr(module, "detect", lambda mesh: found)
+        monkeypatch.setattr(module, "detect", lambda mesh, units: found)
         located, confidence, problem = locate_landmarks(without_landmarks(face), "x,y,z", "auto")
         assert located.landmarks is None and confidence is None and "no face found" in problem
 

@@ -73,6 +73,14 @@ def test_option_selects_the_landmarks(run_dir, mesh, tmp_path, source, alignment
     assert json.loads(done.stdout)["predictions"][0]["alignment"] == alignment
 
 
+def test_wrong_unit_is_a_failure_that_names_the_right_one(run_dir, mesh, tmp_path):
+    path = write_obj(tmp_path / "face.obj", mesh.vertices / 25.4, mesh.faces)
+    (found,) = Predictor.load(run_dir, units="in").predict(path)
+    assert (found.failure, found.alignment) == (None, "detected")
+    done = CliRunner().invoke(app, ["predict", str(run_dir), str(path), "--units", "mm"], env={"COLUMNS": "200"})
+    assert done.exit_code != 0 and "mean one; use `units=in`" in done.stdout
+
+
 def test_answer_on_what_shows_no_face_is_marked(run_dir, tmp_path):
     u, v = np.meshgrid(np.linspace(0, np.pi, 20), np.linspace(0, 2 * np.pi, 40), indexing="ij")
     ball = np.stack([np.sin(u) * np.cos(v), np.cos(u), 1.7 * np.sin(u) * np.sin(v)], axis=-1).reshape(-1, 3)

@@ -2,19 +2,24 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from helpers.shapes import sphere
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.face_model.multi_pie import multi_pie_vertices
 from smile_pipe.pipeline.face_model.parametric import ParametricFace
-from smile_pipe.pipeline.render.build import BuiltSample, build_shard
+from smile_pipe.pipeline.landmarks import locate
+from smile_pipe.pipeline.meshes.mesh import Mesh
+from smile_pipe.pipeline.render import units as units_module
+from smile_pipe.pipeline.render.build import BuiltSample, build_shard, rewrite_sample
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.fingerprints import SampleFingerprints
 from smile_pipe.pipeline.render.output import RenderOutput
 from smile_pipe.pipeline.render.plan import ReusedSample, ShardTask, plan_shards
-from smile_pipe.pipeline.render.process import process_sample, process_units
+from smile_pipe.pipeline.render.process import process_sample, process_units, read_meshes
 from smile_pipe.pipeline.render.settings import RenderSettings
 from smile_pipe.pipeline.render.stage import _check_text
 from smile_pipe.pipeline.render.units import WorkUnit, select_inputs, split_into_units
@@ -98,6 +103,71 @@ def test_notes_name_the_file_are_limited_and_reach_the_driver(settings, tmp_path
     (row, _) = written.record.rows
     stored = from_members(read_members((output.shards / "000000.tar").read_range(row.offset, row.bytes), "000000.tar"))
     assert stored.record.notes == of_scan
+
+
+def detection(confidence: float) -> SimpleNamespace:
+    """The landmarks of a face, as if they were found."""
+    model = ParametricFace()
+    points = model.mesh(model.identity(np.random.default_rng(5)), {}).vertices[multi_pie_vertices(model.chart)]
+    return SimpleNamespace(landmarks=points.astype(np.float64), confidences=np.ones(68), confidence=confidence)
+
+
+def test_a_rewritten_record_has_the_notes_of_a_new_render(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(locate, "detect", lambda mesh, units: detection(0.9))
+    settings = settings.model_copy(update={"landmarks": "auto"})
+    text = (tmp_path / "a.obj").read_text() + "\nf 1 2\n"
+    for name in ("a.obj", "n.obj"):
+        (tmp_path / name).write_text(text)
+    note = "faces of fewer than three corners are left out"
+    source = replace(SOURCE, neutral=ScanFiles("n.obj"))
+    by_label, by_geometry = (settings.model_copy(update={"text_source": text}) for text in ("label", "geometry"))
+    both = (by_label, by_geometry)
+    rendered = {how.text_source: process_sample(source, tmp_path, how, "folder").sample for how in both}
+    assert rendered["label"].record.notes == f"a.obj: {note}"
+    assert rendered["geometry"].record.notes.splitlines() == [f"a.obj: {note}", f"n.obj: {note}"]
+
+    def rewritten(before: str, how: RenderSettings) -> str:
+        row = SimpleNamespace(sources=())
+        selected, fingerprints = select_inputs(source, how), SampleFingerprints.of(how, "folder")
+        return rewrite_sample(selected, row, rendered[before], how, fingerprints, tmp_path).sample.record.notes
+
+    for how in both:
+        for before in ("label", "geometry"):
+            assert rewritten(before, how) == rendered[how.text_source].record.notes
+    # Labels are written again without a read.
+    (tmp_path / "a.obj").unlink()
+    assert rewritten("label", by_label) == f"a.obj: {note}"
+
+
+@pytest.mark.parametrize("text", ["geometry", "label"])
+def test_frames_without_a_face_have_one_note(settings, tmp_path, monkeypatch, text):
+    frames = tuple(ScanFiles(f"{number}.obj") for number in range(5))
+    ball = (tmp_path / "a.obj").read_text()
+    for number, scan in enumerate(frames):
+        # Each frame has another number of vertices.
+        (tmp_path / scan.mesh).write_text(ball + "\nv 0 0 0" * number)
+
+    def detect(mesh: Mesh, units: str) -> SimpleNamespace | None:
+        number = len(mesh.vertices) - len(sphere(2, 100.0).vertices)
+        if (confidence := (0.9, None, 0.4, 0.1, 0.9)[number]) is None:
+            return None
+        return detection(confidence)
+
+    monkeypatch.setattr(locate, "detect", detect)
+    # Frames of several units.
+    monkeypatch.setattr(units_module, "MAX_FRAMES_PER_BATCH", 2)
+    source = replace(SOURCE, frames=frames, frame_rate=25.0)
+    how = {"landmarks": "auto", "text_source": text, "sequences": SequenceSettings(sampling="all")}
+    settings = settings.model_copy(update=how)
+    built = process_sample(source, tmp_path, settings, "folder")
+    assert built.sample is not None and built.sample.record.frame.method == "detected"
+    expected = [
+        "2.obj: landmarks were found with a low confidence (0.40)",
+        "0.obj: no face found in 2 of 5 frames; they have no landmarks",
+    ]
+    expected = expected if text == "geometry" else []
+    assert built.sample.record.notes.splitlines() == expected
+    assert read_meshes(source, tmp_path, settings)[1] == tuple(expected)
 
 
 def test_axes_of_a_scan_and_of_its_neutral_scan_change_its_fingerprint(settings):

@@ -1,6 +1,8 @@
 """Renders of scans without landmarks: they are found, recorded, and measured for captions."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from smile_pipe.pipeline.datasets.adapter import SampleSource, ScanFiles
+from smile_pipe.pipeline.datasets.data_dir import open_data_dir
+from smile_pipe.pipeline.landmarks.files import read_scan
 from smile_pipe.pipeline.render import settings as settings_module
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.limits import Limits
 from smile_pipe.pipeline.render.plan import ShardTask
 from smile_pipe.pipeline.render.prepare import _search_ball, prepare_steps
-from smile_pipe.pipeline.render.reading import _is_comparable
+from smile_pipe.pipeline.render.reading import SourceReader, _is_comparable
 from smile_pipe.pipeline.render.stage import run
 from smile_pipe.pipeline.synth.config import SynthConfig
 from smile_pipe.pipeline.synth.stage import run as synth
@@ -119,6 +123,42 @@ def test_outlines_without_a_source_of_landmarks_are_refused(tmp_path):
 def test_nothing_is_found_without_a_search(data, tmp_path, source):
     shards = render(data, tmp_path / "shards", landmarks=source)
     assert shards.rows.distinct("framed_by") == ["bounds"]
+
+
+@pytest.mark.parametrize("source", ["auto", "none"])
+def test_wrong_unit_is_a_failure_that_names_the_right_one(data, tmp_path, source):
+    with pytest.raises(UsageError, match="contains no samples"):
+        render(data, tmp_path / "shards", landmarks=source, units="m")
+    reasons = [failure.reason for failure in read_failures(tmp_path / "shards" / "failures.parquet")]
+    assert len(reasons) == 7 and {reason.rpartition("; ")[2] for reason in reasons} == {"use `units=mm`"}
+    known = render(data, tmp_path / "known", landmarks=source, units="mm")
+    free = render(data, tmp_path / "free", landmarks=source)
+    assert [known.read(row).images for row in known.rows] == [free.read(row).images for row in free.rows]
+
+
+@pytest.mark.parametrize(("axes", "turn"), [("x,y,z", 0), ("x,z,-y", 90), ("x,-y,-z", 180)])
+def test_face_that_is_turned_against_the_given_axes_has_a_note(data, tmp_path, axes, turn):
+    shards = render(data, tmp_path / "shards", axes=axes, where="expression == 'NE'")
+    (row,) = shards.rows
+    record = shards.read(row).record
+    assert record.frame.method == "detected"
+    assert bool(record.notes) == bool(turn)
+    if turn:
+        pattern = r"(.*): its face is turned by (\d+) degrees against the given axes (.*); check .*"
+        found = re.fullmatch(pattern, record.notes)
+        assert found is not None and (found[1], found[3]) == (record.source, axes)
+        assert int(found[2]) == pytest.approx(turn, abs=10)
+
+
+@pytest.mark.parametrize(("axes", "num_notes"), [("", 0), ("x,y,z", 1), ("x,z,-y", 0)])
+def test_axes_of_one_scan_are_compared_even_if_they_are_the_usual_ones(data, tmp_path, axes, num_notes):
+    mesh = read_scan(next(path for path in sorted(data.rglob("*NE00*")) if path.suffix == ".wrl"), None)
+    z_up = replace(mesh, vertices=mesh.vertices @ np.float32([[1, 0, 0], [0, 0, 1], [0, -1, 0]]))
+    settings = RenderConfig(data_dir=tmp_path, out=tmp_path / "out").resolve()
+    with open_data_dir(StoragePath(tmp_path)) as files:
+        reader = SourceReader(files)
+        _, frame = reader.align(z_up, ScanFiles("a.obj", axes=axes), settings)
+    assert (frame.method, len(reader.notes)) == ("detected", num_notes)
 
 
 def test_another_detector_renders_again_where_it_is_used(tmp_path, monkeypatch):

@@ -55,6 +55,15 @@ def test_axes_have_another_fingerprint_and_may_be_given_by_the_one_that_points_u
         resolve(axes="up")
 
 
+def test_units_have_another_fingerprint_and_auto_that_of_earlier_versions():
+    assert settings(units="auto").images_fingerprint == "66d2bc85936093159f63352e63917995"
+    fingerprints = {settings(units=unit).images_fingerprint for unit in ("auto", "mm", "cm", "m", "in")}
+    assert len(fingerprints) == 5
+    assert resolve(renderer="zbuffer", units="in").units == "in"
+    with pytest.raises(ValidationError, match="Input should be 'auto', 'mm', 'cm', 'm' or 'in'"):
+        resolve(units="km")
+
+
 def test_a_copy_does_not_keep_the_fingerprint_and_the_rig_of_the_original():
     original = settings()
     before = (original.images_fingerprint, original.rig_of("").size)

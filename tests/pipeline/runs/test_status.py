@@ -22,13 +22,14 @@ from smile_pipe.pipeline.runs.status import StatusRow, status
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.stage import relative_shards_path
 from smile_pipe.shards.errors import UsageError
-from smile_pipe.shards.manifest import ShardManifest
+from smile_pipe.shards.joined import open_sets
+from smile_pipe.shards.manifest import ShardManifest, joined_fingerprint
 from smile_pipe.shards.reader import ShardSet
 
 
-def write_run(root: Path, shards: Path, *, finished: bool = True, **options: object) -> None:
+def write_run(root: Path, shards: Path | str, *, finished: bool = True, **options: object) -> None:
     """Write the files of a run on `shards`, without weights."""
-    shard_set = ShardSet.open(str(shards))
+    shard_set = open_sets(str(shards))
     given = TrainConfig.model_validate({"shards": str(shards), "out": root, "split": "kfold:3:0"} | options)
     (root / "checkpoints" / "step-000004").mkdir(parents=True)
     (root / "checkpoints" / "step-000004" / "state.pt").touch()
@@ -44,7 +45,7 @@ def write_run(root: Path, shards: Path, *, finished: bool = True, **options: obj
         run_manifest(shard_set.manifest.fingerprint).write(root / "manifest.json")
 
 
-def write_evaluation(run: Path, **changes: str) -> None:
+def write_evaluation(run: Path, **changes: object) -> None:
     """Write the manifest of an evaluation of a run on its own shards."""
     record = RunManifest.read(run / "manifest.json")
     fields = {"run_fingerprint": record.fingerprint, "shards_fingerprint": record.shards_fingerprint} | changes
@@ -224,9 +225,33 @@ class TestStale:
         write_shard_set(chain / "other", size=24, channels=("rgb",))
         other = ShardManifest.read(chain / "other" / "manifest.json").fingerprint
         write_evaluation(chain / "run", shards_fingerprint=other)
+        shutil.copytree(chain / "other", chain / "p-copy")
         assert (rows(chain)["run/evaluation"].state, rows(chain)["run/evaluation"].about) == ("finished", "on other")
         shutil.rmtree(chain / "other")
+        assert rows(chain)["run/evaluation"].about == "on p-copy"
+        shutil.rmtree(chain / "p-copy")
         assert rows(chain)["run/evaluation"].about == f"on shards {other[:8]}, which are not here, or not any more"
+
+    @pytest.mark.parametrize("names", [("other", "third"), ("third", "other"), ("other", "shards", "third")])
+    def test_evaluation_on_other_joined_sets_names_them(self, chain, names):
+        for number, name in enumerate(("other", "third")):
+            write_shard_set(chain / name, size=24 + 8 * number, channels=("rgb",))
+        each = tuple(ShardManifest.read(chain / name / "manifest.json").fingerprint for name in names)
+        write_evaluation(chain / "run", shards_fingerprint=joined_fingerprint(each), joined_fingerprints=each)
+        row = rows(chain)["run/evaluation"]
+        assert (row.state, row.about) == ("finished", f"on {'::'.join(names)}")
+        render_again(chain / "third", size=48)
+        missing = f"on shards {joined_fingerprint(each)[:8]}, which are not here, or not any more"
+        assert rows(chain)["run/evaluation"].about == missing
+
+    def test_evaluation_on_the_joined_sets_of_the_run_names_them(self, chain):
+        write_shard_set(chain / "other", num_subjects=2, channels=("rgb",))
+        shutil.rmtree(chain / "run")
+        # Manifests of earlier releases name no single sets.
+        write_run(chain / "run", f"{chain / 'shards'}::{chain / 'other'}")
+        write_evaluation(chain / "run")
+        row = rows(chain)["run/evaluation"]
+        assert (row.state, row.about) == ("finished", "on shards::other")
 
     def test_moved_chain_is_not_stale(self, chain):
         (chain / "inside").mkdir()

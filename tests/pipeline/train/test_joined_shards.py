@@ -126,6 +126,8 @@ class TestScores:
         report = evaluate(EvaluateConfig(run=root / "run", shards=spec, protocol=("knn",)))
         expected = [row for row in open_sets(spec).rows if run and row.subject in run.test_subjects]
         assert report.num_scans == len(expected) > 0
+        each = tuple(open_sets(str(root / name)).manifest.fingerprint for name in names)
+        assert report.joined_fingerprints == (each if len(names) > 1 else ())
 
     def test_training_subjects_are_not_scored_by_another_split(self, root):
         with pytest.raises(UsageError, match=r"subjects? that the run was trained or validated on"):
