@@ -231,8 +231,13 @@ def select_examples(predictor: Predictor) -> Mapping[str, Sequence[UploadedExamp
         add_examples(predictor, stored, name, files)
     for known in list(stored):
         label = f"Remove {known} ({pluralize(len(stored[known]), 'example')})"
-        st.button(label, key=f"remove-{known}", on_click=stored.pop, args=(known, None))
+        st.button(label, key=f"remove-{known}", on_click=remove_examples, args=(stored, known))
     return stored
+
+
+def remove_examples(stored: dict[str, list[UploadedExample]], name: str) -> None:
+    """Remove the examples of a class."""
+    stored.pop(name, None)
 
 
 def add_examples(

@@ -118,6 +118,6 @@ def _check_texts(predictor: Predictor, texts: Sequence[str]) -> Sequence[str]:
 def _embed(predictor: Predictor, scan: ScanInput) -> ExampleFace:
     try:
         neutral = predictor.embed_neutral(scan)
-        return ExampleFace(predictor.embed(predictor.render(scan)).fused, neutral and neutral.fused)
+        return ExampleFace(predictor.embed(predictor.render(scan)).fused, neutral.fused if neutral else None)
     except MeshError as error:
         raise UsageError(f"{scan.name}: {error}", field="examples") from None

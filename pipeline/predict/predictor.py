@@ -141,7 +141,7 @@ class Predictor:
             MeshError: the neutral scan of its subject is needed and cannot be read.
         """
         neutral = self.embed_neutral(scan) if classifier.of_directions else None
-        probabilities = classifier.relative_to(self.embed(sample).fused, neutral and neutral.fused)[0]
+        probabilities = classifier.relative_to(self.embed(sample).fused, neutral.fused if neutral else None)[0]
         label = scan.source.expression
         return Prediction(
             source=scan.name,

@@ -50,8 +50,8 @@ def add_least_active_scans(
     scans = [sample for sample in candidates if sample.frame_rate is None and sample.subject in subjects]
     measured = _measure_all(scans, root, settings, limits, in_process)
     by_subject: dict[str, list[tuple[SampleSource, Measures]]] = {}
-    for number, (scan, measures) in enumerate(zip(scans, measured, strict=True), start=1):
-        on_progress(number, len(scans))
+    for done, (scan, measures) in enumerate(zip(scans, measured, strict=True), start=1):
+        on_progress(done, len(scans))
         by_subject.setdefault(scan.subject, []).append((scan, measures))
     chosen: dict[str, SampleSource] = {}
     for subject, own in by_subject.items():
