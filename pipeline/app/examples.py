@@ -1,4 +1,4 @@
-"""Classes of the page that a visitor defines by example scans: `predict --examples` for uploads."""
+"""Classes of the page that a visitor defines by example scans, as the folder `examples` does for predict."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,8 @@ from pathlib import Path
 
 from smile_pipe.pipeline.app.uploads import unpack
 from smile_pipe.pipeline.common.expressions import NEUTRAL, word_for
-from smile_pipe.pipeline.predict.classifier import Classifier
 from smile_pipe.pipeline.predict.examples import ExampleFace, anchor_classifier
-from smile_pipe.pipeline.predict.predictor import Predictor
+from smile_pipe.pipeline.predict.predictor import Classifier, Predictor
 from smile_pipe.pipeline.runs.load_model import FaceEmbeddings
 from smile_pipe.shards.errors import UsageError
 
