@@ -1,5 +1,8 @@
 """`smile-pipe evaluate`: score a trained run and write a report."""
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +12,7 @@ from smile_pipe.cli.options import Result, command
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Interval, single_view
+from smile_pipe.pipeline.runs.question_scores import VIEW_SEPARATOR, QuestionPart
 from smile_pipe.shards.formatting import describe_samples, pluralize
 
 
@@ -57,11 +61,26 @@ def _question_table(manifest: EvaluationManifest) -> Table:
     for column in ("question", "of", "answers", "correct", "chance"):
         table.add_column(column, justify="right" if column in ("answers", "correct", "chance") else "left")
     for question, score in manifest.questions.items():
-        for part in score.parts:
-            if ": " not in part.name:
-                cells = (_score_cell(part.accuracy, part.interval), f"{100 * part.chance:.1f}")
-                table.add_row(question, f"{part.group}: {part.name}", str(part.num_questions), *cells)
+        for name, part in _main_parts(question, score.parts):
+            cells = (_score_cell(part.accuracy, part.interval), f"{100 * part.chance:.1f}")
+            table.add_row(question, f"{part.group}: {name}", str(part.num_questions), *cells)
     return table
+
+
+def _main_parts(question: str, parts: Sequence[QuestionPart]) -> Iterator[tuple[str, QuestionPart]]:
+    """Yield parts with their names: of missing views, each single view, the best subset of each size and all views."""
+    if question != "missing-views":
+        yield from ((part.name, part) for part in parts if ": " not in part.name)
+        return
+    by_size: dict[tuple[str, int], list[QuestionPart]] = defaultdict(list)
+    for part in parts:
+        by_size[part.group, part.name.count(VIEW_SEPARATOR)].append(part)
+    for part in parts:
+        subsets = by_size[part.group, part.name.count(VIEW_SEPARATOR)]
+        if VIEW_SEPARATOR not in part.name or len(subsets) == 1:
+            yield part.name, part
+        elif part is max(subsets, key=lambda subset: subset.accuracy):
+            yield f"{part.name} (best of {len(subsets)})", part
 
 
 def _score_cell(share: float, interval: Interval | None) -> str:

@@ -49,7 +49,8 @@ def register(app: typer.Typer) -> None:
         from smile_pipe.pipeline.render import stage
 
         if config.dry_run:
-            plan = stage.plan(config)
+            with StageProgress("render") as progress:
+                plan = stage.plan(config, progress.wait_for)
             _print_plan(plan, console)
             _print_counts(plan, console)
             cost = stage.estimate(config, plan)

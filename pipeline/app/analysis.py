@@ -31,6 +31,7 @@ class FaceAnalysis:
         embeddings: of the scan or the whole sequence, [1, V, D] and fused [1, D].
         frame_embeddings: of each frame as if it were a scan, [T, V, D] and fused [T, D]; None for a scan, and if the
             run uses dynamic images only.
+        neutral: of the neutral scan of the subject; None if it is not given.
         notes: what of the upload is not shown, as sentences for the visitor.
     """
 
@@ -40,6 +41,7 @@ class FaceAnalysis:
     times: list[float]
     embeddings: FaceEmbeddings
     frame_embeddings: FaceEmbeddings | None
+    neutral: FaceEmbeddings | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -71,7 +73,8 @@ def analyze(predictor: Predictor, scan: ScanInput, name: str) -> FaceAnalysis:
     times = [] if timeline is None else [frame / timeline.frame_rate for frame in timeline.frames]
     has_frames = times and predictor.settings.sequences.temporal != "dynamic"
     frame_embeddings = predictor.embed_frames(sample) if has_frames else None
-    return FaceAnalysis(name, sample, meshes, times, predictor.embed(sample), frame_embeddings, notes)
+    neutral = predictor.embed_neutral(scan)
+    return FaceAnalysis(name, sample, meshes, times, predictor.embed(sample), frame_embeddings, neutral, notes)
 
 
 def _read_meshes(predictor: Predictor, scan: ScanInput) -> tuple[list[Mesh], tuple[str, ...]]:

@@ -4,14 +4,16 @@ Its argument is an `AppConfig` as JSON. An analysis is kept in the visitor's ses
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from smile_pipe.pipeline.app.analysis import EXAMPLES, FaceAnalysis, analyze_example, analyze_upload
 from smile_pipe.pipeline.app.config import AppConfig
+from smile_pipe.pipeline.app.examples import MAX_EXAMPLES, UploadedExample, embed_example, example_candidates
 from smile_pipe.pipeline.app.figures import face_figure, probabilities_figure, probabilities_over_time_figure
 from smile_pipe.pipeline.app.free_text import parse_free_text
 from smile_pipe.pipeline.app.uploads import ACCEPTED, UploadError
@@ -69,7 +71,9 @@ def main() -> None:
 def select_face(predictor: Predictor) -> None:
     """Analyze the upload or the example that the visitor chose, and store it in the session."""
     with st.sidebar:
-        upload = st.file_uploader("A mesh, or a zip of a mesh and its texture, or of a sequence", type=ACCEPTED)
+        upload = st.file_uploader(
+            "A mesh, or a zip: a mesh and its texture, a mesh and its `neutral` scan, or a sequence", type=ACCEPTED
+        )
         st.caption("Or a synthetic example:")
         clicked = [name for name in EXAMPLES if st.button(name, width="stretch")]
         show_run(predictor)
@@ -171,7 +175,8 @@ def probabilities_of(
     predictor: Predictor, face: FaceAnalysis, views: list[int], classifier: Classifier
 ) -> NDArray[np.float64]:
     """Return the probabilities [K] of a classifier's classes for a face, from the selected views."""
-    return classifier.probabilities(predictor.fuse(face.embeddings, views))[0]
+    neutral = None if face.neutral is None else predictor.fuse(face.neutral, views)
+    return classifier.relative_to(predictor.fuse(face.embeddings, views), neutral)[0]
 
 
 def show_bars(purpose: str, names: Sequence[str], probabilities: NDArray[np.float64]) -> None:
@@ -198,17 +203,68 @@ def show_descriptions(predictor: Predictor, face: FaceAnalysis, views: list[int]
     parsed = parse_free_text(text, predictor.known_prompts)
     for note in parsed.notes:
         st.caption(note)
-    if not parsed.descriptions:
+    examples = select_examples(predictor)
+    if not parsed.descriptions and not examples:
         return
     try:
-        classifier = predictor.prompt_classifier(parsed.descriptions, with_expressions=True)
+        if examples:
+            has_neutral = face.neutral is not None
+            classifier = example_candidates(predictor, parsed.descriptions, examples, views, has_neutral)
+        else:
+            classifier = predictor.prompt_classifier(parsed.descriptions, with_expressions=True)
     except UsageError as error:
         st.error(str(error))
         return
     # A description may equal the code of an expression that the run does not know; it is shown as typed.
     names = [word_for(name) if name in predictor.known_prompts else name for name in classifier.classes]
     show_bars("descriptions", names, probabilities_of(predictor, face, views, classifier))
+    if face.neutral is not None and classifier.of_directions:
+        st.caption("The neutral scan of the person is subtracted, so neutral is no candidate.")
     st.caption("Together with the run's expressions. A run is best at words that it was trained with.")
+
+
+def select_examples(predictor: Predictor) -> Mapping[str, Sequence[UploadedExample]]:
+    """Let the visitor define classes by example scans, and return the examples by class; nothing is trained."""
+    stored: dict[str, list[UploadedExample]] = st.session_state.setdefault("examples", {})
+    with st.expander("Or by example faces"), st.form("examples-form", clear_on_submit=True, border=False):
+        name = st.text_input("Name of the class", placeholder="pain", max_chars=60).strip()
+        files = st.file_uploader(
+            "Example scans of it, as above; a zip may have a `neutral` scan of the same person",
+            type=ACCEPTED,
+            accept_multiple_files=True,
+        )
+        is_sent = st.form_submit_button("Add the class")
+    if is_sent:
+        add_examples(predictor, stored, name, files)
+    for known in list(stored):
+        label = f"Remove {known} ({pluralize(len(stored[known]), 'example')})"
+        st.button(label, key=f"remove-{known}", on_click=remove_examples, args=(stored, known))
+    return stored
+
+
+def remove_examples(stored: dict[str, list[UploadedExample]], name: str) -> None:
+    """Remove the examples of a class."""
+    stored.pop(name, None)
+
+
+def add_examples(
+    predictor: Predictor, stored: dict[str, list[UploadedExample]], name: str, files: Sequence[UploadedFile]
+) -> None:
+    """Add uploaded scans to the examples of a class; nothing is added if one of them cannot be read."""
+    if not name or not files:
+        st.error("Give the name of a class and at least one scan.")
+        return
+    if len(files) > MAX_EXAMPLES:
+        st.error(f"Send {MAX_EXAMPLES} scans or fewer at a time.")
+        return
+    added = []
+    for file in files:
+        try:
+            added.append(embed_example(predictor, file.name, file.getvalue()))
+        except (MeshError, UploadError) as error:
+            st.error(f"{file.name}: {error}")
+            return
+    stored[name] = [*stored.get(name, []), *added]
 
 
 main()

@@ -1,5 +1,7 @@
 """Unpack uploads of visitors: a mesh, or a zip of a mesh and its texture, or of the frames of a sequence.
 
+A zip of two meshes, one of them named `neutral`, is a scan and the neutral scan of its subject.
+
 Uploads are not trusted. Only the suffix of a file name is used; paths in a zip that lead out of the folder are refused;
 at most `MAX_BYTES` are unpacked, whatever size the zip declares. Every error message is a sentence for the visitor.
 """
@@ -12,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from smile_pipe.pipeline.datasets.file_index import LANDMARKS, MESH_SUFFIXES, TEXTURES, printable, suffix_of
+from smile_pipe.pipeline.datasets.file_index import LANDMARKS, MESH_SUFFIXES, TEXTURES, printable, stem_of, suffix_of
 from smile_pipe.pipeline.predict.inputs import ScanInput, find_inputs
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import truncate_list
@@ -123,9 +125,12 @@ def _find_single_input(folder: Path) -> ScanInput:
         raise UploadError(f"The zip holds meshes in {len(folders)} folders; send one scan, or one sequence.")
     if len(meshes) > MAX_FRAMES:
         raise UploadError(f"The sequence has {len(meshes)} frames; send {MAX_FRAMES} or fewer.")
-    path = str(meshes[0] if len(meshes) == 1 else folders.pop())
+    # A scan and the neutral one of its subject are not the frames of a sequence.
+    scans = [mesh for mesh in meshes if stem_of(mesh.name).lower() != "neutral"]
+    is_scan = len(meshes) == 1 or (len(meshes) == 2 and len(scans) == 1)
+    path = str((scans or meshes)[0] if is_scan else folders.pop())
     try:
-        return find_inputs([path], sequence=len(meshes) > 1)[0]
+        return find_inputs([path], sequence=not is_scan)[0]
     except UsageError as error:
         raise UploadError(str(error).replace(f"{folder}/", "")) from None
 

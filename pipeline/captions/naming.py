@@ -22,7 +22,7 @@ from smile_pipe.pipeline.common.expressions import NEUTRAL
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.sample import Caption
 
-NAMING_VERSION = 1
+NAMING_VERSION = 2
 """Version of the rule, part of the fingerprint of what depends on names: increase it if the same caption and knowledge
 give another name."""
 MAX_STRENGTH = 1.2

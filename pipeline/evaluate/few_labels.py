@@ -9,7 +9,7 @@ from smile_pipe.pipeline.classifiers.knn import ClassIndices, Probabilities
 from smile_pipe.pipeline.classifiers.probe import fit_probe
 from smile_pipe.pipeline.evaluate.answers import Answers, score_part
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet
-from smile_pipe.pipeline.evaluate.protocols import out_of_fold_predict
+from smile_pipe.pipeline.evaluate.protocols import num_fold_subjects, out_of_fold_predict
 from smile_pipe.pipeline.runs.question_scores import QuestionPart, QuestionScore
 
 PERCENTS = (1, 5, 10, 100)
@@ -31,7 +31,9 @@ def few_labels(data: EmbeddingSet, seed: int, finetune: Finetune | None = None) 
         seed: random seed of the draws, of the probe and of the intervals.
         finetune: fine-tunes on samples to fit on; None to leave fine-tuning out.
     """
-    num_subjects = len(set(data.subjects[: data.num_train].tolist())) or len(set(data.subjects.tolist()))
+    num_subjects = len(set(data.subjects[: data.num_train].tolist()))
+    if data.num_train == 0:
+        num_subjects = num_fold_subjects(len(set(data.subjects.tolist())))
     truth, subjects = data.y[data.num_train :], data.subjects[data.num_train :]
     parts = list[QuestionPart]()
     tuned = list[QuestionPart]()

@@ -21,6 +21,9 @@ from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.splits import split_subjects
 
+NUM_FOLDS = 5
+"""Number of folds in which all samples are predicted, if every sample is scored."""
+
 
 @dataclass(frozen=True)
 class ProtocolPredictor:
@@ -98,8 +101,13 @@ class ProtocolPredictor:
         return probabilities
 
 
+def num_fold_subjects(num_subjects: int) -> int:
+    """Return the number of subjects that each of the folds of `out_of_fold_predict` fits on, at least."""
+    return num_subjects - -(-num_subjects // min(NUM_FOLDS, num_subjects))
+
+
 def out_of_fold_predict(
-    fit_predict: Callable[[ClassIndices, ClassIndices], Probabilities], subjects: Sequence[str], folds: int = 5
+    fit_predict: Callable[[ClassIndices, ClassIndices], Probabilities], subjects: Sequence[str], folds: int = NUM_FOLDS
 ) -> Probabilities:
     """Predict all samples in folds by subject, each sample by a model that was fitted on other subjects.
 

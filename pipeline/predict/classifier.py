@@ -10,6 +10,7 @@ from typing import Literal
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import load_knowledge, read_knowledge
 from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
+from smile_pipe.pipeline.classifiers.examples import subtract_neutral
 from smile_pipe.pipeline.classifiers.knn import Features, Probabilities
 from smile_pipe.pipeline.classifiers.zero_shot import cosine_softmax, zero_shot
 from smile_pipe.pipeline.common.expressions import order_expressions
@@ -33,11 +34,25 @@ class Classifier:
         name: the kind of classifier.
         classes: expressions or texts, in the order of the columns.
         probabilities: maps fused embeddings float32 [N, D] to probabilities float64 [N, K].
+        of_directions: classifier of faces whose neutral scan is given, for their `subtract_neutral`; None if there is
+            none.
     """
 
     name: ClassifierKind
     classes: tuple[str, ...]
     probabilities: Callable[[Features], Probabilities]
+    of_directions: "Classifier | None" = None
+
+    def relative_to(self, x: Features, neutral: Features | None) -> Probabilities:
+        """Return probabilities [N, K] of faces of one subject.
+
+        Args:
+            x: fused embeddings, [N, D].
+            neutral: embedding of the subject's neutral face [1, D], which is used if there is `of_directions`.
+        """
+        if neutral is None or self.of_directions is None:
+            return self.probabilities(x)
+        return self.of_directions.probabilities(subtract_neutral(x, neutral))
 
 
 def choose_classifier(

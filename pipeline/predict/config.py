@@ -29,7 +29,8 @@ class PredictConfig(Frozen):
     examples: StoragePath | None = Field(
         None,
         description="Folder of example faces, with a folder for each class (`FOLDER/CLASS/*.obj`), whose name is free. "
-        "Each text of `prompts` is a class too, or the words of the class with this name.",
+        "Each text of `prompts` is a class too, or the words of the class with this name. A mesh named `neutral` next "
+        "to others is the neutral scan of their subject: where it is given, it is subtracted.",
     )
     head: Literal["auto", ClassifierName] = Field("auto", description=HEAD_HELP)
     knowledge: Path | None = Field(None, description=f"For captions: {KNOWLEDGE_HELP} [default: as in training]")
@@ -57,6 +58,7 @@ class Prediction(Frozen):
         probabilities: probability of each class.
         alignment: what the face was aligned by: landmarks of a file, detected ones, or bounds; None if not read.
         confidence: of the detection of landmarks, from 0 to 1; None if they were not detected.
+        is_relative: whether the neutral scan of the subject was subtracted.
         notes: what is odd about the scan; a scan that shows no face is marked here.
         failure: why the scan could not be read; None if it was.
     """
@@ -69,6 +71,7 @@ class Prediction(Frozen):
     probabilities: Mapping[str, float] = {}
     alignment: Literal["landmarks", "detected", "bounds"] | None = None
     confidence: float | None = None
+    is_relative: bool = False
     notes: str = ""
     failure: str | None = None
 

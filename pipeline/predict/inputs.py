@@ -3,7 +3,8 @@
 No link below a folder is followed out of it. Keys are unique, so that the views of two faces have different names.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from smile_pipe.pipeline.datasets import LAYOUTS, check_layout, detect_adapter, find_samples_in_index
@@ -37,7 +38,7 @@ def find_inputs(
     """Find the scans and sequences at paths or URLs.
 
     A folder with the layout of a dataset gives the samples of the dataset, with their labels. In any other folder each
-    mesh is a scan.
+    mesh is a scan, and one named `neutral` next to others is the neutral scan of their subject as well.
 
     Args:
         paths: meshes and folders.
@@ -56,6 +57,8 @@ def find_inputs(
 def find_inputs_by_folder(root: StoragePath) -> dict[str, list[ScanInput]]:
     """Find the meshes in each folder of a folder, at any depth; each mesh is a scan.
 
+    A mesh named `neutral` is no scan if others are next to it, but the neutral scan of their subject.
+
     Returns:
         The scans by the name of the folder, in the natural order of names.
 
@@ -64,12 +67,12 @@ def find_inputs_by_folder(root: StoragePath) -> dict[str, list[ScanInput]]:
     """
     files = FileIndex.scan(root)
     found: dict[str, list[ScanInput]] = {}
-    for mesh in sorted(files.meshes, key=natural_order):
+    visible = [mesh for mesh in files.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
+    neutrals = _named_neutrals(visible)
+    for mesh in sorted(visible, key=natural_order):
         folder, _, rest = mesh.partition("/")
-        if rest and not any(part.startswith(".") for part in mesh.split("/")):
-            found.setdefault(folder, []).append(
-                ScanInput(root, _scan(ScanFiles.with_sidecars(mesh, files)), f"{root / mesh}")
-            )
+        if rest and mesh not in neutrals.values():
+            found.setdefault(folder, []).append(ScanInput(root, _scan(mesh, files, neutrals), f"{root / mesh}"))
     if not found:
         raise UsageError(f"{root}: has no folder with meshes; give one folder for each class")
     return found
@@ -87,7 +90,8 @@ def _inputs_at(path: StoragePath, layout: str, sequence: bool, frame_rate: float
         samples: Iterable[SampleSource] = find_samples_in_index(files, layout).samples
     else:
         visible = [mesh for mesh in files.meshes if not any(part.startswith(".") for part in mesh.split("/"))]
-        samples = sort_by_key((_scan(ScanFiles.with_sidecars(mesh, files)) for mesh in visible), path)
+        neutrals = _named_neutrals(visible)
+        samples = sort_by_key((_scan(mesh, files, neutrals) for mesh in visible), path)
     inputs = [
         ScanInput(path, sample, f"{path}: {sample.key}" if sample.frame_rate else f"{path / sample.frames[0].mesh}")
         for sample in samples
@@ -100,7 +104,8 @@ def _inputs_at(path: StoragePath, layout: str, sequence: bool, frame_rate: float
 def _mesh_input(path: StoragePath) -> ScanInput:
     if suffix_of(path.name) not in MESH_SUFFIXES:
         raise UsageError(f"{path}: is not a mesh that can be read; give a file of type {_suffixes()}")
-    return ScanInput(path.parent, _scan(ScanFiles.with_sidecars(path.name, _folder_files(path.parent))), str(path))
+    files = _folder_files(path.parent)
+    return ScanInput(path.parent, _scan(path.name, files, _named_neutrals(files.meshes_in("."))), str(path))
 
 
 def _sequence_input(path: StoragePath, frame_rate: float) -> ScanInput:
@@ -114,8 +119,29 @@ def _sequence_input(path: StoragePath, frame_rate: float) -> ScanInput:
     return ScanInput(path, source, str(path))
 
 
-def _scan(files: ScanFiles) -> SampleSource:
-    return SampleSource(make_key(stem_of(files.mesh).replace("/", "-")), UNKNOWN, UNKNOWN, None, (files,))
+def _scan(mesh: str, files: FileIndex, neutrals: Mapping[str, str]) -> SampleSource:
+    neutral = neutrals.get(posixpath.dirname(mesh), mesh)
+    return SampleSource(
+        make_key(stem_of(mesh).replace("/", "-")),
+        UNKNOWN,
+        UNKNOWN,
+        None,
+        (ScanFiles.with_sidecars(mesh, files),),
+        neutral=None if neutral == mesh else ScanFiles.with_sidecars(neutral, files),
+    )
+
+
+def _named_neutrals(meshes: Iterable[str]) -> dict[str, str]:
+    """Return the mesh named `neutral` of each folder that has other meshes too."""
+    by_folder: dict[str, list[str]] = {}
+    for mesh in sorted(meshes):
+        by_folder.setdefault(posixpath.dirname(mesh), []).append(mesh)
+    return {
+        folder: mesh
+        for folder, own in by_folder.items()
+        for mesh in own
+        if len(own) > 1 and stem_of(posixpath.basename(mesh)).lower() == "neutral"
+    }
 
 
 def _folder_files(folder: StoragePath) -> FileIndex:

@@ -138,8 +138,13 @@ class Predictor:
         return built.sample
 
     def classify(self, scan: ScanInput, sample: Sample, classifier: Classifier) -> Prediction:
-        """Predict the expression of a rendered scan or sequence."""
-        probabilities = classifier.probabilities(self.embed(sample).fused)[0]
+        """Predict the expression of a rendered scan or sequence.
+
+        Raises:
+            MeshError: the neutral scan of its subject is needed and cannot be read.
+        """
+        neutral = self.embed_neutral(scan) if classifier.of_directions else None
+        probabilities = classifier.relative_to(self.embed(sample).fused, neutral.fused if neutral else None)[0]
         label = scan.source.expression
         return Prediction(
             source=scan.name,
@@ -150,12 +155,27 @@ class Predictor:
             probabilities=dict(zip(classifier.classes, probabilities.tolist(), strict=True)),
             alignment=sample.record.frame.method,
             confidence=sample.record.frame.confidence,
+            is_relative=neutral is not None,
             notes=sample.record.notes,
         )
 
     def embed(self, sample: Sample) -> FaceEmbeddings:
         """Return the embeddings of a sample's views [1, V, D], and fused [1, D]."""
         return self.model.embed_batch(collate([decode_face(sample, self.decode_spec)]), self.directions)
+
+    def embed_neutral(self, scan: ScanInput) -> FaceEmbeddings | None:
+        """Return the embeddings of the neutral scan of a scan's subject; None if it is not given, or for flow.
+
+        Raises:
+            MeshError: it cannot be read or rendered.
+        """
+        if scan.source.neutral is None or self.run.channel == "flow":
+            return None
+        neutral = replace(scan.source, frames=(scan.source.neutral,), neutral=None)
+        try:
+            return self.embed(self.render(replace(scan, source=neutral)))
+        except MeshError as error:
+            raise MeshError(f"the neutral scan of its subject: {error}") from None
 
     def embed_frames(self, sample: Sample) -> FaceEmbeddings:
         """Return the embeddings of each frame of a sequence as if it were a scan: [T, V, D] and [T, D].
@@ -194,11 +214,11 @@ def predict_input(
     """
     try:
         sample = predictor.render(scan)
+        if views_folder is not None:
+            _save_views(sample, views_folder)
+        return predictor.classify(scan, sample, classifier)
     except MeshError as error:
         return Prediction(source=scan.name, key=scan.source.key, failure=str(error))
-    if views_folder is not None:
-        _save_views(sample, views_folder)
-    return predictor.classify(scan, sample, classifier)
 
 
 def render_settings_of(

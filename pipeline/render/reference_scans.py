@@ -5,7 +5,7 @@ and records cover it. For that, every scan of the subjects is read once more.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,7 @@ def add_least_active_scans(
     settings: RenderSettings,
     limits: Limits,
     in_process: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SampleSource]:
     """Give each scan its subject's scan of least activity as the reference.
 
@@ -39,6 +40,7 @@ def add_least_active_scans(
         settings: how scans are aligned.
         limits: limits on the reading of one scan.
         in_process: read in this process, without limits: other processes cannot see the data.
+        on_progress: called with the number of measured scans and of all scans to measure.
 
     Raises:
         StorageError: the storage of the data directory failed.
@@ -48,7 +50,8 @@ def add_least_active_scans(
     scans = [sample for sample in candidates if sample.frame_rate is None and sample.subject in subjects]
     measured = _measure_all(scans, root, settings, limits, in_process)
     by_subject: dict[str, list[tuple[SampleSource, Measures]]] = {}
-    for scan, measures in zip(scans, measured, strict=True):
+    for done, (scan, measures) in enumerate(zip(scans, measured, strict=True), start=1):
+        on_progress(done, len(scans))
         by_subject.setdefault(scan.subject, []).append((scan, measures))
     chosen: dict[str, SampleSource] = {}
     for subject, own in by_subject.items():
@@ -67,12 +70,13 @@ def _with_reference(sample: SampleSource, reference: SampleSource | None) -> Sam
 
 def _measure_all(
     scans: Sequence[SampleSource], root: StoragePath, settings: RenderSettings, limits: Limits, in_process: bool
-) -> list[Measures]:
+) -> Iterator[Measures]:
     if in_process or not scans:
-        return [_measure_scan(scan, root, settings, None, "") for scan in scans]
+        yield from (_measure_scan(scan, root, settings, None, "") for scan in scans)
+        return
     with tempfile.TemporaryDirectory() as deaths, WorkerProcesses(min(available_cores(), len(scans))) as processes:
         measure = partial(_measure_scan, root=root, settings=settings, limits=limits, deaths=deaths)
-        return list(processes.map(measure, scans))
+        yield from processes.map(measure, scans)
 
 
 def _measure_scan(

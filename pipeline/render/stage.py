@@ -65,13 +65,17 @@ class RenderProgress:
     notes: Sequence[str] = ()
 
 
-def plan(config: RenderConfig) -> RenderPlan:
+def plan(config: RenderConfig, on_wait: Callable[[str], None] = lambda what: None) -> RenderPlan:
     """Return what `run` would do, without writing anything.
+
+    Args:
+        config: the options.
+        on_wait: called with what the plan waits for.
 
     Raises:
         UsageError: the input, the output or an option cannot be used.
     """
-    return _plan(config, config.resolve(), RenderOutput(config.out))
+    return _plan(config, config.resolve(), RenderOutput(config.out), on_wait)
 
 
 @contextmanager
@@ -87,7 +91,9 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) -> RenderPlan:
+def _plan(
+    config: RenderConfig, settings: RenderSettings, output: RenderOutput, on_wait: Callable[[str], None]
+) -> RenderPlan:
     found = find_samples(config.data_dir, config.layout, settings.needs_neutral)
     if not found.samples:
         raise UsageError(f"{config.data_dir}: the layout {found.layout} finds no sample; choose another `layout`")
@@ -95,7 +101,13 @@ def _plan(config: RenderConfig, settings: RenderSettings, output: RenderOutput) 
     selected = config.filter.apply(found.samples)[: config.limit]
     if settings.neutral == "estimate":
         root, here = config.data_dir.absolute(), _in_process(config)
-        selected = add_least_active_scans(selected, found.samples, root, settings, config.limits, here)
+
+        def on_progress(done: int, total: int) -> None:
+            # At the first scan and at each tenth: it may be a line each time.
+            if done == 1 or 10 * done // total > 10 * (done - 1) // total:
+                on_wait(f"measuring scans for `neutral=estimate`: {done} of {total}")
+
+        selected = add_least_active_scans(selected, found.samples, root, settings, config.limits, here, on_progress)
     samples = [select_inputs(sample, settings) for sample in selected]
     _check_text(settings, samples, found.layout)
     known = output.read_records()
@@ -178,7 +190,7 @@ def run(
     settings, output = config.resolve(), RenderOutput(config.out)
     output.check_writable()
     with directory_lock(config.out):
-        work = _plan(config, settings, output)
+        work = _plan(config, settings, output, on_wait)
         on_plan(work)
         return _execute(work, config, settings, output, on_progress, on_wait)
 

@@ -17,6 +17,8 @@ QUESTION_TITLES = {
     "few-labels": "few labels",
     "caption-check": "caption check",
 }
+VIEW_SEPARATOR = " + "
+"""Between the views of a subset, in the names of the parts of `missing-views`."""
 _FEWSHOT = re.compile(r"fewshot:(\d+)")
 
 

@@ -44,6 +44,7 @@ PUBLIC_MODULES = {
     "pipeline.render.settings": "the settings that decide the bytes of an image; predict renders with those of the run",
     "pipeline.render.process": "renders one scan without Ray, as predict does",
     "pipeline.predict.predictor": "loads a run and predicts; the page of app is built on it",
+    "pipeline.predict.examples": "classes that are defined by example faces; app makes them from uploads",
     "pipeline.predict.inputs": "finds the scans in files and folders; app finds them in uploads",
 }
 # Modules below `cli` whose strings hold `--word` for another reason than naming an option in a message.

@@ -127,7 +127,7 @@ def test_an_example_shows_the_face_its_views_and_the_predictions(page):
 
 def test_descriptions_are_scored_and_a_view_can_be_left_out(page):
     page.get_by_role("button", name="a smile", exact=True).click()
-    page.get_by_role("textbox").fill("a polite smile\nan <i>angry</i> face")
+    page.get_by_label("In your own words").fill("a polite smile\nan <i>angry</i> face")
     page.keyboard.press("Control+Enter")
     page.get_by_text("Together with the run's expressions").wait_for()
     words = bar_values(page, 1)
@@ -142,13 +142,13 @@ def test_descriptions_are_scored_and_a_view_can_be_left_out(page):
 
 def test_known_expressions_are_scored_once_with_a_note(page):
     page.get_by_role("button", name="a smile", exact=True).click()
-    page.get_by_role("textbox").fill("surprise\nSU\na polite smile")
+    page.get_by_label("In your own words").fill("surprise\nSU\na polite smile")
     page.keyboard.press("Control+Enter")
     page.get_by_text("scored anyway").wait_for()
     words = bar_values(page, 1)
     assert {"a polite smile", "surprise"} <= words.keys() and "SU" not in words
     assert len(words) == 8 and sum(words.values()) == pytest.approx(100, abs=1)
-    page.get_by_role("textbox").fill("\n".join(f"description {number}" for number in range(14)))
+    page.get_by_label("In your own words").fill("\n".join(f"description {number}" for number in range(14)))
     page.keyboard.press("Control+Enter")
     page.get_by_text("Of 14 descriptions the first 12 are scored.").wait_for()
 

@@ -155,3 +155,9 @@ class TestRejected:
         monkeypatch.setattr(uploads, "MAX_FILES", 2)
         with pytest.raises(UploadError, match="holds 3 files"):
             unpack("face.zip", sent, tmp_path)
+
+
+def test_a_scan_and_its_neutral_one_are_no_sequence(tmp_path):
+    found = unpack("face.zip", zipped(smile_obj=OBJ, Neutral_obj=OBJ), tmp_path)
+    assert found.source.frame_rate is None and found.source.frames[0].mesh == "smile.obj"
+    assert found.source.neutral is not None and found.source.neutral.mesh == "Neutral.obj"

@@ -74,6 +74,15 @@ def plain_answer(x, labels, a, b, c) -> int:
         (("AN", 1), ("AN", 3), ("AN", 1), "stable", ("AN", 3)),
         (("AN", 1), ("AN", 1), ("AN", 1), "stable", ("AN", 1)),
         (("AN", 2), ("AN", 1), ("AN", 2), "arithmetic", ("AN", 1)),
+        # A dataset may have no levels, or levels of some scans only.
+        (("AN", None), ("HA", None), ("AN", None), "change", ("HA", None)),
+        (("AN", None), ("AN", None), ("AN", None), "stable", ("AN", None)),
+        (("AN", None), ("AN", 1), ("AN", None), "stable", ("AN", 1)),
+        (("AN", None), ("HA", None), ("AN", 2), None, None),
+        (("AN", 2), ("HA", 2), ("AN", None), None, None),
+        (("HA;SU", 2), ("AN", 2), ("HA;SU", 2), "change", ("AN", 2)),
+        # Neutral scans that have levels are no distraction.
+        (("NE", 1), ("HA", 1), ("NE", 2), None, None),
         # Neither of these is a question: class and level change, or C is of another class, or of another level.
         (("AN", 1), ("HA", 2), ("AN", 1), None, None),
         (("AN", 1), ("HA", 1), ("SU", 1), None, None),

@@ -5,8 +5,10 @@ import zlib
 import numpy as np
 import pytest
 
+from smile_pipe.pipeline.captions.action_units import with_intensity
 from smile_pipe.pipeline.captions.geometry import FEATURES, POPULATION, describe
 from smile_pipe.pipeline.evaluate import caption_check as module
+from smile_pipe.pipeline.evaluate.answers import mean_interval
 from smile_pipe.pipeline.evaluate.caption_check import (
     CaptionSpace,
     caption_check,
@@ -106,6 +108,40 @@ def test_an_exchanged_adverb_is_the_opposite_one():
         assert opposite in each.true
 
 
+def test_a_false_phrase_takes_the_adverb_of_the_replaced_one():
+    adverbs = {"slightly": module._WEAK, "strongly": module._FULL}
+    exchanges = draw_exchanges(captions(), 0)
+    assert len({each.strength for each in exchanges}) == 3
+    for each in exchanges:
+        false = each.phrases[each.false_at]
+        named = named_features(captions()[each.face])
+        true = [with_intensity(FEATURES[n].phrase, strength) for n, strength in named.items()]
+        (replaced,) = {*true} - {*each.phrases}
+        for phrase in (false, replaced):
+            assert next((s for word, s in adverbs.items() if word in phrase), module._MIDDLE) == each.strength
+        assert replaced.replace("slightly ", "").replace("strongly ", "") == each.replaced.phrase.replace("{}", "")
+
+
+def test_thresholds_are_higher_where_a_caption_is_relative_to_the_population():
+    given = [caption.model_copy(update={"reference": "population"}) for caption in captions()]
+    own, differences = captions(), 0
+    for caption, other in zip(given, own, strict=True):
+        measures = {name: POPULATION[name] + value for name, value in caption.numbers.items()}
+        assert module._text(named_features(caption)) == describe(measures, None).text
+        lacking = [n for n, f in enumerate(FEATURES) if f.score(caption.numbers) < f.minimum(has_reference=False) / 2]
+        assert lacking_features(caption) == lacking
+        differences += lacking != lacking_features(other)
+    assert differences
+
+
+def test_what_is_not_measured_is_not_lacking():
+    caption = captions()[0]
+    numbers = {name: value for name, value in caption.numbers.items() if name != "inner_brow_height"}
+    lacking = lacking_features(caption.model_copy(update={"numbers": numbers}))
+    expected = [n for n in lacking_features(caption) if "inner_brow_height" not in FEATURES[n].weights]
+    assert lacking == expected != lacking_features(caption)
+
+
 def test_choice_and_place_are_those_of_a_plain_loop():
     given = captions()
     exchanges = draw_exchanges(given, 0)
@@ -141,6 +177,29 @@ def test_random_embeddings_are_at_chance():
             assert part.interval is not None and part.interval[0] <= part.accuracy <= part.interval[1]
 
 
+def test_parts_are_those_of_a_plain_loop():
+    given, faces = captions(), np.random.default_rng(1).normal(size=(NUM, 64))
+    exchanges, adverbs = draw_exchanges(given, 0), draw_adverb_exchanges(given, 0)
+    parts = {
+        (part.group, part.name): part for part in caption_check(faces, given, SUBJECTS, LEVELS, noise, 0).score.parts
+    }
+    for group, asked in (("choice", exchanges), ("choice of the adverb", adverbs)):
+        space, whose = CaptionSpace(faces, noise, asked), [SUBJECTS[each.face] for each in asked]
+        hits = np.array([space.prefers_true(each) for each in asked], float)
+        assert parts[group, "all"].accuracy == hits.mean()
+        assert parts[group, "all"].interval == mean_interval(hits, whose, 0)
+        simple = np.mean([space.prefers_true(each, of_mean_face=True) for each in asked])
+        assert parts[group, "all"].baseline == simple
+    # A caption of one phrase has no place to find.
+    several = [each for each in exchanges if len(each.phrases) > 1]
+    assert len(several) < len(exchanges)
+    assert parts["locate", "all"].num_questions == len(several)
+    assert parts["locate", "all"].chance == pytest.approx(np.mean([1 / len(each.phrases) for each in several]))
+    for level in set(LEVELS):
+        count = sum(LEVELS[each.face] == level for each in exchanges)
+        assert parts["choice", f"level: {level}"].num_questions == count
+
+
 def test_groups_of_a_kind_have_all_questions():
     answers = caption_check(np.eye(NUM, 64), captions(), SUBJECTS, LEVELS, noise, 0)
     choices = {part.name: part.num_questions for part in answers.score.parts if part.group == "choice"}
@@ -157,6 +216,8 @@ def test_regions_are_those_of_the_measures():
 
 def test_captions_of_other_sources_are_not_asked():
     coded = Caption(source="au", reference="none", numbers={"AU12": 0.8})
+    same_numbers = captions()[0].model_copy(update={"source": "au"})
+    assert draw_exchanges([same_numbers], 0) == draw_adverb_exchanges([same_numbers], 0) == []
     with pytest.raises(UsageError, match="measured on its mesh"):
         caption_check(np.eye(2, 4), [coded, None], ["a", "b"], [1, 1], noise, 0)
 

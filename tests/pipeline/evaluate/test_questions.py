@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from helpers.html_text import Page
-from smile_pipe.cli.commands.evaluate import _question_table
+from smile_pipe.cli.commands.evaluate import _main_parts, _question_table
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.stage import run
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
+from smile_pipe.pipeline.runs.question_scores import QuestionPart
 from smile_pipe.shards.errors import UsageError
 
 QUESTIONS = ("analogy", "missing-views", "few-labels", "fewshot:2")
@@ -84,3 +85,25 @@ def test_caption_check_needs_measured_captions(run_copy, shards_dir):
 def test_unknown_question_raises(run_copy, shards_dir, name):
     with pytest.raises(ValueError, match="protocol"):
         EvaluateConfig(run=run_copy, shards=str(shards_dir), protocol=(name,))
+
+
+def test_command_prints_the_main_parts_of_missing_views():
+    values = {"a": 0.5, "b": 0.4, "c": 0.3, "a + b": 0.6, "a + c": 0.7, "b + c": 0.2, "a + b + c": 0.1}
+    means = {"mean of 1 of 3 views": 0.4, "mean of 2 of 3 views": 0.5}
+    parts = [
+        QuestionPart(
+            group=group, name=name, num_questions=9, accuracy=share if group == "probe" else 1 - share, chance=0.1
+        )
+        for group in ("zero-shot", "probe")
+        for name, share in (values | means).items()
+    ]
+    shown = [(part.group, name, part.accuracy) for name, part in _main_parts("missing-views", parts)]
+    assert [name for group, name, _ in shown if group == "probe"] == [
+        *("a", "b", "c", "a + c (best of 3)", "a + b + c", *means)
+    ]
+    assert ("zero-shot", "b + c (best of 3)", 0.8) in shown and len(shown) == 14
+    # Of other questions, main parts are those without a kind in their name.
+    others = [
+        part.model_copy(update={"name": name}) for part, name in zip(parts, ("all", "level: 2", "a + b"), strict=False)
+    ]
+    assert [name for name, _ in _main_parts("caption-check", others)] == ["all", "a + b"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from smile_pipe.cli.main import app
 from smile_pipe.pipeline.predict.examples import example_classifier
 from smile_pipe.pipeline.predict.inputs import find_inputs, find_inputs_by_folder
-from smile_pipe.pipeline.predict.predictor import Predictor
+from smile_pipe.pipeline.predict.predictor import Predictor, predict_input
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
 
@@ -77,6 +78,103 @@ def test_command_names_faces_by_examples(run_dir, examples):
     assert answer["head"] == "examples" and answer["classes"] == ["a big smile", "shock"]
     # The face is one of the examples.
     assert answer["predictions"][0]["expression"] == "a big smile"
+
+
+@pytest.fixture
+def people(faces_dir: Path, tmp_path: Path) -> Path:
+    """Two classes of two scans, in a folder for each person with the neutral scan."""
+    subjects = sorted({mesh.name[:5] for mesh in faces_dir.rglob("*_NE*.wrl")})[:2]
+    for name, code in (("a big smile", "HA04"), ("shock", "SU04")):
+        for person, subject in zip(("one", "two"), subjects, strict=True):
+            folder = tmp_path / "people" / name / person
+            folder.mkdir(parents=True)
+            for mesh in faces_dir.rglob(f"{subject}_*"):
+                if mesh.suffix == ".wrl" and f"_{code}" in mesh.name:
+                    shutil.copy(mesh, folder / f"face04{mesh.suffix}")
+                elif mesh.suffix == ".wrl" and "_NE" in mesh.name:
+                    shutil.copy(mesh, folder / f"Neutral{mesh.suffix}")
+    return tmp_path / "people"
+
+
+def test_scan_named_neutral_is_of_the_subject_of_its_neighbours(people):
+    found = find_inputs_by_folder(StoragePath(people))
+    for name, scans in found.items():
+        assert len(scans) == 2
+        for scan in scans:
+            folder = Path(scan.source.frames[0].mesh).parent
+            assert folder.parts[0] == name and scan.source.neutral.mesh == str(folder / "Neutral.wrl")
+    smile = next((people / "a big smile" / "one").glob("*04*"))
+    for path in (smile, smile.parent):
+        by_name = {Path(scan.name).name: scan.source.neutral for scan in find_inputs([str(path)])}
+        assert by_name[smile.name].mesh == "Neutral.wrl" and by_name.get("Neutral.wrl") is None
+    # Alone, it is a scan like others.
+    smile.unlink()
+    (alone,) = [scan for scan in find_inputs_by_folder(StoragePath(people))["a big smile"] if "/one/" in scan.name]
+    assert alone.source.frames[0].mesh.endswith("Neutral.wrl") and alone.source.neutral is None
+
+
+def test_neutral_is_subtracted_where_it_is_given(predictor, people):
+    classifier = example_classifier(predictor, StoragePath(people), ["shock", "a bored face"])
+    assert classifier.of_directions is not None and classifier.of_directions.classes == classifier.classes
+
+    def direction(folder: Path) -> np.ndarray:
+        moved = embed(predictor, next(folder.glob("*04*"))) - embed(predictor, folder / "Neutral.wrl")
+        return moved / np.linalg.norm(moved)
+
+    def unit_mean(rows) -> np.ndarray:
+        mean = np.mean([row / np.linalg.norm(row) for row in rows], axis=0)
+        return mean / np.linalg.norm(mean)
+
+    neutral = unit_mean(predictor.model.embed_prompts(list(predictor.run.prompts["NE"])).astype(float))
+
+    def word(text: str) -> np.ndarray:
+        return unit_mean([unit_mean(predictor.model.embed_prompts([text]).astype(float)) - neutral])
+
+    smile, shock = (
+        unit_mean([direction(people / name / subject) for subject in ("one", "two")])
+        for name in ("a big smile", "shock")
+    )
+    anchors = [smile, unit_mean([(word("shock") + shock) / 2]), word("a bored face")]
+    face = people / "shock" / "two"
+    powers = [np.exp(predictor.model.scale * (anchor @ direction(face))) for anchor in anchors]
+    (scan,) = find_inputs([str(next(face.glob("*04*")))])
+    prediction = predict_input(predictor, scan, classifier)
+    assert [*prediction.probabilities.values()] == pytest.approx(np.array(powers) / sum(powers), rel=1e-3)
+    assert prediction.is_relative
+    # A face without a neutral scan is compared as it is.
+    (neutral_scan,) = find_inputs([str(face / "Neutral.wrl")])
+    plain = predict_input(predictor, neutral_scan, classifier)
+    x = embed(predictor, face / "Neutral.wrl")[None]
+    assert not plain.is_relative
+    assert [*plain.probabilities.values()] == pytest.approx(classifier.probabilities(x)[0], rel=1e-3)
+
+
+def test_neutral_is_not_subtracted_where_a_class_has_none(predictor, people):
+    assert example_classifier(predictor, StoragePath(people), ["neutral"]).of_directions is None
+    shutil.copytree(people, people.parent / "some")
+    (people.parent / "some" / "shock" / "one" / "Neutral.wrl").unlink()
+    # One example with a neutral scan is enough.
+    assert example_classifier(predictor, StoragePath(people.parent / "some")).of_directions is not None
+    (people.parent / "some" / "shock" / "two" / "Neutral.wrl").unlink()
+    assert example_classifier(predictor, StoragePath(people.parent / "some")).of_directions is None
+    prompts = {name: texts for name, texts in predictor.run.prompts.items() if name != "NE"}
+    silent = replace(predictor, run=predictor.run.model_copy(update={"prompts": prompts}))
+    assert example_classifier(silent, StoragePath(people), ["a bored face"]).of_directions is None
+    assert example_classifier(silent, StoragePath(people)).of_directions is not None
+    flow = replace(predictor, run=predictor.run.model_copy(update={"channel": "flow"}))
+    assert flow.embed_neutral(find_inputs([str(next((people / "shock" / "one").glob("*04*")))])[0]) is None
+
+
+def test_neutral_scan_that_cannot_be_read_is_named(predictor, people):
+    classifier = example_classifier(predictor, StoragePath(people))
+    folder = people / "shock" / "two"
+    (folder / "Neutral.wrl").write_text("#VRML V2.0 utf8\n")
+    (scan,) = find_inputs([str(next(folder.glob("*04*")))])
+    assert predict_input(predictor, scan, classifier).failure.startswith("the neutral scan of its subject: ")
+    # Other classifiers do not read it.
+    assert predict_input(predictor, scan, predictor.classifier).failure is None
+    with pytest.raises(UsageError, match="neutral scan of its subject"):
+        example_classifier(predictor, StoragePath(people))
 
 
 def test_unusable_examples_raise(predictor, examples, tmp_path):

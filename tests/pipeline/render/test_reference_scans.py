@@ -95,6 +95,20 @@ def test_most_estimates_are_neutral_scans(faces_dir):
         assert not mesh or (key[:5] in mesh and any(other in mesh for other in own))
 
 
+@pytest.mark.parametrize("in_process", [True, False])
+def test_progress_is_reported_in_tenths(faces_dir, tmp_path, monkeypatch, in_process):
+    monkeypatch.setattr(render, "_in_process", lambda config: in_process)
+    lines: list[str] = []
+    render.plan(config(faces_dir, tmp_path / "shards", neutral="estimate"), lines.append)
+    total = len(samples_and_references(faces_dir))
+    assert lines[0] == f"measuring scans for `neutral=estimate`: 1 of {total}"
+    assert lines[-1] == f"measuring scans for `neutral=estimate`: {total} of {total}"
+    assert len(lines) == len(set(lines)) == 11
+    quiet: list[str] = []
+    render.plan(config(faces_dir, tmp_path / "shards"), quiet.append)
+    assert quiet == []
+
+
 def test_processes_with_limits_choose_the_same(faces_dir):
     assert samples_and_references(faces_dir, in_process=False) == samples_and_references(faces_dir)
 
