@@ -1,8 +1,8 @@
 """Other heads from the scans of a person: random changes of shape, the same for all of the person's scans.
 
 A model that learned from the heads of one source reads those of others badly, because it learned how they are made as
-well: proportions, creases, the grain of the mesh. Varied shapes are further training data (`smile-pipe render
---variant`); model/README.md has what they are worth. The constants are ours.
+well: proportions, creases, the grain of the mesh. Varied shapes are further training data (`RenderConfig.variant`);
+model/README.md has what they are worth. The constants are ours.
 
 Only sums, products and roundings are used, in a fixed order: the result is equal on any machine.
 """

@@ -116,8 +116,7 @@ class RenderConfig(SampleFilter):
         0,
         ge=0,
         description="0 draws the shapes as they are. Each other number changes them at random, all scans of a person "
-        "alike: further heads to learn from (`train --shards PLAIN --shards VARIED`), for models that read scans of "
-        "other sources.",
+        "alike: further heads to learn from, in a second set of shards, for models that read scans of other sources.",
     )
     max_frames_without_ray: int = Field(
         500,

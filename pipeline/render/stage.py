@@ -285,11 +285,12 @@ def _manifest(work: RenderPlan, settings: RenderSettings, records: Sequence[Shar
     prompts = {expression: templates for expression in expressions if (templates := _templates(settings, expression))}
     contents = [entry.fingerprint for entry in entries]
     # Shards from before there was a choice have no such setting.
-    unset = {"neutral": settings.neutral == "label", "units": settings.units == "auto", "variant": settings.variant == 0}
+    defaults = {"neutral": "label", "units": "auto", "variant": 0}
+    unset = {name for name, value in defaults.items() if getattr(settings, name) == value}
     return ShardManifest(
         fingerprint=fingerprint(settings.images_fingerprint, settings.text_source, prompts, contents),
         layout=work.layout,
-        settings=settings.model_dump(mode="json", exclude={"prompts", *(name for name in unset if unset[name])}),
+        settings=settings.model_dump(mode="json", exclude={"prompts", *unset}),
         images_fingerprint=settings.images_fingerprint,
         renderer=settings.renderer,
         views=tuple(view.name for view in settings.views),
