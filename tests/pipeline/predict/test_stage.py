@@ -229,7 +229,7 @@ def test_prompts_are_rejected_by_a_run_without_text(predictor):
 def test_jpegs_are_encoded_without_a_gpu_also_if_those_of_the_shards_were_not():
     rendered = RenderConfig(data_dir=StoragePath("a"), out=StoragePath("b"), renderer="zbuffer").resolve()
     stored = {**rendered.model_dump(mode="json", exclude={"prompts"}), "jpeg": "gpu"}
-    run = SimpleNamespace(settings=stored, temporal="none", channel="rgb")
+    run = SimpleNamespace(settings=stored, temporal="none", channels=("rgb",))
     assert render_settings_of(StoragePath("run"), run, "zbuffer").jpeg == "cpu"
 
 
