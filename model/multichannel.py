@@ -19,8 +19,8 @@ class MultiChannelModel(nn.Module):
     channel c, w_c = s_c / sum_c s_c, and s_c the inverse temperature of c. So the cosine of a face and a text is
     sum_c w_c cos_c, and times `scale`, the mean of s_c, it is the mean of the logits of the channels: the channels vote
     with equal weights (product of experts: Hinton, "Training products of experts by minimizing contrastive divergence",
-    2002). One encoder that sees all channels as views would learn from the one that suits the training data best, and
-    transfer no better than that (model/README.md).
+    2002). One encoder that sees all channels as views follows the one that suits the training data best, and transfers
+    less (model/README.md).
     """
 
     def __init__(self, systems: Sequence[ContrastiveModel]) -> None:
