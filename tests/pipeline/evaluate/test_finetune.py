@@ -248,7 +248,7 @@ class TestLearning:
         assert len(seen) == 3
         for views, channel, order, _, moments in seen:
             # Mirroring a face swaps the left and the right view.
-            assert (channel, order) == ("rgb", [0, 2, 1]) and moments.counts.tolist() == [1] * 12
+            assert (channel, order) == (("rgb",), [0, 2, 1]) and moments.counts.tolist() == [1] * 12
             assert len(views) == 12 and views.dtype == torch.uint8 and views.min() < views.max()
 
     def test_order_and_augmentation_differ_by_epoch_and_seed(self, tune, monkeypatch):
