@@ -73,6 +73,7 @@ class RecipeConfig(BaseModel):
         margin_bounds: Lower and upper bound of the margin.
         num_classes: Number of classes of `supervised`; 0 for other recipes.
         num_channels: Number of channels of the images; each has a model of its own.
+        crit: Weight of the loss `crit` against captions with a false phrase; 0 leaves it out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,11 +92,13 @@ class RecipeConfig(BaseModel):
     margin_bounds: tuple[float, float] = (0.05, 0.6)
     num_classes: int = Field(0, ge=0)
     num_channels: int = Field(1, ge=1)
+    crit: float = Field(0.0, ge=0)
 
     @property
     def weights(self) -> Mapping[str, float]:
         """Weights of the loss terms in use, by name."""
-        return {name: weight for name, weight in RECIPES[self.name].weights.items() if name not in self.without}
+        own = {name: weight for name, weight in RECIPES[self.name].weights.items() if name not in self.without}
+        return own | ({"crit": self.crit} if self.crit else {})
 
     @property
     def redundancy_weight(self) -> float:

@@ -21,13 +21,23 @@ class Embeddings:
         views: One embedding per view, pooled over the frames of a sequence, [B, V, D].
         fused: View-aware weighted mean of the views, [B, D].
         attention: Weights of that mean, [B, V].
-        text: Embeddings of the prompts, [B, D]; None without text.
+        text: Embeddings of the prompts, [B, D]; of a true and a false one, [B, 2, D]; None without text.
     """
 
     views: Tensor
     fused: Tensor
     attention: Tensor
     text: Tensor | None
+
+    @property
+    def true_text(self) -> Tensor | None:
+        """Embeddings of the true prompts, [B, D]."""
+        return self.text[:, 0] if self.text is not None and self.text.ndim == 3 else self.text
+
+    @property
+    def false_text(self) -> Tensor | None:
+        """Embeddings of the false prompts, [B, D]; None without any."""
+        return self.text[:, 1] if self.text is not None and self.text.ndim == 3 else None
 
 
 class FaceEncoder(nn.Module):
@@ -59,7 +69,8 @@ class FaceEncoder(nn.Module):
         Args:
             views_nvchw: Views of all frames in [0, 1], [N, V, 3, H, W].
             directions_v3: Unit vectors from the face to each camera, [V, 3].
-            tokens_bt: Token ids of the prompts, [B, T], preferably on the CPU; or None.
+            tokens_bt: Token ids of the prompts, [B, T], or of a true and a false one, [B, 2, T], preferably on the CPU;
+                or None.
             frames: Layout of the N frames; without it each of them is a scan.
         """
         views, fused, attention = self.embed_faces(views_nvchw, directions_v3, frames)
@@ -99,14 +110,14 @@ class FaceEncoder(nn.Module):
         return views_bvd
 
     def embed_text(self, tokens_nt: Tensor) -> Tensor:
-        """Token ids [N, T] -> embeddings [N, D]; equal prompts, common in a batch, are encoded once, without padding.
+        """Token ids [..., T] -> embeddings [..., D]; equal prompts of a batch are encoded once, without padding.
 
         Tokens on the CPU are compared there, and only different ones are copied; the device is not waited for.
         """
-        unique, inverse = torch.unique(tokens_nt.cpu(), dim=0, return_inverse=True)
+        unique, inverse = torch.unique(tokens_nt.flatten(0, -2).cpu(), dim=0, return_inverse=True)
         device = self.log_scale.device
         embedded: Tensor = self.project_text(self.towers.encode_text(to_device(self.towers.shorten(unique), device)))
-        return embedded[to_device(inverse, device)]
+        return embedded[to_device(inverse, device)].unflatten(0, tokens_nt.shape[:-1])
 
     @property
     def scale(self) -> Tensor:

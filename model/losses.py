@@ -201,6 +201,15 @@ def view_agreement(fused: Rows, views: Rows, text: Rows, scale: Tensor) -> Tenso
     return torch.stack([F.kl_div(q, of_fused, reduction="sum") / views.num for q in of_views.unbind(1)]).mean()
 
 
+def caption_preference(fused: Rows, text: Rows, false_text: Rows, scale: Tensor) -> Tensor:
+    """-log sigmoid(scale (cos(z_f, t) - cos(z_f, t'))) of the true caption t against the false one t'.
+
+    A sample whose false text is its true one adds log 2, and has no gradient.
+    """
+    z, t, f = (F.normalize(rows.own, dim=-1) for rows in (fused, text, false_text))
+    return F.softplus(-scale * (z * (t - f)).sum(dim=-1)).sum() / fused.num
+
+
 def class_cross_entropy(fused: Rows, anchors_kd: Tensor, classes: Rows, scale: Tensor) -> Tensor:
     """Cross-entropy of softmax_k(scale cos(z_f, w_k)) against the class, with one learned anchor w_k per class."""
     return _cross_entropy(_logits(fused.own, anchors_kd, scale), classes.own, fused.num)

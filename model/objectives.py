@@ -34,6 +34,7 @@ class GatheredBatch:
         fused: [B, D].
         attention: [B, V].
         text: [B, D].
+        false_text: [B, D].
         concept_ids: int64 [B]; equal numbers are positives of each other.
         subject_ids: int64 [B].
         numbers: Number of each sample in the joined batch, int64 [B].
@@ -43,6 +44,7 @@ class GatheredBatch:
     fused: Rows
     attention: Rows
     text: Rows
+    false_text: Rows
     concept_ids: Rows
     subject_ids: Rows
     numbers: Rows
@@ -79,7 +81,11 @@ class ContrastiveModel(FaceEncoder):
     def used_terms(self, with_text: bool) -> Mapping[str, Term]:
         """The terms that are minimised; without text only those that need none."""
         needs_text = frozenset(("text", "concept_ids"))
-        terms = {name: term for name, term in self.terms().items() if name in self.config.weights}
+        all_terms = {
+            **self.terms(),
+            "crit": _term("fused text false_text scale", self._prefers_caption, compares=False),
+        }
+        terms = {name: term for name, term in all_terms.items() if name in self.config.weights}
         return {name: term for name, term in terms.items() if with_text or not term.needs & needs_text}
 
     def losses(self, embeddings: Embeddings, concept_ids: Tensor | None, subject_ids: Tensor) -> dict[str, Tensor]:
@@ -106,6 +112,9 @@ class ContrastiveModel(FaceEncoder):
         weights = self.config.weights
         return {**values, "total": torch.stack([weights[name] * loss for name, loss in values.items()]).sum()}
 
+    def _prefers_caption(self, batch: GatheredBatch) -> Tensor:
+        return L.caption_preference(batch.fused, batch.text, batch.false_text, self.log_scale.exp())
+
     def freeze_unreached(self, with_text: bool, with_sequences: bool) -> None:
         """Freeze the parameters that no loss reaches, so that optimiser, clipping and all-reduce skip them.
 
@@ -122,7 +131,8 @@ class ContrastiveModel(FaceEncoder):
         The graph, and not a list, because towers of open_clip may have parts that encode neither images nor text.
         """
         zeros, size, was_training = self.log_scale.new_zeros, self.towers.image_size, self.training
-        tokens, ids = zeros(1, self.towers.context_length, dtype=torch.int64), zeros(1, dtype=torch.int64)
+        texts = (1, 2) if self.config.crit else (1,)
+        tokens, ids = zeros(*texts, self.towers.context_length, dtype=torch.int64), zeros(1, dtype=torch.int64)
         self.eval()
         embeddings = self(zeros(1, 2, 3, size, size), zeros(2, 3), tokens if with_text and self.reads_text else None)
         total = self.losses(embeddings, ids if with_text else None, ids)["total"]
@@ -329,7 +339,8 @@ def _gather(
         "views": embeddings.views,
         "fused": embeddings.fused,
         "attention": embeddings.attention,
-        "text": embeddings.text,
+        "text": embeddings.true_text,
+        "false_text": embeddings.false_text,
         "concept_ids": concept_ids,
         "subject_ids": subject_ids,
     }

@@ -1,14 +1,11 @@
 """Caption check: does the embedding of a face know which phrase of a caption is false?
 
 In the caption that was measured on a face, one phrase is exchanged for another one that the face measurably lacks: its
-score is under half of its threshold. After ViCrit (Wang et al., "ViCrit: a verifiable reinforcement learning proxy task
-for visual perception in VLMs", 2025, arXiv 2506.10128).
+score is under half of its threshold (`smile_pipe.pipeline.captions.exchanges`).
 
 - choice: the true caption is nearer to the face than the changed one;
 - locate: of the m phrases of the changed caption, the false one is that without which the caption is nearest;
 - adverb: "slightly" is exchanged for "strongly" or the reverse, and the true caption is nearer.
-
-The phrases of a caption are always in one order, and keep their adverbs, so that its form does not betray the exchange.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smile_pipe.pipeline.captions.action_units import MAX_PHRASES, MODERATE, STRONG, join_phrases, with_intensity
-from smile_pipe.pipeline.captions.geometry import FEATURES, Feature, feature_strengths
+from smile_pipe.pipeline.captions.action_units import MODERATE, STRONG, join_phrases
+from smile_pipe.pipeline.captions.exchanges import (
+    caption_text,
+    exchange,
+    lacking_features,
+    named_features,
+    phrases_of,
+)
+from smile_pipe.pipeline.captions.geometry import FEATURES, Feature
 from smile_pipe.pipeline.classifiers.knn import Features, unit_vectors
 from smile_pipe.pipeline.evaluate.answers import Answers, Example, score_part, select_examples
 from smile_pipe.pipeline.runs.question_scores import QuestionPart, QuestionScore
@@ -149,24 +153,6 @@ class CaptionSpace:
         return int(np.argmax([z @ self._text[text] for text in exchange.without_each]))
 
 
-def named_features(caption: Caption) -> dict[int, float]:
-    """Return the strengths of the features that a caption names, by their index in `FEATURES`, in its order."""
-    found = feature_strengths(caption.numbers, caption.reference != "population")
-    strengths = {FEATURES.index(feature): strength for feature, strength, is_named in found if is_named}
-    strongest = sorted(strengths, key=lambda number: -strengths[number])[:MAX_PHRASES]
-    return {number: strength for number, strength in strengths.items() if number in strongest}
-
-
-def lacking_features(caption: Caption) -> list[int]:
-    """Return the features that a face measurably lacks: their score is under half of their threshold."""
-    found = []
-    for number, feature in enumerate(FEATURES):
-        score = feature.score(caption.numbers)
-        if score is not None and score < feature.minimum(has_reference=caption.reference != "population") / 2:
-            found.append(number)
-    return found
-
-
 def draw_exchanges(captions: Sequence[Caption | None], seed: int) -> list[Exchange]:
     """Exchange each phrase of each caption for a drawn one that the face lacks; at most `MAX_QUESTIONS`."""
     rng = np.random.default_rng(seed)
@@ -177,18 +163,9 @@ def draw_exchanges(captions: Sequence[Caption | None], seed: int) -> list[Exchan
         named, lacking = named_features(caption), lacking_features(caption)
         for number, strength in named.items() if lacking else ():
             false = int(rng.choice(lacking))
-            changed = {n: s for n, s in named.items() if n != number} | {false: strength}
-            order = sorted(changed)
-            found.append(
-                Exchange(
-                    face,
-                    _text(named),
-                    tuple(with_intensity(FEATURES[n].phrase, changed[n]) for n in order),
-                    order.index(false),
-                    FEATURES[number],
-                    _adverb(strength),
-                )
-            )
+            changed = exchange(named, number, false)
+            true, at = caption_text(named), list(changed).index(false)
+            found.append(Exchange(face, true, phrases_of(changed), at, FEATURES[number], _adverb(strength)))
     return _draw(found, rng)
 
 
@@ -203,9 +180,8 @@ def draw_adverb_exchanges(captions: Sequence[Caption | None], seed: int) -> list
             adverb = _adverb(strength)
             if adverb == _MIDDLE or "{}" not in FEATURES[number].phrase:
                 continue
-            changed = named | {number: _FULL if adverb == _WEAK else _WEAK}
-            phrases = tuple(with_intensity(FEATURES[n].phrase, s) for n, s in changed.items())
-            found.append(Exchange(face, _text(named), phrases, at, FEATURES[number], adverb))
+            changed = phrases_of(named | {number: _FULL if adverb == _WEAK else _WEAK})
+            found.append(Exchange(face, caption_text(named), changed, at, FEATURES[number], adverb))
     return _draw(found, np.random.default_rng(seed))
 
 
@@ -229,10 +205,6 @@ def _groups(exchanges: Sequence[Exchange], levels: Sequence[int | None]) -> dict
         order = dict.fromkeys(f.phrase.replace("{}", "") for f in FEATURES) if kind == "phrase" else sorted(set(values))
         groups |= {f"{kind}: {value}": known == value for value in order if (known == value).any()}
     return groups
-
-
-def _text(strengths: Mapping[int, float]) -> str:
-    return join_phrases(with_intensity(FEATURES[n].phrase, strength) for n, strength in strengths.items())
 
 
 def _adverb(strength: float) -> float:

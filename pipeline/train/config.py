@@ -95,6 +95,13 @@ class TrainOptions(Frozen):
         "shards with measured captions, by knowledge: each at the mean of the samples that prototypes give its "
         "expression, with as large a share.",
     )
+    crit: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of the loss crit, for measured captions: a face is nearer to its caption than to the same "
+        "one with a phrase that the face lacks. 0 leaves it out.",
+    )
     metadata: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Description of the person (sex, age, ancestry) in half of the prompts, where labels have it; auto "
@@ -192,6 +199,7 @@ class TrainOptions(Frozen):
             pretrained=self.pretrained,
             temporal_pooling=self.temporal_pooling,
             num_channels=num_channels,
+            crit=self.crit,
         )
 
     def to_record(self, exclude: Collection[str] = ()) -> dict[str, Any]:
@@ -256,4 +264,6 @@ class TrainConfig(TrainOptions):
             del options["shard_weights"]
         if self.pseudo_start == "prompts":
             del options["pseudo_start"]
+        if not self.crit:
+            del options["crit"]
         return options

@@ -30,7 +30,7 @@ class ModelInputs:
         views: Augmented views in [0, 1], float32 [N, V, 3, H, W].
         directions: Unit vectors from the face to the cameras, [V, 3].
         frames: Which frames belong to which sample; may be on the CPU.
-        tokens: Token ids of the prompts [B, T], on the CPU; None without text.
+        tokens: Token ids of the prompts [B, T], or of a true and a false one [B, 2, T], on the CPU; None without text.
         concept_ids: Which samples are positives of each other, int64 [B]; None without text.
         subject_ids: Who is shown, int64 [B].
     """

@@ -65,6 +65,13 @@ def resolve_text_source(config: TrainConfig, manifest: ShardManifest) -> RunText
             value=source,
         )
     _check_knowledge(config, manifest, source)
+    if config.crit and source not in ("geometry", "knowledge"):
+        raise UsageError(
+            "needs measured captions as text; render the shards with `text=geometry`, and train with it or with "
+            "`text=knowledge`",
+            field="crit",
+            value=config.crit,
+        )
     if config.sampling == "balanced" and source not in ("label", "au"):
         raise UsageError(
             f"draws samples by their labels, and this training learns without them (text {source}); leave it out",

@@ -8,6 +8,7 @@ label. Equal concepts have equal numbers in every process.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from blake3 import blake3
@@ -19,6 +20,7 @@ from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.model.towers import Tokenizer, build_tokenizer
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.captions.demographics import append_person, describe_person
+from smile_pipe.pipeline.captions.exchanges import false_caption
 from smile_pipe.pipeline.captions.knowledge import Knowledge
 from smile_pipe.pipeline.data.augment import generator_for
 from smile_pipe.pipeline.data.dataset import Batch, FaceDataset
@@ -110,6 +112,7 @@ class TextTargets:
         knowledge: Knowledge | None = None,
     ) -> None:
         self.source, self.reads_text = source, model.reads_text
+        self.needs_false_captions = model.config.crit > 0
         self.dataset, self.rows, self.seed = dataset, rows, seed
         self.tokenizer = build_tokenizer(model.config.arch)
         manifest = dataset.shards.manifest
@@ -132,8 +135,8 @@ class TextTargets:
         """Encode the text and the targets of a batch.
 
         Returns:
-            Token ids [B, T] on the CPU, None if the recipe reads no text; concept ids, int64 [B], None without text;
-            subject ids, int64 [B].
+            Token ids [B, T] on the CPU, or [B, 2, T] with the false captions of the loss `crit`, None if the recipe
+            reads no text; concept ids, int64 [B], None without text; subject ids, int64 [B].
         """
         subject_ids = to_device(torch.tensor([concept_id(subject) for subject in batch.subjects]), device)
         if self.source == "none":
@@ -147,7 +150,10 @@ class TextTargets:
         ids = self._number(concepts)
         if not self.reads_text:
             return None, to_device(torch.tensor([self.class_numbers[number] for number in ids]), device), subject_ids
-        return self.tokenizer(texts), to_device(torch.tensor(ids), device), subject_ids
+        tokens = self.tokenizer(texts)
+        if self.needs_false_captions:
+            tokens = torch.stack([tokens, self.tokenizer(self._false_captions(texts, batch, epoch))], dim=1)
+        return tokens, to_device(torch.tensor(ids), device), subject_ids
 
     def state(self) -> dict[str, Any]:
         """State for a checkpoint."""
@@ -165,6 +171,14 @@ class TextTargets:
         meanings = [str(tokens) for tokens in self.tokenizer(new).tolist()] if is_caption and new else new
         self.concept_numbers |= {concept: concept_id(meaning) for concept, meaning in zip(new, meanings, strict=True)}
         return [self.concept_numbers[concept] for concept in concepts]
+
+    def _false_captions(self, texts: Sequence[str], batch: Batch, epoch: int) -> list[str]:
+        """Captions with a false phrase, other ones each epoch; texts that are no captions stay as they are."""
+        found = []
+        for key, text, caption in zip(batch.keys, texts, batch.captions, strict=True):
+            digest = blake3(f"{self.seed} {epoch} {key} false".encode()).digest(length=8)
+            found.append(false_caption(text, caption, np.random.default_rng(int.from_bytes(digest, "little"))))
+        return found
 
     def _shard_prompts(self, batch: Batch, epoch: int) -> list[str]:
         """The prompts of the shards; half of those of known people also describe the person.

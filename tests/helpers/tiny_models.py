@@ -16,15 +16,18 @@ NUM_CLASSES = 4
 
 
 TWO_CHANNELS = "facet-vlm of two channels"
+WITH_CRIT = "smile-vlm with crit"
 # Recipes that only preset the terms of another recipe's system are left out.
 SYSTEMS = [name for name in RECIPES if name not in ("barlow", "clip")]
-NAMES = [*SYSTEMS, TWO_CHANNELS]
+NAMES = [*SYSTEMS, TWO_CHANNELS, WITH_CRIT]
 
 
 def make_model(folder: Path, name: str, with_text: bool = True, coca: bool = False, **options: Any) -> RecipeModel:
     torch.manual_seed(0)
     if name == TWO_CHANNELS:
         name, options = name.split()[0], {**options, "num_channels": 2}
+    if name == WITH_CRIT:
+        name, options = name.split()[0], {**options, "crit": 0.7}
     arch = tiny_arch.register(folder, "tiny-test-coca", **tiny_arch.COCA) if coca else tiny_arch.register(folder)
     config = RecipeConfig(name=name, arch=arch, joint_dim=4, temperature=0.5, num_classes=NUM_CLASSES, **options)
     # Double precision, so that rounding in the random tower does not hide differences.
@@ -37,6 +40,11 @@ def make_model(folder: Path, name: str, with_text: bool = True, coca: bool = Fal
             torch.nn.init.normal_(system.aggregation.attention.out_proj.weight)
     model.freeze_unreached(with_text=with_text, with_sequences=True)
     return model
+
+
+def texts_for(model: RecipeModel, tokens: Tensor) -> Tensor:
+    """Tokens [N, T] of prompts, or those with false ones [N, 2, T] if the model learns from such."""
+    return torch.stack([tokens, tokens.flip(-1)], dim=1) if model.config.crit else tokens
 
 
 def faces(total: int, samples: slice, num_channels: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor, PackedFrames]:

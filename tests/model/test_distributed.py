@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers import tiny_arch
-from helpers.tiny_models import NAMES, NUM_CLASSES, faces, make_model
+from helpers.tiny_models import NAMES, NUM_CLASSES, faces, make_model, texts_for
 from smile_pipe.model.config import RECIPES
 from smile_pipe.model.distributed import gather_rows
 from smile_pipe.model.packing import PackedFrames
@@ -38,7 +38,8 @@ NUM_PSEUDO = 13
 def learn(model: RecipeModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, dict[str, Tensor]]:
     """Losses, and the gradients of all parameters for their total, of one batch out of `total` samples."""
     views, directions, tokens, concepts, frames = faces(total, samples, model.config.num_channels)
-    losses = model.losses(network(views, directions, tokens, frames), concepts, torch.arange(total)[samples] // 2)
+    embeddings = network(views, directions, texts_for(model, tokens), frames)
+    losses = model.losses(embeddings, concepts, torch.arange(total)[samples] // 2)
     losses["total"].backward()
     grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
     return {"losses": {name: loss.detach() for name, loss in losses.items()}, "total": grads}
@@ -47,7 +48,8 @@ def learn(model: RecipeModel, network: torch.nn.Module, samples: slice, total: i
 def learn_in_chunks(model: RecipeModel, network: torch.nn.Module, samples: slice, total: int) -> dict[str, Tensor]:
     """Gradients of all parameters for a batch out of `total` samples, in up to three chunks per rank."""
     views, directions, tokens, concepts, frames = faces(total, samples, model.config.num_channels)
-    inputs = ModelInputs(views, directions, frames, tokens, concepts, torch.arange(total)[samples] // 2)
+    texts = texts_for(model, tokens)
+    inputs = ModelInputs(views, directions, frames, texts, concepts, torch.arange(total)[samples] // 2)
     # Twice: DDP refuses the second pass if the first left a parameter without a gradient.
     for _ in range(2):
         network.zero_grad()

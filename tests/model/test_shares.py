@@ -12,20 +12,22 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from helpers.tiny_models import NUM_CLASSES, SYSTEMS, make_model
+from helpers.tiny_models import NUM_CLASSES, SYSTEMS, WITH_CRIT, make_model
 from smile_pipe.model import losses as L
 from smile_pipe.model.encoder import Embeddings
 from smile_pipe.model.objectives import ContrastiveModel
 
 NUM_RANKS, NUM_VIEWS, DIM = 3, 3, 4
 COUNTS = {"even": (2, 2, 2), "ragged": (4, 1, 2), "none": (3, 0, 2), "one": (0, 6, 0)}
-CASES = [(size, name) for size in COUNTS for name in SYSTEMS]
+MODELS = [*SYSTEMS, WITH_CRIT]
+CASES = [(size, name) for size in COUNTS for name in MODELS]
 
 
-def make_embeddings(num: int, own: slice) -> list[Tensor]:
-    """Random views, fused, attention and text of `own` out of `num` samples."""
+def make_embeddings(num: int, own: slice, num_texts: int = 1) -> list[Tensor]:
+    """Random views, fused, attention and texts of `own` out of `num` samples."""
     generator = torch.Generator().manual_seed(1)
-    shapes = ((num, NUM_VIEWS, DIM), (num, DIM), (num, NUM_VIEWS), (num, DIM))
+    texts = (num, num_texts, DIM) if num_texts > 1 else (num, DIM)
+    shapes = ((num, NUM_VIEWS, DIM), (num, DIM), (num, NUM_VIEWS), texts)
     rows = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     rows[2] = rows[2].softmax(dim=1)
     return [each[own].clone().requires_grad_() for each in rows]
@@ -33,7 +35,7 @@ def make_embeddings(num: int, own: slice) -> list[Tensor]:
 
 def learn(model: ContrastiveModel, num: int, own: slice) -> dict[str, dict[str, Any]]:
     """Value of each loss, and its gradients by embeddings and by parameters of the losses, zero where there is none."""
-    rows = make_embeddings(num, own)
+    rows = make_embeddings(num, own, 2 if model.config.crit else 1)
     concepts, subjects = (torch.arange(num) % NUM_CLASSES)[own], (torch.arange(num) // 2)[own]
     parameters = loss_parameters(model)
     found = {}
@@ -122,7 +124,7 @@ def test_shares_have_the_losses_and_gradients_of_the_joined_batch(ranks, tmp_pat
             torch.testing.assert_close(found, grad, **close)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", MODELS)
 def test_joined_losses_have_gradients(tmp_path, name):
     """The comparison above is of numbers that are not zero."""
     alone = learn(make_model(tmp_path, name), 6, slice(None))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from smile_pipe.pipeline.captions.action_units import with_intensity
+from smile_pipe.pipeline.captions.exchanges import caption_text, lacking_features, named_features
 from smile_pipe.pipeline.captions.geometry import FEATURES, POPULATION, describe
 from smile_pipe.pipeline.evaluate import caption_check as module
 from smile_pipe.pipeline.evaluate.answers import mean_interval
@@ -14,8 +15,6 @@ from smile_pipe.pipeline.evaluate.caption_check import (
     caption_check,
     draw_adverb_exchanges,
     draw_exchanges,
-    lacking_features,
-    named_features,
     region_of,
 )
 from smile_pipe.shards.errors import UsageError
@@ -73,7 +72,7 @@ def main_parts(answers) -> dict[str, float]:
 def test_named_phrases_are_those_of_the_caption():
     for caption in captions():
         named = named_features(caption)
-        assert module._text(named) == text_of(caption)
+        assert caption_text(named) == text_of(caption)
 
 
 def test_a_false_phrase_scores_under_half_of_its_threshold():
@@ -127,7 +126,7 @@ def test_thresholds_are_higher_where_a_caption_is_relative_to_the_population():
     own, differences = captions(), 0
     for caption, other in zip(given, own, strict=True):
         measures = {name: POPULATION[name] + value for name, value in caption.numbers.items()}
-        assert module._text(named_features(caption)) == describe(measures, None).text
+        assert caption_text(named_features(caption)) == describe(measures, None).text
         lacking = [n for n, f in enumerate(FEATURES) if f.score(caption.numbers) < f.minimum(has_reference=False) / 2]
         assert lacking_features(caption) == lacking
         differences += lacking != lacking_features(other)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers import tiny_arch
-from helpers.tiny_models import NAMES, faces, make_model
+from helpers.tiny_models import NAMES, faces, make_model, texts_for
 from smile_pipe.model.config import RecipeConfig
 from smile_pipe.model.packing import PackedFrames
 from smile_pipe.model.recipes import RecipeModel, build_model
@@ -27,7 +27,9 @@ def make_inputs(num_channels: int = 1) -> ModelInputs:
 def learn(model: RecipeModel, num_chunks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses, and gradients by names of parameters."""
     model.zero_grad(set_to_none=True)
-    losses = backward(model, model, make_inputs(model.config.num_channels), "float32", num_chunks)
+    inputs = make_inputs(model.config.num_channels)
+    inputs = replace(inputs, tokens=texts_for(model, inputs.tokens))
+    losses = backward(model, model, inputs, "float32", num_chunks)
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -96,6 +96,7 @@ def test_run_of_an_earlier_version_is_resumed(shards, tmp_path, caplog):
     assert manifest.num_steps == 6 and len(RunDirectory(out).checkpoints()) == 1
     assert manifest.config == EARLIER_OPTIONS | {
         "accumulate": 2,
+        "crit": 0.0,
         "learning_rate": "auto",
         "partitions": 0,
         "pseudo_start": "prompts",
