@@ -13,6 +13,7 @@ from smile_pipe.cli.options import Result, command
 from smile_pipe.pipeline.runs.compare import ComparedRow, Comparison, Difference, compare
 from smile_pipe.pipeline.runs.crossval_manifest import MeanStd
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, Protocol, single_view
+from smile_pipe.pipeline.runs.question_scores import HEADLINES
 from smile_pipe.shards.formatting import pluralize
 from smile_pipe.shards.manifest import Frozen
 from smile_pipe.shards.storage import StoragePath
@@ -65,6 +66,7 @@ def _title(table: Comparison) -> str:
 def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
     known = {name for row in table.rows for name in row.accuracy}
     names = [name for name in PROTOCOL_TITLES if name in known]
+    questions = [title for title in HEADLINES if any(title in row.questions for row in table.rows)]
     num_runs = Counter((row.system, row.text_source) for row in table.rows)
     body = [
         [
@@ -72,6 +74,7 @@ def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
             row.text_source,
             *([str(len(row.seeds))] if _has_seeds(table) else []),
             *(_percent(row.accuracy.get(name)) for name in names),
+            *(_percent(row.questions.get(title)) for title in questions),
             *(_difference_cells(row.differences.get(table.ordered_by)) if table.reference else []),
         ]
         for row in table.rows
@@ -79,7 +82,7 @@ def _cells(table: Comparison) -> tuple[list[str], list[list[str]]]:
     seeds = ["seeds"] if _has_seeds(table) else []
     compared = f"difference to {table.reference}, {table.ordered_by}"
     differences = [compared, "p, subjects", "p, folds"] if table.reference else []
-    return ["system", "text", *seeds, *names, *differences], body
+    return ["system", "text", *seeds, *names, *questions, *differences], body
 
 
 def _notes(table: Comparison) -> list[str]:

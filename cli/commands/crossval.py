@@ -10,6 +10,7 @@ from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.crossval.config import CrossvalConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.evaluation_manifest import single_view
+from smile_pipe.pipeline.runs.question_scores import VIEW_SEPARATOR
 from smile_pipe.shards.formatting import pluralize
 
 
@@ -26,6 +27,8 @@ def register(app: typer.Typer) -> None:
         if not progress.began:
             print_line(console, f"Nothing to do: {config.out} is finished")
         console.print(_table(manifest))
+        if manifest.questions:
+            console.print(_question_table(manifest))
         print_line(console, str(config.out / "report.html"))
         return manifest
 
@@ -46,4 +49,17 @@ def _table(manifest: CrossvalManifest) -> Table:
         recalls = [score.per_class.get(expression) for expression in manifest.classes]
         cells = ["-" if recall is None else f"{100 * recall:.0f}" for recall in recalls]
         table.add_row(name, score.accuracy.in_percent, f"{100 * score.pooled.macro_f1:.1f}", *cells)
+    return table
+
+
+def _question_table(manifest: CrossvalManifest) -> Table:
+    """The main answers; all of them are in the report."""
+    table = Table(title="answers to questions, percent")
+    for column in ("question", "of", "correct", "chance"):
+        table.add_column(column, justify="right" if column in ("correct", "chance") else "left")
+    for question, parts in manifest.questions.items():
+        for part in parts:
+            if ": " not in part.name and VIEW_SEPARATOR not in part.name:
+                cells = (f"{part.group}: {part.name}", part.accuracy.in_percent, f"{100 * part.chance:.1f}")
+                table.add_row(question, *cells)
     return table

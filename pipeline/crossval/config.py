@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from smile_pipe.pipeline.common.option_types import SHARDS_HELP, CommaSeparated, Repeated, SetsOfShards
 from smile_pipe.pipeline.crossval.protocols import HELP, check_split_protocol, is_split_protocol
 from smile_pipe.pipeline.runs.evaluation_manifest import Protocol
+from smile_pipe.pipeline.runs.question_scores import Fewshot, Question
 from smile_pipe.pipeline.train.config import TrainConfig, TrainOptions
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.storage import StoragePath
@@ -46,10 +47,10 @@ class CrossvalConfig(TrainOptions):
     num_subjects: int | None = Field(
         None, ge=2, description="Number of subjects to draw by `seed`, as in protocols with 60 subjects of BU-3DFE."
     )
-    protocol: Annotated[tuple[Protocol, ...], CommaSeparated] = Field(
+    protocol: Annotated[tuple[Protocol | Question | Fewshot, ...], CommaSeparated] = Field(
         ("zero-shot", "knn", "probe"),
         min_length=1,
-        description="Evaluation protocols that score each fold, as in `smile-pipe evaluate`.",
+        description="Evaluation protocols that score each fold, and questions, as in `smile-pipe evaluate`.",
     )
     cores_per_fold: int = Field(
         1, ge=1, description="CPU cores for the training of one fold; the other cores train other folds in parallel."
@@ -70,6 +71,13 @@ class CrossvalConfig(TrainOptions):
         )
         moved.setdefault("split_protocol", values["protocol"])
         return moved | ({"protocol": values["score"]} if "score" in values else {})
+
+    @field_validator("protocol")
+    @classmethod
+    def _predicts_classes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(names) & set(get_args(Protocol)):
+            raise ValueError(f"holds questions only; add one of {', '.join(get_args(Protocol))}")
+        return names
 
     @field_validator("split_protocol")
     @classmethod

@@ -80,14 +80,15 @@ class Fold:
         return run, evaluation
 
     def _matches_request(self, evaluation: EvaluationManifest) -> bool:
-        requested = {"classifier" if name == "zero-shot" else name for name in self.evaluate.protocol}
+        requested = {"classifier" if name == "zero-shot" else name for name in self.evaluate.class_protocols}
         scored = {"classifier" if name == "zero-shot" else name for name in evaluation.protocols}
         # Only zero-shot can be impossible, with a note; another evaluation would leave it out again.
         left_out = {"classifier"} if any(note.startswith("zero-shot") for note in evaluation.notes) else set()
         is_complete = requested <= scored | left_out
         # Earlier releases had all expressions of the shards as candidates.
         is_same = evaluation.where == self.evaluate.where and evaluation.classes == self.classes
-        return is_same and scored <= requested and is_complete
+        answers_all = set(self.evaluate.questions) == set(evaluation.questions)
+        return is_same and scored <= requested and is_complete and answers_all
 
 
 def run_fold(

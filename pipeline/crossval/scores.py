@@ -6,9 +6,17 @@ import numpy as np
 
 from smile_pipe.pipeline.classifiers.metrics import label_score, subject_intervals
 from smile_pipe.pipeline.reports.csv_table import csv_table
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, CrossvalScore, FoldScore, MeanStd, PooledScore
+from smile_pipe.pipeline.runs.crossval_manifest import (
+    CrossvalManifest,
+    CrossvalScore,
+    FoldScore,
+    MeanStd,
+    PooledScore,
+    QuestionFolds,
+)
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Interval, ProtocolScore
 from smile_pipe.pipeline.runs.predictions import PredictionTable
+from smile_pipe.pipeline.runs.question_scores import QuestionPart
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 
 
@@ -48,11 +56,44 @@ def aggregate_folds(
     }
 
 
+def aggregate_questions(evaluations: Sequence[EvaluationManifest]) -> dict[str, tuple[QuestionFolds, ...]]:
+    """Collect the answers of all folds to each question; parts and questions that a fold lacks are left out."""
+    found = {}
+    for question in evaluations[0].questions:
+        if all(question in each.questions for each in evaluations):
+            folds = [
+                {(part.group, _name_in_all_folds(part)): part for part in each.questions[question].parts}
+                for each in evaluations
+            ]
+            found[question] = tuple(
+                _question_folds(group, name, [parts[group, name] for parts in folds])
+                for group, name in folds[0]
+                if all((group, name) in parts for parts in folds)
+            )
+    return found
+
+
+def _name_in_all_folds(part: QuestionPart) -> str:
+    """Return the name without numbers that differ between folds: "5 % of the subjects (4 of 80)"."""
+    return part.name.partition(" (")[0]
+
+
+def _question_folds(group: str, name: str, parts: Sequence[QuestionPart]) -> QuestionFolds:
+    baselines = [part.baseline for part in parts if part.baseline is not None]
+    return QuestionFolds(
+        group=group,
+        name=name,
+        folds=tuple(part.accuracy for part in parts),
+        chance=float(np.mean([part.chance for part in parts])),
+        baseline=float(np.mean(baselines)) if len(baselines) == len(parts) else None,
+    )
+
+
 def scores_csv(manifest: CrossvalManifest) -> bytes:
     """The table `scores.csv`, one score per row.
 
-    Columns: protocol, measure, of (all, a fold, a level or an expression), value, deviation (over folds), low, high
-    (the interval over subjects), views (the view, where there is only one).
+    Columns: protocol, measure, of (all, a fold, a level, an expression or a kind of question), value, deviation (over
+    folds), low, high (the interval over subjects), views (the view, where there is only one).
     """
     view = manifest.views[0] if len(manifest.views) == 1 else ""
     rows = ((*row, *("" for _ in range(7 - len(row))), view) for row in _csv_rows(manifest))
@@ -104,3 +145,10 @@ def _csv_rows(manifest: CrossvalManifest) -> Iterator[tuple[object, ...]]:
             yield name, "accuracy", f"level {level}", over_folds.mean, over_folds.deviation
         for expression, recall in score.per_class.items():
             yield name, "recall", expression, recall
+    for question, parts in manifest.questions.items():
+        for part in parts:
+            of, accuracy = f"{part.group}: {part.name}", part.accuracy
+            yield question, "accuracy", of, accuracy.mean, accuracy.deviation
+            yield question, "chance", of, part.chance
+            if part.baseline is not None:
+                yield question, "baseline", of, part.baseline

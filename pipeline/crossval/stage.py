@@ -22,12 +22,13 @@ from smile_pipe.pipeline.crossval.config import DEFAULT_SPLIT_PROTOCOL, Crossval
 from smile_pipe.pipeline.crossval.folds import Fold, run_fold, run_folds_on_ray
 from smile_pipe.pipeline.crossval.protocols import FoldPlan, plan_folds
 from smile_pipe.pipeline.crossval.report import crossval_page
-from smile_pipe.pipeline.crossval.scores import aggregate_folds, fold_score, scores_csv
+from smile_pipe.pipeline.crossval.scores import aggregate_folds, aggregate_questions, fold_score, scores_csv
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.selection import select_training_rows, split_validation
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
 from smile_pipe.pipeline.runs.predictions import PredictionTable
+from smile_pipe.pipeline.runs.question_scores import check_questions
 from smile_pipe.pipeline.runs.rig import rig_differences
 from smile_pipe.pipeline.runs.run_config import StageConfigRecord, load_stage_config
 from smile_pipe.pipeline.runs.selection import SampleSelection, candidate_classes
@@ -66,7 +67,7 @@ def run(config: CrossvalConfig, on_progress: Progress = lambda done, total, note
     """
     train_shards, test_shards = _open_shards(config)
     folds = _folds(config, train_shards, test_shards)
-    num_steps = _num_steps(folds, train_shards)
+    num_steps = _num_steps(folds, train_shards, test_shards)
     reads_knowledge = "knowledge" in (config.text, config.pseudo_start)
     folds_fingerprint = fingerprint(
         [fold.train.for_fingerprint() for fold in folds],
@@ -156,10 +157,11 @@ def _folds(config: CrossvalConfig, train_shards: ShardSet, test_shards: ShardSet
     return folds
 
 
-def _num_steps(folds: Sequence[Fold], shards: ShardSet) -> int:
+def _num_steps(folds: Sequence[Fold], shards: ShardSet, test_shards: ShardSet) -> int:
     """Return the number of training steps of all folds; checks the options of the first fold with `train.prepare`."""
     config = folds[0].train
-    train.prepare(config, in_process=config.num_workers == 1)
+    _, _, job = train.prepare(config, in_process=config.num_workers == 1)
+    check_questions(folds[0].evaluate.questions, job.text_source, len(test_shards.manifest.views))
     num_samples_of = Counter(select_training_rows(shards, shards.subjects, config.where).values("subject"))
     total = 0
     for fold in folds:
@@ -236,4 +238,5 @@ def _manifest(
             for fold, run, evaluation, tested in zip(folds, runs, evaluations, subjects, strict=True)
         ),
         scores=aggregate_folds(evaluations, predictions, config.seed),
+        questions=aggregate_questions(evaluations),
     )

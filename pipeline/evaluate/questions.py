@@ -13,7 +13,6 @@ from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
 from smile_pipe.pipeline.reports.plots import accuracy_lines
 from smile_pipe.pipeline.runs.question_scores import fewshot_examples, question_title
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
-from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
 
@@ -43,19 +42,6 @@ def has_text(run: RunManifest, shards: ShardManifest, classes: Sequence[str]) ->
         and run.recipe["name"] != "supervised"
         and all(shards.prompts.get(name) for name in classes)
     )
-
-
-def check_questions(questions: Sequence[str], run: RunManifest, shards: ShardManifest) -> None:
-    """Raise UsageError for a question that cannot be asked, before anything is read."""
-    if "caption-check" in questions and run.text_source != "geometry":
-        raise UsageError(
-            f"asks about captions that are measured on meshes, and the run was trained with text from "
-            f"{run.text_source}; train on shards that were rendered with `text=geometry`",
-            field="protocol",
-            value="caption-check",
-        )
-    if "missing-views" in questions and len(shards.views) < 2:
-        raise UsageError("needs shards with at least two views", field="protocol", value="missing-views")
 
 
 def ask(

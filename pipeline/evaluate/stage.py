@@ -23,7 +23,7 @@ from smile_pipe.pipeline.data.temporal import frames_read, sequences_of
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
-from smile_pipe.pipeline.evaluate.questions import QuestionData, ask, check_questions, has_text, question_pictures
+from smile_pipe.pipeline.evaluate.questions import QuestionData, ask, has_text, question_pictures
 from smile_pipe.pipeline.evaluate.report import evaluation_figures, evaluation_page
 from smile_pipe.pipeline.evaluate.retrieval import retrieval_score
 from smile_pipe.pipeline.evaluate.tables import predictions_csv, scores_csv
@@ -32,6 +32,7 @@ from smile_pipe.pipeline.reports.contact_sheet import preview_png
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Protocol
 from smile_pipe.pipeline.runs.load_model import TrainedModel
+from smile_pipe.pipeline.runs.question_scores import check_questions
 from smile_pipe.pipeline.runs.rig import rig_differences, warn_on_other_rig
 from smile_pipe.pipeline.runs.run_directory import PREDICTIONS, PROBE, RunDirectory, open_run
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
@@ -97,7 +98,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     names, notes = list[Protocol](), tuple[str, ...]()
     if config.class_protocols:
         names, notes = resolve_protocols(config.class_protocols, selection, run_manifest, shards.manifest, classes)
-    check_questions(config.questions, run_manifest, shards.manifest)
+    check_questions(config.questions, run_manifest.text_source, len(shards.manifest.views))
     stored_rows = test_rows if fit_shards else [*test_rows, *train_rows]
     temporal = resolve_temporal_read(selection, run_manifest, shards, stored_rows)
     model = TrainedModel.load(run_manifest, checkpoint, "cuda" if config.use_gpu else "cpu")

@@ -13,6 +13,7 @@ from smile_pipe.pipeline.common.statistics import bootstrap_difference, correcte
 from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, FoldScore, MeanStd
 from smile_pipe.pipeline.runs.evaluation_manifest import PROTOCOL_TITLES, Interval, Protocol
 from smile_pipe.pipeline.runs.predictions import PredictionTable
+from smile_pipe.pipeline.runs.question_scores import HEADLINES, Headline
 from smile_pipe.pipeline.runs.run_directory import RunDirectory
 from smile_pipe.pipeline.runs.run_index import find_stage_outputs, folders_in
 from smile_pipe.shards.errors import UsageError
@@ -47,6 +48,7 @@ class ComparedRow(Frozen):
         text_source: source of the training text.
         views: the views that were fused.
         accuracy: accuracy by evaluation protocol, over folds; of several seeds, each fold has their mean.
+        questions: the same of the main questions (`HEADLINES`) that all of its cross-validations answer, by title.
         differences: difference to the reference by evaluation protocol; empty for the reference itself, and where none
             was chosen.
     """
@@ -57,6 +59,7 @@ class ComparedRow(Frozen):
     text_source: str
     views: tuple[str, ...]
     accuracy: dict[str, MeanStd]
+    questions: dict[str, MeanStd]
     differences: dict[str, Difference]
 
 
@@ -163,6 +166,7 @@ def _comparison(members: Sequence[_Crossval], reference: str | None, protocol: P
             text_source=seeds[0].manifest.text_source,
             views=seeds[0].manifest.views,
             accuracy=_accuracy(seeds),
+            questions=_questions(seeds),
             differences={} if compared in (None, seeds) else _differences(seeds, compared),
         )
         for seeds in systems
@@ -219,6 +223,23 @@ def _fold_accuracies(seeds: Sequence[_Crossval], protocol: str) -> list[float]:
 def _accuracy(seeds: Sequence[_Crossval]) -> dict[str, MeanStd]:
     names = [name for name in seeds[0].manifest.scores if all(name in each.manifest.scores for each in seeds)]
     return {name: MeanStd.of(_fold_accuracies(seeds, name)) for name in names}
+
+
+def _questions(seeds: Sequence[_Crossval]) -> dict[str, MeanStd]:
+    found = {}
+    for title, headline in HEADLINES.items():
+        answers = [_answers(each.manifest, headline) for each in seeds]
+        if all(answers):
+            found[title] = MeanStd.of(np.mean(answers, axis=0).tolist())
+    return found
+
+
+def _answers(manifest: CrossvalManifest, headline: Headline) -> tuple[float, ...]:
+    """Return the share of correct answers of each fold; empty if the questions were not asked."""
+    for part in manifest.questions.get(headline.question, ()):
+        if part.group == headline.group and part.name.startswith(headline.name_start):
+            return part.folds
+    return ()
 
 
 def _differences(seeds: Sequence[_Crossval], reference: Sequence[_Crossval]) -> dict[str, Difference]:

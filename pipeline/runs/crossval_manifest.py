@@ -119,6 +119,29 @@ class CrossvalScore(Frozen):
             raise ValueError("the confusion is no matrix of counts") from None
 
 
+class QuestionFolds(Frozen):
+    """The answers to some of the questions, in each fold.
+
+    Attributes:
+        group: what is asked.
+        name: which of the questions these are, or what they are answered from.
+        folds: share of correct answers in each fold.
+        chance: expected share of correct answers of a random choice, the mean over folds.
+        baseline: share of correct answers of a simpler way, the mean over folds; None where there is none.
+    """
+
+    group: str
+    name: str
+    folds: tuple[float, ...]
+    chance: float
+    baseline: float | None = None
+
+    @property
+    def accuracy(self) -> MeanStd:
+        """Share of correct answers, over folds."""
+        return MeanStd.of(self.folds)
+
+
 class CrossvalManifest(Manifest):
     """The result of `smile-pipe crossval`.
 
@@ -139,6 +162,7 @@ class CrossvalManifest(Manifest):
         classes: the candidates, as in the evaluation of each fold, in the order of the confusion matrices.
         folds: the folds, in order.
         scores: scores by evaluation protocol ("zero-shot", "knn", ...).
+        questions: answers to questions that were requested, by question.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -159,6 +183,7 @@ class CrossvalManifest(Manifest):
     classes: tuple[str, ...]
     folds: tuple[FoldScore, ...]
     scores: Mapping[str, CrossvalScore]
+    questions: Mapping[str, tuple[QuestionFolds, ...]] = {}
 
     @property
     def system(self) -> str:

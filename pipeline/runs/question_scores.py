@@ -1,10 +1,13 @@
 """Results of questions: protocols that ask more of embeddings than the class of a sample."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from smile_pipe.model.config import RunTextSource
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
 
 Question = Literal["analogy", "missing-views", "few-labels", "caption-check"]
@@ -33,6 +36,46 @@ def question_title(question: str) -> str:
     if (num_examples := fewshot_examples(question)) is not None:
         return f"few shots, {num_examples} example{'s' if num_examples > 1 else ''} per class"
     return QUESTION_TITLES[question]
+
+
+class Headline(NamedTuple):
+    """Questions whose score stands for a whole kind of them in a table: those of `group` whose names start alike."""
+
+    question: str
+    group: str
+    name_start: str
+
+
+HEADLINES = {
+    "caption check": Headline("caption-check", "choice", "all"),
+    "false phrase": Headline("caption-check", "locate", "all"),
+    "analogy": Headline("analogy", "class and level", "arithmetic"),
+    "5 % of labels": Headline("few-labels", "probe", "5 %"),
+    "one view": Headline("missing-views", "probe", "mean of 1 of"),
+}
+"""Columns of a comparison of systems, by title."""
+
+
+def check_questions(questions: Sequence[str], text_source: RunTextSource, num_views: int) -> None:
+    """Check that questions can be asked of a run, before anything is read.
+
+    Args:
+        questions: requested questions.
+        text_source: what the run learned from.
+        num_views: number of views of the scored shards.
+
+    Raises:
+        UsageError: a question cannot be asked.
+    """
+    if "caption-check" in questions and text_source != "geometry":
+        raise UsageError(
+            f"asks about captions that are measured on meshes, and the run was trained with text from {text_source}; "
+            "train on shards that were rendered with `text=geometry`",
+            field="protocol",
+            value="caption-check",
+        )
+    if "missing-views" in questions and num_views < 2:
+        raise UsageError("needs shards with at least two views", field="protocol", value="missing-views")
 
 
 class QuestionPart(Frozen):

@@ -5,6 +5,7 @@ import pytest
 from helpers.crossval_manifests import crossval_manifest
 from helpers.html_text import Page
 from smile_pipe.pipeline.crossval.report import crossval_page
+from smile_pipe.pipeline.runs.crossval_manifest import QuestionFolds
 
 
 def page_of(**changes) -> Page:
@@ -45,6 +46,17 @@ def test_page_has_means_deviations_and_folds():
 )
 def test_page_names_losses_conditions_and_source_of_text(changes, part):
     assert part in page_of(**changes).text
+
+
+def test_page_has_the_answers_to_questions():
+    parts = (
+        QuestionFolds(group="choice", name="all", folds=(0.9, 0.7), chance=0.5, baseline=0.61),
+        QuestionFolds(group="locate", name="all", folds=(0.4, 0.4), chance=0.25),
+    )
+    text = page_of(questions={"caption-check": parts}).text
+    assert "Caption check correct chance simpler way choice all 80.0 % ± 14.1 50.0 % 61.0 %" in text
+    assert "locate all 40.0 % ± 0.0 25.0 % –" in text
+    assert "Caption check" not in page_of().text
 
 
 def test_text_from_outside_is_escaped():

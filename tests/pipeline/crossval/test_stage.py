@@ -188,6 +188,27 @@ def test_other_evaluation_protocol_does_not_retrain(whole, shards_dir, ray_clust
     assert stamps(tmp_path / "cv" / "folds" / "00" / "checkpoints") == trained
 
 
+def test_questions_are_asked_in_each_fold_without_training_again(whole, shards_dir, ray_cluster, tmp_path):
+    shutil.copytree(whole, tmp_path / "cv")
+    trained = stamps(tmp_path / "cv" / "folds" / "00" / "checkpoints")
+    asked = config(shards_dir, tmp_path / "cv", protocol=("knn", "few-labels"))
+    manifest = run(asked)
+    assert stamps(tmp_path / "cv" / "folds" / "00" / "checkpoints") == trained
+    assert set(manifest.questions) == {"few-labels"} and manifest.questions["few-labels"]
+    folds = [tmp_path / "cv" / fold.folder / "evaluation" / "manifest.json" for fold in manifest.folds]
+    written = [EvaluationManifest.read(path).questions["few-labels"].parts for path in folds]
+    for number, part in enumerate(manifest.questions["few-labels"]):
+        assert part.folds == tuple(parts[number].accuracy for parts in written)
+        assert part.name == written[0][number].name.split(" (")[0] and part.chance == written[0][number].chance
+        assert part.accuracy.mean == pytest.approx(sum(part.folds) / len(part.folds))
+    table = (tmp_path / "cv" / "scores.csv").read_text()
+    assert f"few-labels,accuracy,{part.group}: {part.name},{part.accuracy.mean}" in table
+    assert part.name in (tmp_path / "cv" / "report.html").read_text()
+    before = stamps(tmp_path / "cv" / "folds" / "00" / "evaluation")
+    assert run(asked) == manifest and stamps(tmp_path / "cv" / "folds" / "00" / "evaluation") == before
+    assert run(config(shards_dir, tmp_path / "cv", protocol=("knn",))).questions == {}
+
+
 def test_fold_without_scores_is_scored_again(whole, shards_dir, ray_cluster, tmp_path):
     shutil.copytree(whole, tmp_path / "cv")
     scores = tmp_path / "cv" / "folds" / "01" / "evaluation" / "manifest.json"
@@ -249,12 +270,18 @@ def test_directory_with_foreign_config_json_is_not_changed(shards_dir, tmp_path,
         ({"text": "geometry"}, "text geometry"),
         ({"where": "level > 4"}, "no sample matches"),
         ({"split_protocol": "bu3dfe"}, "10 folds"),
+        ({"protocol": ("knn", "caption-check")}, "trained with text from label"),
     ],
 )
 def test_invalid_options_raise_before_anything_is_written(shards_dir, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
         run(config(shards_dir, tmp_path / "cv", **options))
     assert not (tmp_path / "cv").exists()
+
+
+def test_questions_alone_are_refused(shards_dir, tmp_path):
+    with pytest.raises(ValueError, match="holds questions only; add one of zero-shot, knn"):
+        config(shards_dir, tmp_path / "cv", protocol=("analogy", "fewshot:5"))
 
 
 def test_folds_are_trained_and_scored_through_copies_in_the_given_folder(shards_dir, tmp_path, monkeypatch):

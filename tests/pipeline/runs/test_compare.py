@@ -8,7 +8,7 @@ from smile_pipe.cli.main import app
 from smile_pipe.pipeline.common.statistics import corrected_t_test
 from smile_pipe.pipeline.reports.csv_table import csv_table
 from smile_pipe.pipeline.runs.compare import compare
-from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest
+from smile_pipe.pipeline.runs.crossval_manifest import CrossvalManifest, QuestionFolds
 from smile_pipe.shards.errors import UsageError
 
 
@@ -46,6 +46,41 @@ def test_rows_are_ordered_by_probe_without_differences(tmp_path):
         (("a",), "clip", {}),
     ]
     assert (table.num_folds, table.num_subjects, table.num_samples, table.ordered_by) == (2, 4, 40, "probe")
+
+
+def answers(*folds, group="choice", name="all"):
+    return QuestionFolds(group=group, name=name, folds=folds, chance=0.5)
+
+
+def test_main_questions_are_columns(tmp_path):
+    asked = {
+        "caption-check": (
+            answers(0.9, 0.7, name="region: brows"),
+            answers(0.9, 0.8),
+            answers(0.6, 0.6, group="locate"),
+        ),
+        "few-labels": (answers(0.1, 0.2, group="probe", name="1 %"), answers(0.3, 0.5, group="probe", name="5 % of")),
+    }
+    write(tmp_path / "a", "clip", (0.5, 0.7), questions=asked)
+    write(tmp_path / "b", "smile-vlm", (0.8, 0.9))
+    (table,) = compare(tmp_path)
+    assert table.rows[0].questions == {}
+    found = {title: (score.mean, score.deviation) for title, score in table.rows[1].questions.items()}
+    expected = {"caption check": (0.85, 0.05), "false phrase": (0.6, 0), "5 % of labels": (0.4, 0.1)}
+    assert found == {title: pytest.approx((mean, half * 2**0.5)) for title, (mean, half) in expected.items()}
+    lines = CliRunner().invoke(app, ["compare", str(tmp_path), "--markdown"]).stdout.splitlines()
+    assert "| system | text | probe | caption check | false phrase | 5 % of labels |" in lines
+    assert "| smile-vlm | label | 85.0 ± 7.1 | - | - | - |" in lines
+    assert "| clip | label | 60.0 ± 14.1 | 85.0 ± 7.1 | 60.0 ± 0.0 | 40.0 ± 14.1 |" in lines
+
+
+def test_answers_of_several_seeds_are_their_mean_in_each_fold(tmp_path):
+    for seed, folds in enumerate([(0.2, 0.4), (0.4, 0.8)]):
+        asked = {"caption-check": (answers(*folds),)}
+        write(tmp_path / f"{seed}", "clip", (0.5, 0.7), seed=seed, questions=asked)
+    (row,) = compare(tmp_path)[0].rows
+    assert row.questions["caption check"].mean == pytest.approx(0.45)
+    assert row.questions["caption check"].deviation == pytest.approx(0.15 * 2**0.5)
 
 
 class TestReference:
