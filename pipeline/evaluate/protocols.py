@@ -35,7 +35,8 @@ class ProtocolPredictor:
         prompts: embeddings [P, D] of each class's prompts, for `zero-shot`.
         anchor_classes: the class of each anchor of the model's classifier, for `classifier`.
         seed: random seed of the probe.
-        votes: embeddings [C, D] of the captions of training and their shares [C, K] of the classes, for `caption-vote`.
+        votes: embeddings [C, D] of the captions of training and their votes [C, K] for the classes, for `caption-vote`.
+        voters: texts of these captions.
     """
 
     model: TrainedModel
@@ -44,6 +45,7 @@ class ProtocolPredictor:
     anchor_classes: tuple[str, ...]
     seed: int
     votes: tuple[Features, Probabilities] | None = None
+    voters: Sequence[str] = ()
 
     def probabilities(self, protocol: Protocol, x: Features) -> Probabilities:
         """Predict the scored samples.

@@ -36,7 +36,7 @@ def evaluation_page(
         run: manifest of the evaluated run.
         figures: SVG or PNG by caption, in order; see `evaluation_figures`.
         contact_sheet: image of some of the scored faces, if there is one.
-        pictures: picture of a question's answers, by question.
+        pictures: picture of answers, by question or protocol.
     """
     facts = {
         "recipe": manifest.recipe,

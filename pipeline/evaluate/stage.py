@@ -20,6 +20,7 @@ from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.data.dataset import DecodeSpec, DiskCache, FaceDataset
 from smile_pipe.pipeline.data.integrity import open_shards
 from smile_pipe.pipeline.data.temporal import frames_read, sequences_of
+from smile_pipe.pipeline.evaluate.answers import examples_png
 from smile_pipe.pipeline.evaluate.config import EvaluateConfig
 from smile_pipe.pipeline.evaluate.embeddings import EmbeddingSet, embed
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
@@ -28,6 +29,7 @@ from smile_pipe.pipeline.evaluate.report import evaluation_figures, evaluation_p
 from smile_pipe.pipeline.evaluate.retrieval import retrieval_score
 from smile_pipe.pipeline.evaluate.tables import predictions_csv, scores_csv
 from smile_pipe.pipeline.evaluate.view_ablation import view_protocol, view_scores
+from smile_pipe.pipeline.evaluate.vote_examples import vote_examples
 from smile_pipe.pipeline.reports.contact_sheet import preview_png
 from smile_pipe.pipeline.runs.cards import run_card
 from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest, Protocol
@@ -105,7 +107,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     # Before the samples are read, which takes most of the time.
     if config.knowledge and "caption-vote" not in names:
         raise UsageError("needs `protocol=caption-vote`", field="knowledge", value=config.knowledge)
-    votes = _caption_votes(config, model, classes) if "caption-vote" in names else None
+    voters, votes = _caption_votes(config, model, classes) if "caption-vote" in names else ((), None)
     notes = (*notes, VOTE_NOTE) if votes else notes
     decode_spec = model.decode_spec(run_manifest, temporal)
     # Without fine-tuning each sample is read once, so a cache would be useless.
@@ -119,7 +121,7 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     texts = {name: shards.manifest.prompts[name] for name in classes if reads_text}
     warn_on_equal_tokens(model.tokenizer, texts)
     prompts = {name: model.embed_prompts(prompts) for name, prompts in texts.items()}
-    predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes)
+    predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes, voters)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
     question_data = QuestionData(predictor, dataset.shards, _finetuner(config, predictor, dataset) if tunes else None)
@@ -132,6 +134,11 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     x, y = data.x[data.num_train :], data.test_labels.y
     figures = evaluation_figures(manifest, RunDirectory(config.run).metrics(), x, y)
     pictures = question_pictures(answers, question_data)
+    if votes:
+        shown = vote_examples(x, y, predicted["caption-vote"], data.classes, (voters, votes[0]), config.seed)
+        pictures["caption-vote"] = examples_png(
+            "caption vote: right names, then wrong ones", shards, data.test_rows, shown
+        )
     page = evaluation_page(manifest, run_manifest, figures, preview_png(shards, data.test_rows), pictures)
     files = {
         "report.html": page.encode(),
@@ -147,11 +154,11 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
 
 def _caption_votes(
     config: EvaluateConfig, model: TrainedModel, classes: tuple[str, ...]
-) -> tuple[Features, Probabilities]:
-    """Embed the captions of the run, and compute their shares of the candidates."""
+) -> tuple[tuple[str, ...], tuple[Features, Probabilities]]:
+    """Return the captions of the run, their embeddings, and their votes for the candidates."""
     captions = TrainingCaptions.read(config.run)
     knowledge = load_knowledge(config.knowledge) if config.knowledge else None
-    return embed_captions(model, captions), captions.shares(classes, knowledge)
+    return tuple(captions.captions), (embed_captions(model, captions), captions.votes(classes, knowledge))
 
 
 def _rig_differences(run: RunManifest, shards: ShardSet, fit_shards: ShardSet | None) -> tuple[str, ...]:

@@ -122,8 +122,8 @@ def _caption_classifier(root: StoragePath, run: RunManifest, model: TrainedModel
     knowledge = load_knowledge(path) if path else None
     added = read_knowledge(path).prototypes if path else ()
     classes = order_expressions((*run.classes, *added))
-    anchors, shares = embed_captions(model, captions), captions.shares(classes, knowledge)
-    return Classifier("captions", classes, lambda x: caption_vote(x, anchors, shares, model.scale))
+    anchors, votes = embed_captions(model, captions), captions.votes(classes, knowledge)
+    return Classifier("captions", classes, lambda x: caption_vote(x, anchors, votes, model.scale))
 
 
 def _warn_on_other_rig(root: StoragePath) -> None:

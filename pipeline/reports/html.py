@@ -39,7 +39,7 @@ def render_page(
         figures: SVG or PNG by caption, in order.
         facts: facts on the run and its data, by name.
         contact_sheet: image of some of the scored faces (SVG or PNG), if there is one.
-        pictures: picture of a question's answers (SVG or PNG), by its name.
+        pictures: picture of answers (SVG or PNG), by the name of the question or of the protocol.
     """
     levels = {level for score in scores.values() for level in score.per_level}
     return _ENVIRONMENT.get_template(template).render(

@@ -81,15 +81,16 @@ class TrainingCaptions(Frozen):
         """Write `captions.json` into the directory of a run."""
         RunDirectory(root).captions_path.write_atomically(canonical_json(self, indent=None).encode())
 
-    def shares(self, classes: Sequence[str], knowledge: Knowledge | None = None) -> NDArray[np.float64]:
-        """Compute the shares of expressions in each caption, q: the mean of its samples' names as one-hot vectors.
+    def votes(self, classes: Sequence[str], knowledge: Knowledge | None = None) -> NDArray[np.float64]:
+        """Count the samples of each caption by the expression that knowledge gives them.
 
         Args:
             classes: Codes of the K expressions to choose from.
             knowledge: Prototypes instead of those of the training.
 
         Returns:
-            float64 [C, K]; rows sum to 1, columns of expressions that knowledge lacks are 0.
+            float64 [C, K]; columns of expressions that knowledge lacks are 0. A sample that matches no expression is
+            divided among the known ones.
 
         Raises:
             UsageError: Knowledge has none of the expressions.
@@ -100,14 +101,13 @@ class TrainingCaptions(Frozen):
                 f"the expression knowledge has none of {', '.join(list(classes)[:5])}; add prototypes of your own",
                 field="knowledge",
             )
-        # A face that has nothing in common with any known expression.
         unnamed = namer.known / namer.known.sum()
         one_hot = np.eye(len(namer.classes))
-        shares = np.zeros((len(self.captions), len(namer.classes)))
-        for row, activities in zip(shares, self.captions.values(), strict=True):
+        votes = np.zeros((len(self.captions), len(namer.classes)))
+        for row, activities in zip(votes, self.captions.values(), strict=True):
             names = [namer.name(activity) for activity in activities]
-            row[:] = np.mean([unnamed if name is None else one_hot[name] for name in names], axis=0)
-        return shares
+            row[:] = np.sum([unnamed if name is None else one_hot[name] for name in names], axis=0)
+        return votes
 
 
 def embed_captions(model: "TrainedModel", captions: TrainingCaptions) -> NDArray[np.float32]:

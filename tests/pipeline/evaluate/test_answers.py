@@ -16,6 +16,7 @@ from smile_pipe.pipeline.evaluate.answers import (
     score_part,
     select_examples,
 )
+from smile_pipe.pipeline.evaluate.vote_examples import vote_examples
 from smile_pipe.shards.reader import ShardSet
 
 
@@ -59,3 +60,14 @@ def test_picture_has_a_row_for_each_example(tmp_path):
     # The first image of the named samples is shown.
     one, same, other = (examples_png("t", shards, rows, [Example("a", {"A": n})]) for n in (0, 0, 4))
     assert one == same != other
+
+
+def test_examples_of_the_vote_name_the_nearest_caption():
+    faces, anchors = np.array([[2.0, 0.1], [0.1, 1.0], [0.1, 3.0]]), np.array([[1.0, 0.0], [0.0, 5.0]])
+    predicted = np.array([[0.8, 0.2], [0.4, 0.6], [0.1, 0.9]])
+    found = vote_examples(faces, np.array([0, 1, 0]), predicted, ("HA", "SA"), (("a grin", "a frown"), anchors), 0)
+    assert sorted(found[:2], key=lambda each: each.label) == [
+        Example("happiness (80 %), right; nearest caption: a grin", {"face": 0}),
+        Example("sadness (60 %), right; nearest caption: a frown", {"face": 1}),
+    ]
+    assert found[2:] == (Example("sadness (90 %), wrong, it is happiness; nearest caption: a frown", {"face": 2}),)
