@@ -23,8 +23,8 @@ CELL, GUTTER = 160, 4
 MAX_WIDTH = 4000
 """Maximum width of the cells of a row together, in pixels: many views and channels are drawn smaller."""
 
-_MIN_CELL, _MAX_LABEL = 16, 800
-_LINE, _TEXT_SIZE, _TITLE_SIZE = 26, 16, 22
+_MIN_CELL, _MAX_LABEL = 16, 400
+_LINE, _TEXT_LINE, _TEXT_SIZE, _TITLE_SIZE = 26, 20, 16, 22
 _WHITE, _INK, _FAINT, _EMPTY = (255, 255, 255), (32, 34, 38), (110, 114, 122), (240, 241, 243)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -97,12 +97,25 @@ def draw_sheet(title: str, row_labels: Sequence[str], rows: Sequence[Cells]) -> 
     for row, (label, cells) in enumerate(zip(row_labels, rows, strict=True)):
         y = top + row * step
         right_end = left - _LINE // 2, y + cell // 2
-        draw.text(right_end, _truncate(label, font, label_width), fill=_FAINT, font=font, anchor="rm")
+        lines = _wrap(label, font, label_width, max(1, cell // _TEXT_LINE))
+        draw.multiline_text(right_end, lines, fill=_FAINT, font=font, anchor="rm", align="right")
         for x, name in zip(range(left, right, step), columns, strict=True):
             sheet.paste(_EMPTY, (x, y, x + cell, y + cell))
             if name in cells:
                 sheet.paste(Image.fromarray(cells[name]).resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
     return sheet
+
+
+def _wrap(label: str, font: Font, width: float, max_lines: int) -> str:
+    """Return the label in lines of at most `width` pixels; what does not fit into the last one is cut off."""
+    lines, words = list[str](), label.split()
+    while words and len(lines) < max_lines - 1:
+        count = len(words)
+        while count > 1 and font.getlength(" ".join(words[:count])) > width:
+            count -= 1
+        lines.append(_truncate(" ".join(words[:count]), font, width))
+        del words[:count]
+    return "\n".join([*lines, _truncate(" ".join(words), font, width)] if words else lines)
 
 
 def _truncate(label: str, font: Font, width: float) -> str:

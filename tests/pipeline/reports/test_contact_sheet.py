@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from helpers.samples import make_timeline, write_shard_set
@@ -112,6 +113,19 @@ class TestDrawing:
         assert self.has_text(sheet, green[0], 60, green[2], green[1])
         assert not self.has_text(sheet, 0, 60, red[2], red[1]) and not self.has_text(sheet, green[2], 60, width, red[1])
         assert self.has_text(sheet, 0, red[3], red[0], height) and not self.has_text(sheet, 0, red[1], red[0], red[3])
+
+    def test_long_labels_of_rows_are_whole_in_several_lines(self, monkeypatch):
+        drawn = []
+        monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", lambda *given, **more: drawn.append(given[2]))
+        label = " ".join(f"word{n}" for n in range(60))
+        draw_sheet("", [label, "short"], [{"a": self.solid(RED)}] * 2)
+        lines, font = drawn[0].split("\n"), ImageFont.load_default(16)
+        assert " ".join(lines) == label and drawn[1] == "short"
+        assert 1 < len(lines) <= CELL // 20 and all(font.getlength(line) <= 400 for line in lines)
+        # What does not fit next to a cell is cut off, at the end of the last line only.
+        draw_sheet("", [label * 9], [{"a": self.solid(RED)}])
+        *whole, last = drawn[2].split("\n")
+        assert len(whole) == CELL // 20 - 1 and last.endswith("...") and (label * 9).startswith(" ".join(whole))
 
     @pytest.mark.parametrize("columns", [1, 60, 150])
     def test_many_columns_are_drawn_smaller(self, columns):
