@@ -117,7 +117,7 @@ class TestDrawing:
     def test_long_labels_of_rows_are_whole_in_several_lines(self, monkeypatch):
         drawn = []
         monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", lambda *given, **more: drawn.append(given[2]))
-        label = " ".join(f"word{n}" for n in range(60))
+        label = " ".join(f"word{n}" for n in range(40))
         draw_sheet("", [label, "short"], [{"a": self.solid(RED)}] * 2)
         lines, font = drawn[0].split("\n"), ImageFont.load_default(16)
         assert " ".join(lines) == label and drawn[1] == "short"
