@@ -2,13 +2,14 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smile_pipe.pipeline.classifiers.metrics import NUM_DRAWS
 from smile_pipe.pipeline.common.statistics import TAILS, draw_with_replacement
+from smile_pipe.pipeline.evaluate.word_image import print_word
 from smile_pipe.pipeline.reports.contact_sheet import draw_sheet
 from smile_pipe.pipeline.runs.question_scores import QuestionPart, QuestionScore
 from smile_pipe.shards.images import as_rgb, decode_image
@@ -26,10 +27,12 @@ class Example:
     Attributes:
         label: the question in words.
         faces: numbers of the scored samples to show, by the caption of their column.
+        printed: words to print into some of the images, by the same captions.
     """
 
     label: str
     faces: Mapping[str, int]
+    printed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,17 @@ def examples_png(title: str, shards: ShardSet, rows: Sequence[SampleRow], exampl
     Returns:
         The image as PNG.
     """
-    cells = [{name: _first_image(shards, rows[n]) for name, n in example.faces.items()} for example in examples]
+    cells = [
+        {name: _first_image(shards, rows[n], example.printed.get(name, "")) for name, n in example.faces.items()}
+        for example in examples
+    ]
     buffer = io.BytesIO()
     draw_sheet(title, [example.label for example in examples], cells).save(buffer, "png")
     return buffer.getvalue()
 
 
-def _first_image(shards: ShardSet, row: SampleRow) -> NDArray[np.uint8]:
+def _first_image(shards: ShardSet, row: SampleRow, word: str) -> NDArray[np.uint8]:
     sample = shards.read(row)
     view, name = sample.record.images[0]
-    return as_rgb(decode_image(name, sample.images[view, name]))
+    image = as_rgb(decode_image(name, sample.images[view, name]))
+    return print_word(image, word) if word else image

@@ -35,8 +35,8 @@ class EvaluateConfig(Frozen):
         min_length=1,
         description="Evaluation protocols: any of zero-shot (for a run with a classifier: the classifier), knn, probe, "
         "finetune, and caption-vote (the captions of training name the face, by expression knowledge); and questions: "
-        "any of analogy, missing-views, few-labels (with finetune too, if it is named), caption-check (for a run with "
-        "text=geometry) and fewshot:K.",
+        "any of analogy, missing-views, few-labels (with finetune too, if it is named), printed-word, fewshot:K, and "
+        "caption-check (for a run with text=geometry).",
     )
     knowledge: Path | None = Field(None, description=f"For caption-vote: {KNOWLEDGE_HELP} [default: as in training]")
     split: str | None = Field(

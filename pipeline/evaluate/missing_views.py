@@ -41,8 +41,8 @@ def missing_views(predictor: ProtocolPredictor, views: tuple[str, ...], seed: in
     score = partial(score_part, chance=1 / len(data.classes), subjects=subjects, seed=seed)
     fused = {subset: _fuse(predictor, list(subset)) for subset in all_subsets(num_views)}
     parts = list[QuestionPart]()
-    for protocol in (*_fixed_protocols(predictor), "probe"):
-        hits = {s: predict_some_views(predictor, protocol, x).argmax(axis=1) == truth for s, x in fused.items()}
+    for protocol in (*fixed_protocols(predictor), "probe"):
+        hits = {s: predict_changed(predictor, protocol, x).argmax(axis=1) == truth for s, x in fused.items()}
         for size, group in groupby(hits, key=len):
             subsets = list(group)
             # All views are one subset, and a point of the plot by themselves.
@@ -68,13 +68,13 @@ def all_subsets(num_views: int) -> list[tuple[int, ...]]:
     return [subset for size in range(1, num_views + 1) for subset in combinations(range(num_views), size)]
 
 
-def predict_some_views(predictor: ProtocolPredictor, protocol: Protocol, x: Features) -> Probabilities:
-    """Predict the scored samples from some of their views, with the probe that is fitted on all views.
+def predict_changed(predictor: ProtocolPredictor, protocol: Protocol, x: Features) -> Probabilities:
+    """Predict the scored samples from changed images, with the probe that is fitted on unchanged ones.
 
     Args:
         predictor: the predictor of the evaluation.
         protocol: "zero-shot", "classifier" or "probe".
-        x: embeddings of all samples from some of their views, [N, D].
+        x: embeddings of all samples, those to score from some of their views or from other images, [N, D].
     """
     data = predictor.data
     if protocol != "probe":
@@ -89,7 +89,7 @@ def predict_some_views(predictor: ProtocolPredictor, protocol: Protocol, x: Feat
     return out_of_fold_predict(fit_predict, data.subjects.tolist())
 
 
-def _fixed_protocols(predictor: ProtocolPredictor) -> list[Protocol]:
+def fixed_protocols(predictor: ProtocolPredictor) -> list[Protocol]:
     """Return the protocol that the run has without a fit, if it has one."""
     if predictor.prompts:
         return ["zero-shot"]

@@ -3,18 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.evaluate.analogy import analogy
 from smile_pipe.pipeline.evaluate.answers import Answers, examples_png
 from smile_pipe.pipeline.evaluate.caption_check import caption_check
 from smile_pipe.pipeline.evaluate.few_labels import Finetune, few_labels
 from smile_pipe.pipeline.evaluate.fewshot import fewshot
 from smile_pipe.pipeline.evaluate.missing_views import missing_views
+from smile_pipe.pipeline.evaluate.printed_word import printed_word
 from smile_pipe.pipeline.evaluate.protocols import ProtocolPredictor
 from smile_pipe.pipeline.reports.plots import accuracy_lines
 from smile_pipe.pipeline.runs.question_scores import fewshot_examples, question_title
 from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.shards.manifest import ShardManifest
-from smile_pipe.shards.reader import ShardSet
 
 AXES = {"missing-views": "number of views", "few-labels": "percentage of the subjects with labels"}
 """Labels of the axes of the plots, by question."""
@@ -26,12 +27,14 @@ class QuestionData:
 
     Attributes:
         predictor: embeddings of the samples, and the model.
-        shards: the scored shards.
+        dataset: reader of the scored samples.
+        batch_size: number of samples embedded at a time.
         finetune: fine-tunes on some of the samples to fit on; None if fine-tuning was not requested.
     """
 
     predictor: ProtocolPredictor
-    shards: ShardSet
+    dataset: FaceDataset
+    batch_size: int
     finetune: Finetune | None = None
 
 
@@ -71,7 +74,7 @@ def question_pictures(answers: Mapping[str, Answers], data: QuestionData) -> dic
     for question, given in answers.items():
         if given.examples:
             title = f"{question_title(question)}: right answers, then wrong ones"
-            pictures[question] = examples_png(title, data.shards, rows, given.examples)
+            pictures[question] = examples_png(title, data.dataset.shards, rows, given.examples)
         elif question in AXES:
             pictures[question] = accuracy_lines(given.score.parts, AXES[question], is_log=question == "few-labels")
     return pictures
@@ -84,11 +87,13 @@ def _ask(question: str, data: QuestionData) -> Answers:
     if question == "analogy":
         return analogy(x, labels, seed)
     if question == "missing-views":
-        return missing_views(predictor, data.shards.manifest.views, seed)
+        return missing_views(predictor, data.dataset.shards.manifest.views, seed)
     if question == "few-labels":
         return few_labels(embedded, seed, data.finetune)
+    if question == "printed-word":
+        return printed_word(predictor, data.dataset, data.batch_size, seed)
     if question == "caption-check":
-        captions = [data.shards.read(row).record.caption for row in embedded.test_rows]
+        captions = [data.dataset.shards.read(row).record.caption for row in embedded.test_rows]
         return caption_check(x, captions, labels.subjects, labels.levels, predictor.model.embed_prompts, seed)
     num_examples = fewshot_examples(question)
     assert num_examples is not None, question

@@ -124,7 +124,8 @@ def _evaluate(config: EvaluateConfig, on_progress: Progress) -> EvaluationManife
     predictor = ProtocolPredictor(model, data, prompts, run_manifest.classes, config.seed, votes, voters)
     predicted = {name: _predict(name, config, predictor, dataset, on_progress) for name in names}
     scores = _scores(predicted, predictor, shards.manifest.views, config.seed)
-    question_data = QuestionData(predictor, dataset.shards, _finetuner(config, predictor, dataset) if tunes else None)
+    finetuner = _finetuner(config, predictor, dataset) if tunes else None
+    question_data = QuestionData(predictor, dataset, config.batch_size, finetuner)
     answers = ask(config.questions, question_data)
     scores["questions"] = {name: given.score for name, given in answers.items()}
     scores["rig_differences"] = differences

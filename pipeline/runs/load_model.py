@@ -1,6 +1,6 @@
 """A trained model loaded from its run, for evaluation, prediction and export."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,11 +86,24 @@ class TrainedModel:
         """Yield fused embeddings of samples, [B, D] per batch, in order and without skipped samples."""
         return (batch.fused for batch in self.embed_views(dataset, rows, batch_size))
 
-    def embed_views(self, dataset: FaceDataset, rows: Sequence[SampleRow], batch_size: int) -> Iterator[FaceEmbeddings]:
-        """Yield the embeddings of samples with those of their views, of which any subset can be fused."""
+    def embed_views(
+        self,
+        dataset: FaceDataset,
+        rows: Sequence[SampleRow],
+        batch_size: int,
+        change: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> Iterator[FaceEmbeddings]:
+        """Yield the embeddings of samples with those of their views, of which any subset can be fused.
+
+        Args:
+            dataset: Reader of the samples.
+            rows: The samples.
+            batch_size: Number of samples at a time.
+            change: Changes the images of a batch first.
+        """
         directions = dataset.directions(rows)
         groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        for batch in prefetch(dataset.batches(groups), self.device):
+        for batch in prefetch(map(change, dataset.batches(groups)), self.device):
             yield self.embed_batch(batch, directions)
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from smile_pipe.model.config import RunTextSource
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import Frozen
 
-Question = Literal["analogy", "missing-views", "few-labels", "caption-check"]
+Question = Literal["analogy", "missing-views", "few-labels", "caption-check", "printed-word"]
 Fewshot = Annotated[str, Field(pattern=r"^fewshot:[1-9]\d{0,2}$")]
 """`fewshot:K`: classes are defined by K example faces."""
 
@@ -19,6 +19,7 @@ QUESTION_TITLES = {
     "missing-views": "missing views",
     "few-labels": "few labels",
     "caption-check": "caption check",
+    "printed-word": "printed words",
 }
 VIEW_SEPARATOR = " + "
 """Between the views of a subset, in the names of the parts of `missing-views`."""

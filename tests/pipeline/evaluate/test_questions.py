@@ -15,7 +15,7 @@ from smile_pipe.pipeline.runs.evaluation_manifest import EvaluationManifest
 from smile_pipe.pipeline.runs.question_scores import QuestionPart
 from smile_pipe.shards.errors import UsageError
 
-QUESTIONS = ("analogy", "missing-views", "few-labels", "fewshot:2")
+QUESTIONS = ("analogy", "missing-views", "few-labels", "printed-word", "fewshot:2")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_table_has_all_answers(manifest, run_copy):
 def test_report_has_a_section_and_a_picture_for_each_question(manifest, run_copy):
     html = (run_copy / "evaluation" / "report.html").read_text()
     page = Page(html)
-    for title in ("Analogies", "Missing views", "Few labels", "Few shots, 2 examples per class"):
+    for title in ("Analogies", "Missing views", "Few labels", "Printed words", "Few shots, 2 examples per class"):
         assert title in page.text
     assert html.count("<figure") >= 3
 
