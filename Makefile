@@ -36,9 +36,10 @@ help:
 
 demo: .venv/installed
 	test -f $(DEMO)/faces/synth.json || $(BIN)/smile-pipe synth $(DEMO)/faces --subjects $(SUBJECTS)
-	$(BIN)/smile-pipe render $(DEMO)/faces --out $(DEMO)/shards
+	# Landmarks are found, and not read from the files of synth, because scans of your own have none.
+	$(BIN)/smile-pipe render $(DEMO)/faces --out $(DEMO)/shards --channels rgb,depth,normal,landmarks --landmarks detect
 	$(BIN)/smile-pipe inspect $(DEMO)/shards --preview $(DEMO)/views.png
-	$(BIN)/smile-pipe train --shards $(DEMO)/shards --out $(DEMO)/run --split kfold:4:0 $(if $(wildcard $(DEMO)/run/config.json),--resume)
+	$(BIN)/smile-pipe train --shards $(DEMO)/shards --out $(DEMO)/run --split kfold:4:0 --channel normal,landmarks $(if $(wildcard $(DEMO)/run/config.json),--resume)
 	$(BIN)/smile-pipe evaluate $(DEMO)/run --shards $(DEMO)/shards
 	@echo
 	@echo "Results:"
