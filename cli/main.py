@@ -78,5 +78,12 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
-        print_error("error", error.format_message())
+        print_error("error", error.format_message() + _origin(error))
         sys.exit(2)
+
+
+def _origin(error: TyperException) -> str:
+    """Name the environment variable that an invalid value is from."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    source = context.get_parameter_source(parameter.name) if context and parameter else None
+    return f" (from {parameter.envvar})" if parameter and source and source.name == "ENVIRONMENT" else ""

@@ -1,6 +1,7 @@
 """Build commands from configs: every field of a config becomes an option with its type, default and help text.
 
-A value on the command line overrides one in the `--config` file, which overrides the default. An error becomes one line
+A value on the command line overrides one of the environment (`SMILE_PIPE_TRAIN_EPOCHS=8` for `train --epochs 8`), which
+overrides one in the `--config` file, which overrides the default. An error becomes one line
 and an exit code: 1 (the job failed) or 2 (invalid arguments). `--debug` prints the traceback.
 
 Stages name options as fields of their configs (`num_workers`, `split=all`). This module turns them into flags
@@ -20,10 +21,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperCommand, TyperOption
 
-from smile_pipe.cli import signals
+from smile_pipe.cli import panels, signals
 from smile_pipe.cli.console import plain_console, print_error, print_line
 from smile_pipe.pipeline.common import ray_session
 from smile_pipe.pipeline.common.option_types import Repeated
@@ -58,8 +62,44 @@ _COMMON = {
 }
 
 
+class ConfigCommand(TyperCommand):
+    """A command whose help marks what is required. The parser does not, because a file may contain it."""
+
+    required_names: frozenset[str] = frozenset()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page, after which the process ends."""
+        for parameter in self.params:
+            parameter.required = parameter.name in self.required_names
+        super().format_help(ctx, formatter)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option `--help`, in the panel of the common options."""
+        option = super().get_help_option(ctx)
+        if isinstance(option, TyperOption):
+            option.rich_help_panel = panels.COMMON
+        return option
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line: what is required is named without brackets."""
+        options, names = list[str](), list[str]()
+        for parameter in self.params:
+            is_required = parameter.name in self.required_names
+            if isinstance(parameter, TyperOption):
+                options += [f"{parameter.opts[0]} {parameter.opts[0][2:].upper()}"] if is_required else []
+            elif not getattr(parameter, "hidden", False):
+                name = str(parameter.name).upper() + ("..." if parameter.nargs == -1 else "")
+                names.append(name if is_required else f"[{name}]")
+        return [*options, "[OPTIONS]", *names]
+
+
 def command(
-    app: typer.Typer, name: str, config: type[C], arguments: tuple[str, ...] = (), resume_hint: str = ""
+    app: typer.Typer,
+    name: str,
+    config: type[C],
+    arguments: tuple[str, ...] = (),
+    examples: tuple[str, ...] = (),
+    resume_hint: str = "",
 ) -> Callable[[Callable[[C, Console], Result]], Callable[..., None]]:
     """Decorator that registers a function of (config, console) as a command.
 
@@ -68,38 +108,53 @@ def command(
         name: name of the command.
         config: model of its options.
         arguments: names of the fields that are positional.
+        examples: command lines that the help ends with.
         resume_hint: what to run to continue after the command was stopped; "" if it cannot be continued.
     """
 
     def register(function: Callable[[C, Console], Result]) -> Callable[..., None]:
-        def run(**options: Any) -> None:
+        def run(context: typer.Context, **options: Any) -> None:
             file, as_json, verbose, debug = (options.pop(option) for option in _COMMON)
+            from_environment = {
+                option: _variable(name, option)
+                for option in options
+                if (source := context.get_parameter_source(option)) and source.name == "ENVIRONMENT"
+            }
             _replace_old_names(options, config)
             ray_session.set_verbose(verbose)
             console = plain_console(stderr=as_json)
             try:
-                result = function(_build_config(config, options, file, arguments), console)
+                result = function(_build_config(config, options, file, arguments, from_environment), console)
             except KeyboardInterrupt:
                 raise typer.Exit(_report_stop(resume_hint)) from None
             except Exception as error:
                 if as_json and isinstance(error, CheckFailedError):
                     print(canonical_json(error.result), end="")
-                raise typer.Exit(_report_error(error, debug, arguments)) from None
+                raise typer.Exit(_report_error(error, debug, arguments, from_environment)) from None
             if as_json:
                 print(canonical_json(result), end="")
 
-        # Required options come first in the help, also those that a config inherits.
-        fields = sorted(config.model_fields.items(), key=lambda item: not item[1].is_required())
         _known_fields.update(config.model_fields)
-        parameters = [_parameter(n, field, n in arguments) for n, field in fields]
+
+        def position(item: tuple[str, FieldInfo]) -> tuple[int, bool]:
+            """Arguments in their order, then panel by panel; in each, required options come first."""
+            if item[0] in arguments:
+                return arguments.index(item[0]) - len(arguments), False
+            return panels.panel_order(panels.panel_of(name, item[0])), not item[1].is_required()
+
+        fields = sorted(config.model_fields.items(), key=position)
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [context, *(_parameter(name, n, field, n in arguments) for n, field in fields)]
         parameters += [
-            _parameter(old, config.model_fields[new], positional=False, hidden=True)
+            _parameter(name, old, config.model_fields[new], positional=False, hidden=True)
             for old, new in _old_names(config).items()
         ]
         parameters += [_common_parameter(option, kind, text) for option, (kind, text) in _COMMON.items()]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__doc__ = function.__doc__
-        return app.command(name)(run)
+        required = frozenset(n for n, field in fields if field.is_required())
+        cls = type("Command", (ConfigCommand,), {"required_names": required})
+        return app.command(name, cls=cls, epilog=_epilog(name, examples))(run)
 
     return register
 
@@ -150,7 +205,28 @@ def _report_stop(resume_hint: str) -> int:
     return 128 + number
 
 
-def _build_config(config: type[C], options: dict[str, Any], file: Path | None, arguments: tuple[str, ...]) -> C:
+def _variable(command_name: str, option: str) -> str:
+    """Name of the environment variable of an option."""
+    return f"SMILE_PIPE_{command_name}_{option}".replace("-", "_").upper()
+
+
+def _epilog(command_name: str, examples: tuple[str, ...]) -> str:
+    """The end of a help page; typer takes empty lines for line breaks."""
+    variable = f"SMILE_PIPE_{command_name.replace('-', '_').upper()}_OPTION"
+    lines = ["Examples:", *(f"  {example}" for example in examples)] if examples else []
+    lines.append(
+        f"Options can be set by environment variables, too: {variable}; words of a list are separated by spaces."
+    )
+    return escape("\n\n".join(lines))
+
+
+def _build_config(
+    config: type[C],
+    options: dict[str, Any],
+    file: Path | None,
+    arguments: tuple[str, ...],
+    from_environment: Mapping[str, str],
+) -> C:
     values = _read_config_file(file, config) if file else {}
     values |= {name: value for name, value in options.items() if value not in (None, [])}
     try:
@@ -158,7 +234,10 @@ def _build_config(config: type[C], options: dict[str, Any], file: Path | None, a
             warnings.simplefilter("always", FutureWarning)
             resolved = config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_describe_validation_error(error.errors()[0], values, arguments)) from None
+        first = error.errors()[0]
+        message = _describe_validation_error(first, values, arguments)
+        variable = from_environment.get(str(first["loc"][0])) if first["loc"] else None
+        raise UsageError(f"{message} (from {variable})" if variable else message) from None
     for warning in caught:
         print_error("warning", with_flags(str(warning.message), arguments))
     return resolved
@@ -202,16 +281,29 @@ def _read_config_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
     return values
 
 
-def _parameter(name: str, field: Any, positional: bool, hidden: bool = False) -> inspect.Parameter:
+def _parameter(command_name: str, name: str, field: Any, positional: bool, hidden: bool = False) -> inspect.Parameter:
     kind = list[str] if Repeated in field.metadata else _cli_type(field.annotation)
-    required = field.is_required()
-    default = False if required or field.default in (None, ()) else _format_default(field.default)
     help_text = with_flags(field.description)
+    if not field.is_required() and field.default is not False and field.default not in (None, ()):
+        help_text += f" [default: {_format_default(field.default)}]"
+    # Square brackets are no markup.
+    help_text = escape(help_text)
+    variable = None if hidden else _variable(command_name, name)
     if positional:
-        info = typer.Argument(help=help_text, show_default=False)
+        info = typer.Argument(
+            help=help_text, show_default=False, envvar=variable, show_envvar=False, metavar=name.upper()
+        )
     else:
-        help_text = f"{help_text} (required)" if required else help_text
-        info = typer.Option(flag(name), help=help_text, show_default=default, hidden=hidden)
+        info = typer.Option(
+            flag(name),
+            help=help_text,
+            show_default=False,
+            hidden=hidden,
+            envvar=variable,
+            show_envvar=False,
+            rich_help_panel=panels.panel_of(command_name, name),
+            metavar="<str>" if kind == list[str] else None,
+        )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
@@ -227,7 +319,7 @@ def _cli_type(annotation: Any) -> Any:
 
 
 def _common_parameter(name: str, kind: Any, help_text: str) -> inspect.Parameter:
-    info = typer.Option(f"--{name}", help=help_text, show_default=False, rich_help_panel="Common options")
+    info = typer.Option(f"--{name}", help=help_text, show_default=False, rich_help_panel=panels.COMMON)
     default = False if kind is bool else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
@@ -238,13 +330,17 @@ def _format_default(default: Any) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _report_error(error: Exception, debug: bool, arguments: tuple[str, ...]) -> int:
+def _report_error(
+    error: Exception, debug: bool, arguments: tuple[str, ...], from_environment: Mapping[str, str]
+) -> int:
     """Print the error; returns the exit code."""
     if debug:
         plain_console(stderr=True).print_exception()
     is_usage = isinstance(error, UsageError)
     text = _describe_usage_error(error, arguments) if isinstance(error, UsageError) else str(error)
     text = with_flags(text.strip() or type(error).__name__, arguments)
+    if isinstance(error, UsageError) and (variable := from_environment.get(error.field or "")):
+        text += f" (from {variable})"
     if not is_usage and isinstance(error, (OSError, KeyError)):
         text = f"{type(error).__name__}: {text}"
     hint = "" if is_usage or debug else "  (--debug prints a traceback)"

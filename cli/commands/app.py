@@ -14,7 +14,16 @@ from smile_pipe.pipeline.app.config import AppConfig
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "app", AppConfig, arguments=("run",))
+    @command(
+        app,
+        "app",
+        AppConfig,
+        arguments=("run",),
+        examples=(
+            "smile-pipe app run",
+            "smile-pipe app run --host 0.0.0.0 --port 8080",
+        ),
+    )
     def serve(config: AppConfig, console: Console) -> Result:
         """Serve a web page that predicts expressions of uploaded scans with a trained RUN."""
         from smile_pipe.pipeline.app.stage import run

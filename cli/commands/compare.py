@@ -41,7 +41,16 @@ class CompareOptions(Frozen):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "compare", CompareOptions, arguments=("directory",))
+    @command(
+        app,
+        "compare",
+        CompareOptions,
+        arguments=("directory",),
+        examples=(
+            "smile-pipe compare tables",
+            "smile-pipe compare tables --reference clip --protocol zero-shot --markdown",
+        ),
+    )
     def compare_systems(config: CompareOptions, console: Console) -> Result:
         """Compare the cross-validations in DIRECTORY over the same folds; those of several seeds are one row."""
         tables = compare(config.directory, config.reference, config.protocol)

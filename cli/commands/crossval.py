@@ -17,7 +17,16 @@ from smile_pipe.shards.formatting import pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "crossval", CrossvalConfig, resume_hint="the same command")
+    @command(
+        app,
+        "crossval",
+        CrossvalConfig,
+        resume_hint="the same command",
+        examples=(
+            "smile-pipe crossval --shards shards --out folds --split-protocol bu3dfe",
+            "smile-pipe crossval --train-on BU-4DFE-shards --test-on BP4D-shards --out across",
+        ),
+    )
     def crossval(config: CrossvalConfig, console: Console) -> Result:
         """Train and score each fold, and report mean and deviation; run again to continue after a stop."""
         from smile_pipe.pipeline.crossval.stage import run

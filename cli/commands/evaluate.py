@@ -19,7 +19,16 @@ from smile_pipe.shards.formatting import describe_samples, pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "evaluate", EvaluateConfig, arguments=("run",))
+    @command(
+        app,
+        "evaluate",
+        EvaluateConfig,
+        arguments=("run",),
+        examples=(
+            "smile-pipe evaluate run --shards shards",
+            "smile-pipe evaluate run --shards shards --protocol zero-shot,analogy,missing-views",
+        ),
+    )
     def evaluate(config: EvaluateConfig, console: Console) -> Result:
         """Score a trained RUN on unseen subjects, and write a report into RUN/evaluation."""
         from smile_pipe.pipeline.evaluate.stage import run

@@ -13,7 +13,16 @@ from smile_pipe.shards.formatting import pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "export", ExportConfig, arguments=("run",))
+    @command(
+        app,
+        "export",
+        ExportConfig,
+        arguments=("run",),
+        examples=(
+            "smile-pipe export run --open-clip clip",
+            "smile-pipe export run --embeddings table.parquet --shards shards",
+        ),
+    )
     def export(config: ExportConfig, console: Console) -> Result:
         """Export a trained RUN for open_clip or as an ONNX graph, or embeddings of shards as a table."""
         from smile_pipe.pipeline.export.stage import run

@@ -40,7 +40,16 @@ class InspectOptions(Frozen):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "inspect", InspectOptions, arguments=("target",))
+    @command(
+        app,
+        "inspect",
+        InspectOptions,
+        arguments=("target",),
+        examples=(
+            "smile-pipe inspect shards --preview views.png",
+            "smile-pipe inspect run --curves curves.png",
+        ),
+    )
     def inspect(config: InspectOptions, console: Console) -> Result:
         """Show the contents of TARGET, which is shards or a run."""
         target = StoragePath(config.target)

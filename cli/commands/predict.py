@@ -20,7 +20,16 @@ MAX_COLUMNS, MAX_LISTED = 8, 3
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "predict", PredictConfig, arguments=("run", "scans"))
+    @command(
+        app,
+        "predict",
+        PredictConfig,
+        arguments=("run", "scans"),
+        examples=(
+            "smile-pipe predict run face.obj scans/",
+            'smile-pipe predict run face.obj --prompts "a polite smile" --prompts "a skeptical face"',
+        ),
+    )
     def predict(config: PredictConfig, console: Console) -> Result:
         """Predict expressions of SCANS with a trained RUN."""
         from smile_pipe.pipeline.predict.stage import run

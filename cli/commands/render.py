@@ -40,7 +40,17 @@ class RenderOptions(RenderConfig):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "render", RenderOptions, arguments=("data_dir",), resume_hint="the same command")
+    @command(
+        app,
+        "render",
+        RenderOptions,
+        arguments=("data_dir",),
+        resume_hint="the same command",
+        examples=(
+            "smile-pipe render BU-3DFE --out shards",
+            'smile-pipe render scans --out shards --channels normal,landmarks --where "level >= 3"',
+        ),
+    )
     def render(config: RenderOptions, console: Console) -> Result:
         """Render multiview images of all scans under DATA_DIR and write them as WebDataset shards.
 

@@ -28,7 +28,16 @@ class StatusOptions(Frozen):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "status", StatusOptions, arguments=("directory",))
+    @command(
+        app,
+        "status",
+        StatusOptions,
+        arguments=("directory",),
+        examples=(
+            "smile-pipe status out",
+            "smile-pipe status . --json",
+        ),
+    )
     def show_status(config: StatusOptions, console: Console) -> Result:
         """Show what DIRECTORY holds, what was made from what, what is stale, and the next commands."""
         report = status(config.directory)

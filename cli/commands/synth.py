@@ -13,7 +13,16 @@ from smile_pipe.shards.formatting import pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "synth", SynthConfig, arguments=("out",))
+    @command(
+        app,
+        "synth",
+        SynthConfig,
+        arguments=("out",),
+        examples=(
+            "smile-pipe synth faces",
+            "smile-pipe synth faces4d --kind sequences --subjects 4 --frames 8",
+        ),
+    )
     def synth(config: SynthConfig, console: Console) -> Result:
         """Generate labelled face scans or sequences of neutral and the six basic expressions, without a download."""
         from smile_pipe.pipeline.synth.stage import run

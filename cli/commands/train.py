@@ -18,7 +18,16 @@ from smile_pipe.shards.formatting import pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "train", TrainConfig, resume_hint="the same command with --resume")
+    @command(
+        app,
+        "train",
+        TrainConfig,
+        resume_hint="the same command with --resume",
+        examples=(
+            "smile-pipe train --shards shards --out run --split kfold:10:0",
+            "smile-pipe train --shards shards --out run --recipe supervised --epochs 60 --resume",
+        ),
+    )
     def train(config: TrainConfig, console: Console) -> Result:
         """Train a recipe on shards; several workers and GPUs need Ray. The test side of the split is never read."""
         started, latest = time.monotonic(), dict[str, Any]()

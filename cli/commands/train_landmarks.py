@@ -13,7 +13,15 @@ from smile_pipe.shards.formatting import pluralize
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "train-landmarks", LandmarkTrainingConfig)
+    @command(
+        app,
+        "train-landmarks",
+        LandmarkTrainingConfig,
+        examples=(
+            "smile-pipe train-landmarks --out detector.npz",
+            "smile-pipe train-landmarks --out detector.npz --face-model parametric --face-model ict_facekit.npz",
+        ),
+    )
     def train_landmarks(config: LandmarkTrainingConfig, console: Console) -> Result:
         """Train the detector of landmarks on random views of face models, and write its weights."""
         from smile_pipe.pipeline.landmark_training.stage import run

@@ -27,7 +27,16 @@ class VerifyOptions(Frozen):
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
 
-    @command(app, "verify", VerifyOptions, arguments=("shards",))
+    @command(
+        app,
+        "verify",
+        VerifyOptions,
+        arguments=("shards",),
+        examples=(
+            "smile-pipe verify shards",
+            "smile-pipe verify s3://bucket/shards --quick",
+        ),
+    )
     def verify(config: VerifyOptions, console: Console) -> Result:
         """Check every shard, sample and image of SHARDS against manifest and index."""
         shards = ShardSet.open(config.shards)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typer.testing import CliRunner
 from helpers.processes import wait_until
 from helpers.samples import make_row, make_sample
 from smile_pipe.cli.console import plain_console
-from smile_pipe.cli.main import COMMANDS, app, load_command
+from smile_pipe.cli.main import COMMANDS, app, load_command, main
+from smile_pipe.cli.panels import COMMON, PANELS
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.cli.tables import print_sample
 
@@ -318,3 +320,43 @@ class TestProcess:
         captured = capsys.readouterr()
         assert captured.out == ""
         assert [line.split()[1] for line in captured.err.splitlines()] == ["5", "6", "7", "8", "9", "10"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+class TestHelp:
+    """The help page of every command."""
+
+    def test_ends_with_two_examples_that_can_be_parsed(self, name):
+        lines = load_command(name).epilog.replace("\\[", "[").split("\n\n")
+        assert lines[0] == "Examples:" and len(lines) == 4 and lines[3].startswith("Options can be set by environment")
+        for line in lines[1:3]:
+            program, command, *arguments = shlex.split(line)
+            assert (program, command) == ("smile-pipe", name)
+            load_command(name).make_context(name, arguments)
+
+    def test_each_option_is_in_a_panel_of_its_own_kind(self, name):
+        command = load_command(name)
+        found = [p.rich_help_panel for p in command.params if p.opts[0].startswith("--") and not p.hidden]
+        assert found and set(found) <= {*PANELS, COMMON}
+        order = list(dict.fromkeys(found))
+        assert order == sorted(order, key=[*PANELS, COMMON].index)
+
+    def test_shows_defaults_and_keeps_square_brackets(self, name):
+        code, out, _ = invoke(name, "--help")
+        assert code == 0 and "(auto)" not in out and "(required)" not in out
+        visible = [p.help or "" for p in load_command(name).params if not p.hidden]
+        assert out.count("[default:") == sum("[default:" in text for text in visible)
+
+
+def test_fields_of_panels_exist():
+    names = {p.name for name in COMMANDS for p in load_command(name).params}
+    assert not {field for fields in PANELS.values() for field in fields.split()} - names
+
+
+def test_environment_variables_are_named_if_the_parser_refuses_them(monkeypatch, capsys):
+    monkeypatch.setenv("SMILE_PIPE_EVALUATE_BATCH_SIZE", "many")
+    monkeypatch.setattr(sys, "argv", ["smile-pipe", "evaluate", "run"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith("(from SMILE_PIPE_EVALUATE_BATCH_SIZE)")

@@ -179,3 +179,47 @@ class TestConfigFile:
         (tmp_path / "options.yaml").write_text(content)
         code, _, err = invoke("here", "--config", tmp_path / "options.yaml")
         assert code == 2 and err.startswith(f"error: --config {tmp_path}/options.yaml: {message}")
+
+
+class TestEnvironment:
+    def test_flag_overrides_environment_which_overrides_the_file(self, tmp_path, monkeypatch):
+        file = tmp_path / "options.yaml"
+        file.write_text("grad_cache_chunks: 2\nrate: 0.25\nmixed_precision: bf16\n")
+        monkeypatch.setenv("SMILE_PIPE_EXAMPLE_GRAD_CACHE_CHUNKS", "3")
+        monkeypatch.setenv("SMILE_PIPE_EXAMPLE_RATE", "0.5")
+        found = config_of("here", "--config", file, "--rate", 0.75)
+        assert (found["mixed_precision"], found["grad_cache_chunks"], found["rate"]) == ("bf16", 3, 0.75)
+
+    def test_arguments_and_lists_are_read(self, monkeypatch):
+        monkeypatch.setenv("SMILE_PIPE_EXAMPLE_OUT", "there")
+        monkeypatch.setenv("SMILE_PIPE_EXAMPLE_SCANS", "a.obj b.obj")
+        found = config_of()
+        assert (found["out"], found["scans"]) == ("there", ["a.obj", "b.obj"])
+
+    @pytest.mark.parametrize(
+        ("name", "value", "line"),
+        [
+            ("GRAD_CACHE_CHUNKS", "0", "error: --grad-cache-chunks 0: Input should be greater than or equal to 1"),
+            ("MIXED_PRECISION", "fp8", "error: --mixed-precision fp8: needs a GPU; use --mixed-precision bf16"),
+        ],
+    )
+    def test_errors_name_the_variable(self, monkeypatch, name, value, line):
+        variable = f"SMILE_PIPE_EXAMPLE_{name}"
+        monkeypatch.setenv(variable, value)
+        assert invoke("here") == (2, "", f"{line} (from {variable})\n")
+        monkeypatch.delenv(variable)
+        assert "from" not in invoke("here", flag(name.lower()), value)[2]
+
+    def test_errors_of_the_stage_name_the_variable(self, monkeypatch):
+        monkeypatch.setenv("SMILE_PIPE_EXAMPLE_RATE", "0.5")
+        _, _, err = invoke("here", error=UsageError("is too small", field="rate", value=0.5))
+        assert err == "error: --rate 0.5: is too small (from SMILE_PIPE_EXAMPLE_RATE)\n"
+        assert "from" not in invoke("here", error=UsageError("is missing", field="drop_loss"))[2]
+
+
+def test_help_marks_what_is_required_and_prints_defaults_as_values():
+    _, out, _ = invoke("--help")
+    assert "example [OPTIONS] OUT [SCANS]..." in " ".join(out.split())
+    assert "[required]" in next(line for line in out.splitlines() if "Output directory." in line)
+    assert out.count("[required]") == 1
+    assert "[default: 1]" in out and "[default: auto]" in out and "(auto)" not in out
