@@ -284,7 +284,7 @@ def _read_config_file(file: Path, config: type[BaseModel]) -> dict[str, Any]:
 def _parameter(command_name: str, name: str, field: Any, positional: bool, hidden: bool = False) -> inspect.Parameter:
     kind = list[str] if Repeated in field.metadata else _cli_type(field.annotation)
     help_text = with_flags(field.description)
-    if not field.is_required() and field.default is not False and field.default not in (None, ()):
+    if _has_default_to_show(field):
         help_text += f" [default: {_format_default(field.default)}]"
     # Square brackets are no markup.
     help_text = escape(help_text)
@@ -307,6 +307,12 @@ def _parameter(command_name: str, name: str, field: Any, positional: bool, hidde
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
+
+
+def _has_default_to_show(field: FieldInfo) -> bool:
+    """Whether the help names the default; that of a flag is no, and a computed one is in the description."""
+    is_constant = not field.is_required() and field.default_factory is None
+    return is_constant and field.default is not False and field.default not in (None, ())
 
 
 def _cli_type(annotation: Any) -> Any:

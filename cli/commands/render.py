@@ -20,9 +20,11 @@ from smile_pipe.pipeline.datasets.adapter import SampleSource
 from smile_pipe.pipeline.render.config import RenderConfig
 from smile_pipe.pipeline.render.plan import RenderPlan
 from smile_pipe.pipeline.render.timings import Utilization
+from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import describe_samples, pluralize
 from smile_pipe.shards.manifest import ShardManifest
 from smile_pipe.shards.reader import ShardSet
+from smile_pipe.shards.storage import StoragePath
 
 if TYPE_CHECKING:
     from smile_pipe.pipeline.render.estimate import Estimate
@@ -32,8 +34,12 @@ MAX_NOTES = 20
 
 
 class RenderOptions(RenderConfig):
-    """Options of the stage, and `dry_run`."""
+    """Options of the stage, with a default for `out`, and `dry_run`."""
 
+    out: StoragePath = Field(
+        default_factory=lambda: StoragePath("shards"),
+        description="Directory for the shards, or its URL; a run there is resumed. [default: DATA_DIR-shards]",
+    )
     dry_run: bool = Field(False, description="Print the plan and an estimate of time and size; write nothing.")
 
 
@@ -47,7 +53,7 @@ def register(app: typer.Typer) -> None:
         arguments=("data_dir",),
         resume_hint="the same command",
         examples=(
-            "smile-pipe render BU-3DFE --out shards",
+            "smile-pipe render BU-3DFE",
             'smile-pipe render scans --out shards --channels normal,landmarks --where "level >= 3"',
         ),
     )
@@ -58,6 +64,8 @@ def register(app: typer.Typer) -> None:
         """
         from smile_pipe.pipeline.render import stage
 
+        if "out" not in config.model_fields_set:
+            config = config.model_copy(update={"out": _default_out(config.data_dir)})
         if config.dry_run:
             with StageProgress("render") as progress:
                 plan = stage.plan(config, progress.wait_for)
@@ -170,6 +178,14 @@ def _print_summary(
         table.add_row("limited by", shares.limit)
     table.add_row("written to", str(config.out))
     console.print(table)
+
+
+def _default_out(data_dir: StoragePath) -> StoragePath:
+    """Return the folder next to a dataset for its shards."""
+    folder = data_dir.absolute()
+    if not folder.name:
+        raise UsageError("is needed, because DATA_DIR has no name", field="out")
+    return folder.parent / f"{folder.name}-shards"
 
 
 def _failures(state: "RenderProgress") -> str:

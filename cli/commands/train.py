@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import Field
 from rich.console import Console
+from rich.table import Table
 
 from smile_pipe.cli.console import print_line
 from smile_pipe.cli.options import Result, command
@@ -13,6 +16,23 @@ from smile_pipe.cli.progress import StageProgress
 from smile_pipe.pipeline.data.integrity import verify_hint
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.shards.formatting import pluralize
+from smile_pipe.shards.storage import StoragePath
+
+if TYPE_CHECKING:
+    from smile_pipe.pipeline.train.dry_run import TrainPlan
+
+
+class TrainCommandOptions(TrainConfig):
+    """Options of the stage, with a default for `out`, and `dry_run`."""
+
+    out: StoragePath = Field(
+        default_factory=lambda: StoragePath("runs"),
+        description="Directory of the run, or its URL: checkpoints, metrics, manifest. "
+        "[default: runs/RECIPE-FINGERPRINT]",
+    )
+    dry_run: bool = Field(
+        False, description="Print what would be trained, with an estimate from a few steps; write nothing."
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -21,15 +41,26 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "train",
-        TrainConfig,
+        TrainCommandOptions,
         resume_hint="the same command with --resume",
         examples=(
-            "smile-pipe train --shards shards --out run --split kfold:10:0",
-            "smile-pipe train --shards shards --out run --recipe supervised --epochs 60 --resume",
+            "smile-pipe train --shards shards",
+            "smile-pipe train --shards shards --out run --recipe supervised --split kfold:10:3 --resume",
         ),
     )
-    def train(config: TrainConfig, console: Console) -> Result:
+    def train(options: TrainCommandOptions, console: Console) -> Result:
         """Train a recipe on shards; several workers and GPUs need Ray. The test side of the split is never read."""
+        names_out = "out" in options.model_fields_set
+        # Without the options of the command alone, which have no influence on the result.
+        config = TrainConfig.model_validate({name: getattr(options, name) for name in TrainConfig.model_fields})
+        if options.dry_run:
+            with StageProgress("train") as progress:
+                progress.wait_for("taking a few steps, to measure them")
+                from smile_pipe.pipeline.train.dry_run import plan
+
+                found = plan(config, names_out)
+            console.print(_plan_table(found))
+            return found
         started, latest = time.monotonic(), dict[str, Any]()
 
         def on_metrics(row: dict[str, Any]) -> None:
@@ -38,8 +69,12 @@ def register(app: typer.Typer) -> None:
 
         with StageProgress("train") as progress:
             progress.wait_for("importing PyTorch", is_short=True)
-            from smile_pipe.pipeline.train.stage import run
+            from smile_pipe.pipeline.train.run_identity import default_out
+            from smile_pipe.pipeline.train.stage import prepare, run
 
+            if not names_out:
+                config = config.model_copy(update={"out": default_out(config, *prepare(config, in_process=False)[::2])})
+                print_line(console, f"run: {config.out}")
             manifest = run(config, on_metrics, on_wait=progress.wait_for)
         if manifest.num_skipped:
             print_line(
@@ -65,6 +100,28 @@ def register(app: typer.Typer) -> None:
             f"{config.out / 'checkpoints' / manifest.checkpoint}",
         )
         return manifest
+
+
+def _plan_table(plan: "TrainPlan") -> Table:
+    losses = " + ".join(f"{weight:g} {name}" for name, weight in plan.losses.items())
+    held_out = f", and {plan.num_validation_subjects} held out" if plan.num_validation_subjects else ""
+    rows = {
+        "run": plan.out,
+        "recipe": f"{plan.recipe}: {losses}; text from {plan.text_source}",
+        "model": f"{plan.arch}, {plan.num_parameters:,} parameters, {plan.precision}; input {', '.join(plan.channels)}",
+        "data": f"{pluralize(plan.num_samples, 'sample')} of {pluralize(plan.num_subjects, 'subject')}{held_out}",
+        "steps": f"{plan.num_steps:,} of {pluralize(plan.joined_batch_size, 'sample')}",
+    }
+    if plan.step_seconds is None or plan.total_seconds is None or plan.memory_bytes is None:
+        rows["time"] = "not estimated: workers use GPUs"
+    else:
+        total = timedelta(seconds=max(1, round(plan.total_seconds)))
+        rows["time"] = f"about {total} (estimate: {1000 * plan.step_seconds:.0f} ms a step, measured here)"
+        rows["memory"] = f"about {plan.memory_bytes / 2**30:.1f} GiB, and up to the cache of decoded images"
+    table = Table(show_header=False, box=None)
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
 
 
 def _note(latest: Mapping[str, Any]) -> str:

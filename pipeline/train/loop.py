@@ -55,7 +55,7 @@ def train(
     model.to(worker.device)
     set_matmul_precision(job.precision, worker.device)
     model.freeze_unreached(with_text=job.text_source != "none", with_sequences=job.temporal != "none")
-    dataset = _open_dataset(job, model, worker.device)
+    dataset = open_dataset(job, model, worker.device)
     rows = select_training_rows(dataset.shards, job.subjects, config.where)
     ranks = (worker.world_size, worker.rank, job.partitions)
     weights = _sampling_weights(config, dataset.shards, rows)
@@ -103,7 +103,8 @@ def logged_rates(learning_rates: Mapping[str, float]) -> dict[str, float]:
     return {"learning_rate": heads} | ({} if towers == heads else {"learning_rate_towers": towers})
 
 
-def _open_dataset(job: Job, model: RecipeModel, device: torch.device) -> FaceDataset:
+def open_dataset(job: Job, model: RecipeModel, device: torch.device) -> FaceDataset:
+    """Open the shards of a job for the input of its model."""
     config, is_gpu = job.config, device.type == "cuda"
     decode_spec = DecodeSpec(job.channels, model.image_size, job.temporal, config.max_frames)
     disk_cache = DiskCache.of(config.cache_dir, config.cache_gb)

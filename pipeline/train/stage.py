@@ -17,14 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.recipes import check_recipe
 from smile_pipe.model.towers import build_tokenizer, check_arch, supports_activation_checkpointing
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import Knowledge, load_knowledge
-from smile_pipe.pipeline.captions.naming import NAMING_VERSION
 from smile_pipe.pipeline.common.directory_lock import directory_lock
 from smile_pipe.pipeline.common.ray_session import ray_session
 from smile_pipe.pipeline.data.input_images import INPUT_VERSION
@@ -60,6 +57,7 @@ from smile_pipe.pipeline.train.resume import (
     load_run_config,
     updated_world_sizes,
 )
+from smile_pipe.pipeline.train.run_identity import run_fingerprint
 from smile_pipe.shards.cache import local_folder
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.formatting import pluralize
@@ -101,18 +99,12 @@ def run(
     in_process = in_process or _in_process(config)
     shards, split, job = prepare(config, in_process)
     directory = RunDirectory(config.out)
-    # The other channels are converted as in version 1.
-    version: list[Any] = [INPUT_VERSION] if "depth" in job.channels else []
-    reads_knowledge = job.text_source == "knowledge" or config.pseudo_start == "knowledge"
-    version += [fingerprint(job.knowledge, NAMING_VERSION)] if reads_knowledge else []
-    run_fingerprint = fingerprint(
-        config.for_fingerprint(), shards.manifest.fingerprint, _weights_digest(config), *version
-    )
-    if finished := load_finished(directory, run_fingerprint):
+    identity = run_fingerprint(config, shards, job)
+    if finished := load_finished(directory, identity):
         return finished
     config.out.check_output_folder()
     record: dict[str, Any] = {
-        "fingerprint": run_fingerprint,
+        "fingerprint": identity,
         "shards": relative_shards_path(directory.root, shards),
         "shards_fingerprint": shards.manifest.fingerprint,
         "train": config.recorded(),
@@ -120,16 +112,16 @@ def run(
     }
     with directory_lock(directory.root):
         # Another process may have held the lock and finished the run.
-        if finished := load_finished(directory, run_fingerprint):
+        if finished := load_finished(directory, identity):
             return finished
-        check_output(config, directory, run_fingerprint)
+        check_output(config, directory, identity)
         job = _as_recorded(job, load_run_config(directory))
         world_sizes = updated_world_sizes(config, directory)
         recipe = job.recipe.model_dump(mode="json")
         record |= {"precision": job.precision, "recipe": recipe, "world_sizes": world_sizes}
         record["partitions"] = job.partitions
         _train(job, directory, record, on_metrics, in_process, on_wait)
-        manifest = _manifest(config, run_fingerprint, shards, split, job, world_sizes, directory)
+        manifest = _manifest(config, identity, shards, split, job, world_sizes, directory)
         if job.knowledge and job.text_source in CAPTION_SOURCES:
             _collect_captions(shards, manifest, config, job.knowledge).write(directory.root)
         directory.card_path.write_atomically(run_card(manifest).encode())
@@ -296,7 +288,7 @@ def _check_model(config: TrainConfig) -> None:
 
 def _manifest(
     config: TrainConfig,
-    run_fingerprint: str,
+    identity: str,
     shards: ShardSet,
     split: Split,
     job: Job,
@@ -310,7 +302,7 @@ def _manifest(
     losses: dict[str, Any] = next((row for row in reversed(logged) if math.isfinite(row["loss_total"])), {})
     checkpoint = directory.checkpoints()[-1]
     return RunManifest(
-        fingerprint=fingerprint(run_fingerprint, sorted(skipped)) if skipped else run_fingerprint,
+        fingerprint=fingerprint(identity, sorted(skipped)) if skipped else identity,
         shards_fingerprint=shards.manifest.fingerprint,
         joined_fingerprints=shards.joined_fingerprints,
         config=config.recorded(),
@@ -378,9 +370,3 @@ def _weights_path(config: TrainConfig) -> str | None:
     """The pretrained weights for workers: the absolute path of a file, or a tag."""
     path = Path(config.pretrained or "")
     return str(path.absolute()) if path.is_file() else config.pretrained
-
-
-def _weights_digest(config: TrainConfig) -> str:
-    """Digest of a weights file, so that other weights under the same name make another run; "" without a file."""
-    path = Path(config.pretrained or "")
-    return blake3(path.read_bytes()).hexdigest(length=16) if path.is_file() else ""

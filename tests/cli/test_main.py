@@ -22,6 +22,7 @@ from smile_pipe.cli.main import COMMANDS, app, load_command, main
 from smile_pipe.cli.panels import COMMON, PANELS
 from smile_pipe.cli.progress import StageProgress
 from smile_pipe.cli.tables import print_sample
+from smile_pipe.shards.reader import ShardSet
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
@@ -96,7 +97,7 @@ class TestInvalidArguments:
             ("render {faces} --out {out} --rig 7", "--rig"),
             ("render {faces} --out {out} --prompts {tmp}/bank.yaml", r"bank\.yaml"),
             ("render {faces} --out {out} --config {tmp}/options.yaml", "sise"),
-            ("render {faces}", "--out is required"),
+            ("synth", "OUT is required"),
             ("train --shards {tmp}/{{000000..000003}}.tar --out {out}", "matches nothing"),
             ("train --shards {tmp} --out {out}", r"manifest\.json"),
         ],
@@ -360,3 +361,39 @@ def test_environment_variables_are_named_if_the_parser_refuses_them(monkeypatch,
         main()
     assert caught.value.code == 2
     assert capsys.readouterr().err.rstrip().endswith("(from SMILE_PIPE_EVALUATE_BATCH_SIZE)")
+
+
+class TestDefaultOutput:
+    """`train --shards SHARDS` and `render DATA_DIR` without `--out`."""
+
+    def test_run_is_in_a_folder_with_its_fingerprint(self, shards_dir, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        options = ("--shards", shards_dir, "--epochs", 1, "--batch-size", 4, "--split", "all")
+        code, plan, _ = invoke("train", *options, "--dry-run", "--json")
+        assert code == 0 and not list(tmp_path.iterdir())
+        code, out, stderr = invoke("train", *options, "--json")
+        assert code == 0, stderr
+        manifest, planned = json.loads(out), json.loads(plan)
+        assert manifest["fingerprint"] == planned["fingerprint"]
+        assert planned["out"] == f"runs/smile-vlm-{manifest['fingerprint'][:8]}"
+        assert (tmp_path / planned["out"] / "manifest.json").exists()
+        _, out, _ = invoke("train", *options)
+        assert f"run: {planned['out']}" in out and "Nothing to do" in out
+        _, table, _ = invoke("train", *options, "--dry-run")
+        assert "estimate" in table and f"{planned['num_parameters']:,} parameters" in table
+
+    def test_shards_are_next_to_the_dataset(self, faces_dir, tmp_path, monkeypatch):
+        faces = shutil.copytree(faces_dir, tmp_path / "scans")
+        options = ("--limit", 2, "--size", 32)
+        code, _, stderr = invoke("render", f"{faces}/", *options)
+        assert code == 0, stderr
+        assert ShardSet.open(str(tmp_path / "scans-shards")).manifest.num_samples == 2
+        monkeypatch.chdir(faces)
+        _, out, _ = invoke("render", ".", *options)
+        assert "scans-shards" in " ".join(out.split()) and {p.name for p in tmp_path.iterdir()} == {
+            "scans",
+            "scans-shards",
+        }
+
+    def test_a_dataset_without_a_name_needs_an_output(self):
+        assert "--out: is needed, because DATA_DIR has no name" in usage_error("render", "/")

@@ -219,7 +219,7 @@ class TestEnvironment:
 
 def test_help_marks_what_is_required_and_prints_defaults_as_values():
     _, out, _ = invoke("--help")
-    assert "example [OPTIONS] OUT [SCANS]..." in " ".join(out.split())
+    assert "example [OPTIONS] OUT [SCANS...]" in " ".join(out.split())
     assert "[required]" in next(line for line in out.splitlines() if "Output directory." in line)
     assert out.count("[required]") == 1
     assert "[default: 1]" in out and "[default: auto]" in out and "(auto)" not in out

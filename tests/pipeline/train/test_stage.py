@@ -16,7 +16,8 @@ from smile_pipe.pipeline.runs.run_manifest import RunManifest
 from smile_pipe.pipeline.train.cluster import cores_per_worker, resources_per_worker
 from smile_pipe.pipeline.train.config import TrainConfig
 from smile_pipe.pipeline.train.resolve_options import resolve_channels, resolve_temporal, resolve_text_source
-from smile_pipe.pipeline.train.stage import _weights_digest, _weights_path, run
+from smile_pipe.pipeline.train.run_identity import weights_digest
+from smile_pipe.pipeline.train.stage import _weights_path, run
 from smile_pipe.pipeline.train.text_targets import concept_id
 from smile_pipe.shards.errors import UsageError
 from smile_pipe.shards.manifest import ShardManifest
@@ -313,8 +314,8 @@ def test_weights_file_has_an_absolute_path_and_a_digest(shards_dir, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pt").write_bytes(b"one")
     options = config(shards_dir, tmp_path / "run", pretrained="weights.pt")
-    before = _weights_digest(options)
+    before = weights_digest(options)
     assert _weights_path(options) == str(tmp_path / "weights.pt")
     (tmp_path / "weights.pt").write_bytes(b"two")
-    assert _weights_digest(options) != before
+    assert weights_digest(options) != before
     assert _weights_path(config(shards_dir, tmp_path / "run", pretrained="openai")) == "openai"
