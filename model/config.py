@@ -30,6 +30,9 @@ class RecipeSpec:
         text: Text that the recipe learns from: any, label text, pseudo-labels, or none.
         text_free: Terms that remain when there is no text.
         metadata: Whether prompts also describe the person (sex, age, ancestry) by default, where that is known.
+        has_classifier: Whether it learns one anchor per class from labels, in place of prompts.
+        class_prompts: Whether it needs prompts of every class all the same.
+        image_free: Terms that read no image, and cannot be the only ones.
     """
 
     system: str
@@ -37,6 +40,9 @@ class RecipeSpec:
     text: TextNeed
     text_free: tuple[str, ...] = ()
     metadata: bool = False
+    has_classifier: bool = False
+    class_prompts: bool = False
+    image_free: tuple[str, ...] = ()
 
 
 RECIPES: Mapping[str, RecipeSpec] = {
@@ -44,10 +50,24 @@ RECIPES: Mapping[str, RecipeSpec] = {
     "affect-vlm": RecipeSpec("AffectVLM", {"mc": 1.0, "mt": 1.0}, "label", metadata=True),
     "multiview-vlm": RecipeSpec("MultiviewVLM", {"i2t": 1.0, "t2i": 1.0}, "pseudo"),
     "facet-vlm": RecipeSpec("FacetVLM", {"vl": 1.0, "guide": 0.1, "agree": 0.5}, "any"),
-    "supervised": RecipeSpec("Supervised", {"ce": 1.0}, "label"),
+    "supervised": RecipeSpec("Supervised", {"ce": 1.0}, "label", has_classifier=True),
+    "mpa-vlm": RecipeSpec(
+        "MpaVLM",
+        {"soft": 1.0, "hard": 1.0, "proto": 0.5},
+        "label",
+        has_classifier=True,
+        class_prompts=True,
+        image_free=("hard",),
+    ),
+    "mit": RecipeSpec("MiT", {"ce": 1.0, "views": 1.0}, "label", has_classifier=True),
     "barlow": RecipeSpec("SmileVLM", {"mv": 1.0}, "none", text_free=("mv",)),
     "clip": RecipeSpec("SmileVLM", {"vl": 1.0}, "any"),
 }
+
+
+def has_classifier(recipe: str) -> bool:
+    """Whether a recipe learns one anchor per class from labels; false for an unknown one."""
+    return recipe in RECIPES and RECIPES[recipe].has_classifier
 
 
 def is_hub_model(arch: str) -> bool:
@@ -71,7 +91,7 @@ class RecipeConfig(BaseModel):
         min_temperature: Lower bound of the temperature.
         margin: Initial margin of AffectVLM; learned, and kept within `margin_bounds`.
         margin_bounds: Lower and upper bound of the margin.
-        num_classes: Number of classes of `supervised`; 0 for other recipes.
+        num_classes: Number of classes of a recipe with a classifier; 0 for other recipes.
         num_channels: Number of channels of the images; each has a model of its own.
         crit: Weight of the loss `crit` against captions with a false phrase; 0 leaves it out.
     """

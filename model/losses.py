@@ -210,9 +210,23 @@ def caption_preference(fused: Rows, text: Rows, false_text: Rows, scale: Tensor)
     return F.softplus(-scale * (z * (t - f)).sum(dim=-1)).sum() / fused.num
 
 
-def class_cross_entropy(fused: Rows, anchors_kd: Tensor, classes: Rows, scale: Tensor) -> Tensor:
+def class_cross_entropy(
+    fused: Rows, anchors_kd: Tensor, classes: Rows, scale: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of softmax_k(scale cos(z_f, w_k)) against the class, with one learned anchor w_k per class."""
-    return _cross_entropy(_logits(fused.own, anchors_kd, scale), classes.own, fused.num)
+    return _cross_entropy(_logits(fused.own, anchors_kd, scale), classes.own, fused.num, label_smoothing)
+
+
+def anchor_alignment(anchors_kd: Tensor, texts_kd: Tensor, scale: Tensor) -> Tensor:
+    """-mean_k log softmax_c(scale cos(w_c, t_k))_k: of all anchors, that of class k is nearest to the text of k."""
+    logits = _logits(texts_kd, anchors_kd, scale)
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def prototype_distance(fused: Rows, prototypes_kd: Tensor, classes: Rows) -> Tensor:
+    """Mean of |z_f - mu_y|^2 of unit vectors; the prototypes mu have no gradient."""
+    targets = F.normalize(prototypes_kd.detach(), dim=-1)[classes.own]
+    return (F.normalize(fused.own, dim=-1) - targets).square().sum() / fused.num
 
 
 def each_view(views: Rows) -> list[Rows]:
@@ -228,5 +242,5 @@ def _logits(a_nd: Tensor, b_md: Tensor, scale: Tensor) -> Tensor:
     return scale * F.normalize(a_nd, dim=-1) @ F.normalize(b_md, dim=-1).T
 
 
-def _cross_entropy(logits_nk: Tensor, target: Tensor, num: int) -> Tensor:
-    return F.cross_entropy(logits_nk, target, reduction="sum") / num
+def _cross_entropy(logits_nk: Tensor, target: Tensor, num: int, label_smoothing: float = 0.0) -> Tensor:
+    return F.cross_entropy(logits_nk, target, reduction="sum", label_smoothing=label_smoothing) / num

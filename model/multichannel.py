@@ -97,6 +97,11 @@ class MultiChannelModel(nn.Module):
         anchors = [found for system in self if (found := system.class_anchors()) is not None]
         return self._join(anchors) if anchors else None
 
+    def set_class_prompts(self, tokens_of_classes: list[Tensor]) -> None:
+        """See `ContrastiveModel.set_class_prompts`."""
+        for system in self:
+            system.set_class_prompts(tokens_of_classes)
+
     def freeze_unreached(self, with_text: bool, with_sequences: bool) -> None:
         """See `ContrastiveModel.freeze_unreached`."""
         for system in self:

@@ -83,7 +83,7 @@ class ContrastiveModel(FaceEncoder):
         needs_text = frozenset(("text", "concept_ids"))
         all_terms = {
             **self.terms(),
-            "crit": _term("fused text false_text scale", self._prefers_caption, compares=False),
+            "crit": term("fused text false_text scale", self._prefers_caption, compares=False),
         }
         terms = {name: term for name, term in all_terms.items() if name in self.config.weights}
         return {name: term for name, term in terms.items() if with_text or not term.needs & needs_text}
@@ -106,7 +106,7 @@ class ContrastiveModel(FaceEncoder):
         used = self.used_terms(with_text=concept_ids is not None)
         batch = _gather(embeddings, concept_ids, subject_ids, used)
         with full_matmul_precision():
-            values = {name: term.of(batch) for name, term in used.items()}
+            values = {name: each.of(batch) for name, each in used.items()}
         if world_size() > 1:
             values = dict(zip(values, sum_over_ranks(torch.stack(list(values.values()))).unbind(), strict=True))
         weights = self.config.weights
@@ -147,6 +147,9 @@ class ContrastiveModel(FaceEncoder):
                 nodes += [previous for previous, _ in node.next_functions]
         return reached
 
+    def set_class_prompts(self, tokens_of_classes: list[Tensor]) -> None:
+        """Take the prompts of each class, token ids [P, T], before the first step; most systems need none."""
+
     def learned_scalars(self) -> dict[str, float]:
         """Learned scalars to log: temperature or margin."""
         return {"temperature": (1 / self.scale).item()}
@@ -173,9 +176,9 @@ class SmileVLM(ContrastiveModel):
             return L.multiview_decorrelation(batch.views.map(self.project_views), self.config.redundancy_weight)
 
         return {
-            "mv": _term("views", decorrelation, compares=False),
+            "mv": term("views", decorrelation, compares=False),
             "vl": _vision_language(self),
-            "cm": _term("fused text", lambda b: L.cross_modal_redundancy(b.fused, b.text), compares=False),
+            "cm": term("fused text", lambda b: L.cross_modal_redundancy(b.fused, b.text), compares=False),
         }
 
 
@@ -209,7 +212,7 @@ class AffectVLM(ContrastiveModel):
             return L.multiview_triplet(batch.fused, batch.concept_ids, rows, concepts, self.margin)
 
         needs = "views fused text concept_ids"
-        return {"mc": _term(needs, contrast), "mt": _term(needs, triplet)}
+        return {"mc": term(needs, contrast), "mt": term(needs, triplet)}
 
     @override
     def learned_scalars(self) -> dict[str, float]:
@@ -231,8 +234,8 @@ class MultiviewVLM(ContrastiveModel):
 
         needs = "views fused text concept_ids subject_ids scale"
         return {
-            "i2t": _term(needs, lambda b: contrast(b, from_text=False)),
-            "t2i": _term(needs, lambda b: contrast(b, from_text=True)),
+            "i2t": term(needs, lambda b: contrast(b, from_text=False)),
+            "t2i": term(needs, lambda b: contrast(b, from_text=True)),
         }
 
 
@@ -257,8 +260,8 @@ class FacetVLM(ContrastiveModel):
 
         return {
             "vl": _vision_language(self),
-            "guide": _term("views fused attention text", guide, compares=False),
-            "agree": _term("views fused text scale", agree),
+            "guide": term("views fused attention text", guide, compares=False),
+            "agree": term("views fused text scale", agree),
         }
 
 
@@ -292,7 +295,7 @@ class Supervised(ContrastiveModel):
     def __init__(self, config: RecipeConfig) -> None:
         super().__init__(config)
         if config.num_classes < 2:
-            raise ValueError(f"supervised needs at least two classes, and the samples have {config.num_classes}")
+            raise ValueError(f"{config.name} needs at least two classes, and the samples have {config.num_classes}")
         self.anchors = nn.Parameter(torch.randn(config.num_classes, config.joint_dim) / math.sqrt(config.joint_dim))
 
     @override
@@ -300,19 +303,20 @@ class Supervised(ContrastiveModel):
         def cross_entropy(batch: GatheredBatch) -> Tensor:
             return L.class_cross_entropy(batch.fused, self.anchors, batch.concept_ids, self.log_scale.exp())
 
-        return {"ce": _term("fused concept_ids scale", cross_entropy, compares=False)}
+        return {"ce": term("fused concept_ids scale", cross_entropy, compares=False)}
 
     @override
     def class_anchors(self) -> Tensor:
         return F.normalize(self.anchors.float(), dim=-1)
 
 
-def _term(needs: str, of: Callable[[GatheredBatch], Tensor], compares: bool = True) -> Term:
+def term(needs: str, of: Callable[[GatheredBatch], Tensor], compares: bool = True) -> Term:
+    """Make a term; `needs` are the names of fields, separated by spaces."""
     return Term(of, frozenset(needs.split()), compares)
 
 
 def _needs(terms: Mapping[str, Term]) -> frozenset[str]:
-    return frozenset[str]().union(*(term.needs for term in terms.values()))
+    return frozenset[str]().union(*(each.needs for each in terms.values()))
 
 
 def _vision_language(model: ContrastiveModel) -> Term:
@@ -320,7 +324,7 @@ def _vision_language(model: ContrastiveModel) -> Term:
         scale = model.log_scale.exp()
         return L.vision_language_contrast(batch.fused, batch.views, batch.text, batch.concept_ids, scale)
 
-    return _term("views fused text concept_ids scale", contrast)
+    return term("views fused text concept_ids scale", contrast)
 
 
 def _stack_embeddings(batch: GatheredBatch) -> tuple[Rows, Rows, Rows]:
@@ -346,7 +350,7 @@ def _gather(
     }
     needs = _needs(terms)
     fields = {name: _at_least_single(rows) for name, rows in given.items() if rows is not None and name in needs}
-    found = gather_rows(fields, _needs({name: term for name, term in terms.items() if term.compares}))
+    found = gather_rows(fields, _needs({name: each for name, each in terms.items() if each.compares}))
     empty = Rows.alone(embeddings.fused.new_zeros(0))
     return GatheredBatch(**{name: found.get(name, empty) for name in (*given, "numbers")})
 

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
+from smile_pipe.model.class_anchors import MiT, MpaVLM
 from smile_pipe.model.config import RECIPES, RecipeConfig
 from smile_pipe.model.multichannel import MultiChannelModel
 from smile_pipe.model.objectives import AffectVLM, ContrastiveModel, FacetVLM, MultiviewVLM, SmileVLM, Supervised
@@ -11,7 +12,7 @@ RecipeModel = ContrastiveModel | MultiChannelModel
 """What a recipe builds: a system, or one for each of several channels."""
 
 _SYSTEMS: dict[str, type[ContrastiveModel]] = {
-    system.__name__: system for system in (SmileVLM, AffectVLM, MultiviewVLM, FacetVLM, Supervised)
+    system.__name__: system for system in (SmileVLM, AffectVLM, MultiviewVLM, FacetVLM, Supervised, MpaVLM, MiT)
 }
 
 
@@ -30,6 +31,10 @@ def check_recipe(name: str, drop_losses: Sequence[str] = ()) -> None:
         raise ValueError(f"{name} has no loss {unknown[0]!r}; its losses: {', '.join(terms)}")
     if terms.keys() <= set(drop_losses):
         raise ValueError(f"{name} without {', '.join(drop_losses)} has no loss left; keep at least one")
+    if drop_losses and terms.keys() <= {*drop_losses, *RECIPES[name].image_free}:
+        raise ValueError(
+            f"{name} without {', '.join(drop_losses)} has no loss left that reads images; keep another one"
+        )
 
 
 def build_model(config: RecipeConfig) -> RecipeModel:

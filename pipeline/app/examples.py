@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from smile_pipe.model.config import has_classifier
 from smile_pipe.pipeline.app.uploads import unpack
 from smile_pipe.pipeline.common.expressions import NEUTRAL, word_for
 from smile_pipe.pipeline.predict.examples import ExampleFace, anchor_classifier
@@ -72,7 +73,7 @@ def example_candidates(
     Raises:
         UsageError: there is only one candidate, or there are descriptions, and the run was trained without text.
     """
-    has_text = predictor.run.recipe["name"] != "supervised" and predictor.run.text_source != "none"
+    has_text = not has_classifier(predictor.run.recipe["name"]) and predictor.run.text_source != "none"
     if descriptions:
         predictor.prompt_classifier(descriptions)
     texts = {**(predictor.known_prompts if has_text else {}), **{text: (text,) for text in descriptions}}

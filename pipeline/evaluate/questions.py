@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from smile_pipe.model.config import has_classifier
 from smile_pipe.pipeline.data.dataset import FaceDataset
 from smile_pipe.pipeline.evaluate.analogy import analogy
 from smile_pipe.pipeline.evaluate.answers import Answers, examples_png
@@ -42,7 +43,7 @@ def has_text(run: RunManifest, shards: ShardManifest, classes: Sequence[str]) ->
     """Whether a run learned from text and the shards have prompts of all classes."""
     return (
         run.text_source != "none"
-        and run.recipe["name"] != "supervised"
+        and not has_classifier(run.recipe["name"])
         and all(shards.prompts.get(name) for name in classes)
     )
 

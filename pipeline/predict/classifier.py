@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from smile_pipe.model.config import has_classifier
 from smile_pipe.pipeline.captions.equal_tokens import warn_on_equal_tokens
 from smile_pipe.pipeline.captions.knowledge import load_knowledge, read_knowledge
 from smile_pipe.pipeline.classifiers.caption_vote import caption_vote
@@ -79,11 +80,11 @@ def choose_classifier(
         raise UsageError("needs `head=captions`", field="knowledge", value=knowledge)
     if name == "captions":
         return _caption_classifier(root, run, model, knowledge)
-    has_classifier = run.recipe["name"] == "supervised"
+    is_classifier = has_classifier(run.recipe["name"])
     if name == "auto":
-        name = "classifier" if has_classifier else "zero-shot" if run.text_source != "none" else "probe"
+        name = "classifier" if is_classifier else "zero-shot" if run.text_source != "none" else "probe"
     if name == "classifier":
-        if not has_classifier:
+        if not is_classifier:
             raise UsageError(
                 "the run has none; train with `recipe=supervised` for one", field="head", value="classifier"
             )
@@ -110,7 +111,7 @@ def prompt_classifier(
     Raises:
         UsageError: the run was trained without text.
     """
-    if run.recipe["name"] == "supervised" or run.text_source == "none":
+    if has_classifier(run.recipe["name"]) or run.text_source == "none":
         raise UsageError(f"{root}: was trained without text, so it cannot compare faces with text; use `head=auto`")
     warn_on_equal_tokens(model.tokenizer, prompts)
     anchors = {name: model.embed_prompts(list(texts)) for name, texts in prompts.items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from smile_pipe.model.config import RECIPES
+from smile_pipe.model.config import has_classifier
 from smile_pipe.pipeline.common.expressions import word_for
 from smile_pipe.pipeline.data.temporal import describe_temporal
 from smile_pipe.pipeline.reports.formatting import format_deviation, format_interval, format_percent, protocol_title
@@ -50,7 +50,7 @@ def render_page(
         contact_sheet=contact_sheet,
         pictures=pictures or {},
         levels=sorted(levels, key=lambda level: (len(level), level)),
-        is_supervised=manifest.recipe in RECIPES and RECIPES[manifest.recipe].system == "Supervised",
+        is_supervised=has_classifier(manifest.recipe),
     )
 
 

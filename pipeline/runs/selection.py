@@ -7,6 +7,7 @@ never scored as an unseen one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from smile_pipe.model.config import has_classifier
 from smile_pipe.pipeline.common.filters import SampleFilter
 from smile_pipe.pipeline.data.integrity import OnBadShard
 from smile_pipe.pipeline.data.temporal import TemporalRead, can_read, default_temporal, stored_temporal
@@ -177,7 +178,7 @@ def resolve_protocols(
             field="protocol",
             value="caption-vote",
         )
-    if run.recipe["name"] == "supervised":
+    if has_classifier(run.recipe["name"]):
         if not set(run.classes) & set(classes):
             raise UsageError(
                 f"the samples have none of the classes of the run ({', '.join(run.classes)}); select others"

@@ -6,7 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from smile_pipe.model.config import RECIPES, PoolingKind, Precision, RecipeConfig, RunTextSource, is_hub_model
+from smile_pipe.model.config import (
+    RECIPES,
+    PoolingKind,
+    Precision,
+    RecipeConfig,
+    RunTextSource,
+    has_classifier,
+    is_hub_model,
+)
 from smile_pipe.pipeline.captions.knowledge import KNOWLEDGE_HELP
 from smile_pipe.pipeline.common.filters import WHERE_HELP
 from smile_pipe.pipeline.common.optimization import LEARNING_RATE, PRETRAINED_LEARNING_RATE
@@ -193,7 +201,7 @@ class TrainOptions(Frozen):
         """The options that define the model; `num_classes` is the number of expressions of the samples."""
         return RecipeConfig(
             name=self.recipe,
-            num_classes=num_classes if self.recipe == "supervised" else 0,
+            num_classes=num_classes if has_classifier(self.recipe) else 0,
             without=self.drop_loss,
             arch=self.arch,
             pretrained=self.pretrained,

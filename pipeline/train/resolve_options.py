@@ -114,7 +114,7 @@ def uses_metadata_prompts(config: TrainConfig, source: RunTextSource) -> bool:
     Raises:
         UsageError: The option requires it, and the training reads no prompts of the shards.
     """
-    has_prompts = source not in ("none", "knowledge", "pseudo") and config.recipe != "supervised"
+    has_prompts = source not in ("none", "knowledge", "pseudo") and not RECIPES[config.recipe].has_classifier
     if config.metadata == "on" and not has_prompts:
         raise UsageError(
             "extends the prompts of the shards, and this training reads none; leave it out",

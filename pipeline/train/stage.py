@@ -201,7 +201,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
             value=",".join(f"{weight:g}" for weight in config.shard_weights),
         )
     source = resolve_text_source(config, shards.manifest)
-    if source in ("label", "pseudo") and config.recipe != "supervised":
+    if source in ("label", "pseudo") and not RECIPES[config.recipe].has_classifier:
         warn_on_equal_tokens(build_tokenizer(config.arch), shards.manifest.prompts)
     split = split_subjects(
         config.split, select_training_rows(shards, shards.subjects, config.where).distinct("subject")
@@ -212,11 +212,19 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     held_out_rows = select_training_rows(shards, held_out, config.where) if held_out else rows[:0]
     if in_process:
         check_in_process(config)
-    if config.recipe == "supervised" and len(shards.manifest.expressions) < 2:
+    if RECIPES[config.recipe].has_classifier and len(shards.manifest.expressions) < 2:
         raise UsageError(
             "needs several expressions, and the shards have only one; choose another recipe",
             field="recipe",
-            value="supervised",
+            value=config.recipe,
+        )
+    missing = [name for name in shards.manifest.expressions if not shards.manifest.prompts.get(name)]
+    if RECIPES[config.recipe].class_prompts and missing:
+        raise UsageError(
+            f"needs prompts of every expression, and the shards have none for {', '.join(missing[:5])}; choose another "
+            "recipe",
+            field="recipe",
+            value=config.recipe,
         )
     if len(rows) < 2 * config.num_workers:
         raise UsageError(

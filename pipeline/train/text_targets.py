@@ -155,6 +155,11 @@ class TextTargets:
             tokens = torch.stack([tokens, self.tokenizer(self._false_captions(texts, batch, epoch))], dim=1)
         return tokens, to_device(torch.tensor(ids), device), subject_ids
 
+    def class_tokens(self) -> list[Tensor]:
+        """Token ids of the prompts of each class, [P, T], in the order of the numbers of classes."""
+        manifest = self.dataset.shards.manifest
+        return [self.tokenizer(list(manifest.prompts[name])) for name in manifest.expressions]
+
     def state(self) -> dict[str, Any]:
         """State for a checkpoint."""
         return {"pseudo": self.pseudo.labels} if self.pseudo else {}

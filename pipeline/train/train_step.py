@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from smile_pipe.model.config import RECIPES
 from smile_pipe.model.recipes import RecipeModel
 from smile_pipe.model.transfer import to_device
 from smile_pipe.pipeline.common.finite_steps import FiniteSteps, check_finite
@@ -50,6 +51,8 @@ class TrainStep:
         directions = dataset.directions(rows)
         self.directions, self.mirror_order = directions.to(worker.device), mirror_order(directions)
         self.text_targets = TextTargets(job.text_source, model, dataset, rows, config.seed, job.metadata, job.knowledge)
+        if RECIPES[job.recipe.name].class_prompts:
+            model.set_class_prompts(self.text_targets.class_tokens())
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         if config.checkpoint_activations:
             for towers in model.all_towers:

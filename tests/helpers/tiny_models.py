@@ -36,6 +36,8 @@ def make_model(folder: Path, name: str, with_text: bool = True, coca: bool = Fal
     for system in model if isinstance(model, MultiChannelModel) else [model]:
         for weight in (system.temporal.score.weight, system.temporal.gain.weight):
             torch.nn.init.normal_(weight)
+        if name == "mpa-vlm":
+            torch.nn.init.normal_(system.class_texts)
         if name == "facet-vlm":
             torch.nn.init.normal_(system.aggregation.attention.out_proj.weight)
     model.freeze_unreached(with_text=with_text, with_sequences=True)

@@ -66,7 +66,7 @@ SUBSETS = [
     for kept in combinations(spec.weights, size)
     for coca in (False, True)
     if (with_text and spec.text != "none") or (not with_text and set(kept) & set(spec.text_free))
-    if not coca or name in ("smile-vlm", "supervised")
+    if (not coca or name in ("smile-vlm", "supervised")) and not set(kept) <= set(spec.image_free)
 ]
 
 
