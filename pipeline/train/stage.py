@@ -212,20 +212,7 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
     held_out_rows = select_training_rows(shards, held_out, config.where) if held_out else rows[:0]
     if in_process:
         check_in_process(config)
-    if RECIPES[config.recipe].has_classifier and len(shards.manifest.expressions) < 2:
-        raise UsageError(
-            "needs several expressions, and the shards have only one; choose another recipe",
-            field="recipe",
-            value=config.recipe,
-        )
-    missing = [name for name in shards.manifest.expressions if not shards.manifest.prompts.get(name)]
-    if RECIPES[config.recipe].class_prompts and missing:
-        raise UsageError(
-            f"needs prompts of every expression, and the shards have none for {', '.join(missing[:5])}; choose another "
-            "recipe",
-            field="recipe",
-            value=config.recipe,
-        )
+    _check_classes(config, shards)
     if len(rows) < 2 * config.num_workers:
         raise UsageError(
             f"{pluralize(len(rows), 'training sample')}: too few for {pluralize(config.num_workers, 'worker')}; use at "
@@ -269,6 +256,25 @@ def prepare(config: TrainConfig, in_process: bool) -> tuple[ShardSet, Split, Job
         knowledge=load_knowledge(config.knowledge) if needs_knowledge else None,
     )
     return shards, split, job
+
+
+def _check_classes(config: TrainConfig, shards: ShardSet) -> None:
+    """Check that a recipe with classes has several, and their prompts if it needs them; UsageError otherwise."""
+    recipe, manifest = RECIPES[config.recipe], shards.manifest
+    if recipe.has_classifier and len(manifest.expressions) < 2:
+        raise UsageError(
+            "needs several expressions, and the shards have only one; choose another recipe",
+            field="recipe",
+            value=config.recipe,
+        )
+    missing = [name for name in manifest.expressions if not manifest.prompts.get(name)]
+    if recipe.class_prompts and missing:
+        raise UsageError(
+            f"needs prompts of every expression, and the shards have none for {', '.join(missing[:5])}; choose another "
+            "recipe",
+            field="recipe",
+            value=config.recipe,
+        )
 
 
 def _num_partitions(config: TrainConfig) -> int:

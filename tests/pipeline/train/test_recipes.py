@@ -54,7 +54,7 @@ def test_recipe_trains_and_is_evaluated(shards_dir, tmp_path, recipe):
     assert manifest.final_losses.keys() == {f"loss_{name}" for name in (*about.weights, "total")}
     assert manifest.text_source == {"none": "none", "pseudo": "pseudo"}.get(about.text, "label")
     result = evaluate.run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir)))
-    first = {"barlow": [], "supervised": ["classifier"]}.get(recipe, ["zero-shot"])
+    first = ["classifier"] if about.has_classifier else [] if recipe == "barlow" else ["zero-shot"]
     assert list(result.protocols) == [*first, "knn", "probe"]
 
 
@@ -192,3 +192,25 @@ class TestRefused:
         train.run(config(shards_dir, tmp_path / "run", epochs=1))
         with pytest.raises(UsageError, match="the run has none; train with `recipe=supervised`"):
             evaluate.run(EvaluateConfig(run=tmp_path / "run", shards=str(shards_dir), protocol="classifier"))
+
+
+def test_class_prompts_are_needed_where_anchors_are_aligned_with_them(tmp_path):
+    shards = small_runs.write_shards(tmp_path)
+    prepare(small_runs.config(shards, tmp_path / "run", recipe="mpa-vlm"), in_process=True)
+    path = shards / "manifest.json"
+    manifest = json.loads(path.read_text())
+    name = sorted(manifest["prompts"])[0]
+    manifest["prompts"][name] = []
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=f"the shards have none for {name}; choose another recipe"):
+        prepare(small_runs.config(shards, tmp_path / "run", recipe="mpa-vlm"), in_process=True)
+    prepare(small_runs.config(shards, tmp_path / "run", recipe="supervised"), in_process=True)
+
+
+@pytest.mark.parametrize("recipe", ["mpa-vlm", "mit"])
+def test_recipes_with_anchors_resume_to_the_same_bits(tmp_path, monkeypatch, recipe):
+    shards = small_runs.write_shards(tmp_path)
+    small_runs.learn(shards, tmp_path / "whole", recipe=recipe)
+    small_runs.learn_until(small_runs.NUM_STEPS + 1, monkeypatch, shards, tmp_path / "run", recipe=recipe)
+    small_runs.learn(shards, tmp_path / "run", recipe=recipe, resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
