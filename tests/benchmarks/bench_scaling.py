@@ -141,7 +141,8 @@ def _losses(model: ContrastiveModel, num_views: int, num_own: int, num_all: int)
         return Rows(own, joined, num_all)
 
     dim = model.config.joint_dim
-    embeddings = (rows(num_views, dim), rows(dim), rows(num_views), rows(dim))
+    # Of views, fused, attention, text, and no false texts.
+    embeddings = (rows(num_views, dim), rows(dim), rows(num_views), rows(dim), Rows.alone(torch.zeros(0)))
     ids, numbers = torch.arange(num_all) % 7, torch.arange(num_all)
     targets = (Rows(each[:num_own], each, num_all) for each in (ids, ids, numbers))
     batch = GatheredBatch(*embeddings, *targets)
