@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from smile_pipe.pipeline.common.expressions import order_expressions, word_for
+from smile_pipe.pipeline.data.input_images import depth_levels
 from smile_pipe.pipeline.data.temporal import is_sequence
 from smile_pipe.pipeline.sequences.sampling import evenly_spaced
 from smile_pipe.shards.formatting import pluralize
@@ -77,7 +78,15 @@ def sample_cells(sample: Sample, manifest: ShardManifest) -> Cells:
         names = {f"moment {n}": (view, f"{channel}.{frames[frame]}") for n, frame in enumerate(shown, 1)}
         if DYNAMIC in timeline.moments:
             names[DYNAMIC] = view, f"{channel}.{DYNAMIC}"
-    return {label: as_rgb(decode_image(name, sample.images[view, name])) for label, (view, name) in names.items()}
+    return {label: image_for_display(sample, view, name) for label, (view, name) in names.items()}
+
+
+def image_for_display(sample: Sample, view: str, name: str) -> NDArray[np.uint8]:
+    """Decode an image of a sample as people see it, [H, W, 3]; depth has the levels of the input of a model."""
+    pixels, scale = decode_image(name, sample.images[view, name]), sample.record.depth
+    if scale is None or name.split(".")[0] != "depth" or pixels.dtype.itemsize != 2:
+        return as_rgb(pixels)
+    return as_rgb(depth_levels(scale.near, scale.step)[pixels.astype(np.uint16)])
 
 
 def draw_sheet(title: str, row_labels: Sequence[str], rows: Sequence[Cells]) -> Image.Image:

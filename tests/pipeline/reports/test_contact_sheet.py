@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from helpers.samples import make_timeline, write_shard_set
 from smile_pipe.cli.main import app
+from smile_pipe.pipeline.data.input_images import fit_view
 from smile_pipe.pipeline.reports import contact_sheet
 from smile_pipe.pipeline.reports.contact_sheet import CELL, MAX_WIDTH, draw_sheet, preview_png, select_rows
 from smile_pipe.shards.images import as_rgb, decode_image
@@ -25,7 +26,14 @@ def make_shards(root: Path, *timelines, channels=("rgb", "depth"), expressions=(
 
 
 def decode(shards: ShardSet, number: int, view: str, name: str) -> np.ndarray:
-    return as_rgb(decode_image(name, shards.read(shards.rows[number]).images[view, name]))
+    sample = shards.read(shards.rows[number])
+    pixels = decode_image(name, sample.images[view, name])
+    if not name.startswith("depth"):
+        return as_rgb(pixels)
+    # As the input of a model: 8 bits over the depth of a face.
+    out = np.empty((3, *pixels.shape), np.uint8)
+    fit_view(pixels, sample.record, "depth", out)
+    return out.transpose(1, 2, 0)
 
 
 class TestRows:
