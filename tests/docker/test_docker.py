@@ -25,9 +25,15 @@ DOCKERFILES = [REPOSITORY / "docker" / name for name in ("cpu.Dockerfile", "cuda
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 ENVIRONMENT = yaml.safe_load((REPOSITORY / "docker" / "environment.yml").read_text())
 CONFIGS: dict[str, type[BaseModel]] = {"render": RenderOptions, "train": TrainConfig, "evaluate": EvaluateConfig}
-# Each was found, with its type, in the schemas of RayJob and RayCluster (ray.io/v1) of KubeRay 1.6.0, 1.6.2 and 1.7.0.
+# Each was found, with its type, in the schemas of RayJob and RayCluster (ray.io/v1) of KubeRay 1.6.1, 1.6.2 and 1.7.0.
 # Look up a new field there (helm-chart/kuberay-operator/crds), because Kubernetes drops fields that it does not know.
-JOB_FIELDS = {"entrypoint": str, "shutdownAfterJobFinishes": bool, "ttlSecondsAfterFinished": int}
+JOB_FIELDS = {
+    "entrypoint": str,
+    "shutdownAfterJobFinishes": bool,
+    "ttlSecondsAfterFinished": int,
+    "backoffLimit": int,
+    "activeDeadlineSeconds": int,
+}
 CLUSTER_FIELDS = {"rayVersion": str, "authOptions.mode": str}
 GROUP_FIELDS = {
     "groupName": str,
@@ -42,7 +48,10 @@ POD_FIELDS = {
     "securityContext.fsGroup": int,
     "securityContext.seccompProfile.type": str,
     "containers.name": str,
+    "restartPolicy": str,
+    **{f"tolerations.{name}": str for name in ("key", "operator", "effect")},
     "containers.image": str,
+    "containers.imagePullPolicy": str,
     "containers.securityContext.allowPrivilegeEscalation": bool,
     "containers.securityContext.capabilities.drop": str,
     **{f"containers.resources.{kind}.memory": str for kind in ("requests", "limits")},
@@ -90,6 +99,10 @@ def pods() -> list[dict]:
     cluster = ray_job()["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     return [group["template"]["spec"] for group in groups]
+
+
+def submitter() -> dict:
+    return ray_job()["submitterPodTemplate"]["spec"]
 
 
 def fields(value: object, *path: str) -> dict[str, type]:
@@ -272,13 +285,16 @@ class TestRayJob:
         assert group["replicas"] * gpus >= int(train[train.index("--num-workers") + 1])
 
     def test_versions_of_image_and_ray_match_the_images(self):
-        image = f"smile-pipe:{PROJECT['project']['version']}-cuda"
-        assert {pod["containers"][0]["image"] for pod in pods()} == {image}
+        # Names under `.example` are reserved (RFC 2606), so nobody can offer an image there.
+        image = f"registry.example/smile-pipe:{PROJECT['project']['version']}-cuda"
+        containers = [pod["containers"][0] for pod in (*pods(), submitter())]
+        assert {(each["image"], each["imagePullPolicy"]) for each in containers} == {(image, "IfNotPresent")}
         assert ray_job()["rayClusterSpec"]["rayVersion"] == constraints()["ray"]
 
     def test_fields_exist_in_the_schema_of_kuberay(self):
         job = ray_job()
         cluster = job.pop("rayClusterSpec")
+        assert fields(job.pop("submitterPodTemplate")["spec"]).items() <= POD_FIELDS.items()
         groups = [cluster.pop("headGroupSpec"), *cluster.pop("workerGroupSpecs")]
         assert fields(job).items() <= JOB_FIELDS.items()
         assert fields(cluster).items() <= CLUSTER_FIELDS.items()
@@ -287,7 +303,7 @@ class TestRayJob:
             assert fields(group).items() <= GROUP_FIELDS.items()
 
     def test_containers_cannot_run_as_root(self):
-        for pod in pods():
+        for pod in (*pods(), submitter()):
             assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
             for container in pod["containers"]:
                 assert container["securityContext"]["allowPrivilegeEscalation"] is False
@@ -298,7 +314,19 @@ class TestRayJob:
 
     def test_manifest_contains_no_secret(self):
         names = {name for pod in pods() for container in pod["containers"] for name in container}
-        assert names == {"name", "image", "securityContext", "resources", "volumeMounts"}
+        assert names == {"name", "image", "imagePullPolicy", "securityContext", "resources", "volumeMounts"}
+
+    def test_job_ends_also_if_it_never_starts(self):
+        job = ray_job()
+        assert job["activeDeadlineSeconds"] > 0 and submitter()["restartPolicy"] == "Never"
+        # A second try without `train --resume` would fail at the unfinished run.
+        assert job["backoffLimit"] == 0
+
+    def test_workers_may_run_on_nodes_that_are_kept_for_gpus(self):
+        head, worker = pods()
+        assert "tolerations" not in head
+        (toleration,) = worker["tolerations"]
+        assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
 class TestRayCluster:
