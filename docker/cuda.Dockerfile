@@ -22,6 +22,10 @@ RUN micromamba create --yes --prefix /opt/conda/envs/smile --file docker/environ
 # This base image only has to support the driver.
 FROM nvidia/cuda:12.9.0-base-ubuntu24.04
 
+LABEL org.opencontainers.image.title="smile-pipe" \
+      org.opencontainers.image.description="Multiview rendering, training and evaluation for 3D and 4D faces, on NVIDIA GPUs" \
+      org.opencontainers.image.version="0.1.0"
+
 # The same paths as in the build: scripts contain the path of their interpreter, and smile-pipe is installed as a link
 # to its source.
 COPY --from=build /opt/conda/envs/smile /opt/conda/envs/smile

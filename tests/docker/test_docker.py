@@ -3,6 +3,8 @@
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -159,7 +161,8 @@ class TestDockerfiles:
 
     def test_constraints_cover_all_dependencies_with_accepted_versions(self):
         project = PROJECT["project"]
-        dependencies = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+        extras = project["optional-dependencies"]
+        dependencies = [*project["dependencies"], *extras["app"], *extras["s3"]]
         requirements = {r.name.lower(): r for r in map(Requirement, dependencies)}
         assert constraints().keys() == requirements.keys() - {"torch", "torchvision"}
         for name, version in constraints().items():
@@ -181,6 +184,24 @@ class TestDockerfiles:
         ]
         assert ignored == "*"
         assert {line[1:] for line in lines if line.startswith("!")} == copied
+
+    def test_dependencies_of_the_cpu_image_are_in_a_layer_before_the_code(self):
+        steps = [arguments for _, arguments in instructions(DOCKERFILES[0])]
+        script = next(arguments for arguments in steps if "requirements.txt" in arguments)
+        code = re.search(r'python -c "(.+?)" >', script)[1]
+        listed = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        extras = PROJECT["project"]["optional-dependencies"]
+        expected = [*PROJECT["project"]["dependencies"], *extras["app"], *extras["s3"]]
+        assert listed.stdout.splitlines() == expected
+        install, copies = steps.index(script), [n for n, arguments in enumerate(steps) if arguments == "cli cli"]
+        assert [install] < copies and "--no-deps ." in steps[copies[0] + 4]
+
+    @each_dockerfile
+    def test_labels_name_title_and_version(self, path):
+        (labels,) = (arguments for keyword, arguments in instructions(path) if keyword == "LABEL")
+        assert 'title="smile-pipe"' in labels and f'version="{PROJECT["project"]["version"]}"' in labels
 
     def test_cpu_image_has_the_compiler_that_torch_compile_calls(self):
         assert any(re.search(r"apt-get install .* g\+\+=", arguments) for _, arguments in instructions(DOCKERFILES[0]))
@@ -222,8 +243,8 @@ class TestEnvironment:
         options, project, *others = ENVIRONMENT["dependencies"][-1]["pip"]
         folder = REPOSITORY / "docker"
         assert (folder / options.removeprefix("-c ")).samefile(folder / "constraints.txt")
-        path, extra = re.fullmatch(r"-e (.+)\[(\w+)\]", project).groups()
-        assert (folder / path).samefile(REPOSITORY) and extra in PROJECT["project"]["optional-dependencies"]
+        path, extras = re.fullmatch(r"-e (.+)\[([\w,]+)\]", project).groups()
+        assert (folder / path).samefile(REPOSITORY) and extras.split(",") == ["app", "s3"]
         assert others == ["ray[default]"]
 
     def test_nothing_asks_pypi_for_pytorch3d(self):
